@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvmod/device.h - memory other than the host's. The host's own device, "cpu",
+ * is built into the core.
+ */
+#ifndef KVMOD_DEVICE_H
+#define KVMOD_DEVICE_H
+
+#include <kvmod/module.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * One compaction: rows of `row_bytes` that lie src_stride apart are gathered
+ * into rows dst_stride apart. Either spans (rows begin..end-1, one after the
+ * other) or, if spans is NULL, indices. All arrays are on the host; src and dst
+ * are on the device. dst may be src: rows only ever move towards the front.
+ */
+struct kvmod_gather {
+	uint32_t size;
+	uint32_t n_spans;
+	const struct kvmod_span *spans;
+	const uint32_t *indices;
+	uint64_t n_indices;
+	uint64_t row_bytes;
+	const void *src;
+	void *dst;
+	int64_t src_stride, dst_stride;
+};
+
+struct kvmod_device_ops {
+	uint32_t size;
+	uint32_t on;			/* KVMOD_ON_...: the policies that can run here */
+	const char *name;		/* "cuda" */
+	const char *description;
+	uint32_t instance_size;
+	uint32_t n_params;
+	const struct kvmod_param *params;
+	uint32_t param_stride;
+	uint32_t reserved;
+
+	int32_t (*open)(void *self);
+	void (*close)(void *self);
+
+	int32_t (*alloc)(void *self, uint64_t bytes, void **memory);
+	void (*free)(void *self, void *memory);
+	/* Both queue on the stream (NULL: the default one); [any thread] */
+	int32_t (*to_host)(void *self, void *stream, void *host, const void *device, uint64_t bytes);
+	int32_t (*from_host)(void *self, void *stream, void *device, const void *host, uint64_t bytes);
+	int32_t (*synchronize)(void *self, void *stream);
+	/* All of them in one call, on the stream. */
+	int32_t (*gather)(void *self, void *stream, const struct kvmod_gather *gathers,
+			  uint32_t n_gathers, uint32_t gather_stride);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

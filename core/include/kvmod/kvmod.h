@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvmod/kvmod.h - libkvmod: find, check and load modules, read the
+ * configuration, open policies and engines, decide, and string both together.
+ *
+ * Every call that can fail returns 0 or a KVMOD_E... code; kvmod_error() then
+ * has the reason in words. Objects are opaque. A context may be used by several
+ * threads; one policy, engine or session by one thread at a time.
+ */
+#ifndef KVMOD_KVMOD_H
+#define KVMOD_KVMOD_H
+
+#include <kvmod/device.h>
+#include <kvmod/engine.h>
+#include <kvmod/module.h>
+#include <kvmod/policy.h>
+#include <kvmod/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#pragma GCC visibility push(default)
+
+struct kvmod_ctx;	/* modules, registry, configuration, threads */
+struct kvmod_policy;	/* a policy, opened for one model */
+struct kvmod_engine;	/* an engine, opened: a model that is loaded */
+struct kvmod_session;	/* engine and policy together */
+struct kvmod_sequence;	/* one conversation or document in a session */
+
+/* --- context ---------------------------------------------------------------- */
+
+/* A context with no configuration yet; threads: 0 means one per processor. */
+int kvmod_new(struct kvmod_ctx **ctx);
+struct kvmod_ctx *kvmod_ref(struct kvmod_ctx *ctx);
+/* Frees it with the last reference; what was opened in it must be closed before. */
+void kvmod_unref(struct kvmod_ctx *ctx);
+
+/* Where log lines go (default: stderr) and the least important level wanted. */
+typedef void kvmod_log_fn(void *arg, uint32_t level, const char *line);
+void kvmod_set_log(struct kvmod_ctx *ctx, kvmod_log_fn *fn, void *arg);
+void kvmod_set_log_level(struct kvmod_ctx *ctx, uint32_t level);
+
+/* Why the last call of this thread failed; "" if none did. Never NULL. */
+const char *kvmod_error(void);
+/* "KVMOD_EPLAN" and the like; never NULL. */
+const char *kvmod_strerror(int code);
+/* "0.1.0" */
+const char *kvmod_version(void);
+
+/* --- configuration ----------------------------------------------------------- */
+
+/*
+ * Reads kvmod.conf, kvmod.conf.d/ beside it and the overrides
+ * "SECTION.KEY=VALUE", checks every section that the core or a module knows,
+ * and makes it the context's. path NULL: $KVMOD_CONF, the user's, the system's,
+ * or the build tree's, whichever is there first. On an error the configuration
+ * that was there stays.
+ */
+int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
+		    const char *const *overrides, size_t n_overrides);
+/* Reads the same files again, checked in a child process first; see above. */
+int kvmod_reload(struct kvmod_ctx *ctx);
+/* The file that was read; NULL if there is none. */
+const char *kvmod_config_path(struct kvmod_ctx *ctx);
+/* The raw value, NULL if it is not set; section "kvmod", "policy refreekv", ... */
+const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key);
+
+/* --- modules ------------------------------------------------------------------ */
+
+/* What a module file says of itself, read without running it. */
+struct kvmod_modinfo;
+/* Never runs the file. Refuses what the loader would refuse, with the reason. */
+int kvmod_modinfo_read(struct kvmod_ctx *ctx, const char *path, struct kvmod_modinfo **info);
+void kvmod_modinfo_free(struct kvmod_modinfo *info);
+const char *kvmod_modinfo_path(const struct kvmod_modinfo *info);
+/*
+ * The value of the i-th string with that key, NULL past the last: "name",
+ * "version", "license", "author", "description", "abi", "policy", "engine",
+ * "device", "param" (see KVMOD_PARAMS).
+ */
+const char *kvmod_modinfo_get(const struct kvmod_modinfo *info, const char *key, unsigned i);
+
+/*
+ * Calls fn for each module file in module_path, in name order; error is 0 or
+ * why the loader would refuse it (in words: kvmod_error()), and info then NULL.
+ * Stops when fn returns something other than 0, and returns that.
+ */
+int kvmod_modules_each(struct kvmod_ctx *ctx,
+		       int (*fn)(void *arg, const char *path, int error,
+				 const struct kvmod_modinfo *info), void *arg);
+
+/* Loads a module by name (in module_path) or absolute path. Again: no effect. */
+int kvmod_load(struct kvmod_ctx *ctx, const char *name_or_path);
+/* KVMOD_EBUSY while something that it provides is open. */
+int kvmod_unload(struct kvmod_ctx *ctx, const char *name);
+/* A module that is linked into the program. */
+int kvmod_add_builtin(struct kvmod_ctx *ctx, const struct kvmod_module *module);
+
+/* --- policies -------------------------------------------------------------------- */
+
+/*
+ * Opens a policy for a model, with the parameters of its section in the
+ * configuration; the module that provides it is loaded first. name NULL: the
+ * configured one. device: where K will be, "cpu" or "cuda".
+ */
+int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
+		      const struct kvmod_model *model, struct kvmod_policy **policy);
+void kvmod_policy_close(struct kvmod_policy *policy);
+const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *policy);
+const struct kvmod_needs *kvmod_policy_needs(const struct kvmod_policy *policy);
+/* Per-sequence state, around the requests of a sequence. */
+int kvmod_policy_begin(struct kvmod_policy *policy, uint64_t sequence, void **state);
+void kvmod_policy_end(struct kvmod_policy *policy, uint64_t sequence, void *state);
+
+/* What a policy did since it was opened. */
+struct kvmod_counters {
+	uint32_t size;
+	uint32_t reserved;
+	uint64_t requests, segments;
+	uint64_t positions_seen, positions_kept;	/* summed over segments and KV heads */
+	uint64_t bytes_freed;				/* of K and V, by plans that passed */
+	uint64_t failed_calls, failed_plans, failed_segments;
+	uint64_t nanoseconds;				/* in compress() */
+};
+void kvmod_policy_counters(const struct kvmod_policy *policy, struct kvmod_counters *out);
+
+/* --- deciding -------------------------------------------------------------------- */
+
+/* A plan with room for any answer to this request, every segment kept whole. */
+int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **plan);
+void kvmod_plan_free(struct kvmod_plan *plan);
+/* How many positions KV head `head` of segment `i` keeps. */
+uint64_t kvmod_plan_count(const struct kvmod_request *request, const struct kvmod_plan *plan,
+			  uint32_t i, uint32_t head);
+/* Kept / cached positions, over all segments and KV heads. */
+double kvmod_plan_budget(const struct kvmod_request *request, const struct kvmod_plan *plan);
+/*
+ * Is keep `i` in range, sorted, unique and not empty, and is the newest position
+ * in it (unless flags has KVMOD_POLICY_MAY_DROP_NEWEST)? Else KVMOD_EPLAN.
+ */
+int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_plan *plan,
+		     uint32_t i, uint32_t flags);
+
+/*
+ * Asks the policy, checks the plan. A segment whose keep is not valid is whole
+ * in *plan afterwards, its status says why, and a line is logged. Returns what
+ * the policy returned (then all of *plan is whole), or 0. Needs no engine of
+ * ours: a foreign host fills the request with views of its own cache.
+ */
+int kvmod_decide(struct kvmod_policy *policy, const struct kvmod_request *request,
+		 struct kvmod_plan *plan);
+/* Compacts host memory as *g says; checks nothing. dst may be src. */
+void kvmod_gather_host(const struct kvmod_gather *g);
+
+/* --- engines and sessions ----------------------------------------------------------- */
+
+/* name NULL: the configured one. */
+int kvmod_engine_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **engine);
+void kvmod_engine_close(struct kvmod_engine *engine);
+const struct kvmod_engine_ops *kvmod_engine_ops(const struct kvmod_engine *engine);
+void *kvmod_engine_instance(const struct kvmod_engine *engine);
+const struct kvmod_model *kvmod_engine_model(const struct kvmod_engine *engine);
+
+/* policy NULL: nothing is ever cut. Both must outlive the session. */
+int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
+		       struct kvmod_session **session);
+void kvmod_session_close(struct kvmod_session *session);
+
+int kvmod_sequence_open(struct kvmod_session *session, struct kvmod_sequence **sequence);
+void kvmod_sequence_close(struct kvmod_sequence *sequence);
+/* A second sequence with the same cache. */
+int kvmod_sequence_fork(struct kvmod_sequence *sequence, struct kvmod_sequence **copy);
+uint64_t kvmod_sequence_length(struct kvmod_sequence *sequence);	/* logical */
+void kvmod_sequence_bytes(struct kvmod_sequence *sequence, struct kvmod_bytes *out);
+struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);
+
+struct kvmod_prompt {
+	uint32_t size;
+	uint32_t replay_rows;		/* measure the plan's loss over so many rows; 0: don't */
+	const int32_t *tokens;
+	uint64_t n_tokens;
+	float *logits;			/* [n_vocab], of the last token; may be NULL */
+	void (*progress)(void *arg, uint64_t done);	/* tokens run so far; may be NULL */
+	void *progress_arg;
+};
+
+struct kvmod_prompted {
+	uint32_t size;
+	int32_t status;			/* 0, or why the policy failed: the cache is whole then */
+	double prefill_seconds, decision_seconds, apply_seconds;
+	double budget;			/* kept / cached positions */
+	double replay_loss;		/* nats a token; NaN: not measured */
+	struct kvmod_bytes before, after;
+};
+
+/*
+ * Appends a prompt to the sequence: runs it, asks the policy, cuts the cache.
+ * A policy that fails is no error here: out->status says so, the cache is whole.
+ */
+int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_prompt *prompt,
+			  struct kvmod_prompted *out);
+/* Positions that KV head `head` of `layer` kept of `*cached` after the last prompt. */
+uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
+			     uint32_t head, uint64_t *cached);
+
+/*
+ * One token for each of n sequences, in one batch; logits[i] gets [n_vocab].
+ * Policies that want decode calls get them here.
+ */
+int kvmod_session_decode(struct kvmod_session *session, struct kvmod_sequence *const *sequences,
+			 const int32_t *tokens, float *const *logits, size_t n);
+
+#pragma GCC visibility pop
+
+#ifdef __cplusplus
+}
+#endif
+#endif

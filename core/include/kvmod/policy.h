@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvmod/policy.h - a policy decides which cached positions to keep.
+ *
+ * Order of the calls into one instance: open, needs, (begin, compress*, end)*,
+ * close. They are serial for one instance; instances run in parallel, so a
+ * module keeps no writable globals. A policy never writes to the cache. On an
+ * accelerator all work goes on request->stream, and the policy allocates
+ * nothing there: scratch comes from the core.
+ *
+ * Whatever goes wrong costs compression, never output: an error code from
+ * compress(), or a plan that fails the core's checks, leaves the cache whole.
+ */
+#ifndef KVMOD_POLICY_H
+#define KVMOD_POLICY_H
+
+#include <kvmod/module.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a policy must be handed: bits of kvmod_needs.what. */
+#define KVMOD_NEED_K		(1u << 0)
+#define KVMOD_NEED_V		(1u << 1)
+#define KVMOD_NEED_COLSUM	(1u << 2)	/* column sums of attention */
+#define KVMOD_NEED_Q_STATS	(1u << 3)	/* mean and covariance of queries before RoPE */
+#define KVMOD_NEED_WO_NORM	(1u << 4)	/* |Wo v|_1 */
+#define KVMOD_NEED_ALL_LAYERS	(1u << 5)	/* one request with every layer, not one a layer */
+
+struct kvmod_needs {
+	uint32_t size;
+	uint32_t what;			/* KVMOD_NEED_... */
+	struct kvmod_amount rows;	/* of Q: the newest; a fraction is of the prompt */
+	uint32_t decode_every;		/* call compress again every so many tokens; 0: never */
+	uint32_t types;			/* KVMOD_TYPE_BIT() of K and V that it reads; 0: all */
+};
+
+struct kvmod_workspace {
+	uint32_t size;
+	uint32_t reserved;
+	uint64_t host, device;		/* bytes */
+};
+
+/* Policy flags. */
+#define KVMOD_POLICY_MAY_DROP_NEWEST	1u	/* and means it */
+
+/* Where a policy runs: bits of kvmod_policy_ops.devices. */
+#define KVMOD_ON_CPU	1u
+#define KVMOD_ON_CUDA	2u
+
+struct kvmod_policy_ops {
+	uint32_t size;
+	uint32_t flags;			/* KVMOD_POLICY_... */
+	const char *name;		/* "refreekv": what the INI says */
+	const char *description;	/* one line */
+	uint32_t devices;		/* KVMOD_ON_... */
+	uint32_t instance_size;		/* its instance starts with struct kvmod_instance */
+	const struct kvmod_param *params;
+	uint32_t n_params;
+	uint32_t param_stride;		/* sizeof(struct kvmod_param) */
+
+	/*
+	 * The parameters are filled in and in range; checks what they mean
+	 * together and for this model. Optional. [may block]
+	 */
+	int32_t (*open)(void *self, const struct kvmod_model *model);
+	void (*close)(void *self);	/* optional */
+
+	/* After open. Optional: a policy without it needs nothing but lengths. */
+	int32_t (*needs)(void *self, struct kvmod_needs *needs);
+
+	/* A sequence starts, and ends: *state is the policy's own. Both optional. */
+	int32_t (*begin)(void *self, uint64_t sequence, void **state);
+	void (*end)(void *self, uint64_t sequence, void *state);
+
+	/* Scratch that compress will find in the request. Optional: none. */
+	int32_t (*workspace)(void *self, const struct kvmod_request *request,
+			     struct kvmod_workspace *need);
+
+	/*
+	 * Decides. plan comes with every segment as KVMOD_KEEP_ALL. Required.
+	 * The hot path: no I/O, no lock, no allocation on an accelerator.
+	 */
+	int32_t (*compress)(void *self, const struct kvmod_request *request,
+			    struct kvmod_plan *plan);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvmod/types.h - what core, modules and hosts exchange: views of a cache,
+ * segments, requests and plans.
+ *
+ * ABI rules, for every header in this folder:
+ *  - Every struct starts with its size as its writer compiled it. A reader uses
+ *    a field only if KVMOD_HAS() says that the writer knew it; what is absent
+ *    reads as zero. Arrays of structs come with a stride, for the same reason.
+ *  - Fields are appended, never moved, and never change meaning.
+ *  - Fixed-width integers, no enum members, no bit-fields, no C++ types, no
+ *    errno, no FILE *. Pointers travel with a length.
+ *  - Calls return 0 or one of the KVMOD_E... codes below.
+ */
+#ifndef KVMOD_TYPES_H
+#define KVMOD_TYPES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVMOD_ABI_MAJOR 1	/* differs: the module is refused */
+#define KVMOD_ABI_MINOR 0	/* the module needs a newer one: refused */
+
+/* Did the writer of *(p) know the field? (p)->size must be its first member. */
+#define KVMOD_HAS(p, field) \
+	((p)->size >= (size_t)((const char *)(&(p)->field + 1) - (const char *)(p)))
+
+/* Element i of an array of structs whose writer used the given stride. */
+#define KVMOD_AT(type, base, stride, i) \
+	((type *)((char *)(uintptr_t)(base) + (size_t)(i) * (stride)))
+
+/* What calls return. Fixed for ever; errno has no part in it. */
+#define KVMOD_OK		0
+#define KVMOD_EINVAL		(-1)	/* an argument or parameter is wrong */
+#define KVMOD_ENOMEM		(-2)	/* memory of host or device is used up */
+#define KVMOD_ENOENT		(-3)	/* no such file, module, policy, name */
+#define KVMOD_EEXIST		(-4)	/* that name is taken */
+#define KVMOD_EPERM		(-5)	/* refused for its owner, mode or blacklist */
+#define KVMOD_EFORMAT		(-6)	/* not what it should be: ELF, GGUF, INI */
+#define KVMOD_EABI		(-7)	/* built for another kvmod */
+#define KVMOD_ENOTSUP		(-8)	/* understood, but not offered here */
+#define KVMOD_EIO		(-9)	/* reading or writing failed */
+#define KVMOD_ERANGE		(-10)	/* does not fit: context, range */
+#define KVMOD_ENUMERIC		(-11)	/* a number that is not finite */
+#define KVMOD_EPLAN		(-12)	/* a plan that may not be applied */
+#define KVMOD_EBUSY		(-13)	/* still in use */
+#define KVMOD_ECANCELED		(-14)	/* stopped on request */
+#define KVMOD_EDEVICE		(-15)	/* the accelerator failed */
+#define KVMOD_ETIMEOUT		(-16)	/* took longer than it may */
+#define KVMOD_ECRASH		(-17)	/* died of a signal */
+
+/* Element types of a view. */
+#define KVMOD_F32	1u
+#define KVMOD_F16	2u	/* IEEE binary16 */
+#define KVMOD_BF16	3u
+#define KVMOD_Q8_0	4u	/* blocks of 32: an f16 scale, then 32 int8 */
+#define KVMOD_TYPE_BIT(type)	(1u << (type))
+
+/* Bytes of n elements in a row; n is a multiple of 32 for Q8_0. 0: unknown type. */
+static inline size_t kvmod_row_bytes(uint32_t type, size_t n)
+{
+	switch (type) {
+	case KVMOD_F32:
+		return 4 * n;
+	case KVMOD_F16:
+	case KVMOD_BF16:
+		return 2 * n;
+	case KVMOD_Q8_0:
+		return n / 32 * 34;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Memory of somebody else's, described: rows of head_dim elements that lie one
+ * after the other. Borrowed: it is dead when the call that got it returns.
+ */
+struct kvmod_view {
+	uint32_t size;
+	uint32_t type;		/* KVMOD_F32 ... */
+	const void *data;	/* on request->device; NULL: not there */
+	int64_t stride;		/* bytes from one row (position) to the next */
+	int64_t head_stride;	/* bytes from one head to the next, if it has several */
+};
+
+/*
+ * The cache of one KV head. Row i of k and v belongs to the i-th oldest cached
+ * position; positions ascend. Keys are those after RoPE.
+ */
+struct kvmod_head {
+	uint32_t size;
+	uint32_t n;			/* cached positions: the physical length */
+	struct kvmod_view k, v;		/* [n][head_dim] */
+	const int32_t *positions;	/* [n], on the host; NULL: 0, 1, ..., n-1 */
+};
+
+/*
+ * One layer of one sequence.
+ * Query head h reads KV head h / (n_q_heads / n_kv_heads).
+ */
+struct kvmod_segment {
+	uint32_t size;
+	uint32_t layer;			/* 0 .. request->n_layers - 1 */
+	uint64_t sequence;		/* which sequence: equal numbers, same one */
+	uint64_t logical;		/* tokens seen: the next position */
+	uint32_t n_q_heads, n_kv_heads;	/* those that are here */
+	uint32_t head_dim;
+	uint32_t first_head;		/* tensor parallelism: the first KV head here */
+	uint32_t total_heads;		/* and how many there are on all ranks */
+	float scale;			/* of q.k, before softmax */
+	float softcap;			/* x -> cap * tanh(x / cap) before softmax; 0: none */
+	uint32_t head_stride;		/* bytes from one kvmod_head to the next */
+	const struct kvmod_head *heads;	/* [n_kv_heads] */
+
+	/*
+	 * Queries after RoPE of the newest rows, oldest first: [n_rows][n_q_heads]
+	 * [head_dim], q.stride from row to row. A short second turn gives fewer
+	 * rows than were asked for.
+	 */
+	struct kvmod_view q;
+	uint32_t n_rows;
+	uint32_t reserved;
+	const int32_t *row_positions;	/* [n_rows], on the host; NULL: the last n_rows */
+
+	/*
+	 * Extras, each there only if needs asked and the engine can (else data is
+	 * NULL): column sums of attention over all earlier rows [n_q_heads][n],
+	 * mean [n_q_heads][head_dim] and covariance [n_q_heads][head_dim][head_dim]
+	 * of queries before RoPE, L1 norms of Wo v [n_q_heads][n]. All f32,
+	 * head_stride from head to head.
+	 */
+	struct kvmod_view colsum;
+	struct kvmod_view q_mean, q_cov;
+	struct kvmod_view wo_norm;
+	uint64_t n_q_stat;		/* queries behind q_mean and q_cov */
+};
+
+/* When a request is made. */
+#define KVMOD_PREFILL	1u	/* a prompt has just been run */
+#define KVMOD_DECODE	2u	/* `needs.decode_every` more tokens were decoded */
+
+struct kvmod_plan;
+struct kvmod_comm;
+
+/* Segments to decide together: all layers of one or more sequences. */
+struct kvmod_request {
+	uint32_t size;
+	uint32_t phase;			/* KVMOD_PREFILL, KVMOD_DECODE */
+	uint32_t n_layers;		/* of the whole model */
+	uint32_t n_segments;
+	uint32_t segment_stride;	/* bytes from one segment to the next */
+	uint32_t reserved;
+	const struct kvmod_segment *segments;
+	const char *device;		/* where K, V and Q are: "cpu" (or NULL), "cuda" */
+	void *stream;			/* the device's: all work goes on it */
+	void *state;			/* what the policy's begin() left, or NULL */
+
+	/*
+	 * What the plan costs this request: the engine runs the last `rows` tokens
+	 * of the prompt once more over the first n - rows positions as the plan
+	 * leaves them, on a scratch copy, and answers with the mean over rows of
+	 * KL(whole || cut) of the next-token distributions, in nats. The cache
+	 * stays bit-identical. NULL: this engine cannot.
+	 */
+	int32_t (*replay)(const struct kvmod_request *request,
+			  const struct kvmod_plan *plan, uint32_t rows, double *loss);
+	void *replay_ctx;		/* the engine's own */
+
+	const struct kvmod_comm *comm;	/* sums across ranks; NULL: one rank */
+
+	/* Scratch from the core, as big as the policy's workspace() asked for. */
+	void *scratch;			/* on the host, 64-byte aligned */
+	size_t scratch_size;
+	void *device_scratch;		/* on request->device, 256-byte aligned */
+	size_t device_scratch_size;
+};
+
+/* Indices begin .. end-1 of the cached positions of a segment. */
+struct kvmod_span {
+	uint32_t begin, end;
+	uint32_t store;			/* 0: as it was; others are for later */
+	uint32_t reserved;
+};
+
+/* Kinds of what a segment keeps. */
+#define KVMOD_KEEP_ALL		0u
+#define KVMOD_KEEP_SPANS	1u	/* ascending, disjoint; the same for every KV head */
+#define KVMOD_KEEP_HEADS	2u	/* a list of indices per KV head, counts may differ */
+
+/*
+ * What one segment keeps. The arrays are the core's, on the host, and big
+ * enough for any answer; a policy on an accelerator copies into them on
+ * request->stream, and the core waits for that stream before it reads.
+ *
+ * A plan names cached positions by index: 0 is the oldest cached, n-1 the
+ * newest. Where nothing was cut before, index and position are the same.
+ */
+struct kvmod_keep {
+	uint32_t size;
+	uint32_t kind;			/* KVMOD_KEEP_ALL as the policy gets it */
+	int32_t status;			/* 0, or the error that leaves this segment whole */
+	uint32_t place;			/* 0: where the cache is; others are for later */
+	double loss;			/* in the policy's own measure; NaN: none reported */
+	uint32_t max_spans;		/* room in spans: at least 2 */
+	uint32_t n_spans;
+	struct kvmod_span *spans;
+	uint32_t *counts;		/* [n_kv_heads] */
+	uint32_t *indices;		/* head g's begin at indices + g * index_stride */
+	uint64_t index_stride;		/* in elements; at least the head's n */
+};
+
+struct kvmod_plan {
+	uint32_t size;
+	uint32_t n_keeps;		/* = request->n_segments */
+	uint32_t keep_stride;		/* bytes from one keep to the next */
+	uint32_t reserved;
+	struct kvmod_keep *keeps;
+};
+
+static inline const struct kvmod_segment *
+kvmod_segment_at(const struct kvmod_request *request, uint32_t i)
+{
+	return KVMOD_AT(const struct kvmod_segment, request->segments,
+			request->segment_stride, i);
+}
+
+static inline const struct kvmod_head *
+kvmod_head_at(const struct kvmod_segment *segment, uint32_t g)
+{
+	return KVMOD_AT(const struct kvmod_head, segment->heads,
+			segment->head_stride, g);
+}
+
+static inline struct kvmod_keep *kvmod_keep_at(const struct kvmod_plan *plan, uint32_t i)
+{
+	return KVMOD_AT(struct kvmod_keep, plan->keeps, plan->keep_stride, i);
+}
+
+/* A model as a policy sees it. Strings live as long as the engine. */
+struct kvmod_model {
+	uint32_t size;
+	uint32_t n_layers;
+	uint32_t n_q_heads, n_kv_heads;
+	uint32_t head_dim;
+	uint32_t n_vocab;
+	uint64_t context;		/* longest logical length it was trained for */
+	const char *name;		/* "SmolLM2 135M Instruct" */
+	const char *architecture;	/* "llama" */
+	float scale, softcap;		/* as in kvmod_segment */
+	float rope_base;
+	uint32_t rope_interleaved;	/* 1: dims 2d, 2d+1 turn together; 0: d, d + D/2 */
+	const int32_t *end_tokens;	/* generation stops at these */
+	uint32_t n_end_tokens;
+	uint32_t reserved;
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of libkvmod share. Names with kv_ are not exported. */
+#ifndef KVMOD_INTERNAL_H
+#define KVMOD_INTERNAL_H
+
+#include <config.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <kvmod/kvmod.h>
+
+#define KV_PRINTF(text, first) __attribute__((format(printf, text, first)))
+
+struct kv_config;
+struct kv_module;
+struct kv_pool;
+
+/* --- errors and log (log.c) ------------------------------------------------ */
+
+/* Sets this thread's message and returns code. */
+int kv_fail(int code, const char *format, ...) KV_PRINTF(2, 3);
+int kv_vfail(int code, const char *format, va_list args);
+/* Puts "format: " before the message that is there; returns code. */
+int kv_fail_in(int code, const char *format, ...) KV_PRINTF(2, 3);
+void kv_log(struct kvmod_ctx *ctx, uint32_t level, const char *format, ...) KV_PRINTF(3, 4);
+void kv_vlog(struct kvmod_ctx *ctx, uint32_t level, const char *prefix,
+	     const char *format, va_list args);
+
+/* --- registry (registry.c) --------------------------------------------------- */
+
+enum kv_kind { KV_POLICY, KV_ENGINE, KV_DEVICE, KV_COLLECTIVE };
+
+/* One registered ops table. */
+struct kv_provider {
+	struct kv_provider *next;
+	enum kv_kind kind;
+	const char *name;
+	const void *ops;		/* a full-size, zero-extended copy of the module's table */
+	uint32_t on;			/* policies: KVMOD_ON_... */
+	struct kv_module *module;	/* NULL: built into the core */
+	unsigned refs;			/* open instances */
+};
+
+/*
+ * The provider of that name, its module loaded first if need be, with a
+ * reference taken. on: a policy must run there (0: anywhere). An unknown name
+ * is KVMOD_ENOENT and the message names the nearest known one.
+ */
+int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
+		    uint32_t on, struct kv_provider **out);
+void kv_provider_put(struct kvmod_ctx *ctx, struct kv_provider *provider);
+
+/* --- instances and parameters (params.c) ----------------------------------------- */
+
+/*
+ * Allocates an instance of `size` bytes, zeroed, and fills its kvmod_instance
+ * and its parameters from the section "policy NAME" (or engine, device).
+ */
+int kv_instance_new(struct kvmod_ctx *ctx, struct kv_provider *provider, void **instance);
+void kv_instance_free(void *instance);
+
+/* --- threads (pool.c) ---------------------------------------------------------- */
+
+void kv_parallel(struct kvmod_ctx *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg);
+uint32_t kv_n_threads(struct kvmod_ctx *ctx);
+
+struct kvmod_ctx {
+	atomic_uint refs;
+	pthread_mutex_t lock;		/* guards all below */
+	kvmod_log_fn *log;
+	void *log_arg;
+	uint32_t log_level;
+	struct kv_config *config;	/* never changed in place: a reload puts another */
+	struct kv_module *modules;
+	struct kv_provider *providers;
+	struct kv_pool *pool;
+};
+
+#endif

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+kvmodincludedir = $(includedir)/kvmod
+kvmodinclude_HEADERS = \
+	core/include/kvmod/device.h \
+	core/include/kvmod/engine.h \
+	core/include/kvmod/kvmod.h \
+	core/include/kvmod/module.h \
+	core/include/kvmod/policy.h \
+	core/include/kvmod/types.h
+
+pkgconfig_DATA = core/kvmod.pc
+
+lib_LTLIBRARIES += libkvmod.la
+libkvmod_la_SOURCES = \
+	core/internal.h \
+	core/log.c
+libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)
+libkvmod_la_LIBADD = $(INIH_LIBS) $(ELF_LIBS)
+libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \
+	-Wl,--version-script=$(srcdir)/core/libkvmod.map
+libkvmod_la_DEPENDENCIES = core/libkvmod.map
+EXTRA_DIST += core/libkvmod.map
+
+KVMOD_DIRS = -DKVMOD_MODULE_DIR='"$(moduledir)"' -DKVMOD_DATA_DIR='"$(pkgdatadir)"' \
+	-DKVMOD_CONF_DIR='"$(confdir)"'
