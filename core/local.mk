@@ -13,12 +13,13 @@ pkgconfig_DATA = core/kvmod.pc
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
 	core/internal.h \
-	core/log.c
+	core/log.c \
+	core/plan.c
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)
-libkvmod_la_LIBADD = $(INIH_LIBS) $(ELF_LIBS)
+libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)
 libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \
 	-Wl,--version-script=$(srcdir)/core/libkvmod.map
-libkvmod_la_DEPENDENCIES = core/libkvmod.map
+libkvmod_la_DEPENDENCIES = libkernels.la core/libkvmod.map
 EXTRA_DIST += core/libkvmod.map
 
 KVMOD_DIRS = -DKVMOD_MODULE_DIR='"$(moduledir)"' -DKVMOD_DATA_DIR='"$(pkgdatadir)"' \
