@@ -12,9 +12,12 @@ pkgconfig_DATA = core/kvmod.pc
 
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
+	core/engine.c \
 	core/internal.h \
 	core/log.c \
-	core/plan.c
+	core/plan.c \
+	core/policy.c \
+	core/session.c
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)
 libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)
 libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \

@@ -169,8 +169,10 @@ void kvmod_session_close(struct kvmod_session *session);
 
 int kvmod_sequence_open(struct kvmod_session *session, struct kvmod_sequence **sequence);
 void kvmod_sequence_close(struct kvmod_sequence *sequence);
-/* A second sequence with the same cache. */
+/* A second sequence with the same cache; the policy's own state begins anew. */
 int kvmod_sequence_fork(struct kvmod_sequence *sequence, struct kvmod_sequence **copy);
+/* Forgets positions >= logical. */
+int kvmod_sequence_truncate(struct kvmod_sequence *sequence, uint64_t logical);
 uint64_t kvmod_sequence_length(struct kvmod_sequence *sequence);	/* logical */
 void kvmod_sequence_bytes(struct kvmod_sequence *sequence, struct kvmod_bytes *out);
 struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);

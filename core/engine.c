@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Engines: opening them. What they do is in their own modules. */
+#include "core/internal.h"
+
+#include <stdlib.h>
+
+struct kvmod_engine {
+	struct kvmod_ctx *ctx;
+	struct kv_provider *provider;
+	const struct kvmod_engine_ops *ops;
+	void *instance;
+};
+
+int kvmod_engine_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **out)
+{
+	struct kvmod_engine *e;
+	int err;
+
+	if (!name)
+		name = kvmod_config_get(ctx, "kvmod", "engine");
+	if (!name)
+		name = "ggml";
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return kv_fail(KVMOD_ENOMEM, "no memory for an engine");
+	e->ctx = ctx;
+	err = kv_provider_get(ctx, KV_ENGINE, name, 0, &e->provider);
+	if (err != KVMOD_OK)
+		goto no_provider;
+	e->ops = e->provider->ops;
+	err = kv_instance_new(ctx, e->provider, &e->instance);
+	if (err != KVMOD_OK)
+		goto no_instance;
+	kv_fail(KVMOD_OK, "%s", "");
+	err = e->ops->open(e->instance);
+	if (err != KVMOD_OK) {
+		if (*kvmod_error() == '\0')
+			kv_fail(err, "engine %s: %s", name, kvmod_strerror(err));
+		goto not_open;
+	}
+	*out = e;
+	return KVMOD_OK;
+
+not_open:
+	kv_instance_free(e->instance);
+no_instance:
+	kv_provider_put(ctx, e->provider);
+no_provider:
+	free(e);
+	return err;
+}
+
+void kvmod_engine_close(struct kvmod_engine *e)
+{
+	if (!e)
+		return;
+	e->ops->close(e->instance);
+	kv_instance_free(e->instance);
+	kv_provider_put(e->ctx, e->provider);
+	free(e);
+}
+
+const struct kvmod_engine_ops *kvmod_engine_ops(const struct kvmod_engine *e)
+{
+	return e->ops;
+}
+
+void *kvmod_engine_instance(const struct kvmod_engine *e)
+{
+	return e->instance;
+}
+
+const struct kvmod_model *kvmod_engine_model(const struct kvmod_engine *e)
+{
+	return e->ops->model(e->instance);
+}

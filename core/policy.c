@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Policies: opening them, and deciding. Whatever a policy does wrong ends in the
+ * same place: the segment stays whole, one line is logged, a counter counts.
+ */
+#include "core/internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SCRATCH_ALIGN 64u
+
+struct kvmod_policy {
+	struct kvmod_ctx *ctx;
+	struct kv_provider *provider;
+	const struct kvmod_policy_ops *ops;
+	void *instance;
+	struct kvmod_needs needs;
+	struct kvmod_counters counters;
+	void *scratch;
+	size_t scratch_size;
+};
+
+static uint64_t nanoseconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t device_bit(const char *device)
+{
+	if (!device || strcmp(device, "cpu") == 0)
+		return KVMOD_ON_CPU;
+	return strcmp(device, "cuda") == 0 ? KVMOD_ON_CUDA : 0;
+}
+
+/* --- opening ------------------------------------------------------------------ */
+
+/* A module may fail without a word; then the code has to do. */
+static int failed(int err, const char *what, const char *name)
+{
+	if (*kvmod_error() == '\0')
+		kv_fail(err, "%s", kvmod_strerror(err));
+	return kv_fail_in(err, "%s %s", what, name);
+}
+
+static int start(struct kvmod_policy *p, const struct kvmod_model *model)
+{
+	int err = KVMOD_OK;
+
+	kv_fail(KVMOD_OK, "%s", "");
+	if (p->ops->open)
+		err = p->ops->open(p->instance, model);
+	if (err != KVMOD_OK)
+		return failed(err, "policy", p->ops->name);
+	p->needs.size = sizeof(p->needs);
+	if (p->ops->needs)
+		err = p->ops->needs(p->instance, &p->needs);
+	if (err != KVMOD_OK) {
+		failed(err, "policy", p->ops->name);
+		if (p->ops->close)
+			p->ops->close(p->instance);
+	}
+	return err;
+}
+
+int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
+		      const struct kvmod_model *model, struct kvmod_policy **out)
+{
+	struct kvmod_policy *p;
+	int err;
+
+	if (!name)
+		name = kvmod_config_get(ctx, "kvmod", "policy");
+	if (!name)
+		name = "fullkv";
+	p = calloc(1, sizeof(*p));
+	if (!p)
+		return kv_fail(KVMOD_ENOMEM, "no memory for a policy");
+	p->ctx = ctx;
+	p->counters.size = sizeof(p->counters);
+	err = kv_provider_get(ctx, KV_POLICY, name, device_bit(device), &p->provider);
+	if (err != KVMOD_OK)
+		goto no_provider;
+	p->ops = p->provider->ops;
+	err = kv_instance_new(ctx, p->provider, &p->instance);
+	if (err != KVMOD_OK)
+		goto no_instance;
+	err = start(p, model);
+	if (err != KVMOD_OK)
+		goto not_open;
+	*out = p;
+	return KVMOD_OK;
+
+not_open:
+	kv_instance_free(p->instance);
+no_instance:
+	kv_provider_put(ctx, p->provider);
+no_provider:
+	free(p);
+	return err;
+}
+
+void kvmod_policy_close(struct kvmod_policy *p)
+{
+	if (!p)
+		return;
+	if (p->ops->close)
+		p->ops->close(p->instance);
+	kv_instance_free(p->instance);
+	kv_provider_put(p->ctx, p->provider);
+	free(p->scratch);
+	free(p);
+}
+
+const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *p)
+{
+	return p->ops;
+}
+
+const struct kvmod_needs *kvmod_policy_needs(const struct kvmod_policy *p)
+{
+	return &p->needs;
+}
+
+void kvmod_policy_counters(const struct kvmod_policy *p, struct kvmod_counters *out)
+{
+	uint32_t size = out->size < sizeof(*out) ? out->size : (uint32_t)sizeof(*out);
+
+	memcpy(out, &p->counters, size);
+	out->size = size;
+}
+
+int kvmod_policy_begin(struct kvmod_policy *p, uint64_t sequence, void **state)
+{
+	int err;
+
+	*state = NULL;
+	if (!p->ops->begin)
+		return KVMOD_OK;
+	kv_fail(KVMOD_OK, "%s", "");
+	err = p->ops->begin(p->instance, sequence, state);
+	return err == KVMOD_OK ? err : failed(err, "policy", p->ops->name);
+}
+
+void kvmod_policy_end(struct kvmod_policy *p, uint64_t sequence, void *state)
+{
+	if (p->ops->end)
+		p->ops->end(p->instance, sequence, state);
+}
+
+/* --- what is asked, before the policy sees it ----------------------------------- */
+
+static int check_view(const struct kvmod_policy *p, const struct kvmod_view *v,
+		      const char *what, uint32_t layer)
+{
+	if (!v->data)
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without %s, which the policy needs",
+			       layer, what);
+	if (v->type < KVMOD_F32 || v->type > KVMOD_Q8_0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s of unknown element type %u",
+			       layer, what, v->type);
+	if (p->needs.types && !(p->needs.types & KVMOD_TYPE_BIT(v->type)))
+		return kv_fail(KVMOD_ENOTSUP, "layer %u: %s is of a type that the policy does not read",
+			       layer, what);
+	return KVMOD_OK;
+}
+
+static int check_head(const struct kvmod_policy *p, const struct kvmod_segment *s, uint32_t g)
+{
+	const struct kvmod_head *head = kvmod_head_at(s, g);
+	int err = KVMOD_OK;
+
+	if (head->n == 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is empty", s->layer, g);
+	if (p->needs.what & KVMOD_NEED_K)
+		err = check_view(p, &head->k, "K", s->layer);
+	if (err == KVMOD_OK && p->needs.what & KVMOD_NEED_V)
+		err = check_view(p, &head->v, "V", s->layer);
+	return err;
+}
+
+/* Queries are asked for, and the segment is to have some. */
+static int check_extras(const struct kvmod_policy *p, const struct kvmod_segment *s)
+{
+	uint32_t what = p->needs.what;
+
+	if (p->needs.rows.value > 0 && (s->n_rows == 0 || !s->q.data))
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without queries", s->layer);
+	if (what & KVMOD_NEED_COLSUM && !s->colsum.data)
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without column sums", s->layer);
+	if (what & KVMOD_NEED_Q_STATS && !(s->q_mean.data && s->q_cov.data))
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without query statistics", s->layer);
+	if (what & KVMOD_NEED_WO_NORM && !s->wo_norm.data)
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without |Wo v|", s->layer);
+	return KVMOD_OK;
+}
+
+static int check_segment(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i)
+{
+	const struct kvmod_segment *s = kvmod_segment_at(r, i);
+	int err = KVMOD_OK;
+
+	if (s->n_kv_heads == 0 || s->n_q_heads % s->n_kv_heads != 0 || s->n_q_heads == 0)
+		return kv_fail(KVMOD_EINVAL, "segment %u has %u query heads on %u KV heads",
+			       i, s->n_q_heads, s->n_kv_heads);
+	if (!s->heads || s->head_dim == 0 || s->layer >= r->n_layers)
+		return kv_fail(KVMOD_EINVAL, "segment %u is not filled in", i);
+	for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
+		err = check_head(p, s, g);
+	return err == KVMOD_OK ? check_extras(p, s) : err;
+}
+
+static int check_request(const struct kvmod_policy *p, const struct kvmod_request *r,
+			 const struct kvmod_plan *plan)
+{
+	int err = KVMOD_OK;
+
+	if (plan->n_keeps != r->n_segments)
+		return kv_fail(KVMOD_EINVAL, "a plan of %u segments for a request of %u",
+			       plan->n_keeps, r->n_segments);
+	if (!(p->ops->devices & device_bit(r->device)))
+		return kv_fail(KVMOD_ENOTSUP, "K is on %s, where this policy does not run",
+			       r->device ? r->device : "cpu");
+	if (p->needs.what & KVMOD_NEED_ALL_LAYERS && r->n_segments % r->n_layers != 0)
+		return kv_fail(KVMOD_EINVAL, "%u segments, but the policy decides over all %u layers at once",
+			       r->n_segments, r->n_layers);
+	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++)
+		err = check_segment(p, r, i);
+	return err;
+}
+
+static int give_scratch(struct kvmod_policy *p, struct kvmod_request *r)
+{
+	struct kvmod_workspace need = { .size = sizeof(need) };
+	int err;
+
+	r->scratch = NULL;
+	r->scratch_size = 0;
+	if (!p->ops->workspace)
+		return KVMOD_OK;
+	err = p->ops->workspace(p->instance, r, &need);
+	if (err != KVMOD_OK)
+		return err;
+	if (need.host > p->scratch_size) {
+		size_t bytes = (need.host + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
+
+		free(p->scratch);
+		p->scratch_size = 0;
+		p->scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
+		if (!p->scratch)
+			return kv_fail(KVMOD_ENOMEM, "no memory for %zu bytes of scratch", bytes);
+		p->scratch_size = bytes;
+	}
+	r->scratch = p->scratch;
+	r->scratch_size = p->scratch_size;
+	return KVMOD_OK;
+}
+
+/* --- deciding -------------------------------------------------------------------- */
+
+static void keep_whole(struct kvmod_keep *keep, int status)
+{
+	keep->kind = KVMOD_KEEP_ALL;
+	keep->status = status;
+}
+
+static uint64_t row_bytes(const struct kvmod_segment *s, const struct kvmod_head *head)
+{
+	return kvmod_row_bytes(head->k.type, s->head_dim) + kvmod_row_bytes(head->v.type, s->head_dim);
+}
+
+static void count_segment(struct kvmod_policy *p, const struct kvmod_request *r,
+			  const struct kvmod_plan *plan, uint32_t i)
+{
+	const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+	p->counters.segments++;
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		const struct kvmod_head *head = kvmod_head_at(s, g);
+		uint64_t kept = kvmod_plan_count(r, plan, i, g);
+
+		p->counters.positions_seen += head->n;
+		p->counters.positions_kept += kept;
+		p->counters.bytes_freed += (head->n - kept) * row_bytes(s, head);
+	}
+}
+
+/* Checks every keep; what does not pass becomes whole. One line for all of them. */
+static void settle(struct kvmod_policy *p, const struct kvmod_request *r, struct kvmod_plan *plan)
+{
+	char first[512] = "";
+	uint32_t n_failed = 0;
+
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+		int err = keep->status;
+
+		if (err == KVMOD_OK) {
+			err = kvmod_plan_check(r, plan, i, p->ops->flags);
+			p->counters.failed_plans += err != KVMOD_OK;
+		}
+		if (err != KVMOD_OK) {
+			if (n_failed++ == 0)
+				snprintf(first, sizeof(first), "layer %u: %s",
+					 kvmod_segment_at(r, i)->layer,
+					 *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+			keep_whole(keep, err);
+		}
+		count_segment(p, r, plan, i);
+	}
+	p->counters.failed_segments += n_failed;
+	if (n_failed > 0)
+		kv_log(p->ctx, KVMOD_ERROR, "policy %s: %s; %u of %u segments stay whole",
+		       p->ops->name, first, n_failed, plan->n_keeps);
+}
+
+/* Nothing of the plan counts: the policy said no, or could not be asked. */
+static int refuse(struct kvmod_policy *p, const struct kvmod_request *r,
+		  struct kvmod_plan *plan, int err)
+{
+	failed(err, "policy", p->ops->name);
+	kv_log(p->ctx, KVMOD_ERROR, "%s; the cache stays whole", kvmod_error());
+	p->counters.failed_calls++;
+	p->counters.failed_segments += plan->n_keeps;
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		keep_whole(kvmod_keep_at(plan, i), err);
+		if (plan->n_keeps == r->n_segments)
+			count_segment(p, r, plan, i);
+	}
+	return err;
+}
+
+int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
+		 struct kvmod_plan *plan)
+{
+	struct kvmod_request r = { 0 };
+	uint64_t begin;
+	int err;
+
+	/* The caller may have been built with a shorter request. */
+	memcpy(&r, request, request->size < sizeof(r) ? request->size : sizeof(r));
+	r.size = sizeof(r);
+	p->counters.requests++;
+	kv_fail(KVMOD_OK, "%s", "");
+	err = check_request(p, &r, plan);
+	if (err == KVMOD_OK)
+		err = give_scratch(p, &r);
+	if (err != KVMOD_OK)
+		return refuse(p, &r, plan, err);
+	begin = nanoseconds();
+	err = p->ops->compress(p->instance, &r, plan);
+	p->counters.nanoseconds += nanoseconds() - begin;
+	if (err != KVMOD_OK)
+		return refuse(p, &r, plan, err);
+	settle(p, &r, plan);
+	return KVMOD_OK;
+}
