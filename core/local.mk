@@ -27,3 +27,5 @@ EXTRA_DIST += core/libkvmod.map
 
 KVMOD_DIRS = -DKVMOD_MODULE_DIR='"$(moduledir)"' -DKVMOD_DATA_DIR='"$(pkgdatadir)"' \
 	-DKVMOD_CONF_DIR='"$(confdir)"'
+
+include $(srcdir)/core/cli/local.mk

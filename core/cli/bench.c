@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kvmod bench: what is measured, a file each. */
+#include "core/cli/cli.h"
+
+static const struct cli_command *const benches[] = {
+	NULL,
+};
+
+static int run(const struct cli_command *self, int argc, char **argv)
+{
+	(void)self;
+	return cli_dispatch(benches, "bench ", "Measures against a rival, in one run.", argc, argv);
+}
+
+const struct cli_command cli_bench = {
+	.name = "bench",
+	.run = run,
+	.summary = "measure decisions, engines and loading, each against a rival",
+	.operands = "decision|engine|load",
+	.details = "",
+};

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the subcommands of kvmod share. Each is one file with one `struct
+ * cli_command`, listed in main.c (those of `kvmod bench` in bench.c). A
+ * subcommand reads its options with cli_parse(), gets a context from
+ * cli_context(), writes its answer to stdout with stdio or cli_print_json(),
+ * and returns CLI_OK or CLI_FAILED; main() notices what stdout could not take.
+ *
+ * The names begin with cli_ and not with kv_, which are libkvmod's own: both
+ * meet in one program when the library is linked in statically.
+ */
+#ifndef KVMOD_CLI_H
+#define KVMOD_CLI_H
+
+#include <config.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <jansson.h>
+#include <kvmod/kvmod.h>
+
+#define CLI_PRINTF(text, first) __attribute__((format(printf, text, first)))
+#define CLI_COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+/* Exit codes. */
+#define CLI_OK		0
+#define CLI_FAILED	1
+#define CLI_USAGE	2
+
+/* --- subcommands ------------------------------------------------------------ */
+
+/* The common options that a subcommand takes besides --help. */
+#define CLI_TAKES_CONFIG	1u	/* -c FILE, -o SECTION.KEY=VALUE */
+#define CLI_TAKES_MODEL		2u	/* -m FILE */
+#define CLI_TAKES_POLICY	4u	/* --policy NAME */
+#define CLI_TAKES_JSON		8u	/* --json */
+
+struct cli_command {
+	const char *name;		/* "run"; "bench engine" */
+	int (*run)(const struct cli_command *self, int argc, char **argv);
+	const char *summary;		/* one line, for the list of subcommands */
+	const char *operands;		/* for the usage line: "MODULE|FILE"; "" */
+	const char *details;		/* what --help adds below the options, or "" */
+	unsigned takes;			/* CLI_TAKES_... */
+};
+
+extern const struct cli_command cli_list, cli_info, cli_check, cli_selftest, cli_run,
+	cli_bench, cli_new;
+extern const struct cli_command cli_bench_decision, cli_bench_engine, cli_bench_load;
+
+/*
+ * Runs the command of the table that argv[1] names; prefix is "" or "bench ".
+ * What it names otherwise is a usage error that says the nearest one.
+ */
+int cli_dispatch(const struct cli_command *const *table, const char *prefix,
+		 const char *about, int argc, char **argv);
+
+/* --- options (options.c) ------------------------------------------------------ */
+
+enum cli_option_type {
+	CLI_FLAG,			/* bool */
+	CLI_STRING,			/* const char * */
+	CLI_STRINGS,			/* struct cli_strings: may be repeated */
+	CLI_NUMBER,			/* uint64_t: 42; 4k is 4096 */
+	CLI_NUMBERS,			/* struct cli_numbers: 512,2048 */
+	CLI_REAL,			/* double, finite */
+};
+
+#define CLI_MAX_STRINGS	64
+struct cli_strings {
+	size_t n;
+	const char *item[CLI_MAX_STRINGS];
+};
+
+#define CLI_MAX_NUMBERS	16
+struct cli_numbers {
+	size_t n;
+	uint64_t item[CLI_MAX_NUMBERS];
+};
+
+/* A table of these ends with a NULL name; --help is made from it. */
+struct cli_option {
+	const char *name;		/* without the dashes */
+	char letter;			/* 0: none */
+	enum cli_option_type type;
+	void *value;			/* holds the default on entry */
+	const char *arg;		/* what --help calls the argument; NULL for a flag */
+	const char *help;		/* one line, the default in it */
+};
+
+/* The common options, as given. */
+struct cli_common {
+	const char *config;		/* -c, or NULL */
+	const char *model;		/* -m */
+	const char *policy;		/* --policy */
+	struct cli_strings overrides;	/* -o */
+	bool json;
+};
+
+/*
+ * Reads the options; returns the index in argv of the first operand (operands
+ * come last, in their order). --help ends the program with CLI_OK, a mistake
+ * with CLI_USAGE. own may be NULL.
+ */
+int cli_parse(const struct cli_command *self, struct cli_common *common,
+	      const struct cli_option *own, int argc, char **argv);
+/* One line about a wrong command line, then exit(CLI_USAGE). */
+void cli_usage_error(const struct cli_command *self, const char *format, ...)
+	CLI_PRINTF(2, 3) __attribute__((noreturn));
+/* The word of words (NULL at the end) that is nearest to `word`; NULL: none is near. */
+const char *cli_nearest(const char *word, const char *const *words);
+
+/* --- context (context.c) -------------------------------------------------------- */
+
+/*
+ * A context configured as the common options say; -m and --policy are short for
+ * two overrides. NULL after the reason was printed. Free with kvmod_unref().
+ */
+struct kvmod_ctx *cli_context(const struct cli_common *common);
+/* The engine that the configuration names. */
+const char *cli_engine_name(struct kvmod_ctx *ctx);
+
+/* --- what the user sees (output.c) ------------------------------------------------ */
+
+/* "kvmod: ..." on stderr, one line; returns CLI_FAILED. */
+int cli_error(const char *format, ...) CLI_PRINTF(1, 2);
+/* The same with the reason of the libkvmod call that just failed. */
+int cli_error_kvmod(void);
+
+/*
+ * The answer as JSON on stdout, and gives the reference up; NULL (out of
+ * memory while it was built) is an error. Returns CLI_OK or CLI_FAILED.
+ */
+int cli_print_json(json_t *value);
+/* Flushes stdout; says what could not be written, and then returns CLI_FAILED. */
+int cli_flush(void);
+/* Did writing to stdout fail? Long work need not go on. */
+bool cli_stdout_broken(void);
+
+/* Escape sequences, or "" where f is no terminal or NO_COLOR is set. */
+enum cli_style { CLI_PLAIN, CLI_BOLD, CLI_DIM, CLI_RED, CLI_GREEN, CLI_YELLOW };
+const char *cli_style(FILE *f, enum cli_style style);
+
+/* 1234567 -> "1.18 MiB", in a buffer of at least 16 bytes, which it returns. */
+const char *cli_bytes(uint64_t bytes, char *text);
+#define CLI_BYTES_ROOM 16
+
+/* Monotonic seconds. */
+double cli_now(void);
+
+/*
+ * A bar on stderr while something takes long: only on a terminal, and gone at
+ * the end.
+ */
+struct cli_progress {
+	const char *label;
+	uint64_t total;
+	double shown_at;		/* when it was last drawn; 0: never */
+};
+void cli_progress_begin(struct cli_progress *p, const char *label, uint64_t total);
+/* Fits the progress callbacks of libkvmod: arg is the struct cli_progress. */
+void cli_progress_to(void *arg, uint64_t done);
+void cli_progress_end(struct cli_progress *p);
+
+/* --- statistics of a bench (stats.c) ------------------------------------------------ */
+
+struct cli_stats {
+	double median, low, high;	/* low and high: the quartiles */
+	size_t n;
+};
+/* Sorts values in place. */
+struct cli_stats cli_stats(double *values, size_t n);
+
+#endif
