@@ -1,1 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+# Unit tests are check programs; each is one line in UNIT_TESTS and its sources.
+TEST_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
+# Static, so that a test reaches what libkvmod.so does not export.
+UNIT_LINK = $(AM_LDFLAGS) -static
+TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
+
+UNIT_TESTS = \
+	tests/test_plan
+
+tests_test_plan_SOURCES = tests/test_plan.c
+tests_test_plan_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_plan_LDFLAGS = $(UNIT_LINK)
+tests_test_plan_LDADD = $(TEST_LIBS)
+
+if HAVE_CHECK
+check_PROGRAMS += $(UNIT_TESTS)
+TESTS += $(UNIT_TESTS)
+endif

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Plans: what may be applied, what is refused and in which words; the host gather. */
+#include <check.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <kvmod/kvmod.h>
+
+#define HEADS 2u
+
+/* One segment of two KV heads with n positions each; no memory behind them. */
+struct fixture {
+	struct kvmod_head heads[HEADS];
+	struct kvmod_segment segment;
+	struct kvmod_request request;
+	struct kvmod_plan *plan;
+	struct kvmod_keep *keep;
+};
+
+static struct fixture *fixture_new(uint32_t n0, uint32_t n1)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	ck_assert_ptr_nonnull(f);
+	f->heads[0] = (struct kvmod_head){ .size = sizeof(f->heads[0]), .n = n0 };
+	f->heads[1] = (struct kvmod_head){ .size = sizeof(f->heads[1]), .n = n1 };
+	f->segment = (struct kvmod_segment){
+		.size = sizeof(f->segment), .n_q_heads = HEADS, .n_kv_heads = HEADS,
+		.head_dim = 8, .head_stride = sizeof(f->heads[0]), .heads = f->heads,
+	};
+	f->request = (struct kvmod_request){
+		.size = sizeof(f->request), .n_layers = 1, .n_segments = 1,
+		.segment_stride = sizeof(f->segment), .segments = &f->segment,
+	};
+	ck_assert_int_eq(kvmod_plan_new(&f->request, &f->plan), 0);
+	f->keep = kvmod_keep_at(f->plan, 0);
+	return f;
+}
+
+static void fixture_free(struct fixture *f)
+{
+	kvmod_plan_free(f->plan);
+	free(f);
+}
+
+static void set_head(struct fixture *f, uint32_t g, uint32_t n, const uint32_t *index)
+{
+	f->keep->kind = KVMOD_KEEP_HEADS;
+	f->keep->counts[g] = n;
+	memcpy(f->keep->indices + g * f->keep->index_stride, index, n * sizeof(*index));
+}
+
+static void set_spans(struct fixture *f, uint32_t n, const struct kvmod_span *spans)
+{
+	f->keep->kind = KVMOD_KEEP_SPANS;
+	f->keep->n_spans = n;
+	memcpy(f->keep->spans, spans, n * sizeof(*spans));
+}
+
+static void refused(struct fixture *f, const char *why)
+{
+	ck_assert_int_eq(kvmod_plan_check(&f->request, f->plan, 0, 0), KVMOD_EPLAN);
+	ck_assert_str_eq(kvmod_error(), why);
+}
+
+static void accepted(struct fixture *f, uint32_t flags)
+{
+	ck_assert_int_eq(kvmod_plan_check(&f->request, f->plan, 0, flags), 0);
+}
+
+START_TEST(new_plan_keeps_all)
+{
+	struct fixture *f = fixture_new(10, 6);
+
+	accepted(f, 0);
+	ck_assert_uint_eq(f->keep->kind, KVMOD_KEEP_ALL);
+	ck_assert(isnan(f->keep->loss));
+	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), 10);
+	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 6);
+	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 1.0);
+	fixture_free(f);
+}
+END_TEST
+
+START_TEST(spans)
+{
+	struct fixture *f = fixture_new(10, 10);
+
+	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4, 0, 0 }, { 7, 10, 0, 0 } });
+	accepted(f, 0);
+	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 7);
+	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 0.7);
+
+	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4, 0, 0 }, { 4, 10, 0, 0 } });
+	accepted(f, 0);
+	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4, 0, 0 }, { 3, 10, 0, 0 } });
+	refused(f, "span 1 begins at 3, before the end of the one before it, 4");
+	set_spans(f, 1, (struct kvmod_span[]){ { 5, 5, 0, 0 } });
+	refused(f, "span 0 is 5..5, expected a part of 0..10");
+	set_spans(f, 1, (struct kvmod_span[]){ { 5, 11, 0, 0 } });
+	refused(f, "span 0 is 5..11, expected a part of 0..10");
+	set_spans(f, 1, (struct kvmod_span[]){ { 5, 10, 7, 0 } });
+	refused(f, "span 0 asks for store 7, expected 0");
+	set_spans(f, 1, (struct kvmod_span[]){ { 0, 9, 0, 0 } });
+	refused(f, "the newest position, 9, is not kept");
+	accepted(f, KVMOD_POLICY_MAY_DROP_NEWEST);
+	f->keep->n_spans = 0;
+	refused(f, "0 spans, expected 1 to 6");
+	f->keep->n_spans = f->keep->max_spans + 1;
+	refused(f, "7 spans, expected 1 to 6");
+	fixture_free(f);
+}
+END_TEST
+
+START_TEST(spans_need_equal_heads)
+{
+	struct fixture *f = fixture_new(10, 6);
+
+	set_spans(f, 1, (struct kvmod_span[]){ { 0, 10, 0, 0 } });
+	refused(f, "spans, but KV heads 0 and 1 hold 10 and 6 positions");
+	fixture_free(f);
+}
+END_TEST
+
+START_TEST(heads)
+{
+	struct fixture *f = fixture_new(10, 6);
+
+	set_head(f, 0, 3, (uint32_t[]){ 0, 4, 9 });
+	set_head(f, 1, 1, (uint32_t[]){ 5 });
+	accepted(f, 0);
+	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), 3);
+	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 1);
+	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 4.0 / 16.0);
+
+	set_head(f, 1, 1, (uint32_t[]){ 4 });
+	refused(f, "KV head 1 does not keep the newest position, 5");
+	accepted(f, KVMOD_POLICY_MAY_DROP_NEWEST);
+	set_head(f, 1, 1, (uint32_t[]){ 6 });
+	refused(f, "KV head 1 keeps index 6, expected 0 to 5");
+	set_head(f, 1, 2, (uint32_t[]){ 5, 5 });
+	refused(f, "KV head 1 keeps index 5 after 5, expected them ascending");
+	set_head(f, 1, 2, (uint32_t[]){ 5, 2 });
+	refused(f, "KV head 1 keeps index 2 after 5, expected them ascending");
+	f->keep->counts[1] = 0;
+	refused(f, "KV head 1 keeps 0 positions, expected 1 to 6");
+	f->keep->counts[1] = 7;
+	refused(f, "KV head 1 keeps 7 positions, expected 1 to 6");
+	fixture_free(f);
+}
+END_TEST
+
+START_TEST(unknown_kind_and_place)
+{
+	struct fixture *f = fixture_new(10, 10);
+
+	f->keep->kind = 9;
+	refused(f, "kind 9, expected 0 (all), 1 (spans) or 2 (heads)");
+	f->keep->kind = KVMOD_KEEP_ALL;
+	f->keep->place = 1;
+	refused(f, "place 1, expected 0");
+	fixture_free(f);
+}
+END_TEST
+
+/* Rows hold their own number; rows further apart than they are long, too. */
+static void fill(unsigned char *memory, uint64_t n, uint64_t bytes, int64_t stride)
+{
+	memset(memory, 0xee, (size_t)(n * (uint64_t)stride));
+	for (uint64_t i = 0; i < n; i++)
+		memset(memory + (int64_t)i * stride, (int)i, bytes);
+}
+
+static void check_rows(const unsigned char *memory, const uint32_t *index, uint64_t n,
+		       uint64_t bytes, int64_t stride)
+{
+	for (uint64_t i = 0; i < n; i++)
+		for (uint64_t b = 0; b < bytes; b++)
+			ck_assert_uint_eq(memory[(int64_t)i * stride + (int64_t)b], index[i]);
+}
+
+START_TEST(gather)
+{
+	static const uint32_t kept[] = { 0, 1, 2, 5, 8, 9, 10, 19 };
+	static const struct kvmod_span some[] = {
+		{ 0, 3, 0, 0 }, { 5, 6, 0, 0 }, { 8, 11, 0, 0 }, { 19, 20, 0, 0 }
+	};
+	bool in_place = _i & 1, use_spans = _i & 2, wide = _i & 4;
+	int64_t stride = wide ? 24 : 16;
+	unsigned char src[20 * 24], dst[20 * 24];
+	struct kvmod_gather g = {
+		.size = sizeof(g), .row_bytes = 16, .src = src, .dst = in_place ? src : dst,
+		.src_stride = stride, .dst_stride = in_place ? stride : 16,
+		.indices = kept, .n_indices = 8,
+	};
+
+	if (use_spans) {
+		g.spans = some;
+		g.n_spans = 4;
+	}
+	fill(src, 20, 16, stride);
+	kvmod_gather_host(&g);
+	check_rows(g.dst, kept, 8, 16, g.dst_stride);
+}
+END_TEST
+
+START_TEST(gather_nothing)
+{
+	unsigned char src[16] = { 7 }, dst[16] = { 3 };
+	struct kvmod_gather g = {
+		.size = sizeof(g), .row_bytes = 16, .src = src, .dst = dst,
+		.src_stride = 16, .dst_stride = 16,
+	};
+
+	kvmod_gather_host(&g);
+	ck_assert_uint_eq(dst[0], 3);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("plan");
+	TCase *tc = tcase_create("plan");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_test(tc, new_plan_keeps_all);
+	tcase_add_test(tc, spans);
+	tcase_add_test(tc, spans_need_equal_heads);
+	tcase_add_test(tc, heads);
+	tcase_add_test(tc, unknown_kind_and_place);
+	tcase_add_loop_test(tc, gather, 0, 8);
+	tcase_add_test(tc, gather_nothing);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
