@@ -3,4 +3,11 @@
 noinst_LTLIBRARIES += libkernels.la
 libkernels_la_SOURCES = \
 	kernels/cpu/gather.c \
-	kernels/cpu/gather.h
+	kernels/cpu/gather.h \
+	kernels/cpu/logits.c \
+	kernels/cpu/logits.h \
+	kernels/cpu/ops.h \
+	kernels/cpu/scalar.c \
+	kernels/cpu/simd.c \
+	kernels/cpu/simd.h
+libkernels_la_LIBADD = $(LIBM)

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention logits of a few queries against many cached keys, and what a policy
+ * needs to make attention of them. All arithmetic is fp32. [any thread]
+ */
+#ifndef KV_CPU_LOGITS_H
+#define KV_CPU_LOGITS_H
+
+#include <kvmod/types.h>
+
+/*
+ * Logits of n_q queries, [n_q][head_dim], against rows begin..end-1 of one KV
+ * head's keys: query j against row i goes to out[j * out_stride + i - begin].
+ * Keys may have any stride and alignment; head_dim of Q8_0 is a multiple of 32.
+ * softcap 0: none. A key that is not finite gives logits that are not finite.
+ */
+void kv_cpu_logits(const struct kvmod_view *k, uint32_t head_dim,
+		   uint32_t begin, uint32_t end, const float *q, uint32_t n_q,
+		   float scale, float softcap, float *out, size_t out_stride);
+
+/* n elements that lie one after the other; type KVMOD_F32 ... KVMOD_Q8_0. */
+void kv_cpu_to_f32(uint32_t type, const void *src, size_t n, float *dst);
+
+/*
+ * Softmax in parts, so that a row may be done tile by tile: the largest of n
+ * logits (-FLT_MAX where none is above it), then the sums of exp(x - max) and of
+ * its square. NaN, and infinity above, make the sums NaN.
+ */
+struct kv_softmax {
+	float max, sum, sum2;
+};
+void kv_cpu_softmax_sums(const float *x, size_t n, struct kv_softmax *out);
+
+/* out[i] += weight * exp(x[i] - max); weight 1/sum adds a row of attention. */
+void kv_cpu_softmax_add(const float *x, size_t n, float max, float weight, float *out);
+
+/* In place. KVMOD_ENUMERIC if what comes out is not finite, else 0. */
+int kv_cpu_softmax(float *x, size_t n);
+
+#endif

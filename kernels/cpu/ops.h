@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kernels' own: one table of functions for each SIMD level. */
+#ifndef KV_CPU_OPS_H
+#define KV_CPU_OPS_H
+
+#include <string.h>
+
+#include "kernels/cpu/logits.h"
+#include "kernels/cpu/simd.h"
+
+/* A softmax sum is kept in double from block to block of so many elements. */
+#define KV_SUM_BLOCK 512
+
+struct kv_cpu_ops {
+	/* out: one float for each row and query, q.k without scale */
+	void (*dots)(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
+		     uint32_t end, const float *q, uint32_t n_q, float *out, size_t out_stride);
+	/* x -> scale * x, or the soft cap of it */
+	void (*scale)(float *x, size_t n, float scale, float softcap);
+	void (*to_f32)(uint32_t type, const void *src, size_t n, float *dst);
+	float (*max)(const float *x, size_t n);
+	void (*exp_sums)(const float *x, size_t n, float max, float *sum, float *sum2);
+	void (*exp_add)(const float *x, size_t n, float max, float weight, float *out);
+};
+
+extern const struct kv_cpu_ops kv_cpu_scalar;
+#if defined(__x86_64__)
+extern const struct kv_cpu_ops kv_cpu_avx2, kv_cpu_avx512;
+#endif
+
+/* The table of the level in use. */
+const struct kv_cpu_ops *kv_cpu_ops(void);
+
+static inline float kv_f16_to_f32(uint16_t h)
+{
+	uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, bits;
+	float f;
+
+	if (exponent == 0) {
+		f = (float)(h & 0x3ff) * 0x1p-24f;
+		return sign ? -f : f;
+	}
+	bits = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | (uint32_t)(h & 0x3ff) << 13;
+	memcpy(&f, &bits, sizeof(f));
+	return f;
+}
+
+static inline float kv_bf16_to_f32(uint16_t h)
+{
+	uint32_t bits = (uint32_t)h << 16;
+	float f;
+
+	memcpy(&f, &bits, sizeof(f));
+	return f;
+}
+
+/* Element i of a row. */
+static inline float kv_element(uint32_t type, const void *row, size_t i)
+{
+	const unsigned char *p = row;
+	uint16_t h;
+	float f;
+
+	switch (type) {
+	case KVMOD_F32:
+		memcpy(&f, p + 4 * i, sizeof(f));
+		return f;
+	case KVMOD_F16:
+		memcpy(&h, p + 2 * i, sizeof(h));
+		return kv_f16_to_f32(h);
+	case KVMOD_BF16:
+		memcpy(&h, p + 2 * i, sizeof(h));
+		return kv_bf16_to_f32(h);
+	default:
+		p += i / 32 * 34;
+		memcpy(&h, p, sizeof(h));
+		return kv_f16_to_f32(h) * (float)(signed char)p[2 + i % 32];
+	}
+}
+
+#endif

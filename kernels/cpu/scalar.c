@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kernels in plain C: the reference, and what runs where there is no SIMD. */
+#include <float.h>
+#include <math.h>
+
+#include "kernels/cpu/ops.h"
+
+static float dot(uint32_t type, const void *row, const float *q, uint32_t n)
+{
+	float sum = 0;
+	uint32_t i;
+
+	for (i = 0; i < n; i++)
+		sum += kv_element(type, row, i) * q[i];
+	return sum;
+}
+
+static void dots(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
+		 uint32_t end, const float *q, uint32_t n_q, float *out, size_t out_stride)
+{
+	uint32_t i, j;
+
+	for (i = begin; i < end; i++) {
+		const char *row = (const char *)k->data + i * k->stride;
+
+		for (j = 0; j < n_q; j++)
+			out[j * out_stride + i - begin] =
+				dot(k->type, row, q + (size_t)j * head_dim, head_dim);
+	}
+}
+
+static void scale(float *x, size_t n, float factor, float softcap)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++) {
+		x[i] *= factor;
+		if (softcap != 0)
+			x[i] = softcap * tanhf(x[i] / softcap);
+	}
+}
+
+static void to_f32(uint32_t type, const void *src, size_t n, float *dst)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		dst[i] = kv_element(type, src, i);
+}
+
+static float max(const float *x, size_t n)
+{
+	float m = -FLT_MAX;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		if (x[i] > m)
+			m = x[i];
+	return m;
+}
+
+static void exp_sums(const float *x, size_t n, float m, float *sum, float *sum2)
+{
+	float s = 0, s2 = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++) {
+		float e = expf(x[i] - m);
+
+		s += e;
+		s2 += e * e;
+	}
+	*sum = s;
+	*sum2 = s2;
+}
+
+static void exp_add(const float *x, size_t n, float m, float weight, float *out)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		out[i] += weight * expf(x[i] - m);
+}
+
+const struct kv_cpu_ops kv_cpu_scalar = {
+	.dots = dots,
+	.scale = scale,
+	.to_f32 = to_f32,
+	.max = max,
+	.exp_sums = exp_sums,
+	.exp_add = exp_add,
+};

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The CPU kernels against plain double arithmetic, at every SIMD level here. */
+#include <config.h>
+#include <check.h>
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/logits.h"
+#include "kernels/cpu/simd.h"
+#include "tests/random.h"
+
+/* A loop test runs once for each level; those that are not here have nothing to show. */
+#define LEVELS (KV_SIMD_AVX512 + 1)
+
+static bool level_missing(int level)
+{
+	return !kv_simd_set_level((enum kv_simd)level);
+}
+
+static float *normals(struct kv_random *r, size_t n, float deviation)
+{
+	float *x = malloc(n * sizeof(*x) + 1);
+	size_t i;
+
+	ck_assert_ptr_nonnull(x);
+	for (i = 0; i < n; i++)
+		x[i] = deviation * kv_random_normal(r);
+	return x;
+}
+
+/* A cache of one KV head with odd alignment and stride. */
+struct keys {
+	char *memory;
+	struct kvmod_view view;
+	float *values;		/* what the elements read back as */
+};
+
+static void keys_make(struct keys *k, struct kv_random *r, uint32_t type, uint32_t n, uint32_t dim)
+{
+	size_t row = kvmod_row_bytes(type, dim), stride = row + kv_random_range(r, 0, 70), i;
+	float *source = normals(r, (size_t)n * dim, 1);
+	char *base;
+
+	k->memory = malloc(n * stride + 64);
+	ck_assert_ptr_nonnull(k->memory);
+	base = k->memory + kv_random_range(r, 0, 63);
+	k->view = (struct kvmod_view){ sizeof(k->view), type, base, (int64_t)stride, 0 };
+	k->values = source;
+	for (i = 0; i < n; i++) {
+		kv_encode(type, source + i * dim, dim, base + i * stride);
+		kv_cpu_to_f32(type, base + i * stride, dim, k->values + i * dim);
+	}
+}
+
+static void keys_free(struct keys *k)
+{
+	free(k->memory);
+	free(k->values);
+}
+
+static double logit(const float *k, const float *q, uint32_t dim, double scale, double cap)
+{
+	double sum = 0;
+	uint32_t d;
+
+	for (d = 0; d < dim; d++)
+		sum += (double)k[d] * q[d];
+	sum *= scale;
+	return cap > 0 ? cap * tanh(sum / cap) : sum;
+}
+
+static void check_logits(struct kv_random *r, uint32_t type)
+{
+	uint32_t dim = type == KVMOD_Q8_0 ? 32 * kv_random_range(r, 1, 8) : kv_random_range(r, 1, 256);
+	uint32_t n = kv_random_range(r, 1, 300), n_q = kv_random_range(r, 1, 9);
+	uint32_t begin = kv_random_range(r, 0, n - 1), end = kv_random_range(r, begin, n), i, j;
+	size_t stride = end - begin + kv_random_range(r, 0, 5);
+	float scale = 1 / sqrtf((float)dim), cap = kv_random_range(r, 0, 1) ? 3 : 0;
+	float *q = normals(r, (size_t)n_q * dim, 3), *out = normals(r, n_q * stride + 1, 1);
+	float guard = out[n_q * stride];
+	struct keys k;
+
+	keys_make(&k, r, type, n, dim);
+	kv_cpu_logits(&k.view, dim, begin, end, q, n_q, scale, cap, out, stride);
+	for (j = 0; j < n_q; j++)
+		for (i = begin; i < end; i++)
+			ck_assert_double_eq_tol(out[j * stride + i - begin],
+				logit(k.values + (size_t)i * dim, q + (size_t)j * dim, dim, scale, cap),
+				2e-5);
+	ck_assert_float_eq(out[n_q * stride], guard);
+	keys_free(&k);
+	free(q);
+	free(out);
+}
+
+START_TEST(logits)
+{
+	struct kv_random r = { 1 };
+	uint32_t type;
+	int round;
+
+	if (level_missing(_i))
+		return;
+	for (round = 0; round < 60; round++)
+		for (type = KVMOD_F32; type <= KVMOD_Q8_0; type++)
+			check_logits(&r, type);
+}
+END_TEST
+
+/* Every f16 and bf16 there is: subnormals, infinities and NaN too. */
+START_TEST(conversions)
+{
+	static uint16_t all[65536];
+	static float f16[65536], bf16[65536];
+	uint32_t i;
+
+	if (level_missing(_i))
+		return;
+	for (i = 0; i < 65536; i++)
+		all[i] = (uint16_t)i;
+	kv_cpu_to_f32(KVMOD_F16, all, 65535, f16);
+	kv_cpu_to_f32(KVMOD_BF16, all, 65535, bf16);
+	for (i = 0; i < 65535; i++) {
+		uint32_t bits = i << 16, exponent = i >> 10 & 31, mantissa = i & 1023;
+		float value, wide;
+
+		memcpy(&wide, &bits, sizeof(wide));
+		value = exponent == 31 ? (mantissa ? NAN : INFINITY) :
+			exponent ? ldexpf(1 + (float)mantissa / 1024, (int)exponent - 15) :
+			ldexpf((float)mantissa / 1024, -14);
+		if (i & 0x8000)
+			value = -value;
+		ck_assert(isnan(value) ? isnan(f16[i]) : f16[i] == value);
+		ck_assert(isnan(wide) ? isnan(bf16[i]) : bf16[i] == wide);
+	}
+}
+END_TEST
+
+static void check_softmax(struct kv_random *r, size_t n, float deviation)
+{
+	float *x = normals(r, n, deviation), *p = malloc(n * sizeof(*p));
+	double max = -INFINITY, sum = 0, sum2 = 0;
+	struct kv_softmax s;
+	size_t i;
+
+	ck_assert_ptr_nonnull(p);
+	for (i = 0; i < n; i++)
+		max = fmax(max, x[i]);
+	for (i = 0; i < n; i++) {
+		sum += exp(x[i] - max);
+		sum2 += exp(2 * (x[i] - max));
+	}
+	kv_cpu_softmax_sums(x, n, &s);
+	ck_assert_double_eq(s.max, max);
+	ck_assert_double_eq_tol(s.sum, sum, 1e-6 * sum);
+	ck_assert_double_eq_tol(s.sum2, sum2, 1e-6 * sum2);
+	memcpy(p, x, n * sizeof(*p));
+	ck_assert_int_eq(kv_cpu_softmax(p, n), 0);
+	for (i = 0; i < n; i++)
+		ck_assert_double_eq_tol(p[i], exp(x[i] - max) / sum, 2e-6 * exp(x[i] - max) / sum + 1e-37);
+	free(x);
+	free(p);
+}
+
+START_TEST(softmax)
+{
+	struct kv_random r = { 2 };
+	size_t n;
+
+	if (level_missing(_i))
+		return;
+	for (n = 1; n < 70; n++)
+		check_softmax(&r, n, 4);
+	check_softmax(&r, 5000, 1);
+	check_softmax(&r, 5000, 60);
+}
+END_TEST
+
+/* Wherever a bad number stands, vector or tail, it is seen. */
+START_TEST(softmax_not_finite)
+{
+	static const float bad[] = { NAN, INFINITY };
+	float x[37], copy[37];
+	struct kv_softmax s;
+	size_t i, b;
+
+	if (level_missing(_i))
+		return;
+	for (b = 0; b < 2; b++)
+		for (i = 0; i < 37; i++) {
+			memset(x, 0, sizeof(x));
+			x[i] = bad[b];
+			kv_cpu_softmax_sums(x, 37, &s);
+			ck_assert_msg(isnan(s.sum), "%g at %zu of 37 went unseen", (double)bad[b], i);
+			memcpy(copy, x, sizeof(x));
+			ck_assert_int_eq(kv_cpu_softmax(copy, 37), KVMOD_ENUMERIC);
+		}
+	for (i = 0; i < 37; i++)
+		x[i] = -INFINITY;
+	kv_cpu_softmax_sums(x, 37, &s);
+	ck_assert_float_eq(s.sum, 0);
+	ck_assert_float_eq(s.max, -FLT_MAX);
+	ck_assert_int_eq(kv_cpu_softmax(x, 37), KVMOD_ENUMERIC);
+	x[20] = 1;
+	kv_cpu_softmax_sums(x, 37, &s);
+	ck_assert_float_eq(s.sum, 1);
+}
+END_TEST
+
+START_TEST(levels)
+{
+	ck_assert(kv_simd_set_level(KV_SIMD_SCALAR));
+	ck_assert_int_eq(kv_simd_level(), KV_SIMD_SCALAR);
+	ck_assert(!kv_simd_set_level((enum kv_simd)LEVELS));
+	ck_assert_int_eq(kv_simd_level(), KV_SIMD_SCALAR);
+	ck_assert_str_eq(kv_simd_name(KV_SIMD_AVX512), "avx512");
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("kernels");
+	TCase *tc = tcase_create("cpu");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+	tcase_add_loop_test(tc, logits, 0, LEVELS);
+	tcase_add_loop_test(tc, conversions, 0, LEVELS);
+	tcase_add_loop_test(tc, softmax, 0, LEVELS);
+	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
+	tcase_add_test(tc, levels);
+	tcase_set_timeout(tc, 60);
+	suite_add_tcase(suite, tc);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
