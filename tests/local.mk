@@ -6,12 +6,17 @@ UNIT_LINK = $(AM_LDFLAGS) -static
 TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS = \
+	tests/test_kernels \
 	tests/test_plan
 
 tests_test_plan_SOURCES = tests/test_plan.c
 tests_test_plan_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_plan_LDFLAGS = $(UNIT_LINK)
 tests_test_plan_LDADD = $(TEST_LIBS)
+
+tests_test_kernels_SOURCES = tests/test_kernels.c tests/random.c tests/random.h
+tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
 if HAVE_CHECK
 check_PROGRAMS += $(UNIT_TESTS)
