@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * AdaKV (arXiv 2407.11550): SnapKV's scores, but the KV heads of a layer compete
+ * for its budget. Each head is sure of a share alpha of its own; the rest goes by
+ * how much of the layer's heaviest it holds. Counts differ from head to head.
+ */
+#include "policies/common.h"
+
+#include <math.h>
+
+struct adakv {
+	struct kvmod_instance instance;
+	struct kvmod_amount budget;
+	int64_t window, pool;
+	int32_t pooling;
+	double alpha;
+	bool said_raised;
+};
+
+#define PARAMS(P, owner) \
+	P(owner, struct adakv, budget, AMOUNT, "0.25", "0..", \
+	  "positions kept by a KV head in the mean, window included: a fraction of those " \
+	  "cached, or a count") \
+	P(owner, struct adakv, window, INT, "32", "1..4096", \
+	  "newest positions, always kept, whose queries are the probes") \
+	P(owner, struct adakv, pool, INT, "7", "1..255", \
+	  "width of the pooling, odd") \
+	P(owner, struct adakv, pooling, CHOICE, "max", KV_POOLINGS, \
+	  "how scores are smoothed") \
+	P(owner, struct adakv, alpha, REAL, "0.2", "0..1", \
+	  "share of its own budget that each KV head is sure of")
+
+KVMOD_PARAMS(policy, adakv, PARAMS);
+
+/* One call: the scores of all heads, those of a layer end to end. */
+struct decision {
+	const struct adakv *self;
+	float *scores;
+	size_t layer_floats;
+};
+
+static int32_t adakv_open(void *self_, const struct kvmod_model *model)
+{
+	const struct adakv *self = self_;
+
+	(void)model;
+	return kv_check_pool(&self->instance, self->pool);
+}
+
+static int32_t adakv_needs(void *self, struct kvmod_needs *needs)
+{
+	needs->what = KVMOD_NEED_K;
+	needs->rows = (struct kvmod_amount){
+		.value = (double)((struct adakv *)self)->window, .is_count = 1,
+	};
+	return 0;
+}
+
+static size_t layer_floats(const struct kv_extent *extent)
+{
+	return (size_t)extent->n_kv_heads * extent->n;
+}
+
+static int32_t adakv_workspace(void *self, const struct kvmod_request *request,
+			       struct kvmod_workspace *need)
+{
+	struct kv_extent extent = kv_extent(request);
+
+	need->host = kv_scratch_bytes(self, request, kv_attention_floats(&extent)) +
+		     request->n_segments * layer_floats(&extent) * sizeof(float);
+	return 0;
+}
+
+/* Positions of a head that are not in the window. */
+static uint32_t scored(const struct adakv *self, const struct kvmod_segment *segment, uint32_t g)
+{
+	uint32_t n = kvmod_head_at(segment, g)->n, window = (uint32_t)self->window;
+
+	return n > window ? n - window : 0;
+}
+
+/* What its own budget leaves a head besides the window. */
+static uint64_t own_budget(const struct adakv *self, const struct kvmod_segment *segment,
+			   uint32_t g)
+{
+	uint32_t n = kvmod_head_at(segment, g)->n, window = (uint32_t)self->window;
+
+	return kv_budget(&self->budget, n, window) - (n < window ? n : window);
+}
+
+static float *scores_of(const struct decision *d, const struct kvmod_segment *segment,
+			uint32_t i, uint32_t g)
+{
+	float *scores = d->scores + i * d->layer_floats;
+
+	for (uint32_t h = 0; h < g; h++)
+		scores += scored(d->self, segment, h);
+	return scores;
+}
+
+static int32_t score_head(const void *d_, const struct kv_task *t)
+{
+	const struct decision *d = d_;
+	const struct adakv *self = d->self;
+	const float *scores;
+	int32_t error = kv_window_scores(t, (uint32_t)self->window, (uint32_t)self->pool,
+					 self->pooling, &scores);
+
+	if (error == 0)
+		memcpy(scores_of(d, t->segment, t->i, t->g), scores,
+		       scored(self, t->segment, t->g) * sizeof(*scores));
+	return error;
+}
+
+/*
+ * How many of the layer's `budget` heaviest positions are each head's. Ties go
+ * to the older position, and of equal positions to the first head.
+ */
+static void count_heaviest(const struct decision *d, const struct kvmod_segment *segment,
+			   uint32_t layer, size_t n, size_t budget, uint32_t *counts)
+{
+	const float *scores = scores_of(d, segment, layer, 0);
+	struct kv_cut cut = kv_heaviest(scores, n, budget);
+	uint32_t longest = 0;
+
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+		uint32_t m = scored(d->self, segment, g);
+
+		longest = m > longest ? m : longest;
+		counts[g] = 0;
+		for (uint32_t i = 0; i < m; i++)
+			counts[g] += kv_order(scores[i]) > cut.key;
+		scores += m;
+	}
+	for (uint32_t i = 0; i < longest && cut.ties; i++) {
+		for (uint32_t g = 0; g < segment->n_kv_heads && cut.ties; g++) {
+			if (i >= scored(d->self, segment, g) ||
+			    kv_order(scores_of(d, segment, layer, g)[i]) != cut.key)
+				continue;
+			counts[g]++;
+			cut.ties--;
+		}
+	}
+}
+
+/* How many scored positions each head may keep, in keep->counts. */
+static void share_out(const struct decision *d, const struct kvmod_segment *segment,
+		      uint32_t layer, struct kvmod_keep *keep)
+{
+	const struct adakv *self = d->self;
+	size_t n = 0, budget = 0;
+
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+		n += scored(self, segment, g);
+		budget += own_budget(self, segment, g);
+	}
+	if (budget < n)
+		count_heaviest(d, segment, layer, n, budget, keep->counts);
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+		double sure = floor(self->alpha * (double)own_budget(self, segment, g));
+		uint32_t m = scored(self, segment, g);
+		double share = budget < n ? (1 - self->alpha) * keep->counts[g] + sure : m;
+
+		/* Halves to even, as its code rounds. */
+		keep->counts[g] = rint(share) < m ? (uint32_t)rint(share) : m;
+	}
+}
+
+static int32_t keep_head(const void *d_, const struct kv_task *t)
+{
+	const struct decision *d = d_;
+
+	kv_keep_heaviest(t, scores_of(d, t->segment, t->i, t->g),
+			 scored(d->self, t->segment, t->g), t->keep->counts[t->g]);
+	return 0;
+}
+
+static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
+			      struct kvmod_plan *plan)
+{
+	struct adakv *self = self_;
+	const struct kvmod_instance *instance = &self->instance;
+	struct kv_extent extent = kv_extent(request);
+	size_t floats = kv_attention_floats(&extent);
+	struct decision d = {
+		.self = self,
+		.scores = (float *)request->scratch +
+			  kv_scratch_bytes(instance, request, floats) / sizeof(float),
+		.layer_floats = layer_floats(&extent),
+	};
+	int32_t error;
+
+	kv_mark_over_budget(instance, request, plan, &self->budget,
+			    (uint32_t)self->window, &self->said_raised);
+	error = kv_check_probes(instance, request, plan);
+	if (error == 0)
+		error = kv_each_head(instance, request, plan, request->scratch, floats,
+				     score_head, &d);
+	if (error)
+		return error;
+	for (uint32_t i = 0; i < request->n_segments; i++)
+		if (kvmod_keep_at(plan, i)->kind == KVMOD_KEEP_HEADS)
+			share_out(&d, kvmod_segment_at(request, i), i, kvmod_keep_at(plan, i));
+	return kv_each_head(instance, request, plan, request->scratch, floats, keep_head, &d);
+}
+
+static const struct kvmod_policy_ops adakv_ops = {
+	.size = sizeof(adakv_ops),
+	.name = "adakv",
+	.description = "SnapKV's scores, heads of a layer share its budget (2407.11550)",
+	.devices = KVMOD_ON_CPU,
+	.instance_size = sizeof(struct adakv),
+	.params = adakv_params,
+	.n_params = sizeof(adakv_params) / sizeof(*adakv_params),
+	.param_stride = sizeof(*adakv_params),
+	.open = adakv_open,
+	.needs = adakv_needs,
+	.workspace = adakv_workspace,
+	.compress = adakv_compress,
+};
+
+static int32_t adakv_init(const struct kvmod_host *host)
+{
+	return host->register_policy(host->ctx, &adakv_ops);
+}
+
+KVMOD_MODULE("adakv", "0.1.0", "Apache-2.0", "The kvmod authors",
+	     "AdaKV: SnapKV's scores, a budget that the KV heads of a layer share", 0,
+	     adakv_init, NULL);

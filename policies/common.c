@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Layer lists, budgets, and the work shared out by KV head. */
+#include "policies/common.h"
+
+#include <stdatomic.h>
+
+bool kv_layer_listed(const struct kvmod_list *list, uint32_t layer)
+{
+	if (list->plain)
+		return list->n_items && layer < list->items[0];
+	for (uint32_t i = 0; i < list->n_items; i++)
+		if (list->items[i] == layer)
+			return true;
+	return false;
+}
+
+/* --- budgets ------------------------------------------------------------------ */
+
+uint64_t kv_budget(const struct kvmod_amount *budget, uint64_t n, uint32_t least)
+{
+	uint64_t c = n;
+
+	if (budget->value < (budget->is_count ? (double)n : 1.0))
+		c = kvmod_amount_of(budget, n);
+	return c > least ? c : least;
+}
+
+void kv_budget_say(const struct kvmod_instance *self, const struct kvmod_amount *budget,
+		   uint64_t n, uint32_t least, bool *said)
+{
+	uint64_t c = kv_budget(budget, n, 0);
+
+	if (*said || c >= least || c >= n)
+		return;
+	*said = true;
+	self->host->log(self->host->ctx, KVMOD_WARN,
+			"a budget of %llu of %llu positions is below what is always kept: "
+			"raised to %u", (unsigned long long)c, (unsigned long long)n, least);
+}
+
+void kv_mark_over_budget(const struct kvmod_instance *self,
+			 const struct kvmod_request *request, struct kvmod_plan *plan,
+			 const struct kvmod_amount *budget, uint32_t least, bool *said)
+{
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
+
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+			uint32_t n = kvmod_head_at(segment, g)->n;
+
+			kv_budget_say(self, budget, n, least, said);
+			if (n > kv_budget(budget, n, least))
+				kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
+		}
+	}
+}
+
+static bool has_keys(const struct kvmod_segment *segment)
+{
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+		if (!kvmod_head_at(segment, g)->k.data)
+			return false;
+	return true;
+}
+
+int32_t kv_check_probes(const struct kvmod_instance *self, const struct kvmod_request *request,
+			const struct kvmod_plan *plan)
+{
+	const struct kvmod_host *host = self->host;
+
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
+
+		if (kvmod_keep_at(plan, i)->kind != KVMOD_KEEP_HEADS)
+			continue;
+		if (!segment->n_rows || !segment->q.data)
+			return host->fail(host->ctx, KVMOD_EINVAL,
+					  "layer %u: no queries, and positions are scored by "
+					  "the attention of the newest ones", segment->layer);
+		if (!has_keys(segment))
+			return host->fail(host->ctx, KVMOD_EINVAL, "layer %u: no keys",
+					  segment->layer);
+	}
+	return 0;
+}
+
+/* --- work, shared out ------------------------------------------------------------ */
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
+struct kv_extent kv_extent(const struct kvmod_request *request)
+{
+	struct kv_extent most = { 0 };
+
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
+
+		most.n_kv_heads = larger(most.n_kv_heads, segment->n_kv_heads);
+		most.head_dim = larger(most.head_dim, segment->head_dim);
+		most.group = larger(most.group, segment->n_q_heads / segment->n_kv_heads);
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+			most.n = larger(most.n, kvmod_head_at(segment, g)->n);
+	}
+	return most;
+}
+
+/* Whole cache lines, so that workers never share one. */
+static size_t slot_floats(size_t floats)
+{
+	return (floats + 15) / 16 * 16;
+}
+
+static uint32_t n_workers(const struct kvmod_instance *self, uint32_t n_tasks)
+{
+	uint32_t n = self->host->n_threads(self->host->ctx);
+
+	return n < n_tasks ? n : n_tasks;
+}
+
+size_t kv_scratch_bytes(const struct kvmod_instance *self, const struct kvmod_request *request,
+			size_t floats)
+{
+	uint32_t n_tasks = request->n_segments * kv_extent(request).n_kv_heads;
+
+	return n_workers(self, n_tasks) * slot_floats(floats) * sizeof(float);
+}
+
+struct job {
+	const struct kvmod_request *request;
+	const struct kvmod_plan *plan;
+	kv_task_fn *fn;
+	const void *arg;
+	float *scratch;
+	size_t slot;
+	uint32_t n_tasks, n_kv_heads;
+	atomic_uint next;
+	atomic_ullong failed;		/* task << 32 | code; ~0: none */
+};
+
+static int32_t run_task(const struct job *job, uint32_t task, float *scratch)
+{
+	const struct kvmod_segment *segment;
+	struct kv_task t = {
+		.i = task / job->n_kv_heads,
+		.g = task % job->n_kv_heads,
+		.scratch = scratch,
+	};
+
+	segment = kvmod_segment_at(job->request, t.i);
+	t.keep = kvmod_keep_at(job->plan, t.i);
+	if (t.g >= segment->n_kv_heads || t.keep->kind != KVMOD_KEEP_HEADS)
+		return 0;
+	t.segment = segment;
+	t.head = kvmod_head_at(segment, t.g);
+	t.n = t.head->n;
+	t.group = segment->n_q_heads / segment->n_kv_heads;
+	return job->fn(job->arg, &t);
+}
+
+static void run_worker(void *arg, uint32_t worker)
+{
+	struct job *job = arg;
+	float *scratch = job->scratch + worker * job->slot;
+	unsigned long long failure, first;
+	uint32_t task;
+	int32_t code;
+
+	while ((task = atomic_fetch_add(&job->next, 1)) < job->n_tasks) {
+		code = run_task(job, task, scratch);
+		if (code == 0)
+			continue;
+		failure = (unsigned long long)task << 32 | (uint32_t)code;
+		first = atomic_load(&job->failed);
+		while (failure < first &&
+		       !atomic_compare_exchange_weak(&job->failed, &first, failure))
+			;
+	}
+}
+
+int32_t kv_each_head(const struct kvmod_instance *self, const struct kvmod_request *request,
+		     const struct kvmod_plan *plan, void *scratch, size_t floats,
+		     kv_task_fn *fn, const void *arg)
+{
+	const struct kvmod_host *host = self->host;
+	uint32_t n_kv_heads = kv_extent(request).n_kv_heads;
+	struct job job = {
+		.request = request,
+		.plan = plan,
+		.fn = fn,
+		.arg = arg,
+		.scratch = scratch,
+		.slot = slot_floats(floats),
+		.n_tasks = request->n_segments * n_kv_heads,
+		.n_kv_heads = n_kv_heads,
+	};
+	unsigned long long failed;
+
+	atomic_init(&job.next, 0);
+	atomic_init(&job.failed, ~0ull);
+	host->parallel(host->ctx, n_workers(self, job.n_tasks), run_worker, &job);
+	failed = atomic_load(&job.failed);
+	if (failed == ~0ull)
+		return 0;
+	return host->fail(host->ctx, (int32_t)(uint32_t)failed,
+			  "layer %u, KV head %u: attention is not finite: "
+			  "NaN or infinity in its keys or queries",
+			  kvmod_segment_at(request, (uint32_t)(failed >> 32) / n_kv_heads)->layer,
+			  (uint32_t)(failed >> 32) % n_kv_heads);
+}
