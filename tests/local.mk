@@ -22,3 +22,7 @@ if HAVE_CHECK
 check_PROGRAMS += $(UNIT_TESTS)
 TESTS += $(UNIT_TESTS)
 endif
+
+EXTRA_DIST += \
+	tests/golden/policies.txt \
+	tests/golden/refreekv.txt

@@ -17,3 +17,13 @@ kvmod_SOURCES = \
 	core/cli/main.c
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(KVMOD_DIRS)
 kvmod_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
+
+# Golden vectors, for selftest and for unit tests.
+noinst_LTLIBRARIES += libvectors.la
+libvectors_la_SOURCES = \
+	core/cli/vectors.c \
+	core/cli/vectors.h \
+	core/cli/vectors_request.c \
+	tests/random.c \
+	tests/random.h
+libvectors_la_LIBADD = $(LIBM)

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Golden vectors: what a policy must decide on given inputs. Reads files such as
+ * tests/golden/policies.txt and refreekv.txt, makes requests of their cases, and
+ * holds plans against what is expected.
+ */
+#ifndef KVMOD_CLI_VECTORS_H
+#define KVMOD_CLI_VECTORS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <kvmod/kvmod.h>
+
+#define VECTORS_MAX_PARAMS	24
+
+/* Inputs, each given for all layers or for none. */
+enum vectors_input {
+	VECTORS_Q,			/* [row][q_head][dim]: the newest rows, oldest first */
+	VECTORS_K,			/* [position][kv_head][dim] */
+	VECTORS_V,			/* the same */
+	VECTORS_WO,			/* [q_head][dim][width] */
+	VECTORS_COLSUM,			/* [q_head][position] */
+	VECTORS_MU,			/* [q_head][dim] */
+	VECTORS_SIGMA,			/* [q_head][dim][dim] */
+	VECTORS_INPUTS
+};
+
+struct vectors_param {
+	char *key, *value;
+};
+
+struct vectors_case {
+	unsigned line;			/* where it begins */
+	char *name, *policy;
+	uint32_t n_layers, n, n_q_heads, n_kv_heads, head_dim, rows, width;
+	uint32_t n_params;
+	struct vectors_param params[VECTORS_MAX_PARAMS];
+	float *input[VECTORS_INPUTS];	/* [layer][...]; NULL: not given */
+	uint32_t given[VECTORS_INPUTS];	/* layers read so far */
+
+	uint32_t n_expected;		/* (layer, KV head) pairs read so far */
+	uint32_t *counts;		/* [layer][kv_head] */
+	uint32_t *kept;			/* [layer][kv_head][n], ascending */
+	double loss;			/* NaN: nothing is expected of it */
+};
+
+/* A file that is being read. */
+struct vectors {
+	const char *path;
+	FILE *file;
+	char *text;			/* the line, and the room that it has */
+	size_t room;
+	unsigned line;
+	char error[512];		/* "FILE:12: ..." after a call that failed */
+};
+
+/* 0, or a KVMOD_E... code and v->error; path must live as long as v. */
+int vectors_open(struct vectors *v, const char *path);
+void vectors_close(struct vectors *v);
+/* 1 and the next case, 0 at the end, or a negative code. */
+int vectors_next(struct vectors *v, struct vectors_case **c);
+void vectors_case_free(struct vectors_case *c);
+
+/* The value of a parameter, or NULL. */
+const char *vectors_param(const struct vectors_case *c, const char *key);
+
+/* --- a case as a request (vectors_request.c) ---------------------------------------- */
+
+/* The model that a case is made for. */
+struct kvmod_model vectors_model(const struct vectors_case *c);
+
+/*
+ * Its parameters as overrides for kvmod_configure(), "policy NAME.key=value".
+ * Those that are the model's (rope, rope_base) are not among them. How many;
+ * the texts are to be freed. 0: out of memory, or none.
+ */
+size_t vectors_overrides(const struct vectors_case *c, char *overrides[VECTORS_MAX_PARAMS]);
+
+/* The request, and the memory that it points to. */
+struct vectors_request {
+	struct kvmod_request request;
+	struct kvmod_segment *segments;
+	struct kvmod_head *heads;
+	unsigned char *k, *v;		/* encoded */
+	float *wo_norm;
+};
+/*
+ * K and V become elements of `type`, which may be Q8_0 only if head_dim is a
+ * multiple of 32. Needs c to live on. 0 or KVMOD_ENOMEM.
+ */
+int vectors_request(const struct vectors_case *c, uint32_t type, struct vectors_request *r);
+void vectors_request_free(struct vectors_request *r);
+
+/*
+ * What KV head g of segment i keeps, as cached indices; kept has room for its n.
+ * The plan must have passed the core's checks.
+ */
+uint32_t vectors_kept(const struct kvmod_request *request, const struct kvmod_plan *plan,
+		      uint32_t i, uint32_t g, uint32_t *kept);
+/* Does the plan decide what the case expects? If not, `why` says where it differs. */
+bool vectors_match(const struct vectors_case *c, const struct kvmod_request *request,
+		   const struct kvmod_plan *plan, char *why, size_t room);
+
+#endif
