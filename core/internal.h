@@ -41,6 +41,8 @@ struct kv_provider {
 	uint32_t on;			/* policies: KVMOD_ON_... */
 	struct kv_module *module;	/* NULL: built into the core */
 	unsigned refs;			/* open instances */
+	void *table;			/* ops, and the parameters that it points to */
+	struct kvmod_param *params;
 };
 
 /*

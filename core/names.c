@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Names: when two are the same, and which is nearest to one that is unknown. */
+#include "core/parts.h"
+
+#include <string.h>
+
+static char fold(char c)
+{
+	return c == '-' ? '_' : c;
+}
+
+bool kv_name_eq(const char *a, const char *b)
+{
+	while (*a && fold(*a) == fold(*b)) {
+		a++;
+		b++;
+	}
+	return fold(*a) == fold(*b);
+}
+
+static bool name_char(char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+	       c == '-' || c == '_';
+}
+
+bool kv_name_valid(const char *name)
+{
+	size_t n = 0;
+
+	while (name_char(name[n]))
+		n++;
+	return n > 0 && name[n] == '\0' && n < sizeof(((struct kv_nearest *)NULL)->best);
+}
+
+static unsigned min3(unsigned a, unsigned b, unsigned c)
+{
+	unsigned ab = a < b ? a : b;
+
+	return ab < c ? ab : c;
+}
+
+/* Edit distance; two neighbours that changed places count as one. */
+static unsigned distance(const char *a, const char *b)
+{
+	enum { LONGEST = sizeof(((struct kv_nearest *)NULL)->best) };
+	unsigned row[3][LONGEST + 1];
+	size_t n = strlen(a), m = strlen(b);
+
+	if (n >= LONGEST || m >= LONGEST)
+		return LONGEST;
+	for (size_t j = 0; j <= m; j++)
+		row[0][j] = (unsigned)j;
+	for (size_t i = 1; i <= n; i++) {
+		unsigned *now = row[i % 3], *last = row[(i + 2) % 3], *before = row[(i + 1) % 3];
+
+		now[0] = (unsigned)i;
+		for (size_t j = 1; j <= m; j++) {
+			unsigned differ = fold(a[i - 1]) != fold(b[j - 1]);
+
+			now[j] = min3(last[j] + 1, now[j - 1] + 1, last[j - 1] + differ);
+			if (i > 1 && j > 1 && fold(a[i - 1]) == fold(b[j - 2]) &&
+			    fold(a[i - 2]) == fold(b[j - 1]) && before[j - 2] + 1 < now[j])
+				now[j] = before[j - 2] + 1;
+		}
+	}
+	return row[n % 3][m];
+}
+
+void kv_nearest_start(struct kv_nearest *nearest, const char *wanted)
+{
+	size_t n = strlen(wanted);
+
+	nearest->wanted = wanted;
+	nearest->best[0] = '\0';
+	/* Farther than that, it is another word. */
+	nearest->distance = n < 4 ? 2 : (unsigned)(n / 3 + 2);
+}
+
+void kv_nearest_offer(struct kv_nearest *nearest, const char *name)
+{
+	unsigned d = distance(nearest->wanted, name);
+
+	if (d >= nearest->distance || strlen(name) >= sizeof(nearest->best))
+		return;
+	nearest->distance = d;
+	strcpy(nearest->best, name);
+}
+
+const char *kv_nearest_hint(const struct kv_nearest *nearest, char *text, size_t room)
+{
+	text[0] = '\0';
+	if (nearest->best[0])
+		snprintf(text, room, "; did you mean `%s`?", nearest->best);
+	return text;
+}
+
+void kv_one_line(char *text)
+{
+	for (; *text; text++)
+		if ((unsigned char)*text < ' ' || *text == 0x7f)
+			*text = *text == '\n' || *text == '\t' ? ' ' : '?';
+}

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the loader, the configuration and the registry share. The files that
+ * only open and use what was loaded need internal.h alone.
+ */
+#ifndef KVMOD_PARTS_H
+#define KVMOD_PARTS_H
+
+#include "core/internal.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+
+/* --- memory that goes together (pile.c) -------------------------------------- */
+
+/* Allocations that are freed all at once. Zeroed, a pile is empty. */
+struct kv_pile {
+	struct kv_chunk *chunks;
+};
+
+/* Zeroed bytes, or NULL after kv_fail(). */
+void *kv_pile_alloc(struct kv_pile *pile, size_t size);
+char *kv_pile_strdup(struct kv_pile *pile, const char *text);
+char *kv_pile_strndup(struct kv_pile *pile, const char *text, size_t n);
+char *kv_pile_printf(struct kv_pile *pile, const char *format, ...) KV_PRINTF(2, 3);
+void kv_pile_free(struct kv_pile *pile);
+
+int kv_no_memory(void);			/* KVMOD_ENOMEM, said in words */
+
+/* --- names (names.c) ----------------------------------------------------------- */
+
+/* '-' and '_' are the same. */
+bool kv_name_eq(const char *a, const char *b);
+/* Letters, digits, '-' and '_', not empty. */
+bool kv_name_valid(const char *name);
+
+/* The nearest of the names offered to it; none is near while best is NULL. */
+struct kv_nearest {
+	const char *wanted;
+	char best[64];			/* "" : none is near */
+	unsigned distance;
+};
+void kv_nearest_start(struct kv_nearest *nearest, const char *wanted);
+void kv_nearest_offer(struct kv_nearest *nearest, const char *name);
+/* "; did you mean `x`?", or "". Lives as long as nearest->best does. */
+const char *kv_nearest_hint(const struct kv_nearest *nearest, char *text, size_t room);
+#define KV_HINT_ROOM 96
+
+/* Puts '?' where a byte would break a line or a terminal. */
+void kv_one_line(char *text);
+
+/* --- configuration (ini.c, config.c) ------------------------------------------- */
+
+/* A file that was read, or the command line: path is NULL then. */
+struct kv_source {
+	const char *path;
+	const char *dir;		/* what relative paths are relative to */
+};
+
+/* A key of a section; key NULL: the section's own line. */
+struct kv_entry {
+	const char *kind;		/* "kvmod", "policy", "engine", "device", ... */
+	const char *name;		/* of the policy, engine or device; else "" */
+	const char *key, *value;
+	const struct kv_source *source;
+	unsigned line;
+};
+
+struct kv_settings {
+	int64_t threads;
+	int32_t log_level;		/* above KVMOD_ERROR */
+	const char *module_path;
+	const char *policy, *engine, *device;
+	const char *allow_owner;
+};
+
+struct kv_config {
+	struct kv_config *older;	/* kept: strings of it were handed out */
+	struct kv_pile pile;
+	const char *path;		/* NULL: no file */
+	const char *asked_path;		/* as kvmod_configure() was told; absolute */
+	const char **overrides;
+	size_t n_overrides;
+	struct kv_entry *entries;
+	size_t n_entries, room;
+	struct kv_settings settings;
+};
+
+/* Appends what the file says. */
+int kv_ini_read(struct kv_config *config, const char *path);
+/* Splits "policy refreekv" and appends; err says what is wrong. */
+int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
+		  const char *section, const char *key, const char *value);
+
+/* Reads files and overrides and checks all of it; the context stays as it is. */
+int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *overrides,
+		   size_t n_overrides, struct kv_config **out);
+/* Makes it the context's; the one before is kept behind it. */
+void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config);
+void kv_config_free(struct kv_config *config);
+
+/* The entry that counts: the last one. NULL: not set. config may be NULL. */
+const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
+				      const char *name, const char *key);
+/* What [alias] says of the name, or the name. */
+const char *kv_config_alias(const struct kv_config *config, const char *name);
+
+/* "FILE:12: [policy refreekv] threshold = 1.5: " and so on; returns code. */
+int kv_entry_fail(int code, const struct kv_entry *entry, const char *format, ...)
+	KV_PRINTF(3, 4);
+/* The same without key and value: "FILE:12: ". */
+int kv_place_fail(int code, const struct kv_entry *entry, const char *format, ...)
+	KV_PRINTF(3, 4);
+/* Puts the place before the message that is there. */
+int kv_place_fail_in(int code, const struct kv_entry *entry);
+
+/* --- parameters (param.c, params.c) --------------------------------------------- */
+
+/* A parameter's value from text into its field; pile owns what it points to. */
+int kv_param_parse(const struct kvmod_param *param, const char *text, const char *dir,
+		   struct kv_pile *pile, void *field);
+size_t kv_param_size(uint32_t type);	/* of the field; 0: no such type */
+size_t kv_param_align(uint32_t type);
+const char *kv_param_type_name(uint32_t type);
+uint32_t kv_param_type(const char *name, size_t length);	/* 0: no such type */
+
+/* Fills the fields of base from a section; what it does not say gets the default. */
+int kv_params_fill(const struct kv_config *config, const char *kind, const char *name,
+		   const struct kvmod_param *params, uint32_t n, struct kv_pile *pile, void *base);
+/* Checks one entry against a table. KVMOD_ENOENT, without words: no such parameter. */
+int kv_params_check(const struct kv_entry *entry, const struct kvmod_param *params, uint32_t n);
+
+/* --- paths (paths.c) --------------------------------------------------------------- */
+
+/* The build tree that this runs from, or NULL. */
+const char *kv_build_tree(void);
+/* The installed folder `dir`, below the DESTDIR that this was staged in, if it was. */
+char *kv_installed(struct kv_pile *pile, const char *dir);
+/* Absolute: "~" expanded, else relative to dir (NULL: the data folders). */
+char *kv_path_resolve(struct kv_pile *pile, const char *path, const char *dir);
+/* The configuration to read. KVMOD_OK with *path NULL: there is none. */
+int kv_path_config(struct kv_pile *pile, const char *asked, const char **path);
+
+struct kv_strings {
+	const char **item;
+	size_t n, room;
+};
+int kv_strings_add(struct kv_pile *pile, struct kv_strings *list, const char *text);
+/* The folders that modules are looked for in, absolute. */
+int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct kv_strings *out);
+/* The files there that may be modules, in name order. */
+int kv_module_files(const struct kv_config *config, struct kv_pile *pile,
+		    struct kv_strings *out);
+
+/* --- module files (modinfo.c, elffile.c, trust.c) ------------------------------------------------ */
+
+struct kv_fact {
+	const char *key, *value;
+};
+
+struct kv_param_fact {
+	const char *owner;
+	struct kvmod_param param;	/* offset 0 */
+};
+
+struct kvmod_modinfo {
+	struct kv_pile pile;
+	const char *path;		/* without symbolic links */
+	int fd;				/* the file that was checked; -1 once it is closed */
+	struct stat st;
+	struct kv_fact *facts;
+	size_t n_facts;
+	struct kv_param_fact *params;
+	unsigned n_params;
+	uint32_t flags;			/* of the descriptor */
+};
+
+/* As kvmod_modinfo_read(), with `config` saying whose files pass; keeps fd open. */
+int kv_modinfo_open(const struct kv_config *config, const char *path,
+		    struct kvmod_modinfo **info);
+/* Does it say kind=name? kind: "policy", "engine", "device", "name". */
+bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const char *name);
+/*
+ * Its i-th parameter of an owner, as a table has it (offset 0; strings are
+ * info's own). False past the last one.
+ */
+bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsigned i,
+		      struct kvmod_param *param);
+
+/* Checks the ELF file info->fd and copies its section. */
+int kv_elf_read(struct kvmod_modinfo *info, char **text, size_t *size);
+int kv_abi_check(uint32_t major, uint32_t minor);
+
+/* May this file and its folders be trusted? path must be without links. */
+int kv_trust(const struct kv_config *config, const char *path, const struct stat *st);
+
+/* --- modules (loader.c, host.c) ---------------------------------------------------------- */
+
+struct kv_module {
+	struct kv_module *next;
+	struct kvmod_ctx *ctx;
+	struct kvmod_module desc;	/* zero-extended */
+	struct kvmod_host host;
+	const char *path;		/* NULL: linked in */
+	void *handle;
+	dev_t dev;
+	ino_t ino;
+	const struct kvmod_modinfo *info;	/* while init() runs; NULL: linked in */
+	bool in_init;
+	struct kv_pile pile;
+};
+
+void kv_host_fill(struct kv_module *module);
+/* Loads a file that was checked, if it is not; frees info. The lock is held. */
+int kv_load_info(struct kvmod_ctx *ctx, struct kvmod_modinfo *info);
+struct kv_module *kv_module_find(struct kvmod_ctx *ctx, const char *name);
+/* Loads by name or absolute path; the lock is held. */
+int kv_load(struct kvmod_ctx *ctx, const char *name_or_path);
+void kv_unload_all(struct kvmod_ctx *ctx);
+/* Makes lock and threads anew in a forked child. */
+int kv_context_after_fork(struct kvmod_ctx *ctx);
+
+/* --- registry (registry.c, provider.c) ------------------------------------------------------ */
+
+const char *kv_kind_name(enum kv_kind kind);	/* "policy", ... */
+/* Checks an ops table and adds it; module NULL: the core's own. The lock is held. */
+int kv_register(struct kvmod_ctx *ctx, struct kv_module *module, enum kv_kind kind,
+		const void *ops);
+/* Takes back what the module registered. The lock is held. */
+void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module);
+bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module);
+struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
+				     const char *name, uint32_t on);
+const struct kvmod_param *kv_provider_params(const struct kv_provider *provider, uint32_t *n);
+/* Checks the sections of policies, engines and devices without running anything. */
+int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);
+
+extern const struct kvmod_policy_ops kv_fullkv_ops;
+
+/* --- threads (pool.c) -------------------------------------------------------------------------- */
+
+struct kv_pool *kv_pool_new(void);
+void kv_pool_free(struct kv_pool *pool);
+void kv_pool_set_threads(struct kv_pool *pool, uint32_t n);	/* 0: one per processor */
+
+#endif
