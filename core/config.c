@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The configuration: files, drop-ins and overrides, checked as a whole. */
+#include "core/parts.h"
+
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- what a section may be called ----------------------------------------------- */
+
+static const struct {
+	const char *kind;
+	bool named;			/* "[policy NAME]" */
+} kinds[] = {
+	{ "kvmod", false },
+	{ "policy", true },
+	{ "engine", true },
+	{ "device", true },
+	{ "alias", false },
+	{ "blacklist", false },
+};
+
+static int unknown_section(const char *section, const char *kind, const char *name)
+{
+	struct kv_nearest nearest;
+
+	kv_nearest_start(&nearest, kind);
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		kv_nearest_offer(&nearest, kinds[i].kind);
+	if (!nearest.best[0])
+		return kv_fail(KVMOD_EINVAL, "unknown section [%s]", section);
+	return kv_fail(KVMOD_EINVAL, "unknown section [%s]; did you mean [%s%s%s]?", section,
+		       nearest.best, *name ? " " : "", name);
+}
+
+/* "policy refreekv" -> kind "policy", name "refreekv" */
+static int split_section(struct kv_pile *pile, const char *section, const char **kind,
+			 const char **name)
+{
+	size_t n = strcspn(section, " \t");
+	const char *rest = section + n + strspn(section + n, " \t");
+
+	*kind = kv_pile_strndup(pile, section, n);
+	*name = kv_pile_strdup(pile, rest);
+	if (!*kind || !*name)
+		return KVMOD_ENOMEM;
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+		if (strcmp(*kind, kinds[i].kind) != 0)
+			continue;
+		if (kinds[i].named && !*rest)
+			return kv_fail(KVMOD_EINVAL, "section [%s] names no %s: expected [%s NAME]",
+				       section, *kind, *kind);
+		if (kinds[i].named ? !kv_name_valid(rest) : *rest != '\0')
+			break;
+		return KVMOD_OK;
+	}
+	return unknown_section(section, *kind, *name);
+}
+
+/* --- entries --------------------------------------------------------------------------- */
+
+static bool same(const struct kv_entry *a, const char *kind, const char *name, const char *key)
+{
+	return a->key && strcmp(a->kind, kind) == 0 && kv_name_eq(a->name, name) &&
+	       kv_name_eq(a->key, key);
+}
+
+static int check_new(const struct kv_config *config, const struct kv_entry *new)
+{
+	if (new->key[0] == '\0')
+		return kv_fail(KVMOD_EINVAL, "expected a key before the `=`");
+	if (!new->source->path)		/* -o: the last one counts */
+		return KVMOD_OK;
+	for (size_t i = 0; i < config->n_entries; i++) {
+		const struct kv_entry *e = &config->entries[i];
+
+		if (e->source == new->source && same(e, new->kind, new->name, new->key))
+			return kv_fail(KVMOD_EINVAL, "[%s%s%s] %s is set a second time; first on line %u",
+				       new->kind, *new->name ? " " : "", new->name, new->key, e->line);
+	}
+	return KVMOD_OK;
+}
+
+static int append(struct kv_config *config, const struct kv_entry *entry)
+{
+	if (config->n_entries == config->room) {
+		size_t room = config->room ? 2 * config->room : 64;
+		struct kv_entry *entries = reallocarray(config->entries, room, sizeof(*entries));
+
+		if (!entries)
+			return kv_no_memory();
+		config->entries = entries;
+		config->room = room;
+	}
+	config->entries[config->n_entries++] = *entry;
+	return KVMOD_OK;
+}
+
+int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
+		  const char *section, const char *key, const char *value)
+{
+	struct kv_entry entry = { .source = source, .line = line };
+	int err;
+
+	if (key && !*section)
+		return kv_fail(KVMOD_EINVAL, "`%s` stands before any [section]", key);
+	err = split_section(&config->pile, section, &entry.kind, &entry.name);
+	if (err || !key)
+		return err ? err : append(config, &entry);
+	entry.key = kv_pile_strdup(&config->pile, key);
+	entry.value = kv_pile_strdup(&config->pile, value);
+	if (!entry.key || !entry.value)
+		return KVMOD_ENOMEM;
+	err = check_new(config, &entry);
+	return err ? err : append(config, &entry);
+}
+
+const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
+				      const char *name, const char *key)
+{
+	for (size_t i = config ? config->n_entries : 0; i-- > 0;)
+		if (same(&config->entries[i], kind, name, key))
+			return &config->entries[i];
+	return NULL;
+}
+
+const char *kv_config_alias(const struct kv_config *config, const char *name)
+{
+	const struct kv_entry *entry = kv_config_find(config, "alias", "", name);
+
+	return entry ? entry->value : name;
+}
+
+/* --- where it stands ---------------------------------------------------------------------- */
+
+static int place_fail(int code, const struct kv_entry *e, bool with_value, const char *reason)
+{
+	const char *blank = *e->name ? " " : "";
+
+	if (!e->source->path)
+		return kv_fail(code, "-o %s%s%s.%s=%s: %s", e->kind, blank, e->name, e->key,
+			       e->value, reason);
+	if (!with_value)
+		return kv_fail(code, "%s:%u: %s", e->source->path, e->line, reason);
+	return kv_fail(code, "%s:%u: [%s%s%s] %s = %s: %s", e->source->path, e->line, e->kind,
+		       blank, e->name, e->key, e->value, reason);
+}
+
+int kv_entry_fail(int code, const struct kv_entry *entry, const char *format, ...)
+{
+	char reason[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
+	return place_fail(code, entry, true, reason);
+}
+
+int kv_place_fail(int code, const struct kv_entry *entry, const char *format, ...)
+{
+	char reason[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
+	return place_fail(code, entry, false, reason);
+}
+
+int kv_place_fail_in(int code, const struct kv_entry *entry)
+{
+	return kv_place_fail(code, entry, "%s", kvmod_error());
+}
+
+/* --- overrides and drop-ins ------------------------------------------------------------------ */
+
+/* "SECTION.KEY=VALUE", split at the last dot before the first "=". */
+static int split_override(struct kv_pile *pile, const char *text, const char **section,
+			  const char **key, const char **value)
+{
+	const char *equal = strchr(text, '='), *dot = equal;
+
+	while (dot && dot > text && *dot != '.')
+		dot--;
+	if (!equal || *dot != '.' || dot == text || dot + 1 == equal)
+		return kv_fail(KVMOD_EINVAL, "-o %s: expected SECTION.KEY=VALUE", text);
+	*section = kv_pile_strndup(pile, text, (size_t)(dot - text));
+	*key = kv_pile_strndup(pile, dot + 1, (size_t)(equal - dot - 1));
+	*value = equal + 1;
+	return *section && *key ? KVMOD_OK : KVMOD_ENOMEM;
+}
+
+static int add_override(struct kv_config *config, const struct kv_source *source, const char *text)
+{
+	const char *section = NULL, *key = NULL, *value = NULL;
+	int err = split_override(&config->pile, text, &section, &key, &value);
+
+	if (err)
+		return err;
+	err = kv_config_add(config, source, 0, section, key, value);
+	return err ? kv_fail_in(err, "-o %s", text) : err;
+}
+
+static int add_overrides(struct kv_config *config, const char *const *overrides, size_t n)
+{
+	struct kv_source *source = kv_pile_alloc(&config->pile, sizeof(*source));
+	int err = source ? KVMOD_OK : KVMOD_ENOMEM;
+
+	config->overrides = kv_pile_alloc(&config->pile, (n + 1) * sizeof(*config->overrides));
+	if (err || !config->overrides)
+		return KVMOD_ENOMEM;
+	source->dir = "./";
+	for (size_t i = 0; i < n && err == KVMOD_OK; i++) {
+		config->overrides[i] = kv_pile_strdup(&config->pile, overrides[i]);
+		if (!config->overrides[i])
+			return KVMOD_ENOMEM;
+		config->n_overrides++;
+		err = add_override(config, source, overrides[i]);
+	}
+	return err;
+}
+
+static int is_drop_in(const struct dirent *entry)
+{
+	size_t n = strlen(entry->d_name);
+
+	return entry->d_name[0] != '.' && n > 5 && strcmp(entry->d_name + n - 5, ".conf") == 0;
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+	return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+/* FILE.d/ *.conf, in name order; that there is none is fine. */
+static int read_drop_ins(struct kv_config *config)
+{
+	char *dir = kv_pile_printf(&config->pile, "%s.d", config->path);
+	struct dirent **entries;
+	int n, err = KVMOD_OK;
+
+	if (!dir)
+		return KVMOD_ENOMEM;
+	n = scandir(dir, &entries, is_drop_in, by_name);
+	for (int i = 0; i < n; i++) {
+		char *path = NULL;
+
+		if (err == KVMOD_OK)
+			path = kv_pile_printf(&config->pile, "%s/%s", dir, entries[i]->d_name);
+		if (path)
+			err = kv_ini_read(config, path);
+		else if (err == KVMOD_OK)
+			err = KVMOD_ENOMEM;
+		free(entries[i]);
+	}
+	if (n >= 0)
+		free(entries);
+	return err;
+}
+
+/* --- [kvmod] ------------------------------------------------------------------------------------ */
+
+#define SETTING(field, kind, def_, range_) \
+	{ #field, KVMOD_PARAM_##kind, offsetof(struct kv_settings, field), def_, range_, "" }
+
+static const struct kvmod_param settings[] = {
+	SETTING(module_path, STRING, "", ""),
+	SETTING(policy, STRING, "fullkv", ""),
+	SETTING(engine, STRING, "ggml", ""),
+	SETTING(device, STRING, "auto", ""),
+	SETTING(threads, INT, "0", "0..1024"),
+	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
+	SETTING(allow_owner, STRING, "", ""),
+};
+#define N_SETTINGS ((uint32_t)(sizeof(settings) / sizeof(*settings)))
+
+static int check_setting(const struct kv_entry *entry)
+{
+	int err = kv_params_check(entry, settings, N_SETTINGS);
+	struct kv_nearest nearest;
+	char hint[KV_HINT_ROOM];
+
+	if (err != KVMOD_ENOENT)
+		return err;
+	kv_nearest_start(&nearest, entry->key);
+	for (uint32_t i = 0; i < N_SETTINGS; i++)
+		kv_nearest_offer(&nearest, settings[i].name);
+	return kv_place_fail(KVMOD_EINVAL, entry, "[kvmod] has no setting `%s`%s", entry->key,
+			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
+}
+
+static int check_alias(const struct kv_entry *entry)
+{
+	if (!kv_name_valid(entry->key) || !kv_name_valid(entry->value))
+		return kv_entry_fail(KVMOD_EINVAL, entry, "expected NAME = NAME");
+	return KVMOD_OK;
+}
+
+/* Sections of what an alias stands for are those of its target. */
+static int settle_entries(struct kv_config *config)
+{
+	int err = KVMOD_OK;
+
+	for (size_t i = 0; i < config->n_entries && err == KVMOD_OK; i++) {
+		struct kv_entry *e = &config->entries[i];
+
+		if (*e->name)
+			e->name = kv_config_alias(config, e->name);
+		else if (e->key && strcmp(e->kind, "kvmod") == 0)
+			err = check_setting(e);
+		else if (e->key && strcmp(e->kind, "alias") == 0)
+			err = check_alias(e);
+	}
+	return err;
+}
+
+/* --- all of it ------------------------------------------------------------------------------------ */
+
+static int read_all(struct kvmod_ctx *ctx, struct kv_config *config, const char *path,
+		    const char *const *overrides, size_t n_overrides)
+{
+	int err = kv_path_config(&config->pile, path, &config->path);
+
+	if (err == KVMOD_OK && path) {
+		config->asked_path = kv_path_resolve(&config->pile, path, "./");
+		err = config->asked_path ? KVMOD_OK : KVMOD_ENOMEM;
+	}
+	if (err == KVMOD_OK && config->path)
+		err = kv_ini_read(config, config->path);
+	if (err == KVMOD_OK && config->path)
+		err = read_drop_ins(config);
+	if (err == KVMOD_OK)
+		err = add_overrides(config, overrides, n_overrides);
+	if (err == KVMOD_OK)
+		err = settle_entries(config);
+	if (err == KVMOD_OK)
+		err = kv_params_fill(config, "kvmod", "", settings, N_SETTINGS, &config->pile,
+				     &config->settings);
+	if (err == KVMOD_OK)
+		err = kv_sections_check(ctx, config);
+	return err;
+}
+
+int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *overrides,
+		   size_t n_overrides, struct kv_config **out)
+{
+	struct kv_config *config = calloc(1, sizeof(*config));
+	int err;
+
+	if (!config)
+		return kv_no_memory();
+	err = read_all(ctx, config, path, overrides, n_overrides);
+	if (err)
+		kv_config_free(config);
+	else
+		*out = config;
+	return err;
+}
+
+void kv_config_free(struct kv_config *config)
+{
+	while (config) {
+		struct kv_config *older = config->older;
+
+		kv_pile_free(&config->pile);
+		free(config->entries);
+		free(config);
+		config = older;
+	}
+}
+
+void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config)
+{
+	config->older = ctx->config;
+	ctx->config = config;
+	kv_pool_set_threads(ctx->pool, (uint32_t)config->settings.threads);
+	if (kv_config_find(config, "kvmod", "", "log_level"))
+		ctx->log_level = KVMOD_ERROR + (uint32_t)config->settings.log_level;
+}
+
+int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
+		    const char *const *overrides, size_t n_overrides)
+{
+	struct kv_config *config;
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	err = kv_config_read(ctx, path, overrides, n_overrides, &config);
+	if (err == KVMOD_OK)
+		kv_config_install(ctx, config);
+	pthread_mutex_unlock(&ctx->lock);
+	return err;
+}
+
+const char *kvmod_config_path(struct kvmod_ctx *ctx)
+{
+	const char *path;
+
+	pthread_mutex_lock(&ctx->lock);
+	path = ctx->config ? ctx->config->path : NULL;
+	pthread_mutex_unlock(&ctx->lock);
+	return path;
+}
+
+static const char *find_value(const struct kv_config *config, const char *section, const char *key)
+{
+	struct kv_pile pile = { 0 };
+	const struct kv_entry *entry = NULL;
+	const char *kind, *name;
+
+	if (split_section(&pile, section, &kind, &name) == KVMOD_OK)
+		entry = kv_config_find(config, kind, kv_config_alias(config, name), key);
+	kv_pile_free(&pile);
+	return entry ? entry->value : NULL;
+}
+
+const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key)
+{
+	const char *value;
+
+	pthread_mutex_lock(&ctx->lock);
+	value = find_value(ctx->config, section, key);
+	pthread_mutex_unlock(&ctx->lock);
+	return value;
+}
