@@ -12,12 +12,30 @@ pkgconfig_DATA = core/kvmod.pc
 
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
+	core/config.c \
+	core/context.c \
+	core/elffile.c \
 	core/engine.c \
+	core/fullkv.c \
+	core/host.c \
+	core/ini.c \
 	core/internal.h \
+	core/loader.c \
 	core/log.c \
+	core/modinfo.c \
+	core/names.c \
+	core/param.c \
+	core/params.c \
+	core/parts.h \
+	core/paths.c \
+	core/pile.c \
 	core/plan.c \
 	core/policy.c \
-	core/session.c
+	core/pool.c \
+	core/provider.c \
+	core/registry.c \
+	core/session.c \
+	core/trust.c
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)
 libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)
 libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \
@@ -25,7 +43,7 @@ libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \
 libkvmod_la_DEPENDENCIES = libkernels.la core/libkvmod.map
 EXTRA_DIST += core/libkvmod.map
 
-KVMOD_DIRS = -DKVMOD_MODULE_DIR='"$(moduledir)"' -DKVMOD_DATA_DIR='"$(pkgdatadir)"' \
+KVMOD_DIRS = -DKVMOD_LIB_DIR='"$(libdir)"' -DKVMOD_MODULE_DIR='"$(moduledir)"' -DKVMOD_DATA_DIR='"$(pkgdatadir)"' \
 	-DKVMOD_CONF_DIR='"$(confdir)"'
 
 include $(srcdir)/core/cli/local.mk

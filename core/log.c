@@ -34,7 +34,9 @@ int kv_fail_in(int code, const char *format, ...)
 	kv_vfail(code, format, args);
 	va_end(args);
 	n = strlen(last_error);
-	snprintf(last_error + n, sizeof(last_error) - n, ": %s", reason);
+	/* What no longer fits is cut. */
+	if (snprintf(last_error + n, sizeof(last_error) - n, ": %s", reason) < 0)
+		last_error[n] = '\0';
 	return code;
 }
 

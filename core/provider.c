@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From a name to what provides it: what is registered, else the module files,
+ * whose sections say what they have. A section of the configuration is checked
+ * against the same files, without running them.
+ */
+#include "core/parts.h"
+
+#include <string.h>
+
+/* --- module files, as far as their sections tell ------------------------------------- */
+
+/* "/x/refreekv.so" -> "refreekv" */
+static bool stem_is(const char *path, const char *name)
+{
+	const char *slash = strrchr(path, '/');
+	char stem[64];
+	size_t n;
+
+	path = slash ? slash + 1 : path;
+	n = strlen(path) - strlen(".so");
+	if (n >= sizeof(stem))
+		return false;
+	memcpy(stem, path, n);
+	stem[n] = '\0';
+	return kv_name_eq(stem, name);
+}
+
+/* The files of the module path: those called NAME.so first. */
+static int files_for(const struct kv_config *config, const char *name, struct kv_pile *pile,
+		     struct kv_strings *out)
+{
+	struct kv_strings all = { 0 };
+	int err = kv_module_files(config, pile, &all);
+
+	for (int other = 0; other < 2; other++)
+		for (size_t i = 0; i < all.n && err == KVMOD_OK; i++)
+			if (stem_is(all.item[i], name) == !other)
+				err = kv_strings_add(pile, out, all.item[i]);
+	return err;
+}
+
+struct search {
+	const char *kind, *name;
+	struct kv_nearest nearest;
+	unsigned n_refused;
+};
+
+/* Does the file say that it has it? Its other names are remembered as near ones. */
+static bool offers(struct search *s, const struct kvmod_modinfo *info)
+{
+	const char *name;
+
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, s->kind, i)); i++)
+		kv_nearest_offer(&s->nearest, name);
+	return kv_modinfo_says(info, s->kind, s->name);
+}
+
+static int not_found(struct kvmod_ctx *ctx, const struct kv_config *config, struct search *s)
+{
+	char hint[KV_HINT_ROOM], where[512] = "", refused[64] = "";
+	struct kv_strings dirs = { 0 };
+	struct kv_pile pile = { 0 };
+
+	for (const struct kv_provider *p = ctx->providers; p; p = p->next)
+		if (strcmp(kv_kind_name(p->kind), s->kind) == 0)
+			kv_nearest_offer(&s->nearest, p->name);
+	if (kv_module_path(config, &pile, &dirs) == KVMOD_OK)
+		for (size_t i = 0, n = 0; i < dirs.n && n < sizeof(where); i++)
+			n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s",
+					      i ? ":" : "", dirs.item[i]);
+	kv_pile_free(&pile);
+	if (s->n_refused)
+		snprintf(refused, sizeof(refused), ", %u files there are refused: see `kvmod list`",
+			 s->n_refused);
+	kv_nearest_hint(&s->nearest, hint, sizeof(hint));
+	return kv_fail(KVMOD_ENOENT, "no %s `%s`%s (looked in %s%s)", s->kind, s->name, hint,
+		       where, refused);
+}
+
+/* --- getting ---------------------------------------------------------------------------- */
+
+/* Loads the file if it has it. That another file is refused is no failure here. */
+static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
+{
+	struct kvmod_modinfo *info;
+	int err = kv_modinfo_open(ctx->config, path, &info);
+
+	if (err && !stem_is(path, s->name)) {
+		s->n_refused++;
+		return KVMOD_OK;
+	}
+	if (err)
+		return err;
+	if (offers(s, info))
+		return kv_load_info(ctx, info);
+	kvmod_modinfo_free(info);
+	return KVMOD_OK;
+}
+
+/* Loads files until one registers it, for that device. */
+static int load_for(struct kvmod_ctx *ctx, enum kv_kind kind, uint32_t on, struct search *s)
+{
+	struct kv_strings files = { 0 };
+	struct kv_pile pile = { 0 };
+	int err = files_for(ctx->config, s->name, &pile, &files);
+
+	for (size_t i = 0; i < files.n && err == KVMOD_OK; i++) {
+		err = try_file(ctx, files.item[i], s);
+		if (err == KVMOD_OK && kv_provider_find(ctx, kind, s->name, on))
+			break;
+	}
+	kv_pile_free(&pile);
+	return err;
+}
+
+static int find_or_load(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
+			struct kv_provider **out)
+{
+	struct search s = { .kind = kv_kind_name(kind), .name = name };
+	int err;
+
+	*out = kv_provider_find(ctx, kind, name, on);
+	if (*out)
+		return KVMOD_OK;
+	kv_nearest_start(&s.nearest, name);
+	err = load_for(ctx, kind, on, &s);
+	if (err)
+		return err;
+	*out = kv_provider_find(ctx, kind, name, on);
+	if (*out)
+		return KVMOD_OK;
+	if (kv_provider_find(ctx, kind, name, 0))
+		return kv_fail(KVMOD_ENOTSUP, "%s `%s` does not run on this device", s.kind, name);
+	return not_found(ctx, ctx->config, &s);
+}
+
+int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
+		    uint32_t on, struct kv_provider **out)
+{
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	err = find_or_load(ctx, kind, kv_config_alias(ctx->config, name), on, out);
+	if (err == KVMOD_OK)
+		(*out)->refs++;
+	pthread_mutex_unlock(&ctx->lock);
+	return err;
+}
+
+/* --- modules by name ----------------------------------------------------------------------- */
+
+static int load_name(struct kvmod_ctx *ctx, const char *name)
+{
+	struct search s = { .kind = "module", .name = name };
+	struct kv_strings files = { 0 };
+	struct kv_pile pile = { 0 };
+	struct kvmod_modinfo *info;
+	bool found = false;
+	int err = files_for(ctx->config, name, &pile, &files);
+
+	kv_nearest_start(&s.nearest, name);
+	for (size_t i = 0; i < files.n && err == KVMOD_OK && !found; i++) {
+		err = kv_modinfo_open(ctx->config, files.item[i], &info);
+		if (err && !stem_is(files.item[i], name)) {
+			s.n_refused++;
+			err = KVMOD_OK;
+			continue;
+		}
+		if (err)
+			break;
+		kv_nearest_offer(&s.nearest, kvmod_modinfo_get(info, "name", 0));
+		found = kv_modinfo_says(info, "name", name);
+		if (found)
+			err = kv_load_info(ctx, info);
+		else
+			kvmod_modinfo_free(info);
+	}
+	kv_pile_free(&pile);
+	return err || found ? err : not_found(ctx, ctx->config, &s);
+}
+
+int kv_load(struct kvmod_ctx *ctx, const char *name)
+{
+	struct kvmod_modinfo *info;
+	int err;
+
+	if (*name == '/') {
+		err = kv_modinfo_open(ctx->config, name, &info);
+		return err ? err : kv_load_info(ctx, info);
+	}
+	if (strchr(name, '/'))
+		return kv_fail(KVMOD_EINVAL, "%s: a module is named by its name or an absolute path", name);
+	name = kv_config_alias(ctx->config, name);
+	return kv_module_find(ctx, name) ? KVMOD_OK : load_name(ctx, name);
+}
+
+int kvmod_modules_each(struct kvmod_ctx *ctx,
+		       int (*fn)(void *arg, const char *path, int error,
+				 const struct kvmod_modinfo *info), void *arg)
+{
+	struct kv_strings files = { 0 };
+	struct kv_pile pile = { 0 };
+	struct kvmod_modinfo *info;
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	err = kv_module_files(ctx->config, &pile, &files);
+	pthread_mutex_unlock(&ctx->lock);
+	for (size_t i = 0; i < files.n && err == KVMOD_OK; i++) {
+		int refused = kvmod_modinfo_read(ctx, files.item[i], &info);
+
+		err = fn(arg, files.item[i], refused, refused ? NULL : info);
+		if (!refused)
+			kvmod_modinfo_free(info);
+	}
+	kv_pile_free(&pile);
+	return err;
+}
+
+int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config)
+{
+	(void)ctx;
+	(void)config;
+	return KVMOD_OK;
+}
