@@ -1,1 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+dist_man_MANS += \
+	man/kvmod-module.7 \
+	man/kvmod-policies.7 \
+	man/kvmod.conf.5 \
+	man/libkvmod.3
+
+TESTS += tests/man.test.sh
+EXTRA_DIST += tests/man.test.sh

@@ -1,0 +1,88 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The manual pages: clean, and in agreement with what they describe.
+: "${srcdir:=.}"
+man=$srcdir/man
+status=0
+skipped=
+
+fail() {
+	echo "FAIL: $*"
+	status=1
+}
+
+# Says what is only in one of two lists of words, one a line each.
+same() {
+	what=$1 here=$2 there=$3
+	sort -u "$4" >"$tmp/a"
+	sort -u "$5" >"$tmp/b"
+	[ -s "$tmp/a" ] || fail "$what: nothing found in $here"
+	[ -s "$tmp/b" ] || fail "$what: nothing found in $there"
+	for word in $(comm -23 "$tmp/a" "$tmp/b" | tr ' ' '^'); do
+		fail "$what: $(echo "$word" | tr '^' ' ') is in $here, not in $there"
+	done
+	for word in $(comm -13 "$tmp/a" "$tmp/b" | tr ' ' '^'); do
+		fail "$what: $(echo "$word" | tr '^' ' ') is in $there, not in $here"
+	done
+}
+
+# A variable of the build.
+makefile() {
+	sed -n "s/^$1 = //p" Makefile
+}
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-man.XXXXXX") || exit 99
+trap 'rm -rf "$tmp"' EXIT
+
+# --- lint ------------------------------------------------------------------------
+
+# That a page is not installed, or not in a stale index, says nothing of ours.
+lint_mandoc() {
+	mandoc -T lint "$1" 2>&1 | grep -v -e 'referenced manual not found' -e 'outdated mandoc.db'
+}
+
+lint_groff() {
+	groff -mandoc -ww -z "$1" 2>&1
+}
+
+for tool in mandoc groff; do
+	if ! command -v $tool >/dev/null; then
+		skipped="$skipped $tool"
+		continue
+	fi
+	for page in "$man"/*.[1-9]; do
+		words=$(lint_$tool "$page")
+		[ -z "$words" ] || fail "$tool: $words"
+	done
+	echo "$tool: the pages are clean"
+done
+
+# --- libkvmod(3): every exported symbol, declared as the headers declare it --------
+
+sed -n 's/^[[:space:]]*\(kvmod_[a-z0-9_]*\);$/\1/p' "$srcdir/core/libkvmod.map" >"$tmp/exported"
+# ".Ft int", ".Fo name", ".Fa arg" ..., ".Fc" -> "int name(arg, ...);"
+awk '
+	/^\.Ft / { sub(/^\.Ft "?/, ""); sub(/"$/, ""); type = $0 }
+	/^\.Fn kvmod_[a-z_]* void$/ { print type, $2 "(void);" }
+	/^\.Fo / { text = type " " $2 "("; blank = "" }
+	/^\.Fa "/ && text { sub(/^\.Fa "/, ""); sub(/"$/, ""); text = text blank $0; blank = ", " }
+	/^\.Fc/ { print text ");"; text = "" }
+' "$man/libkvmod.3" >"$tmp/declared"
+sed 's/(.*//; s/.* //' "$tmp/declared" >"$tmp/documented"
+same symbols libkvmod.map libkvmod.3 "$tmp/exported" "$tmp/documented"
+
+# A declaration that differs from the headers' does not compile.
+{
+	echo '#include <kvmod/kvmod.h>'
+	grep -v '(\.\.\.)' "$tmp/declared"
+} >"$tmp/declared.c"
+words=$($(makefile CC) -I"$srcdir/core/include" -fsyntax-only "$tmp/declared.c" 2>&1) ||
+	fail "declarations in libkvmod.3: $words"
+
+# -------------------------------------------------------------------------------------
+
+[ "$skipped" != ' mandoc groff' ] || {
+	echo 'skipped: the pages are not linted: neither mandoc nor groff is there'
+	[ $status -ne 0 ] || status=77
+}
+exit $status
