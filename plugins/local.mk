@@ -1,5 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 
+if HAVE_GGML
+noinst_LTLIBRARIES += libengine_ggml.la
+libengine_ggml_la_SOURCES = \
+	plugins/ggml/arch.c \
+	plugins/ggml/backend.c \
+	plugins/ggml/cache.c \
+	plugins/ggml/chat.c \
+	plugins/ggml/engine.c \
+	plugins/ggml/engine.h \
+	plugins/ggml/gguf.c \
+	plugins/ggml/graph.c \
+	plugins/ggml/inputs.c \
+	plugins/ggml/model.c \
+	plugins/ggml/replay.c \
+	plugins/ggml/request.c \
+	plugins/ggml/rows.c \
+	plugins/ggml/seq.c \
+	plugins/ggml/step.c \
+	plugins/ggml/text.c
+libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+libengine_ggml_la_LIBADD = $(GGML_LIBS) $(LIBM)
+
+module_LTLIBRARIES += ggml.la
+ggml_la_SOURCES = plugins/ggml/module.c
+ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+ggml_la_LIBADD = libengine_ggml.la
+ggml_la_LDFLAGS = $(MODULE_LINK)
+endif
+
 EXTRA_DIST += \
 	plugins/ggml/supply/build-tools.txt \
 	plugins/ggml/supply/llama.txt \

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The instance: its parameters, and what the core calls. */
+#include "engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ENGINE_PARAMS(P, owner) \
+	P(owner, struct gg_engine, model, PATH, "models/SmolLM2-135M-Instruct.Q4_1.gguf", "", \
+	  "the model, a GGUF file") \
+	P(owner, struct gg_engine, context, INT, "0", "0..", \
+	  "longest sequence in tokens; 0: what the model was trained for") \
+	P(owner, struct gg_engine, context_override, BOOL, "no", "", \
+	  "let sequences go past the context, for policies that bound the cache") \
+	P(owner, struct gg_engine, threads, INT, "0", "0..512", \
+	  "threads of ggml; 0: as many as the host has") \
+	P(owner, struct gg_engine, batch, INT, "512", "1..16384", \
+	  "tokens that one pass takes at most") \
+	P(owner, struct gg_engine, gpu_layers, INT, "0", "0..", \
+	  "layers that run on a GPU; this engine runs on the CPU: 0") \
+	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
+	  "element type of the cached K and V")
+KVMOD_PARAMS(engine, ggml, ENGINE_PARAMS);
+
+static const enum ggml_type cache_types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 };
+
+static int32_t set_limits(struct gg_engine *engine)
+{
+	uint64_t trained = engine->net.context, wanted = (uint64_t)engine->context;
+
+	engine->type = cache_types[engine->cache_type];
+	if (engine->net.head_dim % (uint32_t)ggml_blck_size(engine->type))
+		return gg_fail(engine, KVMOD_ENOTSUP, "cache_type = %s needs a head dimension in blocks of %lld; this model's is %u",
+			       ggml_type_name(engine->type), (long long)ggml_blck_size(engine->type),
+			       engine->net.head_dim);
+	if (wanted > trained && !engine->context_override)
+		return gg_fail(engine, KVMOD_ERANGE, "context = %llu, but the model was trained for %llu: set context_override = yes to go past that",
+			       (unsigned long long)wanted, (unsigned long long)trained);
+	engine->limit = wanted ? wanted : trained;
+	if (engine->context_override)
+		engine->limit = INT32_MAX;
+	return KVMOD_OK;
+}
+
+static void describe(struct gg_engine *engine)
+{
+	const struct gg_model *net = &engine->net;
+
+	engine->public_model = (struct kvmod_model){
+		.size = sizeof(struct kvmod_model),
+		.n_layers = net->n_layers, .n_q_heads = net->n_q_heads,
+		.n_kv_heads = net->n_kv_heads, .head_dim = net->head_dim,
+		.n_vocab = (uint32_t)net->dims[GG_VOCAB],
+		.context = engine->context ? (uint64_t)engine->context : net->context,
+		.name = net->name, .architecture = net->family->architecture,
+		.scale = net->scale, .rope_base = net->rope.base,
+		.rope_interleaved = net->rope.type == GGML_ROPE_TYPE_NORMAL,
+		.end_tokens = engine->text.end_tokens, .n_end_tokens = engine->text.n_end_tokens,
+	};
+}
+
+static void gg_close(void *self)
+{
+	struct gg_engine *engine = self;
+
+	gg_graph_free(&engine->graph);
+	gg_text_close(engine);
+	gg_model_close(engine);
+	gg_backend_close(engine);
+}
+
+static int32_t gg_open(void *self)
+{
+	struct gg_engine *engine = self;
+	int32_t code;
+
+	if ((code = gg_backend_open(engine)) || (code = gg_model_open(engine)) ||
+	    (code = set_limits(engine)) || (code = gg_text_open(engine))) {
+		gg_close(engine);
+		return code;
+	}
+	describe(engine);
+	return KVMOD_OK;
+}
+
+static const struct kvmod_model *gg_describe(void *self)
+{
+	return &((struct gg_engine *)self)->public_model;
+}
+
+/* Signal handlers call it: one store. */
+static void gg_cancel(void *self)
+{
+	atomic_store(&((struct gg_engine *)self)->backend.cancelled, true);
+}
+
+const struct kvmod_engine_ops gg_engine_ops = {
+	.size = sizeof(struct kvmod_engine_ops),
+	.name = "ggml",
+	.description = "GGUF models through ggml, on the CPU",
+	.instance_size = sizeof(struct gg_engine),
+	.n_params = sizeof(ggml_params) / sizeof(ggml_params[0]),
+	.params = ggml_params,
+	.param_stride = sizeof(struct kvmod_param),
+	.open = gg_open,
+	.close = gg_close,
+	.model = gg_describe,
+	.tokenize = gg_tokenize,
+	.detokenize = gg_detokenize,
+	.chat = gg_chat,
+	.seq_open = gg_seq_open,
+	.seq_close = gg_seq_close,
+	.seq_fork = gg_seq_fork,
+	.seq_truncate = gg_seq_truncate,
+	.seq_length = gg_seq_length,
+	.prompt_begin = gg_prompt_begin,
+	.step = gg_step,
+	.cancel = gg_cancel,
+	.request = gg_request,
+	.apply = gg_apply,
+	.bytes = gg_seq_bytes,
+};

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine "ggml": GGUF models through ggml's public API, with a cache that is
+ * ragged by layer and KV head. libllama gives tokenizer and chat template only.
+ */
+#ifndef KVMOD_GGML_ENGINE_H
+#define KVMOD_GGML_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include <ggml.h>
+#include <ggml-backend.h>
+#include <gguf.h>
+#include <llama.h>
+
+#include <kvmod/engine.h>
+
+/* Flash attention wants the length of K in whole blocks of this many rows. */
+#define GG_PAD		256u
+
+struct gg_engine;
+
+/* Says why a call fails; returns code. */
+#define gg_fail(engine, code, ...) \
+	((engine)->base.host->fail((engine)->base.host->ctx, code, __VA_ARGS__))
+#define gg_log(engine, level, ...) \
+	((engine)->base.host->log((engine)->base.host->ctx, level, __VA_ARGS__))
+
+static inline uint32_t gg_padded(uint64_t n)
+{
+	return (uint32_t)((n + GG_PAD - 1) / GG_PAD * GG_PAD);
+}
+
+/* --- what ggml runs on (backend.c) --------------------------------------------- */
+
+struct gg_backend {
+	ggml_backend_dev_t device;
+	ggml_backend_t handle;
+	ggml_threadpool_t threads;
+	int n_threads;
+	atomic_bool cancelled;
+};
+
+int32_t gg_backend_open(struct gg_engine *engine);
+void gg_backend_close(struct gg_engine *engine);
+/* Runs a graph; KVMOD_ECANCELED if cancel() came. */
+int32_t gg_backend_compute(struct gg_engine *engine, struct ggml_cgraph *graph);
+/* While it is set, what ggml and libllama log in this thread goes to engine's host. */
+void gg_log_begin(struct gg_engine *engine);
+/* Ends that; returns the last error line that came, "" if none did. */
+const char *gg_log_end(void);
+
+/* --- families of models (arch.c) ------------------------------------------------ */
+
+/* What stands in each layer. */
+enum gg_weight {
+	GG_ATTN_NORM, GG_Q, GG_K, GG_V, GG_Q_BIAS, GG_K_BIAS, GG_V_BIAS,
+	GG_Q_NORM, GG_K_NORM, GG_ATTN_OUT, GG_ATTN_OUT_BIAS,
+	GG_FFN_NORM, GG_FFN_GATE, GG_FFN_UP, GG_FFN_DOWN,
+	GG_FFN_GATE_BIAS, GG_FFN_UP_BIAS, GG_FFN_DOWN_BIAS,
+	GG_N_WEIGHTS
+};
+
+/* Sizes that shapes of weights are made of. */
+enum gg_dim {
+	GG_ONE, GG_WIDTH, GG_Q_ROWS, GG_KV_ROWS, GG_HEAD, GG_FFN, GG_VOCAB, GG_HALF_ROT,
+	GG_N_DIMS
+};
+
+struct gg_weight_info {
+	const char *name;		/* in the file: "blk.N.<name>" */
+	enum gg_dim columns, rows;	/* rows GG_ONE: a vector */
+};
+
+struct gg_family {
+	const char *architecture;	/* "general.architecture" in the file */
+	int rope_type;			/* which dimensions turn together */
+	uint32_t required, optional;	/* bits of enum gg_weight */
+	bool rope_factors;		/* may have rope_freqs.weight */
+};
+
+extern const struct gg_weight_info gg_weight_infos[GG_N_WEIGHTS];
+/* NULL if it is not known. */
+const struct gg_family *gg_family_find(const char *architecture);
+/* "llama, qwen2, ...": what is known, for messages. */
+const char *gg_family_names(char *text, size_t size);
+
+/* --- a model (gguf.c, model.c) ----------------------------------------------------- */
+
+struct gg_rope {
+	int type, n_dims, n_context;
+	float base, scale, ext_factor, attn_factor, beta_fast, beta_slow;
+};
+
+struct gg_layer {
+	struct ggml_tensor *w[GG_N_WEIGHTS];	/* NULL: not in this model */
+};
+
+struct gg_model {
+	const struct gg_family *family;
+	uint32_t n_layers, n_q_heads, n_kv_heads, head_dim;
+	int64_t dims[GG_N_DIMS];
+	uint64_t context;		/* trained */
+	float eps, scale;
+	struct gg_rope rope;
+	char *name;
+
+	struct ggml_tensor *embed, *out_norm, *out, *rope_factors;
+	struct gg_layer *layers;
+
+	struct gguf_context *gguf;
+	struct ggml_context *tensors;	/* as the file has them */
+	struct ggml_context *extra;	/* a second one of what is used in two ways */
+	const char *file;		/* the mapped file */
+	size_t file_size;
+	ggml_backend_buffer_t file_buffer;
+	ggml_backend_buffer_t *buffers;	/* weights that the backend wants another way */
+	size_t n_buffers;
+};
+
+/* Reads sizes and constants from the header of the file. */
+int32_t gg_model_read_header(struct gg_engine *engine);
+
+int32_t gg_model_open(struct gg_engine *engine);
+void gg_model_close(struct gg_engine *engine);
+
+/* --- text (text.c, chat.c) ----------------------------------------------------------- */
+
+/* A token with a meaning of its own, and how it is written. */
+struct gg_special {
+	const char *text;
+	size_t length;
+	int32_t token;
+};
+
+struct gg_text {
+	struct llama_model *model;	/* vocabulary only */
+	const struct llama_vocab *vocab;
+	int32_t *end_tokens;
+	uint32_t n_end_tokens;
+	struct gg_special *specials;
+	size_t n_specials;
+	char *system;			/* the model's default system message; NULL: none */
+};
+
+int32_t gg_text_open(struct gg_engine *engine);
+void gg_text_close(struct gg_engine *engine);
+int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
+		    int32_t *tokens, size_t *n_tokens);
+int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length);
+int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
+		uint32_t first, int32_t *tokens, size_t *n_tokens);
+
+/* --- caches (cache.c) ---------------------------------------------------------------- */
+
+/* Memory of its own, so that giving it back gives it back to the system. */
+struct gg_memory {
+	void *address;
+	size_t bytes;
+	ggml_backend_buffer_t buffer;
+};
+
+/*
+ * K and V of one layer: head_dim-wide rows, KV heads end to end. Head g has the
+ * rows first[g] .. first[g + 1] - 1, of which the first n[g] are in use.
+ */
+struct gg_cache {
+	struct gg_memory k, v;
+	uint32_t *n;			/* [n_kv_heads] */
+	uint32_t *first;		/* [n_kv_heads + 1], multiples of GG_PAD */
+	int32_t *positions;		/* of each row; NULL: 0, 1, ... in every head */
+};
+
+/* The first n rows of those that spans or indices name; both NULL: of all. */
+struct gg_pick {
+	uint32_t n;
+	uint32_t n_spans;
+	const struct kvmod_span *spans;
+	const uint32_t *indices;
+};
+
+/* Leaves only rows before `limit`. */
+void gg_pick_before(struct gg_pick *pick, uint32_t limit);
+size_t gg_row_bytes(const struct gg_engine *engine);
+/*
+ * Makes *to, which is overwritten, from the picked rows of `from` (one pick per
+ * head; from NULL: none), with room for at least `room` more rows a head.
+ */
+int32_t gg_cache_copy(struct gg_engine *engine, struct gg_cache *to,
+		      const struct gg_cache *from, const struct gg_pick *picks, uint32_t room);
+void gg_cache_free(struct gg_cache *cache);
+/* Are all heads of one length, so that one attention node serves them? */
+bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache);
+
+/* --- sequences (seq.c) ------------------------------------------------------------------ */
+
+/* Queries after RoPE of the newest tokens, [layer][room][q_heads * head_dim]. */
+struct gg_rows {
+	float *data;
+	uint32_t wanted;		/* rows; 0: none are collected */
+	uint32_t room;			/* >= wanted: what is older moves on in steps */
+	uint32_t n;			/* there now; the newest `wanted` of them count */
+	uint64_t from;			/* collect from this position on */
+	uint64_t end;			/* the position after the newest row */
+	bool decode;			/* go on after the prompt */
+};
+
+/* What replay keeps of its run over the whole cache, for the trials that follow. */
+struct gg_whole {
+	float *log_probs;		/* [rows][n_vocab] */
+	uint32_t rows;			/* 0: not made yet */
+};
+
+struct kvmod_seq {
+	struct gg_engine *engine;
+	uint64_t id;
+	uint64_t version;		/* another one whenever a cache moves or is cut */
+	uint64_t logical;
+	struct gg_cache *caches;	/* [n_layers] */
+	int32_t *tokens;		/* [logical]: replay runs the last ones again */
+	size_t tokens_room;
+	struct gg_rows rows;
+	struct gg_whole whole;
+	struct kvmod_segment *segments;	/* [n_layers], as request() hands them out */
+	struct kvmod_head *heads;	/* [n_layers * n_kv_heads] */
+};
+
+int32_t gg_seq_open(void *self, struct kvmod_seq **seq);
+void gg_seq_close(void *self, struct kvmod_seq *seq);
+int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy);
+int32_t gg_seq_truncate(void *self, struct kvmod_seq *seq, uint64_t logical);
+uint64_t gg_seq_length(void *self, struct kvmod_seq *seq);
+void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
+/*
+ * A sequence with the positions before `logical` that keeps[layer] leaves; keeps
+ * NULL, or a layer's NULL: all of them.
+ */
+int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
+		    uint64_t logical, struct kvmod_seq **copy);
+/* Room for n more tokens, in every cache. */
+int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n);
+/* Caches of the sequence have moved or are of other lengths: no old graph fits. */
+void gg_seq_moved(struct kvmod_seq *seq);
+/* Forgets positions >= logical. */
+void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical);
+/* The sequence has changed: what was derived from it is void. */
+void gg_seq_touch(struct kvmod_seq *seq);
+
+/* --- collected queries (rows.c) -------------------------------------------------------------- */
+
+int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
+			const struct kvmod_needs *needs);
+/* Of n tokens that come next: how many at their end to collect. */
+uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n);
+/* Makes room for the rows of the n newest tokens, behind those that are there. */
+void gg_rows_push(struct kvmod_seq *seq, uint32_t n);
+/* Where row i of a layer is, of those that are there. */
+float *gg_row_at(const struct kvmod_seq *seq, uint32_t layer, uint32_t i);
+/* Forgets rows of positions >= logical. */
+void gg_rows_forget(struct gg_rows *rows, uint64_t logical);
+void gg_rows_free(struct gg_rows *rows);
+
+/* --- graphs (graph.c, inputs.c, step.c) ------------------------------------------------------ */
+
+/* New tokens of one sequence in one pass. */
+struct gg_slot {
+	struct kvmod_seq *seq;
+	const int32_t *tokens;
+	uint32_t n_tokens;
+	uint32_t n_logits;		/* of the last ones */
+	uint32_t n_rows;		/* of the last ones: queries collected */
+	float *logits;
+};
+
+/* The mask of a slot for all heads that had n positions when the graph was built. */
+struct gg_mask {
+	uint32_t n;
+	struct ggml_tensor *tensor;	/* [padded length][n_tokens] */
+};
+
+struct gg_slot_inputs {
+	struct ggml_tensor *rows;	/* [n_layers][n_tokens * n_kv_heads]: cache rows to write */
+	struct gg_mask *masks;
+	uint32_t n_masks;
+	struct ggml_tensor **queries;	/* [n_layers]; NULL: none are collected */
+};
+
+/* What a graph was built for: while it is the same, the graph serves again. */
+struct gg_shape {
+	uint64_t version;
+	uint64_t logical;		/* when it was built */
+	uint32_t n_tokens, n_logits, n_rows;
+	uint32_t *padded;		/* [n_layers * n_kv_heads] */
+};
+
+struct gg_graph {
+	struct ggml_context *context;
+	struct ggml_cgraph *nodes;
+	ggml_gallocr_t memory;
+	uint32_t n_slots;
+	struct gg_shape *shapes;	/* [n_slots] */
+	struct gg_slot_inputs *slots;	/* [n_slots] */
+	struct ggml_tensor *tokens, *positions, *outputs;	/* inputs */
+	struct ggml_tensor *logits;
+};
+
+/* A graph for these slots, built anew only if the last one does not fit. */
+int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+void gg_graph_free(struct gg_graph *graph);
+void gg_graph_set_inputs(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+int32_t gg_step(void *self, const struct kvmod_batch *batch);
+/* Runs n tokens of a sequence; logits of the last n_logits go to logits. */
+int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
+		      uint32_t n, float *logits, uint32_t n_logits);
+
+/* --- policies' side (request.c, replay.c) ------------------------------------------------------ */
+
+int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out);
+int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
+/* The rows of a layer that `keep` (NULL: all) leaves: picks[n_kv_heads]. */
+void gg_keep_picks(const struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
+		   struct gg_pick *picks);
+int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *plan,
+		  uint32_t rows, double *loss);
+
+/* --- the instance (engine.c) --------------------------------------------------------------------- */
+
+struct gg_engine {
+	struct kvmod_instance base;
+
+	/* Parameters. */
+	const char *model;
+	int64_t context, threads, batch, gpu_layers;
+	int32_t context_override, cache_type;
+
+	enum ggml_type type;		/* of K and V */
+	uint64_t limit;			/* longest logical length */
+	uint64_t last_id, last_version;
+	struct kvmod_model public_model;
+	struct gg_backend backend;
+	struct gg_model net;
+	struct gg_text text;
+	struct gg_graph graph;
+};
+
+extern const struct kvmod_engine_ops gg_engine_ops;
+
+#endif

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A model's weights. They stay where the mapped file has them, but for matrices
+ * that the backend multiplies faster in a layout of its own (its extra buffer
+ * types): those are copied once.
+ */
+#include "engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum use { USE_LOOKUP, USE_MATRIX, USE_VECTOR };
+
+/* --- the file ------------------------------------------------------------------------ */
+
+static int32_t map_file(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	int fd = open(engine->model, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	void *map;
+
+	if (fd < 0)
+		return gg_fail(engine, errno == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s: %s",
+			       engine->model, strerror(errno));
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode) || !st.st_size) {
+		close(fd);
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: not a GGUF file (%s)", engine->model,
+			       S_ISREG(st.st_mode) ? "it is empty" : "not even a regular file");
+	}
+	map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
+	close(fd);
+	if (map == MAP_FAILED)
+		return gg_fail(engine, KVMOD_EIO, "%s: cannot be mapped: %s", engine->model, strerror(errno));
+	model->file = map;
+	model->file_size = (size_t)st.st_size;
+	model->file_buffer = ggml_backend_cpu_buffer_from_ptr(map, model->file_size);
+	if (!model->file_buffer)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
+	ggml_backend_buffer_set_usage(model->file_buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+	return KVMOD_OK;
+}
+
+static int32_t parse_file(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	struct gguf_init_params params = { .no_alloc = true, .ctx = &model->tensors };
+	const char *why;
+
+	if (model->file_size < 4 || memcmp(model->file, GGUF_MAGIC, 4))
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: not a GGUF file: it does not begin with \"GGUF\"",
+			       engine->model);
+	gg_log_begin(engine);
+	model->gguf = gguf_init_from_file(engine->model, params);
+	why = gg_log_end();
+	if (!model->gguf)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: a truncated or damaged GGUF file (%s)",
+			       engine->model, *why ? why : "its header cannot be read");
+	model->extra = ggml_init((struct ggml_init_params){
+		.mem_size = 2 * ggml_tensor_overhead(), .no_alloc = true });
+	model->buffers = calloc((size_t)gguf_get_n_tensors(model->gguf) + 1, sizeof(*model->buffers));
+	if (!model->extra || !model->buffers)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
+	return KVMOD_OK;
+}
+
+/* --- where a weight goes ----------------------------------------------------------------- */
+
+/* Can the backend use weights of this type and shape, in such a buffer, for that? */
+static bool is_supported(const struct gg_engine *engine, struct ggml_tensor *weight,
+			 enum use use, ggml_backend_buffer_type_t type)
+{
+	struct ggml_init_params params = { .mem_size = 4 * ggml_tensor_overhead(), .no_alloc = true };
+	struct ggml_context *context = ggml_init(params);
+	struct ggml_tensor *op;
+	bool yes = false;
+
+	if (!context)
+		return false;
+	if (use == USE_MATRIX)
+		op = ggml_mul_mat(context, weight, ggml_new_tensor_2d(context, GGML_TYPE_F32, weight->ne[0], 512));
+	else
+		op = ggml_get_rows(context, weight, ggml_new_tensor_1d(context, GGML_TYPE_I32, 512));
+	weight->buffer = ggml_backend_buft_alloc_buffer(type, 0);
+	if (weight->buffer) {
+		yes = ggml_backend_dev_supports_op(engine->backend.device, op);
+		ggml_backend_buffer_free(weight->buffer);
+		weight->buffer = NULL;
+	}
+	ggml_free(context);
+	return yes;
+}
+
+/* The layout of its own in which the backend wants this matrix; NULL: none. */
+static ggml_backend_buffer_type_t extra_type(const struct gg_engine *engine, struct ggml_tensor *weight)
+{
+	ggml_backend_dev_t device = engine->backend.device;
+	ggml_backend_dev_get_extra_bufts_t get = ggml_backend_reg_get_proc_address(
+		ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts");
+	ggml_backend_buffer_type_t *types = get ? get(device) : NULL;
+
+	for (; types && *types; types++) {
+		if (is_supported(engine, weight, USE_MATRIX, *types))
+			return *types;
+	}
+	return NULL;
+}
+
+static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
+		       ggml_backend_buffer_type_t type, const void *data)
+{
+	struct gg_model *model = &engine->net;
+	ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(
+		type, ggml_backend_buft_get_alloc_size(type, weight));
+
+	if (!buffer)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for weight %s", weight->name);
+	model->buffers[model->n_buffers++] = buffer;
+	ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+	if (ggml_backend_tensor_alloc(buffer, weight, ggml_backend_buffer_get_base(buffer)) != GGML_STATUS_SUCCESS)
+		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
+	ggml_backend_tensor_set(weight, data, 0, ggml_nbytes(weight));
+	return KVMOD_OK;
+}
+
+static int32_t place(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
+		     const void *data)
+{
+	ggml_backend_buffer_type_t extra;
+
+	if (use != USE_VECTOR) {
+		if (!is_supported(engine, weight, use, ggml_backend_cpu_buffer_type()))
+			return gg_fail(engine, KVMOD_ENOTSUP, "%s: ggml cannot compute with %s, which is %s",
+				       engine->model, weight->name, ggml_type_name(weight->type));
+		extra = use == USE_MATRIX ? extra_type(engine, weight) : NULL;
+		if (extra)
+			return copy_to(engine, weight, extra, data);
+	}
+	if (ggml_backend_tensor_alloc(engine->net.file_buffer, weight, (void *)(uintptr_t)data) != GGML_STATUS_SUCCESS)
+		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
+	return KVMOD_OK;
+}
+
+/* --- finding and checking weights ------------------------------------------------------------ */
+
+/* The bytes of a tensor in the file; NULL, and a message, if they are not all there. */
+static const void *find_data(struct gg_engine *engine, const struct ggml_tensor *tensor)
+{
+	struct gg_model *model = &engine->net;
+	int64_t id = gguf_find_tensor(model->gguf, tensor->name);
+	size_t begin = gguf_get_data_offset(model->gguf), offset, size = ggml_nbytes(tensor);
+
+	offset = gguf_get_tensor_offset(model->gguf, id);
+	if (begin > model->file_size || offset > model->file_size - begin ||
+	    size > model->file_size - begin - offset) {
+		gg_fail(engine, KVMOD_EFORMAT, "%s: truncated: %s needs %zu bytes at %zu, the file has %zu",
+			engine->model, tensor->name, size, begin + offset, model->file_size);
+		return NULL;
+	}
+	return model->file + begin + offset;
+}
+
+/* Takes a weight of that shape from the file. *out is NULL if it is not there. */
+static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim columns,
+		    enum gg_dim rows, enum use use, struct ggml_tensor **out)
+{
+	struct gg_model *model = &engine->net;
+	struct ggml_tensor *tensor = ggml_get_tensor(model->tensors, name);
+	int64_t n_columns = model->dims[columns], n_rows = model->dims[rows];
+	const void *data;
+
+	*out = NULL;
+	if (!tensor)
+		return KVMOD_OK;
+	if (tensor->ne[0] != n_columns || tensor->ne[1] != n_rows || tensor->ne[2] != 1 || tensor->ne[3] != 1)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: %s is %lld x %lld x %lld x %lld, expected %lld x %lld",
+			       engine->model, name, (long long)tensor->ne[0], (long long)tensor->ne[1],
+			       (long long)tensor->ne[2], (long long)tensor->ne[3],
+			       (long long)n_columns, (long long)n_rows);
+	if (use == USE_VECTOR && tensor->type != GGML_TYPE_F32)
+		return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s is %s, expected f32", engine->model, name,
+			       ggml_type_name(tensor->type));
+	data = find_data(engine, tensor);
+	if (!data)
+		return KVMOD_EFORMAT;
+	*out = tensor;
+	return place(engine, tensor, use, data);
+}
+
+static int32_t need(struct gg_engine *engine, const char *name, enum gg_dim columns,
+		    enum gg_dim rows, enum use use, struct ggml_tensor **out)
+{
+	int32_t code = take(engine, name, columns, rows, use, out);
+
+	if (!code && !*out)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight %s is missing", engine->model, name);
+	return code;
+}
+
+static int32_t take_layer(struct gg_engine *engine, uint32_t index)
+{
+	struct gg_model *model = &engine->net;
+	const struct gg_family *family = model->family;
+
+	for (unsigned w = 0; w < GG_N_WEIGHTS; w++) {
+		const struct gg_weight_info *info = &gg_weight_infos[w];
+		enum use use = info->rows == GG_ONE ? USE_VECTOR : USE_MATRIX;
+		struct ggml_tensor **out = &model->layers[index].w[w];
+		char name[GGML_MAX_NAME];
+		int32_t code = KVMOD_OK;
+
+		snprintf(name, sizeof(name), "blk.%u.%s", index, info->name);
+		if (family->required & (1u << w))
+			code = need(engine, name, info->columns, info->rows, use, out);
+		else if (family->optional & (1u << w))
+			code = take(engine, name, info->columns, info->rows, use, out);
+		if (code)
+			return code;
+	}
+	return KVMOD_OK;
+}
+
+/* Small models use one matrix for the input and the output. */
+static int32_t take_output(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	ggml_backend_buffer_type_t extra;
+	struct ggml_tensor *twin;
+	int32_t code = take(engine, "output.weight", GG_WIDTH, GG_VOCAB, USE_MATRIX, &model->out);
+
+	if (code || model->out)
+		return code;
+	twin = ggml_dup_tensor(model->extra, model->embed);
+	ggml_set_name(twin, "output");
+	model->out = twin;
+	if (!is_supported(engine, twin, USE_MATRIX, ggml_backend_cpu_buffer_type()))
+		return gg_fail(engine, KVMOD_ENOTSUP, "%s: ggml cannot multiply by %s, which is %s",
+			       engine->model, model->embed->name, ggml_type_name(twin->type));
+	extra = extra_type(engine, twin);
+	if (extra)
+		return copy_to(engine, twin, extra, model->embed->data);
+	model->out = model->embed;
+	return KVMOD_OK;
+}
+
+/* A weight that nothing takes would be left out of the sum, silently. */
+static int32_t refuse_leftovers(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	struct ggml_tensor *tensor = ggml_get_first_tensor(model->tensors);
+
+	for (; tensor; tensor = ggml_get_next_tensor(model->tensors, tensor)) {
+		if (!tensor->buffer)
+			return gg_fail(engine, KVMOD_ENOTSUP, "%s: weight %s is no part of the %s family as this engine knows it",
+				       engine->model, tensor->name, model->family->architecture);
+	}
+	return KVMOD_OK;
+}
+
+static int32_t take_weights(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	struct ggml_tensor *embed = ggml_get_tensor(model->tensors, "token_embd.weight");
+	int32_t code;
+
+	if (!embed)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight token_embd.weight is missing", engine->model);
+	if (embed->ne[1] > INT32_MAX)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %lld tokens", engine->model,
+			       (long long)embed->ne[1]);
+	model->dims[GG_VOCAB] = embed->ne[1];
+	if ((code = need(engine, "token_embd.weight", GG_WIDTH, GG_VOCAB, USE_LOOKUP, &model->embed)) ||
+	    (code = need(engine, "output_norm.weight", GG_WIDTH, GG_ONE, USE_VECTOR, &model->out_norm)) ||
+	    (code = take_output(engine)))
+		return code;
+	if (model->family->rope_factors) {
+		code = take(engine, "rope_freqs.weight", GG_HALF_ROT, GG_ONE, USE_VECTOR, &model->rope_factors);
+		if (code)
+			return code;
+	}
+	for (uint32_t i = 0; i < model->n_layers; i++) {
+		code = take_layer(engine, i);
+		if (code)
+			return code;
+	}
+	return refuse_leftovers(engine);
+}
+
+int32_t gg_model_open(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	int32_t code;
+
+	if ((code = map_file(engine)) || (code = parse_file(engine)) ||
+	    (code = gg_model_read_header(engine)))
+		return code;
+	model->layers = calloc(model->n_layers, sizeof(*model->layers));
+	if (!model->layers)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
+	return take_weights(engine);
+}
+
+void gg_model_close(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+
+	for (size_t i = 0; i < model->n_buffers; i++)
+		ggml_backend_buffer_free(model->buffers[i]);
+	if (model->file_buffer)
+		ggml_backend_buffer_free(model->file_buffer);
+	if (model->file)
+		munmap((void *)(uintptr_t)model->file, model->file_size);
+	if (model->extra)
+		ggml_free(model->extra);
+	if (model->tensors)
+		ggml_free(model->tensors);
+	if (model->gguf)
+		gguf_free(model->gguf);
+	free(model->buffers);
+	free(model->layers);
+	free(model->name);
+	memset(model, 0, sizeof(*model));
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a plan costs: the last tokens are run once more over what it leaves of the
+ * positions before them, on a copy, by the very code that decodes. The run over
+ * everything is made once and kept until the sequence changes.
+ */
+#include "engine.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Logits of the last `rows` tokens over what keeps leave; turned into log-probabilities. */
+static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
+			uint32_t rows, float *log_probs)
+{
+	struct gg_engine *engine = seq->engine;
+	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
+	uint64_t before = seq->logical - rows;
+	struct kvmod_seq *copy;
+	int32_t code = gg_seq_copy(seq, keeps, before, &copy);
+
+	if (code)
+		return code;
+	code = gg_run_tokens(engine, copy, seq->tokens + before, rows, log_probs, rows);
+	gg_seq_close(engine, copy);
+	for (uint32_t r = 0; !code && r < rows; r++) {
+		float *row = log_probs + r * n_vocab, max = row[0];
+		double sum = 0;
+
+		for (size_t i = 1; i < n_vocab; i++)
+			max = row[i] > max ? row[i] : max;
+		for (size_t i = 0; i < n_vocab; i++)
+			sum += (double)expf(row[i] - max);
+		for (size_t i = 0; i < n_vocab; i++)
+			row[i] = (float)((double)(row[i] - max) - log(sum));
+	}
+	return code;
+}
+
+static int32_t run_whole(struct kvmod_seq *seq, uint32_t rows)
+{
+	struct gg_engine *engine = seq->engine;
+	int32_t code;
+
+	if (seq->whole.rows == rows)
+		return KVMOD_OK;
+	gg_seq_touch(seq);
+	seq->whole.log_probs = malloc((size_t)rows * (size_t)engine->net.dims[GG_VOCAB] * sizeof(float));
+	if (!seq->whole.log_probs)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
+	code = run_over(seq, NULL, rows, seq->whole.log_probs);
+	if (code)
+		gg_seq_touch(seq);
+	else
+		seq->whole.rows = rows;
+	return code;
+}
+
+/* KL(whole || cut) of one row, in nats. */
+static double divergence(const float *whole, const float *cut, size_t n)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += exp((double)whole[i]) * ((double)whole[i] - (double)cut[i]);
+	return sum;
+}
+
+static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
+		       uint32_t rows, double *loss)
+{
+	struct gg_engine *engine = seq->engine;
+	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
+	float *cut = malloc(rows * n_vocab * sizeof(*cut));
+	double sum = 0;
+	int32_t code;
+
+	if (!cut)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
+	code = run_over(seq, keeps, rows, cut);
+	for (uint32_t r = 0; !code && r < rows; r++)
+		sum += divergence(seq->whole.log_probs + r * n_vocab, cut + r * n_vocab, n_vocab);
+	free(cut);
+	if (code)
+		return code;
+	if (!isfinite(sum))
+		return gg_fail(engine, KVMOD_ENUMERIC, "the replayed distributions are not finite");
+	*loss = sum / rows;
+	return KVMOD_OK;
+}
+
+int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *plan,
+		  uint32_t rows, double *loss)
+{
+	struct kvmod_seq *seq = request->replay_ctx;
+	struct gg_engine *engine = seq->engine;
+	const struct kvmod_keep **keeps;
+	int32_t code;
+
+	if (!rows || rows >= seq->logical)
+		return gg_fail(engine, KVMOD_ERANGE, "cannot replay %u of %llu tokens: at least one must stay before them",
+			       rows, (unsigned long long)seq->logical);
+	keeps = calloc(engine->net.n_layers, sizeof(*keeps));
+	if (!keeps)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
+	/* A request may be for some layers only: the others stay whole. */
+	for (uint32_t i = 0; i < request->n_segments && i < plan->n_keeps; i++)
+		keeps[kvmod_segment_at(request, i)->layer] = kvmod_keep_at(plan, i);
+	code = run_whole(seq, rows);
+	if (!code)
+		code = run_cut(seq, keeps, rows, loss);
+	free(keeps);
+	return code;
+}

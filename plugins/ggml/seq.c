@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sequences: opened, copied, shortened, made longer. */
+#include "engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void gg_seq_touch(struct kvmod_seq *seq)
+{
+	free(seq->whole.log_probs);
+	memset(&seq->whole, 0, sizeof(seq->whole));
+}
+
+void gg_seq_moved(struct kvmod_seq *seq)
+{
+	seq->version = ++seq->engine->last_version;
+}
+
+void gg_seq_close(void *self, struct kvmod_seq *seq)
+{
+	(void)self;
+	if (!seq)
+		return;
+	for (uint32_t i = 0; seq->caches && i < seq->engine->net.n_layers; i++)
+		gg_cache_free(&seq->caches[i]);
+	gg_seq_touch(seq);
+	gg_rows_free(&seq->rows);
+	free(seq->caches);
+	free(seq->tokens);
+	free(seq->segments);
+	free(seq->heads);
+	free(seq);
+}
+
+/* A sequence without caches. */
+static struct kvmod_seq *seq_new(struct gg_engine *engine)
+{
+	const struct gg_model *model = &engine->net;
+	struct kvmod_seq *seq = calloc(1, sizeof(*seq));
+
+	if (!seq)
+		return NULL;
+	seq->engine = engine;
+	seq->id = ++engine->last_id;
+	gg_seq_moved(seq);
+	seq->caches = calloc(model->n_layers, sizeof(*seq->caches));
+	seq->segments = calloc(model->n_layers, sizeof(*seq->segments));
+	seq->heads = calloc((size_t)model->n_layers * model->n_kv_heads, sizeof(*seq->heads));
+	if (seq->caches && seq->segments && seq->heads)
+		return seq;
+	gg_seq_close(engine, seq);
+	return NULL;
+}
+
+int32_t gg_seq_open(void *self, struct kvmod_seq **out)
+{
+	struct gg_engine *engine = self;
+	struct kvmod_seq *seq = seq_new(engine);
+	struct gg_pick *picks = calloc(engine->net.n_kv_heads, sizeof(*picks));
+	int32_t code = KVMOD_OK;
+
+	if (!seq || !picks)
+		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
+	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++)
+		code = gg_cache_copy(engine, &seq->caches[i], NULL, picks, 1);
+	free(picks);
+	if (code)
+		gg_seq_close(engine, seq);
+	else
+		*out = seq;
+	return code;
+}
+
+/* --- tokens: kept, as replay runs the last ones again ----------------------------- */
+
+static int32_t reserve_tokens(struct kvmod_seq *seq, uint64_t n)
+{
+	size_t room = seq->tokens_room + seq->tokens_room / 2 + 256;
+	int32_t *tokens;
+
+	if (n <= seq->tokens_room)
+		return KVMOD_OK;
+	if (room < n)
+		room = n;
+	tokens = realloc(seq->tokens, room * sizeof(*tokens));
+	if (!tokens)
+		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory for %zu tokens", room);
+	seq->tokens = tokens;
+	seq->tokens_room = room;
+	return KVMOD_OK;
+}
+
+/* --- lengths -------------------------------------------------------------------------- */
+
+/* Rows of a head whose position is before the limit: they come first. */
+static uint32_t rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
+{
+	uint32_t low = 0, high = cache->n[head];
+	const int32_t *positions;
+
+	if (!cache->positions)
+		return limit < high ? (uint32_t)limit : high;
+	positions = cache->positions + cache->first[head];
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if ((uint64_t)positions[middle] < limit)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
+{
+	const struct gg_model *model = &seq->engine->net;
+
+	if (logical == seq->logical)
+		return;
+	for (uint32_t i = 0; i < model->n_layers; i++) {
+		struct gg_cache *cache = &seq->caches[i];
+
+		for (uint32_t g = 0; g < model->n_kv_heads; g++)
+			cache->n[g] = rows_before(cache, g, logical);
+	}
+	seq->logical = logical;
+	gg_rows_forget(&seq->rows, logical);
+	gg_seq_touch(seq);
+	gg_seq_moved(seq);
+}
+
+int32_t gg_seq_truncate(void *self, struct kvmod_seq *seq, uint64_t logical)
+{
+	if (logical > seq->logical)
+		return gg_fail((struct gg_engine *)self, KVMOD_ERANGE, "cannot truncate to %llu tokens: there are %llu",
+			       (unsigned long long)logical, (unsigned long long)seq->logical);
+	gg_seq_forget(seq, logical);
+	return KVMOD_OK;
+}
+
+uint64_t gg_seq_length(void *self, struct kvmod_seq *seq)
+{
+	(void)self;
+	return seq->logical;
+}
+
+/* The longest and the tightest head: rows in use, and rows still free. */
+static void measure(const struct gg_cache *cache, uint32_t n_heads, uint32_t *longest, uint32_t *spare)
+{
+	*longest = 0;
+	*spare = UINT32_MAX;
+	for (uint32_t g = 0; g < n_heads; g++) {
+		uint32_t left = cache->first[g + 1] - cache->first[g] - cache->n[g];
+
+		*spare = left < *spare ? left : *spare;
+		*longest = cache->n[g] > *longest ? cache->n[g] : *longest;
+	}
+}
+
+static int32_t grow(struct kvmod_seq *seq, struct gg_cache *cache, uint32_t room)
+{
+	struct gg_engine *engine = seq->engine;
+	uint32_t n_heads = engine->net.n_kv_heads;
+	struct gg_pick *picks = calloc(n_heads, sizeof(*picks));
+	struct gg_cache larger;
+	int32_t code;
+
+	if (!picks)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache");
+	for (uint32_t g = 0; g < n_heads; g++)
+		picks[g].n = cache->n[g];
+	code = gg_cache_copy(engine, &larger, cache, picks, room);
+	free(picks);
+	if (code)
+		return code;
+	gg_cache_free(cache);
+	*cache = larger;
+	gg_seq_moved(seq);
+	return KVMOD_OK;
+}
+
+int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n)
+{
+	const struct gg_model *model = &seq->engine->net;
+	int32_t code = reserve_tokens(seq, seq->logical + n);
+
+	for (uint32_t i = 0; !code && i < model->n_layers; i++) {
+		uint32_t longest, spare;
+
+		measure(&seq->caches[i], model->n_kv_heads, &longest, &spare);
+		/* An eighth at a time: what is copied stays in proportion to what is there. */
+		if (spare < n)
+			code = grow(seq, &seq->caches[i], n > longest / 8 ? (uint32_t)n : longest / 8);
+	}
+	return code;
+}
+
+/* --- copies --------------------------------------------------------------------------------- */
+
+static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
+			   const struct kvmod_keep *const *keeps, uint64_t logical)
+{
+	struct gg_engine *engine = seq->engine;
+	uint32_t n_heads = engine->net.n_kv_heads;
+	struct gg_pick *picks = calloc(n_heads, sizeof(*picks));
+	uint64_t room = seq->logical - logical;
+	int32_t code = KVMOD_OK;
+
+	if (!picks)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
+	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++) {
+		gg_keep_picks(seq, keeps ? keeps[i] : NULL, i, picks);
+		for (uint32_t g = 0; g < n_heads; g++)
+			gg_pick_before(&picks[g], rows_before(&seq->caches[i], g, logical));
+		code = gg_cache_copy(engine, &copy->caches[i], &seq->caches[i], picks,
+				     room ? (uint32_t)room : 1);
+	}
+	free(picks);
+	return code;
+}
+
+int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
+		    uint64_t logical, struct kvmod_seq **out)
+{
+	struct gg_engine *engine = seq->engine;
+	struct kvmod_seq *copy = seq_new(engine);
+	int32_t code;
+
+	if (!copy)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
+	code = reserve_tokens(copy, logical);
+	if (!code)
+		code = copy_caches(copy, seq, keeps, logical);
+	if (code) {
+		gg_seq_close(engine, copy);
+		return code;
+	}
+	if (logical)
+		memcpy(copy->tokens, seq->tokens, logical * sizeof(*copy->tokens));
+	copy->logical = logical;
+	*out = copy;
+	return KVMOD_OK;
+}
+
+int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
+{
+	(void)self;
+	return gg_seq_copy(seq, NULL, seq->logical, copy);
+}
+
+void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
+{
+	const struct gg_engine *engine = self;
+	const struct gg_model *model = &engine->net;
+	uint64_t rows = 0;
+
+	out->used = out->held = 0;
+	for (uint32_t i = 0; i < model->n_layers; i++) {
+		const struct gg_cache *cache = &seq->caches[i];
+
+		for (uint32_t g = 0; g < model->n_kv_heads; g++)
+			rows += cache->n[g];
+		out->held += cache->k.bytes + cache->v.bytes;
+	}
+	out->used = 2 * rows * gg_row_bytes(engine);
+	out->full = 2 * seq->logical * model->n_layers * model->n_kv_heads * gg_row_bytes(engine);
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Batches: cut into passes, run, and taken back whole if one fails. */
+#include "engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* A pass whose heads all differ in length needs a mask for each: keep that small. */
+#define MAX_MASK_BYTES	(64u << 20)
+
+/* --- one pass ------------------------------------------------------------------------------ */
+
+static void append(struct gg_engine *engine, const struct gg_slot *slot)
+{
+	struct kvmod_seq *seq = slot->seq;
+
+	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
+		struct gg_cache *cache = &seq->caches[i];
+
+		for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
+			int32_t *positions = cache->positions;
+
+			if (positions)
+				positions += cache->first[g] + cache->n[g];
+			for (uint32_t t = 0; positions && t < slot->n_tokens; t++)
+				positions[t] = (int32_t)(seq->logical + t);
+			cache->n[g] += slot->n_tokens;
+		}
+	}
+	memcpy(seq->tokens + seq->logical, slot->tokens, slot->n_tokens * sizeof(*seq->tokens));
+	seq->logical += slot->n_tokens;
+	gg_seq_touch(seq);
+}
+
+static void keep_rows(struct gg_engine *engine, const struct gg_slot *slot,
+		      const struct gg_slot_inputs *inputs)
+{
+	struct kvmod_seq *seq = slot->seq;
+
+	if (!slot->n_rows)
+		return;
+	gg_rows_push(seq, slot->n_rows);
+	for (uint32_t i = 0; i < engine->net.n_layers; i++)
+		ggml_backend_tensor_get(inputs->queries[i], gg_row_at(seq, i, seq->rows.n - slot->n_rows),
+					0, ggml_nbytes(inputs->queries[i]));
+}
+
+static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+{
+	size_t row = (size_t)engine->net.dims[GG_VOCAB] * sizeof(float), at = 0;
+	struct gg_graph *graph = &engine->graph;
+	int32_t code = gg_graph_get(engine, slots, n_slots);
+
+	if (code)
+		return code;
+	gg_graph_set_inputs(engine, slots, n_slots);
+	code = gg_backend_compute(engine, graph->nodes);
+	if (code)
+		return code;
+	for (uint32_t i = 0; i < n_slots; i++) {
+		append(engine, &slots[i]);
+		keep_rows(engine, &slots[i], &graph->slots[i]);
+		if (slots[i].n_logits)
+			ggml_backend_tensor_get(graph->logits, slots[i].logits, at, slots[i].n_logits * row);
+		at += slots[i].n_logits * row;
+	}
+	return KVMOD_OK;
+}
+
+/* --- batches -------------------------------------------------------------------------------- */
+
+struct work {
+	struct gg_engine *engine;
+	const struct kvmod_batch *batch;
+	uint32_t *done;			/* tokens of each item */
+	struct gg_slot *slots;
+};
+
+static const struct kvmod_batch_item *item_at(const struct kvmod_batch *batch, uint32_t i)
+{
+	return KVMOD_AT(const struct kvmod_batch_item, batch->items, batch->item_stride, i);
+}
+
+static int32_t check_item(struct gg_engine *engine, const struct kvmod_batch *batch, uint32_t index)
+{
+	const struct kvmod_batch_item *item = item_at(batch, index);
+
+	if (!item->n_tokens || item->n_logits > item->n_tokens || (item->n_logits && !item->logits))
+		return gg_fail(engine, KVMOD_EINVAL, "item %u of the batch: %u tokens, %u logits%s", index,
+			       item->n_tokens, item->n_logits, item->logits ? "" : ", nowhere to put them");
+	for (uint32_t i = 0; i < index; i++) {
+		if (item_at(batch, i)->seq == item->seq)
+			return gg_fail(engine, KVMOD_EINVAL, "items %u and %u of the batch are of one sequence", i, index);
+	}
+	for (uint32_t t = 0; t < item->n_tokens; t++) {
+		if (item->tokens[t] < 0 || item->tokens[t] >= engine->net.dims[GG_VOCAB])
+			return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %lld",
+				       item->tokens[t], (long long)engine->net.dims[GG_VOCAB]);
+	}
+	if (item->seq->logical + item->n_tokens > engine->limit)
+		return gg_fail(engine, KVMOD_ERANGE, "%u tokens after %llu that are there: the context is %llu",
+			       item->n_tokens, (unsigned long long)item->seq->logical,
+			       (unsigned long long)engine->limit);
+	return KVMOD_OK;
+}
+
+/* Is this the first head, in order, that has n positions? */
+static bool is_first_of(const struct kvmod_seq *seq, uint32_t layer, uint32_t head, uint32_t n)
+{
+	uint32_t n_heads = seq->engine->net.n_kv_heads;
+
+	for (uint32_t i = 0; i <= layer; i++) {
+		for (uint32_t g = 0; g < (i == layer ? head : n_heads); g++) {
+			if (seq->caches[i].n[g] == n)
+				return false;
+		}
+	}
+	return true;
+}
+
+/* Tokens of a sequence that one pass takes at most. */
+static uint32_t max_chunk(const struct kvmod_seq *seq)
+{
+	const struct gg_engine *engine = seq->engine;
+	uint64_t bytes = 0, n;
+
+	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
+		for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
+			n = seq->caches[i].n[g];
+			if (is_first_of(seq, i, g, (uint32_t)n))
+				bytes += sizeof(ggml_fp16_t) * gg_padded(n + (uint64_t)engine->batch);
+		}
+	}
+	n = MAX_MASK_BYTES / bytes;
+	return n < (uint64_t)engine->batch ? (n ? (uint32_t)n : 1) : (uint32_t)engine->batch;
+}
+
+/* What the next pass takes of an item; 0: nothing is left, or there is no room. */
+static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_t room, struct gg_slot *slot)
+{
+	uint32_t n = item->n_tokens - done, first_logit = item->n_tokens - item->n_logits, chunk, at;
+
+	if (n > 1) {
+		chunk = max_chunk(item->seq);
+		n = n < chunk ? n : chunk;
+	}
+	n = n < room ? n : room;
+	at = done > first_logit ? done : first_logit;
+	*slot = (struct gg_slot){
+		.seq = item->seq, .tokens = item->tokens + done, .n_tokens = n,
+		.n_logits = done + n > at ? done + n - at : 0,
+		.n_rows = n ? gg_rows_due(item->seq, n) : 0,
+	};
+	if (slot->n_logits)
+		slot->logits = item->logits + (size_t)(at - first_logit) * (size_t)item->seq->engine->net.dims[GG_VOCAB];
+	return n;
+}
+
+/* Fills and runs one pass; *n_done: its tokens. */
+static int32_t next_pass(struct work *work, uint64_t *n_done)
+{
+	uint32_t room = (uint32_t)work->engine->batch, n_slots = 0, n = 0;
+	int32_t code;
+
+	for (uint32_t i = 0; i < work->batch->n_items && n < room; i++) {
+		uint32_t taken = take(item_at(work->batch, i), work->done[i], room - n, &work->slots[n_slots]);
+
+		n += taken;
+		n_slots += taken > 0;
+	}
+	*n_done = n;
+	if (!n)
+		return KVMOD_OK;
+	code = run(work->engine, work->slots, n_slots);
+	for (uint32_t i = 0, s = 0; !code && i < work->batch->n_items && s < n_slots; i++) {
+		if (work->slots[s].seq == item_at(work->batch, i)->seq)
+			work->done[i] += work->slots[s++].n_tokens;
+	}
+	return code;
+}
+
+static int32_t run_passes(struct work *work)
+{
+	const struct kvmod_batch *batch = work->batch;
+	uint64_t total = 0, n;
+	int32_t code;
+
+	do {
+		code = next_pass(work, &n);
+		total += n;
+		if (!code && n && batch->progress)
+			batch->progress(batch->progress_arg, total);
+	} while (!code && n);
+	for (uint32_t i = 0; code && i < batch->n_items; i++) {
+		struct kvmod_seq *seq = item_at(batch, i)->seq;
+
+		gg_seq_forget(seq, seq->logical - work->done[i]);
+	}
+	return code;
+}
+
+int32_t gg_step(void *self, const struct kvmod_batch *batch)
+{
+	struct gg_engine *engine = self;
+	struct work work = { .engine = engine, .batch = batch };
+	int32_t code = KVMOD_OK;
+
+	atomic_store(&engine->backend.cancelled, false);
+	for (uint32_t i = 0; !code && i < batch->n_items; i++)
+		code = check_item(engine, batch, i);
+	for (uint32_t i = 0; !code && i < batch->n_items; i++)
+		code = gg_seq_reserve(item_at(batch, i)->seq, item_at(batch, i)->n_tokens);
+	if (code || !batch->n_items)
+		return code;
+	work.done = calloc(batch->n_items, sizeof(*work.done));
+	work.slots = calloc(batch->n_items, sizeof(*work.slots));
+	if (work.done && work.slots)
+		code = run_passes(&work);
+	else
+		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a batch of %u", batch->n_items);
+	free(work.done);
+	free(work.slots);
+	return code;
+}
+
+int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
+		      uint32_t n, float *logits, uint32_t n_logits)
+{
+	struct kvmod_batch_item item = {
+		.size = sizeof(item), .n_tokens = n, .seq = seq, .tokens = tokens,
+		.logits = logits, .n_logits = n_logits,
+	};
+	struct kvmod_batch batch = {
+		.size = sizeof(batch), .n_items = 1, .item_stride = sizeof(item), .items = &item,
+	};
+
+	return gg_step(engine, &batch);
+}

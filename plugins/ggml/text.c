@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The model's vocabulary, read by libllama. */
+#include "engine.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool is_special(const struct llama_vocab *vocab, int32_t token)
+{
+	return llama_vocab_get_attr(vocab, token) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED);
+}
+
+/* Longest first: where two are written at one place, the longer is meant. */
+static int by_length(const void *a, const void *b)
+{
+	const struct gg_special *x = a, *y = b;
+
+	if (x->length != y->length)
+		return x->length < y->length ? 1 : -1;
+	return (x->token > y->token) - (x->token < y->token);
+}
+
+static int32_t read_specials(struct gg_engine *engine)
+{
+	struct gg_text *text = &engine->text;
+	int32_t n = llama_vocab_n_tokens(text->vocab);
+
+	text->specials = calloc((size_t)n + 1, sizeof(*text->specials));
+	text->end_tokens = calloc((size_t)n + 1, sizeof(*text->end_tokens));
+	if (!text->specials || !text->end_tokens)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the vocabulary");
+	for (int32_t i = 0; i < n; i++) {
+		const char *name = llama_vocab_get_text(text->vocab, i);
+
+		if (llama_vocab_is_eog(text->vocab, i))
+			text->end_tokens[text->n_end_tokens++] = i;
+		if (name && *name && is_special(text->vocab, i))
+			text->specials[text->n_specials++] = (struct gg_special){ name, strlen(name), i };
+	}
+	qsort(text->specials, text->n_specials, sizeof(*text->specials), by_length);
+	return KVMOD_OK;
+}
+
+int32_t gg_text_open(struct gg_engine *engine)
+{
+	struct llama_model_params params = llama_model_default_params();
+	struct gg_text *text = &engine->text;
+	const char *why;
+
+	params.vocab_only = true;
+	gg_log_begin(engine);
+	text->model = llama_model_load_from_file(engine->model, params);
+	why = gg_log_end();
+	if (!text->model)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: its vocabulary cannot be read (%s)",
+			       engine->model, *why ? why : "libllama does not say why");
+	text->vocab = llama_model_get_vocab(text->model);
+	if (llama_vocab_n_tokens(text->vocab) > engine->net.dims[GG_VOCAB])
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %d tokens, embeddings for %lld",
+			       engine->model, llama_vocab_n_tokens(text->vocab),
+			       (long long)engine->net.dims[GG_VOCAB]);
+	/* A model made for tests may have none; it can still run token ids. */
+	if (llama_vocab_type(text->vocab) == LLAMA_VOCAB_TYPE_NONE)
+		return KVMOD_OK;
+	return read_specials(engine);
+}
+
+void gg_text_close(struct gg_engine *engine)
+{
+	struct gg_text *text = &engine->text;
+
+	if (text->model)
+		llama_model_free(text->model);
+	free(text->specials);
+	free(text->end_tokens);
+	memset(text, 0, sizeof(*text));
+}
+
+static int32_t check_vocab(struct gg_engine *engine)
+{
+	if (llama_vocab_type(engine->text.vocab) == LLAMA_VOCAB_TYPE_NONE)
+		return gg_fail(engine, KVMOD_ENOTSUP, "%s has no vocabulary: it can run token ids only", engine->model);
+	return KVMOD_OK;
+}
+
+int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
+		    int32_t *tokens, size_t *n_tokens)
+{
+	struct gg_engine *engine = self;
+	size_t room = *n_tokens, n_first;
+	int32_t code = check_vocab(engine), n;
+
+	if (code)
+		return code;
+	if (length > INT32_MAX || room > INT32_MAX)
+		return gg_fail(engine, KVMOD_ERANGE, "a text of %zu bytes is too long", length);
+	n_first = (flags & KVMOD_TOKENIZE_BOS) && llama_vocab_get_add_bos(engine->text.vocab);
+	if (n_first && room)
+		tokens[0] = llama_vocab_bos(engine->text.vocab);
+	room = room > n_first ? room - n_first : 0;
+	n = llama_tokenize(engine->text.vocab, text, (int32_t)length, tokens ? tokens + n_first : NULL,
+			   (int32_t)room, false, flags & KVMOD_TOKENIZE_SPECIAL);
+	if (n == INT32_MIN)
+		return gg_fail(engine, KVMOD_ERANGE, "a text of %zu bytes is too long", length);
+	*n_tokens = n_first + (size_t)(n < 0 ? -n : n);
+	return n < 0 || *n_tokens > room + n_first ? KVMOD_ERANGE : KVMOD_OK;
+}
+
+int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length)
+{
+	struct gg_engine *engine = self;
+	int32_t room = *length > INT32_MAX ? INT32_MAX : (int32_t)*length;
+	int32_t code = check_vocab(engine), n;
+
+	if (code)
+		return code;
+	if (token < 0 || token >= llama_vocab_n_tokens(engine->text.vocab))
+		return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %d", token,
+			       llama_vocab_n_tokens(engine->text.vocab));
+	n = llama_token_to_piece(engine->text.vocab, token, text, room, 0, true);
+	*length = (size_t)(n < 0 ? -n : n);
+	return n < 0 ? KVMOD_ERANGE : KVMOD_OK;
+}

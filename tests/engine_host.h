@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Runs the ggml engine without a core: a host table, an instance, errors kept. */
+#ifndef KVMOD_TESTS_ENGINE_HOST_H
+#define KVMOD_TESTS_ENGINE_HOST_H
+
+#include "plugins/ggml/engine.h"
+
+/* What open() is given; what is 0 is a default. */
+struct test_engine_params {
+	const char *model;
+	enum ggml_type type;		/* of K and V; F32 is 0 */
+	int64_t context, batch, gpu_layers;
+	int32_t context_override;
+};
+
+/* NULL if it could not be opened: test_engine_error() says why. */
+struct gg_engine *test_engine_open(const struct test_engine_params *params);
+/* The same, that must not fail. */
+struct gg_engine *test_engine(const char *model, enum ggml_type type);
+void test_engine_close(struct gg_engine *engine);
+/* The last failure in words, and its code. */
+const char *test_engine_error(void);
+int32_t test_engine_code(void);
+
+/* The calls below abort the test when they fail. */
+struct kvmod_seq *test_seq(struct gg_engine *engine);
+/* Runs n tokens; logits of the last n_logits. */
+void test_run(struct kvmod_seq *seq, const int32_t *tokens, uint32_t n, float *logits, uint32_t n_logits);
+struct kvmod_seq *test_fork(struct kvmod_seq *seq);
+
+#endif
