@@ -24,6 +24,7 @@ libkvmod_la_SOURCES = \
 	core/log.c \
 	core/modinfo.c \
 	core/names.c \
+	core/names.h \
 	core/param.c \
 	core/params.c \
 	core/parts.h \

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names: when two are the same, and which is nearest to one that is unknown. */
-#include "core/parts.h"
+#include "core/names.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static char fold(char c)

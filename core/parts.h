@@ -7,6 +7,7 @@
 #define KVMOD_PARTS_H
 
 #include "core/internal.h"
+#include "core/names.h"
 
 #include <stdio.h>
 #include <sys/stat.h>
@@ -26,28 +27,6 @@ char *kv_pile_printf(struct kv_pile *pile, const char *format, ...) KV_PRINTF(2,
 void kv_pile_free(struct kv_pile *pile);
 
 int kv_no_memory(void);			/* KVMOD_ENOMEM, said in words */
-
-/* --- names (names.c) ----------------------------------------------------------- */
-
-/* '-' and '_' are the same. */
-bool kv_name_eq(const char *a, const char *b);
-/* Letters, digits, '-' and '_', not empty. */
-bool kv_name_valid(const char *name);
-
-/* The nearest of the names offered to it; none is near while best is NULL. */
-struct kv_nearest {
-	const char *wanted;
-	char best[64];			/* "" : none is near */
-	unsigned distance;
-};
-void kv_nearest_start(struct kv_nearest *nearest, const char *wanted);
-void kv_nearest_offer(struct kv_nearest *nearest, const char *name);
-/* "; did you mean `x`?", or "". Lives as long as nearest->best does. */
-const char *kv_nearest_hint(const struct kv_nearest *nearest, char *text, size_t room);
-#define KV_HINT_ROOM 96
-
-/* Puts '?' where a byte would break a line or a terminal. */
-void kv_one_line(char *text);
 
 /* --- configuration (ini.c, config.c) ------------------------------------------- */
 

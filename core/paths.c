@@ -157,6 +157,19 @@ char *kv_path_resolve(struct kv_pile *pile, const char *path, const char *dir)
 	return !joined || *joined == '/' ? joined : below_cwd(pile, joined);
 }
 
+int kvmod_data_path(struct kvmod_ctx *ctx, const char *name, char **path)
+{
+	struct kv_pile pile = { NULL };
+	char *found = kv_path_resolve(&pile, name, NULL);
+
+	(void)ctx;
+	*path = found ? strdup(found) : NULL;
+	kv_pile_free(&pile);
+	if (found && !*path)
+		return kv_no_memory();
+	return found ? KVMOD_OK : KVMOD_ENOMEM;
+}
+
 /* --- the configuration ----------------------------------------------------------------------- */
 
 static int must_exist(const char *path, const char *who)

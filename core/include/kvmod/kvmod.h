@@ -66,6 +66,12 @@ const char *kvmod_config_path(struct kvmod_ctx *ctx);
 /* The raw value, NULL if it is not set; section "kvmod", "policy refreekv", ... */
 const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key);
 
+/*
+ * The absolute path of a data file ("template/policy.c"): in the build tree
+ * where this runs from one, else in the installed folder. Free it with free().
+ */
+int kvmod_data_path(struct kvmod_ctx *ctx, const char *name, char **path);
+
 /* --- modules ------------------------------------------------------------------ */
 
 /* What a module file says of itself, read without running it. */

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Names: when two are the same, and which is nearest to one that is unknown. */
+#ifndef KVMOD_NAMES_H
+#define KVMOD_NAMES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* '-' and '_' are the same. */
+bool kv_name_eq(const char *a, const char *b);
+/* Letters, digits, '-' and '_', not empty. */
+bool kv_name_valid(const char *name);
+
+/* The nearest of the names offered to it; none is near while best is NULL. */
+struct kv_nearest {
+	const char *wanted;
+	char best[64];			/* "" : none is near */
+	unsigned distance;
+};
+void kv_nearest_start(struct kv_nearest *nearest, const char *wanted);
+void kv_nearest_offer(struct kv_nearest *nearest, const char *name);
+/* "; did you mean `x`?", or "". Lives as long as nearest->best does. */
+const char *kv_nearest_hint(const struct kv_nearest *nearest, char *text, size_t room);
+#define KV_HINT_ROOM 96
+
+/* Puts '?' where a byte would break a line or a terminal. */
+void kv_one_line(char *text);
+
+#endif
