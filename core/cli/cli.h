@@ -109,8 +109,6 @@ int cli_parse(const struct cli_command *self, struct cli_common *common,
 /* One line about a wrong command line, then exit(CLI_USAGE). */
 void cli_usage_error(const struct cli_command *self, const char *format, ...)
 	CLI_PRINTF(2, 3) __attribute__((noreturn));
-/* The word of words (NULL at the end) that is nearest to `word`; NULL: none is near. */
-const char *cli_nearest(const char *word, const char *const *words);
 
 /* --- context (context.c) -------------------------------------------------------- */
 
@@ -130,7 +128,7 @@ int cli_error(const char *format, ...) CLI_PRINTF(1, 2);
 int cli_error_kvmod(void);
 
 /*
- * The answer as JSON on stdout, and gives the reference up; NULL (out of
+ * The answer as JSON on stdout, a line, and gives the reference up; NULL (out of
  * memory while it was built) is an error. Returns CLI_OK or CLI_FAILED.
  */
 int cli_print_json(json_t *value);

@@ -7,14 +7,31 @@ libkvmodcli_la_SOURCES = \
 	core/cli/options.c \
 	core/cli/output.c \
 	core/cli/progress.c \
-	core/cli/stats.c
+	core/cli/sampler.c \
+	core/cli/sampler.h \
+	core/cli/stats.c \
+	core/cli/text.c \
+	core/cli/text.h \
+	core/names.c \
+	core/names.h
 libkvmodcli_la_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 libkvmodcli_la_LIBADD = libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
 bin_PROGRAMS += kvmod
 kvmod_SOURCES = \
 	core/cli/bench.c \
-	core/cli/main.c
+	core/cli/compare.c \
+	core/cli/generate.c \
+	core/cli/info.c \
+	core/cli/input.c \
+	core/cli/interrupt.c \
+	core/cli/list.c \
+	core/cli/main.c \
+	core/cli/model.c \
+	core/cli/new.c \
+	core/cli/report.c \
+	core/cli/run.c \
+	core/cli/run.h
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(KVMOD_DIRS)
 kvmod_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvmod: the command. Its subcommands are a file each. */
 #include "core/cli/cli.h"
+#include "core/names.h"
 
 #include <fcntl.h>
 #include <locale.h>
@@ -9,7 +10,7 @@
 #include <unistd.h>
 
 static const struct cli_command *const commands[] = {
-	&cli_bench, NULL,
+	&cli_list, &cli_info, &cli_run, &cli_bench, &cli_new, NULL,
 };
 
 static const char about[] =
@@ -23,42 +24,39 @@ static void list_commands(const struct cli_command *const *table, const char *pr
 	printf("Usage: kvmod %sCOMMAND [OPTION]... [OPERAND]...\n%s\n\nCommands:\n", prefix, text);
 	for (; *table; table++)
 		printf("  %-10s %s\n", (*table)->name + skip, (*table)->summary);
-	printf("\n'kvmod %sCOMMAND --help' says more of each%s.\n", prefix,
+	printf("\n`kvmod %sCOMMAND --help` says more of each%s.\n", prefix,
 	       *prefix ? "" : "; so do kvmod(1) and kvmod.conf(5)");
 }
 
-static const char *nearest_command(const struct cli_command *const *table, size_t skip,
-				   const char *word)
+static void say_unknown(const struct cli_command *const *table, const char *prefix,
+			const char *word)
 {
-	const char *names[16];
-	size_t n = 0;
+	struct kv_nearest nearest;
+	char hint[KV_HINT_ROOM];
 
-	for (; *table && n < CLI_COUNT(names) - 1; table++)
-		names[n++] = (*table)->name + skip;
-	names[n] = NULL;
-	return cli_nearest(word, names);
+	kv_nearest_start(&nearest, word);
+	for (; *table; table++)
+		kv_nearest_offer(&nearest, (*table)->name + strlen(prefix));
+	cli_error("no command `%s%s`%s (see `kvmod %s--help`)", prefix, word,
+		  kv_nearest_hint(&nearest, hint, sizeof(hint)), prefix);
 }
 
 int cli_dispatch(const struct cli_command *const *table, const char *prefix,
 		 const char *text, int argc, char **argv)
 {
-	const char *word = argc > 1 ? argv[1] : "", *near;
-	size_t skip = strlen(prefix);
+	const char *word = argc > 1 ? argv[1] : "";
 
 	for (size_t i = 0; table[i]; i++)
-		if (!strcmp(word, table[i]->name + skip))
+		if (!strcmp(word, table[i]->name + strlen(prefix)))
 			return table[i]->run(table[i], argc - 1, argv + 1);
 	if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
 		list_commands(table, prefix, text);
 		return CLI_OK;
 	}
-	near = nearest_command(table, skip, word);
 	if (argc < 2)
-		cli_error("which command? See 'kvmod %s--help'", prefix);
-	else if (near)
-		cli_error("no command '%s%s'; did you mean '%s%s'?", prefix, word, prefix, near);
+		cli_error("which command? (see `kvmod %s--help`)", prefix);
 	else
-		cli_error("no command '%s%s'; see 'kvmod %s--help'", prefix, word, prefix);
+		say_unknown(table, prefix, word);
 	return CLI_USAGE;
 }
 

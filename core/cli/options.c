@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Options from tables: getopt_long reads them, --help prints them. */
 #include "core/cli/cli.h"
+#include "core/names.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -25,56 +26,8 @@ void cli_usage_error(const struct cli_command *self, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	cli_error("%s (see 'kvmod %s --help')", text, self->name);
+	cli_error("%s (see `kvmod %s --help`)", text, self->name);
 	exit(CLI_USAGE);
-}
-
-/* Edit distance, one row at a time; words of 31 characters at most. */
-static size_t distance(const char *a, const char *b)
-{
-	size_t row[32], n = strlen(b);
-
-	if (n >= CLI_COUNT(row))
-		return n;
-	for (size_t j = 0; j <= n; j++)
-		row[j] = j;
-	for (size_t i = 1; a[i - 1]; i++) {
-		size_t diagonal = row[0];
-
-		row[0] = i;
-		for (size_t j = 1; j <= n; j++) {
-			size_t best = diagonal + (a[i - 1] != b[j - 1]);
-
-			diagonal = row[j];
-			if (row[j] + 1 < best)
-				best = row[j] + 1;
-			if (row[j - 1] + 1 < best)
-				best = row[j - 1] + 1;
-			row[j] = best;
-		}
-	}
-	return row[n];
-}
-
-const char *cli_nearest(const char *word, const char *const *words)
-{
-	size_t least = 1 + strlen(word) / 3;
-	const char *near = NULL;
-
-	if (!*word)
-		return NULL;
-	for (; *words; words++) {
-		size_t d = distance(word, *words);
-
-		/* What was cut short is near, too: "pol" for "policy". */
-		if (strlen(word) > 1 && !strncmp(word, *words, strlen(word)))
-			d = 1;
-		if (d < least || (d == least && !near)) {
-			least = d;
-			near = *words;
-		}
-	}
-	return near;
 }
 
 static void add_options(struct option_set *set, const struct cli_option *options)
@@ -204,21 +157,23 @@ static void __attribute__((noreturn)) refuse_unknown(const struct cli_command *s
 						     const struct option_set *set,
 						     const char *word)
 {
-	const char *names[MAX_OPTIONS + 1], *near;
-	char name[64];
+	struct kv_nearest nearest;
+	char name[64], hint[KV_HINT_ROOM];
 
 	if (word[0] != '-' || word[1] != '-')
-		cli_usage_error(self, "no option '-%c'", optopt);
-	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word + 2, "="), word + 2);
-	for (size_t i = 0; i < set->n; i++)
-		names[i] = set->options[i]->name;
-	names[set->n] = NULL;
+		cli_usage_error(self, "no option `-%c`", optopt);
+	snprintf(name, sizeof(name), "--%.*s", (int)strcspn(word + 2, "="), word + 2);
 	if (optopt)
-		cli_usage_error(self, "--%s takes no value", name);
-	near = cli_nearest(name, names);
-	if (near)
-		cli_usage_error(self, "no option '--%s'; did you mean '--%s'?", name, near);
-	cli_usage_error(self, "no option '--%s'", name);
+		cli_usage_error(self, "`%s` takes no value", name);
+	kv_nearest_start(&nearest, name);
+	for (size_t i = 0; i < set->n; i++) {
+		char known[64];
+
+		snprintf(known, sizeof(known), "--%s", set->options[i]->name);
+		kv_nearest_offer(&nearest, known);
+	}
+	cli_usage_error(self, "no option `%s`%s", name,
+			kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 
 /* The values of getopt_long's `val` that stand for options without a letter. */

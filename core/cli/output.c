@@ -47,7 +47,7 @@ bool cli_stdout_broken(void)
 
 int cli_print_json(json_t *value)
 {
-	int failed = !value || json_dumpf(value, stdout, JSON_INDENT(2));
+	int failed = !value || json_dumpf(value, stdout, JSON_REAL_PRECISION(9));
 
 	json_decref(value);
 	if (failed && !ferror(stdout))

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where prompts come from. */
+#include "core/cli/run.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static int check_utf8(const struct cli_text *text, const char *what)
+{
+	size_t bad = text->n ? cli_utf8_bad(text->bytes, text->n) : 0;
+
+	if (bad == text->n)
+		return CLI_OK;
+	return cli_error("%s: not text: byte 0x%02x at offset %zu, UTF-8 was expected",
+			 what, (unsigned char)text->bytes[bad], bad);
+}
+
+int cli_check_prompt(const struct cli_text *text, const char *what)
+{
+	if (check_utf8(text, what))
+		return CLI_FAILED;
+	if (!text->n || strspn(text->bytes, " \t\r\n") == text->n)
+		return cli_error("the prompt is empty");
+	return CLI_OK;
+}
+
+static int read_all(struct cli_text *text, FILE *f, const char *name)
+{
+	char chunk[65536];
+	size_t n;
+
+	while ((n = fread(chunk, 1, sizeof(chunk), f)) > 0)
+		if (cli_text_add(text, chunk, n))
+			return cli_error("%s: out of memory", name);
+	if (ferror(f))
+		return cli_error("%s: %s", name, strerror(errno));
+	return CLI_OK;
+}
+
+static int read_file(struct cli_text *text, const char *file)
+{
+	FILE *f = fopen(file, "re");
+	int err;
+
+	if (!f)
+		return cli_error("%s: %s", file, strerror(errno));
+	err = read_all(text, f, file);
+	fclose(f);
+	return err;
+}
+
+static int add_words(struct cli_text *text, int argc, char **argv)
+{
+	for (int i = 0; i < argc; i++)
+		if ((i && cli_text_add(text, " ", 1)) ||
+		    cli_text_add(text, argv[i], strlen(argv[i])))
+			return cli_error("out of memory");
+	return CLI_OK;
+}
+
+static void drop_last_newline(struct cli_text *text)
+{
+	if (text->n && text->bytes[text->n - 1] == '\n')
+		text->bytes[--text->n] = '\0';
+	if (text->n && text->bytes[text->n - 1] == '\r')
+		text->bytes[--text->n] = '\0';
+}
+
+int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc, char **argv)
+{
+	bool from_stdin = file ? !strcmp(file, "-") : !argc;
+	const char *what = from_stdin ? "stdin" : file ? file : "the prompt";
+	int err = CLI_OK;
+
+	if (from_stdin)
+		err = read_all(text, stdin, what);
+	else if (file)
+		err = read_file(text, file);
+	if (err)
+		return err;
+	if (!raw)
+		drop_last_newline(text);
+	if (check_utf8(text, what))
+		return CLI_FAILED;
+	if (text->n && argc && !raw && cli_text_add(text, "\n\n", 2))
+		return cli_error("out of memory");
+	if (add_words(text, argc, argv))
+		return CLI_FAILED;
+	return cli_check_prompt(text, "the prompt");
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Ctrl-C: once to stop, twice to be killed. */
+#include "core/cli/run.h"
+
+#include <signal.h>
+
+static volatile sig_atomic_t interrupted;
+static void (*volatile cancel)(void *instance);
+static void *volatile cancel_arg;
+
+static void note(int signal_number)
+{
+	(void)signal_number;
+	interrupted = 1;
+	cancel(cancel_arg);
+}
+
+void cli_catch_interrupt(const struct cli_model *m)
+{
+	struct sigaction action = { .sa_handler = note, .sa_flags = (int)SA_RESETHAND };
+
+	interrupted = 0;
+	cancel = m->ops->cancel;
+	cancel_arg = m->instance;
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGINT, &action, NULL);
+}
+
+bool cli_interrupted(void)
+{
+	return interrupted;
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An engine, a policy and a session, opened as configured; text to tokens. */
+#include "core/cli/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Where the engine's cache will be. */
+static const char *device_of(struct kvmod_ctx *ctx)
+{
+	const char *device = kvmod_config_get(ctx, "kvmod", "device");
+
+	return device && strcmp(device, "auto") ? device : "cpu";
+}
+
+int cli_model_open(struct cli_model *m, struct kvmod_ctx *ctx)
+{
+	*m = (struct cli_model){ .ctx = ctx, .device = device_of(ctx) };
+	if (kvmod_engine_open(ctx, NULL, &m->engine))
+		return cli_error_kvmod();
+	m->ops = kvmod_engine_ops(m->engine);
+	m->instance = kvmod_engine_instance(m->engine);
+	m->about = kvmod_engine_model(m->engine);
+	if (kvmod_policy_open(ctx, NULL, m->device, m->about, &m->policy) ||
+	    kvmod_session_open(m->engine, m->policy, &m->session)) {
+		cli_error_kvmod();
+		cli_model_close(m);
+		return CLI_FAILED;
+	}
+	return CLI_OK;
+}
+
+void cli_model_close(struct cli_model *m)
+{
+	if (m->session)
+		kvmod_session_close(m->session);
+	if (m->policy)
+		kvmod_policy_close(m->policy);
+	if (m->engine)
+		kvmod_engine_close(m->engine);
+	*m = (struct cli_model){ 0 };
+}
+
+static int grow(struct cli_tokens *tokens, size_t more)
+{
+	int32_t *ids = realloc(tokens->ids, (tokens->n + more + 1) * sizeof(*ids));
+
+	if (!ids)
+		return cli_error("out of memory for %zu tokens", tokens->n + more);
+	tokens->ids = ids;
+	return CLI_OK;
+}
+
+void cli_tokens_free(struct cli_tokens *tokens)
+{
+	free(tokens->ids);
+	*tokens = (struct cli_tokens){ 0 };
+}
+
+int cli_add_raw(const struct cli_model *m, const struct cli_text *text, bool first,
+		struct cli_tokens *tokens)
+{
+	uint32_t flags = KVMOD_TOKENIZE_SPECIAL | (first ? KVMOD_TOKENIZE_BOS : 0);
+	size_t n = text->n / 2 + 16, room;
+	int err;
+
+	do {
+		room = n;
+		if (grow(tokens, room))
+			return CLI_FAILED;
+		err = m->ops->tokenize(m->instance, text->bytes, text->n, flags,
+				       tokens->ids + tokens->n, &n);
+	} while (err == KVMOD_ERANGE && n > room);
+	if (err)
+		return cli_error_kvmod();
+	tokens->n += n;
+	return CLI_OK;
+}
+
+int cli_add_chat(const struct cli_model *m, const char *system, const char *user, bool first,
+		 struct cli_tokens *tokens)
+{
+	const struct kvmod_message messages[] = { { "system", system }, { "user", user } };
+	size_t skip = system ? 0 : 1, n = strlen(user) / 2 + 64, room;
+	int err;
+
+	do {
+		room = n;
+		if (grow(tokens, room))
+			return CLI_FAILED;
+		err = m->ops->chat(m->instance, messages + skip, CLI_COUNT(messages) - skip,
+				   first, tokens->ids + tokens->n, &n);
+	} while (err == KVMOD_ERANGE && n > room);
+	if (err)
+		return cli_error_kvmod();
+	tokens->n += n;
+	return CLI_OK;
+}

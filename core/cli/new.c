@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kvmod new: a policy to start from, outside kvmod's own tree. */
+#include "core/cli/cli.h"
+#include "core/cli/text.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define LONGEST_NAME 32
+
+/* In the template folder; in the new one, @NAME@ is the policy's name. */
+static const struct {
+	const char *from, *to;
+} files[] = {
+	{ "policy.c", "@NAME@.c" },
+	{ "Makefile.txt", "Makefile" },
+	{ "policy.vectors", "@NAME@.vectors" },
+	{ "README.md", "README.md" },
+};
+
+struct job {
+	const char *name, *dir;
+	char author[128];
+	struct cli_text paths[CLI_COUNT(files)];
+	size_t n_written;
+};
+
+static void find_author(struct job *job)
+{
+	const struct passwd *user = getpwuid(geteuid());
+	const char *name = user && *user->pw_gecos ? user->pw_gecos : user ? user->pw_name : "";
+
+	/* It goes into a C string: its plain part, up to gecos' first comma. */
+	snprintf(job->author, sizeof(job->author), "%.*s", (int)strcspn(name, ",\"\\\n"), name);
+	if (!*job->author)
+		strcpy(job->author, "unknown");
+}
+
+/* Adds text with @NAME@ and @AUTHOR@ replaced. */
+static int expand(const struct job *job, const char *text, struct cli_text *out)
+{
+	while (*text) {
+		size_t n = strcspn(text, "@");
+		const char *value = NULL;
+
+		if (cli_text_add(out, text, n))
+			return cli_error("out of memory");
+		text += n;
+		if (!strncmp(text, "@NAME@", 6))
+			value = job->name, n = 6;
+		else if (!strncmp(text, "@AUTHOR@", 8))
+			value = job->author, n = 8;
+		else if (*text)
+			value = "@", n = 1;
+		if (value && cli_text_add(out, value, strlen(value)))
+			return cli_error("out of memory");
+		text += value ? n : 0;
+	}
+	return CLI_OK;
+}
+
+static int read_template(struct kvmod_ctx *ctx, const char *name, struct cli_text *text)
+{
+	char wanted[64], chunk[4096], *path;
+	size_t n;
+	FILE *f;
+	int err;
+
+	snprintf(wanted, sizeof(wanted), "template/%s", name);
+	if (kvmod_data_path(ctx, wanted, &path))
+		return cli_error_kvmod();
+	f = fopen(path, "re");
+	err = f ? CLI_OK : cli_error("%s: %s", path, strerror(errno));
+	free(path);
+	while (f && !err && (n = fread(chunk, 1, sizeof(chunk), f)) > 0)
+		err = cli_text_add(text, chunk, n) ? cli_error("out of memory") : CLI_OK;
+	if (f && ferror(f))
+		err = cli_error("template %s: %s", name, strerror(errno));
+	if (f)
+		fclose(f);
+	return err;
+}
+
+static int write_all(const char *path, const struct cli_text *text)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	size_t done = 0;
+	ssize_t n = 0;
+
+	if (fd < 0)
+		return cli_error("%s: %s", path, strerror(errno));
+	while (done < text->n && (n = write(fd, text->bytes + done, text->n - done)) > 0)
+		done += (size_t)n;
+	if (done == text->n && !close(fd))
+		return CLI_OK;
+	cli_error("%s: %s", path, strerror(errno));
+	unlink(path);
+	return CLI_FAILED;
+}
+
+static int write_file(struct kvmod_ctx *ctx, struct job *job, size_t i)
+{
+	struct cli_text template = { 0 }, text = { 0 };
+	int err = read_template(ctx, files[i].from, &template);
+
+	if (!err)
+		err = expand(job, template.bytes, &text);
+	if (!err)
+		err = write_all(job->paths[i].bytes, &text);
+	cli_text_free(&template);
+	cli_text_free(&text);
+	return err;
+}
+
+/* All or nothing: no file is there before, and none after a failure. */
+static int write_files(struct kvmod_ctx *ctx, struct job *job)
+{
+	struct stat st;
+
+	for (size_t i = 0; i < CLI_COUNT(files); i++) {
+		if (cli_text_add(&job->paths[i], job->dir, strlen(job->dir)) ||
+		    cli_text_add(&job->paths[i], "/", 1))
+			return cli_error("out of memory");
+		if (expand(job, files[i].to, &job->paths[i]))
+			return CLI_FAILED;
+		if (!lstat(job->paths[i].bytes, &st))
+			return cli_error("%s is there already: nothing was written",
+					 job->paths[i].bytes);
+	}
+	for (; job->n_written < CLI_COUNT(files); job->n_written++) {
+		if (!write_file(ctx, job, job->n_written))
+			continue;
+		while (job->n_written-- > 0)
+			unlink(job->paths[job->n_written].bytes);
+		return CLI_FAILED;
+	}
+	return CLI_OK;
+}
+
+static int make(struct kvmod_ctx *ctx, struct job *job)
+{
+	bool made = !mkdir(job->dir, 0777);
+	int err;
+
+	if (!made && errno != EEXIST)
+		return cli_error("%s: %s", job->dir, strerror(errno));
+	err = write_files(ctx, job);
+	if (err && made)
+		rmdir(job->dir);
+	for (size_t i = 0; i < CLI_COUNT(files) && !err; i++)
+		printf("%s\n", job->paths[i].bytes);
+	for (size_t i = 0; i < CLI_COUNT(files); i++)
+		cli_text_free(&job->paths[i]);
+	return err;
+}
+
+/* It becomes part of C names. */
+static void check_name(const struct cli_command *self, const char *name)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz";
+
+	if (!*name || !strchr(letters, *name) || strlen(name) > LONGEST_NAME ||
+	    strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(name))
+		cli_usage_error(self, "`%s`: a name begins with a-z, goes on with a-z, 0-9 and _, "
+				"and has at most %d characters", name, LONGEST_NAME);
+	if (!strcmp(name, "fullkv"))
+		cli_usage_error(self, "`fullkv` is the name of the policy that is built in");
+}
+
+static int run(const struct cli_command *self, int argc, char **argv)
+{
+	struct cli_common common = { 0 };
+	struct job job = { 0 };
+	const struct cli_option options[] = {
+		{ "dir", 'd', CLI_STRING, &job.dir, "DIR", "the folder for it [./NAME]; made if need be" },
+		{ 0 }
+	};
+	int first = cli_parse(self, &common, options, argc, argv), err;
+	struct kvmod_ctx *ctx;
+
+	if (argc - first != 1)
+		cli_usage_error(self, "one NAME was expected");
+	job.name = argv[first];
+	check_name(self, job.name);
+	job.dir = job.dir ? job.dir : job.name;
+	find_author(&job);
+	if (kvmod_new(&ctx))
+		return cli_error_kvmod();
+	err = make(ctx, &job);
+	kvmod_unref(ctx);
+	return err;
+}
+
+const struct cli_command cli_new = {
+	.name = "new",
+	.run = run,
+	.summary = "write a policy to start from: C file, Makefile, test",
+	.operands = "NAME",
+	.details =
+"Then `make` builds it with what pkg-config says of the installed kvmod, `make check`\n"
+"tests it. Files that are there are never written over.\n",
+	.takes = 0,
+};

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a run was like: a few lines for people, an object for programs. */
+#include "core/cli/run.h"
+
+#include <math.h>
+#include <unistd.h>
+
+uint64_t cli_resident(void)
+{
+	FILE *f = fopen("/proc/self/statm", "re");
+	unsigned long long pages = 0;
+
+	if (!f)
+		return 0;
+	if (fscanf(f, "%*u %llu", &pages) != 1)
+		pages = 0;
+	fclose(f);
+	return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static double per_second(uint64_t n, double seconds)
+{
+	return seconds > 0 ? (double)n / seconds : 0;
+}
+
+static void title(const char *text)
+{
+	fprintf(stderr, "%s%-9s%s", cli_style(stderr, CLI_BOLD), text, cli_style(stderr, CLI_PLAIN));
+}
+
+/* --- for people ------------------------------------------------------------------- */
+
+/* One number where the heads agree, else the least and the most. */
+static void print_layer(const struct kvmod_sequence *sequence, uint32_t layer, uint32_t n_heads)
+{
+	uint64_t low = UINT64_MAX, high = 0;
+
+	for (uint32_t g = 0; g < n_heads; g++) {
+		uint64_t kept = kvmod_sequence_kept(sequence, layer, g, NULL);
+
+		low = kept < low ? kept : low;
+		high = kept > high ? kept : high;
+	}
+	if (low == high)
+		fprintf(stderr, " %llu", (unsigned long long)low);
+	else
+		fprintf(stderr, " %llu-%llu", (unsigned long long)low, (unsigned long long)high);
+}
+
+#define LAYERS_A_LINE 10
+
+static void print_kept(const struct cli_model *m, const struct kvmod_sequence *sequence)
+{
+	for (uint32_t l = 0; l < m->about->n_layers; l++) {
+		if (l % LAYERS_A_LINE == 0) {
+			title(l ? "" : "kept");
+			fprintf(stderr, "layers %2u..:", l);
+		}
+		print_layer(sequence, l, m->about->n_kv_heads);
+		if (l % LAYERS_A_LINE == LAYERS_A_LINE - 1 || l + 1 == m->about->n_layers)
+			fputc('\n', stderr);
+	}
+}
+
+static void print_cache(const struct cli_turn *turn)
+{
+	char full[CLI_BYTES_ROOM], now[CLI_BYTES_ROOM], before[CLI_BYTES_ROOM], after[CLI_BYTES_ROOM];
+
+	title("cache");
+	fprintf(stderr, "%s before, %s after the cut; resident memory %s before, %s after\n",
+		cli_bytes(turn->prompted.before.used, full), cli_bytes(turn->prompted.after.used, now),
+		cli_bytes(turn->resident_before, before), cli_bytes(turn->resident_after, after));
+}
+
+static void print_speed(const struct cli_turn *turn)
+{
+	const struct kvmod_prompted *p = &turn->prompted;
+
+	title("prefill");
+	fprintf(stderr, "%llu tokens, %.1f tok/s; decision %.2f ms",
+		(unsigned long long)turn->prompt_tokens,
+		per_second(turn->prompt_tokens, p->prefill_seconds), 1e3 * p->decision_seconds);
+	if (!isnan(p->replay_loss))
+		fprintf(stderr, "; replayed loss %.4f nats a token", p->replay_loss);
+	fputc('\n', stderr);
+	title("decode");
+	fprintf(stderr, "%llu tokens, %.1f tok/s\n", (unsigned long long)turn->answer.n_tokens,
+		per_second(turn->answer.n_decoded, turn->answer.seconds));
+}
+
+static void print_comparison(const struct cli_turn *turn)
+{
+	const struct cli_comparison *c = &turn->comparison;
+	char full[CLI_BYTES_ROOM], cut[CLI_BYTES_ROOM];
+
+	title("full");
+	fprintf(stderr, "cache %s against %s; prefill %.1f tok/s; decode %.1f against %.1f tok/s\n",
+		cli_bytes(c->full_bytes, full), cli_bytes(turn->prompted.after.used, cut),
+		per_second(turn->prompt_tokens, c->full_prefill_seconds),
+		per_second(c->n, c->full_seconds),
+		per_second(turn->answer.n_decoded, turn->answer.seconds));
+	title("compare");
+	fprintf(stderr, "KL divergence mean %.5f, max %.5f nats; same likeliest token %.1f%% of %llu\n",
+		c->kl_mean, c->kl_max, 100 * c->agree, (unsigned long long)c->n);
+}
+
+void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence,
+		const struct cli_turn *turn)
+{
+	const char *policy = kvmod_policy_ops(m->policy)->name;
+
+	title("policy");
+	fprintf(stderr, "%s on %s: budget %.4f", policy, m->device, turn->prompted.budget);
+	if (turn->prompted.status)
+		fprintf(stderr, " (failed with %s: what failed is whole)",
+			kvmod_strerror(turn->prompted.status));
+	fputc('\n', stderr);
+	print_kept(m, sequence);
+	print_cache(turn);
+	print_speed(turn);
+	if (turn->compared)
+		print_comparison(turn);
+}
+
+/* --- for programs ---------------------------------------------------------------------- */
+
+/* JSON has no word for what is not finite. */
+static json_t *number(double value)
+{
+	return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *kept_json(const struct cli_model *m, const struct kvmod_sequence *sequence)
+{
+	json_t *layers = json_array();
+
+	for (uint32_t l = 0; l < m->about->n_layers; l++) {
+		json_t *heads = json_array();
+
+		for (uint32_t g = 0; g < m->about->n_kv_heads; g++)
+			json_array_append_new(heads, json_integer(
+				(json_int_t)kvmod_sequence_kept(sequence, l, g, NULL)));
+		json_array_append_new(layers, heads);
+	}
+	return layers;
+}
+
+static int add_comparison(json_t *object, const struct cli_comparison *c)
+{
+	json_t *more = json_pack("{s:o, s:o, s:f, s:f}",
+				 "kl_mean", number(c->kl_mean),
+				 "kl_max", number(c->kl_max),
+				 "agree", c->agree,
+				 "full_decode_tok_s", per_second(c->n, c->full_seconds));
+	int err = json_object_update(object, more);
+
+	json_decref(more);
+	return err;
+}
+
+int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequence,
+		    const struct cli_turn *turn)
+{
+	const struct kvmod_prompted *p = &turn->prompted;
+	const struct cli_answer *a = &turn->answer;
+	json_t *object = json_pack(
+		"{s:s, s:s, s:s, s:I, s:I, s:s#, s:o, s:f, s:I, s:I, s:f, s:f, s:f}",
+		"model", m->about->name,
+		"policy", kvmod_policy_ops(m->policy)->name,
+		"device", m->device,
+		"prompt_tokens", (json_int_t)turn->prompt_tokens,
+		"generated_tokens", (json_int_t)a->n_tokens,
+		"text", a->text.n ? a->text.bytes : "", (int)a->text.n,
+		"kept", kept_json(m, sequence),
+		"budget", p->budget,
+		"cache_bytes_full", (json_int_t)p->after.full,
+		"cache_bytes", (json_int_t)p->after.used,
+		"prefill_tok_s", per_second(turn->prompt_tokens, p->prefill_seconds),
+		"decision_ms", 1e3 * p->decision_seconds,
+		"decode_tok_s", per_second(a->n_decoded, a->seconds));
+
+	if (object && turn->compared && add_comparison(object, &turn->comparison)) {
+		json_decref(object);
+		object = NULL;
+	}
+	return cli_print_json(object);
+}

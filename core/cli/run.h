@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of `kvmod run` share. */
+#ifndef KVMOD_CLI_RUN_H
+#define KVMOD_CLI_RUN_H
+
+#include "core/cli/cli.h"
+#include "core/cli/sampler.h"
+#include "core/cli/text.h"
+
+/* --- a model that is open, with its policy (model.c) ---------------------------- */
+
+struct cli_model {
+	struct kvmod_ctx *ctx;
+	struct kvmod_engine *engine;
+	const struct kvmod_engine_ops *ops;
+	void *instance;
+	const struct kvmod_model *about;
+	const char *device;		/* where the cache is */
+	struct kvmod_policy *policy;
+	struct kvmod_session *session;
+};
+
+/* With the configured engine and policy. CLI_FAILED after the reason was printed. */
+int cli_model_open(struct cli_model *m, struct kvmod_ctx *ctx);
+void cli_model_close(struct cli_model *m);
+
+struct cli_tokens {
+	int32_t *ids;
+	size_t n;
+};
+
+/* Both add to *tokens. first: nothing came before in this sequence. */
+int cli_add_raw(const struct cli_model *m, const struct cli_text *text, bool first,
+		struct cli_tokens *tokens);
+int cli_add_chat(const struct cli_model *m, const char *system, const char *user, bool first,
+		 struct cli_tokens *tokens);
+void cli_tokens_free(struct cli_tokens *tokens);
+
+/* --- Ctrl-C (interrupt.c) ----------------------------------------------------------- */
+
+/*
+ * The first one from here on is noted and ends the engine's step in progress,
+ * the second ends the program.
+ */
+void cli_catch_interrupt(const struct cli_model *m);
+bool cli_interrupted(void);
+
+/* --- generating (generate.c) --------------------------------------------------------- */
+
+struct cli_answer {
+	struct cli_text text;		/* UTF-8 */
+	uint64_t n_tokens;		/* without the end token */
+	uint64_t n_decoded;		/* steps run, and their time */
+	double seconds;
+	int32_t pending;		/* the last token, if it is not in the cache yet; or -1 */
+};
+
+struct cli_generate {
+	const struct cli_model *model;
+	struct kvmod_sequence *sequence;
+	struct cli_sampler *sampler;
+	uint64_t limit;			/* tokens */
+	bool show;			/* on stdout, as it comes */
+};
+
+/*
+ * Goes on from logits (of the prompt's last token; they are used up), until the
+ * model ends, the limit, or Ctrl-C. What was said until a failure is in *answer.
+ */
+int cli_generate(const struct cli_generate *g, float *logits, struct cli_answer *answer);
+bool cli_is_end(const struct kvmod_model *model, int32_t token);
+
+/* --- comparing with the full cache (compare.c) ------------------------------------------ */
+
+struct cli_comparison {
+	uint64_t n;			/* tokens compared */
+	double kl_mean, kl_max;		/* KL(full || cut) in nats */
+	double agree;			/* share of tokens with the same likeliest next one */
+	double full_prefill_seconds, full_seconds;
+	uint64_t full_bytes;
+};
+
+/*
+ * Runs the prompt with the full cache; feeds its own greedy answer, up to limit
+ * tokens, to both caches, and compares the distributions after each.
+ */
+int cli_compare(const struct cli_model *m, struct kvmod_sequence *cut,
+		const struct cli_tokens *prompt, uint64_t limit, struct cli_comparison *out);
+
+/* --- what a run was like (report.c) -------------------------------------------------------- */
+
+struct cli_turn {
+	uint64_t prompt_tokens;
+	struct kvmod_prompted prompted;
+	struct cli_answer answer;
+	struct cli_comparison comparison;
+	bool compared;
+	uint64_t resident_before, resident_after;	/* the process, around the cut */
+};
+
+/* On stderr, for people. */
+void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence,
+		const struct cli_turn *turn);
+/* On stdout, for programs. */
+int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequence,
+		    const struct cli_turn *turn);
+/* Bytes of this process that are in memory now; 0 if unknown. */
+uint64_t cli_resident(void);
+
+/* --- where prompts come from (input.c) ------------------------------------------------------- */
+
+/*
+ * The words of argv with spaces between, after the file's text if there is one
+ * ("-": stdin): with a blank line between, or, raw, as both are. With neither,
+ * stdin. CLI_FAILED after the reason was printed; CLI_USAGE has none.
+ */
+int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc, char **argv);
+/* Is it text, and not empty? Else CLI_FAILED after saying so; what: "stdin". */
+int cli_check_prompt(const struct cli_text *text, const char *what);
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From logits to a token. */
+#ifndef KVMOD_CLI_SAMPLER_H
+#define KVMOD_CLI_SAMPLER_H
+
+#include <stdint.h>
+
+/*
+ * The filters look at probabilities before the temperature, in this order:
+ * top_k, top_p, min_p. Values that switch one off: 0, 1 and 0.
+ */
+struct cli_sampling {
+	double temperature;	/* 0: greedy */
+	uint64_t top_k;		/* the k likeliest */
+	double top_p;		/* the fewest of the likeliest that sum to p */
+	double min_p;		/* those with at least p times the likeliest's probability */
+	uint64_t seed;		/* same seed, same logits: same tokens */
+};
+
+struct cli_sampler;
+
+/* NULL if memory ran out. */
+struct cli_sampler *cli_sampler_new(const struct cli_sampling *how, uint32_t n_vocab);
+void cli_sampler_free(struct cli_sampler *sampler);
+/* A token; -1 if there is none, because a logit is not a number. */
+int32_t cli_sample(struct cli_sampler *sampler, const float *logits);
+/* The likeliest token, the first of equals; -1 as above. */
+int32_t cli_likeliest(const float *logits, uint32_t n_vocab);
+
+#endif

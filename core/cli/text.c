@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Text that grows, and UTF-8 that comes in pieces. */
+#include "core/cli/text.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int cli_text_add(struct cli_text *text, const char *bytes, size_t n)
+{
+	if (text->n + n + 1 > text->room) {
+		size_t room = 2 * (text->n + n) + 64;
+		char *grown = realloc(text->bytes, room);
+
+		if (!grown)
+			return -1;
+		text->bytes = grown;
+		text->room = room;
+	}
+	if (n)
+		memcpy(text->bytes + text->n, bytes, n);
+	text->n += n;
+	text->bytes[text->n] = '\0';
+	return 0;
+}
+
+void cli_text_free(struct cli_text *text)
+{
+	free(text->bytes);
+	*text = (struct cli_text){ 0 };
+}
+
+int cli_utf8_length(const char *s, size_t n)
+{
+	const unsigned char *u = (const unsigned char *)s;
+	unsigned char least = 0x80, most = 0xbf;	/* of the second byte */
+	int length;
+
+	if (!n)
+		return 0;
+	if (u[0] < 0x80)
+		return 1;
+	if (u[0] < 0xc2 || u[0] > 0xf4)
+		return -1;
+	length = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
+	if (u[0] == 0xe0)
+		least = 0xa0;		/* else it would fit two bytes */
+	else if (u[0] == 0xed)
+		most = 0x9f;		/* surrogates */
+	else if (u[0] == 0xf0)
+		least = 0x90;
+	else if (u[0] == 0xf4)
+		most = 0x8f;		/* above U+10FFFF */
+	for (int i = 1; i < length; i++) {
+		if ((size_t)i == n)
+			return 0;
+		if (u[i] < least || u[i] > most)
+			return -1;
+		least = 0x80;
+		most = 0xbf;
+	}
+	return length;
+}
+
+size_t cli_utf8_bad(const char *s, size_t n)
+{
+	for (size_t i = 0; i < n;) {
+		int length = cli_utf8_length(s + i, n - i);
+
+		if (length <= 0 || !s[i])
+			return i;
+		i += (size_t)length;
+	}
+	return n;
+}
+
+static int add_bad(struct cli_text *out)
+{
+	return cli_text_add(out, "\xef\xbf\xbd", 3);
+}
+
+/* Takes one byte more; a character is decided after four at the latest. */
+static int add_byte(struct cli_utf8_stream *s, char byte, struct cli_text *out)
+{
+	int err, length;
+
+	s->held[s->n_held++] = byte;
+	length = cli_utf8_length(s->held, s->n_held);
+	if (length == 0)
+		return 0;
+	if (length > 0) {
+		err = cli_text_add(out, s->held, s->n_held);
+		s->n_held = 0;
+		return err;
+	}
+	/* The new byte broke what was held, and may begin something itself. */
+	if (s->n_held == 1) {
+		s->n_held = 0;
+		return add_bad(out);
+	}
+	s->n_held = 0;
+	return add_bad(out) ? -1 : add_byte(s, byte, out);
+}
+
+int cli_utf8_add(struct cli_utf8_stream *s, const char *bytes, size_t n, struct cli_text *out)
+{
+	for (size_t i = 0; i < n; i++)
+		if (add_byte(s, bytes[i], out))
+			return -1;
+	return 0;
+}
+
+int cli_utf8_end(struct cli_utf8_stream *s, struct cli_text *out)
+{
+	int err = s->n_held ? add_bad(out) : 0;
+
+	s->n_held = 0;
+	return err;
+}

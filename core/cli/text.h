@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Text that grows, and UTF-8 that comes in pieces. */
+#ifndef KVMOD_CLI_TEXT_H
+#define KVMOD_CLI_TEXT_H
+
+#include <stddef.h>
+
+/* Bytes, with a NUL after them. All zero is an empty one. */
+struct cli_text {
+	char *bytes;
+	size_t n, room;
+};
+
+/* 0, or -1 if memory ran out; the text is as it was then. */
+int cli_text_add(struct cli_text *text, const char *bytes, size_t n);
+void cli_text_free(struct cli_text *text);
+
+/*
+ * Bytes of the UTF-8 character at s: 1 to 4; 0 if the end cuts it off, -1 if
+ * there is none.
+ */
+int cli_utf8_length(const char *s, size_t n);
+/* Where text stops being UTF-8 without NULs; n if it does not. */
+size_t cli_utf8_bad(const char *s, size_t n);
+
+/* A token may be part of a character: what is not whole yet waits in `held`. */
+struct cli_utf8_stream {
+	char held[4];
+	size_t n_held;
+};
+
+/*
+ * Adds to out what became whole with these bytes; what is not UTF-8 becomes
+ * U+FFFD. 0, or -1 if memory ran out.
+ */
+int cli_utf8_add(struct cli_utf8_stream *stream, const char *bytes, size_t n,
+		 struct cli_text *out);
+/* The same at the end: what is held is not going to be whole. */
+int cli_utf8_end(struct cli_utf8_stream *stream, struct cli_text *out);
+
+#endif
