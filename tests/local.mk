@@ -26,3 +26,5 @@ endif
 EXTRA_DIST += \
 	tests/golden/policies.txt \
 	tests/golden/refreekv.txt
+
+include $(srcdir)/tests/cli/local.mk
