@@ -278,15 +278,15 @@ static const struct kvmod_param settings[] = {
 
 static int check_setting(const struct kv_entry *entry)
 {
-	int err = kv_params_check(entry, settings, N_SETTINGS);
 	struct kv_nearest nearest;
 	char hint[KV_HINT_ROOM];
 
-	if (err != KVMOD_ENOENT)
-		return err;
 	kv_nearest_start(&nearest, entry->key);
-	for (uint32_t i = 0; i < N_SETTINGS; i++)
+	for (uint32_t i = 0; i < N_SETTINGS; i++) {
+		if (kv_name_eq(settings[i].name, entry->key))
+			return kv_entry_check(entry, &settings[i]);
 		kv_nearest_offer(&nearest, settings[i].name);
+	}
 	return kv_place_fail(KVMOD_EINVAL, entry, "[kvmod] has no setting `%s`%s", entry->key,
 			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }

@@ -12,6 +12,7 @@ pkgconfig_DATA = core/kvmod.pc
 
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
+	core/check.c \
 	core/config.c \
 	core/context.c \
 	core/elffile.c \
@@ -33,8 +34,10 @@ libkvmod_la_SOURCES = \
 	core/plan.c \
 	core/policy.c \
 	core/pool.c \
+	core/probe.c \
 	core/provider.c \
 	core/registry.c \
+	core/sections.c \
 	core/session.c \
 	core/trust.c
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)

@@ -7,15 +7,6 @@
 
 #define INSTANCE_ALIGN 64
 
-static const struct kvmod_param *find(const struct kvmod_param *params, uint32_t n,
-				      const char *name)
-{
-	for (uint32_t i = 0; i < n; i++)
-		if (kv_name_eq(params[i].name, name))
-			return &params[i];
-	return NULL;
-}
-
 static int fill_one(const struct kv_config *config, const char *kind, const char *name,
 		    const struct kvmod_param *param, struct kv_pile *pile, void *field)
 {
@@ -41,16 +32,12 @@ int kv_params_fill(const struct kv_config *config, const char *kind, const char 
 	return err;
 }
 
-int kv_params_check(const struct kv_entry *entry, const struct kvmod_param *params, uint32_t n)
+int kv_entry_check(const struct kv_entry *entry, const struct kvmod_param *param)
 {
-	const struct kvmod_param *param = find(params, n, entry->key);
 	struct kv_pile pile = { 0 };
 	max_align_t field[2];		/* as big as the biggest */
-	int err;
+	int err = kv_param_parse(param, entry->value, entry->source->dir, &pile, field);
 
-	if (!param)
-		return KVMOD_ENOENT;
-	err = kv_param_parse(param, entry->value, entry->source->dir, &pile, field);
 	kv_pile_free(&pile);
 	return err ? kv_entry_fail(err, entry, "%s", kvmod_error()) : err;
 }

@@ -106,8 +106,8 @@ uint32_t kv_param_type(const char *name, size_t length);	/* 0: no such type */
 /* Fills the fields of base from a section; what it does not say gets the default. */
 int kv_params_fill(const struct kv_config *config, const char *kind, const char *name,
 		   const struct kvmod_param *params, uint32_t n, struct kv_pile *pile, void *base);
-/* Checks one entry against a table. KVMOD_ENOENT, without words: no such parameter. */
-int kv_params_check(const struct kv_entry *entry, const struct kvmod_param *params, uint32_t n);
+/* Is the entry's value one for this parameter? */
+int kv_entry_check(const struct kv_entry *entry, const struct kvmod_param *param);
 
 /* --- paths (paths.c) --------------------------------------------------------------- */
 
@@ -130,6 +130,8 @@ int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct 
 /* The files there that may be modules, in name order. */
 int kv_module_files(const struct kv_config *config, struct kv_pile *pile,
 		    struct kv_strings *out);
+/* "/x/refreekv.so" is the file of "refreekv". */
+bool kv_path_stem_is(const char *path, const char *name);
 
 /* --- module files (modinfo.c, elffile.c, trust.c) ------------------------------------------------ */
 
@@ -199,7 +201,7 @@ void kv_unload_all(struct kvmod_ctx *ctx);
 /* Makes lock and threads anew in a forked child. */
 int kv_context_after_fork(struct kvmod_ctx *ctx);
 
-/* --- registry (registry.c, provider.c) ------------------------------------------------------ */
+/* --- registry (registry.c, provider.c, sections.c) ------------------------------------------------------ */
 
 const char *kv_kind_name(enum kv_kind kind);	/* "policy", ... */
 /* Checks an ops table and adds it; module NULL: the core's own. The lock is held. */
@@ -211,10 +213,24 @@ bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *mod
 struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
 				     const char *name, uint32_t on);
 const struct kvmod_param *kv_provider_params(const struct kv_provider *provider, uint32_t *n);
+/* The i-th; false past the last. */
+bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param);
 /* Checks the sections of policies, engines and devices without running anything. */
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);
 
 extern const struct kvmod_policy_ops kv_fullkv_ops;
+
+/* --- trying things out (check.c, probe.c) -------------------------------------------------------- */
+
+/* Tries what the configuration names, which was read already. */
+int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
+		    kvmod_finding_fn *fn, void *arg);
+/*
+ * Opens the policy on a made-up model and runs one request. step(arg, what) says
+ * what comes next.
+ */
+int kv_probe_policy(struct kvmod_ctx *ctx, const char *name,
+		    void (*step)(void *arg, const char *what), void *arg);
 
 /* --- threads (pool.c) -------------------------------------------------------------------------- */
 

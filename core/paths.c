@@ -300,3 +300,19 @@ int kv_module_files(const struct kv_config *config, struct kv_pile *pile,
 		err = add_files(pile, dirs.item[i], out);
 	return err;
 }
+
+/* "/x/refreekv.so" -> "refreekv" */
+bool kv_path_stem_is(const char *path, const char *name)
+{
+	const char *slash = strrchr(path, '/');
+	char stem[64];
+	size_t n;
+
+	path = slash ? slash + 1 : path;
+	n = strlen(path) - strlen(".so");
+	if (n >= sizeof(stem))
+		return false;
+	memcpy(stem, path, n);
+	stem[n] = '\0';
+	return kv_name_eq(stem, name);
+}

@@ -1,30 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * From a name to what provides it: what is registered, else the module files,
- * whose sections say what they have. A section of the configuration is checked
- * against the same files, without running them.
+ * whose sections say what they have.
  */
 #include "core/parts.h"
 
 #include <string.h>
 
 /* --- module files, as far as their sections tell ------------------------------------- */
-
-/* "/x/refreekv.so" -> "refreekv" */
-static bool stem_is(const char *path, const char *name)
-{
-	const char *slash = strrchr(path, '/');
-	char stem[64];
-	size_t n;
-
-	path = slash ? slash + 1 : path;
-	n = strlen(path) - strlen(".so");
-	if (n >= sizeof(stem))
-		return false;
-	memcpy(stem, path, n);
-	stem[n] = '\0';
-	return kv_name_eq(stem, name);
-}
 
 /* The files of the module path: those called NAME.so first. */
 static int files_for(const struct kv_config *config, const char *name, struct kv_pile *pile,
@@ -35,7 +18,7 @@ static int files_for(const struct kv_config *config, const char *name, struct kv
 
 	for (int other = 0; other < 2; other++)
 		for (size_t i = 0; i < all.n && err == KVMOD_OK; i++)
-			if (stem_is(all.item[i], name) == !other)
+			if (kv_path_stem_is(all.item[i], name) == !other)
 				err = kv_strings_add(pile, out, all.item[i]);
 	return err;
 }
@@ -86,7 +69,7 @@ static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
 	struct kvmod_modinfo *info;
 	int err = kv_modinfo_open(ctx->config, path, &info);
 
-	if (err && !stem_is(path, s->name)) {
+	if (err && !kv_path_stem_is(path, s->name)) {
 		s->n_refused++;
 		return KVMOD_OK;
 	}
@@ -162,7 +145,7 @@ static int load_name(struct kvmod_ctx *ctx, const char *name)
 	kv_nearest_start(&s.nearest, name);
 	for (size_t i = 0; i < files.n && err == KVMOD_OK && !found; i++) {
 		err = kv_modinfo_open(ctx->config, files.item[i], &info);
-		if (err && !stem_is(files.item[i], name)) {
+		if (err && !kv_path_stem_is(files.item[i], name)) {
 			s.n_refused++;
 			err = KVMOD_OK;
 			continue;
@@ -216,11 +199,4 @@ int kvmod_modules_each(struct kvmod_ctx *ctx,
 	}
 	kv_pile_free(&pile);
 	return err;
-}
-
-int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config)
-{
-	(void)ctx;
-	(void)config;
-	return KVMOD_OK;
 }

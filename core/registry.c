@@ -91,6 +91,16 @@ const struct kvmod_param *kv_provider_params(const struct kv_provider *provider,
 	return c.params;
 }
 
+bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param)
+{
+	struct common c = common_of(provider->kind, provider->ops);
+
+	if (i >= c.n_params)
+		return false;
+	*param = c.params[i];
+	return true;
+}
+
 /* --- is the table right? ------------------------------------------------------------- */
 
 static int check_param(const struct common *c, const struct kvmod_param *p)

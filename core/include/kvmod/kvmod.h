@@ -59,11 +59,43 @@ const char *kvmod_version(void);
  */
 int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 		    const char *const *overrides, size_t n_overrides);
-/* Reads the same files again, checked in a child process first; see above. */
+
+/* What kvmod_check() found out about one thing that the configuration names. */
+struct kvmod_finding {
+	uint32_t size;
+	int32_t code;			/* 0: fine; KVMOD_ECRASH, KVMOD_ETIMEOUT, ... */
+	const char *kind;		/* "policy", "engine", "device"; "configuration" */
+	const char *name;		/* its name; "configuration": the file, or "" */
+	const char *message;		/* one line, "" where it is fine */
+	double seconds;
+};
+typedef void kvmod_finding_fn(void *arg, const struct kvmod_finding *finding);
+
+/*
+ * Tries a configuration, which the context does not take over. Reads it as
+ * kvmod_configure() does; then, for each policy, engine and device that it names,
+ * a child process loads the module, fills in the parameters, and for a policy
+ * opens it on a tiny made-up model and runs one request. A module that crashes
+ * or does not come back within limit_ms (0: 10 seconds) does so there. fn, which
+ * may be NULL, gets a finding for each. Returns 0, or the code of the first
+ * finding that is not fine, and kvmod_error() has its message. The child is
+ * forked from the calling thread and runs no exit handlers.
+ */
+int kvmod_check(struct kvmod_ctx *ctx, const char *path,
+		const char *const *overrides, size_t n_overrides, uint32_t limit_ms,
+		kvmod_finding_fn *fn, void *arg);
+/*
+ * Reads the same files and overrides again, tries them as kvmod_check() does,
+ * and makes them the context's. On an error the configuration that was there
+ * stays, whole. What is open keeps the parameters that it was opened with.
+ */
 int kvmod_reload(struct kvmod_ctx *ctx);
 /* The file that was read; NULL if there is none. */
 const char *kvmod_config_path(struct kvmod_ctx *ctx);
-/* The raw value, NULL if it is not set; section "kvmod", "policy refreekv", ... */
+/*
+ * The raw value, NULL if it is not set; section "kvmod", "policy refreekv", ...
+ * Strings of a configuration live as long as the context.
+ */
 const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key);
 
 /*
@@ -100,7 +132,10 @@ int kvmod_modules_each(struct kvmod_ctx *ctx,
 int kvmod_load(struct kvmod_ctx *ctx, const char *name_or_path);
 /* KVMOD_EBUSY while something that it provides is open. */
 int kvmod_unload(struct kvmod_ctx *ctx, const char *name);
-/* A module that is linked into the program. */
+/*
+ * A module that is linked into the program. To have its section checked, add it
+ * before kvmod_configure().
+ */
 int kvmod_add_builtin(struct kvmod_ctx *ctx, const struct kvmod_module *module);
 
 /* --- policies -------------------------------------------------------------------- */

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Trying a configuration: each thing that it names is loaded and used once in a
+ * child process, which tells over a pipe what it is about to do and how that
+ * went. A module that crashes or hangs takes the child with it, nothing else.
+ */
+#include "core/parts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DEFAULT_LIMIT_MS 10000
+
+/* What the child writes; short enough for the pipe to take it whole. */
+enum message_kind { STEP, LOG, DONE };
+struct message {
+	uint32_t kind;
+	int32_t code;			/* of DONE; the level of LOG */
+	char text[1024];
+};
+
+struct trial {
+	struct kvmod_ctx *ctx;
+	struct kv_config *config;
+	uint32_t limit_ms;
+	kvmod_finding_fn *fn;
+	void *arg;
+	int first_code;
+	char first[1024];
+};
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* --- in the child -------------------------------------------------------------------- */
+
+static void tell(int fd, enum message_kind kind, int code, const char *text)
+{
+	struct message m = { .kind = kind, .code = code };
+	ssize_t n;
+
+	snprintf(m.text, sizeof(m.text), "%s", text);
+	do
+		n = write(fd, &m, sizeof(m));
+	while (n < 0 && errno == EINTR);
+}
+
+static void tell_step(void *arg, const char *what)
+{
+	tell(*(int *)arg, STEP, 0, what);
+}
+
+static void tell_log(void *arg, uint32_t level, const char *line)
+{
+	tell(*(int *)arg, LOG, (int)level, line);
+}
+
+/* A crash is to be a crash, whatever handlers the program or its tools have put in. */
+static void plain_signals(void)
+{
+	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTERM, SIGINT };
+	const struct rlimit none = { 0 };
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		signal(signals[i], SIG_DFL);
+	signal(SIGPIPE, SIG_IGN);
+	setrlimit(RLIMIT_CORE, &none);
+}
+
+static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name)
+{
+	struct kv_provider *provider;
+	void *instance;
+	int err = kv_provider_get(ctx, kind, name, 0, &provider);
+
+	if (err)
+		return err;
+	err = kv_instance_new(ctx, provider, &instance);
+	if (err == KVMOD_OK)
+		kv_instance_free(instance);
+	kv_provider_put(ctx, provider);
+	return err;
+}
+
+/* What runs on an accelerator only cannot be tried on made-up numbers in memory. */
+static bool runs_here(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name)
+{
+	struct kv_provider *provider;
+
+	if (kind != KV_POLICY || kv_provider_get(ctx, kind, name, KVMOD_ON_CPU, &provider))
+		return false;
+	kv_provider_put(ctx, provider);
+	return true;
+}
+
+/* The context is a copy of the parent's, and only this thread is left to use it. */
+static void child(struct trial *t, enum kv_kind kind, const char *name, int fd)
+{
+	struct kvmod_ctx *ctx = t->ctx;
+	int err;
+
+	plain_signals();
+	kvmod_set_log(ctx, tell_log, &fd);
+	err = kv_context_after_fork(ctx);
+	if (err == KVMOD_OK) {
+		kv_config_install(ctx, t->config);
+		tell(fd, STEP, 0, "loading it");
+		err = load_and_fill(ctx, kind, name);
+	}
+	if (err == KVMOD_OK && runs_here(ctx, kind, name))
+		err = kv_probe_policy(ctx, name, tell_step, &fd);
+	tell(fd, DONE, err, err ? kvmod_error() : "");
+}
+
+/* --- in the parent ----------------------------------------------------------------------- */
+
+struct watch {
+	char step[64];
+	int code;
+	char message[1024];
+	bool done;
+};
+
+static void hear(struct trial *t, struct watch *w, const struct message *m)
+{
+	switch (m->kind) {
+	case STEP:
+		snprintf(w->step, sizeof(w->step), "%.63s", m->text);
+		break;
+	case LOG:
+		kv_log(t->ctx, (uint32_t)m->code, "%s", m->text);
+		break;
+	case DONE:
+		w->done = true;
+		w->code = m->code;
+		snprintf(w->message, sizeof(w->message), "%s", m->text);
+		break;
+	}
+}
+
+/* False: nothing more will come, or the time is up. */
+static bool hear_next(struct trial *t, struct watch *w, int fd, double deadline)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	double left = deadline - now();
+	struct message m;
+	int ready = left > 0 ? poll(&p, 1, (int)(left * 1e3) + 1) : 0;
+
+	if (ready < 0 && errno == EINTR)
+		return true;
+	if (ready <= 0)
+		w->code = KVMOD_ETIMEOUT;
+	if (ready <= 0 || read(fd, &m, sizeof(m)) != sizeof(m))
+		return false;
+	m.text[sizeof(m.text) - 1] = '\0';
+	hear(t, w, &m);
+	return !w->done;
+}
+
+static void judge(struct trial *t, struct watch *w, int status)
+{
+	if (w->done)
+		return;
+	if (w->code == KVMOD_ETIMEOUT) {
+		snprintf(w->message, sizeof(w->message), "%s did not end within %g s", w->step,
+			 t->limit_ms / 1e3);
+	} else if (WIFSIGNALED(status)) {
+		w->code = KVMOD_ECRASH;
+		snprintf(w->message, sizeof(w->message), "died of SIG%s (%s) while %s",
+			 sigabbrev_np(WTERMSIG(status)), strsignal(WTERMSIG(status)), w->step);
+	} else {
+		w->code = KVMOD_ECRASH;
+		snprintf(w->message, sizeof(w->message), "ended the process with status %d while %s",
+			 WEXITSTATUS(status), w->step);
+	}
+}
+
+static void watch_child(struct trial *t, struct watch *w, pid_t pid, int fd)
+{
+	double deadline = now() + t->limit_ms / 1e3;
+	int status = 0;
+
+	while (hear_next(t, w, fd, deadline))
+		;
+	if (w->code == KVMOD_ETIMEOUT)
+		kill(pid, SIGKILL);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	judge(t, w, status);
+}
+
+static void report(struct trial *t, const char *kind, const char *name, int code,
+		   const char *message, double seconds)
+{
+	const struct kvmod_finding finding = {
+		.size = sizeof(finding), .code = code, .kind = kind, .name = name,
+		.message = message, .seconds = seconds,
+	};
+
+	if (code && t->first_code == KVMOD_OK) {
+		t->first_code = code;
+		snprintf(t->first, sizeof(t->first), "%s %s: %s", kind, name, message);
+	}
+	if (t->fn)
+		t->fn(t->arg, &finding);
+}
+
+static void try_one(struct trial *t, enum kv_kind kind, const char *name)
+{
+	struct watch w = { .step = "starting" };
+	double begin = now();
+	int ends[2];
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) != 0) {
+		report(t, kv_kind_name(kind), name, KVMOD_EIO, strerror(errno), 0);
+		return;
+	}
+	pthread_mutex_lock(&t->ctx->lock);	/* no other thread is amid a change */
+	pid = fork();
+	if (pid == 0) {
+		close(ends[0]);
+		child(t, kind, name, ends[1]);
+		_exit(0);
+	}
+	pthread_mutex_unlock(&t->ctx->lock);
+	close(ends[1]);
+	if (pid < 0) {
+		w.code = KVMOD_EIO;
+		snprintf(w.message, sizeof(w.message), "no child process: %s", strerror(errno));
+	} else {
+		watch_child(t, &w, pid, ends[0]);
+	}
+	close(ends[0]);
+	report(t, kv_kind_name(kind), name, w.code, w.message, now() - begin);
+}
+
+/* --- what is to be tried -------------------------------------------------------------------- */
+
+static bool seen_before(const struct kv_config *config, size_t i)
+{
+	const struct kv_entry *e = &config->entries[i];
+
+	for (size_t k = 0; k < i; k++)
+		if (strcmp(config->entries[k].kind, e->kind) == 0 &&
+		    kv_name_eq(config->entries[k].name, e->name))
+			return true;
+	return false;
+}
+
+static void try_named(struct trial *t, enum kv_kind kind, const char *chosen)
+{
+	const struct kv_config *config = t->config;
+	bool met = !chosen;
+
+	for (size_t i = 0; i < config->n_entries; i++) {
+		const struct kv_entry *e = &config->entries[i];
+
+		if (strcmp(e->kind, kv_kind_name(kind)) != 0 || seen_before(config, i))
+			continue;
+		met = met || kv_name_eq(e->name, chosen);
+		try_one(t, kind, e->name);
+	}
+	if (!met)
+		try_one(t, kind, chosen);
+}
+
+/* The one of [kvmod], if it is said there. */
+static const char *chosen(const struct kv_config *config, const char *key, const char *value)
+{
+	return kv_config_find(config, "kvmod", "", key) ? kv_config_alias(config, value) : NULL;
+}
+
+int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
+		    kvmod_finding_fn *fn, void *arg)
+{
+	struct trial t = {
+		.ctx = ctx, .config = config, .fn = fn, .arg = arg,
+		.limit_ms = limit_ms ? limit_ms : DEFAULT_LIMIT_MS,
+	};
+
+	report(&t, "configuration", config->path ? config->path : "", KVMOD_OK, "", 0);
+	try_named(&t, KV_POLICY, kv_config_alias(config, config->settings.policy));
+	try_named(&t, KV_ENGINE, chosen(config, "engine", config->settings.engine));
+	try_named(&t, KV_DEVICE, NULL);
+	return t.first_code ? kv_fail(t.first_code, "%s", t.first) : KVMOD_OK;
+}
+
+static int read_config(struct kvmod_ctx *ctx, const char *path, const char *const *overrides,
+		       size_t n_overrides, struct kv_config **config)
+{
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	err = kv_config_read(ctx, path, overrides, n_overrides, config);
+	pthread_mutex_unlock(&ctx->lock);
+	return err;
+}
+
+int kvmod_check(struct kvmod_ctx *ctx, const char *path,
+		const char *const *overrides, size_t n_overrides, uint32_t limit_ms,
+		kvmod_finding_fn *fn, void *arg)
+{
+	struct trial t = { .ctx = ctx, .fn = fn, .arg = arg };
+	struct kv_config *config;
+	int err = read_config(ctx, path, overrides, n_overrides, &config);
+
+	if (err) {
+		report(&t, "configuration", path ? path : "", err, kvmod_error(), 0);
+		return err;
+	}
+	err = kv_check_config(ctx, config, limit_ms, fn, arg);
+	kv_config_free(config);
+	return err;
+}
+
+static int reload(struct kvmod_ctx *ctx, const struct kv_config *old)
+{
+	struct kv_config *config;
+	int err = read_config(ctx, old ? old->asked_path : NULL, old ? old->overrides : NULL,
+			      old ? old->n_overrides : 0, &config);
+
+	if (err)
+		return err;
+	err = kv_check_config(ctx, config, 0, NULL, NULL);
+	if (err) {
+		kv_config_free(config);
+		return err;
+	}
+	pthread_mutex_lock(&ctx->lock);
+	kv_config_install(ctx, config);
+	pthread_mutex_unlock(&ctx->lock);
+	return KVMOD_OK;
+}
+
+int kvmod_reload(struct kvmod_ctx *ctx)
+{
+	const struct kv_config *old;
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	old = ctx->config;	/* lives as long as the context */
+	pthread_mutex_unlock(&ctx->lock);
+	err = reload(ctx, old);
+	return err ? kv_fail_in(err, "the configuration stays as it was") : err;
+}
