@@ -7,7 +7,8 @@ TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS = \
 	tests/test_kernels \
-	tests/test_plan
+	tests/test_plan \
+	tests/test_scores
 
 tests_test_plan_SOURCES = tests/test_plan.c
 tests_test_plan_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -17,6 +18,10 @@ tests_test_plan_LDADD = $(TEST_LIBS)
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/random.c tests/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
+tests_test_scores_SOURCES = tests/test_scores.c
+tests_test_scores_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_scores_LDADD = libpolicies.la libvectors.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 if HAVE_CHECK
 check_PROGRAMS += $(UNIT_TESTS)

@@ -35,12 +35,15 @@ kvmod_SOURCES = \
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(KVMOD_DIRS)
 kvmod_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
-# Golden vectors, for selftest and for unit tests.
+# Golden vectors and made-up caches, for selftest and for unit tests.
 noinst_LTLIBRARIES += libvectors.la
 libvectors_la_SOURCES = \
+	core/cli/madeup.c \
+	core/cli/madeup.h \
 	core/cli/vectors.c \
 	core/cli/vectors.h \
 	core/cli/vectors_request.c \
+	core/cli/vectors_run.c \
 	tests/random.c \
 	tests/random.h
 libvectors_la_LIBADD = $(LIBM)

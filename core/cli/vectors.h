@@ -104,4 +104,15 @@ uint32_t vectors_kept(const struct kvmod_request *request, const struct kvmod_pl
 bool vectors_match(const struct vectors_case *c, const struct kvmod_request *request,
 		   const struct kvmod_plan *plan, char *why, size_t room);
 
+/* --- a case, from end to end (vectors_run.c) ---------------------------------------- */
+
+/*
+ * Opens the case's policy with its parameters in ctx, whose configuration it
+ * replaces by `config` and `overrides` and those; decides, and compares. 0, or 1
+ * where the plan is another than expected, or a code; `why` says it in words.
+ */
+int vectors_run(struct kvmod_ctx *ctx, const char *config, const char *const *overrides,
+		size_t n_overrides, const struct vectors_case *c, uint32_t type,
+		char *why, size_t room);
+
 #endif
