@@ -8,6 +8,7 @@ TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 UNIT_TESTS = \
 	tests/test_kernels \
 	tests/test_plan \
+	tests/test_policies \
 	tests/test_scores
 
 tests_test_plan_SOURCES = tests/test_plan.c
@@ -18,6 +19,12 @@ tests_test_plan_LDADD = $(TEST_LIBS)
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/random.c tests/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
+tests_test_policies_SOURCES = tests/test_policies.c
+tests_test_policies_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'
+tests_test_policies_LDADD = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
+	libbuiltin_streamingllm.la libbuiltin_topp.la libpolicies.la libvectors.la \
+	libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 tests_test_scores_SOURCES = tests/test_scores.c
 tests_test_scores_CPPFLAGS = $(TEST_CPPFLAGS)
