@@ -4,6 +4,7 @@ noinst_LTLIBRARIES += libkvmodcli.la
 libkvmodcli_la_SOURCES = \
 	core/cli/cli.h \
 	core/cli/context.c \
+	core/cli/find.c \
 	core/cli/options.c \
 	core/cli/output.c \
 	core/cli/progress.c \
