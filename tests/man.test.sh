@@ -33,6 +33,9 @@ makefile() {
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-man.XXXXXX") || exit 99
 trap 'rm -rf "$tmp"' EXIT
+# What the configuration says does not matter here.
+KVMOD_CONF=/dev/null
+export KVMOD_CONF
 
 # --- lint ------------------------------------------------------------------------
 
@@ -78,6 +81,61 @@ same symbols libkvmod.map libkvmod.3 "$tmp/exported" "$tmp/documented"
 } >"$tmp/declared.c"
 words=$($(makefile CC) -I"$srcdir/core/include" -fsyntax-only "$tmp/declared.c" 2>&1) ||
 	fail "declarations in libkvmod.3: $words"
+
+# --- kvmod(1): every command, with every option --------------------------------------
+
+# section TITLE PAGE - the lines of one subsection.
+section() {
+	awk -v title="$1" '
+		/^\.S[sh] / { on = substr($0, 5) == title }
+		on
+	' "$2"
+}
+
+commands() {
+	./kvmod $1 --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'
+}
+
+# "-f, --file=FILE" -> "f file" and "--json" -> "- json"
+options() {
+	./kvmod $1 --help | sed -n '/^Options:/,/^$/{
+		s/^  -\([a-z]\), --\([a-z-]*\).*/\1 \2/p
+		s/^      --\([a-z-]*\).*/- \1/p
+	}'
+}
+
+check_command() {
+	section "$1" "$man/kvmod.1" >"$tmp/section"
+	[ -s "$tmp/section" ] || fail "kvmod.1 has no section '$1'"
+	options "$1" >"$tmp/options"
+	[ -s "$tmp/options" ] || fail "'kvmod $1 --help' lists no options"
+	while read -r letter name; do
+		[ "$name" = help ] && continue
+		grep -q -e "Fl -$name\>" -e "Fl $letter\>" "$tmp/section" ||
+			fail "kvmod.1: the section '$1' has no --$name"
+		# An option is explained once: here, or with those of several commands.
+		cat "$tmp/section" "$tmp/common" | grep -q "^\.It.* Fl -$name\>" ||
+			fail "kvmod.1: --$name of '$1' is not explained"
+	done <"$tmp/options"
+	sed -n 's/^\.It.* Fl -\([a-z-]*\).*/\1/p' "$tmp/section" | while read -r name; do
+		grep -q " $name\$" "$tmp/options" ||
+			echo "kvmod.1: 'kvmod $1' has no --$name"
+	done >"$tmp/words"
+	[ ! -s "$tmp/words" ] || fail "$(cat "$tmp/words")"
+}
+
+section 'Options that several commands have' "$man/kvmod.1" >"$tmp/common"
+commands '' >"$tmp/commands"
+[ -s "$tmp/commands" ] || fail "'kvmod --help' lists no commands"
+for command in $(cat "$tmp/commands"); do
+	if [ "$command" = bench ]; then
+		for bench in $(commands bench); do
+			check_command "bench $bench"
+		done
+	else
+		check_command "$command"
+	fi
+done
 
 # -------------------------------------------------------------------------------------
 
