@@ -201,34 +201,50 @@ static void watch_child(struct trial *t, struct watch *w, pid_t pid, int fd)
 	judge(t, w, status);
 }
 
-static void report(struct trial *t, const char *kind, const char *name, int code,
-		   const char *message, double seconds)
+static void report(struct trial *t, const struct kvmod_finding *finding)
 {
-	const struct kvmod_finding finding = {
-		.size = sizeof(finding), .code = code, .kind = kind, .name = name,
-		.message = message, .seconds = seconds,
-	};
-
-	if (code && t->first_code == KVMOD_OK) {
-		t->first_code = code;
-		snprintf(t->first, sizeof(t->first), "%s %s: %s", kind, name, message);
+	if (finding->code && t->first_code == KVMOD_OK) {
+		t->first_code = finding->code;
+		snprintf(t->first, sizeof(t->first), "%s %s: %s", finding->kind, finding->name,
+			 finding->message);
 	}
 	if (t->fn)
-		t->fn(t->arg, &finding);
+		t->fn(t->arg, finding);
 }
 
-static void try_one(struct trial *t, enum kv_kind kind, const char *name)
+static void report_config(struct trial *t, const char *path, int code, const char *message)
 {
-	struct watch w = { .step = "starting" };
-	double begin = now();
-	int ends[2];
+	const struct kvmod_finding finding = {
+		.size = sizeof(finding), .code = code, .kind = "configuration",
+		.name = path ? path : "", .message = message, .module = "",
+	};
+
+	report(t, &finding);
+}
+
+static void report_watch(struct trial *t, enum kv_kind kind, const char *name,
+			 const struct watch *w, double seconds)
+{
+	struct kv_pile pile = { 0 };
+	const char *module;
+
+	pthread_mutex_lock(&t->ctx->lock);
+	module = kv_provider_file(t->ctx, t->config, &pile, kind, name);
+	pthread_mutex_unlock(&t->ctx->lock);
+	report(t, &(struct kvmod_finding){
+		.size = sizeof(struct kvmod_finding), .code = w->code, .kind = kv_kind_name(kind),
+		.name = name, .message = w->message, .module = module ? module : "",
+		.seconds = seconds,
+	});
+	kv_pile_free(&pile);
+}
+
+/* No other thread is amid a change while the child is made. */
+static pid_t start_child(struct trial *t, enum kv_kind kind, const char *name, const int ends[2])
+{
 	pid_t pid;
 
-	if (pipe2(ends, O_CLOEXEC) != 0) {
-		report(t, kv_kind_name(kind), name, KVMOD_EIO, strerror(errno), 0);
-		return;
-	}
-	pthread_mutex_lock(&t->ctx->lock);	/* no other thread is amid a change */
+	pthread_mutex_lock(&t->ctx->lock);
 	pid = fork();
 	if (pid == 0) {
 		close(ends[0]);
@@ -236,15 +252,28 @@ static void try_one(struct trial *t, enum kv_kind kind, const char *name)
 		_exit(0);
 	}
 	pthread_mutex_unlock(&t->ctx->lock);
-	close(ends[1]);
+	return pid;
+}
+
+static void try_one(struct trial *t, enum kv_kind kind, const char *name)
+{
+	struct watch w = { .step = "starting" };
+	double begin = now();
+	int ends[2];
+	pid_t pid = -1;
+
+	if (pipe2(ends, O_CLOEXEC) == 0) {
+		pid = start_child(t, kind, name, ends);
+		close(ends[1]);
+		if (pid > 0)
+			watch_child(t, &w, pid, ends[0]);
+		close(ends[0]);
+	}
 	if (pid < 0) {
 		w.code = KVMOD_EIO;
 		snprintf(w.message, sizeof(w.message), "no child process: %s", strerror(errno));
-	} else {
-		watch_child(t, &w, pid, ends[0]);
 	}
-	close(ends[0]);
-	report(t, kv_kind_name(kind), name, w.code, w.message, now() - begin);
+	report_watch(t, kind, name, &w, now() - begin);
 }
 
 /* --- what is to be tried -------------------------------------------------------------------- */
@@ -291,7 +320,7 @@ int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t li
 		.limit_ms = limit_ms ? limit_ms : DEFAULT_LIMIT_MS,
 	};
 
-	report(&t, "configuration", config->path ? config->path : "", KVMOD_OK, "", 0);
+	report_config(&t, config->path, KVMOD_OK, "");
 	try_named(&t, KV_POLICY, kv_config_alias(config, config->settings.policy));
 	try_named(&t, KV_ENGINE, chosen(config, "engine", config->settings.engine));
 	try_named(&t, KV_DEVICE, NULL);
@@ -318,7 +347,7 @@ int kvmod_check(struct kvmod_ctx *ctx, const char *path,
 	int err = read_config(ctx, path, overrides, n_overrides, &config);
 
 	if (err) {
-		report(&t, "configuration", path ? path : "", err, kvmod_error(), 0);
+		report_config(&t, path, err, kvmod_error());
 		return err;
 	}
 	err = kv_check_config(ctx, config, limit_ms, fn, arg);

@@ -169,11 +169,6 @@ int kv_place_fail(int code, const struct kv_entry *entry, const char *format, ..
 	return place_fail(code, entry, false, reason);
 }
 
-int kv_place_fail_in(int code, const struct kv_entry *entry)
-{
-	return kv_place_fail(code, entry, "%s", kvmod_error());
-}
-
 /* --- overrides and drop-ins ------------------------------------------------------------------ */
 
 /* "SECTION.KEY=VALUE", split at the last dot before the first "=". */
@@ -291,11 +286,16 @@ static int check_setting(const struct kv_entry *entry)
 			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 
-static int check_alias(const struct kv_entry *entry)
+static int check_entry(const struct kv_entry *entry)
 {
-	if (!kv_name_valid(entry->key) || !kv_name_valid(entry->value))
+	if (strcmp(entry->kind, "alias") == 0 &&
+	    !(kv_name_valid(entry->key) && kv_name_valid(entry->value)))
 		return kv_entry_fail(KVMOD_EINVAL, entry, "expected NAME = NAME");
-	return KVMOD_OK;
+	if (strcmp(entry->kind, "blacklist") == 0 && !(kv_name_valid(entry->key) && *entry->value))
+		return kv_entry_fail(KVMOD_EINVAL, entry, "expected MODULE = the reason");
+	if (strcmp(entry->kind, "kvmod") == 0 && kv_name_eq(entry->key, "allow_owner"))
+		return kv_owners_check(entry);
+	return strcmp(entry->kind, "kvmod") == 0 ? check_setting(entry) : KVMOD_OK;
 }
 
 /* Sections of what an alias stands for are those of its target. */
@@ -308,10 +308,8 @@ static int settle_entries(struct kv_config *config)
 
 		if (*e->name)
 			e->name = kv_config_alias(config, e->name);
-		else if (e->key && strcmp(e->kind, "kvmod") == 0)
-			err = check_setting(e);
-		else if (e->key && strcmp(e->kind, "alias") == 0)
-			err = check_alias(e);
+		else if (e->key)
+			err = check_entry(e);
 	}
 	return err;
 }

@@ -23,7 +23,7 @@ int kvmod_new(struct kvmod_ctx **out)
 	if (!ctx)
 		return kv_no_memory();
 	atomic_init(&ctx->refs, 1);
-	ctx->log_level = KVMOD_NOTE;
+	atomic_init(&ctx->log_level, KVMOD_NOTE);
 	make_lock(&ctx->lock);
 	ctx->pool = kv_pool_new();
 	err = ctx->pool ? kv_register(ctx, NULL, KV_POLICY, &kv_fullkv_ops) : KVMOD_ENOMEM;

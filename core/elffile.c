@@ -180,9 +180,11 @@ static int read_section(struct kvmod_modinfo *info, Elf *elf, char **text, size_
 	return *text ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
-static int read_elf(struct kvmod_modinfo *info, Elf *elf, char **text, size_t *size)
+static int read_elf(struct kvmod_modinfo *info, Elf *elf)
 {
 	uint64_t file_size = (uint64_t)info->st.st_size;
+	char *text = NULL;
+	size_t size = 0;
 	GElf_Ehdr h;
 	int err;
 
@@ -194,11 +196,13 @@ static int read_elf(struct kvmod_modinfo *info, Elf *elf, char **text, size_t *s
 	if (err == KVMOD_OK)
 		err = check_whole(elf, &h, file_size);
 	if (err == KVMOD_OK)
-		err = read_section(info, elf, text, size);
+		err = read_section(info, elf, &text, &size);
+	if (err == KVMOD_OK)
+		err = kv_facts_read(info, text, size);
 	return err == KVMOD_OK ? check_descriptor(info, elf) : err;
 }
 
-int kv_elf_read(struct kvmod_modinfo *info, char **text, size_t *size)
+int kv_elf_read(struct kvmod_modinfo *info)
 {
 	Elf *elf;
 	int err;
@@ -207,7 +211,7 @@ int kv_elf_read(struct kvmod_modinfo *info, char **text, size_t *size)
 	elf = elf_begin(info->fd, ELF_C_READ, NULL);
 	if (!elf)
 		return kv_fail(KVMOD_EFORMAT, "not an ELF file: %s", elf_errmsg(-1));
-	err = read_elf(info, elf, text, size);
+	err = read_elf(info, elf);
 	elf_end(elf);
 	return err;
 }

@@ -16,7 +16,6 @@ static void host_log(void *ctx, uint32_t level, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
-	kv_one_line(line);
 	kv_log(module->ctx, level, "%s: %s", module->desc.name, line);
 }
 
@@ -30,7 +29,6 @@ static int32_t host_fail(void *ctx, int32_t code, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(line, sizeof(line), format, args);
 	va_end(args);
-	kv_one_line(line);
 	return kv_fail(code < 0 ? code : KVMOD_EINVAL, "%s: %s", module->desc.name, line);
 }
 

@@ -40,7 +40,7 @@ static int refuse(struct reader *r, int code, const char *format, ...)
 
 static bool blank(char c)
 {
-	return c == ' ' || c == '\t' || c == '\r';
+	return c == ' ' || c == '\t';
 }
 
 /* Does nothing but blanks, or a comment, stand from here on? */
@@ -101,7 +101,7 @@ static int check_line(struct reader *r, const char *text, const char *end, size_
 static char *next_line(char *line, int room, void *stream)
 {
 	struct reader *r = stream;
-	const char *end;
+	const char *end, *next;
 
 	if (r->err || r->rest == r->end)
 		return NULL;
@@ -109,11 +109,14 @@ static char *next_line(char *line, int room, void *stream)
 	end = memchr(r->rest, '\n', (size_t)(r->end - r->rest));
 	if (!end)
 		end = r->end;
+	next = end < r->end ? end + 1 : end;
+	if (end > r->rest && end[-1] == '\r')
+		end--;
 	if (check_line(r, r->rest, end, (size_t)room))
 		return NULL;
 	memcpy(line, r->rest, (size_t)(end - r->rest));
 	line[end - r->rest] = '\0';
-	r->rest = end < r->end ? end + 1 : end;
+	r->rest = next;
 	return line;
 }
 
@@ -188,7 +191,7 @@ int kv_ini_read(struct kv_config *config, const char *path)
 	err = read_file(path, &text, &size);
 	if (err)
 		return err;
-	r.rest = text;
+	r.rest = size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? text + 3 : text;
 	r.end = text + size;
 	bad_line = ini_parse_stream(next_line, &r, pair, &r);
 	free(text);

@@ -73,7 +73,7 @@ struct kvmod_ctx {
 	pthread_mutex_t lock;		/* guards all below */
 	kvmod_log_fn *log;
 	void *log_arg;
-	uint32_t log_level;
+	atomic_uint log_level;
 	struct kv_config *config;	/* never changed in place: a reload puts another */
 	struct kv_module *modules;
 	struct kv_provider *providers;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The reason of the last failure, per thread, and log lines. */
-#include "core/internal.h"
+#include "core/parts.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -10,6 +10,7 @@ static _Thread_local char last_error[1024];
 int kv_vfail(int code, const char *format, va_list args)
 {
 	vsnprintf(last_error, sizeof(last_error), format, args);
+	kv_one_line(last_error);
 	return code;
 }
 
@@ -87,6 +88,7 @@ void kv_vlog(struct kvmod_ctx *ctx, uint32_t level, const char *prefix,
 	if (n < 0 || (size_t)n >= sizeof(line))
 		n = 0;
 	vsnprintf(line + n, sizeof(line) - (size_t)n, format, args);
+	kv_one_line(line);
 	if (ctx->log)
 		ctx->log(ctx->log_arg, level, line);
 	else

@@ -144,7 +144,7 @@ static bool parse_param(char *text, struct kv_param_fact *fact)
 	fact->param.def = part(&rest);
 	fact->param.range = part(&rest);
 	fact->param.help = rest;
-	return kv_name_valid(fact->param.name) && fact->param.type;
+	return kv_param_check(&fact->param) == KVMOD_OK;
 }
 
 static int parse_params(struct kvmod_modinfo *info)
@@ -169,12 +169,19 @@ static int parse_params(struct kvmod_modinfo *info)
 	return KVMOD_OK;
 }
 
+int kv_facts_read(struct kvmod_modinfo *info, char *text, size_t size)
+{
+	int err = parse_facts(info, text, size);
+
+	if (err == KVMOD_OK)
+		err = check_facts(info);
+	return err == KVMOD_OK ? parse_params(info) : err;
+}
+
 /* --- opening ------------------------------------------------------------------------------------------- */
 
 static int read_info(const struct kv_config *config, struct kvmod_modinfo *info)
 {
-	size_t size = 0;
-	char *text = NULL;
 	int err;
 
 	info->fd = open(info->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -182,13 +189,7 @@ static int read_info(const struct kv_config *config, struct kvmod_modinfo *info)
 		return kv_fail(errno == ENOENT ? KVMOD_ENOENT : errno == EACCES ? KVMOD_EPERM : KVMOD_EIO,
 			       "cannot be read: %s", strerror(errno));
 	err = kv_trust(config, info->path, &info->st);
-	if (err == KVMOD_OK)
-		err = kv_elf_read(info, &text, &size);
-	if (err == KVMOD_OK)
-		err = parse_facts(info, text, size);
-	if (err == KVMOD_OK)
-		err = check_facts(info);
-	return err == KVMOD_OK ? parse_params(info) : err;
+	return err == KVMOD_OK ? kv_elf_read(info) : err;
 }
 
 int kv_modinfo_open(const struct kv_config *config, const char *path,

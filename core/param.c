@@ -120,6 +120,31 @@ static bool amount_in(const struct range *range, const struct kvmod_amount *a)
 		 bound.is_count == a->is_count && a->value > bound.value);
 }
 
+static bool range_fits(const struct kvmod_param *param)
+{
+	struct kvmod_amount amount;
+	struct range range;
+	int64_t whole;
+	double real;
+	bool good = split_range(param->range, &range);
+
+	for (int i = 0; i < 2 && good; i++) {
+		const char *text = i ? range.high : range.low;
+		size_t n = i ? range.n_high : range.n_low;
+
+		if (n == 0)
+			continue;
+		if (param->type == KVMOD_PARAM_REAL)
+			good = parse_real(text, n, &real);
+		else if (param->type == KVMOD_PARAM_AMOUNT)
+			good = parse_amount(text, n, &amount);
+		else
+			good = (param->type == KVMOD_PARAM_INT || param->type == KVMOD_PARAM_LIST) &&
+			       parse_int(text, n, &whole);
+	}
+	return good;
+}
+
 /* --- what was expected -------------------------------------------------------------------- */
 
 static const struct {
@@ -154,17 +179,25 @@ size_t kv_param_align(uint32_t type)
 	return known_type(type) ? types[type].align : 1;
 }
 
-const char *kv_param_type_name(uint32_t type)
-{
-	return known_type(type) ? types[type].name : "?";
-}
-
 uint32_t kv_param_type(const char *name, size_t length)
 {
 	for (uint32_t t = KVMOD_PARAM_BOOL; known_type(t); t++)
 		if (strlen(types[t].name) == length && memcmp(types[t].name, name, length) == 0)
 			return t;
 	return 0;
+}
+
+int kv_param_check(const struct kvmod_param *param)
+{
+	if (!param->name || !kv_name_valid(param->name))
+		return kv_fail(KVMOD_EINVAL, "a parameter has no valid name");
+	if (kv_param_size(param->type) == 0)
+		return kv_fail(KVMOD_EINVAL, "parameter `%s` is of unknown type %u", param->name,
+			       param->type);
+	if (param->type != KVMOD_PARAM_CHOICE && !range_fits(param))
+		return kv_fail(KVMOD_EINVAL, "the range of `%s`, \"%s\", is none: expected LOW..HIGH",
+			       param->name, param->range);
+	return KVMOD_OK;
 }
 
 /* "position|attention" -> "position, attention" */

@@ -14,7 +14,7 @@ static int fill_one(const struct kv_config *config, const char *kind, const char
 	int err;
 
 	if (!entry) {
-		err = kv_param_parse(param, param->def ? param->def : "", NULL, pile, field);
+		err = kv_param_parse(param, param->def, NULL, pile, field);
 		return err ? kv_fail_in(err, "the default of `%s`", param->name) : err;
 	}
 	err = kv_param_parse(param, entry->value, entry->source->dir, pile, field);

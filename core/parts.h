@@ -90,17 +90,16 @@ int kv_entry_fail(int code, const struct kv_entry *entry, const char *format, ..
 /* The same without key and value: "FILE:12: ". */
 int kv_place_fail(int code, const struct kv_entry *entry, const char *format, ...)
 	KV_PRINTF(3, 4);
-/* Puts the place before the message that is there. */
-int kv_place_fail_in(int code, const struct kv_entry *entry);
 
 /* --- parameters (param.c, params.c) --------------------------------------------- */
 
 /* A parameter's value from text into its field; pile owns what it points to. */
 int kv_param_parse(const struct kvmod_param *param, const char *text, const char *dir,
 		   struct kv_pile *pile, void *field);
+/* Are its name, type and range sound? */
+int kv_param_check(const struct kvmod_param *param);
 size_t kv_param_size(uint32_t type);	/* of the field; 0: no such type */
 size_t kv_param_align(uint32_t type);
-const char *kv_param_type_name(uint32_t type);
 uint32_t kv_param_type(const char *name, size_t length);	/* 0: no such type */
 
 /* Fills the fields of base from a section; what it does not say gets the default. */
@@ -168,10 +167,14 @@ bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const c
 bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsigned i,
 		      struct kvmod_param *param);
 
-/* Checks the ELF file info->fd and copies its section. */
-int kv_elf_read(struct kvmod_modinfo *info, char **text, size_t *size);
+/* Checks the ELF file info->fd, its section by kv_facts_read(), its descriptor. */
+int kv_elf_read(struct kvmod_modinfo *info);
+/* Takes what the section says, of `size` bytes; text is cut up. */
+int kv_facts_read(struct kvmod_modinfo *info, char *text, size_t size);
 int kv_abi_check(uint32_t major, uint32_t minor);
 
+/* Are those whom allow_owner names users? */
+int kv_owners_check(const struct kv_entry *entry);
 /* May this file and its folders be trusted? path must be without links. */
 int kv_trust(const struct kv_config *config, const char *path, const struct stat *st);
 
@@ -212,6 +215,9 @@ void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module);
 bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module);
 struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
 				     const char *name, uint32_t on);
+/* The file of the module that provides it, or that says so; NULL: none, or built in. */
+const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *config,
+			     struct kv_pile *pile, enum kv_kind kind, const char *name);
 const struct kvmod_param *kv_provider_params(const struct kv_provider *provider, uint32_t *n);
 /* The i-th; false past the last. */
 bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param);

@@ -99,15 +99,17 @@ char *kv_installed(struct kv_pile *pile, const char *dir)
 /* --- one path ---------------------------------------------------------------------------- */
 
 /* The user's; not what the environment says to a set-uid program. */
-static const char *home_dir(void)
+static const char *home_dir(struct kv_pile *pile)
 {
 	const char *dir = secure_getenv("HOME");
-	const struct passwd *user;
+	char text[1024];
+	struct passwd entry, *user = NULL;
 
 	if (dir && *dir == '/')
-		return dir;
-	user = getpwuid(geteuid());
-	return user ? user->pw_dir : NULL;
+		return kv_pile_strdup(pile, dir);
+	if (getpwuid_r(geteuid(), &entry, text, sizeof(text), &user) != 0 || !user)
+		return NULL;
+	return kv_pile_strdup(pile, user->pw_dir);
 }
 
 static char *below_cwd(struct kv_pile *pile, const char *path)
@@ -142,7 +144,7 @@ char *kv_path_resolve(struct kv_pile *pile, const char *path, const char *dir)
 	if (path[0] == '/')
 		return kv_pile_strdup(pile, path);
 	if (path[0] == '~' && (path[1] == '/' || path[1] == '\0')) {
-		user = home_dir();
+		user = home_dir(pile);
 		if (!user) {
 			kv_fail(KVMOD_ENOENT, "%s: this user has no home folder", path);
 			return NULL;
@@ -183,7 +185,7 @@ static int must_exist(const char *path, const char *who)
 static char *user_config(struct kv_pile *pile)
 {
 	const char *base = secure_getenv("XDG_CONFIG_HOME");
-	const char *user = home_dir();
+	const char *user = home_dir(pile);
 
 	if (base && *base == '/')
 		return kv_pile_printf(pile, "%s/kvmod/kvmod.conf", base);
@@ -227,6 +229,18 @@ static int add_default_folder(struct kv_pile *pile, struct kv_strings *out)
 	return dir ? kv_strings_add(pile, out, dir) : KVMOD_ENOMEM;
 }
 
+static int add_folder(const struct kv_entry *entry, const char *part, struct kv_pile *pile,
+		      struct kv_strings *out)
+{
+	char *dir = kv_path_resolve(pile, part, entry->source->dir);
+
+	if (!dir)
+		return KVMOD_ENOMEM;
+	if (access(dir, R_OK | X_OK) != 0)
+		return kv_entry_fail(KVMOD_ENOENT, entry, "%s: %s", dir, strerror(errno));
+	return kv_strings_add(pile, out, dir);
+}
+
 /* "DIR:DIR"; an empty part stands for the default. */
 int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct kv_strings *out)
 {
@@ -237,30 +251,24 @@ int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct 
 	for (;;) {
 		size_t n = strcspn(rest, ":");
 		char *part = kv_pile_strndup(pile, rest, n);
-		char *dir;
 
 		if (!part)
 			return KVMOD_ENOMEM;
-		if (n == 0) {
-			err = add_default_folder(pile, out);
-		} else {
-			dir = kv_path_resolve(pile, part, entry->source->dir);
-			err = dir ? kv_strings_add(pile, out, dir) : KVMOD_ENOMEM;
-		}
+		err = n ? add_folder(entry, part, pile, out) : add_default_folder(pile, out);
 		if (err || rest[n] == '\0')
 			return err;
 		rest += n + 1;
 	}
 }
 
-/* Libraries lie in the build tree's folder too. */
+/* In the build tree's folder libkvmod itself lies beside the modules. */
 static int is_module(const struct dirent *entry)
 {
 	const char *name = entry->d_name;
 	size_t n = strlen(name);
 
 	return name[0] != '.' && n > 3 && strcmp(name + n - 3, ".so") == 0 &&
-	       strncmp(name, "lib", 3) != 0;
+	       strcmp(name, "libkvmod.so") != 0;
 }
 
 static int by_name(const struct dirent **a, const struct dirent **b)

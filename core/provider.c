@@ -125,10 +125,36 @@ int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
 
 	pthread_mutex_lock(&ctx->lock);
 	err = find_or_load(ctx, kind, kv_config_alias(ctx->config, name), on, out);
-	if (err == KVMOD_OK)
+	if (err == KVMOD_OK) {
 		(*out)->refs++;
+		kvmod_ref(ctx);
+	}
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
+}
+
+const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *config,
+			     struct kv_pile *pile, enum kv_kind kind, const char *name)
+{
+	const struct kv_provider *provider = kv_provider_find(ctx, kind, name, 0);
+	struct kv_strings files = { 0 };
+	struct kvmod_modinfo *info;
+	const char *path = NULL;
+
+	if (provider)
+		return provider->module ? provider->module->path : NULL;
+	if (files_for(config, name, pile, &files))
+		return NULL;
+	for (size_t i = 0; i < files.n && !path; i++) {
+		if (kv_modinfo_open(config, files.item[i], &info)) {
+			path = kv_path_stem_is(files.item[i], name) ? files.item[i] : NULL;
+			continue;
+		}
+		if (kv_modinfo_says(info, kv_kind_name(kind), name))
+			path = files.item[i];
+		kvmod_modinfo_free(info);
+	}
+	return path;
 }
 
 /* --- modules by name ----------------------------------------------------------------------- */

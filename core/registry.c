@@ -105,23 +105,19 @@ bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kv
 
 static int check_param(const struct common *c, const struct kvmod_param *p)
 {
+	size_t size = kv_param_size(p->type);
 	struct kv_pile pile = { 0 };
 	max_align_t field[2];
-	size_t size;
-	int err;
+	int err = kv_param_check(p);
 
-	if (!p->name || !kv_name_valid(p->name))
-		return kv_fail(KVMOD_EINVAL, "a parameter has no valid name");
-	size = kv_param_size(p->type);
-	if (size == 0)
-		return kv_fail(KVMOD_EINVAL, "parameter `%s` is of unknown type %u", p->name, p->type);
+	if (err)
+		return err;
 	if (p->offset < sizeof(struct kvmod_instance) || p->offset > c->instance_size ||
 	    size > c->instance_size - p->offset || p->offset % kv_param_align(p->type) != 0)
 		return kv_fail(KVMOD_EINVAL, "parameter `%s` lies outside its instance", p->name);
-	err = kv_param_parse(p, p->def ? p->def : "", NULL, &pile, field);
+	err = kv_param_parse(p, p->def, NULL, &pile, field);
 	kv_pile_free(&pile);
-	return err ? kv_fail_in(err, "the default of `%s`, \"%s\"", p->name,
-				p->def ? p->def : "") : err;
+	return err ? kv_fail_in(err, "the default of `%s`, \"%s\"", p->name, p->def) : err;
 }
 
 static int check_params(const struct common *c)
@@ -359,4 +355,5 @@ void kv_provider_put(struct kvmod_ctx *ctx, struct kv_provider *provider)
 	pthread_mutex_lock(&ctx->lock);
 	provider->refs--;
 	pthread_mutex_unlock(&ctx->lock);
+	kvmod_unref(ctx);
 }

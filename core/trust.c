@@ -29,43 +29,60 @@ static bool program_owner(uid_t *uid)
 	return true;
 }
 
-/* A name, or a number. */
-static bool is_user(const char *text, size_t n, uid_t uid)
+/* The user of a name or number. */
+static bool find_user(const char *text, uid_t *uid)
 {
-	char name[64], *end;
-	const struct passwd *user;
-	unsigned long number;
+	struct passwd entry, *user = NULL;
+	char room[1024], *end;
+	unsigned long number = strtoul(text, &end, 10);
 
-	while (n > 0 && *text == ' ') {
-		text++;
-		n--;
+	if (*text >= '0' && *text <= '9' && *end == '\0') {
+		*uid = (uid_t)number;
+		return number == *uid;
 	}
-	while (n > 0 && text[n - 1] == ' ')
-		n--;
-	if (n == 0 || n >= sizeof(name))
+	if (getpwnam_r(text, &entry, room, sizeof(room), &user) != 0 || !user)
 		return false;
-	memcpy(name, text, n);
-	name[n] = '\0';
-	number = strtoul(name, &end, 10);
-	if (*end == '\0')
-		return number == uid;
-	user = getpwnam(name);
-	return user && user->pw_uid == uid;
+	*uid = user->pw_uid;
+	return true;
 }
 
-/* "NAME, 1001" */
+/* The next part of "NAME, 1001", without blanks; false at the end. */
+static bool next_user(const char **list, char *user, size_t room)
+{
+	const char *text = *list + strspn(*list, " ");
+	size_t n = strcspn(text, ",");
+
+	if (*text == '\0')
+		return false;
+	*list = text + n + (text[n] == ',');
+	while (n > 0 && text[n - 1] == ' ')
+		n--;
+	snprintf(user, room, "%.*s", (int)n, text);
+	return true;
+}
+
 static bool allowed(const struct kv_config *config, uid_t uid)
 {
-	const char *list = config ? config->settings.allow_owner : NULL;
+	const char *list = config ? config->settings.allow_owner : "";
+	char name[64];
+	uid_t other;
 
-	while (list && *list) {
-		size_t n = strcspn(list, ",");
-
-		if (is_user(list, n, uid))
+	while (next_user(&list, name, sizeof(name)))
+		if (find_user(name, &other) && other == uid)
 			return true;
-		list += n + (list[n] == ',');
-	}
 	return false;
+}
+
+int kv_owners_check(const struct kv_entry *entry)
+{
+	const char *list = entry->value;
+	char name[64];
+	uid_t uid;
+
+	while (next_user(&list, name, sizeof(name)))
+		if (!find_user(name, &uid))
+			return kv_entry_fail(KVMOD_EINVAL, entry, "no user `%s`", name);
+	return KVMOD_OK;
 }
 
 static bool trusted_owner(const struct kv_config *config, uid_t uid)
@@ -78,9 +95,12 @@ static bool trusted_owner(const struct kv_config *config, uid_t uid)
 
 static const char *user_name(uid_t uid, char *text, size_t room)
 {
-	const struct passwd *user = getpwuid(uid);
+	struct passwd entry, *user = NULL;
+	char strings[1024];
 
-	snprintf(text, room, "%s%s%lu", user ? user->pw_name : "", user ? ", uid " : "uid ",
+	if (getpwuid_r(uid, &entry, strings, sizeof(strings), &user) != 0)
+		user = NULL;
+	snprintf(text, room, "%s%suid %lu", user ? user->pw_name : "", user ? ", " : "",
 		 (unsigned long)uid);
 	return text;
 }

@@ -33,7 +33,7 @@ struct kvmod_sequence;	/* one conversation or document in a session */
 /* A context with no configuration yet; threads: 0 means one per processor. */
 int kvmod_new(struct kvmod_ctx **ctx);
 struct kvmod_ctx *kvmod_ref(struct kvmod_ctx *ctx);
-/* Frees it with the last reference; what was opened in it must be closed before. */
+/* Frees it with the last reference; a policy or engine that is open holds one too. */
 void kvmod_unref(struct kvmod_ctx *ctx);
 
 /* Where log lines go (default: stderr) and the least important level wanted. */
@@ -67,6 +67,7 @@ struct kvmod_finding {
 	const char *kind;		/* "policy", "engine", "device"; "configuration" */
 	const char *name;		/* its name; "configuration": the file, or "" */
 	const char *message;		/* one line, "" where it is fine */
+	const char *module;		/* the module's file; "" if it is none or not known */
 	double seconds;
 };
 typedef void kvmod_finding_fn(void *arg, const struct kvmod_finding *finding);
