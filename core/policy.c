@@ -327,18 +327,14 @@ static void settle(struct kvmod_policy *p, const struct kvmod_request *r, struct
 }
 
 /* Nothing of the plan counts: the policy said no, or could not be asked. */
-static int refuse(struct kvmod_policy *p, const struct kvmod_request *r,
-		  struct kvmod_plan *plan, int err)
+static int refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
 {
 	failed(err, "policy", p->ops->name);
 	kv_log(p->ctx, KVMOD_ERROR, "%s; the cache stays whole", kvmod_error());
 	p->counters.failed_calls++;
 	p->counters.failed_segments += plan->n_keeps;
-	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+	for (uint32_t i = 0; i < plan->n_keeps; i++)
 		keep_whole(kvmod_keep_at(plan, i), err);
-		if (plan->n_keeps == r->n_segments)
-			count_segment(p, r, plan, i);
-	}
 	return err;
 }
 
@@ -358,12 +354,12 @@ int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
 	if (err == KVMOD_OK)
 		err = give_scratch(p, &r);
 	if (err != KVMOD_OK)
-		return refuse(p, &r, plan, err);
+		return refuse(p, plan, err);
 	begin = nanoseconds();
 	err = p->ops->compress(p->instance, &r, plan);
 	p->counters.nanoseconds += nanoseconds() - begin;
 	if (err != KVMOD_OK)
-		return refuse(p, &r, plan, err);
+		return refuse(p, plan, err);
 	settle(p, &r, plan);
 	return KVMOD_OK;
 }

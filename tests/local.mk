@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-# Unit tests are check programs; each is one line in UNIT_TESTS and its sources.
+# Unit tests are check programs; each adds itself to UNIT_TESTS.
 TEST_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
 # Static, so that a test reaches what libkvmod.so does not export.
 UNIT_LINK = $(AM_LDFLAGS) -static
 TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 
-UNIT_TESTS = \
-	tests/test_kernels \
-	tests/test_plan \
-	tests/test_policies \
-	tests/test_scores
+UNIT_TESTS =
 
+UNIT_TESTS += tests/test_decide
+tests_test_decide_SOURCES = tests/test_decide.c
+tests_test_decide_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_decide_LDFLAGS = $(UNIT_LINK)
+tests_test_decide_LDADD = $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_plan
 tests_test_plan_SOURCES = tests/test_plan.c
 tests_test_plan_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_plan_LDFLAGS = $(UNIT_LINK)
 tests_test_plan_LDADD = $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/random.c tests/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
+UNIT_TESTS += tests/test_policies
 tests_test_policies_SOURCES = tests/test_policies.c
 tests_test_policies_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'
 tests_test_policies_LDADD = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
 	libbuiltin_streamingllm.la libbuiltin_topp.la libpolicies.la libvectors.la \
 	libkvmod.la $(CHECK_LIBS) $(LIBM)
 
+UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c
 tests_test_scores_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scores_LDADD = libpolicies.la libvectors.la libkvmod.la $(CHECK_LIBS) $(LIBM)

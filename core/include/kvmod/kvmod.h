@@ -159,7 +159,8 @@ void kvmod_policy_end(struct kvmod_policy *policy, uint64_t sequence, void *stat
 struct kvmod_counters {
 	uint32_t size;
 	uint32_t reserved;
-	uint64_t requests, segments;
+	uint64_t requests;
+	uint64_t segments;				/* that a call decided; whole ones too */
 	uint64_t positions_seen, positions_kept;	/* summed over segments and KV heads */
 	uint64_t bytes_freed;				/* of K and V, by plans that passed */
 	uint64_t failed_calls, failed_plans, failed_segments;
