@@ -62,3 +62,13 @@ AC_DEFUN([KV_WITH_MODEL], [
 	AM_CONDITIONAL([HAVE_MODEL], [test -n "$DEFAULT_MODEL"])
 	AC_SUBST([DEFAULT_MODEL])
 ])
+
+# The build tree's default model, whatever its file is called.
+AC_DEFUN([KV_LINK_MODEL], [
+	AC_CONFIG_COMMANDS([models], [
+		AS_MKDIR_P([models])
+		AS_IF([test -z "$kv_model"], [rm -f models/default.gguf],
+			[test "$kv_model" -ef models/default.gguf], [],
+			[rm -f models/default.gguf && $LN_S "$kv_model" models/default.gguf])
+	], [kv_model='$DEFAULT_MODEL' LN_S='$LN_S'])
+])

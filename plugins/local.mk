@@ -25,7 +25,8 @@ libengine_ggml_la_LIBADD = $(GGML_LIBS) $(LIBM)
 module_LTLIBRARIES += ggml.la
 ggml_la_SOURCES = plugins/ggml/module.c
 ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
-ggml_la_LIBADD = libengine_ggml.la
+# The libraries again: a run path does not come through a convenience library.
+ggml_la_LIBADD = libengine_ggml.la $(GGML_LIBS)
 ggml_la_LDFLAGS = $(MODULE_LINK)
 endif
 
@@ -34,3 +35,14 @@ EXTRA_DIST += \
 	plugins/ggml/supply/llama.txt \
 	plugins/ggml/supply/model.txt \
 	plugins/ggml/supply/no-common.cmake
+
+DISTCLEANFILES += models/default.gguf
+if HAVE_MODEL
+model_DATA = $(DEFAULT_MODEL)
+install-data-hook:
+	cd "$(DESTDIR)$(modeldir)" && rm -f default.gguf && \
+		$(LN_S) "`basename '$(DEFAULT_MODEL)'`" default.gguf
+
+uninstall-hook:
+	rm -f "$(DESTDIR)$(modeldir)/default.gguf"
+endif

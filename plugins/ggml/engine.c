@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define ENGINE_PARAMS(P, owner) \
-	P(owner, struct gg_engine, model, PATH, "models/SmolLM2-135M-Instruct.Q4_1.gguf", "", \
+	P(owner, struct gg_engine, model, PATH, "models/default.gguf", "", \
 	  "the model, a GGUF file") \
 	P(owner, struct gg_engine, context, INT, "0", "0..", \
 	  "longest sequence in tokens; 0: what the model was trained for") \
