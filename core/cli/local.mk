@@ -21,6 +21,7 @@ libkvmodcli_la_LIBADD = libkvmod.la $(JANSSON_LIBS) $(LIBM)
 bin_PROGRAMS += kvmod
 kvmod_SOURCES = \
 	core/cli/bench.c \
+	core/cli/check.c \
 	core/cli/compare.c \
 	core/cli/generate.c \
 	core/cli/info.c \
