@@ -121,8 +121,8 @@ struct kvmod_ctx *cli_context(const struct cli_common *common);
 const char *cli_engine_name(struct kvmod_ctx *ctx);
 
 /*
- * The absolute path of a module, to be freed: of a FILE, which has a '/' in it, or
- * of the one in module_path that is named so or provides something of that name.
+ * The absolute path of a module, to be freed: of a FILE, which has a '/' or '.' in
+ * it, or of the one in module_path that is named so or provides something of that name.
  * CLI_OK, or CLI_FAILED after the reason was printed.
  */
 int cli_find_module(struct kvmod_ctx *ctx, const char *name, char **path);

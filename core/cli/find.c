@@ -57,7 +57,7 @@ int cli_find_module(struct kvmod_ctx *ctx, const char *name, char **path)
 	char hint[KV_HINT_ROOM];
 	int found;
 
-	if (strchr(name, '/')) {
+	if (strpbrk(name, "/.")) {		/* no name has these */
 		*path = realpath(name, NULL);
 		return *path ? CLI_OK : cli_error("%s: %s", name, strerror(errno));
 	}

@@ -166,6 +166,6 @@ const struct cli_command cli_info = {
 	.operands = "MODULE|FILE",
 	.details =
 "MODULE is the name of a module in module_path, or of a policy or engine that one\n"
-"provides. FILE has a '/' in it.\n",
+"provides. FILE has a '/' or a '.' in it.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

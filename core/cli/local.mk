@@ -33,9 +33,14 @@ kvmod_SOURCES = \
 	core/cli/new.c \
 	core/cli/report.c \
 	core/cli/run.c \
-	core/cli/run.h
+	core/cli/run.h \
+	core/cli/selftest.c \
+	core/cli/selftest.h \
+	core/cli/selftest_module.c \
+	core/cli/selftest_plans.c \
+	core/cli/selftest_policy.c
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(KVMOD_DIRS)
-kvmod_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
+kvmod_LDADD = libkvmodcli.la libvectors.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
 # Golden vectors and made-up caches, for selftest and for unit tests.
 noinst_LTLIBRARIES += libvectors.la

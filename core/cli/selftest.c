@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* kvmod selftest: the conformance suite, run in child processes. */
+#include "core/cli/selftest.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MAX_CHILDREN	32		/* then the module is beyond testing */
+#define VECTOR		"vector "	/* names of checks that are golden vectors */
+
+struct job {
+	struct cli_common common;
+	struct cli_strings vectors;
+	double time_limit;		/* of one check, in seconds */
+	bool verbose;
+	char *path;			/* of the module */
+
+	unsigned n, n_passed;
+	unsigned n_vectors, n_vectors_passed;
+	unsigned n_begun;		/* what a new child passes over */
+	char *name, *failure;		/* of the check in progress; name NULL: none is */
+	json_t *failures;
+	bool done;			/* a child got to its end */
+};
+
+/* --- in the child: telling ---------------------------------------------------------- */
+
+/* One line, whatever is in it. */
+static void tell(struct selftest *t, const char *mark, const char *format, va_list args)
+{
+	char text[1024];
+
+	vsnprintf(text, sizeof(text), format, args);
+	for (char *c = text; *c; c++)
+		if ((unsigned char)*c < ' ')
+			*c = ' ';
+	fprintf(t->report, "%s%s\n", mark, text);
+	fflush(t->report);
+}
+
+bool selftest_begin(struct selftest *t, const char *format, ...)
+{
+	va_list args;
+
+	if (t->next++ < t->skip)
+		return false;
+	t->failed = false;
+	t->logged[0] = '\0';
+	va_start(args, format);
+	tell(t, ">", format, args);
+	va_end(args);
+	return true;
+}
+
+void selftest_fail(struct selftest *t, const char *format, ...)
+{
+	va_list args;
+
+	if (t->failed)
+		return;
+	t->failed = true;
+	va_start(args, format);
+	tell(t, "!", format, args);
+	va_end(args);
+}
+
+void selftest_end(struct selftest *t)
+{
+	fprintf(t->report, "=\n");
+	fflush(t->report);
+}
+
+int selftest_configure(struct selftest *t, const char *override)
+{
+	struct cli_strings all = t->common->overrides;
+
+	if (override && all.n < CLI_MAX_STRINGS)
+		all.item[all.n++] = override;
+	return kvmod_configure(t->ctx, t->common->config, all.item, all.n);
+}
+
+void selftest_clean_error(struct selftest *t, const char *what, int err)
+{
+	if (err > 0 || err < KVMOD_ECRASH)
+		selftest_fail(t, "%s returned %d, which is no KVMOD_E... code", what, err);
+	else if (!*kvmod_error())
+		selftest_fail(t, "%s returned %s and did not say why", what, kvmod_strerror(err));
+}
+
+static void listen(void *arg, uint32_t level, const char *line)
+{
+	struct selftest *t = arg;
+
+	if (level <= KVMOD_WARN)
+		snprintf(t->logged, sizeof(t->logged), "%s", line);
+}
+
+static void run_checks(struct selftest *t, const struct job *job)
+{
+	const char *name;
+
+	if (!selftest_module(t))
+		return;
+	for (unsigned i = 0; (name = kvmod_modinfo_get(t->info, "policy", i)); i++) {
+		selftest_policy(t, name);
+		selftest_plans(t, name);
+	}
+	for (size_t i = 0; i < job->vectors.n; i++)
+		selftest_vectors(t, job->vectors.item[i]);
+}
+
+/* Returns what the child exits with. */
+static int be_child(const struct job *job, unsigned skip, int fd)
+{
+	struct selftest t = { .common = &job->common, .skip = skip };
+	const struct rlimit no_core = { 0, 0 };
+	struct kvmod_modinfo *info;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setrlimit(RLIMIT_CORE, &no_core);
+	/* What a module prints is not among the results. */
+	dup2(STDERR_FILENO, STDOUT_FILENO);
+	t.report = fdopen(fd, "w");
+	t.ctx = t.report ? cli_context(&job->common) : NULL;
+	if (!t.ctx)
+		return CLI_FAILED;
+	if (kvmod_modinfo_read(t.ctx, job->path, &info))
+		return cli_error_kvmod();
+	t.info = info;
+	kvmod_set_log(t.ctx, listen, &t);
+	run_checks(&t, job);
+	kvmod_unref(t.ctx);
+	kvmod_modinfo_free(info);
+	fprintf(t.report, ".\n");
+	return fclose(t.report) ? CLI_FAILED : CLI_OK;
+}
+
+/* --- in the parent: listening --------------------------------------------------------- */
+
+static bool is_vector(const struct job *job)
+{
+	return !strncmp(job->name, VECTOR, strlen(VECTOR));
+}
+
+/* The check in progress is over; failure NULL: it passed. */
+static void conclude(struct job *job, const char *failure)
+{
+	job->n++;
+	job->n_vectors += is_vector(job);
+	if (failure) {
+		json_array_append_new(job->failures, json_pack("{s:s, s:s}", "check", job->name,
+							       "reason", failure));
+		if (!job->common.json)
+			printf("%snot ok%s %u - %s: %s\n", cli_style(stdout, CLI_RED),
+			       cli_style(stdout, CLI_PLAIN), job->n, job->name, failure);
+	} else {
+		job->n_passed++;
+		job->n_vectors_passed += is_vector(job);
+		if (job->verbose && !job->common.json)
+			printf("ok %u - %s\n", job->n, job->name);
+	}
+	fflush(stdout);
+	free(job->name);
+	free(job->failure);
+	job->name = job->failure = NULL;
+}
+
+static void hear(struct job *job, const char *line)
+{
+	if (*line == '>') {
+		job->n_begun++;
+		job->name = strdup(line + 1);
+	} else if (*line == '!') {
+		job->failure = strdup(line + 1);
+	} else if (*line == '=' && job->name) {
+		conclude(job, job->failure);
+	} else if (*line == '.') {
+		job->done = true;
+	}
+}
+
+/* Hears the child out. False: it said nothing for too long. */
+static bool listen_to(struct job *job, int fd)
+{
+	char text[2048];
+	size_t have = 0;
+
+	for (;;) {
+		struct pollfd ready = { .fd = fd, .events = POLLIN };
+		char *begin = text, *newline;
+		ssize_t got;
+
+		if (poll(&ready, 1, (int)(job->time_limit * 1000)) == 0)
+			return false;
+		got = read(fd, text + have, sizeof(text) - have);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return true;
+		have += (size_t)got;
+		for (; (newline = memchr(begin, '\n', have)); begin = newline + 1) {
+			*newline = '\0';
+			have -= (size_t)(newline + 1 - begin);
+			hear(job, begin);
+		}
+		memmove(text, begin, have);
+	}
+}
+
+/* In words, why a child ended before its end. */
+static void describe_end(const struct job *job, bool hung, int status, char *text, size_t room)
+{
+	if (hung)
+		snprintf(text, room, "still at it after %g seconds", job->time_limit);
+	else if (WIFSIGNALED(status))
+		snprintf(text, room, "crashed: signal %d (%s)", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)));
+	else
+		snprintf(text, room, "ended the program, with exit code %d", WEXITSTATUS(status));
+}
+
+/* Runs the checks that were not begun yet; false: none of them could be. */
+static bool run_child(struct job *job)
+{
+	int fds[2], status = 0;
+	char failure[128];
+	bool hung;
+	pid_t child;
+
+	if (pipe(fds))
+		return cli_error("pipe: %s", strerror(errno)), false;
+	fflush(NULL);
+	child = fork();
+	if (child < 0)
+		return cli_error("fork: %s", strerror(errno)), false;
+	if (child == 0) {
+		close(fds[0]);
+		_exit(be_child(job, job->n_begun, fds[1]));
+	}
+	close(fds[1]);
+	hung = !listen_to(job, fds[0]);
+	if (hung)
+		kill(child, SIGKILL);
+	close(fds[0]);
+	waitpid(child, &status, 0);
+	if (job->done)
+		return true;
+	if (!job->name && WIFEXITED(status) && WEXITSTATUS(status) == CLI_FAILED)
+		return false;		/* it said why */
+	if (!job->name)
+		job->name = strdup("between two checks, or at the end");
+	describe_end(job, hung, status, failure, sizeof(failure));
+	conclude(job, failure);
+	return true;
+}
+
+/* --- the command ------------------------------------------------------------------------ */
+
+static int report(struct job *job)
+{
+	bool passed = job->n > 0 && job->n_passed == job->n;
+	int err;
+
+	if (job->common.json) {
+		err = cli_print_json(json_pack(
+			"{s:s, s:i, s:i, s:i, s:i, s:O}", "file", job->path,
+			"checks", (int)job->n, "passed", (int)job->n_passed,
+			"vectors", (int)job->n_vectors, "vectors_passed", (int)job->n_vectors_passed,
+			"failures", job->failures));
+		return passed ? err : CLI_FAILED;
+	}
+	if (job->vectors.n)
+		printf("golden vectors: %u of %u\n", job->n_vectors_passed, job->n_vectors);
+	printf("%u of %u\n", job->n_passed, job->n);
+	return passed ? CLI_OK : CLI_FAILED;
+}
+
+static int run_job(struct job *job)
+{
+	int n_children = 0;
+
+	job->failures = json_array();
+	while (!job->done) {
+		if (++n_children > MAX_CHILDREN)
+			return cli_error("gave up after %d crashes", MAX_CHILDREN);
+		if (!run_child(job))
+			return CLI_FAILED;
+	}
+	return report(job);
+}
+
+static int run(const struct cli_command *self, int argc, char **argv)
+{
+	struct job job = { .time_limit = 60 };
+	const struct cli_option options[] = {
+		{ "vectors", 0, CLI_STRINGS, &job.vectors, "FILE",
+		  "golden vectors to hold its policies against; may be repeated" },
+		{ "time-limit", 0, CLI_REAL, &job.time_limit, "SECONDS",
+		  "how long one check may take (default: 60)" },
+		{ "verbose", 'v', CLI_FLAG, &job.verbose, NULL, "show the checks that pass, too" },
+		{ 0 },
+	};
+	int first = cli_parse(self, &job.common, options, argc, argv), err;
+	struct kvmod_ctx *ctx;
+
+	if (argc - first != 1)
+		cli_usage_error(self, "one MODULE or FILE was expected");
+	if (job.time_limit <= 0 || job.time_limit > 1e6)
+		cli_usage_error(self, "a time limit is above 0, and at most 1000000 seconds");
+	/* Parameters that some user set have no part in a test. */
+	if (!job.common.config)
+		job.common.config = "/dev/null";
+	ctx = cli_context(&job.common);
+	if (!ctx)
+		return CLI_FAILED;
+	err = cli_find_module(ctx, argv[first], &job.path);
+	kvmod_unref(ctx);
+	if (!err)
+		err = run_job(&job);
+	json_decref(job.failures);
+	free(job.path);
+	return err;
+}
+
+const struct cli_command cli_selftest = {
+	.name = "selftest",
+	.run = run,
+	.summary = "hold a module against what kvmod asks of modules",
+	.operands = "MODULE|FILE",
+	.details =
+"Checks the file's metadata, loads it, and tries the parameters and the decisions\n"
+"of its policies on made-up caches, in a child process. Golden vectors say what a\n"
+"policy must decide; their format is that of kvmod's own, in tests/golden. Reads no\n"
+"configuration but what -c and -o give. The last line is how many checks passed.\n",
+	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
+};
