@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "engine_host.h"
+#include "tests/engine_host.h"
 
-#include <check.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
 static uint32_t host_n_threads(void *ctx)
 {
 	(void)ctx;
-	return 2;
+	return 1;	/* threads that wait for each other crawl where cores are busy */
 }
 
 static const struct kvmod_host host = {
@@ -98,4 +98,49 @@ struct kvmod_seq *test_fork(struct kvmod_seq *seq)
 
 	ck_assert_msg(!gg_seq_fork(seq->engine, seq, &copy), "%s", message);
 	return copy;
+}
+
+struct kvmod_plan *test_plan(struct kvmod_seq *seq, struct kvmod_request *request)
+{
+	struct kvmod_plan *plan;
+
+	*request = (struct kvmod_request){ .size = sizeof(*request), .phase = KVMOD_PREFILL };
+	ck_assert(!gg_request(seq->engine, seq, request));
+	ck_assert(!kvmod_plan_new(request, &plan));
+	return plan;
+}
+
+void test_apply(struct kvmod_seq *seq, struct kvmod_plan *plan)
+{
+	ck_assert_msg(!gg_apply(seq->engine, seq, plan), "%s", message);
+	kvmod_plan_free(plan);
+}
+
+void test_near(const float *a, const float *b, size_t n, double relative)
+{
+	double largest = 0;
+
+	for (size_t i = 0; i < n; i++)
+		largest = fmax(largest, fabs((double)b[i]));
+	for (size_t i = 0; i < n; i++)
+		ck_assert_msg(fabs((double)a[i] - (double)b[i]) <= relative * largest,
+			      "number %zu of %zu: %g, expected %g (largest %g)", i, n, (double)a[i],
+			      (double)b[i], largest);
+}
+
+int test_main(const char *name, void (*add)(TCase *tc))
+{
+	Suite *suite = suite_create(name);
+	TCase *tc = tcase_create(name);
+	SRunner *runner;
+	int failed;
+
+	tcase_set_timeout(tc, 120);
+	add(tc);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -3,6 +3,10 @@
 #ifndef KVMOD_TESTS_ENGINE_HOST_H
 #define KVMOD_TESTS_ENGINE_HOST_H
 
+#include <check.h>
+
+#include <kvmod/kvmod.h>
+
 #include "plugins/ggml/engine.h"
 
 /* What open() is given; what is 0 is a default. */
@@ -27,5 +31,13 @@ struct kvmod_seq *test_seq(struct gg_engine *engine);
 /* Runs n tokens; logits of the last n_logits. */
 void test_run(struct kvmod_seq *seq, const int32_t *tokens, uint32_t n, float *logits, uint32_t n_logits);
 struct kvmod_seq *test_fork(struct kvmod_seq *seq);
+/* What the sequence says of itself, with a plan that keeps everything. */
+struct kvmod_plan *test_plan(struct kvmod_seq *seq, struct kvmod_request *request);
+void test_apply(struct kvmod_seq *seq, struct kvmod_plan *plan);
+/* Are n numbers equal to within `relative` of the largest of them? */
+void test_near(const float *a, const float *b, size_t n, double relative);
+
+/* Runs the tests of a suite and ends the program. */
+int test_main(const char *name, void (*add)(TCase *tc));
 
 #endif

@@ -36,6 +36,8 @@ tests_test_scores_SOURCES = tests/test_scores.c
 tests_test_scores_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scores_LDADD = libpolicies.la libvectors.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
+include $(srcdir)/tests/engine.mk
+
 if HAVE_CHECK
 check_PROGRAMS += $(UNIT_TESTS)
 TESTS += $(UNIT_TESTS)

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+# Tests of the ggml engine, built where configure found ggml.
+if HAVE_GGML
+noinst_LTLIBRARIES += libtest_engine.la
+libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h tests/oracle.c tests/oracle.h \
+	tests/random.c tests/random.h tests/tiny_model.c tests/tiny_model.h
+libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
+
+ENGINE_TESTS = tests/test_engine
+tests_test_engine_SOURCES = tests/test_engine.c
+tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
+UNIT_TESTS += $(ENGINE_TESTS)
+endif
