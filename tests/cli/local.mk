@@ -4,3 +4,16 @@
 check_LTLIBRARIES += tests/cli/fake.la
 tests_cli_fake_la_SOURCES = tests/cli/fake_engine.c
 tests_cli_fake_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
+
+check_PROGRAMS += tests/cli/json_check
+tests_cli_json_check_SOURCES = tests/cli/json_check.c
+tests_cli_json_check_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_cli_json_check_LDADD = $(JANSSON_LIBS)
+
+CLI_TESTS = \
+	tests/cli/check.test.sh \
+	tests/cli/modules.test.sh \
+	tests/cli/run.test.sh \
+	tests/cli/usage.test.sh
+TESTS += $(CLI_TESTS)
+EXTRA_DIST += tests/cli/lib.sh $(CLI_TESTS)

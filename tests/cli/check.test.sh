@@ -1,0 +1,89 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# check: what it says of configurations that are right, and of those that are not.
+. "${srcdir:-.}/tests/cli/lib.sh"
+
+conf=$tmp/test.conf
+
+# given - the configuration to check, from stdin.
+given() {
+	cat >"$conf"
+	kvmod check -c "$conf"
+}
+
+given <<END
+[kvmod]
+module_path = $build/.libs:$build/tests/cli/.libs
+policy = topp
+engine = fake
+
+[policy snapkv]
+budget = 10%
+END
+exits 0
+: | err
+out <<'END'
+fine   configuration TMP/test.conf
+fine   policy topp from BUILD/.libs/topp.so
+fine   policy snapkv from BUILD/.libs/snapkv.so
+fine   engine fake from BUILD/tests/cli/.libs/fake.so
+END
+kvmod check -c "$conf" --json
+exits 0
+json --only fine:true findings.0.kind=configuration findings.1.name=topp \
+	findings.1.fine:true findings.1.code=KVMOD_OK findings.1.seconds:real
+
+# wrong LINE TEXT - one finding, at that line of the configuration.
+wrong() {
+	exits 1
+	: | err
+	echo "failed TMP/test.conf:$1: $2" | out
+}
+
+given <<'END'
+[kvmod]
+policy = snapkw
+END
+wrong 2 'no policy `snapkw`; did you mean `snapkv`?'
+given <<'END'
+[kvmod]
+polcy = snapkv
+END
+wrong 2 '[kvmod] has no setting `polcy`; did you mean `policy`?'
+given <<'END'
+[policy snapkv]
+budgt = 10
+END
+wrong 2 '[policy snapkv] has no parameter `budgt`; did you mean `budget`?'
+given <<'END'
+[policy snapkv]
+
+window = many
+END
+wrong 3 '[policy snapkv] window = many: expected a whole number'
+given <<'END'
+[policy topp]
+p = 1.5
+END
+wrong 2 '[policy topp] p = 1.5: expected a number in 0..1'
+given <<'END'
+[polcy topp]
+p = 0.5
+END
+wrong 1 'unknown section [polcy topp]; did you mean [policy topp]?'
+given <<'END'
+policy = topp
+END
+wrong 1 '`policy` stands before any [section]'
+kvmod check -c "$tmp/nothing.conf"
+exits 1
+echo 'failed TMP/nothing.conf: No such file or directory' | out
+kvmod check -c /dev/null -o kvmod.policy
+exits 1
+echo 'failed -o kvmod.policy: expected SECTION.KEY=VALUE' | out
+
+# The configuration that people start from.
+kvmod check -c "$srcdir/conf/kvmod.conf" -o kvmod.policy=fullkv -o kvmod.engine=fake \
+	-o "kvmod.module_path=:$build/tests/cli/.libs"
+exits 0
+finish

@@ -1,0 +1,86 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# list and info: what modules say of themselves, and what is wrong with some.
+. "${srcdir:-.}/tests/cli/lib.sh"
+
+mkdir "$tmp/modules"
+cp "$build/tests/cli/.libs/fake.so" "$build/.libs/topp.so" "$tmp/modules"
+echo 'not a module' >"$tmp/modules/broken.so"
+cp "$build/.libs/random.so" "$tmp/modules/open.so"
+chmod 666 "$tmp/modules/open.so"
+path="kvmod.module_path=$tmp/modules"
+
+kvmod list -c /dev/null -o "$path"
+exits 0
+: | err
+sed -i 's/: .*//; s/  *$//' "$tmp/out"
+out <<'END'
+MODULE           VERSION   PROVIDES                 DESCRIPTION
+broken.so        refused
+fake             1.0       engine fake              an engine without a model, for tests
+open.so          refused
+topp             0.1.0     policy topp              Twilight's top-p rule as an evictor, ragged by KV head
+END
+
+kvmod list -c /dev/null -o "$path" policies
+exits 0
+out <<'END'
+fullkv
+topp
+END
+kvmod list -c /dev/null -o "$path" engines
+out <<'END'
+fake
+END
+kvmod list -c /dev/null -o "$path" modules
+out <<'END'
+fake
+topp
+END
+kvmod list -c /dev/null -o "$path" --json
+exits 0
+json modules.0.error:string modules.1.name:string \
+	modules.1.engines.0:string modules.3.policies.0:string
+mkdir "$tmp/empty"
+kvmod list -c /dev/null -o "kvmod.module_path=$tmp/empty"
+says 1 'kvmod: no modules in TMP/empty: only the policy fullkv is there'
+
+# --- info ------------------------------------------------------------------------
+
+kvmod info -c /dev/null -o "$path" fake
+exits 0
+: | err
+out <<'END'
+file         TMP/modules/fake.so
+name         fake
+version      1.0
+license      Apache-2.0
+author       kvmod
+description  an engine without a model, for tests
+abi          1.0
+
+[engine fake]
+  PARAMETER        TYPE    DEFAULT      RANGE            HELP
+  context          int     4096         1..1048576       longest sequence, in tokens
+  context_override bool    no           -                let decoding go past the context
+  delay            int     0            0..10000         milliseconds that a decoded token takes
+  model            path    -            -                a file that must be there, if any is named
+END
+cd "$tmp/modules" || exit 99
+kvmod info -c /dev/null ./fake.so --json
+cd "$build" || exit 99
+exits 0
+json file:string name:string provides.0.kind=engine \
+	provides.0.parameters.0.default=4096
+
+kvmod info -c /dev/null -o "$path" fakee
+says 1 'kvmod: no module, policy or engine `fakee`; did you mean `fake`?'
+kvmod info -c /dev/null ./nothing.so
+says 1 'kvmod: ./nothing.so: No such file or directory'
+kvmod info -c /dev/null "$tmp/modules/broken.so"
+exits 1
+grep -q '^kvmod: .*broken.so' "$tmp/err" || fail "broken.so is not named: $(cat "$tmp/err")"
+kvmod info -c /dev/null "$tmp/modules/open.so"
+exits 1
+grep -q '^kvmod: .*open.so.*writ' "$tmp/err" || fail "no word of its mode: $(cat "$tmp/err")"
+finish

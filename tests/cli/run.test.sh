@@ -1,0 +1,165 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# run, with an engine that says the prompt back as far as its cache still has it.
+. "${srcdir:-.}/tests/cli/lib.sh"
+
+# --- where prompts come from -----------------------------------------------------------
+
+kvmod run hello, wörld
+exits 0
+out <<'END'
+hello, wörld
+END
+err <<'END'
+policy   fullkv on cpu: budget 1.0000
+kept     layers  0..: 16 16 16 16
+cache    32.00 KiB before, 32.00 KiB after the cut; resident memory ...
+prefill  16 tokens, N tok/s; decision N ms
+decode   13 tokens, N tok/s
+END
+
+printf 'a long\ntext\n' >"$tmp/text"
+kvmod run -f "$tmp/text" and a question
+printf 'a long\ntext\n\nand a question\n' | out
+kvmod run -f "$tmp/text"
+printf 'a long\ntext\n' | out
+kvmod run --raw -f "$tmp/text" and a question
+printf 'a long\ntext\nand a question\n' | out
+kvmod run <"$tmp/text"
+printf 'a long\ntext\n' | out
+kvmod run -f - and this <"$tmp/text"
+printf 'a long\ntext\n\nand this\n' | out
+
+# Special tokens count with --raw only: <assistant> ends what the engine says back.
+kvmod run 'one <assistant> two'
+echo 'one <assistant> two' | out
+kvmod run --raw 'one <assistant> two'
+echo 'one ' | out
+
+# --- what is wrong with prompts -----------------------------------------------------------
+
+kvmod run </dev/null
+says 1 'kvmod: the prompt is empty'
+kvmod run '  '
+says 1 'kvmod: the prompt is empty'
+printf 'ab\000cd' >"$tmp/junk"
+kvmod run <"$tmp/junk"
+says 1 'kvmod: stdin: not text: byte 0x00 at offset 2, UTF-8 was expected'
+printf 'ab\351cd' >"$tmp/junk"
+kvmod run -f "$tmp/junk"
+says 1 'kvmod: TMP/junk: not text: byte 0xe9 at offset 2, UTF-8 was expected'
+kvmod run -f "$tmp/nothing"
+says 1 'kvmod: TMP/nothing: No such file or directory'
+kvmod run -f "$tmp"
+says 1 'kvmod: TMP: Is a directory'
+kvmod run -o 'engine fake.context=10' 'longer than the context'
+says 1 'kvmod: 26 tokens after 0 do not fit the context of 10'
+kvmod run -o 'engine fake.context=20' -n 40 'fits itself'
+says 1 'kvmod: 14 tokens of prompt and 40 of answer do not fit the context of 20'
+kvmod run -o 'engine fake.context=20' 'fits itself'
+exits 0
+echo 'fits it' | out
+kvmod run -m "$tmp/model.gguf" hello
+says 1 'kvmod: TMP/model.gguf: no such model'
+kvmod run -o kvmod.engine=fakee hello
+exits 1
+kvmod run --policy fulkv hello
+says 1 'kvmod: -o kvmod.policy=fulkv: no policy `fulkv`; did you mean `fullkv`?'
+
+# --- compressed ---------------------------------------------------------------------------
+
+half='policy streamingllm.budget=0.5'
+kvmod run --policy streamingllm -o "$half" 'twenty-four letters long'
+exits 0
+echo 'tw..............ers long' | out
+kvmod run --policy streamingllm -o "$half" --compare --json 'twenty-four letters long'
+exits 0
+: | err
+json --only model=Echo policy=streamingllm device=cpu prompt_tokens=27 generated_tokens=24 \
+	text:string kept.0.0=13 kept.3.1=13 budget:real cache_bytes_full=55296 cache_bytes=26624 \
+	prefill_tok_s:real decision_ms:real decode_tok_s:real \
+	kl_mean:real kl_max:real agree:real full_decode_tok_s:real
+kvmod run --json 'keep it'
+json --only model=Echo policy=fullkv device=cpu prompt_tokens=10 generated_tokens=7 \
+	'text=keep it' kept.0.0=10 kept.3.1=10 budget=1 cache_bytes_full=20480 cache_bytes=20480 \
+	prefill_tok_s:real decision_ms:real decode_tok_s:real
+kvmod run --compare --json 'keep it'
+json kl_mean=0 kl_max=0 agree=1
+
+# --- sampling -------------------------------------------------------------------------------
+
+kvmod run --temperature 5 --seed 1 'a sentence that is said back'
+cp "$tmp/out" "$tmp/first"
+kvmod run --temperature 5 --seed 1 'a sentence that is said back'
+cmp -s "$tmp/out" "$tmp/first" || fail 'the same seed, another answer'
+kvmod run --temperature 5 --seed 2 'a sentence that is said back'
+! cmp -s "$tmp/out" "$tmp/first" || fail 'another seed, the same answer'
+kvmod run --temperature 5 --top-k 1 'a sentence that is said back'
+echo 'a sentence that is said back' | out
+
+# --- a conversation -----------------------------------------------------------------------
+
+printf 'first\n\n/help\n/huh\nsecond\n' >"$tmp/lines"
+kvmod run -i <"$tmp/lines"
+exits 0
+printf 'first\nsecond\n' | out
+grep -v -e '^[a-z]* *layers' -e '^cache' -e '^prefill' -e '^decode' "$tmp/err" >"$tmp/talk"
+mv "$tmp/talk" "$tmp/err"
+err <<'END'
+policy   fullkv on cpu: budget 1.0000
+/quit or Ctrl-D ends the conversation, Ctrl-C an answer
+kvmod: no command `/huh`; there are /help and /quit
+policy   fullkv on cpu: budget 1.0000
+END
+printf 'one\n/quit\ntwo\n' >"$tmp/lines"
+kvmod run -i zero <"$tmp/lines"
+printf 'zero\none\n' | out
+# An answer that -n cut short stays whole in what follows; one bad line ends nothing.
+printf 'abcdef\nx\377\nghi\n' >"$tmp/lines"
+kvmod run -i -n 3 <"$tmp/lines"
+exits 1
+printf 'abc\nghi\n' | out
+grep -q 'stdin: not text: byte 0xff at offset 1' "$tmp/err" || fail 'no word of the bad line'
+# The cache is compressed after each prompt.
+kvmod run -i --policy streamingllm -o "policy streamingllm.budget=8" <<'END'
+a line of text
+another line of text
+END
+exits 0
+[ "$(grep -c 'layers  0..: 8 8 8 8' "$tmp/err")" -eq 2 ] || fail 'not cut to 8 after each prompt'
+
+# --- stdout that breaks, Ctrl-C ------------------------------------------------------------
+
+long=$(printf '%0100d' 0)
+"$build/kvmod" run "$long" >/dev/full 2>"$tmp/err"
+status=$?
+: >"$tmp/out"
+says 1 'kvmod: standard output: No space left on device'
+{
+	"$build/kvmod" run -o 'engine fake.delay=5' -f - "$long" 2>"$tmp/err" <"$tmp/text"
+	echo $? >"$tmp/status"
+} | head -n 1 >"$tmp/out"
+status=$(cat "$tmp/status")
+exits 1
+echo 'a long' | out
+echo 'kvmod: standard output: Broken pipe' | err
+
+: >"$tmp/out"
+"$build/kvmod" run -o 'engine fake.delay=20' "$long" >"$tmp/out" 2>"$tmp/err" &
+pid=$!
+tries=0
+while [ ! -s "$tmp/out" ] && [ $tries -lt 200 ]; do
+	sleep 0.05
+	tries=$((tries + 1))
+done
+kill -INT $pid
+wait $pid
+status=$?
+tried='run, interrupted'
+exits 1
+grep -q '^0[0]*$' "$tmp/out" || fail "not what was said until then: $(cat "$tmp/out")"
+[ "$(wc -c <"$tmp/out")" -lt 100 ] || fail 'Ctrl-C stopped nothing'
+grep -q '^kept ' "$tmp/err" || fail 'no report after Ctrl-C'
+tail -n 1 "$tmp/err" >"$tmp/last" && mv "$tmp/last" "$tmp/err"
+echo 'kvmod: stopped on request' | err
+finish
