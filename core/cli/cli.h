@@ -117,6 +117,11 @@ void cli_usage_error(const struct cli_command *self, const char *format, ...)
  * two overrides. NULL after the reason was printed. Free with kvmod_unref().
  */
 struct kvmod_ctx *cli_context(const struct cli_common *common);
+/*
+ * The same for commands that only look at modules: where the usual configuration
+ * is wrong, perhaps because a module is missing, they say so and go on without.
+ */
+struct kvmod_ctx *cli_context_to_look(const struct cli_common *common);
 /* The engine that the configuration names. */
 const char *cli_engine_name(struct kvmod_ctx *ctx);
 

@@ -65,6 +65,22 @@ static int configure_all(struct kvmod_ctx *ctx, const struct cli_common *common)
 	return err;
 }
 
+struct kvmod_ctx *cli_context_to_look(const struct cli_common *common)
+{
+	struct kvmod_ctx *ctx;
+
+	if (common->config || common->overrides.n)
+		return cli_context(common);
+	if (kvmod_new(&ctx)) {
+		cli_error_kvmod();
+		return NULL;
+	}
+	if (kvmod_configure(ctx, NULL, NULL, 0))
+		fprintf(stderr, "kvmod: warning: looking in the usual module path only: %s\n",
+			kvmod_error());
+	return ctx;
+}
+
 struct kvmod_ctx *cli_context(const struct cli_common *common)
 {
 	struct kvmod_ctx *ctx;

@@ -151,7 +151,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 
 	if (argc - first != 1)
 		cli_usage_error(self, "one MODULE or FILE was expected");
-	ctx = cli_context(&common);
+	ctx = cli_context_to_look(&common);
 	if (!ctx)
 		return CLI_FAILED;
 	err = show(ctx, argv[first], common.json);

@@ -150,7 +150,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		cli_usage_error(self, "`%s`: one operand at most", argv[first + 1]);
 	if (first < argc)
 		list.only = kind_of(self, argv[first]);
-	ctx = cli_context(&common);
+	ctx = cli_context_to_look(&common);
 	if (!ctx)
 		return CLI_FAILED;
 	list.modules = common.json ? json_array() : NULL;

@@ -18,19 +18,19 @@ policy = topp
 engine = fake
 
 [policy snapkv]
-budget = 10%
+budget = 60%
 END
 exits 0
 : | err
 out <<'END'
 fine   configuration TMP/test.conf
-fine   policy topp from BUILD/.libs/topp.so
 fine   policy snapkv from BUILD/.libs/snapkv.so
+fine   policy topp from BUILD/.libs/topp.so
 fine   engine fake from BUILD/tests/cli/.libs/fake.so
 END
 kvmod check -c "$conf" --json
 exits 0
-json --only fine:true findings.0.kind=configuration findings.1.name=topp \
+json --only fine:true findings.0.kind=configuration findings.2.name=topp \
 	findings.1.fine:true findings.1.code=KVMOD_OK findings.1.seconds:real
 
 # wrong LINE TEXT - one finding, at that line of the configuration.
@@ -60,12 +60,12 @@ given <<'END'
 
 window = many
 END
-wrong 3 '[policy snapkv] window = many: expected a whole number'
+wrong 3 '[policy snapkv] window = many: expected an integer in 1..4096'
 given <<'END'
 [policy topp]
 p = 1.5
 END
-wrong 2 '[policy topp] p = 1.5: expected a number in 0..1'
+wrong 2 '[policy topp] p = 1.5: expected a real number in 0..1'
 given <<'END'
 [polcy topp]
 p = 0.5
@@ -82,8 +82,14 @@ kvmod check -c /dev/null -o kvmod.policy
 exits 1
 echo 'failed -o kvmod.policy: expected SECTION.KEY=VALUE' | out
 
-# The configuration that people start from.
-kvmod check -c "$srcdir/conf/kvmod.conf" -o kvmod.policy=fullkv -o kvmod.engine=fake \
-	-o "kvmod.module_path=:$build/tests/cli/.libs"
+# Where the usual configuration is wrong, one can still look at what is there.
+printf '[kvmod]\npolicy = snapkw\n' >"$KVMOD_CONF"
+kvmod info topp
 exits 0
+has 'file         '
+err <<'END'
+kvmod: warning: looking in the usual module path only: TMP/kvmod.conf:2: no policy `snapkw`; did you mean `snapkv`?
+END
+kvmod run hello
+says 1 'kvmod: TMP/kvmod.conf:2: no policy `snapkw`; did you mean `snapkv`?'
 finish
