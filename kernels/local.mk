@@ -2,6 +2,8 @@
 # Kernels hold no policy logic. Modules, the core and the tests link them whole.
 noinst_LTLIBRARIES += libkernels.la
 libkernels_la_SOURCES = \
+	kernels/cpu/avx2.c \
+	kernels/cpu/avx512.c \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
 	kernels/cpu/logits.c \
@@ -9,5 +11,6 @@ libkernels_la_SOURCES = \
 	kernels/cpu/ops.h \
 	kernels/cpu/scalar.c \
 	kernels/cpu/simd.c \
-	kernels/cpu/simd.h
+	kernels/cpu/simd.h \
+	kernels/cpu/vector.h
 libkernels_la_LIBADD = $(LIBM)

@@ -12,7 +12,7 @@
  * Logits of n_q queries, [n_q][head_dim], against rows begin..end-1 of one KV
  * head's keys: query j against row i goes to out[j * out_stride + i - begin].
  * Keys may have any stride and alignment; head_dim of Q8_0 is a multiple of 32.
- * softcap 0: none. A key that is not finite gives logits that are not finite.
+ * softcap 0: none. NaN in a key is NaN in its logits.
  */
 void kv_cpu_logits(const struct kvmod_view *k, uint32_t head_dim,
 		   uint32_t begin, uint32_t end, const float *q, uint32_t n_q,

@@ -12,13 +12,26 @@ static const char *const names[N_LEVELS] = { "scalar", "avx2", "avx512" };
 
 static const struct kv_cpu_ops *const tables[N_LEVELS] = {
 	[KV_SIMD_SCALAR] = &kv_cpu_scalar,
+#if defined(__x86_64__)
+	[KV_SIMD_AVX2] = &kv_cpu_avx2,
+	[KV_SIMD_AVX512] = &kv_cpu_avx512,
+#endif
 };
 
 static atomic_int current = -1;	/* -1: not chosen yet */
 
 static bool supported(int level)
 {
-	return level >= 0 && level < N_LEVELS && tables[level];
+	if (level < 0 || level >= N_LEVELS || !tables[level])
+		return false;
+#if defined(__x86_64__)
+	if (level == KV_SIMD_AVX2)	/* F16C is older: it comes along */
+		return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+	if (level == KV_SIMD_AVX512)
+		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+			supported(KV_SIMD_AVX2);
+#endif
+	return true;
 }
 
 static int highest(int cap)

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kernels on 8 floats at a time: AVX2, FMA and F16C. */
+#if defined(__x86_64__)
+#include "kernels/cpu/ops.h"
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+#define VW 8
+typedef __m256 vf;
+
+#define v_set1(x)		_mm256_set1_ps(x)
+#define v_load(p)		_mm256_loadu_ps(p)
+#define v_store(p, x)		_mm256_storeu_ps(p, x)
+#define v_add(a, b)		_mm256_add_ps(a, b)
+#define v_sub(a, b)		_mm256_sub_ps(a, b)
+#define v_mul(a, b)		_mm256_mul_ps(a, b)
+#define v_div(a, b)		_mm256_div_ps(a, b)
+#define v_fma(a, b, c)		_mm256_fmadd_ps(a, b, c)
+/* If one operand is NaN these give the second. */
+#define v_min(a, b)		_mm256_min_ps(a, b)
+#define v_max(a, b)		_mm256_max_ps(a, b)
+
+static inline vf v_load_f16(const char *p)
+{
+	return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+static inline vf v_load_bf16(const char *p)
+{
+	__m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
+
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+
+static inline vf v_load_i8(const char *p)
+{
+	__m128i b = _mm_loadl_epi64((const __m128i *)(const void *)p);
+
+	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
+}
+
+static inline vf v_broadcast_f16(const char *p)
+{
+	uint16_t h;
+
+	memcpy(&h, p, sizeof(h));
+	return _mm256_cvtph_ps(_mm_set1_epi16((short)h));
+}
+
+/* 2^e, for e + 127 in the low bits of x */
+static inline vf v_exponent(vf x)
+{
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
+}
+
+/* y, but 0 where x < limit */
+static inline vf v_zero_below(vf y, vf x, float limit)
+{
+	return _mm256_and_ps(y, _mm256_cmp_ps(x, v_set1(limit), _CMP_NLT_UQ));
+}
+
+/* Lane i of the answer is the sum of the lanes of x[i]. */
+static inline vf v_sum_each(const vf x[VW])
+{
+	vf y[4], z[2];
+	int i;
+
+#pragma GCC unroll 4
+	for (i = 0; i < 4; i++)
+		y[i] = v_add(_mm256_blend_ps(x[i], x[i + 4], 0xf0),
+			     _mm256_permute2f128_ps(x[i], x[i + 4], 0x21));
+#pragma GCC unroll 2
+	for (i = 0; i < 2; i++)
+		z[i] = v_add(_mm256_blend_ps(y[i], y[i + 2], 0xcc),
+			     _mm256_shuffle_ps(y[i], y[i + 2], 0x4e));
+	return v_add(_mm256_blend_ps(z[0], z[1], 0xaa),
+		     _mm256_permute_ps(_mm256_blend_ps(z[1], z[0], 0xaa), 0xb1));
+}
+
+static inline float v_sum_all(vf x)
+{
+	__m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+	return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
+}
+
+static inline float v_max_all(vf x)
+{
+	__m128 h = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+
+	h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+	return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+}
+
+#include "kernels/cpu/vector.h"
+
+const struct kv_cpu_ops kv_cpu_avx2 = {
+	.dots = dots,
+	.scale = scale,
+	.to_f32 = to_f32,
+	.max = max,
+	.exp_sums = exp_sums,
+	.exp_add = exp_add,
+};
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kernels on vectors of VW floats, once for every width. The including file
+ * selects the instructions and defines VW, vf and the v_ functions; it gets the
+ * functions of struct kv_cpu_ops.
+ *
+ * Every result depends on its own inputs alone, not on how many rows or queries
+ * were asked for in one call.
+ */
+#include <float.h>
+#include <math.h>
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+/* Rows that stay in the nearest cache while all queries pass over them. */
+#define ROW_BLOCK 64
+/* How far ahead of its use a row is fetched: beyond the next 4 KiB page. */
+#define FETCH_AHEAD 4096
+
+/* exp(x) to 1.5 ulp; 0 below the normal range, NaN for NaN. */
+ALWAYS_INLINE vf v_exp(vf x)
+{
+	const float lowest = -87.33654f, highest = 88.3762f;
+	/* t = x / ln 2, rounded; its low bits are then the exponent of the answer. */
+	const float shift = 0x1.8p23f + 127;
+	/* a bound as first operand lets NaN through */
+	vf bound = v_min(v_set1(highest), v_max(v_set1(lowest), x));
+	vf t = v_fma(bound, v_set1(1.44269504f), v_set1(shift));
+	vf n = v_sub(t, v_set1(shift));
+	vf r = v_fma(n, v_set1(-0x1.62e4p-1f), bound);
+	vf p = v_set1(0.00139262131f);
+
+	r = v_fma(n, v_set1(-0x1.7f7d1cp-20f), r);
+	p = v_fma(p, r, v_set1(0.00836320315f));
+	p = v_fma(p, r, v_set1(0.0416665561f));
+	p = v_fma(p, r, v_set1(0.166665763f));
+	p = v_fma(p, r, v_set1(0.5f));
+	p = v_fma(p, r, v_set1(1));
+	p = v_fma(p, r, v_set1(1));
+	return v_zero_below(v_mul(p, v_exponent(t)), x, lowest);
+}
+
+/* VW elements of a row, from element d on. */
+ALWAYS_INLINE vf v_elements(uint32_t type, const char *row, size_t d)
+{
+	switch (type) {
+	case KVMOD_F32:
+		return v_load((const float *)(const void *)(row + 4 * d));
+	case KVMOD_F16:
+		return v_load_f16(row + 2 * d);
+	case KVMOD_BF16:
+		return v_load_bf16(row + 2 * d);
+	default:
+		row += d / 32 * 34;
+		return v_mul(v_load_i8(row + 2 + d % 32), v_broadcast_f16(row));
+	}
+}
+
+/*
+ * Dots of `rows` keys and `nq` queries, both constants, rows * nq <= VW: lane
+ * j * rows + r has query j and row r. A key is loaded and widened once for all
+ * queries; the accumulators all fit the registers.
+ */
+ALWAYS_INLINE vf dot_block(uint32_t type, const char *k, int64_t stride, uint32_t dim,
+			   const float *q, int nq, int rows)
+{
+	vf acc[VW];
+	uint32_t d;
+	int j, r;
+
+#pragma GCC unroll 16
+	for (j = 0; j < VW; j++)
+		acc[j] = v_set1(0);
+	for (d = 0; d + VW <= dim; d += VW) {
+		vf key[VW];
+
+#pragma GCC unroll 16
+		for (r = 0; r < rows; r++)
+			key[r] = v_elements(type, k + r * stride, d);
+#pragma GCC unroll 4
+		for (j = 0; j < nq; j++) {
+			vf x = v_load(q + (size_t)j * dim + d);
+
+#pragma GCC unroll 16
+			for (r = 0; r < rows; r++)
+				acc[j * rows + r] = v_fma(key[r], x, acc[j * rows + r]);
+		}
+	}
+	return v_sum_each(acc);
+}
+
+/* What is left of a row where head_dim is not a multiple of VW. */
+static void add_tail(uint32_t type, const char *k, int64_t stride, uint32_t dim,
+		     const float *q, int nq, int rows, float *sums)
+{
+	uint32_t d;
+	int j, r;
+
+	for (j = 0; j < nq; j++)
+		for (r = 0; r < rows; r++)
+			for (d = dim / VW * VW; d < dim; d++)
+				sums[j * rows + r] += q[(size_t)j * dim + d] *
+					kv_element(type, k + r * stride, d);
+}
+
+ALWAYS_INLINE void rows_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
+				      const float *q, int nq, int rows, float *out, size_t out_stride)
+{
+	float sums[VW];
+	int j;
+
+	v_store(sums, dot_block(type, k, stride, dim, q, nq, rows));
+	if (dim % VW)
+		add_tail(type, k, stride, dim, q, nq, rows, sums);
+#pragma GCC unroll 4
+	for (j = 0; j < nq; j++)
+		memcpy(out + j * out_stride, sums + j * rows, (size_t)rows * sizeof(*out));
+}
+
+ALWAYS_INLINE void fetch_rows(const char *row, int64_t stride, size_t row_bytes, int rows)
+{
+	int64_t ahead = stride ? (FETCH_AHEAD + stride - 1) / stride * stride : 0;
+	size_t b;
+	int r;
+
+	for (r = 0; r < rows; r++)
+		for (b = 0; b < row_bytes; b += 64)
+			__builtin_prefetch(row + ahead + r * stride + b);
+}
+
+/* n rows against nq queries, as many rows at a time as the registers hold. */
+ALWAYS_INLINE void block_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
+				       uint32_t n, const float *q, int nq, bool fetch,
+				       float *out, size_t out_stride)
+{
+	const int rows = nq == 1 ? VW : nq == 2 ? VW / 2 : VW / 4;
+	size_t row_bytes = kvmod_row_bytes(type, dim);
+	uint32_t i = 0;
+
+	for (; i + (uint32_t)rows <= n; i += (uint32_t)rows) {
+		if (fetch)
+			fetch_rows(k + i * stride, stride, row_bytes, rows);
+		rows_times_queries(type, k + i * stride, stride, dim, q, nq, rows,
+				   out + i, out_stride);
+	}
+	for (; i < n; i++)
+		rows_times_queries(type, k + i * stride, stride, dim, q, nq, 1,
+				   out + i, out_stride);
+}
+
+ALWAYS_INLINE void block_dots(uint32_t type, const char *k, int64_t stride, uint32_t dim,
+			      uint32_t n, const float *q, uint32_t n_q,
+			      float *out, size_t out_stride)
+{
+	uint32_t j;
+
+	for (j = 0; j < n_q; j += 4, q += (size_t)4 * dim, out += 4 * out_stride) {
+		switch (n_q - j) {
+		case 1:
+			block_times_queries(type, k, stride, dim, n, q, 1, j == 0, out, out_stride);
+			break;
+		case 2:
+			block_times_queries(type, k, stride, dim, n, q, 2, j == 0, out, out_stride);
+			break;
+		case 3:
+			block_times_queries(type, k, stride, dim, n, q, 3, j == 0, out, out_stride);
+			break;
+		default:
+			block_times_queries(type, k, stride, dim, n, q, 4, j == 0, out, out_stride);
+		}
+	}
+}
+
+#define DOTS_OF(name, type) \
+static void name(const char *k, int64_t stride, uint32_t dim, uint32_t n, \
+		 const float *q, uint32_t n_q, float *out, size_t out_stride) \
+{ \
+	block_dots(type, k, stride, dim, n, q, n_q, out, out_stride); \
+}
+DOTS_OF(dots_f32, KVMOD_F32)
+DOTS_OF(dots_f16, KVMOD_F16)
+DOTS_OF(dots_bf16, KVMOD_BF16)
+DOTS_OF(dots_q8_0, KVMOD_Q8_0)
+
+static void dots(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
+		 uint32_t end, const float *q, uint32_t n_q, float *out, size_t out_stride)
+{
+	const char *row = (const char *)k->data + begin * k->stride;
+	uint32_t i;
+
+	for (i = begin; i < end; i += ROW_BLOCK, row += ROW_BLOCK * k->stride, out += ROW_BLOCK) {
+		uint32_t n = end - i < ROW_BLOCK ? end - i : ROW_BLOCK;
+
+		if (k->type == KVMOD_F16)
+			dots_f16(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+		else if (k->type == KVMOD_BF16)
+			dots_bf16(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+		else if (k->type == KVMOD_F32)
+			dots_f32(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+		else
+			dots_q8_0(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+	}
+}
+
+static void to_f32(uint32_t type, const void *src, size_t n, float *dst)
+{
+	size_t i;
+
+	for (i = 0; i + VW <= n; i += VW)
+		v_store(dst + i, v_elements(type, src, i));
+	for (; i < n; i++)
+		dst[i] = kv_element(type, src, i);
+}
+
+/* The last n < VW elements, filled up with what counts for nothing. */
+ALWAYS_INLINE vf v_load_rest(const float *x, size_t n)
+{
+	float rest[VW];
+	size_t i;
+
+	for (i = 0; i < VW; i++)
+		rest[i] = i < n ? x[i] : -INFINITY;
+	return v_load(rest);
+}
+
+/* cap * tanh(x / cap) = cap - 2 cap / (exp(2 x / cap) + 1) */
+static void scale(float *x, size_t n, float factor, float softcap)
+{
+	size_t i;
+
+	for (i = 0; i < n; i += VW) {
+		vf v = i + VW <= n ? v_load(x + i) : v_load_rest(x + i, n - i);
+
+		if (softcap != 0) {
+			vf e = v_exp(v_mul(v, v_set1(2 * factor / softcap)));
+
+			v = v_div(v_set1(-2 * softcap), v_add(e, v_set1(1)));
+			v = v_add(v, v_set1(softcap));
+		} else {
+			v = v_mul(v, v_set1(factor));
+		}
+		if (i + VW <= n) {
+			v_store(x + i, v);
+		} else {
+			float rest[VW];
+
+			v_store(rest, v);
+			memcpy(x + i, rest, (n - i) * sizeof(*x));
+		}
+	}
+}
+
+static float max(const float *x, size_t n)
+{
+	vf m = v_set1(-FLT_MAX);
+	size_t i;
+
+	/* the second operand is what remains of NaN */
+	for (i = 0; i + VW <= n; i += VW)
+		m = v_max(v_load(x + i), m);
+	if (i < n)
+		m = v_max(v_load_rest(x + i, n - i), m);
+	return v_max_all(m);
+}
+
+static void exp_sums(const float *x, size_t n, float m, float *sum, float *sum2)
+{
+	vf s = v_set1(0), s2 = s, e;
+	size_t i;
+
+	for (i = 0; i + VW <= n; i += VW) {
+		e = v_exp(v_sub(v_load(x + i), v_set1(m)));
+		s = v_add(s, e);
+		s2 = v_fma(e, e, s2);
+	}
+	if (i < n) {
+		e = v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m)));
+		s = v_add(s, e);
+		s2 = v_fma(e, e, s2);
+	}
+	*sum = v_sum_all(s);
+	*sum2 = v_sum_all(s2);
+}
+
+static void exp_add(const float *x, size_t n, float m, float weight, float *out)
+{
+	float rest[VW];
+	size_t i;
+
+	for (i = 0; i + VW <= n; i += VW)
+		v_store(out + i, v_fma(v_exp(v_sub(v_load(x + i), v_set1(m))),
+				       v_set1(weight), v_load(out + i)));
+	if (i == n)
+		return;
+	v_store(rest, v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m))));
+	for (size_t j = 0; i + j < n; j++)
+		out[i + j] = fmaf(rest[j], weight, out[i + j]);
+}
