@@ -12,6 +12,8 @@
 #endif
 
 #define VW 8
+/* How many rows at a time against nq queries: what fits 16 registers. */
+#define ROWS_FOR(nq) (nq == 1 ? 8 : nq == 4 ? 3 : 4)
 typedef __m256 vf;
 
 #define v_set1(x)		_mm256_set1_ps(x)

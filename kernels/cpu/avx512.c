@@ -12,6 +12,8 @@
 #endif
 
 #define VW 16
+/* How many rows at a time against nq queries: what fits 32 registers. */
+#define ROWS_FOR(nq) (nq == 1 ? 16 : nq == 2 ? 8 : 4)
 typedef __m512 vf;
 
 #define v_set1(x)		_mm512_set1_ps(x)

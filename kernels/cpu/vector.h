@@ -12,9 +12,13 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* Rows that stay in the nearest cache while all queries pass over them. */
+#ifndef ROW_BLOCK
 #define ROW_BLOCK 64
+#endif
 /* How far ahead of its use a row is fetched: beyond the next 4 KiB page. */
+#ifndef FETCH_AHEAD
 #define FETCH_AHEAD 4096
+#endif
 
 /* exp(x) to 1.5 ulp; 0 below the normal range, NaN for NaN. */
 ALWAYS_INLINE vf v_exp(vf x)
@@ -55,42 +59,61 @@ ALWAYS_INLINE vf v_elements(uint32_t type, const char *row, size_t d)
 	}
 }
 
+/* Sums of one block: rows * nq of them, in whole vectors. */
+#define MAX_SUMS (2 * VW)
+
 /*
- * Dots of `rows` keys and `nq` queries, both constants, rows * nq <= VW: lane
- * j * rows + r has query j and row r. A key is loaded and widened once for all
- * queries; the accumulators all fit the registers.
+ * Dots of `rows` keys and `nq` queries, both constants: sums[j * rows + r] has
+ * query j and row r. A key is loaded and widened once for all queries. Whichever
+ * are fewer, queries or keys, stay in registers while the others pass by; the
+ * barriers keep the compiler from loading them again.
  */
-ALWAYS_INLINE vf dot_block(uint32_t type, const char *k, int64_t stride, uint32_t dim,
-			   const float *q, int nq, int rows)
+ALWAYS_INLINE void dot_block(uint32_t type, const char *const *row, const float *const *query,
+			     size_t n, int nq, int rows, float *sums)
 {
-	vf acc[VW];
-	uint32_t d;
+	vf acc[MAX_SUMS], x[4], key[VW];
+	size_t d;
 	int j, r;
 
-#pragma GCC unroll 16
-	for (j = 0; j < VW; j++)
+#pragma GCC unroll 32
+	for (j = 0; j < MAX_SUMS; j++)
 		acc[j] = v_set1(0);
-	for (d = 0; d + VW <= dim; d += VW) {
-		vf key[VW];
-
-#pragma GCC unroll 16
-		for (r = 0; r < rows; r++)
-			key[r] = v_elements(type, k + r * stride, d);
+	for (d = 0; d < n; d += VW) {
+		if (nq < rows) {
 #pragma GCC unroll 4
-		for (j = 0; j < nq; j++) {
-			vf x = v_load(q + (size_t)j * dim + d);
-
+			for (j = 0; j < nq; j++) {
+				x[j] = v_load(query[j] + d);
+				__asm__("" : "+v"(x[j]));
+			}
 #pragma GCC unroll 16
+			for (r = 0; r < rows; r++) {
+				key[0] = v_elements(type, row[r], d);
+#pragma GCC unroll 4
+				for (j = 0; j < nq; j++)
+					acc[j * rows + r] = v_fma(key[0], x[j], acc[j * rows + r]);
+			}
+		} else {
+#pragma GCC unroll 4
 			for (r = 0; r < rows; r++)
-				acc[j * rows + r] = v_fma(key[r], x, acc[j * rows + r]);
+				key[r] = v_elements(type, row[r], d);
+#pragma GCC unroll 4
+			for (j = 0; j < nq; j++) {
+				x[0] = v_load(query[j] + d);
+				__asm__("" : "+v"(x[0]));
+#pragma GCC unroll 4
+				for (r = 0; r < rows; r++)
+					acc[j * rows + r] = v_fma(key[r], x[0], acc[j * rows + r]);
+			}
 		}
 	}
-	return v_sum_each(acc);
+	v_store(sums, v_sum_each(acc));
+	if (nq * rows > VW)
+		v_store(sums + VW, v_sum_each(acc + VW));
 }
 
 /* What is left of a row where head_dim is not a multiple of VW. */
-static void add_tail(uint32_t type, const char *k, int64_t stride, uint32_t dim,
-		     const float *q, int nq, int rows, float *sums)
+static void add_tail(uint32_t type, const char *const *row, const float *const *query,
+		     uint32_t dim, int nq, int rows, float *sums)
 {
 	uint32_t d;
 	int j, r;
@@ -98,19 +121,23 @@ static void add_tail(uint32_t type, const char *k, int64_t stride, uint32_t dim,
 	for (j = 0; j < nq; j++)
 		for (r = 0; r < rows; r++)
 			for (d = dim / VW * VW; d < dim; d++)
-				sums[j * rows + r] += q[(size_t)j * dim + d] *
-					kv_element(type, k + r * stride, d);
+				sums[j * rows + r] += query[j][d] * kv_element(type, row[r], d);
 }
 
 ALWAYS_INLINE void rows_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
-				      const float *q, int nq, int rows, float *out, size_t out_stride)
+				      const float *const *query, int nq, int rows,
+				      float *out, size_t out_stride)
 {
-	float sums[VW];
-	int j;
+	const char *row[VW];
+	float sums[MAX_SUMS];
+	int j, r;
 
-	v_store(sums, dot_block(type, k, stride, dim, q, nq, rows));
+#pragma GCC unroll 16
+	for (r = 0; r < rows; r++)
+		row[r] = k + r * stride;
+	dot_block(type, row, query, dim / VW * VW, nq, rows, sums);
 	if (dim % VW)
-		add_tail(type, k, stride, dim, q, nq, rows, sums);
+		add_tail(type, row, query, dim, nq, rows, sums);
 #pragma GCC unroll 4
 	for (j = 0; j < nq; j++)
 		memcpy(out + j * out_stride, sums + j * rows, (size_t)rows * sizeof(*out));
@@ -132,19 +159,20 @@ ALWAYS_INLINE void block_times_queries(uint32_t type, const char *k, int64_t str
 				       uint32_t n, const float *q, int nq, bool fetch,
 				       float *out, size_t out_stride)
 {
-	const int rows = nq == 1 ? VW : nq == 2 ? VW / 2 : VW / 4;
-	size_t row_bytes = kvmod_row_bytes(type, dim);
-	uint32_t i = 0;
+	const uint32_t rows = (uint32_t)ROWS_FOR(nq);
+	const size_t row_bytes = kvmod_row_bytes(type, dim);
+	const float *query[4];
+	uint32_t i;
 
-	for (; i + (uint32_t)rows <= n; i += (uint32_t)rows) {
+	for (int j = 0; j < nq; j++)
+		query[j] = q + (size_t)j * dim;
+	for (i = 0; i + rows <= n; i += rows, k += rows * stride) {
 		if (fetch)
-			fetch_rows(k + i * stride, stride, row_bytes, rows);
-		rows_times_queries(type, k + i * stride, stride, dim, q, nq, rows,
-				   out + i, out_stride);
+			fetch_rows(k, stride, row_bytes, (int)rows);
+		rows_times_queries(type, k, stride, dim, query, nq, (int)rows, out + i, out_stride);
 	}
-	for (; i < n; i++)
-		rows_times_queries(type, k + i * stride, stride, dim, q, nq, 1,
-				   out + i, out_stride);
+	for (; i < n; i++, k += stride)
+		rows_times_queries(type, k, stride, dim, query, nq, 1, out + i, out_stride);
 }
 
 ALWAYS_INLINE void block_dots(uint32_t type, const char *k, int64_t stride, uint32_t dim,
@@ -154,19 +182,14 @@ ALWAYS_INLINE void block_dots(uint32_t type, const char *k, int64_t stride, uint
 	uint32_t j;
 
 	for (j = 0; j < n_q; j += 4, q += (size_t)4 * dim, out += 4 * out_stride) {
-		switch (n_q - j) {
-		case 1:
-			block_times_queries(type, k, stride, dim, n, q, 1, j == 0, out, out_stride);
-			break;
-		case 2:
-			block_times_queries(type, k, stride, dim, n, q, 2, j == 0, out, out_stride);
-			break;
-		case 3:
-			block_times_queries(type, k, stride, dim, n, q, 3, j == 0, out, out_stride);
-			break;
-		default:
-			block_times_queries(type, k, stride, dim, n, q, 4, j == 0, out, out_stride);
-		}
+		if (n_q - j == 1)
+			block_times_queries(type, k, stride, dim, n, q, 1, !j, out, out_stride);
+		else if (n_q - j == 2)
+			block_times_queries(type, k, stride, dim, n, q, 2, !j, out, out_stride);
+		else if (n_q - j == 3)
+			block_times_queries(type, k, stride, dim, n, q, 3, !j, out, out_stride);
+		else
+			block_times_queries(type, k, stride, dim, n, q, 4, !j, out, out_stride);
 	}
 }
 
