@@ -9,6 +9,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/logits.c \
 	kernels/cpu/logits.h \
 	kernels/cpu/ops.h \
+	kernels/cpu/rows.c \
+	kernels/cpu/rows.h \
 	kernels/cpu/scalar.c \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \

@@ -14,6 +14,8 @@ void kv_cpu_logits(const struct kvmod_view *k, uint32_t head_dim,
 	if (begin >= end)
 		return;
 	ops->dots(k, head_dim, begin, end, q, n_q, out, out_stride);
+	if (scale == 1 && softcap == 0)
+		return;
 	for (j = 0; j < n_q; j++)
 		ops->scale(out + j * out_stride, end - begin, scale, softcap);
 }
