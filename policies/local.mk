@@ -8,13 +8,22 @@ libpolicies_la_SOURCES = \
 	policies/heaviest.c
 libpolicies_la_LIBADD = libkernels.la $(LIBM)
 
-module_LTLIBRARIES += adakv.la random.la snapkv.la streamingllm.la topp.la
+refreekv_sources = \
+	policies/refreekv.c \
+	policies/refreekv.h \
+	policies/refreekv_attention.c \
+	policies/refreekv_position.c
+
+module_LTLIBRARIES += adakv.la random.la refreekv.la snapkv.la streamingllm.la topp.la
 adakv_la_SOURCES = policies/adakv.c
 adakv_la_LDFLAGS = $(MODULE_LINK)
 adakv_la_LIBADD = libpolicies.la
 random_la_SOURCES = policies/random.c
 random_la_LDFLAGS = $(MODULE_LINK)
 random_la_LIBADD = libpolicies.la
+refreekv_la_SOURCES = $(refreekv_sources)
+refreekv_la_LDFLAGS = $(MODULE_LINK)
+refreekv_la_LIBADD = libpolicies.la
 snapkv_la_SOURCES = policies/snapkv.c
 snapkv_la_LDFLAGS = $(MODULE_LINK)
 snapkv_la_LIBADD = libpolicies.la
@@ -27,12 +36,14 @@ topp_la_LIBADD = libpolicies.la
 
 # The same, linked in statically, each with a descriptor of its own name: tests
 # run every policy both ways.
-check_LTLIBRARIES += libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
-	libbuiltin_streamingllm.la libbuiltin_topp.la
+check_LTLIBRARIES += libbuiltin_adakv.la libbuiltin_random.la libbuiltin_refreekv.la \
+	libbuiltin_snapkv.la libbuiltin_streamingllm.la libbuiltin_topp.la
 libbuiltin_adakv_la_SOURCES = policies/adakv.c
 libbuiltin_adakv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_adakv
 libbuiltin_random_la_SOURCES = policies/random.c
 libbuiltin_random_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_random
+libbuiltin_refreekv_la_SOURCES = $(refreekv_sources)
+libbuiltin_refreekv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_refreekv
 libbuiltin_snapkv_la_SOURCES = policies/snapkv.c
 libbuiltin_snapkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_snapkv
 libbuiltin_streamingllm_la_SOURCES = policies/streamingllm.c
