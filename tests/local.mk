@@ -42,6 +42,10 @@ tests_test_refreekv_SOURCES = tests/test_refreekv.c tests/refreekv_reference.c \
 tests_test_refreekv_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_refreekv_LDFLAGS = $(UNIT_LINK)
 tests_test_refreekv_LDADD = libbuiltin_refreekv.la libpolicies.la libvectors.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_cli
+tests_test_cli_SOURCES = tests/test_cli.c
+tests_test_cli_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_cli_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
 
 include $(srcdir)/tests/engine.mk
 
