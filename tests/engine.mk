@@ -7,12 +7,18 @@ libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h tests/oracle
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
-ENGINE_TESTS = tests/test_engine tests/test_engine_cache
+ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_replay
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_cache_SOURCES = tests/test_engine_cache.c
 tests_test_engine_cache_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_files_SOURCES = tests/test_engine_files.c
+tests_test_engine_files_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
+tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
 UNIT_TESTS += $(ENGINE_TESTS)
 endif

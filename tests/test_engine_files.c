@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Model files that are not what they should be: each is refused in words. */
+#include "tests/engine_host.h"
+#include "tests/random.h"
+#include "tests/tiny_model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void refuse(const char *model, int32_t code, const char *why)
+{
+	struct gg_engine *engine = test_engine_open(&(struct test_engine_params){ .model = model });
+
+	ck_assert_ptr_null(engine);
+	ck_assert_msg(test_engine_code() == code && strstr(test_engine_error(), why),
+		      "%d \"%s\", expected %d \"%s\"", test_engine_code(), test_engine_error(), code, why);
+}
+
+static const struct { enum tiny_fault fault; int32_t code; const char *why; } faults[] = {
+	{ TINY_NO_WEIGHT, KVMOD_EFORMAT, ": weight blk.1.ffn_up.weight is missing" },
+	{ TINY_WRONG_SHAPE, KVMOD_EFORMAT, ": blk.1.attn_k.weight is 64 x 128 x 1 x 1, expected 64 x 64" },
+	{ TINY_EXTRA_WEIGHT, KVMOD_ENOTSUP, ": weight blk.1.attn_sinks.weight is no part of the llama family" },
+	{ TINY_UNKNOWN_ARCH, KVMOD_ENOTSUP, ": architecture \"mamba\" is not supported; supported are llama, qwen2, qwen3" },
+	{ TINY_NO_SIZES, KVMOD_EFORMAT, ": its header has no number llama.block_count" },
+	{ TINY_NO_LAYERS, KVMOD_EFORMAT, ": llama.block_count is 0, expected 1 to 1024" },
+	{ TINY_ODD_HEADS, KVMOD_EFORMAT, ": 4 query heads cannot share 3 KV heads" },
+	{ TINY_EXPERTS, KVMOD_ENOTSUP, ": a mixture of 8 experts; only dense models are supported" },
+	{ TINY_F16_NORM, KVMOD_ENOTSUP, ": blk.1.ffn_norm.weight is f16, expected f32" },
+};
+
+START_TEST(wrong_models)
+{
+	char *model = tiny_model_write(&tiny_models[0], faults[_i].fault);
+
+	refuse(model, faults[_i].code, faults[_i].why);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+START_TEST(no_file)
+{
+	refuse("/nonexistent/model.gguf", KVMOD_ENOENT, "/nonexistent/model.gguf: No such file or directory");
+	refuse("/", KVMOD_EFORMAT, "/: not a GGUF file (not even a regular file)");
+}
+END_TEST
+
+static char *read_all(const char *path, size_t *size)
+{
+	FILE *file = fopen(path, "rb");
+	char *bytes;
+
+	ck_assert_ptr_nonnull(file);
+	fseek(file, 0, SEEK_END);
+	*size = (size_t)ftell(file);
+	rewind(file);
+	bytes = malloc(*size);
+	ck_assert_uint_eq(fread(bytes, 1, *size, file), *size);
+	fclose(file);
+	return bytes;
+}
+
+static void write_all(const char *path, const char *bytes, size_t size)
+{
+	FILE *file = fopen(path, "wb");
+
+	ck_assert_ptr_nonnull(file);
+	ck_assert_uint_eq(fwrite(bytes, 1, size, file), size);
+	ck_assert_int_eq(fclose(file), 0);
+}
+
+/* Cut off at every length from nothing to almost whole. */
+START_TEST(truncated)
+{
+	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
+	size_t size, cut;
+	char *bytes = read_all(model, &size);
+
+	write_all(model, bytes, 0);
+	refuse(model, KVMOD_EFORMAT, ": not a GGUF file (it is empty)");
+	write_all(model, bytes, 3);
+	refuse(model, KVMOD_EFORMAT, ": not a GGUF file: it does not begin with \"GGUF\"");
+	for (cut = 4; cut < 2400; cut += 37) {
+		write_all(model, bytes, cut);
+		refuse(model, KVMOD_EFORMAT, ": a truncated or damaged GGUF file (");
+	}
+	write_all(model, bytes, size - 4096);
+	refuse(model, KVMOD_EFORMAT, ": truncated: ");
+	free(bytes);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+static void run_one(struct gg_engine *engine)
+{
+	struct kvmod_seq *seq = test_seq(engine);
+	int32_t token = 0;
+
+	test_run(seq, &token, 1, NULL, 0);
+	gg_seq_close(engine, seq);
+	test_engine_close(engine);
+}
+
+/* Damage anywhere in the header is refused, or harmless; it never crashes. */
+START_TEST(damaged)
+{
+	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
+	struct kv_random random = { (uint64_t)_i };
+	size_t size, header = 3000;
+	char *bytes = read_all(model, &size), *copy = malloc(size);
+
+	for (int round = 0; round < 40; round++) {
+		struct gg_engine *engine;
+
+		memcpy(copy, bytes, size);
+		for (int i = 0; i < 1 + round % 3; i++)
+			copy[kv_random_range(&random, 0, (uint32_t)header - 1)] = (char)kv_random_u32(&random);
+		write_all(model, copy, size);
+		engine = test_engine_open(&(struct test_engine_params){ .model = model });
+		if (engine)
+			run_one(engine);
+		else
+			ck_assert_str_ne(test_engine_error(), "");
+	}
+	free(copy);
+	free(bytes);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+START_TEST(junk)
+{
+	static char bytes[5000];
+	struct kv_random random = { 12 };
+	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
+
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (char)kv_random_u32(&random);
+	write_all(model, bytes, sizeof(bytes));
+	refuse(model, KVMOD_EFORMAT, ": not a GGUF file");
+	memcpy(bytes, "GGUF", 4);
+	write_all(model, bytes, sizeof(bytes));
+	refuse(model, KVMOD_EFORMAT, ": a truncated or damaged GGUF file (");
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+START_TEST(wrong_parameters)
+{
+	char *model = tiny_model_write(&tiny_models[5], TINY_GOOD);	/* a head dimension of 16 */
+	struct test_engine_params params = { .model = model, .gpu_layers = 99 };
+
+	ck_assert_ptr_null(test_engine_open(&params));
+	ck_assert_int_eq(test_engine_code(), KVMOD_ENOTSUP);
+	ck_assert_str_eq(test_engine_error(), "gpu_layers = 99: this engine runs models on the CPU only; set it to 0");
+	params.gpu_layers = 0;
+	params.type = GGML_TYPE_Q8_0;
+	ck_assert_ptr_null(test_engine_open(&params));
+	ck_assert_int_eq(test_engine_code(), KVMOD_ENOTSUP);
+	ck_assert_str_eq(test_engine_error(), "cache_type = q8_0 needs a head dimension in blocks of 32; this model's is 16");
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+/* A model without a vocabulary runs ids, and says so when asked for text. */
+START_TEST(no_vocabulary)
+{
+	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
+	struct gg_engine *engine = test_engine(model, GGML_TYPE_F32);
+	struct kvmod_message message = { "user", "hello" };
+	const struct kvmod_model *info = gg_engine_ops.model(engine);
+	int32_t tokens[10];
+	size_t n = 10;
+
+	ck_assert_str_eq(info->architecture, "llama");
+	ck_assert_str_eq(info->name, "llama, grouped heads");
+	ck_assert_uint_eq(info->n_layers, TINY_LAYERS);
+	ck_assert_uint_eq(info->n_kv_heads, 2);
+	ck_assert_uint_eq(info->n_vocab, TINY_VOCAB);
+	ck_assert_uint_eq(info->rope_interleaved, 1);
+	ck_assert_uint_eq(info->n_end_tokens, 0);
+	ck_assert_int_eq(gg_tokenize(engine, "hello", 5, 0, tokens, &n), KVMOD_ENOTSUP);
+	ck_assert_int_eq(gg_chat(engine, &message, 1, 1, tokens, &n), KVMOD_ENOTSUP);
+	test_engine_close(engine);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+static void add(TCase *tc)
+{
+	tcase_add_loop_test(tc, wrong_models, 0, (int)(sizeof(faults) / sizeof(faults[0])));
+	tcase_add_test(tc, no_file);
+	tcase_add_test(tc, truncated);
+	tcase_add_loop_test(tc, damaged, 0, 10);
+	tcase_add_test(tc, junk);
+	tcase_add_test(tc, wrong_parameters);
+	tcase_add_test(tc, no_vocabulary);
+}
+
+int main(void)
+{
+	return test_main("engine files", add);
+}
