@@ -6,5 +6,6 @@ dist_man_MANS += \
 	man/kvmod.conf.5 \
 	man/libkvmod.3
 
-TESTS += tests/man.test.sh
-EXTRA_DIST += tests/man.test.sh
+MAN_TESTS = tests/man.test.sh tests/man_example.test.sh
+TESTS += $(MAN_TESTS)
+EXTRA_DIST += $(MAN_TESTS)

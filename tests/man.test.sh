@@ -137,6 +137,51 @@ for command in $(cat "$tmp/commands"); do
 	fi
 done
 
+# --- every parameter, with its default: kvmod-policies(7), kvmod.conf(5), conf/ ------------
+
+# "[policy topp]", a heading, "  p real 0.95 0..1 help" -> "topp p real 0.95 0..1"
+parameters() {
+	./kvmod info "$2" | awk -v kind="$1" '
+		/^\[/ { name = $1 == "[" kind ? substr($2, 1, length($2) - 1) : ""; next }
+		name && /^  [a-z]/ { print name, $1, $2, $3, $4 }
+	'
+}
+
+# ".It Cm p No = 0.95 Pq real , 0..1" below ".Ss topp" -> the same
+documented() {
+	awk -v strip="$1" '
+		function word(text) { return text == "" ? "-" : text }
+		/^\.Ss / { name = substr($0, 5); sub(strip, "", name); sub(/\].*/, "", name) }
+		/^\.It Cm [a-z0-9_]* No = / {
+			sub(/^\.It Cm /, ""); sub(/ No =/, "")
+			gsub(/ \| /, "|"); sub(/ , /, " ")
+			split($0, part, / ?Pq /)
+			split(part[1], said, " "); split(part[2], kind, " ")
+			print name, said[1], kind[1], word(said[2]), word(kind[2])
+		}
+	' "$2"
+}
+
+: >"$tmp/built"
+for policy in $(./kvmod list policies); do
+	[ "$policy" = fullkv ] || parameters policy "$policy" >>"$tmp/built"
+done
+documented '^$' "$man/kvmod-policies.7" >"$tmp/documented"
+same parameters 'kvmod info' kvmod-policies.7 "$tmp/built" "$tmp/documented"
+
+./kvmod list policies >"$tmp/built"
+sed -n '/^\.Sh POLICIES/,/^\.Sh EXAMPLES/s/^\.Ss //p' "$man/kvmod-policies.7" >"$tmp/documented"
+same policies 'kvmod list policies' kvmod-policies.7 "$tmp/built" "$tmp/documented"
+
+if ./kvmod list engines | grep -q '^ggml$'; then
+	parameters engine ggml >"$tmp/built"
+	section '[engine NAME]\&' "$man/kvmod.conf.5" >"$tmp/section"
+	documented '^.*$' "$tmp/section" | sed 's/^/ggml/' >"$tmp/documented"
+	same parameters 'kvmod info ggml' kvmod.conf.5 "$tmp/built" "$tmp/documented"
+else
+	echo 'skipped: the parameters of engine ggml, which is not built'
+fi
+
 # -------------------------------------------------------------------------------------
 
 [ "$skipped" != ' mandoc groff' ] || {

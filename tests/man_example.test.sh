@@ -1,0 +1,69 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The examples in the manual pages: taken out of the pages, compiled, and run.
+: "${srcdir:=.}"
+status=0
+
+fail() {
+	echo "FAIL: $*"
+	status=1
+}
+
+# A variable of the build.
+makefile() {
+	sed -n "s/^$1 = //p" Makefile
+}
+
+# example PAGE FILE - what stands in PAGE between the comments BEGIN and END FILE.
+example() {
+	sed -n "/^\.\\\\\" BEGIN $2\$/,/^\.\\\\\" END $2\$/p" "$srcdir/man/$1" |
+		sed '/^\./d; s/^\\&//; s/\\e/\\/g' >"$tmp/$2"
+	[ -s "$tmp/$2" ] || fail "no example $2 in $1"
+}
+
+# expect WORDS FILE - a line of the file begins with them.
+expect() {
+	grep -q "^$1" "$2" || fail "expected '$1', got: $(cat "$2")"
+}
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-man.XXXXXX") || exit 99
+trap 'rm -rf "$tmp"' EXIT
+# What the configuration says does not matter here.
+KVMOD_CONF=/dev/null
+export KVMOD_CONF
+cc="$(makefile CC) -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -I$srcdir/core/include"
+
+# --- kvmod-module(7): a policy -----------------------------------------------------
+
+example kvmod-module.7 lownorm.c
+$cc -fPIC -shared -fvisibility=hidden -Wl,-z,defs -o "$tmp/lownorm.so" "$tmp/lownorm.c" ||
+	fail 'lownorm.c does not compile'
+./kvmod selftest "$tmp/lownorm.so" >"$tmp/out" 2>&1 || fail "selftest: $(cat "$tmp/out")"
+
+# --- libkvmod(3): a host with a cache of its own -------------------------------------
+
+example libkvmod.3 decide.c
+sanitize=$(makefile SANITIZE_FLAGS)
+$cc $sanitize -c -o "$tmp/decide.o" "$tmp/decide.c" || fail 'decide.c does not compile'
+./libtool --quiet --mode=link $cc $sanitize -o "$tmp/decide" "$tmp/decide.o" libkvmod.la ||
+	fail 'decide.c does not link'
+
+"$tmp/decide" snapkv 'policy snapkv.budget=25%' >"$tmp/out" 2>&1 || fail 'decide snapkv'
+expect 'layer 0: 128 128' "$tmp/out"
+expect 'budget: 0.250' "$tmp/out"
+
+# Both examples together: layers 0 and 1 stay whole.
+"$tmp/decide" lownorm "kvmod.module_path=$tmp" 'policy lownorm.budget=100' >"$tmp/out" 2>&1 ||
+	fail 'decide lownorm'
+expect 'layer 1: 512 512' "$tmp/out"
+expect 'layer 2: 100 100' "$tmp/out"
+
+"$tmp/decide" nosuch >"$tmp/out" 2>&1 && fail 'decide took a policy that is not there'
+expect 'decide: opening: no policy `nosuch`' "$tmp/out"
+
+# --- kvmod.conf(5): a configuration ---------------------------------------------------
+
+example kvmod.conf.5 kvmod.conf
+./kvmod list -c "$tmp/kvmod.conf" >"$tmp/out" 2>&1 || fail "kvmod.conf: $(cat "$tmp/out")"
+
+exit $status
