@@ -12,6 +12,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/gguf.c \
 	plugins/ggml/graph.c \
 	plugins/ggml/inputs.c \
+	plugins/ggml/llama.c \
 	plugins/ggml/model.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \

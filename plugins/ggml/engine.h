@@ -346,4 +346,8 @@ struct gg_engine {
 
 extern const struct kvmod_engine_ops gg_engine_ops;
 
+/* --- libllama as an engine of its own (llama.c) -------------------------------------------------- */
+
+extern const struct kvmod_engine_ops gg_llama_ops;
+
 #endif

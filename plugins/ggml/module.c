@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The module file around the engine: its descriptor. */
+/* The module file around the engines: its descriptor. */
 #include "engine.h"
 
 static int32_t init(const struct kvmod_host *host)
 {
-	return host->register_engine(host->ctx, &gg_engine_ops);
+	int32_t code = host->register_engine(host->ctx, &gg_engine_ops);
+
+	return code ? code : host->register_engine(host->ctx, &gg_llama_ops);
 }
 
 /* Resident: ggml's worker threads outlive the last engine. */
