@@ -40,7 +40,7 @@ static const char *text_of(const struct kvmod_modinfo *info, const char *key)
 static void print_row(const char *name, const char *version, const char *provides,
 		      const char *description)
 {
-	printf("%-16s %-9s %-24s %s\n", name, version, provides, description);
+	printf("%-16s %-9s %-26s %s\n", name, version, provides, description);
 }
 
 static void print_module(struct list *list, const char *path, int error,

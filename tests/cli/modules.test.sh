@@ -15,11 +15,11 @@ exits 0
 : | err
 sed -i 's/: .*//; s/  *$//' "$tmp/out"
 out <<'END'
-MODULE           VERSION   PROVIDES                 DESCRIPTION
+MODULE           VERSION   PROVIDES                   DESCRIPTION
 broken.so        refused
-fake             1.0       engine fake              an engine without a model, for tests
+fake             1.0       engine fake                an engine without a model, for tests
 open.so          refused
-topp             0.1.0     policy topp              Twilight's top-p rule as an evictor, ragged by KV head
+topp             0.1.0     policy topp                Twilight's top-p rule as an evictor, ragged by KV head
 END
 
 kvmod list -c /dev/null -o "$path" policies
