@@ -54,7 +54,17 @@ check_PROGRAMS += $(UNIT_TESTS)
 TESTS += $(UNIT_TESTS)
 endif
 
+# A module for selftest to find wanting, and one that does not even load.
+check_LTLIBRARIES += tests/misbehave.la tests/dead.la
+tests_misbehave_la_SOURCES = tests/misbehave.c
+tests_misbehave_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
+tests_dead_la_SOURCES = tests/misbehave.c
+tests_dead_la_CPPFLAGS = $(AM_CPPFLAGS) -DDEAD
+tests_dead_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
+TESTS += tests/selftest.test.sh
+
 EXTRA_DIST += \
+	tests/selftest.test.sh \
 	tests/golden/policies.txt \
 	tests/golden/refreekv.txt
 

@@ -1,0 +1,99 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# kvmod selftest: every module of ours passes, and each misdeed is told by name.
+: "${srcdir:=.}"
+status=0
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-selftest.XXXXXX") || exit 99
+trap 'rm -rf "$tmp"' EXIT
+
+# run CODE ARGUMENT... - checks the exit code; stdout and stderr are in $tmp.
+run() {
+	wanted=$1
+	shift
+	./kvmod selftest "$@" >"$tmp/out" 2>"$tmp/err"
+	got=$?
+	[ $got -eq "$wanted" ] || fail "kvmod selftest $*: exit code $got, not $wanted"
+}
+
+fail() {
+	echo "FAIL: $*"
+	sed 's/^/  | /' "$tmp/out" "$tmp/err"
+	status=1
+}
+
+# The last line is "N of N", or with MISSING "N-MISSING of N".
+passed() {
+	tail -n 1 "$tmp/out" |
+		awk -v missing="$1" 'NF == 3 && $2 == "of" && $1 == $3 - missing && $1 > 20 { ok = 1 }
+			END { exit !ok }' || fail "$2: the last line is not as it should be"
+}
+
+# --- our own --------------------------------------------------------------------------
+
+own='adakv random snapkv streamingllm topp'
+[ -e .libs/refreekv.so ] && own="$own refreekv"
+for policy in $own; do
+	run 0 "$policy"
+	passed 0 "$policy"
+	[ "$(wc -l <"$tmp/out")" -eq 1 ] || fail "$policy: more than one line"
+done
+for policy in adakv snapkv streamingllm topp; do
+	run 0 "./.libs/$policy.so" --vectors "$srcdir/tests/golden/policies.txt"
+	passed 0 "$policy"
+	n=$(grep -c "^policy $policy\$" "$srcdir/tests/golden/policies.txt")
+	grep -qx "golden vectors: $n of $n" "$tmp/out" || fail "$policy: not all golden vectors"
+done
+
+# --- what goes wrong ---------------------------------------------------------------------
+
+# misdeed HOW WORDS - one check fails, the rest go on.
+misdeed() {
+	run 1 tests/.libs/misbehave.so --limit=3 -o "policy misbehave.how=$1"
+	passed 1 "$1"
+	[ "$(wc -l <"$tmp/out")" -eq 2 ] || fail "$1: not two lines"
+	grep -q "^not ok [0-9]* - misbehave: fewer rows of Q than asked for: $2\$" "$tmp/out" ||
+		fail "$1: not told as expected"
+}
+
+run 0 tests/.libs/misbehave.so
+misdeed crash 'crashed: signal 6 (Aborted)'
+misdeed hang 'still at it after 3 seconds'
+misdeed exit 'ended the program, with exit code 42'
+misdeed unsorted '.*; 4 of 4 segments stay whole'
+misdeed empty '.*; 4 of 4 segments stay whole'
+misdeed oldest '.*newest.*; 4 of 4 segments stay whole'
+misdeed write 'it wrote to the cache'
+misdeed fickle 'asked twice, it decides twice otherwise: layer 0, KV head 0'
+misdeed silent 'compress() returned KVMOD_ENOTSUP and did not say why'
+misdeed code 'compress() returned 17, which is no KVMOD_E... code'
+
+run 1 tests/.libs/dead.so
+grep -q '^not ok 2 - loads: crashed: signal 6 (Aborted)$' "$tmp/out" || fail "dead: not told"
+tail -n 1 "$tmp/out" | grep -qx '1 of 3' || fail "dead: it goes on"
+
+# --- vectors that do not fit -----------------------------------------------------------------
+
+cat >"$tmp/wrong" <<'END'
+case shifted
+policy streamingllm
+shape layers=1 n=10 q_heads=2 kv_heads=1 head_dim=8 rows=0
+params budget=4 sinks=1
+expect layer=0 head=0 count=4 positions=0,5,8,9
+end
+END
+run 1 streamingllm --vectors "$tmp/wrong"
+grep -q "^not ok .* - vector wrong:1 shifted: layer 0, KV head 0 keeps 4 of 10 positions, expected 4; the first difference is position 5\$" "$tmp/out" ||
+	fail "a wrong vector"
+
+# --- the command line --------------------------------------------------------------------------
+
+run 2
+run 2 a b
+run 2 topp --limit=0
+run 1 no-such-policy
+run 1 "$tmp/no-such-file.so"
+run 1 topp --vectors "$tmp/no-such-file"
+run 0 topp --json
+grep -q '"failures": \[\]' "$tmp/out" || fail "--json: no list of failures"
+
+exit $status
