@@ -19,6 +19,15 @@ tests_test_plan_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_plan_LDFLAGS = $(UNIT_LINK)
 tests_test_plan_LDADD = $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_session
+check_LTLIBRARIES += libbuiltin_fake.la
+libbuiltin_fake_la_SOURCES = tests/cli/fake_engine.c
+libbuiltin_fake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_fake
+tests_test_session_SOURCES = tests/test_session.c
+tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_session_LDFLAGS = $(UNIT_LINK)
+tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la libpolicies.la $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/random.c tests/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)

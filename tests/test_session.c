@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sessions, on the engine without a model: the order of things, what is counted,
+ * and that a policy's failure costs compression alone.
+ */
+#include <check.h>
+#undef fail			/* the old name of ck_abort_msg() */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KVMOD_MODULE_SYMBOL session_module
+#include <kvmod/kvmod.h>
+
+extern const struct kvmod_module kvmod_module_fake, kvmod_module_streamingllm;
+
+/* --- a policy that watches how it is called -------------------------------------- */
+
+struct watch {
+	struct kvmod_instance base;
+	int32_t fails;
+	int64_t every;
+};
+
+#define WATCH_PARAMS(P, owner) \
+	P(owner, struct watch, fails, BOOL, "no", "", "compress() fails") \
+	P(owner, struct watch, every, INT, "0", "0..100", "decode calls")
+KVMOD_PARAMS(policy, watch, WATCH_PARAMS);
+
+static char calls[256];
+static int states[4], n_begun;
+
+static int32_t watch_needs(void *self, struct kvmod_needs *needs)
+{
+	needs->decode_every = (uint32_t)((struct watch *)self)->every;
+	return KVMOD_OK;
+}
+
+static int32_t watch_begin(void *self, uint64_t sequence, void **state)
+{
+	(void)self;
+	(void)sequence;
+	strcat(calls, "b");
+	*state = &states[n_begun++];
+	return KVMOD_OK;
+}
+
+static void watch_end(void *self, uint64_t sequence, void *state)
+{
+	(void)self;
+	(void)sequence;
+	ck_assert_ptr_nonnull(state);
+	strcat(calls, "e");
+}
+
+/* Keeps the newest half, heads one after the other one position more. */
+static int32_t watch_compress(void *self_, const struct kvmod_request *r, struct kvmod_plan *plan)
+{
+	struct watch *self = self_;
+
+	strcat(calls, r->phase == KVMOD_PREFILL ? "P" : "D");
+	++*(int *)r->state;
+	if (self->fails)
+		return self->base.host->fail(self->base.host->ctx, KVMOD_ENUMERIC, "on request");
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		keep->kind = KVMOD_KEEP_HEADS;
+		for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+			uint32_t n = kvmod_head_at(s, g)->n, count = n / 2 + g;
+
+			count = count > n ? n : count;
+			keep->counts[g] = count;
+			for (uint32_t k = 0; k < count; k++)
+				keep->indices[g * keep->index_stride + k] = n - count + k;
+		}
+	}
+	return KVMOD_OK;
+}
+
+static const struct kvmod_policy_ops watch_ops = {
+	.size = sizeof(watch_ops), .name = "watch", .description = "watches how it is called",
+	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct watch),
+	.params = watch_params, .n_params = 2, .param_stride = sizeof(watch_params[0]),
+	.needs = watch_needs, .begin = watch_begin, .end = watch_end, .compress = watch_compress,
+};
+
+static int32_t watch_init(const struct kvmod_host *host)
+{
+	return host->register_policy(host->ctx, &watch_ops);
+}
+
+KVMOD_MODULE("session-test", "1", "Apache-2.0", "kvmod", "for this test", 0, watch_init, NULL);
+
+/* --- fixture ------------------------------------------------------------------------ */
+
+static struct kvmod_ctx *ctx;
+static struct kvmod_engine *engine;
+static struct kvmod_policy *policy;
+static struct kvmod_session *session;
+static struct kvmod_sequence *sequence;
+static const struct kvmod_model *model;
+static float *logits;
+
+static void quiet(void *arg, uint32_t level, const char *line)
+{
+	(void)arg;
+	(void)level;
+	(void)line;
+}
+
+static void start(const char *name, const char *const *overrides, size_t n)
+{
+	ck_assert_int_eq(kvmod_new(&ctx), 0);
+	kvmod_set_log(ctx, quiet, NULL);
+	ck_assert_msg(kvmod_add_builtin(ctx, &kvmod_module_fake) == 0, "%s", kvmod_error());
+	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_streamingllm), 0);
+	ck_assert_int_eq(kvmod_add_builtin(ctx, &session_module), 0);
+	ck_assert_msg(kvmod_configure(ctx, "/dev/null", overrides, n) == 0, "%s", kvmod_error());
+	ck_assert_msg(kvmod_engine_open(ctx, "fake", &engine) == 0, "%s", kvmod_error());
+	model = kvmod_engine_model(engine);
+	logits = calloc(16 * model->n_vocab, sizeof(*logits));
+	ck_assert_ptr_nonnull(logits);
+	if (name)
+		ck_assert_msg(kvmod_policy_open(ctx, name, "cpu", model, &policy) == 0,
+			      "%s", kvmod_error());
+	ck_assert_int_eq(kvmod_session_open(engine, policy, &session), 0);
+	ck_assert_int_eq(kvmod_sequence_open(session, &sequence), 0);
+}
+
+static void tear_down(void)
+{
+	kvmod_sequence_close(sequence);
+	kvmod_session_close(session);
+	kvmod_policy_close(policy);
+	kvmod_engine_close(engine);
+	kvmod_unref(ctx);
+	free(logits);
+}
+
+static struct kvmod_prompted prompt(uint64_t n)
+{
+	int32_t tokens[1024];
+	struct kvmod_prompt p = {
+		.size = sizeof(p), .tokens = tokens, .n_tokens = n, .logits = logits,
+	};
+	struct kvmod_prompted out;
+
+	for (uint64_t i = 0; i < n; i++)
+		tokens[i] = (int32_t)('a' + i % 26);
+	ck_assert_msg(kvmod_sequence_prompt(sequence, &p, &out) == 0, "%s", kvmod_error());
+	return out;
+}
+
+static void decode(uint32_t n)
+{
+	int32_t token = 'x';
+	float *to = logits;
+
+	for (uint32_t i = 0; i < n; i++)
+		ck_assert_int_eq(kvmod_session_decode(session, &sequence, &token, &to, 1), 0);
+}
+
+static uint32_t cached(uint32_t layer, uint32_t head)
+{
+	const struct kvmod_engine_ops *ops = kvmod_engine_ops(engine);
+	struct kvmod_request r = { .size = sizeof(r) };
+
+	ck_assert_int_eq(ops->request(kvmod_engine_instance(engine),
+				      kvmod_sequence_engine_seq(sequence), &r), 0);
+	return kvmod_head_at(kvmod_segment_at(&r, layer), head)->n;
+}
+
+/* --- tests ----------------------------------------------------------------------------- */
+
+START_TEST(without_a_policy_all_stays)
+{
+	struct kvmod_prompted out;
+	uint64_t n = 0;
+
+	start(NULL, NULL, 0);
+	out = prompt(40);
+	ck_assert_int_eq(out.status, 0);
+	ck_assert_double_eq(out.budget, 1.0);
+	ck_assert(isnan(out.replay_loss));
+	ck_assert_uint_eq(out.before.used, out.after.used);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 1, 1, &n), 40);
+	ck_assert_uint_eq(n, 40);
+	decode(3);
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 43);
+	ck_assert_uint_eq(cached(0, 0), 43);
+}
+END_TEST
+
+START_TEST(prompt_is_cut)
+{
+	struct kvmod_prompted out;
+	uint64_t n = 0;
+
+	start("watch", NULL, 0);
+	out = prompt(40);
+	ck_assert_int_eq(out.status, 0);
+	ck_assert_double_eq_tol(out.budget, 41.0 / 80.0, 1e-12);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 2, 0, &n), 20);
+	ck_assert_uint_eq(n, 40);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 2, 1, NULL), 21);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 99, 0, NULL), 0);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 99, NULL), 0);
+	ck_assert_uint_eq(cached(0, 0), 20);
+	ck_assert_uint_eq(cached(0, 1), 21);
+	ck_assert_uint_lt(out.after.used, out.before.used);
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 40);
+	ck_assert_str_eq(calls, "bP");
+}
+END_TEST
+
+/* A second prompt goes on at the next position, over what the first one left. */
+START_TEST(second_turn)
+{
+	uint64_t n = 0;
+
+	start("watch", NULL, 0);
+	prompt(40);
+	decode(2);
+	prompt(10);
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 52);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 0, &n), 16);
+	ck_assert_uint_eq(n, 32);
+	ck_assert_str_eq(calls, "bPP");
+	ck_assert_int_eq(states[0], 2);
+}
+END_TEST
+
+START_TEST(failing_policy_costs_compression_only)
+{
+	static const char *const fails[] = { "policy watch.fails=yes" };
+	struct kvmod_prompted out;
+
+	start("watch", fails, 1);
+	out = prompt(40);
+	ck_assert_int_eq(out.status, KVMOD_ENUMERIC);
+	ck_assert_double_eq(out.budget, 1.0);
+	ck_assert_uint_eq(cached(0, 0), 40);
+	decode(1);
+	ck_assert_uint_eq(cached(3, 1), 41);
+}
+END_TEST
+
+START_TEST(decode_calls_come_every_so_often)
+{
+	static const char *const every[] = { "policy watch.every=4" };
+
+	start("watch", every, 1);
+	prompt(40);
+	decode(3);
+	ck_assert_str_eq(calls, "bP");
+	decode(1);
+	ck_assert_str_eq(calls, "bPD");
+	ck_assert_uint_eq(cached(0, 0), 12);
+	decode(8);
+	ck_assert_str_eq(calls, "bPDDD");
+	/* The counts are those of the prompt still. */
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 0, NULL), 20);
+	/* A new prompt starts the count anew. */
+	decode(3);
+	prompt(4);
+	decode(3);
+	ck_assert_str_eq(calls, "bPDDDP");
+}
+END_TEST
+
+START_TEST(streaming_cache_stays_bounded)
+{
+	static const char *const bounded[] = {
+		"policy streamingllm.budget=24", "policy streamingllm.every=8",
+	};
+
+	start("streamingllm", bounded, 2);
+	prompt(100);
+	for (int i = 0; i < 100; i++) {
+		decode(1);
+		ck_assert_uint_le(cached(0, 0), 24 + 8);
+	}
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 200);
+}
+END_TEST
+
+START_TEST(fork_goes_its_own_way)
+{
+	struct kvmod_sequence *copy;
+	struct kvmod_sequence *both[2];
+	int32_t tokens[] = { 'x', 'y' };
+	float *to[2];
+
+	start("watch", NULL, 0);
+	prompt(40);
+	ck_assert_int_eq(kvmod_sequence_fork(sequence, &copy), 0);
+	ck_assert_uint_eq(kvmod_sequence_length(copy), 40);
+	ck_assert_uint_eq(kvmod_sequence_kept(copy, 0, 1, NULL), 21);
+	decode(5);
+	ck_assert_uint_eq(kvmod_sequence_length(copy), 40);
+	ck_assert_int_eq(kvmod_sequence_truncate(sequence, 41), 0);
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 41);
+	ck_assert_int_eq(kvmod_sequence_truncate(sequence, 42), KVMOD_ERANGE);
+
+	both[0] = sequence;
+	both[1] = copy;
+	to[0] = logits;
+	to[1] = logits + model->n_vocab;
+	ck_assert_int_eq(kvmod_session_decode(session, both, tokens, to, 2), 0);
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 42);
+	ck_assert_uint_eq(kvmod_sequence_length(copy), 41);
+	kvmod_sequence_close(copy);
+	ck_assert_str_eq(calls, "bPbe");
+}
+END_TEST
+
+/* More sequences than fit the batch on the stack. */
+START_TEST(large_batch)
+{
+	struct kvmod_sequence *many[12];
+	int32_t tokens[12];
+	float *to[12];
+
+	start("watch", NULL, 0);
+	prompt(20);
+	many[0] = sequence;
+	for (int i = 0; i < 12; i++) {
+		if (i > 0) {
+			n_begun = 0;	/* the states do not matter here */
+			ck_assert_int_eq(kvmod_sequence_fork(sequence, &many[i]), 0);
+		}
+		tokens[i] = 'a' + i;
+		to[i] = logits + (size_t)i * model->n_vocab;
+	}
+	ck_assert_int_eq(kvmod_session_decode(session, many, tokens, to, 12), 0);
+	for (int i = 0; i < 12; i++)
+		ck_assert_uint_eq(kvmod_sequence_length(many[i]), 21);
+	for (int i = 1; i < 12; i++)
+		kvmod_sequence_close(many[i]);
+}
+END_TEST
+
+START_TEST(what_is_refused)
+{
+	static const char *const small[] = { "engine fake.context=64" };
+	int32_t tokens[65] = { 0 };
+	struct kvmod_prompt p = { .size = sizeof(p), .tokens = tokens };
+	struct kvmod_prompted out;
+
+	start("watch", small, 1);
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_EINVAL);
+	ck_assert_str_eq(kvmod_error(), "the prompt is empty");
+	p.n_tokens = 65;
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_ERANGE);
+	ck_assert_str_eq(kvmod_error(), "65 tokens after 0 do not fit the context of 64");
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 0);
+	prompt(64);
+	ck_assert_str_eq(calls, "bP");
+}
+END_TEST
+
+static void count_progress(void *arg, uint64_t done)
+{
+	*(uint64_t *)arg = done;
+}
+
+START_TEST(progress_is_told)
+{
+	int32_t tokens[50] = { 0 };
+	uint64_t done = 0;
+	struct kvmod_prompt p = {
+		.size = sizeof(p), .tokens = tokens, .n_tokens = 50,
+		.progress = count_progress, .progress_arg = &done,
+	};
+	struct kvmod_prompted out;
+
+	start(NULL, NULL, 0);
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), 0);
+	ck_assert_uint_eq(done, 50);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("session");
+	TCase *tc = tcase_create("session");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(tc, NULL, tear_down);
+	tcase_add_test(tc, without_a_policy_all_stays);
+	tcase_add_test(tc, prompt_is_cut);
+	tcase_add_test(tc, second_turn);
+	tcase_add_test(tc, failing_policy_costs_compression_only);
+	tcase_add_test(tc, decode_calls_come_every_so_often);
+	tcase_add_test(tc, streaming_cache_stays_bounded);
+	tcase_add_test(tc, fork_goes_its_own_way);
+	tcase_add_test(tc, large_batch);
+	tcase_add_test(tc, what_is_refused);
+	tcase_add_test(tc, progress_is_told);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
