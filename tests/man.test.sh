@@ -137,6 +137,29 @@ for command in $(cat "$tmp/commands"); do
 	fi
 done
 
+# --- kvmod(1): every member of the JSON answers ----------------------------------------
+
+# json TITLE ARG... - the members of an answer are named in that section.
+json() {
+	section "$1" "$man/kvmod.1" | sed -n 's/.*Va \(.*\)/\1/p' | tr ' ' '\n' |
+		grep '^[a-z_]*$' >"$tmp/named"
+	shift
+	./kvmod "$@" --json >"$tmp/answer" 2>"$tmp/words" || fail "kvmod $*: $(cat "$tmp/words")"
+	grep -o '"[a-z_]*":' "$tmp/answer" | tr -d '":' >"$tmp/members"
+	[ -s "$tmp/members" ] || fail "kvmod $* --json: no members"
+	for member in $(sort -u "$tmp/members"); do
+		grep -qx "$member" "$tmp/named" || fail "kvmod.1: $member of 'kvmod $1 --json' is not there"
+	done
+}
+
+json list list
+json info info snapkv
+json check check
+json selftest selftest topp
+json run run -o "kvmod.module_path=$PWD/tests/cli/.libs:" -o kvmod.engine=fake \
+	--policy streamingllm --compare 'one two three'
+same members "'kvmod run --json'" kvmod.1 "$tmp/members" "$tmp/named"
+
 # --- every parameter, with its default: kvmod-policies(7), kvmod.conf(5), conf/ ------------
 
 # "[policy topp]", a heading, "  p real 0.95 0..1 help" -> "topp p real 0.95 0..1"
