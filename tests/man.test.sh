@@ -198,8 +198,7 @@ same policies 'kvmod list policies' kvmod-policies.7 "$tmp/built" "$tmp/document
 
 if ./kvmod list engines | grep -q '^ggml$'; then
 	parameters engine ggml >"$tmp/built"
-	section '[engine NAME]\&' "$man/kvmod.conf.5" >"$tmp/section"
-	documented '^.*$' "$tmp/section" | sed 's/^/ggml/' >"$tmp/documented"
+	documented '^.engine ' "$man/kvmod.conf.5" | grep -e '^ggml ' -e '^llama ' >"$tmp/documented"
 	same parameters 'kvmod info ggml' kvmod.conf.5 "$tmp/built" "$tmp/documented"
 else
 	echo 'skipped: the parameters of engine ggml, which is not built'
