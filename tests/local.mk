@@ -78,3 +78,8 @@ EXTRA_DIST += \
 	tests/golden/refreekv.txt
 
 include $(srcdir)/tests/cli/local.mk
+
+TESTS += tests/install.test.sh
+EXTRA_DIST += tests/install.test.sh
+installcheck-local:
+	INSTALLED=yes DESTDIR="$(DESTDIR)" $(SHELL) $(srcdir)/tests/install.test.sh
