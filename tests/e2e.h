@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* golden/e2e-smollm2.jsonl: prompts, and what an independent program did with them. */
+#ifndef KVMOD_TESTS_E2E_H
+#define KVMOD_TESTS_E2E_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+/* One line of the file; the caller frees the lot with json_decref. */
+json_t *e2e_load(void);
+/* prompt[key] as numbers; the caller frees them. */
+int32_t *e2e_ints(const json_t *prompt, const char *key, size_t *n);
+const char *e2e_string(const json_t *prompt, const char *key);
+double e2e_number(const json_t *object, const char *key);
+
+#endif
