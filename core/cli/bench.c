@@ -3,7 +3,7 @@
 #include "core/cli/cli.h"
 
 static const struct cli_command *const benches[] = {
-	NULL,
+	&cli_bench_load, NULL,
 };
 
 static int run(const struct cli_command *self, int argc, char **argv)

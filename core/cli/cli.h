@@ -182,5 +182,7 @@ struct cli_stats {
 };
 /* Sorts values in place. */
 struct cli_stats cli_stats(double *values, size_t n);
+/* {"median", "low", "high"}; NULL if memory ran out. */
+json_t *cli_stats_json(const struct cli_stats *stats);
 
 #endif

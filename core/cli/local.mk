@@ -21,6 +21,7 @@ libkvmodcli_la_LIBADD = libkvmod.la $(JANSSON_LIBS) $(LIBM)
 bin_PROGRAMS += kvmod
 kvmod_SOURCES = \
 	core/cli/bench.c \
+	core/cli/bench_load.c \
 	core/cli/check.c \
 	core/cli/compare.c \
 	core/cli/generate.c \
@@ -54,3 +55,8 @@ libvectors_la_SOURCES = \
 	tests/random.c \
 	tests/random.h
 libvectors_la_LIBADD = $(LIBM)
+
+# It lies beside the modules; no module's name begins with "lib".
+module_LTLIBRARIES += libkvmod-empty.la
+libkvmod_empty_la_SOURCES = core/cli/empty.c
+libkvmod_empty_la_LDFLAGS = $(AM_LDFLAGS) -module -avoid-version -shared -no-undefined

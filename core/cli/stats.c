@@ -35,3 +35,8 @@ struct cli_stats cli_stats(double *values, size_t n)
 		.n = n,
 	};
 }
+
+json_t *cli_stats_json(const struct cli_stats *s)
+{
+	return json_pack("{s:f, s:f, s:f}", "median", s->median, "low", s->low, "high", s->high);
+}
