@@ -21,6 +21,9 @@ libkvmodcli_la_LIBADD = libkvmod.la $(JANSSON_LIBS) $(LIBM)
 bin_PROGRAMS += kvmod
 kvmod_SOURCES = \
 	core/cli/bench.c \
+	core/cli/bench_engine.c \
+	core/cli/bench_engine.h \
+	core/cli/bench_engine_run.c \
 	core/cli/bench_load.c \
 	core/cli/check.c \
 	core/cli/compare.c \
