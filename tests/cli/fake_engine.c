@@ -29,7 +29,7 @@ static const int32_t end_tokens[] = { END };
 struct fake {
 	struct kvmod_instance instance;
 	const char *model;
-	int64_t context;
+	int64_t context, threads;
 	int32_t context_override;
 	int64_t delay;			/* ms a token */
 	atomic_int cancelled;
@@ -60,6 +60,7 @@ struct kvmod_seq {
 	P(owner, struct fake, model, PATH, "", "", "a file that must be there, if any is named") \
 	P(owner, struct fake, context, INT, "4096", "1..1048576", "longest sequence, in tokens") \
 	P(owner, struct fake, context_override, BOOL, "no", "", "let decoding go past the context") \
+	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a decoded token takes")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 

@@ -11,6 +11,7 @@ tests_cli_json_check_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_cli_json_check_LDADD = $(JANSSON_LIBS)
 
 CLI_TESTS = \
+	tests/cli/bench.test.sh \
 	tests/cli/check.test.sh \
 	tests/cli/modules.test.sh \
 	tests/cli/run.test.sh \

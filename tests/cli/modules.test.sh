@@ -65,6 +65,7 @@ abi          1.0
   context_override bool    no           -                let decoding go past the context
   delay            int     0            0..10000         milliseconds that a decoded token takes
   model            path    -            -                a file that must be there, if any is named
+  threads          int     0            0..512           taken as other engines do; one does it all
 END
 cd "$tmp/modules" || exit 99
 kvmod info -c /dev/null ./fake.so --json

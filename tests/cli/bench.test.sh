@@ -1,0 +1,44 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# bench engine and bench load: that what they print is whole, not that it is fast.
+. "${srcdir:-.}/tests/cli/lib.sh"
+
+bench() {
+	kvmod bench engine --rival fake --lengths 100,200 --decode 4 "$@"
+}
+
+bench --policy streamingllm -o 'policy streamingllm.budget=50' --json
+exits 0
+: | err
+json --only model=Echo engine=fake rival=fake policy=streamingllm threads=2 rounds=9 \
+	decode_tokens=4 lengths.0.tokens=100 lengths.0.budget=0.5 lengths.1.budget=0.25 \
+	lengths.0.prefill.ratio:real lengths.0.prefill.ours_s.median:real \
+	lengths.0.prefill.rival_s.high:real lengths.0.first_token.ratio:real \
+	lengths.0.decode_full.ratio:real lengths.1.decode_cut.ratio:real \
+	lengths.1.decode_cut_model.ratio:real lengths.1.decode_cut_model.short_s.median:real
+printf 'a text to run' >"$tmp/text"
+bench -f "$tmp/text"
+exits 0
+has '100 tokens: prefill '
+has 'decode, cut cache'
+has 'budget 1.0000'
+bench --lengths 5000
+exits 1
+echo 'kvmod: 5000 tokens after 0 do not fit the context of 4096' | err
+bench --rounds 3
+says 2 'kvmod: --rounds=3: 9 to 1000 was expected (see `kvmod bench engine --help`)'
+bench --lengths 100,many
+says 2 'kvmod: --lengths=100,many: not a list of at most 16 numbers (512,2048) (see `kvmod bench engine --help`)'
+bench -m "$tmp/nothing.gguf"
+says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
+
+kvmod bench load --policy topp --rounds 9 --json
+exits 0
+json --only policy=topp module:string rounds=9 load_us.median:real dlopen_us.median:real \
+	above_us:real ratio:real
+kvmod bench load --policy topp --rounds 9
+exits 0
+has 'dlopen of an empty file'
+kvmod bench load
+says 1 'kvmod: the policy fullkv is built in: choose one that is a module'
+finish
