@@ -5,7 +5,7 @@
 #include "kernels/cpu/logits.h"
 
 /* Queries that are scored in one pass over the keys. */
-#define BLOCK_QUERIES 8
+#define BLOCK_QUERIES 16
 
 uint32_t kv_row_sees(const struct kvmod_segment *segment, const struct kvmod_head *head,
 		     uint32_t row)

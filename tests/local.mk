@@ -58,6 +58,11 @@ tests_test_cli_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) 
 
 include $(srcdir)/tests/engine.mk
 
+UNIT_TESTS += tests/test_vectors
+tests_test_vectors_SOURCES = tests/test_vectors.c
+tests_test_vectors_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'
+tests_test_vectors_LDADD = libvectors.la libkvmod.la $(CHECK_LIBS) $(LIBM)
+
 if HAVE_CHECK
 check_PROGRAMS += $(UNIT_TESTS)
 TESTS += $(UNIT_TESTS)

@@ -30,9 +30,7 @@ passed() {
 
 # --- our own --------------------------------------------------------------------------
 
-own='adakv random snapkv streamingllm topp'
-[ -e .libs/refreekv.so ] && own="$own refreekv"
-for policy in $own; do
+for policy in adakv random refreekv snapkv streamingllm topp; do
 	run 0 "$policy"
 	passed 0 "$policy"
 	[ "$(wc -l <"$tmp/out")" -eq 1 ] || fail "$policy: more than one line"
@@ -43,6 +41,11 @@ for policy in adakv snapkv streamingllm topp; do
 	n=$(grep -c "^policy $policy\$" "$srcdir/tests/golden/policies.txt")
 	grep -qx "golden vectors: $n of $n" "$tmp/out" || fail "$policy: not all golden vectors"
 done
+
+run 0 refreekv --vectors "$srcdir/tests/golden/refreekv.txt" \
+	--vectors "$srcdir/tests/golden/policies.txt"
+passed 0 refreekv
+grep -qx 'golden vectors: 89 of 89' "$tmp/out" || fail "refreekv: not all golden vectors"
 
 # --- what goes wrong ---------------------------------------------------------------------
 
