@@ -14,5 +14,6 @@ libkernels_la_SOURCES = \
 	kernels/cpu/scalar.c \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \
+	kernels/cpu/sum.h \
 	kernels/cpu/vector.h
 libkernels_la_LIBADD = $(LIBM)

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/sum.h"
 #include "tests/random.h"
 
 /* A loop test runs once for each level; those that are not here have nothing to show. */
@@ -209,6 +210,23 @@ START_TEST(softmax_not_finite)
 }
 END_TEST
 
+START_TEST(sums)
+{
+	struct kv_random r = { 3 };
+	unsigned char bytes[1000];
+	uint64_t sum = 0;
+	size_t n;
+
+	if (level_missing(_i))
+		return;
+	for (n = 0; n < 1000; n++) {
+		ck_assert_uint_eq(kv_cpu_sum_bytes(bytes, n), sum);
+		bytes[n] = (unsigned char)kv_random_u32(&r);
+		sum += bytes[n];
+	}
+}
+END_TEST
+
 START_TEST(levels)
 {
 	ck_assert(kv_simd_set_level(KV_SIMD_SCALAR));
@@ -230,6 +248,7 @@ int main(void)
 	tcase_add_loop_test(tc, conversions, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
+	tcase_add_loop_test(tc, sums, 0, LEVELS);
 	tcase_add_test(tc, levels);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);

@@ -15,6 +15,7 @@
 /* How many rows at a time against nq queries: what fits 16 registers. */
 #define ROWS_FOR(nq) (nq == 1 ? 8 : nq == 4 ? 3 : 4)
 typedef __m256 vf;
+typedef __m256i vi;
 
 #define v_set1(x)		_mm256_set1_ps(x)
 #define v_load(p)		_mm256_loadu_ps(p)
@@ -27,6 +28,13 @@ typedef __m256 vf;
 /* If one operand is NaN these give the second. */
 #define v_min(a, b)		_mm256_min_ps(a, b)
 #define v_max(a, b)		_mm256_max_ps(a, b)
+
+#define v_zero_i()		_mm256_setzero_si256()
+#define v_load_i(p)		_mm256_loadu_si256((const __m256i *)(const void *)(p))
+#define v_store_i(p, x)		_mm256_storeu_si256((__m256i *)(void *)(p), x)
+#define v_add_i64(a, b)		_mm256_add_epi64(a, b)
+/* Eight bytes each, summed. */
+#define v_sum_u8(x)		_mm256_sad_epu8(x, _mm256_setzero_si256())
 
 static inline vf v_load_f16(const char *p)
 {
@@ -110,6 +118,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.max = max,
 	.exp_sums = exp_sums,
 	.exp_add = exp_add,
+	.sum_bytes = sum_bytes,
 };
 
 #if defined(__clang__)

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The kernels on 16 floats at a time: AVX-512 F and DQ. */
+/* The kernels on 16 floats at a time: AVX-512 F, DQ and BW. */
 #if defined(__x86_64__)
 #include "kernels/cpu/ops.h"
 
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx2,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512dq,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx2,fma,f16c")
 #endif
 
 #define VW 16
 /* How many rows at a time against nq queries: what fits 32 registers. */
 #define ROWS_FOR(nq) (nq == 1 ? 16 : nq == 2 ? 8 : 4)
 typedef __m512 vf;
+typedef __m512i vi;
 
 #define v_set1(x)		_mm512_set1_ps(x)
 #define v_load(p)		_mm512_loadu_ps(p)
@@ -29,6 +30,13 @@ typedef __m512 vf;
 #define v_max(a, b)		_mm512_max_ps(a, b)
 #define v_sum_all(x)		_mm512_reduce_add_ps(x)
 #define v_max_all(x)		_mm512_reduce_max_ps(x)
+
+#define v_zero_i()		_mm512_setzero_si512()
+#define v_load_i(p)		_mm512_loadu_si512(p)
+#define v_store_i(p, x)		_mm512_storeu_si512(p, x)
+#define v_add_i64(a, b)		_mm512_add_epi64(a, b)
+/* Eight bytes each, summed. */
+#define v_sum_u8(x)		_mm512_sad_epu8(x, _mm512_setzero_si512())
 
 static inline vf v_load_f16(const char *p)
 {
@@ -103,6 +111,7 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.max = max,
 	.exp_sums = exp_sums,
 	.exp_add = exp_add,
+	.sum_bytes = sum_bytes,
 };
 
 #if defined(__clang__)

@@ -68,3 +68,8 @@ int kv_cpu_softmax(float *x, size_t n)
 	}
 	return 0;
 }
+
+uint64_t kv_cpu_sum_bytes(const void *data, size_t n)
+{
+	return kv_cpu_ops()->sum_bytes(data, n);
+}

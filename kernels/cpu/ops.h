@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/sum.h"
 
 /* A softmax sum is kept in double from block to block of so many elements. */
 #define KV_SUM_BLOCK 512
@@ -21,6 +22,7 @@ struct kv_cpu_ops {
 	float (*max)(const float *x, size_t n);
 	void (*exp_sums)(const float *x, size_t n, float max, float *sum, float *sum2);
 	void (*exp_add)(const float *x, size_t n, float max, float weight, float *out);
+	uint64_t (*sum_bytes)(const unsigned char *x, size_t n);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;

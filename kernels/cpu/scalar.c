@@ -82,6 +82,16 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 		out[i] += weight * expf(x[i] - m);
 }
 
+static uint64_t sum_bytes(const unsigned char *x, size_t n)
+{
+	uint64_t sum = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		sum += x[i];
+	return sum;
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -89,4 +99,5 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.max = max,
 	.exp_sums = exp_sums,
 	.exp_add = exp_add,
+	.sum_bytes = sum_bytes,
 };

@@ -29,7 +29,7 @@ static bool supported(int level)
 		return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 	if (level == KV_SIMD_AVX512)
 		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-			supported(KV_SIMD_AVX2);
+			__builtin_cpu_supports("avx512bw") && supported(KV_SIMD_AVX2);
 #endif
 	return true;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The kernels on vectors of VW floats, once for every width. The including file
- * selects the instructions and defines VW, vf and the v_ functions; it gets the
+ * selects the instructions and defines VW, vf, vi and the v_ functions; it gets the
  * functions of struct kv_cpu_ops.
  *
  * Every result depends on its own inputs alone, not on how many rows or queries
@@ -317,4 +317,24 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 	v_store(rest, v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m))));
 	for (size_t j = 0; i + j < n; j++)
 		out[i + j] = fmaf(rest[j], weight, out[i + j]);
+}
+
+static uint64_t sum_bytes(const unsigned char *x, size_t n)
+{
+	const size_t step = 4 * sizeof(vi);
+	vi sum[4] = { v_zero_i(), v_zero_i(), v_zero_i(), v_zero_i() };
+	uint64_t lanes[sizeof(vi) / 8], total = 0;
+	size_t i, j;
+
+	for (i = 0; i + step <= n; i += step)
+#pragma GCC unroll 4
+		for (j = 0; j < 4; j++)
+			sum[j] = v_add_i64(sum[j], v_sum_u8(v_load_i(x + i + j * sizeof(vi))));
+	sum[0] = v_add_i64(v_add_i64(sum[0], sum[1]), v_add_i64(sum[2], sum[3]));
+	v_store_i(lanes, sum[0]);
+	for (j = 0; j < sizeof(vi) / 8; j++)
+		total += lanes[j];
+	for (; i < n; i++)
+		total += x[i];
+	return total;
 }
