@@ -3,7 +3,7 @@
 #include "core/cli/cli.h"
 
 static const struct cli_command *const benches[] = {
-	&cli_bench_engine, &cli_bench_load, NULL,
+	&cli_bench_decision, &cli_bench_engine, &cli_bench_load, NULL,
 };
 
 static int run(const struct cli_command *self, int argc, char **argv)

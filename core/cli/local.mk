@@ -21,6 +21,10 @@ libkvmodcli_la_LIBADD = libkvmod.la $(JANSSON_LIBS) $(LIBM)
 bin_PROGRAMS += kvmod
 kvmod_SOURCES = \
 	core/cli/bench.c \
+	core/cli/bench_cache.c \
+	core/cli/bench_cache.h \
+	core/cli/bench_decision.c \
+	core/cli/bench_read.c \
 	core/cli/bench_engine.c \
 	core/cli/bench_engine.h \
 	core/cli/bench_engine_run.c \
@@ -44,7 +48,7 @@ kvmod_SOURCES = \
 	core/cli/selftest_plans.c \
 	core/cli/selftest_policy.c
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(KVMOD_DIRS)
-kvmod_LDADD = libkvmodcli.la libvectors.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
+kvmod_LDADD = libkvmodcli.la libvectors.la libkernels.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
 # Golden vectors and made-up caches, for selftest and for unit tests.
 noinst_LTLIBRARIES += libvectors.la
