@@ -9,8 +9,8 @@ kvmod rnu
 says 2 'kvmod: no command `rnu`; did you mean `run`? (see `kvmod --help`)'
 kvmod frobnicate
 says 2 'kvmod: no command `frobnicate` (see `kvmod --help`)'
-kvmod bench engin
-says 2 'kvmod: no command `bench engin`; did you mean `engine`? (see `kvmod bench --help`)'
+kvmod bench decison
+says 2 'kvmod: no command `bench decison`; did you mean `decision`? (see `kvmod bench --help`)'
 
 kvmod run --polcy x
 says 2 'kvmod: no option `--polcy`; did you mean `--policy`? (see `kvmod run --help`)'
