@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kvmod bench load: finding, checking, loading and opening a policy, against
- * dlopen of a file with nothing in it, which lies beside the modules.
+ * dlopen of a file with nothing in it.
  */
 #include "core/cli/cli.h"
 
 #include <dlfcn.h>
-#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define EMPTY_FILE "libkvmod-empty.so"
 #define MAX_ROUNDS 10000
@@ -106,21 +106,29 @@ static int find_name(struct load *l)
 	return CLI_OK;
 }
 
+/* Installed above the folder of modules; in a build tree beside them. */
+static int find_empty(struct load *l)
+{
+	static const char *const places[] = { "../" EMPTY_FILE, EMPTY_FILE };
+	int folder = (int)(strrchr(l->module, '/') - l->module);
+
+	for (size_t i = 0; i < CLI_COUNT(places); i++) {
+		free(l->empty);
+		if (asprintf(&l->empty, "%.*s/%s", folder, l->module, places[i]) < 0) {
+			l->empty = NULL;
+			return cli_error("out of memory");
+		}
+		if (!access(l->empty, R_OK))
+			return CLI_OK;
+	}
+	return cli_error("%s: no such file, to measure against", l->empty);
+}
+
 static int find_files(struct load *l)
 {
-	char *copy;
-	int err;
-
-	if (cli_find_module(l->ctx, l->policy, &l->module))
+	if (cli_find_module(l->ctx, l->policy, &l->module) || find_name(l))
 		return CLI_FAILED;
-	err = find_name(l);
-	copy = strdup(l->module);
-	if (!copy || asprintf(&l->empty, "%s/" EMPTY_FILE, dirname(copy)) < 0) {
-		l->empty = NULL;
-		err = cli_error("out of memory");
-	}
-	free(copy);
-	return err;
+	return find_empty(l);
 }
 
 static int bench(struct load *l, bool json)

@@ -63,7 +63,7 @@ libvectors_la_SOURCES = \
 	tests/random.h
 libvectors_la_LIBADD = $(LIBM)
 
-# It lies beside the modules; no module's name begins with "lib".
-module_LTLIBRARIES += libkvmod-empty.la
+# No module: `kvmod bench load` opens it, to measure against.
+pkglib_LTLIBRARIES = libkvmod-empty.la
 libkvmod_empty_la_SOURCES = core/cli/empty.c
 libkvmod_empty_la_LDFLAGS = $(AM_LDFLAGS) -module -avoid-version -shared -no-undefined

@@ -15,6 +15,7 @@ CLI_TESTS = \
 	tests/cli/bench_decision.test.sh \
 	tests/cli/check.test.sh \
 	tests/cli/modules.test.sh \
+	tests/cli/new.test.sh \
 	tests/cli/run.test.sh \
 	tests/cli/usage.test.sh
 TESTS += $(CLI_TESTS)
