@@ -34,27 +34,32 @@ static int unknown_section(const char *section, const char *kind, const char *na
 		       nearest.best, *name ? " " : "", name);
 }
 
+static int check_section_name(const char *section, const char *kind, const char *name, bool named)
+{
+	if (!named && *name)
+		return kv_fail(KVMOD_EINVAL, "section [%s]: expected [%s]", section, kind);
+	if (named && !*name)
+		return kv_fail(KVMOD_EINVAL, "section [%s] names no %s: expected [%s NAME]",
+			       section, kind, kind);
+	if (named && !kv_name_valid(name))
+		return kv_fail(KVMOD_EINVAL, "section [%s]: expected a name of letters, digits, - and _",
+			       section);
+	return KVMOD_OK;
+}
+
 /* "policy refreekv" -> kind "policy", name "refreekv" */
 static int split_section(struct kv_pile *pile, const char *section, const char **kind,
 			 const char **name)
 {
 	size_t n = strcspn(section, " \t");
-	const char *rest = section + n + strspn(section + n, " \t");
 
 	*kind = kv_pile_strndup(pile, section, n);
-	*name = kv_pile_strdup(pile, rest);
+	*name = kv_pile_strdup(pile, section + n + strspn(section + n, " \t"));
 	if (!*kind || !*name)
 		return KVMOD_ENOMEM;
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
-		if (strcmp(*kind, kinds[i].kind) != 0)
-			continue;
-		if (kinds[i].named && !*rest)
-			return kv_fail(KVMOD_EINVAL, "section [%s] names no %s: expected [%s NAME]",
-				       section, *kind, *kind);
-		if (kinds[i].named ? !kv_name_valid(rest) : *rest != '\0')
-			break;
-		return KVMOD_OK;
-	}
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		if (strcmp(*kind, kinds[i].kind) == 0)
+			return check_section_name(section, *kind, *name, kinds[i].named);
 	return unknown_section(section, *kind, *name);
 }
 

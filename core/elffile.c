@@ -92,6 +92,12 @@ static Elf_Scn *next_section(Elf *elf, Elf_Scn *scn, GElf_Shdr *shdr)
 	return scn;
 }
 
+static bool exported(const GElf_Sym *symbol)
+{
+	return symbol->st_shndx != SHN_UNDEF && GELF_ST_BIND(symbol->st_info) == STB_GLOBAL &&
+	       GELF_ST_VISIBILITY(symbol->st_other) == STV_DEFAULT;
+}
+
 /* The exported symbol that this file itself defines. */
 static bool find_symbol(Elf *elf, GElf_Sym *symbol)
 {
@@ -105,7 +111,7 @@ static bool find_symbol(Elf *elf, GElf_Sym *symbol)
 		for (size_t i = 0; i < n && i < INT_MAX; i++) {
 			const char *name;
 
-			if (!gelf_getsym(data, (int)i, symbol) || symbol->st_shndx == SHN_UNDEF)
+			if (!gelf_getsym(data, (int)i, symbol) || !exported(symbol))
 				continue;
 			name = elf_strptr(elf, shdr.sh_link, symbol->st_name);
 			if (name && strcmp(name, SYMBOL) == 0)

@@ -322,7 +322,7 @@ static int parse_list(const struct kvmod_param *param, const char *text, struct 
 		return KVMOD_ENOMEM;
 	walk_list(text, &range, items);
 	list->n_items = (uint32_t)n;
-	list->plain = !strpbrk(text, ",-");
+	list->plain = n > 0 && !strpbrk(text, ",-");
 	list->items = items;
 	return KVMOD_OK;
 }

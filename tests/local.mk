@@ -56,6 +56,7 @@ tests_test_cli_SOURCES = tests/test_cli.c
 tests_test_cli_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_test_cli_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
 
+include $(srcdir)/tests/core.mk
 include $(srcdir)/tests/engine.mk
 
 UNIT_TESTS += tests/test_vectors

@@ -155,9 +155,15 @@ struct kvmod_module {
 	void (*exit)(void);		/* after the last holder is gone; may be NULL */
 };
 
+/* GCC would write the strings in an order of its own. */
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+#define KVMOD_IN_ORDER __attribute__((no_reorder))
+#else
+#define KVMOD_IN_ORDER
+#endif
 /* One string of the section; `tag` makes its C name unique in the file. */
 #define KVMOD_INFO_STRING(tag, text) \
-	__attribute__((section(KVMOD_INFO_SECTION), used, aligned(1))) \
+	__attribute__((section(KVMOD_INFO_SECTION), used, aligned(1))) KVMOD_IN_ORDER \
 	static const char kvmod_info_##tag[] = text
 
 #define KVMOD_STR_(x)	#x

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# The core's own tests share a fixture, and modules that are as bad as can be.
+if HAVE_CHECK
+check_LTLIBRARIES += libfixture.la
+endif
+libfixture_la_SOURCES = tests/fixture.c tests/fixture.h
+libfixture_la_CPPFLAGS = $(TEST_CPPFLAGS) -DTEST_MODULES='"$(abs_top_builddir)/tests/modules/.libs"'
+FIXTURE_LIBS = libfixture.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_check
+tests_test_check_SOURCES = tests/test_check.c
+tests_test_check_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_check_LDFLAGS = $(UNIT_LINK)
+tests_test_check_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_config
+tests_test_config_SOURCES = tests/test_config.c
+tests_test_config_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_config_LDFLAGS = $(UNIT_LINK)
+tests_test_config_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_fuzz
+tests_test_fuzz_SOURCES = tests/test_fuzz.c
+tests_test_fuzz_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_fuzz_LDFLAGS = $(UNIT_LINK)
+tests_test_fuzz_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_loader
+tests_test_loader_SOURCES = tests/test_loader.c
+tests_test_loader_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_loader_LDFLAGS = $(UNIT_LINK)
+tests_test_loader_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_params
+tests_test_params_SOURCES = tests/test_params.c
+tests_test_params_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_params_LDFLAGS = $(UNIT_LINK)
+tests_test_params_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_pool
+tests_test_pool_SOURCES = tests/test_pool.c
+tests_test_pool_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_pool_LDFLAGS = $(UNIT_LINK)
+tests_test_pool_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_registry
+tests_test_registry_SOURCES = tests/test_registry.c
+tests_test_registry_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_registry_LDFLAGS = $(UNIT_LINK)
+tests_test_registry_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_abi
+tests_test_abi_SOURCES = tests/test_abi.c
+tests_test_abi_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_abi_LDADD = $(CHECK_LIBS)
+
+TESTS += tests/abi.test.sh
+EXTRA_DIST += tests/abi.test.sh
+
+include $(srcdir)/tests/modules/local.mk

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the tests of the core share: a folder of their own, modules in it, a context. */
+#ifndef KVMOD_TESTS_FIXTURE_H
+#define KVMOD_TESTS_FIXTURE_H
+
+#include <check.h>
+#undef fail	/* host->fail() is meant */
+#include <kvmod/kvmod.h>
+
+/* Before and after each test: a new folder, and no lines logged. */
+void fixture_setup(void);
+void fixture_teardown(void);
+extern char fixture_dir[];
+/* Everything that the context logged, a line each. */
+extern char fixture_log[];
+
+/* Paths in the folder, in buffers that live as long as the test. */
+const char *fixture_path(const char *name);
+const char *fixture_write(const char *name, const char *text);
+const char *fixture_write_bytes(const char *name, const void *bytes, size_t n);
+/* A module of tests/modules under another name, or its own. */
+const char *fixture_module(const char *module, const char *name);
+void *fixture_read(const char *path, size_t *n);
+/* Replaces the first `old` of the file; both have the same length. */
+void fixture_patch(const char *path, const void *old, const void *new, size_t n);
+
+/* A context that logs into fixture_log and looks for modules in the folder. */
+struct kvmod_ctx *fixture_context(void);
+/* The same with an INI file of this text: kvmod_configure()'s result. */
+int fixture_configure(struct kvmod_ctx *ctx, const char *text);
+int fixture_open(struct kvmod_ctx *ctx, const char *policy, struct kvmod_policy **out);
+
+/* The error's text, after "DIR/" was taken out of it. */
+const char *fixture_error(void);
+#define assert_fails(call, code, text) do { \
+		ck_assert_int_eq(call, code); \
+		ck_assert_str_eq(fixture_error(), text); \
+	} while (0)
+#define assert_ok(call) ck_assert_msg((call) == KVMOD_OK, "%s", kvmod_error())
+
+/* Runs a suite with one case; the exit status of main. */
+int fixture_run(const char *name, const TTest *const *tests, size_t n);
+#define FIXTURE_MAIN(name, ...) \
+	int main(void) \
+	{ \
+		const TTest *const all[] = { __VA_ARGS__ }; \
+		return fixture_run(name, all, sizeof(all) / sizeof(*all)); \
+	}
+
+extern const struct kvmod_model fixture_model;
+
+#endif

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+# Modules for the loader's tests, which copy them to where they want them. They
+# are built as modules are, but never installed. Those without an own descriptor,
+# or with a symbol that nobody defines, are linked without the checks for that.
+TEST_MODULE_LINK = $(MODULE_LINK) -rpath /nowhere
+LOOSE_MODULE_LINK = $(AM_LDFLAGS) -module -avoid-version -shared -rpath /nowhere
+
+if HAVE_CHECK
+check_LTLIBRARIES += \
+	tests/modules/good.la \
+	tests/modules/other.la \
+	tests/modules/accel.la \
+	tests/modules/nosection.la \
+	tests/modules/nodescriptor.la \
+	tests/modules/magic.la \
+	tests/modules/abimajor.la \
+	tests/modules/abiminor.la \
+	tests/modules/nolicense.la \
+	tests/modules/badname.la \
+	tests/modules/initfails.la \
+	tests/modules/initsilent.la \
+	tests/modules/initcrash.la \
+	tests/modules/crash.la \
+	tests/modules/hang.la \
+	tests/modules/exits.la \
+	tests/modules/failing.la \
+	tests/modules/badplan.la \
+	tests/modules/unsaid.la \
+	tests/modules/libdep.la \
+	tests/modules/depends.la \
+	tests/modules/undefined.la \
+	tests/modules/resident.la
+endif
+
+tests_modules_good_la_SOURCES = tests/modules/module.c
+tests_modules_good_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_other_la_SOURCES = tests/modules/module.c
+tests_modules_other_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"other"'
+tests_modules_other_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_accel_la_SOURCES = tests/modules/module.c
+tests_modules_accel_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"accel"' -DTEST_DEVICES=KVMOD_ON_CUDA
+tests_modules_accel_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_nosection_la_SOURCES = tests/modules/module.c
+tests_modules_nosection_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NO_MODULE -DTEST_NO_SECTION
+tests_modules_nosection_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_nodescriptor_la_SOURCES = tests/modules/module.c
+tests_modules_nodescriptor_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NO_MODULE
+tests_modules_nodescriptor_la_LDFLAGS = $(LOOSE_MODULE_LINK)
+tests_modules_magic_la_SOURCES = tests/modules/module.c
+tests_modules_magic_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_MAGIC=0x1234u
+tests_modules_magic_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_abimajor_la_SOURCES = tests/modules/module.c
+tests_modules_abimajor_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ABI_MAJOR=2
+tests_modules_abimajor_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_abiminor_la_SOURCES = tests/modules/module.c
+tests_modules_abiminor_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ABI_MINOR=99
+tests_modules_abiminor_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_nolicense_la_SOURCES = tests/modules/module.c
+tests_modules_nolicense_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_LICENSE='""'
+tests_modules_nolicense_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_badname_la_SOURCES = tests/modules/module.c
+tests_modules_badname_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"bad name"'
+tests_modules_badname_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_initfails_la_SOURCES = tests/modules/module.c
+tests_modules_initfails_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"initfails"' -DTEST_POLICY=initfails -DTEST_INIT_FAILS
+tests_modules_initfails_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_initsilent_la_SOURCES = tests/modules/module.c
+tests_modules_initsilent_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"initsilent"' -DTEST_POLICY=initsilent -DTEST_INIT_SILENT
+tests_modules_initsilent_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_initcrash_la_SOURCES = tests/modules/module.c
+tests_modules_initcrash_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"initcrash"' -DTEST_POLICY=initcrash -DTEST_INIT_CRASH
+tests_modules_initcrash_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_crash_la_SOURCES = tests/modules/module.c
+tests_modules_crash_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"crash"' -DTEST_POLICY=crash -DTEST_CRASH
+tests_modules_crash_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_hang_la_SOURCES = tests/modules/module.c
+tests_modules_hang_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"hang"' -DTEST_POLICY=hang -DTEST_HANG
+tests_modules_hang_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_exits_la_SOURCES = tests/modules/module.c
+tests_modules_exits_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"exits"' -DTEST_POLICY=exits -DTEST_EXIT
+tests_modules_exits_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_failing_la_SOURCES = tests/modules/module.c
+tests_modules_failing_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"failing"' -DTEST_POLICY=failing -DTEST_FAIL
+tests_modules_failing_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_badplan_la_SOURCES = tests/modules/module.c
+tests_modules_badplan_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"badplan"' -DTEST_POLICY=badplan -DTEST_BAD_PLAN
+tests_modules_badplan_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_unsaid_la_SOURCES = tests/modules/module.c
+tests_modules_unsaid_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"unsaid"' -DTEST_UNSAID
+tests_modules_unsaid_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_undefined_la_SOURCES = tests/modules/module.c
+tests_modules_undefined_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"undefined"' -DTEST_POLICY=undefined -DTEST_UNDEFINED
+tests_modules_undefined_la_LDFLAGS = $(LOOSE_MODULE_LINK)
+tests_modules_resident_la_SOURCES = tests/modules/module.c
+tests_modules_resident_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"resident"' -DTEST_POLICY=resident -DTEST_FLAGS=KVMOD_MODULE_RESIDENT
+tests_modules_resident_la_LDFLAGS = $(TEST_MODULE_LINK)
+
+# It has no kvmod_module of its own, but the library that it is linked with does.
+tests_modules_libdep_la_SOURCES = tests/modules/module.c
+tests_modules_libdep_la_LDFLAGS = $(AM_LDFLAGS) -avoid-version -shared -rpath /nowhere
+tests_modules_depends_la_SOURCES = tests/modules/module.c
+tests_modules_depends_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NO_MODULE -DTEST_DEPENDS
+tests_modules_depends_la_LDFLAGS = $(LOOSE_MODULE_LINK)
+tests_modules_depends_la_LIBADD = tests/modules/libdep.la

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The ABI, as numbers: on machines with 64-bit pointers no struct of the public
+ * headers may change its size (but by new fields at its end, with a new
+ * KVMOD_ABI_MINOR) and no field may move. The numbers are the first release's.
+ */
+#include <check.h>
+#include <kvmod/kvmod.h>
+
+#if UINTPTR_MAX == UINT64_MAX
+struct pin {
+	const char *what;
+	size_t is, was;
+};
+
+#define SIZE(s, n)	{ "sizeof(struct " #s ")", sizeof(struct s), n }
+#define AT(s, f, n)	{ "offsetof(struct " #s ", " #f ")", offsetof(struct s, f), n }
+
+static const struct pin pins[] = {
+	SIZE(kvmod_view, 32),
+	AT(kvmod_view, size, 0),
+	AT(kvmod_view, type, 4),
+	AT(kvmod_view, data, 8),
+	AT(kvmod_view, stride, 16),
+	AT(kvmod_view, head_stride, 24),
+
+	SIZE(kvmod_head, 80),
+	AT(kvmod_head, size, 0),
+	AT(kvmod_head, n, 4),
+	AT(kvmod_head, k, 8),
+	AT(kvmod_head, v, 40),
+	AT(kvmod_head, positions, 72),
+
+	SIZE(kvmod_segment, 248),
+	AT(kvmod_segment, size, 0),
+	AT(kvmod_segment, layer, 4),
+	AT(kvmod_segment, sequence, 8),
+	AT(kvmod_segment, logical, 16),
+	AT(kvmod_segment, n_q_heads, 24),
+	AT(kvmod_segment, n_kv_heads, 28),
+	AT(kvmod_segment, head_dim, 32),
+	AT(kvmod_segment, first_head, 36),
+	AT(kvmod_segment, total_heads, 40),
+	AT(kvmod_segment, scale, 44),
+	AT(kvmod_segment, softcap, 48),
+	AT(kvmod_segment, head_stride, 52),
+	AT(kvmod_segment, heads, 56),
+	AT(kvmod_segment, q, 64),
+	AT(kvmod_segment, n_rows, 96),
+	AT(kvmod_segment, reserved, 100),
+	AT(kvmod_segment, row_positions, 104),
+	AT(kvmod_segment, colsum, 112),
+	AT(kvmod_segment, q_mean, 144),
+	AT(kvmod_segment, q_cov, 176),
+	AT(kvmod_segment, wo_norm, 208),
+	AT(kvmod_segment, n_q_stat, 240),
+
+	SIZE(kvmod_request, 112),
+	AT(kvmod_request, size, 0),
+	AT(kvmod_request, phase, 4),
+	AT(kvmod_request, n_layers, 8),
+	AT(kvmod_request, n_segments, 12),
+	AT(kvmod_request, segment_stride, 16),
+	AT(kvmod_request, reserved, 20),
+	AT(kvmod_request, segments, 24),
+	AT(kvmod_request, device, 32),
+	AT(kvmod_request, stream, 40),
+	AT(kvmod_request, state, 48),
+	AT(kvmod_request, replay, 56),
+	AT(kvmod_request, replay_ctx, 64),
+	AT(kvmod_request, comm, 72),
+	AT(kvmod_request, scratch, 80),
+	AT(kvmod_request, scratch_size, 88),
+	AT(kvmod_request, device_scratch, 96),
+	AT(kvmod_request, device_scratch_size, 104),
+
+	SIZE(kvmod_span, 16),
+	AT(kvmod_span, begin, 0),
+	AT(kvmod_span, end, 4),
+	AT(kvmod_span, store, 8),
+	AT(kvmod_span, reserved, 12),
+
+	SIZE(kvmod_keep, 64),
+	AT(kvmod_keep, size, 0),
+	AT(kvmod_keep, kind, 4),
+	AT(kvmod_keep, status, 8),
+	AT(kvmod_keep, place, 12),
+	AT(kvmod_keep, loss, 16),
+	AT(kvmod_keep, max_spans, 24),
+	AT(kvmod_keep, n_spans, 28),
+	AT(kvmod_keep, spans, 32),
+	AT(kvmod_keep, counts, 40),
+	AT(kvmod_keep, indices, 48),
+	AT(kvmod_keep, index_stride, 56),
+
+	SIZE(kvmod_plan, 24),
+	AT(kvmod_plan, size, 0),
+	AT(kvmod_plan, n_keeps, 4),
+	AT(kvmod_plan, keep_stride, 8),
+	AT(kvmod_plan, reserved, 12),
+	AT(kvmod_plan, keeps, 16),
+
+	SIZE(kvmod_model, 80),
+	AT(kvmod_model, size, 0),
+	AT(kvmod_model, n_layers, 4),
+	AT(kvmod_model, n_q_heads, 8),
+	AT(kvmod_model, n_kv_heads, 12),
+	AT(kvmod_model, head_dim, 16),
+	AT(kvmod_model, n_vocab, 20),
+	AT(kvmod_model, context, 24),
+	AT(kvmod_model, name, 32),
+	AT(kvmod_model, architecture, 40),
+	AT(kvmod_model, scale, 48),
+	AT(kvmod_model, softcap, 52),
+	AT(kvmod_model, rope_base, 56),
+	AT(kvmod_model, rope_interleaved, 60),
+	AT(kvmod_model, end_tokens, 64),
+	AT(kvmod_model, n_end_tokens, 72),
+	AT(kvmod_model, reserved, 76),
+
+	SIZE(kvmod_host, 88),
+	AT(kvmod_host, size, 0),
+	AT(kvmod_host, abi_minor, 4),
+	AT(kvmod_host, ctx, 8),
+	AT(kvmod_host, log, 16),
+	AT(kvmod_host, fail, 24),
+	AT(kvmod_host, register_policy, 32),
+	AT(kvmod_host, register_engine, 40),
+	AT(kvmod_host, register_device, 48),
+	AT(kvmod_host, register_collective, 56),
+	AT(kvmod_host, parallel, 64),
+	AT(kvmod_host, n_threads, 72),
+	AT(kvmod_host, get_extension, 80),
+
+	SIZE(kvmod_amount, 16),
+	AT(kvmod_amount, value, 0),
+	AT(kvmod_amount, is_count, 8),
+	AT(kvmod_amount, reserved, 12),
+
+	SIZE(kvmod_list, 16),
+	AT(kvmod_list, n_items, 0),
+	AT(kvmod_list, plain, 4),
+	AT(kvmod_list, items, 8),
+
+	SIZE(kvmod_param, 40),
+	AT(kvmod_param, name, 0),
+	AT(kvmod_param, type, 8),
+	AT(kvmod_param, offset, 12),
+	AT(kvmod_param, def, 16),
+	AT(kvmod_param, range, 24),
+	AT(kvmod_param, help, 32),
+
+	SIZE(kvmod_instance, 24),
+	AT(kvmod_instance, host, 0),
+	AT(kvmod_instance, ops, 8),
+	AT(kvmod_instance, core, 16),
+
+	SIZE(kvmod_module, 80),
+	AT(kvmod_module, size, 0),
+	AT(kvmod_module, magic, 4),
+	AT(kvmod_module, abi_major, 8),
+	AT(kvmod_module, abi_minor, 12),
+	AT(kvmod_module, flags, 16),
+	AT(kvmod_module, reserved, 20),
+	AT(kvmod_module, name, 24),
+	AT(kvmod_module, version, 32),
+	AT(kvmod_module, license, 40),
+	AT(kvmod_module, author, 48),
+	AT(kvmod_module, description, 56),
+	AT(kvmod_module, init, 64),
+	AT(kvmod_module, exit, 72),
+
+	SIZE(kvmod_needs, 32),
+	AT(kvmod_needs, size, 0),
+	AT(kvmod_needs, what, 4),
+	AT(kvmod_needs, rows, 8),
+	AT(kvmod_needs, decode_every, 24),
+	AT(kvmod_needs, types, 28),
+
+	SIZE(kvmod_workspace, 24),
+	AT(kvmod_workspace, size, 0),
+	AT(kvmod_workspace, reserved, 4),
+	AT(kvmod_workspace, host, 8),
+	AT(kvmod_workspace, device, 16),
+
+	SIZE(kvmod_policy_ops, 104),
+	AT(kvmod_policy_ops, size, 0),
+	AT(kvmod_policy_ops, flags, 4),
+	AT(kvmod_policy_ops, name, 8),
+	AT(kvmod_policy_ops, description, 16),
+	AT(kvmod_policy_ops, devices, 24),
+	AT(kvmod_policy_ops, instance_size, 28),
+	AT(kvmod_policy_ops, params, 32),
+	AT(kvmod_policy_ops, n_params, 40),
+	AT(kvmod_policy_ops, param_stride, 44),
+	AT(kvmod_policy_ops, open, 48),
+	AT(kvmod_policy_ops, close, 56),
+	AT(kvmod_policy_ops, needs, 64),
+	AT(kvmod_policy_ops, begin, 72),
+	AT(kvmod_policy_ops, end, 80),
+	AT(kvmod_policy_ops, workspace, 88),
+	AT(kvmod_policy_ops, compress, 96),
+
+	SIZE(kvmod_message, 16),
+	AT(kvmod_message, role, 0),
+	AT(kvmod_message, text, 8),
+
+	SIZE(kvmod_batch_item, 40),
+	AT(kvmod_batch_item, size, 0),
+	AT(kvmod_batch_item, n_tokens, 4),
+	AT(kvmod_batch_item, seq, 8),
+	AT(kvmod_batch_item, tokens, 16),
+	AT(kvmod_batch_item, logits, 24),
+	AT(kvmod_batch_item, n_logits, 32),
+	AT(kvmod_batch_item, reserved, 36),
+
+	SIZE(kvmod_batch, 40),
+	AT(kvmod_batch, size, 0),
+	AT(kvmod_batch, n_items, 4),
+	AT(kvmod_batch, item_stride, 8),
+	AT(kvmod_batch, reserved, 12),
+	AT(kvmod_batch, items, 16),
+	AT(kvmod_batch, progress, 24),
+	AT(kvmod_batch, progress_arg, 32),
+
+	SIZE(kvmod_bytes, 32),
+	AT(kvmod_bytes, size, 0),
+	AT(kvmod_bytes, reserved, 4),
+	AT(kvmod_bytes, used, 8),
+	AT(kvmod_bytes, held, 16),
+	AT(kvmod_bytes, full, 24),
+
+	SIZE(kvmod_engine_ops, 184),
+	AT(kvmod_engine_ops, size, 0),
+	AT(kvmod_engine_ops, flags, 4),
+	AT(kvmod_engine_ops, name, 8),
+	AT(kvmod_engine_ops, description, 16),
+	AT(kvmod_engine_ops, instance_size, 24),
+	AT(kvmod_engine_ops, n_params, 28),
+	AT(kvmod_engine_ops, params, 32),
+	AT(kvmod_engine_ops, param_stride, 40),
+	AT(kvmod_engine_ops, reserved, 44),
+	AT(kvmod_engine_ops, open, 48),
+	AT(kvmod_engine_ops, close, 56),
+	AT(kvmod_engine_ops, model, 64),
+	AT(kvmod_engine_ops, tokenize, 72),
+	AT(kvmod_engine_ops, detokenize, 80),
+	AT(kvmod_engine_ops, chat, 88),
+	AT(kvmod_engine_ops, seq_open, 96),
+	AT(kvmod_engine_ops, seq_close, 104),
+	AT(kvmod_engine_ops, seq_fork, 112),
+	AT(kvmod_engine_ops, seq_truncate, 120),
+	AT(kvmod_engine_ops, seq_length, 128),
+	AT(kvmod_engine_ops, prompt_begin, 136),
+	AT(kvmod_engine_ops, step, 144),
+	AT(kvmod_engine_ops, cancel, 152),
+	AT(kvmod_engine_ops, request, 160),
+	AT(kvmod_engine_ops, apply, 168),
+	AT(kvmod_engine_ops, bytes, 176),
+
+	SIZE(kvmod_gather, 72),
+	AT(kvmod_gather, size, 0),
+	AT(kvmod_gather, n_spans, 4),
+	AT(kvmod_gather, spans, 8),
+	AT(kvmod_gather, indices, 16),
+	AT(kvmod_gather, n_indices, 24),
+	AT(kvmod_gather, row_bytes, 32),
+	AT(kvmod_gather, src, 40),
+	AT(kvmod_gather, dst, 48),
+	AT(kvmod_gather, src_stride, 56),
+	AT(kvmod_gather, dst_stride, 64),
+
+	SIZE(kvmod_device_ops, 112),
+	AT(kvmod_device_ops, size, 0),
+	AT(kvmod_device_ops, on, 4),
+	AT(kvmod_device_ops, name, 8),
+	AT(kvmod_device_ops, description, 16),
+	AT(kvmod_device_ops, instance_size, 24),
+	AT(kvmod_device_ops, n_params, 28),
+	AT(kvmod_device_ops, params, 32),
+	AT(kvmod_device_ops, param_stride, 40),
+	AT(kvmod_device_ops, reserved, 44),
+	AT(kvmod_device_ops, open, 48),
+	AT(kvmod_device_ops, close, 56),
+	AT(kvmod_device_ops, alloc, 64),
+	AT(kvmod_device_ops, free, 72),
+	AT(kvmod_device_ops, to_host, 80),
+	AT(kvmod_device_ops, from_host, 88),
+	AT(kvmod_device_ops, synchronize, 96),
+	AT(kvmod_device_ops, gather, 104),
+
+	SIZE(kvmod_finding, 48),
+	AT(kvmod_finding, size, 0),
+	AT(kvmod_finding, code, 4),
+	AT(kvmod_finding, kind, 8),
+	AT(kvmod_finding, name, 16),
+	AT(kvmod_finding, message, 24),
+	AT(kvmod_finding, module, 32),
+	AT(kvmod_finding, seconds, 40),
+
+	SIZE(kvmod_counters, 80),
+	AT(kvmod_counters, size, 0),
+	AT(kvmod_counters, reserved, 4),
+	AT(kvmod_counters, requests, 8),
+	AT(kvmod_counters, segments, 16),
+	AT(kvmod_counters, positions_seen, 24),
+	AT(kvmod_counters, positions_kept, 32),
+	AT(kvmod_counters, bytes_freed, 40),
+	AT(kvmod_counters, failed_calls, 48),
+	AT(kvmod_counters, failed_plans, 56),
+	AT(kvmod_counters, failed_segments, 64),
+	AT(kvmod_counters, nanoseconds, 72),
+
+	SIZE(kvmod_prompt, 48),
+	AT(kvmod_prompt, size, 0),
+	AT(kvmod_prompt, replay_rows, 4),
+	AT(kvmod_prompt, tokens, 8),
+	AT(kvmod_prompt, n_tokens, 16),
+	AT(kvmod_prompt, logits, 24),
+	AT(kvmod_prompt, progress, 32),
+	AT(kvmod_prompt, progress_arg, 40),
+
+	SIZE(kvmod_prompted, 112),
+	AT(kvmod_prompted, size, 0),
+	AT(kvmod_prompted, status, 4),
+	AT(kvmod_prompted, prefill_seconds, 8),
+	AT(kvmod_prompted, decision_seconds, 16),
+	AT(kvmod_prompted, apply_seconds, 24),
+	AT(kvmod_prompted, budget, 32),
+	AT(kvmod_prompted, replay_loss, 40),
+	AT(kvmod_prompted, before, 48),
+	AT(kvmod_prompted, after, 80),
+};
+
+START_TEST(layout)
+{
+	for (size_t i = 0; i < sizeof(pins) / sizeof(*pins); i++)
+		ck_assert_msg(pins[i].is == pins[i].was, "%s is %zu, was %zu", pins[i].what,
+			      pins[i].is, pins[i].was);
+}
+END_TEST
+#endif
+
+/* Codes and numbers that compiled modules hold. */
+START_TEST(numbers)
+{
+	ck_assert_uint_eq(KVMOD_MAGIC, 0x646f6d76);
+	ck_assert_int_eq(KVMOD_ABI_MAJOR, 1);
+	ck_assert_int_eq(KVMOD_EINVAL, -1);
+	ck_assert_int_eq(KVMOD_ENOMEM, -2);
+	ck_assert_int_eq(KVMOD_ENOENT, -3);
+	ck_assert_int_eq(KVMOD_EEXIST, -4);
+	ck_assert_int_eq(KVMOD_EPERM, -5);
+	ck_assert_int_eq(KVMOD_EFORMAT, -6);
+	ck_assert_int_eq(KVMOD_EABI, -7);
+	ck_assert_int_eq(KVMOD_ENOTSUP, -8);
+	ck_assert_int_eq(KVMOD_EIO, -9);
+	ck_assert_int_eq(KVMOD_ERANGE, -10);
+	ck_assert_int_eq(KVMOD_ENUMERIC, -11);
+	ck_assert_int_eq(KVMOD_EPLAN, -12);
+	ck_assert_int_eq(KVMOD_EBUSY, -13);
+	ck_assert_int_eq(KVMOD_ECANCELED, -14);
+	ck_assert_int_eq(KVMOD_EDEVICE, -15);
+	ck_assert_int_eq(KVMOD_ETIMEOUT, -16);
+	ck_assert_int_eq(KVMOD_ECRASH, -17);
+	ck_assert_uint_eq(KVMOD_F32, 1);
+	ck_assert_uint_eq(KVMOD_F16, 2);
+	ck_assert_uint_eq(KVMOD_BF16, 3);
+	ck_assert_uint_eq(KVMOD_Q8_0, 4);
+	ck_assert_uint_eq(KVMOD_KEEP_ALL, 0);
+	ck_assert_uint_eq(KVMOD_KEEP_SPANS, 1);
+	ck_assert_uint_eq(KVMOD_KEEP_HEADS, 2);
+	ck_assert_uint_eq(KVMOD_PARAM_BOOL, 1);
+	ck_assert_uint_eq(KVMOD_PARAM_INT, 2);
+	ck_assert_uint_eq(KVMOD_PARAM_REAL, 3);
+	ck_assert_uint_eq(KVMOD_PARAM_AMOUNT, 4);
+	ck_assert_uint_eq(KVMOD_PARAM_LIST, 5);
+	ck_assert_uint_eq(KVMOD_PARAM_CHOICE, 6);
+	ck_assert_uint_eq(KVMOD_PARAM_STRING, 7);
+	ck_assert_uint_eq(KVMOD_PARAM_PATH, 8);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("abi");
+	TCase *tcase = tcase_create("abi");
+	SRunner *runner = srunner_create(suite);
+	int failed;
+
+#if UINTPTR_MAX == UINT64_MAX
+	tcase_add_test(tcase, layout);
+#endif
+	tcase_add_test(tcase, numbers);
+	suite_add_tcase(suite, tcase);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
+}

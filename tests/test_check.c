@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Trying a configuration in child processes, and reloading one. */
+#include "core/parts.h"
+#include "tests/fixture.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LIMIT_MS 300
+
+static char found[4096];
+
+static void note(void *arg, const struct kvmod_finding *f)
+{
+	size_t n = strlen(found);
+
+	(void)arg;
+	ck_assert_uint_eq(f->size, sizeof(*f));
+	snprintf(found + n, sizeof(found) - n, "%s %s: %s%s%s\n", f->kind,
+		 strcmp(f->kind, "configuration") == 0 ? "-" : f->name, kvmod_strerror(f->code),
+		 *f->message ? " " : "", f->message);
+}
+
+static int check(struct kvmod_ctx *ctx, const char *text)
+{
+	char override[128];
+	const char *overrides[] = { override };
+	int err;
+
+	found[0] = '\0';
+	snprintf(override, sizeof(override), "kvmod.module_path=%s", fixture_dir);
+	err = kvmod_check(ctx, fixture_write("tried.conf", text), overrides, 1, LIMIT_MS, note, NULL);
+	/* Nothing of it may stay: no child, no module, no setting. */
+	ck_assert_int_eq(waitpid(-1, NULL, WNOHANG), -1);
+	ck_assert_ptr_null(ctx->modules);
+	ck_assert_str_eq(ctx->config->path, "/dev/null");
+	return err;
+}
+
+START_TEST(fine)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	fixture_module("good", NULL);
+	assert_ok(check(ctx, "[policy good]\nsinks = 3\n"));
+	ck_assert_str_eq(found, "configuration -: KVMOD_OK\npolicy good: KVMOD_OK\n"
+			 "policy fullkv: KVMOD_OK\n");
+	/* What the child logged. */
+	ck_assert_str_eq(fixture_log, "good: sinks 3, threshold 0.5\n");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(names_the_file)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kv_pile pile = { 0 };
+
+	fixture_module("good", "file");
+	ck_assert_str_eq(kv_provider_file(ctx, ctx->config, &pile, KV_POLICY, "good"),
+			 fixture_path("file.so"));
+	ck_assert_ptr_null(kv_provider_file(ctx, ctx->config, &pile, KV_POLICY, "fullkv"));
+	kv_pile_free(&pile);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(wrong_configuration)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	assert_fails(check(ctx, "[kvmod]\nthreads = x\n"), KVMOD_EINVAL, "tried.conf:2: [kvmod] "
+		     "threads = x: expected an integer in 0..1024");
+	ck_assert_ptr_nonnull(strstr(found, "configuration -: KVMOD_EINVAL"));
+	kvmod_unref(ctx);
+}
+END_TEST
+
+static void assert_found(const char *module, int code, const char *message)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	char text[64], error[512];
+
+	fixture_module(module, NULL);
+	snprintf(text, sizeof(text), "[kvmod]\npolicy = %s\n", module);
+	snprintf(error, sizeof(error), "policy %s: %s", module, message);
+	assert_fails(check(ctx, text), code, error);
+	kvmod_unref(ctx);
+}
+
+START_TEST(crashes)
+{
+	assert_found("crash", KVMOD_ECRASH, "died of SIGSEGV (Segmentation fault) while deciding");
+	assert_found("initcrash", KVMOD_ECRASH, "died of SIGABRT (Aborted) while loading it");
+}
+END_TEST
+
+START_TEST(hangs)
+{
+	assert_found("hang", KVMOD_ETIMEOUT, "opening it did not end within 0.3 s");
+}
+END_TEST
+
+START_TEST(ends_the_process)
+{
+	assert_found("exits", KVMOD_ECRASH, "ended the process with status 7 while deciding");
+}
+END_TEST
+
+START_TEST(fails)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	fixture_module("failing", NULL);
+	assert_fails(check(ctx, "[policy failing]\n"), KVMOD_ENUMERIC,
+		     "policy failing: failing: row 3 is not finite");
+	ck_assert_str_eq(found, "configuration -: KVMOD_OK\n"
+			 "policy failing: KVMOD_ENUMERIC failing: row 3 is not finite\n"
+			 "policy fullkv: KVMOD_OK\n");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(bad_plan)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	fixture_module("badplan", NULL);
+	ck_assert_int_eq(check(ctx, "[policy badplan]\n"), KVMOD_EPLAN);
+	ck_assert_ptr_nonnull(strstr(kvmod_error(), "policy badplan: its plan for layer 0 was refused"));
+	/* Why, is in the child's log. */
+	ck_assert_ptr_nonnull(strstr(fixture_log, "policy badplan: layer 0: "));
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(on_another_device)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	fixture_module("accel", NULL);
+	assert_ok(check(ctx, "[policy good]\n"));
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(engine_is_missing)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	ck_assert_int_eq(check(ctx, "[kvmod]\nengine = nowhere\n"), KVMOD_ENOENT);
+	ck_assert_ptr_nonnull(strstr(kvmod_error(), "engine nowhere: no engine `nowhere`"));
+	kvmod_unref(ctx);
+}
+END_TEST
+
+static void at_exit(void)
+{
+	fixture_write("exit-handler-ran", "");
+}
+
+START_TEST(the_child_runs_no_exit_handlers)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		atexit(at_exit);
+		_exit(check(ctx, "") != KVMOD_OK || access(fixture_path("exit-handler-ran"), F_OK) == 0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* The other threads' locks must not be held for ever in the child. */
+static void *open_often(void *arg)
+{
+	struct kvmod_ctx *ctx = arg;
+	struct kvmod_policy *policy;
+
+	for (int i = 0; i < 2000; i++)
+		if (fixture_open(ctx, "fullkv", &policy) == KVMOD_OK)
+			kvmod_policy_close(policy);
+	return NULL;
+}
+
+START_TEST(with_other_threads)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	pthread_t thread;
+
+	ck_assert_int_eq(pthread_create(&thread, NULL, open_often, ctx), 0);
+	for (int i = 0; i < 20; i++)
+		assert_ok(check(ctx, ""));
+	pthread_join(thread, NULL);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* --- reloading ---------------------------------------------------------------------------- */
+
+START_TEST(reload)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("good", NULL);
+	assert_ok(fixture_configure(ctx, "[policy good]\nsinks = 1\n"));
+	fixture_write("kvmod.conf", "[policy good]\nsinks = 2\n");
+	assert_ok(kvmod_reload(ctx));
+	fixture_log[0] = '\0';
+	assert_ok(fixture_open(ctx, "good", &policy));
+	ck_assert_str_eq(fixture_log, "good: sinks 2, threshold 0.5\n");
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(a_bad_reload_changes_nothing)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	fixture_module("crash", NULL);
+	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 3\n"));
+	fixture_write("kvmod.conf", "[kvmod]\nthreads = 4\nthreeds = 5\n");
+	assert_fails(kvmod_reload(ctx), KVMOD_EINVAL, "the configuration stays as it was: "
+		     "kvmod.conf:3: [kvmod] has no setting `threeds`; did you mean `threads`?");
+	fixture_write("kvmod.conf", "[kvmod]\nthreads = 4\npolicy = crash\n");
+	assert_fails(kvmod_reload(ctx), KVMOD_ECRASH, "the configuration stays as it was: policy "
+		     "crash: died of SIGSEGV (Segmentation fault) while deciding");
+	ck_assert_int_eq(unlink(fixture_path("kvmod.conf")), 0);
+	ck_assert_int_eq(kvmod_reload(ctx), KVMOD_ENOENT);
+	ck_assert_str_eq(kvmod_config_get(ctx, "kvmod", "threads"), "3");
+	ck_assert_uint_eq(kv_n_threads(ctx), 3);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* The server does so while sequences run. */
+START_TEST(reload_while_a_policy_is_open)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *before, *after;
+
+	fixture_module("good", NULL);
+	assert_ok(fixture_configure(ctx, "[policy good]\nsinks = 1\n"));
+	assert_ok(fixture_open(ctx, "good", &before));
+	fixture_write("kvmod.conf", "[policy good]\nsinks = 2\n");
+	assert_ok(kvmod_reload(ctx));
+	assert_ok(fixture_open(ctx, "good", &after));
+	ck_assert_ptr_eq(kvmod_policy_ops(before), kvmod_policy_ops(after));
+	kvmod_policy_close(before);
+	kvmod_policy_close(after);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+FIXTURE_MAIN("check", fine, names_the_file, wrong_configuration, crashes, hangs,
+	     ends_the_process, fails, bad_plan, on_another_device, engine_is_missing,
+	     the_child_runs_no_exit_handlers, with_other_threads, reload,
+	     a_bad_reload_changes_nothing, reload_while_a_policy_is_open)

@@ -1,0 +1,644 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The loader: what it takes, and every reason for which it refuses a file. */
+#include "core/parts.h"
+#include "tests/fixture.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Both the loader and the reader that never runs the file must refuse it. */
+static void assert_refused(const char *path, int code, const char *reason)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_modinfo *info;
+	char text[1024];
+
+	snprintf(text, sizeof(text), "%s: %s", strrchr(path, '/') + 1, reason);
+	assert_fails(kvmod_modinfo_read(ctx, path, &info), code, text);
+	assert_fails(kvmod_load(ctx, path), code, text);
+	ck_assert_ptr_null(ctx->modules);
+	kvmod_unref(ctx);
+}
+
+/* What shows only when it is loaded; nothing of it may stay behind. */
+static void assert_load_fails(const char *module, int code, const char *reason)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *path = fixture_module(module, NULL);
+	struct kvmod_modinfo *info;
+	char text[1024];
+
+	assert_ok(kvmod_modinfo_read(ctx, path, &info));
+	kvmod_modinfo_free(info);
+	snprintf(text, sizeof(text), "%s.so: %s", module, reason);
+	assert_fails(kvmod_load(ctx, path), code, text);
+	ck_assert_ptr_null(ctx->modules);
+	ck_assert_str_eq(ctx->providers->name, "fullkv");
+	ck_assert_ptr_null(ctx->providers->next);
+	kvmod_unref(ctx);
+}
+
+START_TEST(loads_by_path)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *path = fixture_module("good", NULL);
+	struct kvmod_policy *policy;
+
+	assert_ok(kvmod_load(ctx, path));
+	assert_ok(kvmod_load(ctx, path));
+	assert_ok(kvmod_load(ctx, "good"));
+	assert_ok(fixture_open(ctx, "good", &policy));
+	ck_assert_str_eq(fixture_log, "good: sinks 4, threshold 0.5\n");
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(loads_when_a_policy_is_opened)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("good", NULL);
+	assert_ok(fixture_open(ctx, "good", &policy));
+	ck_assert_str_eq(kvmod_policy_ops(policy)->name, "good");
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* The section says which policies the file has, whatever its name. */
+START_TEST(finds_a_policy_in_a_file_of_another_name)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("good", "quite-another");
+	assert_ok(fixture_open(ctx, "good", &policy));
+	kvmod_policy_close(policy);
+	assert_ok(kvmod_load(ctx, "good"));
+	assert_ok(kvmod_unload(ctx, "good"));
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(one_file_through_two_paths_is_one_module)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *path = fixture_module("good", NULL);
+	const char *hard = fixture_path("hard.so"), *soft = fixture_path("soft.so");
+
+	ck_assert_int_eq(link(path, hard), 0);
+	ck_assert_int_eq(symlink(path, soft), 0);
+	assert_ok(kvmod_load(ctx, path));
+	assert_ok(kvmod_load(ctx, hard));
+	assert_ok(kvmod_load(ctx, soft));
+	ck_assert_ptr_null(ctx->modules->next);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(a_copy_is_a_duplicate)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	char text[256];
+
+	assert_ok(kvmod_load(ctx, fixture_module("good", NULL)));
+	snprintf(text, sizeof(text), "copy.so: a module `good` is there already, from good.so");
+	assert_fails(kvmod_load(ctx, fixture_module("good", "copy")), KVMOD_EEXIST, text);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(a_policy_name_is_taken)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	assert_ok(kvmod_load(ctx, fixture_module("good", NULL)));
+	assert_fails(kvmod_load(ctx, fixture_module("other", NULL)), KVMOD_EEXIST,
+		     "other.so: init() failed: policy `good`: that name is taken, by good");
+	ck_assert_ptr_null(ctx->modules->next);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* Two implementations of one policy, for different devices. */
+START_TEST(one_name_on_two_devices)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *cpu, *cuda;
+
+	fixture_module("good", NULL);
+	fixture_module("accel", NULL);
+	assert_ok(kvmod_policy_open(ctx, "good", "cuda", &fixture_model, &cuda));
+	assert_ok(kvmod_policy_open(ctx, "good", "cpu", &fixture_model, &cpu));
+	ck_assert_uint_eq(kvmod_policy_ops(cuda)->devices, KVMOD_ON_CUDA);
+	ck_assert_uint_eq(kvmod_policy_ops(cpu)->devices, KVMOD_ON_CPU);
+	kvmod_policy_close(cuda);
+	kvmod_policy_close(cpu);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(not_on_this_device)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("accel", NULL);
+	assert_fails(fixture_open(ctx, "good", &policy), KVMOD_ENOTSUP,
+		     "policy `good` does not run on this device");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(unknown_policy)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+	char text[256];
+
+	fixture_module("good", NULL);
+	snprintf(text, sizeof(text), "no policy `godo`; did you mean `good`? (looked in %s)",
+		 fixture_dir);
+	assert_fails(fixture_open(ctx, "godo", &policy), KVMOD_ENOENT, text);
+	snprintf(text, sizeof(text), "no policy `elsewhere` (looked in %s)", fixture_dir);
+	assert_fails(fixture_open(ctx, "elsewhere", &policy), KVMOD_ENOENT, text);
+	fixture_write("junk.so", "junk");
+	snprintf(text, sizeof(text),
+		 "no module `elsewhere` (looked in %s, 1 files there are refused: see `kvmod list`)",
+		 fixture_dir);
+	assert_fails(kvmod_load(ctx, "elsewhere"), KVMOD_ENOENT, text);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* A file of the very name is meant, so what is wrong with it is said. */
+START_TEST(a_named_file_that_is_refused_is_an_error)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_write("mine.so", "junk");
+	assert_fails(fixture_open(ctx, "mine", &policy), KVMOD_EFORMAT, "mine.so: not an ELF file");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(never_looks_in_the_working_folder)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	fixture_module("good", NULL);
+	ck_assert_int_eq(chdir(fixture_dir), 0);
+	assert_fails(kvmod_load(ctx, "./good.so"), KVMOD_EINVAL,
+		     "./good.so: a module is named by its name or an absolute path");
+	ck_assert_int_eq(chdir("/"), 0);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* --- no file that can be loaded ---------------------------------------------------- */
+
+START_TEST(no_file)
+{
+	assert_refused(fixture_path("gone.so"), KVMOD_ENOENT, "No such file or directory");
+}
+END_TEST
+
+START_TEST(not_a_regular_file)
+{
+	const char *path = fixture_path("folder.so"), *fifo = fixture_path("fifo.so");
+
+	ck_assert_int_eq(mkdir(path, 0755), 0);
+	assert_refused(path, KVMOD_EFORMAT, "not a regular file");
+	ck_assert_int_eq(mkfifo(fifo, 0644), 0);
+	assert_refused(fifo, KVMOD_EFORMAT, "not a regular file");
+}
+END_TEST
+
+START_TEST(not_elf)
+{
+	assert_refused(fixture_write("text.so", "#!/bin/sh\n"), KVMOD_EFORMAT, "not an ELF file");
+	assert_refused(fixture_write("empty.so", ""), KVMOD_EFORMAT, "not an ELF file");
+	assert_refused(fixture_write("header.so", "\177ELF\2\1\1"), KVMOD_EFORMAT, "not an ELF file");
+}
+END_TEST
+
+START_TEST(truncated)
+{
+	size_t n;
+	char text[128], *bytes = fixture_read(fixture_module("good", NULL), &n);
+
+	for (size_t size = 64; size < n; size += n / 7 + 1) {
+		snprintf(text, sizeof(text),
+			 "truncated: its headers speak of more than its %zu bytes", size);
+		assert_refused(fixture_write_bytes("cut.so", bytes, size), KVMOD_EFORMAT, text);
+	}
+	snprintf(text, sizeof(text), "truncated: its headers speak of more than its %zu bytes", n - 1);
+	assert_refused(fixture_write_bytes("cut.so", bytes, n - 1), KVMOD_EFORMAT, text);
+	free(bytes);
+}
+END_TEST
+
+/* The good module with another ELF header. */
+static const char *with_header(void (*change)(ElfW(Ehdr) *h))
+{
+	const char *path;
+	size_t n;
+	char *bytes = fixture_read(fixture_module("good", NULL), &n);
+
+	change((ElfW(Ehdr) *)bytes);
+	path = fixture_write_bytes("changed.so", bytes, n);
+	free(bytes);
+	return path;
+}
+
+static void other_machine(ElfW(Ehdr) *h)
+{
+	h->e_machine = h->e_machine == EM_S390 ? EM_PPC64 : EM_S390;
+}
+
+static void other_class(ElfW(Ehdr) *h)
+{
+	h->e_ident[EI_CLASS] = ELFCLASS32;
+}
+
+static void other_type(ElfW(Ehdr) *h)
+{
+	h->e_type = ET_REL;
+}
+
+static void no_sections(ElfW(Ehdr) *h)
+{
+	h->e_shnum = 0;
+	h->e_shoff = 0;
+	h->e_shstrndx = 0;
+}
+
+START_TEST(wrong_machine)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_modinfo *info;
+	const char *path = with_header(other_machine);
+
+	ck_assert_int_eq(kvmod_modinfo_read(ctx, path, &info), KVMOD_EFORMAT);
+	ck_assert_ptr_nonnull(strstr(kvmod_error(), "changed.so: built for S/390, this machine is "));
+	ck_assert_int_eq(kvmod_modinfo_read(ctx, with_header(other_class), &info), KVMOD_EFORMAT);
+	ck_assert_str_eq(fixture_error(),
+			 "changed.so: built for 32-bit programs, this one has 64 bits: rebuild it");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(not_a_shared_object)
+{
+	assert_refused(with_header(other_type), KVMOD_EFORMAT,
+		       "not a shared object: link it with -shared");
+}
+END_TEST
+
+/* --- an ELF file, but no module --------------------------------------------------------- */
+
+START_TEST(no_section)
+{
+	static const char reason[] = "not a kvmod module: it has no .kvmod.info section; "
+		"define one with KVMOD_MODULE()";
+
+	assert_refused(with_header(no_sections), KVMOD_EFORMAT, reason);
+}
+END_TEST
+
+/* Parameters are in the section, but nothing of a module. */
+START_TEST(section_without_a_module)
+{
+	assert_refused(fixture_module("nosection", NULL), KVMOD_EFORMAT,
+		       "its .kvmod.info section has no abi=: give KVMOD_MODULE() one");
+}
+END_TEST
+
+START_TEST(no_descriptor)
+{
+	assert_refused(fixture_module("nodescriptor", NULL), KVMOD_EFORMAT,
+		       "exports no `kvmod_module`: define it with KVMOD_MODULE()");
+}
+END_TEST
+
+/* dlsym() finds the one of a library that the file depends on. */
+START_TEST(descriptor_of_a_dependency)
+{
+	const char *path = fixture_module("depends", NULL);
+	void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+
+	ck_assert_msg(handle != NULL, "%s", dlerror());
+	ck_assert_ptr_nonnull(dlsym(handle, "kvmod_module"));
+	dlclose(handle);
+	assert_refused(path, KVMOD_EFORMAT,
+		       "exports no `kvmod_module`: define it with KVMOD_MODULE()");
+}
+END_TEST
+
+START_TEST(wrong_magic)
+{
+	assert_refused(fixture_module("magic", NULL), KVMOD_EFORMAT,
+		       "its `kvmod_module` has the magic number 0x00001234, expected 0x646f6d76: "
+		       "define it with KVMOD_MODULE()");
+}
+END_TEST
+
+START_TEST(other_abi)
+{
+	assert_refused(fixture_module("abimajor", NULL), KVMOD_EABI,
+		       "built for kvmod's ABI 2, this is ABI 1: rebuild it against these headers");
+	assert_refused(fixture_module("abiminor", NULL), KVMOD_EABI,
+		       "needs kvmod's ABI 1.99, this is 1.0: update kvmod");
+}
+END_TEST
+
+START_TEST(no_license)
+{
+	assert_refused(fixture_module("nolicense", NULL), KVMOD_EFORMAT,
+		       "its .kvmod.info section has no license=: give KVMOD_MODULE() one");
+}
+END_TEST
+
+START_TEST(bad_name)
+{
+	assert_refused(fixture_module("badname", NULL), KVMOD_EFORMAT,
+		       "name=bad name in its .kvmod.info section: expected letters, digits, - and _");
+}
+END_TEST
+
+START_TEST(section_is_forged)
+{
+	const char *path = fixture_module("good", NULL);
+
+	fixture_patch(path, "abi=1.0", "abi=1,0", 7);
+	assert_refused(path, KVMOD_EFORMAT,
+		       "abi=1,0 in its .kvmod.info section: expected MAJOR.MINOR");
+	fixture_patch(path, "abi=1,0", "name=xx", 7);
+	assert_refused(path, KVMOD_EFORMAT,
+		       "its .kvmod.info section has no abi=: give KVMOD_MODULE() one");
+	fixture_patch(path, "name=xx", "abi 1.0", 7);
+	assert_refused(path, KVMOD_EFORMAT, "`abi 1.0` in its .kvmod.info section is no key=value");
+	fixture_patch(path, "abi 1.0", "abi\b1.0", 7);
+	assert_refused(path, KVMOD_EFORMAT,
+		       "its .kvmod.info section holds something other than text");
+	fixture_patch(path, "abi\b1.0", "abi=1.0", 7);
+	fixture_patch(path, "version=1.0", "license=1.0", 11);
+	assert_refused(path, KVMOD_EFORMAT,
+		       "its .kvmod.info section has no version=: give KVMOD_MODULE() one");
+	fixture_patch(path, "license=1.0", "version=1.0", 11);
+	fixture_patch(path, "param=good.sinks\tINT", "param=good.sinks\tFLT", 20);
+	assert_refused(path, KVMOD_EFORMAT, "param=good.sinks FLT 4 0..1024 oldest position in its "
+		       ".kvmod.info section: use KVMOD_PARAMS()");
+}
+END_TEST
+
+/* --- whose file it is --------------------------------------------------------------------- */
+
+START_TEST(written_by_others)
+{
+	const char *path = fixture_module("good", NULL);
+	char text[256];
+
+	ck_assert_int_eq(chmod(path, 0666), 0);
+	snprintf(text, sizeof(text), "everybody may write it (mode 0666): chmod o-w good.so");
+	assert_refused(path, KVMOD_EPERM, text);
+	ck_assert_int_eq(chmod(path, 0644), 0);
+	ck_assert_int_eq(chmod(fixture_dir, 0777), 0);
+	snprintf(text, sizeof(text), "everybody may write its folder %s (mode 0777): chmod o-w %s",
+		 fixture_dir, fixture_dir);
+	assert_refused(path, KVMOD_EPERM, text);
+	ck_assert_int_eq(chmod(fixture_dir, 0700), 0);
+}
+END_TEST
+
+/* As the loader would see files of other users, which only root could make. */
+static int trust(const struct kv_config *config, uid_t uid, gid_t gid, mode_t mode)
+{
+	const struct stat st = { .st_mode = S_IFREG | mode, .st_uid = uid, .st_gid = gid };
+
+	return kv_trust(config, "/etc/module.so", &st);
+}
+
+START_TEST(owners)
+{
+	const uid_t other = geteuid() + 12345;
+
+	assert_ok(trust(NULL, 0, 0, 0755));
+	assert_ok(trust(NULL, geteuid(), 77, 0755));
+	assert_ok(trust(NULL, geteuid(), geteuid(), 0775));
+	ck_assert_int_eq(trust(NULL, geteuid(), geteuid() + 1, 0775), KVMOD_EPERM);
+	ck_assert_ptr_nonnull(strstr(kvmod_error(), " may write it (mode 0775): chmod g-w /etc/module.so"));
+	ck_assert_int_eq(trust(NULL, other, other, 0755), KVMOD_EPERM);
+	ck_assert_ptr_nonnull(strstr(kvmod_error(), "not to root, you or the owner of this program: "
+				     "chown /etc/module.so, or name that user in [kvmod] allow_owner"));
+}
+END_TEST
+
+START_TEST(allowed_owners)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const uid_t other = geteuid() + 12345;
+	char text[128];
+
+	snprintf(text, sizeof(text), "[kvmod]\nallow_owner = root , %u\n", other);
+	assert_ok(fixture_configure(ctx, text));
+	assert_ok(trust(ctx->config, other, other, 0755));
+	ck_assert_int_eq(trust(ctx->config, other + 1, other, 0755), KVMOD_EPERM);
+	assert_fails(fixture_configure(ctx, "[kvmod]\nallow_owner = root, no-such-user\n"), KVMOD_EINVAL,
+		     "kvmod.conf:2: [kvmod] allow_owner = root, no-such-user: no user `no-such-user`");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* --- what shows only when it is loaded ------------------------------------------------------- */
+
+START_TEST(init_fails)
+{
+	assert_load_fails("initfails", KVMOD_EDEVICE, "init() failed: initfails: the moon is full");
+	assert_load_fails("initsilent", KVMOD_EDEVICE, "init() failed: KVMOD_EDEVICE");
+}
+END_TEST
+
+START_TEST(policy_is_not_in_the_section)
+{
+	assert_load_fails("unsaid", KVMOD_EFORMAT, "init() failed: policy `good`: the file's "
+			  ".kvmod.info section does not name it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
+}
+END_TEST
+
+/* dlerror()'s own words. */
+START_TEST(undefined_symbol)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+
+	ck_assert_int_eq(kvmod_load(ctx, fixture_module("undefined", NULL)), KVMOD_EFORMAT);
+	ck_assert_ptr_nonnull(strstr(kvmod_error(), "undefined symbol: symbol_that_nobody_defines"));
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(descriptor_and_section_disagree)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *path = fixture_module("good", NULL);
+
+	fixture_patch(path, "version=1.0", "version=1.1", 11);
+	assert_fails(kvmod_load(ctx, path), KVMOD_EFORMAT,
+		     "good.so: its descriptor and its .kvmod.info section do not agree on name, "
+		     "version or license: define both with KVMOD_MODULE()");
+	fixture_patch(path, "version=1.1", "version=1.0", 11);
+	fixture_patch(path, "\t0..1024\t", "\t0..2048\t", 9);
+	assert_fails(kvmod_load(ctx, path), KVMOD_EFORMAT,
+		     "good.so: init() failed: policy `good`: its parameter `sinks` is not what the "
+		     "file's .kvmod.info section says: use KVMOD_PARAMS");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* --- unloading ----------------------------------------------------------------------------------- */
+
+START_TEST(busy)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("good", NULL);
+	assert_ok(fixture_open(ctx, "good", &policy));
+	assert_fails(kvmod_unload(ctx, "good"), KVMOD_EBUSY,
+		     "module `good` is in use: close what was opened from it");
+	kvmod_policy_close(policy);
+	assert_ok(kvmod_unload(ctx, "good"));
+	assert_fails(kvmod_unload(ctx, "good"), KVMOD_ENOENT, "no module `good` is loaded");
+	assert_ok(fixture_open(ctx, "good", &policy));
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(resident_modules_stay_mapped)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+	int32_t (*compress)(void *, const struct kvmod_request *, struct kvmod_plan *);
+	struct kvmod_plan plan = { 0 };
+
+	fixture_module("resident", NULL);
+	assert_ok(fixture_open(ctx, "resident", &policy));
+	compress = kvmod_policy_ops(policy)->compress;
+	kvmod_policy_close(policy);
+	assert_ok(kvmod_unload(ctx, "resident"));
+	/* Would crash if the code were gone. */
+	ck_assert_int_eq(compress(NULL, NULL, &plan), KVMOD_OK);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(open_things_hold_the_context)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("good", NULL);
+	assert_ok(fixture_open(ctx, "good", &policy));
+	kvmod_unref(ctx);
+	kvmod_policy_close(policy);
+}
+END_TEST
+
+START_TEST(blacklisted)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("good", NULL);
+	assert_ok(fixture_configure(ctx, "[blacklist]\ngood = eats memory\n"));
+	assert_fails(fixture_open(ctx, "good", &policy), KVMOD_EPERM,
+		     "good.so: kvmod.conf:2: module `good` is blacklisted: eats memory");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(aliases)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("good", NULL);
+	assert_ok(fixture_configure(ctx, "[alias]\nshort-name = good\n"
+				    "[policy short_name]\nsinks = 8\n"));
+	assert_ok(fixture_open(ctx, "short_name", &policy));
+	ck_assert_str_eq(fixture_log, "good: sinks 8, threshold 0.5\n");
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* --- what a file says of itself ---------------------------------------------------------------------- */
+
+START_TEST(facts)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *path = fixture_module("good", NULL);
+	struct kvmod_modinfo *info;
+
+	assert_ok(kvmod_modinfo_read(ctx, path, &info));
+	ck_assert_str_eq(kvmod_modinfo_path(info), path);
+	ck_assert_str_eq(kvmod_modinfo_get(info, "name", 0), "good");
+	ck_assert_ptr_null(kvmod_modinfo_get(info, "name", 1));
+	ck_assert_str_eq(kvmod_modinfo_get(info, "abi", 0), "1.0");
+	ck_assert_str_eq(kvmod_modinfo_get(info, "license", 0), "Apache-2.0");
+	ck_assert_str_eq(kvmod_modinfo_get(info, "policy", 0), "good");
+	ck_assert_str_eq(kvmod_modinfo_get(info, "param", 0),
+			 "good.sinks\tINT\t4\t0..1024\toldest positions, always kept");
+	ck_assert_ptr_null(kvmod_modinfo_get(info, "nothing", 0));
+	kvmod_modinfo_free(info);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+static int note_file(void *arg, const char *path, int error, const struct kvmod_modinfo *info)
+{
+	char *text = arg;
+	size_t n = strlen(text);
+
+	snprintf(text + n, 512 - n, "%s %s %s\n", strrchr(path, '/') + 1, kvmod_strerror(error),
+		 info ? kvmod_modinfo_get(info, "name", 0) : "-");
+	return strcmp(path + strlen(path) - 7, "stop.so") == 0 ? 42 : 0;
+}
+
+START_TEST(each_file)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	char text[512] = "";
+
+	fixture_module("good", NULL);
+	fixture_module("other", "a");
+	fixture_write("notes.txt", "no module");
+	fixture_write("junk.so", "junk");
+	ck_assert_int_eq(kvmod_modules_each(ctx, note_file, text), 0);
+	ck_assert_str_eq(text, "a.so KVMOD_OK other\ngood.so KVMOD_OK good\n"
+			 "junk.so KVMOD_EFORMAT -\n");
+	fixture_write("b-stop.so", "");
+	ck_assert_int_eq(kvmod_modules_each(ctx, note_file, text), 42);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+FIXTURE_MAIN("loader", loads_by_path, loads_when_a_policy_is_opened,
+	     finds_a_policy_in_a_file_of_another_name, one_file_through_two_paths_is_one_module,
+	     a_copy_is_a_duplicate, a_policy_name_is_taken, one_name_on_two_devices,
+	     not_on_this_device, unknown_policy, a_named_file_that_is_refused_is_an_error,
+	     never_looks_in_the_working_folder, no_file, not_a_regular_file, not_elf, truncated,
+	     wrong_machine, not_a_shared_object, no_section, section_without_a_module,
+	     no_descriptor, descriptor_of_a_dependency, wrong_magic, other_abi, no_license, bad_name,
+	     section_is_forged, written_by_others, owners, allowed_owners, init_fails,
+	     policy_is_not_in_the_section, undefined_symbol, descriptor_and_section_disagree, busy,
+	     resident_modules_stay_mapped, open_things_hold_the_context, blacklisted, aliases, facts,
+	     each_file)
