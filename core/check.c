@@ -222,6 +222,15 @@ static void report_config(struct trial *t, const char *path, int code, const cha
 	report(t, &finding);
 }
 
+/* The finding says whose it is; the message need not begin with it again. */
+static const char *without_name(const char *message, enum kv_kind kind, const char *name)
+{
+	char prefix[128];
+	size_t n = (size_t)snprintf(prefix, sizeof(prefix), "%s %s: ", kv_kind_name(kind), name);
+
+	return strncmp(message, prefix, n) == 0 ? message + n : message;
+}
+
 static void report_watch(struct trial *t, enum kv_kind kind, const char *name,
 			 const struct watch *w, double seconds)
 {
@@ -233,8 +242,8 @@ static void report_watch(struct trial *t, enum kv_kind kind, const char *name,
 	pthread_mutex_unlock(&t->ctx->lock);
 	report(t, &(struct kvmod_finding){
 		.size = sizeof(struct kvmod_finding), .code = w->code, .kind = kv_kind_name(kind),
-		.name = name, .message = w->message, .module = module ? module : "",
-		.seconds = seconds,
+		.name = name, .message = without_name(w->message, kind, name),
+		.module = module ? module : "", .seconds = seconds,
 	});
 	kv_pile_free(&pile);
 }

@@ -40,16 +40,9 @@ static uint32_t device_bit(const char *device)
 
 /* --- opening ------------------------------------------------------------------ */
 
-/*
- * A module may fail without a word; then the code has to do. What it says
- * through its host begins with its name already.
- */
+/* A module may fail without a word; then the code has to do. */
 static int failed(int err, const char *what, const char *name)
 {
-	size_t n = strlen(name);
-
-	if (strncmp(kvmod_error(), name, n) == 0 && kvmod_error()[n] == ':')
-		return err;
 	if (*kvmod_error() == '\0')
 		kv_fail(err, "%s", kvmod_strerror(err));
 	return kv_fail_in(err, "%s %s", what, name);

@@ -461,7 +461,7 @@ END_TEST
 
 START_TEST(init_fails)
 {
-	assert_load_fails("initfails", KVMOD_EDEVICE, "init() failed: initfails: the moon is full");
+	assert_load_fails("initfails", KVMOD_EDEVICE, "init() failed: the moon is full");
 	assert_load_fails("initsilent", KVMOD_EDEVICE, "init() failed: KVMOD_EDEVICE");
 }
 END_TEST

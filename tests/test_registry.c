@@ -277,7 +277,7 @@ START_TEST(fail_and_log)
 
 	ending = fail_in_init;
 	assert_fails(add(ctx, &good_ops), KVMOD_EINVAL, "built-in module: init() failed: "
-		     "mine: positive codes fail too");
+		     "positive codes fail too");
 	ck_assert(!registered(ctx, "mine"));
 	ending = NULL;
 	assert_ok(add(ctx, &good_ops));

@@ -94,7 +94,7 @@ static int32_t compress(void *instance, const struct kvmod_request *request,
 	raise(SIGSEGV);
 #endif
 #ifdef TEST_EXIT
-	exit(7);
+	_exit(7);
 #endif
 #ifdef TEST_FAIL
 	return self->base.host->fail(self->base.host->ctx, KVMOD_ENUMERIC, "row 3 is\nnot finite");
