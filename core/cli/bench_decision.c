@@ -198,11 +198,6 @@ static int run_rounds(struct bench *b, const struct kvmod_request *request, stru
 
 /* --- the report ------------------------------------------------------------------------- */
 
-static json_t *stats_json(const struct cli_stats *s)
-{
-	return json_pack("{s:f, s:f, s:f}", "median", s->median, "low", s->low, "high", s->high);
-}
-
 static void print_header(const struct bench *b)
 {
 	const struct bench_shape *s = &b->shape;
@@ -233,8 +228,8 @@ static int report(struct bench *b, const struct result *r)
 		return json_array_append_new(b->comparisons,
 			json_pack("{s:i, s:I, s:o, s:o, s:f, s:f}", "length", (int)r->n,
 				  "k_bytes", (json_int_t)r->k_bytes,
-				  "decision_ms", stats_json(&r->ours),
-				  "read_ms", stats_json(&r->theirs),
+				  "decision_ms", cli_stats_json(&r->ours),
+				  "read_ms", cli_stats_json(&r->theirs),
 				  "ratio", ratio, "budget", r->budget)) ?
 			cli_error("out of memory") : CLI_OK;
 	printf("%-10u %-10s", r->n, cli_bytes(r->k_bytes, bytes));
