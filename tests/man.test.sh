@@ -141,14 +141,17 @@ done
 
 # json TITLE ARG... - the members of an answer are named in that section.
 json() {
-	section "$1" "$man/kvmod.1" | sed -n 's/.*Va \(.*\)/\1/p' | tr ' ' '\n' |
+	{
+		section "$1" "$man/kvmod.1"
+		[ "${1#bench }" = "$1" ] || section bench "$man/kvmod.1"
+	} | sed -n 's/.*Va \(.*\)/\1/p' | tr ' ' '\n' |
 		grep '^[a-z_]*$' >"$tmp/named"
 	shift
 	./kvmod "$@" --json >"$tmp/answer" 2>"$tmp/words" || fail "kvmod $*: $(cat "$tmp/words")"
 	grep -o '"[a-z_]*":' "$tmp/answer" | tr -d '":' >"$tmp/members"
 	[ -s "$tmp/members" ] || fail "kvmod $* --json: no members"
 	for member in $(sort -u "$tmp/members"); do
-		grep -qx "$member" "$tmp/named" || fail "kvmod.1: $member of 'kvmod $1 --json' is not there"
+		grep -qx "$member" "$tmp/named" || fail "kvmod.1: $member of 'kvmod $* --json' is not there"
 	done
 }
 
@@ -156,6 +159,8 @@ json list list
 json info info snapkv
 json check check
 json selftest selftest topp
+json 'bench decision' bench decision --policy topp --layers 4 --lengths 64 --rounds 9
+json 'bench load' bench load --policy topp --rounds 9
 json run run -o "kvmod.module_path=$PWD/tests/cli/.libs:" -o kvmod.engine=fake \
 	--policy streamingllm --compare 'one two three'
 same members "'kvmod run --json'" kvmod.1 "$tmp/members" "$tmp/named"
