@@ -197,6 +197,18 @@ done
 documented '^$' "$man/kvmod-policies.7" >"$tmp/documented"
 same parameters 'kvmod info' kvmod-policies.7 "$tmp/built" "$tmp/documented"
 
+# "[policy topp]", "#p = 0.95" -> "topp p 0.95"
+shown() {
+	awk -v kind="$1" '
+		/^\[/ { name = $1 == "[" kind ? substr($2, 1, length($2) - 1) : "" }
+		name && /^#?[a-z0-9_]+ = / { sub(/^#/, ""); print name, $1, $3 }
+	' "$srcdir/conf/kvmod.conf"
+}
+
+cut -d' ' -f1,2,4 "$tmp/built" >"$tmp/short"
+shown policy >"$tmp/shown"
+same parameters 'kvmod info' conf/kvmod.conf "$tmp/short" "$tmp/shown"
+
 ./kvmod list policies >"$tmp/built"
 sed -n '/^\.Sh POLICIES/,/^\.Sh EXAMPLES/s/^\.Ss //p' "$man/kvmod-policies.7" >"$tmp/documented"
 same policies 'kvmod list policies' kvmod-policies.7 "$tmp/built" "$tmp/documented"
@@ -205,6 +217,9 @@ if ./kvmod list engines | grep -q '^ggml$'; then
 	parameters engine ggml >"$tmp/built"
 	documented '^.engine ' "$man/kvmod.conf.5" | grep -e '^ggml ' -e '^llama ' >"$tmp/documented"
 	same parameters 'kvmod info ggml' kvmod.conf.5 "$tmp/built" "$tmp/documented"
+	grep '^ggml ' "$tmp/built" | cut -d' ' -f1,2,4 >"$tmp/short"
+	shown engine >"$tmp/shown"
+	same parameters 'kvmod info ggml' conf/kvmod.conf "$tmp/short" "$tmp/shown"
 else
 	echo 'skipped: the parameters of engine ggml, which is not built'
 fi
