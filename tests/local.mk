@@ -85,7 +85,10 @@ EXTRA_DIST += \
 
 include $(srcdir)/tests/cli/local.mk
 
+if HAVE_CHECK
+TESTS += tests/valgrind.test.sh
+endif
 TESTS += tests/install.test.sh
-EXTRA_DIST += tests/install.test.sh
+EXTRA_DIST += tests/install.test.sh tests/valgrind.test.sh
 installcheck-local:
 	INSTALLED=yes DESTDIR="$(DESTDIR)" $(SHELL) $(srcdir)/tests/install.test.sh

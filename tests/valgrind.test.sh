@@ -1,0 +1,26 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# The core's unit tests under valgrind: memory that was not written, not ours, or
+# lost. Engines and kernels are for the sanitizers: ggml is built for the processor
+# at hand, which valgrind need not know.
+tests='config decide loader params plan pool registry'
+
+if grep -q '^#define KVMOD_SANITIZED' config.h; then
+	echo 'skipped: a build with sanitizers does not run under valgrind'
+	exit 77
+fi
+if ! command -v valgrind >/dev/null; then
+	echo 'skipped: valgrind is not there'
+	exit 77
+fi
+
+status=0
+for test in $tests; do
+	./libtool --mode=execute valgrind -q --error-exitcode=99 --leak-check=full \
+		--show-leak-kinds=definite,indirect --errors-for-leak-kinds=definite,indirect \
+		"tests/test_$test" || {
+		echo "FAIL: tests/test_$test under valgrind: status $?"
+		status=1
+	}
+done
+exit $status
