@@ -261,14 +261,14 @@ int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct 
 	}
 }
 
-/* In the build tree's folder libkvmod itself lies beside the modules. */
+/* In the build tree's folder libkvmod and its like lie beside the modules. */
 static int is_module(const struct dirent *entry)
 {
 	const char *name = entry->d_name;
 	size_t n = strlen(name);
 
 	return name[0] != '.' && n > 3 && strcmp(name + n - 3, ".so") == 0 &&
-	       strcmp(name, "libkvmod.so") != 0;
+	       strncmp(name, "libkvmod", 8) != 0;
 }
 
 static int by_name(const struct dirent **a, const struct dirent **b)

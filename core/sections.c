@@ -98,7 +98,7 @@ static int missing(const struct catalog *c, const struct kv_entry *e, enum kv_ki
 		return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s", kv_kind_name(kind), name,
 				     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 	if (!e->key)
-		kv_log(c->ctx, KVMOD_WARN, "%s:%u: no %s `%s` is installed: its section is not checked",
+		kv_log(c->ctx, KVMOD_INFO, "%s:%u: no %s `%s` is installed: its section is not checked",
 		       e->source->path, e->line, kv_kind_name(kind), name);
 	return KVMOD_OK;
 }

@@ -86,6 +86,7 @@ START_TEST(builtin)
 	struct kvmod_ctx *ctx = fixture_context();
 	struct kvmod_policy *policy;
 
+	n_exits = 0;
 	assert_ok(add(ctx, &good_ops));
 	assert_ok(fixture_open(ctx, "mine", &policy));
 	ck_assert_int_eq(kvmod_unload(ctx, "mine"), KVMOD_EBUSY);
@@ -140,6 +141,7 @@ START_TEST(several_from_one_module)
 	ck_assert_int_eq(add(ctx, &good_ops), KVMOD_EEXIST);
 	ck_assert(!registered(ctx, "mine"));
 	ck_assert(!registered(ctx, "second-one"));
+	tables[1] = tables[2] = NULL;
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -305,6 +307,7 @@ START_TEST(registering_at_the_wrong_time)
 	ending = register_others;
 	assert_fails(add(ctx, &good_ops), KVMOD_ENOTSUP, "built-in module: init() failed: "
 		     "this kvmod takes no collective");
+	ending = NULL;
 	kvmod_unref(ctx);
 }
 END_TEST
