@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define DEFAULT_LIMIT_MS 10000
+#define MAX_LIMIT_MS	(24 * 3600 * 1000)
 
 /* What the child writes; short enough for the pipe to take it whole. */
 enum message_kind { STEP, LOG, DONE };
@@ -326,7 +327,8 @@ int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t li
 {
 	struct trial t = {
 		.ctx = ctx, .config = config, .fn = fn, .arg = arg,
-		.limit_ms = limit_ms ? limit_ms : DEFAULT_LIMIT_MS,
+		.limit_ms = limit_ms == 0 ? DEFAULT_LIMIT_MS :
+			    limit_ms < MAX_LIMIT_MS ? limit_ms : MAX_LIMIT_MS,
 	};
 
 	report_config(&t, config->path, KVMOD_OK, "");

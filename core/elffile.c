@@ -150,7 +150,7 @@ static int check_descriptor(struct kvmod_modinfo *info, Elf *elf)
 		return kv_fail(KVMOD_EFORMAT, "its `" SYMBOL "` has the magic number 0x%08x, "
 			       "expected 0x%08x: define it with KVMOD_MODULE()",
 			       front.magic, KVMOD_MAGIC);
-	if (front.size < offsetof(struct kvmod_module, exit) + sizeof(void *))
+	if (front.size < KV_LEAST_DESCRIPTOR)
 		return kv_fail(KVMOD_EABI, "its `" SYMBOL "` says it has %u bytes, expected %zu or more",
 			       front.size, sizeof(front));
 	info->flags = front.flags;

@@ -84,7 +84,7 @@ static int take_descriptor(struct kv_module *module, const struct kvmod_module *
 {
 	size_t n = desc->size < sizeof(module->desc) ? desc->size : sizeof(module->desc);
 
-	if (desc->magic != KVMOD_MAGIC || desc->size < offsetof(struct kvmod_module, exit))
+	if (desc->magic != KVMOD_MAGIC || desc->size < KV_LEAST_DESCRIPTOR)
 		return kv_fail(KVMOD_EFORMAT, "its descriptor is none: define it with KVMOD_MODULE()");
 	memcpy(&module->desc, desc, n);
 	if (!desc->name || !kv_name_valid(desc->name) || !desc->license || !*desc->license ||
@@ -128,7 +128,6 @@ static int find_descriptor(void *handle, const struct kvmod_modinfo *info,
 {
 	struct link_map *map = NULL, *owner = NULL;
 	Dl_info where;
-	int err;
 
 	*desc = dlsym(handle, "kvmod_module");
 	if (!*desc || dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0)
@@ -137,8 +136,7 @@ static int find_descriptor(void *handle, const struct kvmod_modinfo *info,
 		return kv_fail(KVMOD_EFORMAT, "its `kvmod_module` comes from %s, which it depends on: "
 			       "define its own with KVMOD_MODULE()",
 			       owner ? owner->l_name : "another file");
-	err = check_mapped(map, info);
-	return err;
+	return check_mapped(map, info);
 }
 
 static int take_file(struct kv_module *module, const struct kvmod_modinfo *info)
@@ -174,6 +172,7 @@ static int load_new(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 	module->dev = info->st.st_dev;
 	module->ino = info->st.st_ino;
 	module->info = info;
+	module->desc.flags = info->flags;	/* is it to stay mapped if this fails? */
 	module->path = kv_pile_strdup(&module->pile, info->path);
 	err = module->path ? take_file(module, info) : KVMOD_ENOMEM;
 	if (err == KVMOD_OK)

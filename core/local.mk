@@ -17,6 +17,7 @@ libkvmod_la_SOURCES = \
 	core/context.c \
 	core/elffile.c \
 	core/engine.c \
+	core/entries.c \
 	core/fullkv.c \
 	core/host.c \
 	core/ini.c \

@@ -28,7 +28,7 @@ void kv_pile_free(struct kv_pile *pile);
 
 int kv_no_memory(void);			/* KVMOD_ENOMEM, said in words */
 
-/* --- configuration (ini.c, config.c) ------------------------------------------- */
+/* --- configuration (ini.c, entries.c, config.c) ------------------------------------------- */
 
 /* A file that was read, or the command line: path is NULL then. */
 struct kv_source {
@@ -67,7 +67,10 @@ struct kv_config {
 
 /* Appends what the file says. */
 int kv_ini_read(struct kv_config *config, const char *path);
-/* Splits "policy refreekv" and appends; err says what is wrong. */
+/* Splits a section's name, "policy refreekv", or says what is wrong with it. */
+int kv_section_split(struct kv_pile *pile, const char *section, const char **kind,
+		     const char **name);
+/* Appends an entry, which must not be there; key NULL: the section's own line. */
 int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
 		  const char *section, const char *key, const char *value);
 
@@ -179,6 +182,9 @@ int kv_owners_check(const struct kv_entry *entry);
 int kv_trust(const struct kv_config *config, const char *path, const struct stat *st);
 
 /* --- modules (loader.c, host.c) ---------------------------------------------------------- */
+
+/* A descriptor as the first ABI had it. */
+#define KV_LEAST_DESCRIPTOR (offsetof(struct kvmod_module, exit) + sizeof(void *))
 
 struct kv_module {
 	struct kv_module *next;

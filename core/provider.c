@@ -23,32 +23,48 @@ static int files_for(const struct kv_config *config, const char *name, struct kv
 	return err;
 }
 
+/* What is looked for: a policy, engine or device, or a module by its own name. */
 struct search {
-	const char *kind, *name;
+	const char *what;		/* "policy", ..., "module" */
+	const char *key;		/* in the section */
+	const char *name;
+	enum kv_kind kind;
+	uint32_t on;			/* the device it must run on; 0: any */
 	struct kv_nearest nearest;
 	unsigned n_refused;
 };
+
+static bool is_module(const struct search *s)
+{
+	return strcmp(s->what, "module") == 0;
+}
+
+static bool is_there(struct kvmod_ctx *ctx, const struct search *s)
+{
+	return is_module(s) ? kv_module_find(ctx, s->name) != NULL :
+			      kv_provider_find(ctx, s->kind, s->name, s->on) != NULL;
+}
 
 /* Does the file say that it has it? Its other names are remembered as near ones. */
 static bool offers(struct search *s, const struct kvmod_modinfo *info)
 {
 	const char *name;
 
-	for (unsigned i = 0; (name = kvmod_modinfo_get(info, s->kind, i)); i++)
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, s->key, i)); i++)
 		kv_nearest_offer(&s->nearest, name);
-	return kv_modinfo_says(info, s->kind, s->name);
+	return kv_modinfo_says(info, s->key, s->name);
 }
 
-static int not_found(struct kvmod_ctx *ctx, const struct kv_config *config, struct search *s)
+static int not_found(struct kvmod_ctx *ctx, struct search *s)
 {
 	char hint[KV_HINT_ROOM], where[512] = "", refused[64] = "";
 	struct kv_strings dirs = { 0 };
 	struct kv_pile pile = { 0 };
 
 	for (const struct kv_provider *p = ctx->providers; p; p = p->next)
-		if (strcmp(kv_kind_name(p->kind), s->kind) == 0)
+		if (!is_module(s) && p->kind == s->kind)
 			kv_nearest_offer(&s->nearest, p->name);
-	if (kv_module_path(config, &pile, &dirs) == KVMOD_OK)
+	if (kv_module_path(ctx->config, &pile, &dirs) == KVMOD_OK)
 		for (size_t i = 0, n = 0; i < dirs.n && n < sizeof(where); i++)
 			n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s",
 					      i ? ":" : "", dirs.item[i]);
@@ -57,7 +73,7 @@ static int not_found(struct kvmod_ctx *ctx, const struct kv_config *config, stru
 		snprintf(refused, sizeof(refused), ", %u files there are refused: see `kvmod list`",
 			 s->n_refused);
 	kv_nearest_hint(&s->nearest, hint, sizeof(hint));
-	return kv_fail(KVMOD_ENOENT, "no %s `%s`%s (looked in %s%s)", s->kind, s->name, hint,
+	return kv_fail(KVMOD_ENOENT, "no %s `%s`%s (looked in %s%s)", s->what, s->name, hint,
 		       where, refused);
 }
 
@@ -81,41 +97,36 @@ static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
 	return KVMOD_OK;
 }
 
-/* Loads files until one registers it, for that device. */
-static int load_for(struct kvmod_ctx *ctx, enum kv_kind kind, uint32_t on, struct search *s)
+/* Loads files until one brings it. */
+static int load_files(struct kvmod_ctx *ctx, struct search *s)
 {
 	struct kv_strings files = { 0 };
 	struct kv_pile pile = { 0 };
 	int err = files_for(ctx->config, s->name, &pile, &files);
 
-	for (size_t i = 0; i < files.n && err == KVMOD_OK; i++) {
+	kv_nearest_start(&s->nearest, s->name);
+	for (size_t i = 0; i < files.n && err == KVMOD_OK && !is_there(ctx, s); i++)
 		err = try_file(ctx, files.item[i], s);
-		if (err == KVMOD_OK && kv_provider_find(ctx, kind, s->name, on))
-			break;
-	}
 	kv_pile_free(&pile);
-	return err;
+	if (err || is_there(ctx, s))
+		return err;
+	if (!is_module(s) && kv_provider_find(ctx, s->kind, s->name, 0))
+		return kv_fail(KVMOD_ENOTSUP, "%s `%s` does not run on this device", s->what, s->name);
+	return not_found(ctx, s);
 }
 
 static int find_or_load(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
 			struct kv_provider **out)
 {
-	struct search s = { .kind = kv_kind_name(kind), .name = name };
-	int err;
+	struct search s = {
+		.what = kv_kind_name(kind), .key = kv_kind_name(kind), .name = name,
+		.kind = kind, .on = on,
+	};
+	int err = is_there(ctx, &s) ? KVMOD_OK : load_files(ctx, &s);
 
-	*out = kv_provider_find(ctx, kind, name, on);
-	if (*out)
-		return KVMOD_OK;
-	kv_nearest_start(&s.nearest, name);
-	err = load_for(ctx, kind, on, &s);
-	if (err)
-		return err;
-	*out = kv_provider_find(ctx, kind, name, on);
-	if (*out)
-		return KVMOD_OK;
-	if (kv_provider_find(ctx, kind, name, 0))
-		return kv_fail(KVMOD_ENOTSUP, "%s `%s` does not run on this device", s.kind, name);
-	return not_found(ctx, ctx->config, &s);
+	if (err == KVMOD_OK)
+		*out = kv_provider_find(ctx, kind, name, on);
+	return err;
 }
 
 int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
@@ -159,38 +170,9 @@ const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *conf
 
 /* --- modules by name ----------------------------------------------------------------------- */
 
-static int load_name(struct kvmod_ctx *ctx, const char *name)
-{
-	struct search s = { .kind = "module", .name = name };
-	struct kv_strings files = { 0 };
-	struct kv_pile pile = { 0 };
-	struct kvmod_modinfo *info;
-	bool found = false;
-	int err = files_for(ctx->config, name, &pile, &files);
-
-	kv_nearest_start(&s.nearest, name);
-	for (size_t i = 0; i < files.n && err == KVMOD_OK && !found; i++) {
-		err = kv_modinfo_open(ctx->config, files.item[i], &info);
-		if (err && !kv_path_stem_is(files.item[i], name)) {
-			s.n_refused++;
-			err = KVMOD_OK;
-			continue;
-		}
-		if (err)
-			break;
-		kv_nearest_offer(&s.nearest, kvmod_modinfo_get(info, "name", 0));
-		found = kv_modinfo_says(info, "name", name);
-		if (found)
-			err = kv_load_info(ctx, info);
-		else
-			kvmod_modinfo_free(info);
-	}
-	kv_pile_free(&pile);
-	return err || found ? err : not_found(ctx, ctx->config, &s);
-}
-
 int kv_load(struct kvmod_ctx *ctx, const char *name)
 {
+	struct search s = { .what = "module", .key = "name" };
 	struct kvmod_modinfo *info;
 	int err;
 
@@ -200,8 +182,8 @@ int kv_load(struct kvmod_ctx *ctx, const char *name)
 	}
 	if (strchr(name, '/'))
 		return kv_fail(KVMOD_EINVAL, "%s: a module is named by its name or an absolute path", name);
-	name = kv_config_alias(ctx->config, name);
-	return kv_module_find(ctx, name) ? KVMOD_OK : load_name(ctx, name);
+	s.name = kv_config_alias(ctx->config, name);
+	return is_there(ctx, &s) ? KVMOD_OK : load_files(ctx, &s);
 }
 
 int kvmod_modules_each(struct kvmod_ctx *ctx,

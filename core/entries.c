@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Entries of a configuration: what sections there are, what is set, and where it stands. */
+#include "core/parts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* --- what a section may be called ----------------------------------------------- */
+
+static const struct {
+	const char *kind;
+	bool named;			/* "[policy NAME]" */
+} kinds[] = {
+	{ "kvmod", false },
+	{ "policy", true },
+	{ "engine", true },
+	{ "device", true },
+	{ "alias", false },
+	{ "blacklist", false },
+};
+
+static int unknown_section(const char *section, const char *kind, const char *name)
+{
+	struct kv_nearest nearest;
+
+	kv_nearest_start(&nearest, kind);
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		kv_nearest_offer(&nearest, kinds[i].kind);
+	if (!nearest.best[0])
+		return kv_fail(KVMOD_EINVAL, "unknown section [%s]", section);
+	return kv_fail(KVMOD_EINVAL, "unknown section [%s]; did you mean [%s%s%s]?", section,
+		       nearest.best, *name ? " " : "", name);
+}
+
+static int check_section_name(const char *section, const char *kind, const char *name, bool named)
+{
+	if (!named && *name)
+		return kv_fail(KVMOD_EINVAL, "section [%s]: expected [%s]", section, kind);
+	if (named && !*name)
+		return kv_fail(KVMOD_EINVAL, "section [%s] names no %s: expected [%s NAME]",
+			       section, kind, kind);
+	if (named && !kv_name_valid(name))
+		return kv_fail(KVMOD_EINVAL, "section [%s]: expected a name of letters, digits, - and _",
+			       section);
+	return KVMOD_OK;
+}
+
+/* "policy refreekv" -> kind "policy", name "refreekv" */
+int kv_section_split(struct kv_pile *pile, const char *section, const char **kind,
+		     const char **name)
+{
+	size_t n = strcspn(section, " \t");
+
+	*kind = kv_pile_strndup(pile, section, n);
+	*name = kv_pile_strdup(pile, section + n + strspn(section + n, " \t"));
+	if (!*kind || !*name)
+		return KVMOD_ENOMEM;
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+		if (strcmp(*kind, kinds[i].kind) == 0)
+			return check_section_name(section, *kind, *name, kinds[i].named);
+	return unknown_section(section, *kind, *name);
+}
+
+/* --- entries --------------------------------------------------------------------------- */
+
+static bool same(const struct kv_entry *a, const char *kind, const char *name, const char *key)
+{
+	return a->key && strcmp(a->kind, kind) == 0 && kv_name_eq(a->name, name) &&
+	       kv_name_eq(a->key, key);
+}
+
+static int check_new(const struct kv_config *config, const struct kv_entry *new)
+{
+	if (new->key[0] == '\0')
+		return kv_fail(KVMOD_EINVAL, "expected a key before the `=`");
+	if (!new->source->path)		/* -o: the last one counts */
+		return KVMOD_OK;
+	for (size_t i = 0; i < config->n_entries; i++) {
+		const struct kv_entry *e = &config->entries[i];
+
+		if (e->source == new->source && same(e, new->kind, new->name, new->key))
+			return kv_fail(KVMOD_EINVAL, "[%s%s%s] %s is set a second time; first on line %u",
+				       new->kind, *new->name ? " " : "", new->name, new->key, e->line);
+	}
+	return KVMOD_OK;
+}
+
+static int append(struct kv_config *config, const struct kv_entry *entry)
+{
+	if (config->n_entries == config->room) {
+		size_t room = config->room ? 2 * config->room : 64;
+		struct kv_entry *entries = reallocarray(config->entries, room, sizeof(*entries));
+
+		if (!entries)
+			return kv_no_memory();
+		config->entries = entries;
+		config->room = room;
+	}
+	config->entries[config->n_entries++] = *entry;
+	return KVMOD_OK;
+}
+
+int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
+		  const char *section, const char *key, const char *value)
+{
+	struct kv_entry entry = { .source = source, .line = line };
+	int err;
+
+	if (key && !*section)
+		return kv_fail(KVMOD_EINVAL, "`%s` stands before any [section]", key);
+	err = kv_section_split(&config->pile, section, &entry.kind, &entry.name);
+	if (err || !key)
+		return err ? err : append(config, &entry);
+	entry.key = kv_pile_strdup(&config->pile, key);
+	entry.value = kv_pile_strdup(&config->pile, value);
+	if (!entry.key || !entry.value)
+		return KVMOD_ENOMEM;
+	err = check_new(config, &entry);
+	return err ? err : append(config, &entry);
+}
+
+const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
+				      const char *name, const char *key)
+{
+	for (size_t i = config ? config->n_entries : 0; i-- > 0;)
+		if (same(&config->entries[i], kind, name, key))
+			return &config->entries[i];
+	return NULL;
+}
+
+const char *kv_config_alias(const struct kv_config *config, const char *name)
+{
+	const struct kv_entry *entry = kv_config_find(config, "alias", "", name);
+
+	return entry ? entry->value : name;
+}
+
+/* --- where it stands ---------------------------------------------------------------------- */
+
+static int place_fail(int code, const struct kv_entry *e, bool with_value, const char *reason)
+{
+	const char *blank = *e->name ? " " : "";
+
+	if (!e->source->path)
+		return kv_fail(code, "-o %s%s%s.%s=%s: %s", e->kind, blank, e->name, e->key,
+			       e->value, reason);
+	if (!with_value)
+		return kv_fail(code, "%s:%u: %s", e->source->path, e->line, reason);
+	return kv_fail(code, "%s:%u: [%s%s%s] %s = %s: %s", e->source->path, e->line, e->kind,
+		       blank, e->name, e->key, e->value, reason);
+}
+
+int kv_entry_fail(int code, const struct kv_entry *entry, const char *format, ...)
+{
+	char reason[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
+	return place_fail(code, entry, true, reason);
+}
+
+int kv_place_fail(int code, const struct kv_entry *entry, const char *format, ...)
+{
+	char reason[512];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
+	return place_fail(code, entry, false, reason);
+}
