@@ -8,7 +8,7 @@
 #define N_KV_HEADS	3		/* several, and no power of two */
 #define N_Q_HEADS	6
 #define HEAD_DIM	32		/* a whole block of Q8_0 */
-#define N_POSITIONS	64
+#define N_POSITIONS	256		/* a quarter of it is a budget that policies can keep */
 
 struct probe {
 	struct kv_pile pile;
