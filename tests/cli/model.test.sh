@@ -1,0 +1,75 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# run on a real model: the engines ggml and llama, and files that are no model.
+. "${srcdir:-.}/tests/cli/lib.sh"
+
+model=$(sed -n 's/^DEFAULT_MODEL = //p' Makefile)
+if [ ! -f .libs/ggml.so ] || [ -z "$model" ]; then
+	echo 'skipped: built without the engine ggml or without --with-model'
+	exit 77
+fi
+cat >"$KVMOD_CONF" <<'END'
+[kvmod]
+policy = refreekv
+threads = 2
+END
+
+# --- answers -----------------------------------------------------------------------------
+
+question='Count from one to five in words, with commas.'
+kvmod run --json -n 12 "$question"
+exits 0
+: | err
+json --only model:string policy=refreekv device=cpu prompt_tokens:integer \
+	generated_tokens:integer text:string kept.0.0:integer kept.29.2:integer budget:real \
+	cache_bytes_full:integer cache_bytes:integer prefill_tok_s:real decision_ms:real \
+	decode_tok_s:real
+
+# Both engines read the prompt alike, and say how large the whole cache is.
+kvmod run --policy fullkv --json -n 12 "$question"
+cp "$tmp/out" "$tmp/full"
+json policy=fullkv budget=1
+kvmod run -o kvmod.engine=llama --policy fullkv --json -n 12 "$question"
+exits 0
+same_member() {
+	a=$(sed "s/.*\"$1\": \([^,]*\),.*/\1/" "$tmp/full")
+	b=$(sed "s/.*\"$1\": \([^,]*\),.*/\1/" "$tmp/out")
+	[ "$a" = "$b" ] || fail "$1 is $a with ggml, $b with llama"
+}
+same_member prompt_tokens
+same_member cache_bytes_full
+kvmod run -o kvmod.engine=llama -n 4 "$question"
+says 1 'kvmod: libllama does not show its cache: with this engine the policy is fullkv'
+
+kvmod run --compare -n 8 --policy streamingllm -o 'policy streamingllm.budget=20' "$question"
+exits 0
+grep -q '^policy   streamingllm on cpu: budget 0\.' "$tmp/err" || fail 'no budget'
+grep -q '^compare  KL divergence mean [0-9.]*, max [0-9.]* nats' "$tmp/err" || fail 'no comparison'
+grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
+
+# --raw: special tokens are tokens, and the same text with and without them differs in length.
+kvmod run --raw --json -n 1 --policy fullkv '<|im_start|>user'
+json prompt_tokens=2
+kvmod run --json -n 1 --policy fullkv '<|im_start|>'
+json --only prompt_tokens:integer model:string policy:string device:string generated_tokens=1 \
+	text:string kept:array budget:real cache_bytes_full:integer cache_bytes:integer \
+	prefill_tok_s:real decision_ms:real decode_tok_s:real
+
+printf 'My name is Ada.\nWhat is my name?\n' | {
+	kvmod run -i -n 6
+	exits 0
+	[ "$(grep -c '^kept' "$tmp/err")" -eq 2 ] || fail 'not two turns'
+}
+
+# --- files that are no model -----------------------------------------------------------------
+
+head -c 5000 "$model" >"$tmp/short.gguf"
+kvmod run -m "$tmp/short.gguf" hello
+exits 1
+grep -q '^kvmod: .*/short.gguf: a truncated or damaged GGUF file' "$tmp/err" || fail 'not said to be truncated'
+echo 'no model at all' >"$tmp/text.gguf"
+kvmod run -m "$tmp/text.gguf" hello
+says 1 'kvmod: TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
+kvmod run -m "$tmp/nothing.gguf" hello
+says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
+finish
