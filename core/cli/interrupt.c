@@ -26,6 +26,11 @@ void cli_catch_interrupt(const struct cli_model *m)
 	sigaction(SIGINT, &action, NULL);
 }
 
+void cli_release_interrupt(void)
+{
+	signal(SIGINT, SIG_DFL);
+}
+
 bool cli_interrupted(void)
 {
 	return interrupted;

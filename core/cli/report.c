@@ -164,13 +164,13 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 	const struct kvmod_prompted *p = &turn->prompted;
 	const struct cli_answer *a = &turn->answer;
 	json_t *object = json_pack(
-		"{s:s, s:s, s:s, s:I, s:I, s:s#, s:o, s:f, s:I, s:I, s:f, s:f, s:f}",
+		"{s:s, s:s, s:s, s:I, s:I, s:s%, s:o, s:f, s:I, s:I, s:f, s:f, s:f}",
 		"model", m->about->name,
 		"policy", kvmod_policy_ops(m->policy)->name,
 		"device", m->device,
 		"prompt_tokens", (json_int_t)turn->prompt_tokens,
 		"generated_tokens", (json_int_t)a->n_tokens,
-		"text", a->text.n ? a->text.bytes : "", (int)a->text.n,
+		"text", a->text.n ? a->text.bytes : "", a->text.n,
 		"kept", kept_json(m, sequence),
 		"budget", p->budget,
 		"cache_bytes_full", (json_int_t)p->after.full,

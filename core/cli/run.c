@@ -254,6 +254,7 @@ static void close_all(struct run *r)
 {
 	struct kvmod_ctx *ctx = r->model.ctx;
 
+	cli_release_interrupt();
 	if (r->sequence)
 		kvmod_sequence_close(r->sequence);
 	free(r->logits);

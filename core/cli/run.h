@@ -43,6 +43,8 @@ void cli_tokens_free(struct cli_tokens *tokens);
  * the second ends the program.
  */
 void cli_catch_interrupt(const struct cli_model *m);
+/* Before the engine goes. */
+void cli_release_interrupt(void);
 bool cli_interrupted(void);
 
 /* --- generating (generate.c) --------------------------------------------------------- */

@@ -14,6 +14,7 @@ CLI_TESTS = \
 	tests/cli/bench.test.sh \
 	tests/cli/bench_decision.test.sh \
 	tests/cli/check.test.sh \
+	tests/cli/completion.test.sh \
 	tests/cli/model.test.sh \
 	tests/cli/modules.test.sh \
 	tests/cli/new.test.sh \

@@ -1,0 +1,52 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# What bash completes, asked as bash would ask it.
+. "${srcdir:-.}/tests/cli/lib.sh"
+
+if ! command -v bash >/dev/null; then
+	echo 'skipped: there is no bash'
+	exit 77
+fi
+
+# completes WORD... - the last word is completed; the command is ours.
+completes() {
+	# compopt works only while bash completes.
+	try bash -c '
+		. "$1"
+		compopt() { :; }
+		shift
+		COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+		_kvmod
+		printf "%s\n" "${COMPREPLY[@]}" | sort
+	' bash "$srcdir/conf/completion/kvmod" "$build/kvmod" "$@"
+	exits 0
+	: | err
+}
+
+completes ''
+for command in bench check info list new run selftest; do
+	grep -qx $command "$tmp/out" || fail "no $command in: $(tr '\n' ' ' <"$tmp/out")"
+done
+completes ru
+echo run | out
+completes bench e
+echo engine | out
+completes run --com
+echo --compare | out
+completes run --tem
+echo --temperature= | out
+completes bench load --rou
+echo --rounds= | out
+completes run --policy top
+echo topp | out
+completes run --policy = top
+echo topp | out
+completes info topp
+echo topp | out
+completes list pol
+echo policies | out
+mkdir "$tmp/files"
+: >"$tmp/files/prompt.txt"
+completes run -f "$tmp/files/pro"
+echo TMP/files/prompt.txt | out
+finish
