@@ -167,7 +167,8 @@ double cli_now(void);
 struct cli_progress {
 	const char *label;
 	uint64_t total;
-	double shown_at;		/* when it was last drawn; 0: never */
+	double next;			/* when to draw it again */
+	bool drawn;
 };
 void cli_progress_begin(struct cli_progress *p, const char *label, uint64_t total);
 /* Fits the progress callbacks of libkvmod: arg is the struct cli_progress. */

@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #define BAR_WIDTH	24
-#define DRAW_EVERY	0.1	/* seconds */
+/* Seconds: what is done sooner needs no bar, and a bar needs no haste. */
+#define DRAW_AFTER	0.3
+#define DRAW_EVERY	0.1
 
 void cli_progress_begin(struct cli_progress *p, const char *label, uint64_t total)
 {
-	*p = (struct cli_progress){ .label = label, .total = total };
+	*p = (struct cli_progress){ .label = label, .total = total, .next = cli_now() + DRAW_AFTER };
 }
 
 void cli_progress_to(void *arg, uint64_t done)
@@ -19,12 +21,13 @@ void cli_progress_to(void *arg, uint64_t done)
 	double now = cli_now();
 	int n;
 
-	if (!isatty(STDERR_FILENO) || !p->total || now - p->shown_at < DRAW_EVERY)
+	if (now < p->next || !p->total || !isatty(STDERR_FILENO))
 		return;
 	if (done > p->total)
 		done = p->total;
 	n = (int)(done * BAR_WIDTH / p->total);
-	p->shown_at = now;
+	p->next = now + DRAW_EVERY;
+	p->drawn = true;
 	fprintf(stderr, "\r%s [%.*s%.*s] %llu/%llu", p->label, n, full, BAR_WIDTH - n, none,
 		(unsigned long long)done, (unsigned long long)p->total);
 	fflush(stderr);
@@ -32,7 +35,7 @@ void cli_progress_to(void *arg, uint64_t done)
 
 void cli_progress_end(struct cli_progress *p)
 {
-	if (p->shown_at > 0)
+	if (p->drawn)
 		fputs("\r\033[K", stderr);
-	p->shown_at = 0;
+	p->drawn = false;
 }

@@ -19,6 +19,7 @@ CLI_TESTS = \
 	tests/cli/modules.test.sh \
 	tests/cli/new.test.sh \
 	tests/cli/run.test.sh \
+	tests/cli/terminal.test.sh \
 	tests/cli/usage.test.sh
 TESTS += $(CLI_TESTS)
 EXTRA_DIST += tests/cli/lib.sh $(CLI_TESTS)
