@@ -188,20 +188,18 @@ static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
 			  kv_scratch_bytes(instance, request, floats) / sizeof(float),
 		.layer_floats = layer_floats(&extent),
 	};
-	int32_t error;
 
 	kv_mark_over_budget(instance, request, plan, &self->budget,
 			    (uint32_t)self->window, &self->said_raised);
-	error = kv_check_probes(instance, request, plan);
-	if (error == 0)
-		error = kv_each_head(instance, request, plan, request->scratch, floats,
-				     score_head, &d);
-	if (error)
-		return error;
-	for (uint32_t i = 0; i < request->n_segments; i++)
-		if (kvmod_keep_at(plan, i)->kind == KVMOD_KEEP_HEADS)
-			share_out(&d, kvmod_segment_at(request, i), i, kvmod_keep_at(plan, i));
-	return kv_each_head(instance, request, plan, request->scratch, floats, keep_head, &d);
+	kv_each_head(instance, request, plan, request->scratch, floats, score_head, &d);
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		if (keep->kind == KVMOD_KEEP_HEADS && keep->status == 0)
+			share_out(&d, kvmod_segment_at(request, i), i, keep);
+	}
+	kv_each_head(instance, request, plan, request->scratch, floats, keep_head, &d);
+	return 0;
 }
 
 static const struct kvmod_policy_ops adakv_ops = {

@@ -2,6 +2,8 @@
 /* The attention that the newest queries pay, and scores made of it. */
 #include "policies/common.h"
 
+#include <math.h>
+
 #include "kernels/cpu/logits.h"
 
 /* Queries that are scored in one pass over the keys. */
@@ -69,7 +71,7 @@ int32_t kv_last_attention(const struct kv_task *t, float **attention)
 	float *a = block_logits(t, row, 1);
 
 	for (uint32_t h = 0; h < t->group; h++, a += t->n) {
-		if (kv_cpu_softmax(a, sees) != 0)
+		if (sees && kv_cpu_softmax(a, sees) != 0)
 			return KVMOD_ENUMERIC;
 		memset(a + sees, 0, (t->n - sees) * sizeof(*a));
 	}
@@ -85,7 +87,7 @@ static int32_t add_attention(const float *logits, uint32_t sees, uint32_t m, flo
 	if (sees == 0)
 		return 0;
 	kv_cpu_softmax_sums(logits, sees, &s);
-	if (!(s.sum > 0 && s.sum * 0 == 0))
+	if (!isfinite(s.sum))
 		return KVMOD_ENUMERIC;
 	kv_cpu_softmax_add(logits, sees < m ? sees : m, s.max, share / s.sum, out);
 	return 0;

@@ -14,6 +14,14 @@ bool kv_layer_listed(const struct kvmod_list *list, uint32_t layer)
 	return false;
 }
 
+bool kv_same_lengths(const struct kvmod_segment *segment)
+{
+	for (uint32_t g = 1; g < segment->n_kv_heads; g++)
+		if (kvmod_head_at(segment, g)->n != kvmod_head_at(segment, 0)->n)
+			return false;
+	return true;
+}
+
 /* --- budgets ------------------------------------------------------------------ */
 
 uint64_t kv_budget(const struct kvmod_amount *budget, uint64_t n, uint32_t least)
@@ -53,35 +61,6 @@ void kv_mark_over_budget(const struct kvmod_instance *self,
 				kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
 		}
 	}
-}
-
-static bool has_keys(const struct kvmod_segment *segment)
-{
-	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
-		if (!kvmod_head_at(segment, g)->k.data)
-			return false;
-	return true;
-}
-
-int32_t kv_check_probes(const struct kvmod_instance *self, const struct kvmod_request *request,
-			const struct kvmod_plan *plan)
-{
-	const struct kvmod_host *host = self->host;
-
-	for (uint32_t i = 0; i < request->n_segments; i++) {
-		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
-
-		if (kvmod_keep_at(plan, i)->kind != KVMOD_KEEP_HEADS)
-			continue;
-		if (!segment->n_rows || !segment->q.data)
-			return host->fail(host->ctx, KVMOD_EINVAL,
-					  "layer %u: no queries, and positions are scored by "
-					  "the attention of the newest ones", segment->layer);
-		if (!has_keys(segment))
-			return host->fail(host->ctx, KVMOD_EINVAL, "layer %u: no keys",
-					  segment->layer);
-	}
-	return 0;
 }
 
 /* --- work, shared out ------------------------------------------------------------ */
@@ -136,77 +115,67 @@ struct job {
 	float *scratch;
 	size_t slot;
 	uint32_t n_tasks, n_kv_heads;
-	atomic_uint next;
-	atomic_ullong failed;		/* task << 32 | code; ~0: none */
+	atomic_uint next, failed;	/* tasks; failed: the first, UINT32_MAX if none */
 };
 
-static int32_t run_task(const struct job *job, uint32_t task, float *scratch)
+static void fail(struct job *job, uint32_t task, struct kvmod_keep *keep, int32_t code)
 {
-	const struct kvmod_segment *segment;
-	struct kv_task t = {
-		.i = task / job->n_kv_heads,
-		.g = task % job->n_kv_heads,
-		.scratch = scratch,
-	};
+	uint32_t first = atomic_load(&job->failed);
 
-	segment = kvmod_segment_at(job->request, t.i);
-	t.keep = kvmod_keep_at(job->plan, t.i);
-	if (t.g >= segment->n_kv_heads || t.keep->kind != KVMOD_KEEP_HEADS)
-		return 0;
-	t.segment = segment;
-	t.head = kvmod_head_at(segment, t.g);
+	/* Heads of one segment may fail at the same time. */
+	__atomic_store_n(&keep->status, code, __ATOMIC_RELAXED);
+	while (task < first && !atomic_compare_exchange_weak(&job->failed, &first, task))
+		;
+}
+
+static void run_task(struct job *job, uint32_t task, float *scratch)
+{
+	uint32_t i = task / job->n_kv_heads, g = task % job->n_kv_heads;
+	const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
+	struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
+	struct kv_task t = {
+		.segment = segment, .keep = keep, .i = i, .g = g, .scratch = scratch,
+		.group = segment->n_q_heads / segment->n_kv_heads,
+	};
+	int32_t code;
+
+	if (g >= segment->n_kv_heads || keep->kind != KVMOD_KEEP_HEADS ||
+	    __atomic_load_n(&keep->status, __ATOMIC_RELAXED))
+		return;
+	t.head = kvmod_head_at(segment, g);
 	t.n = t.head->n;
-	t.group = segment->n_q_heads / segment->n_kv_heads;
-	return job->fn(job->arg, &t);
+	code = job->fn(job->arg, &t);
+	if (code)
+		fail(job, task, keep, code);
 }
 
 static void run_worker(void *arg, uint32_t worker)
 {
 	struct job *job = arg;
-	float *scratch = job->scratch + worker * job->slot;
-	unsigned long long failure, first;
 	uint32_t task;
-	int32_t code;
 
-	while ((task = atomic_fetch_add(&job->next, 1)) < job->n_tasks) {
-		code = run_task(job, task, scratch);
-		if (code == 0)
-			continue;
-		failure = (unsigned long long)task << 32 | (uint32_t)code;
-		first = atomic_load(&job->failed);
-		while (failure < first &&
-		       !atomic_compare_exchange_weak(&job->failed, &first, failure))
-			;
-	}
+	while ((task = atomic_fetch_add(&job->next, 1)) < job->n_tasks)
+		run_task(job, task, job->scratch + worker * job->slot);
 }
 
-int32_t kv_each_head(const struct kvmod_instance *self, const struct kvmod_request *request,
-		     const struct kvmod_plan *plan, void *scratch, size_t floats,
-		     kv_task_fn *fn, const void *arg)
+void kv_each_head(const struct kvmod_instance *self, const struct kvmod_request *request,
+		  const struct kvmod_plan *plan, void *scratch, size_t floats,
+		  kv_task_fn *fn, const void *arg)
 {
 	const struct kvmod_host *host = self->host;
-	uint32_t n_kv_heads = kv_extent(request).n_kv_heads;
+	uint32_t n_kv_heads = kv_extent(request).n_kv_heads, failed;
 	struct job job = {
-		.request = request,
-		.plan = plan,
-		.fn = fn,
-		.arg = arg,
-		.scratch = scratch,
-		.slot = slot_floats(floats),
-		.n_tasks = request->n_segments * n_kv_heads,
-		.n_kv_heads = n_kv_heads,
+		.request = request, .plan = plan, .fn = fn, .arg = arg,
+		.scratch = scratch, .slot = slot_floats(floats),
+		.n_tasks = request->n_segments * n_kv_heads, .n_kv_heads = n_kv_heads,
 	};
-	unsigned long long failed;
 
 	atomic_init(&job.next, 0);
-	atomic_init(&job.failed, ~0ull);
+	atomic_init(&job.failed, UINT32_MAX);
 	host->parallel(host->ctx, n_workers(self, job.n_tasks), run_worker, &job);
 	failed = atomic_load(&job.failed);
-	if (failed == ~0ull)
-		return 0;
-	return host->fail(host->ctx, (int32_t)(uint32_t)failed,
-			  "layer %u, KV head %u: attention is not finite: "
-			  "NaN or infinity in its keys or queries",
-			  kvmod_segment_at(request, (uint32_t)(failed >> 32) / n_kv_heads)->layer,
-			  (uint32_t)(failed >> 32) % n_kv_heads);
+	if (failed != UINT32_MAX)
+		host->fail(host->ctx, kvmod_keep_at(plan, failed / n_kv_heads)->status,
+			   "KV head %u: attention is not finite: NaN or infinity in its keys "
+			   "or queries", failed % n_kv_heads);
 }

@@ -18,6 +18,9 @@ enum { KV_POOL_AVERAGE, KV_POOL_MAX };
 /* Is the layer in a list parameter, where a plain number means that many from the front? */
 bool kv_layer_listed(const struct kvmod_list *list, uint32_t layer);
 
+/* Do its KV heads hold equally many positions? A set for the whole layer needs that. */
+bool kv_same_lengths(const struct kvmod_segment *segment);
+
 /* --- budgets ------------------------------------------------------------------ */
 
 /*
@@ -36,10 +39,6 @@ void kv_budget_say(const struct kvmod_instance *self, const struct kvmod_amount 
 void kv_mark_over_budget(const struct kvmod_instance *self,
 			 const struct kvmod_request *request, struct kvmod_plan *plan,
 			 const struct kvmod_amount *budget, uint32_t least, bool *said);
-/* Are keys and queries there for all segments that are to be cut? Else KVMOD_EINVAL. */
-int32_t kv_check_probes(const struct kvmod_instance *self, const struct kvmod_request *request,
-			const struct kvmod_plan *plan);
-
 /* --- work, shared out ------------------------------------------------------------ */
 
 /* The largest of each in a request. */
@@ -64,13 +63,13 @@ typedef int32_t kv_task_fn(const void *arg, const struct kv_task *task);
 size_t kv_scratch_bytes(const struct kvmod_instance *self, const struct kvmod_request *request,
 			size_t floats);
 /*
- * Runs fn(arg) for each KV head of each segment whose kind is KVMOD_KEEP_HEADS, on the
- * host's threads. scratch: kv_scratch_bytes() of it. The first failing task, in
- * order, is what the call fails with, said in words.
+ * Runs fn(arg) for each KV head of each segment whose kind is KVMOD_KEEP_HEADS and
+ * status 0, on the host's threads. scratch: kv_scratch_bytes() of it. What fn
+ * returns other than 0 becomes the segment's status; the first is said in words.
  */
-int32_t kv_each_head(const struct kvmod_instance *self, const struct kvmod_request *request,
-		     const struct kvmod_plan *plan, void *scratch, size_t floats,
-		     kv_task_fn *fn, const void *arg);
+void kv_each_head(const struct kvmod_instance *self, const struct kvmod_request *request,
+		  const struct kvmod_plan *plan, void *scratch, size_t floats,
+		  kv_task_fn *fn, const void *arg);
 
 /* --- attention ------------------------------------------------------------------- */
 

@@ -77,8 +77,9 @@ static int32_t random_compress(void *self_, const struct kvmod_request *request,
 	struct random *self = self_;
 
 	kv_mark_over_budget(&self->instance, request, plan, &self->budget, 1, &self->said_raised);
-	return kv_each_head(&self->instance, request, plan, request->scratch,
-			    kv_extent(request).n, draw_head, self);
+	kv_each_head(&self->instance, request, plan, request->scratch,
+		     kv_extent(request).n, draw_head, self);
+	return 0;
 }
 
 static const struct kvmod_policy_ops random_ops = {

@@ -65,15 +65,6 @@ static uint32_t at_most(uint64_t value, uint32_t most)
 	return value < most ? (uint32_t)value : most;
 }
 
-/* One length for the layer needs heads of one length. */
-static bool same_lengths(const struct kvmod_segment *segment)
-{
-	for (uint32_t g = 1; g < segment->n_kv_heads; g++)
-		if (kvmod_head_at(segment, g)->n != kvmod_head_at(segment, 0)->n)
-			return false;
-	return true;
-}
-
 /* Is there anything to decide? cut then has what follows from lengths and parameters. */
 static bool cut_wanted(const struct refreekv *self, const struct kvmod_segment *s, struct cut *cut)
 {
@@ -85,7 +76,7 @@ static bool cut_wanted(const struct refreekv *self, const struct kvmod_segment *
 	cut->rows.segment = s;
 	if (self->threshold == 0 || kv_layer_listed(&self->whole_layers, s->layer))
 		return false;
-	if (!same_lengths(s)) {
+	if (!kv_same_lengths(s)) {
 		cut->status = KVMOD_ENOTSUP;
 		return true;
 	}

@@ -74,15 +74,12 @@ static int32_t snapkv_compress(void *self_, const struct kvmod_request *request,
 {
 	struct snapkv *self = self_;
 	struct kv_extent extent = kv_extent(request);
-	int32_t error;
 
 	kv_mark_over_budget(&self->instance, request, plan, &self->budget,
 			    (uint32_t)self->window, &self->said_raised);
-	error = kv_check_probes(&self->instance, request, plan);
-	if (error == 0)
-		error = kv_each_head(&self->instance, request, plan, request->scratch,
-				     kv_attention_floats(&extent), decide_head, self);
-	return error;
+	kv_each_head(&self->instance, request, plan, request->scratch,
+		     kv_attention_floats(&extent), decide_head, self);
+	return 0;
 }
 
 static const struct kvmod_policy_ops snapkv_ops = {

@@ -30,14 +30,6 @@ static int32_t streamingllm_needs(void *self, struct kvmod_needs *needs)
 	return 0;
 }
 
-static bool ragged(const struct kvmod_segment *segment)
-{
-	for (uint32_t g = 1; g < segment->n_kv_heads; g++)
-		if (kvmod_head_at(segment, g)->n != kvmod_head_at(segment, 0)->n)
-			return true;
-	return false;
-}
-
 /*
  * A fraction is of all tokens seen, not of those cached: else each cut while
  * decoding would take the same share again, until nothing is left.
@@ -70,7 +62,7 @@ static int32_t streamingllm_compress(void *self_, const struct kvmod_request *re
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
 
-		if (!ragged(segment)) {
+		if (kv_same_lengths(segment)) {
 			keep_ends(self, segment, kvmod_keep_at(plan, i));
 			continue;
 		}

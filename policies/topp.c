@@ -66,16 +66,13 @@ static int32_t topp_compress(void *self_, const struct kvmod_request *request,
 {
 	struct topp *self = self_;
 	struct kv_extent extent = kv_extent(request);
-	int32_t error;
 
 	for (uint32_t i = 0; i < request->n_segments; i++)
 		if (!kv_layer_listed(&self->whole_layers, kvmod_segment_at(request, i)->layer))
 			kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
-	error = kv_check_probes(&self->instance, request, plan);
-	if (error == 0)
-		error = kv_each_head(&self->instance, request, plan, request->scratch,
-				     kv_attention_floats(&extent), decide_head, self);
-	return error;
+	kv_each_head(&self->instance, request, plan, request->scratch,
+		     kv_attention_floats(&extent), decide_head, self);
+	return 0;
 }
 
 static const struct kvmod_policy_ops topp_ops = {

@@ -410,7 +410,9 @@ END_TEST
 
 START_TEST(numbers_that_are_not_finite)
 {
-	static const char *const names[] = { "snapkv", "adakv", "topp" };
+	static const char *const cases[][2] = {
+		{ "snapkv", "budget=50" }, { "adakv", "budget=50" }, { "topp", "whole_layers=0" },
+	};
 	struct kvmod_ctx *ctx = context(true);
 	struct madeup m = make(&usual, 100);
 	struct kvmod_policy *policy;
@@ -422,12 +424,17 @@ START_TEST(numbers_that_are_not_finite)
 	memcpy(m.bytes + ((const unsigned char *)head->k.data - m.bytes) + 50 * head->k.stride,
 	       &bad, sizeof(bad));
 	for (int i = 0; i < 3; i++) {
-		policy = open_policy(ctx, names[i], "", &usual);
+		policy = open_policy(ctx, cases[i][0], cases[i][1], &usual);
 		ck_assert_int_eq(kvmod_plan_new(&m.request, &plan), 0);
-		ck_assert_int_eq(kvmod_decide(policy, &m.request, plan), KVMOD_ENUMERIC);
-		ck_assert_ptr_nonnull(strstr(kvmod_error(), "layer 2, KV head 1"));
-		for (uint32_t s = 0; s < 3; s++)
-			ck_assert_uint_eq(kvmod_keep_at(plan, s)->kind, KVMOD_KEEP_ALL);
+		/* That layer stays whole, and no other. */
+		ck_assert_int_eq(kvmod_decide(policy, &m.request, plan), 0);
+		ck_assert_ptr_nonnull(strstr(said, "layer 2: KV head 1: attention is not finite"));
+		for (uint32_t s = 0; s < 3; s++) {
+			ck_assert_int_eq(kvmod_keep_at(plan, s)->status,
+					 s == 2 ? KVMOD_ENUMERIC : 0);
+			ck_assert_uint_eq(kvmod_keep_at(plan, s)->kind,
+					  s == 2 ? KVMOD_KEEP_ALL : KVMOD_KEEP_HEADS);
+		}
 		kvmod_plan_free(plan);
 		kvmod_policy_close(policy);
 	}

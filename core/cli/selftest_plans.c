@@ -41,6 +41,9 @@ static bool judge(struct trial *trial, int err, const struct kvmod_plan *plan)
 
 		if (status == KVMOD_EPLAN)
 			selftest_fail(trial->t, "%s", trial->t->logged);
+		else if (status > 0 || status < KVMOD_ECRASH)
+			selftest_fail(trial->t, "the status of layer %u is %d, which is no "
+				      "KVMOD_E... code", i, status);
 		if (status)
 			return false;
 	}
