@@ -49,6 +49,13 @@ tests_test_registry_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_registry_LDFLAGS = $(UNIT_LINK)
 tests_test_registry_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_oom
+tests_test_oom_SOURCES = tests/test_oom.c
+tests_test_oom_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_oom_LDFLAGS = $(UNIT_LINK) -Wl,--wrap=malloc,--wrap=calloc,--wrap=reallocarray \
+	-Wl,--wrap=aligned_alloc,--wrap=strdup
+tests_test_oom_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_abi
 tests_test_abi_SOURCES = tests/test_abi.c
 tests_test_abi_CPPFLAGS = $(TEST_CPPFLAGS)
