@@ -8,7 +8,7 @@ libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_replay \
-	tests/test_engine_text
+	tests/test_engine_text tests/test_engine_golden
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -25,6 +25,10 @@ tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_text_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
+tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la libpolicies.la \
+	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 E2E_CPPFLAGS = $(JANSSON_CFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"' -DTEST_MODEL='"$(DEFAULT_MODEL)"'
 UNIT_TESTS += $(ENGINE_TESTS)
 endif

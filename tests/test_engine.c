@@ -212,10 +212,11 @@ START_TEST(bad_batches)
 		.size = sizeof(batch), .n_items = 2, .item_stride = sizeof(items[0]), .items = items,
 	};
 	int32_t wrong[2] = { 0, TINY_VOCAB };
+	struct kvmod_seq *seqs[2];
 
 	set_up(&s, 0, GGML_TYPE_F32, 0);
 	for (int i = 0; i < 2; i++) {
-		items[i].seq = test_seq(s.engine);
+		items[i].seq = seqs[i] = test_seq(s.engine);
 		items[i].tokens = s.tokens;
 	}
 	ck_assert_int_eq(gg_step(s.engine, &batch), KVMOD_EINVAL);
@@ -227,7 +228,9 @@ START_TEST(bad_batches)
 	items[1] = items[0];
 	ck_assert_int_eq(gg_step(s.engine, &batch), KVMOD_EINVAL);
 	ck_assert_str_eq(test_engine_error(), "items 0 and 1 of the batch are of one sequence");
-	ck_assert_uint_eq(items[0].seq->logical, 0);
+	ck_assert_uint_eq(seqs[0]->logical, 0);
+	for (int i = 0; i < 2; i++)
+		gg_seq_close(s.engine, seqs[i]);
 	tear_down(&s);
 }
 END_TEST

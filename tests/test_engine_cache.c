@@ -242,6 +242,51 @@ START_TEST(batch_of_ragged)
 }
 END_TEST
 
+/* The last ten positions of one layer. */
+static void cut_one_layer(struct kvmod_seq *seq, uint32_t layer)
+{
+	struct kvmod_request request;
+	struct kvmod_plan *plan = test_plan(seq, &request);
+	struct kvmod_keep *keep = kvmod_keep_at(plan, layer);
+
+	keep->kind = KVMOD_KEEP_SPANS;
+	keep->n_spans = 1;
+	keep->spans[0] = (struct kvmod_span){ .begin = 40, .end = 50 };
+	test_apply(seq, plan);
+}
+
+/*
+ * Graphs of as many nodes that differ in which layer is short, one after the
+ * other: memory planned for one must not serve the next.
+ */
+START_TEST(alternate)
+{
+	static struct setup s;
+	static float logits[TINY_LAYERS][20 * TINY_VOCAB];
+	struct kvmod_seq *seqs[TINY_LAYERS];
+
+	set_up(&s, &tiny_models[0], GGML_TYPE_F32);
+	run(&s, 0, 50, false);
+	for (uint32_t i = 0; i < TINY_LAYERS; i++) {
+		seqs[i] = test_fork(s.seq);
+		cut_one_layer(seqs[i], i);
+	}
+	for (uint32_t t = 0; t < 20; t++) {
+		for (uint32_t i = 0; i < TINY_LAYERS; i++)
+			test_run(seqs[i], s.tokens + 50 + t, 1, logits[i] + t * TINY_VOCAB, 1);
+	}
+	for (uint32_t i = 0; i < TINY_LAYERS; i++) {
+		memset(s.oracle->gone, 0xff, TINY_LAYERS * 2 * N * sizeof(uint32_t));
+		for (uint32_t j = 0; j < 40; j++)
+			*oracle_gone(s.oracle, i, 0, j) = *oracle_gone(s.oracle, i, 1, j) = 50;
+		oracle_run(s.oracle, s.model, s.tokens, s.expected);
+		test_near(logits[i], s.expected + 50 * TINY_VOCAB, 20 * TINY_VOCAB, NEAR);
+		gg_seq_close(s.engine, seqs[i]);
+	}
+	tear_down(&s);
+}
+END_TEST
+
 /* --- plans that keep everything --------------------------------------------------------------- */
 
 static void keep_all(struct kvmod_seq *seq, uint32_t kind)
@@ -474,6 +519,7 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, truncate_ragged, 0, 2);
 	tcase_add_test(tc, fork_ragged);
 	tcase_add_loop_test(tc, batch_of_ragged, 0, (int)n_tiny_models);
+	tcase_add_test(tc, alternate);
 	tcase_add_loop_test(tc, keep_all_is_exact, 0, 9);
 	tcase_add_test(tc, refused_plans);
 	tcase_add_test(tc, memory_goes_back);

@@ -369,7 +369,12 @@ static int32_t graph_build(struct builder *b)
 	if (!graph->memory || !graph_new(b))
 		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to build the model's graph");
 	build_nodes(b);
-	if (!ggml_gallocr_alloc_graph(graph->memory, graph->nodes))
+	/*
+	 * Reserve anew: left to itself the allocator compares counts and sizes, and
+	 * takes another graph with as many nodes for the one it has planned for.
+	 */
+	if (!ggml_gallocr_reserve(graph->memory, graph->nodes) ||
+	    !ggml_gallocr_alloc_graph(graph->memory, graph->nodes))
 		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to run %u tokens in", b->n_tokens);
 	return KVMOD_OK;
 }

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Whole prompts through the default model, its weights as F32, against what an
+ * independent program kept, lost and said.
+ */
+#include <config.h>
+
+#include "tests/e2e.h"
+#include "tests/engine_host.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define QUERY_ROWS	64u
+#define SINKS		4u
+#define WINDOW		32u
+#define HALF_POOL	16u
+#define N_LEVELS	21		/* the level after the last keeps everything */
+
+extern const struct kvmod_module kvmod_module_refreekv, kvmod_module_snapkv;
+
+static char f32_model[256];
+
+struct setup {
+	struct gg_engine *engine;
+	const struct kvmod_model *model;
+	json_t *all, *prompt;
+	int32_t *tokens, *greedy;
+	size_t n, n_greedy;
+	struct kvmod_seq *seq;
+	struct kvmod_request request;
+	struct kvmod_plan *plan;
+	float *whole;			/* logits of the greedy tokens over the whole cache */
+};
+
+static float *run_greedy(struct setup *s, struct kvmod_seq *seq)
+{
+	float *logits = malloc(s->n_greedy * s->model->n_vocab * sizeof(*logits));
+
+	test_run(seq, s->greedy, (uint32_t)s->n_greedy, logits, (uint32_t)s->n_greedy);
+	return logits;
+}
+
+static void set_up(struct setup *s, int index)
+{
+	struct kvmod_needs needs = { .size = sizeof(needs), .rows = { .value = QUERY_ROWS, .is_count = 1 } };
+	struct kvmod_seq *copy;
+
+	s->engine = test_engine(f32_model, GGML_TYPE_F32);
+	s->model = gg_engine_ops.model(s->engine);
+	s->all = e2e_load();
+	s->prompt = json_array_get(s->all, (size_t)index);
+	s->tokens = e2e_ints(s->prompt, "tokens", &s->n);
+	s->greedy = e2e_ints(s->prompt, "greedy", &s->n_greedy);
+	s->seq = test_seq(s->engine);
+	ck_assert(!gg_prompt_begin(s->engine, s->seq, s->n, &needs));
+	test_run(s->seq, s->tokens, (uint32_t)s->n, NULL, 0);
+	copy = test_fork(s->seq);
+	s->whole = run_greedy(s, copy);
+	gg_seq_close(s->engine, copy);
+	s->plan = test_plan(s->seq, &s->request);
+}
+
+static void tear_down(struct setup *s)
+{
+	kvmod_plan_free(s->plan);
+	free(s->whole);
+	free(s->tokens);
+	free(s->greedy);
+	json_decref(s->all);
+	gg_seq_close(s->engine, s->seq);
+	test_engine_close(s->engine);
+}
+
+/* --- what a plan does to the answer ----------------------------------------------------- */
+
+static size_t best(const float *logits, size_t n)
+{
+	size_t at = 0;
+
+	for (size_t i = 1; i < n; i++)
+		at = logits[i] > logits[at] ? i : at;
+	return at;
+}
+
+static double log_sum(const float *logits, size_t n)
+{
+	double max = (double)logits[best(logits, n)], sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += exp((double)logits[i] - max);
+	return max + log(sum);
+}
+
+static double divergence(const float *a, const float *b, size_t n)
+{
+	double a_sum = log_sum(a, n), b_sum = log_sum(b, n), sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += exp((double)a[i] - a_sum) * ((double)a[i] - a_sum - (double)b[i] + b_sum);
+	return sum;
+}
+
+/* Cuts a copy to the plan; budget, mean KL and agreement must be the golden ones. */
+static void check_answer(struct setup *s, const char *key)
+{
+	const json_t *golden = json_object_get(s->prompt, key);
+	struct kvmod_seq *copy = test_fork(s->seq);
+	size_t n = s->model->n_vocab;
+	double kl = 0, agree = 0;
+	float *cut;
+
+	ck_assert_double_eq_tol(kvmod_plan_budget(&s->request, s->plan), e2e_number(golden, "budget"), 1e-5);
+	ck_assert(!gg_apply(s->engine, copy, s->plan));
+	cut = run_greedy(s, copy);
+	for (size_t i = 0; i < s->n_greedy; i++) {
+		kl += divergence(s->whole + i * n, cut + i * n, n);
+		agree += best(s->whole + i * n, n) == best(cut + i * n, n);
+	}
+	ck_assert_double_eq_tol(kl / (double)s->n_greedy, e2e_number(golden, "kl"),
+				1e-4 + 1e-3 * e2e_number(golden, "kl"));
+	ck_assert_double_eq_tol(agree / (double)s->n_greedy, e2e_number(golden, "agree"), 1e-4);
+	free(cut);
+	gg_seq_close(s->engine, copy);
+}
+
+/* --- policies of ours ----------------------------------------------------------------------- */
+
+static void decide(struct setup *s, const struct kvmod_module *module, const char *name, const char *override)
+{
+	struct kvmod_policy *policy;
+	struct kvmod_ctx *ctx;
+
+	ck_assert_int_eq(kvmod_new(&ctx), 0);
+	ck_assert_int_eq(kvmod_add_builtin(ctx, module), 0);
+	ck_assert_msg(!kvmod_configure(ctx, "/dev/null", &override, 1), "%s", kvmod_error());
+	ck_assert_msg(!kvmod_policy_open(ctx, name, "cpu", s->model, &policy), "%s", kvmod_error());
+	ck_assert_msg(!kvmod_decide(policy, &s->request, s->plan), "%s", kvmod_error());
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+
+static void check_refreekv(struct setup *s)
+{
+	int32_t *keep;
+	size_t n;
+
+	decide(s, &kvmod_module_refreekv, "refreekv", "policy refreekv.threshold=0.01");
+	keep = e2e_ints(json_object_get(s->prompt, "refreekv"), "keep", &n);
+	ck_assert_uint_eq(n, s->model->n_layers);
+	for (uint32_t i = 0; i < n; i++)
+		ck_assert_msg(kvmod_plan_count(&s->request, s->plan, i, 0) == (uint64_t)keep[i],
+			      "%s, layer %u: %llu positions kept, expected %d", e2e_string(s->prompt, "id"), i,
+			      (unsigned long long)kvmod_plan_count(&s->request, s->plan, i, 0), keep[i]);
+	check_answer(s, "refreekv");
+	free(keep);
+}
+
+static void check_snapkv(struct setup *s)
+{
+	char budget[64];
+
+	snprintf(budget, sizeof(budget), "policy snapkv.budget=%zu", s->n / 4 > 36 ? s->n / 4 : 36);
+	decide(s, &kvmod_module_snapkv, "snapkv", budget);
+	check_answer(s, "snapkv");
+}
+
+/* --- replay, under the policy that its golden figures are of ------------------------------- */
+
+/* Raises score to each position's share of the output of one query. */
+static void add_query(const struct kvmod_segment *segment, const struct kvmod_head *head, const float *q,
+		      uint32_t n, float *share, float *score)
+{
+	const float *k = head->k.data, *v = head->v.data;
+	uint32_t dim = segment->head_dim;
+	double sum = 0;
+	float max = -INFINITY;
+
+	for (uint32_t i = 0; i < n; i++) {
+		float dot = 0;
+
+		for (uint32_t d = 0; d < dim; d++)
+			dot += q[d] * k[i * dim + d];
+		share[i] = dot * segment->scale;
+		max = share[i] > max ? share[i] : max;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		float norm = 0;
+
+		for (uint32_t d = 0; d < dim; d++)
+			norm += v[i * dim + d] * v[i * dim + d];
+		share[i] = expf(share[i] - max) * sqrtf(norm);
+		sum += (double)share[i];
+	}
+	for (uint32_t i = 0; i < n; i++)
+		score[i] = fmaxf(score[i], (float)(share[i] / sum));
+}
+
+/* The largest share that any of the last queries of a KV head gives, and its neighbours'. */
+static float *score_head(const struct kvmod_segment *segment, uint32_t g)
+{
+	const struct kvmod_head *head = kvmod_head_at(segment, g);
+	uint32_t n = head->n, group = segment->n_q_heads / segment->n_kv_heads;
+	float *score = calloc(n, sizeof(*score)), *pooled = calloc(n, sizeof(*pooled));
+	float *share = calloc(n, sizeof(*share));
+
+	for (uint32_t r = 0; r < segment->n_rows; r++) {
+		for (uint32_t h = g * group; h < (g + 1) * group; h++) {
+			const char *q = (const char *)segment->q.data + r * segment->q.stride + h * segment->q.head_stride;
+
+			add_query(segment, head, (const float *)q, n - segment->n_rows + r + 1, share, score);
+		}
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		for (uint32_t j = i > HALF_POOL ? i - HALF_POOL : 0; j <= i + HALF_POOL && j < n; j++)
+			pooled[i] = fmaxf(pooled[i], score[j]);
+	}
+	free(score);
+	free(share);
+	return pooled;
+}
+
+static void fill_plan(struct setup *s, float *const *scores, double level)
+{
+	for (uint32_t i = 0; i < s->request.n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(&s->request, i);
+		struct kvmod_keep *keep = kvmod_keep_at(s->plan, i);
+
+		keep->kind = KVMOD_KEEP_HEADS;
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+			uint32_t n = kvmod_head_at(segment, g)->n, kept = 0;
+
+			for (uint32_t j = 0; j < n; j++) {
+				if (j < SINKS || j + WINDOW >= n || (double)scores[i * segment->n_kv_heads + g][j] >= level)
+					keep->indices[g * keep->index_stride + kept++] = j;
+			}
+			keep->counts[g] = kept;
+		}
+	}
+}
+
+static double level_of(int k)
+{
+	return k < N_LEVELS ? exp2(-0.5 * k) : 0;
+}
+
+static double loss_at(struct setup *s, float *const *scores, double level)
+{
+	uint32_t rows = s->n / 2 < 32 ? (uint32_t)(s->n / 2) : 32;
+	double loss;
+
+	fill_plan(s, scores, level);
+	ck_assert_msg(!s->request.replay(&s->request, s->plan, rows, &loss), "%s", test_engine_error());
+	return loss;
+}
+
+/* The counts of the plan against golden[key], layer by layer and head by head. */
+static void check_counts(struct setup *s, const char *key)
+{
+	const json_t *layers = json_object_get(json_object_get(s->prompt, "replay"), key);
+
+	ck_assert_uint_eq(json_array_size(layers), s->model->n_layers);
+	for (uint32_t i = 0; i < s->model->n_layers; i++) {
+		for (uint32_t g = 0; g < s->model->n_kv_heads; g++) {
+			json_int_t n = json_integer_value(json_array_get(json_array_get(layers, i), g));
+
+			ck_assert_msg(kvmod_keep_at(s->plan, i)->counts[g] == n, "%s, layer %u, head %u: %u kept, expected %lld",
+				      e2e_string(s->prompt, "id"), i, g, kvmod_keep_at(s->plan, i)->counts[g], (long long)n);
+		}
+	}
+}
+
+static double bisect(struct setup *s, float *const *scores, int *level)
+{
+	double loss, found = NAN;
+	int low = 0, high = N_LEVELS;
+
+	while (low < high) {
+		int middle = (low + high) / 2;
+
+		loss = loss_at(s, scores, level_of(middle));
+		if (loss <= 0.2) {
+			high = middle;
+			found = loss;
+		} else {
+			low = middle + 1;
+		}
+	}
+	*level = low;
+	return found;
+}
+
+static void check_replay(struct setup *s)
+{
+	const json_t *golden = json_object_get(s->prompt, "replay");
+	uint32_t n_kv_heads = s->model->n_kv_heads, n_heads = s->model->n_layers * n_kv_heads;
+	float **scores = calloc(n_heads, sizeof(*scores));
+	double loss;
+	int level;
+
+	for (uint32_t i = 0; i < n_heads; i++)
+		scores[i] = score_head(kvmod_segment_at(&s->request, i / n_kv_heads), i % n_kv_heads);
+	loss = loss_at(s, scores, 0.03);
+	ck_assert_double_eq_tol(loss, e2e_number(golden, "fixed_loss"), 2e-5 + 1e-3 * loss);
+	check_counts(s, "fixed_keep");
+	loss = bisect(s, scores, &level);
+	ck_assert_int_eq(level, (int)e2e_number(golden, "level"));
+	ck_assert_double_eq_tol(loss, e2e_number(golden, "loss"), 2e-5 + 1e-3 * loss);
+	fill_plan(s, scores, level_of(level));
+	check_counts(s, "keep");
+	check_answer(s, "replay");
+	for (uint32_t i = 0; i < n_heads; i++)
+		free(scores[i]);
+	free(scores);
+}
+
+START_TEST(golden_prompt)
+{
+	struct setup s;
+
+	set_up(&s, _i);
+	check_refreekv(&s);
+	check_snapkv(&s);
+	check_replay(&s);
+	tear_down(&s);
+}
+END_TEST
+
+/* --- the model as F32 -------------------------------------------------------------------------- */
+
+static void silent(enum ggml_log_level level, const char *text, void *arg)
+{
+	(void)level, (void)text, (void)arg;
+}
+
+static int write_f32_model(void)
+{
+	llama_model_quantize_params params = llama_model_quantize_default_params();
+	const char *folder = getenv("TMPDIR");
+	int fd;
+
+	snprintf(f32_model, sizeof(f32_model), "%s/kvmod-f32-XXXXXX", folder ? folder : "/tmp");
+	fd = mkstemp(f32_model);
+	if (fd < 0)
+		return -1;
+	close(fd);
+	params.nthread = 1;
+	params.ftype = LLAMA_FTYPE_ALL_F32;
+	params.allow_requantize = true;
+	llama_log_set(silent, NULL);
+	return llama_model_quantize(TEST_MODEL, f32_model, &params) ? -1 : 0;
+}
+
+static void add(TCase *tc)
+{
+	tcase_set_timeout(tc, 900);
+	tcase_add_loop_test(tc, golden_prompt, 0, 12);
+}
+
+int main(void)
+{
+	int code;
+
+	if (!*TEST_MODEL) {
+		puts("no default model: configure --with-model=FILE");
+		return 77;
+	}
+	code = write_f32_model();
+	if (code)
+		fprintf(stderr, "cannot write %s as F32 to %s\n", TEST_MODEL, f32_model);
+	else
+		code = test_main("engine golden", add);
+	unlink(f32_model);
+	return code ? EXIT_FAILURE : EXIT_SUCCESS;
+}
