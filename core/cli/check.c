@@ -38,6 +38,8 @@ static void note(void *arg, const struct kvmod_finding *f)
 		add_finding(check->findings, f);
 	else
 		print_finding(f);
+	/* A child that exits in its own way would write what the buffer holds, too. */
+	fflush(stdout);
 }
 
 static int check_all(struct kvmod_ctx *ctx, const struct cli_common *common, double limit)
@@ -45,8 +47,6 @@ static int check_all(struct kvmod_ctx *ctx, const struct cli_common *common, dou
 	struct check check = { .findings = common->json ? json_array() : NULL };
 	int err;
 
-	/* What the buffer holds would be written once more by each child. */
-	fflush(stdout);
 	err = kvmod_check(ctx, common->config, common->overrides.item, common->overrides.n,
 			  (uint32_t)(limit * 1e3), note, &check);
 	if (check.findings)

@@ -4,7 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 static int check_utf8(const struct cli_text *text, const char *what)
 {
@@ -73,6 +73,8 @@ int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc,
 	const char *what = from_stdin ? "stdin" : file ? file : "the prompt";
 	int err = CLI_OK;
 
+	if (from_stdin && isatty(STDIN_FILENO))
+		fputs("The prompt, then Ctrl-D:\n", stderr);
 	if (from_stdin)
 		err = read_all(text, stdin, what);
 	else if (file)

@@ -7,6 +7,9 @@
 static const char *const kinds[] = { "policy", "engine", "device", "collective" };
 static const char *const plurals[] = { "policies", "engines", "devices", "collectives" };
 
+/* The policy that the core brings itself. */
+#define BUILT_IN "fullkv"
+
 struct list {
 	const char *only;		/* a kind, or "name": print just these */
 	json_t *modules;		/* or NULL: a table */
@@ -126,16 +129,17 @@ static const char *kind_of(const struct cli_command *self, const char *word)
 
 static int print_list(struct list *list, struct kvmod_ctx *ctx)
 {
-	/* The core brings this one itself. */
 	if (list->only && !strcmp(list->only, "policy"))
-		puts("fullkv");
+		puts(BUILT_IN);
 	if (kvmod_modules_each(ctx, one, list))
 		return cli_error_kvmod();
 	if (list->modules)
 		return cli_print_json(json_pack("{s:O}", "modules", list->modules));
 	if (!list->n && !list->only)
-		return cli_error("no modules in %s: only the policy fullkv is there",
+		return cli_error("no modules in %s: only the policy " BUILT_IN " is there",
 				 kvmod_config_get(ctx, "kvmod", "module_path") ?: "the module path");
+	if (!list->only)
+		print_row("-", kvmod_version(), "policy " BUILT_IN, "keeps everything; built in");
 	return CLI_OK;
 }
 

@@ -20,6 +20,7 @@ broken.so        refused
 fake             1.0       engine fake                an engine without a model, for tests
 open.so          refused
 topp             0.1.0     policy topp                Twilight's top-p rule as an evictor, ragged by KV head
+-                0.1.0     policy fullkv              keeps everything; built in
 END
 
 kvmod list -c /dev/null -o "$path" policies
