@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvmod selftest: the conformance suite, run in child processes. */
 #include "core/cli/selftest.h"
+#include "core/cli/text.h"
+#include "core/names.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -16,6 +18,7 @@
 
 #define DEFAULT_LIMIT	60.0
 #define MAX_CHILDREN	32		/* then the module is beyond testing */
+#define LONGEST		1024		/* line about a check */
 #define VECTOR		"vector "	/* names of checks that are golden vectors */
 
 struct job {
@@ -28,23 +31,22 @@ struct job {
 	unsigned n, n_passed;
 	unsigned n_vectors, n_vectors_passed;
 	unsigned n_begun;		/* what a new child passes over */
-	char *name, *failure;		/* of the check in progress; name NULL: none is */
+	char name[LONGEST], failure[LONGEST];	/* of the check in progress; "": none */
 	json_t *failures;
 	bool done;			/* a child got to its end */
 };
 
 /* --- in the child: telling ---------------------------------------------------------- */
 
-/* One line, whatever is in it. */
-static void tell(struct selftest *t, const char *mark, const char *format, va_list args)
+/* One line of UTF-8, whatever is in it. */
+static void tell(struct selftest *t, char mark, const char *format, va_list args)
 {
-	char text[1024];
+	char text[LONGEST];
 
 	vsnprintf(text, sizeof(text), format, args);
-	for (char *c = text; *c; c++)
-		if ((unsigned char)*c < ' ')
-			*c = ' ';
-	fprintf(t->report, "%s%s\n", mark, text);
+	kv_one_line(text);
+	text[cli_utf8_bad(text, strlen(text))] = '\0';
+	fprintf(t->report, "%c%s\n", mark, text);
 	fflush(t->report);
 }
 
@@ -57,7 +59,7 @@ bool selftest_begin(struct selftest *t, const char *format, ...)
 	t->failed = false;
 	t->logged[0] = '\0';
 	va_start(args, format);
-	tell(t, ">", format, args);
+	tell(t, '>', format, args);
 	va_end(args);
 	return true;
 }
@@ -70,7 +72,7 @@ void selftest_fail(struct selftest *t, const char *format, ...)
 		return;
 	t->failed = true;
 	va_start(args, format);
-	tell(t, "!", format, args);
+	tell(t, '!', format, args);
 	va_end(args);
 }
 
@@ -179,20 +181,18 @@ static void conclude(struct job *job, const char *failure)
 			printf("ok %u - %s\n", job->n, job->name);
 	}
 	fflush(stdout);
-	free(job->name);
-	free(job->failure);
-	job->name = job->failure = NULL;
+	job->name[0] = job->failure[0] = '\0';
 }
 
 static void hear(struct job *job, const char *line)
 {
 	if (*line == '>') {
 		job->n_begun++;
-		job->name = strdup(line + 1);
+		snprintf(job->name, sizeof(job->name), "%s", line + 1);
 	} else if (*line == '!') {
-		job->failure = strdup(line + 1);
-	} else if (*line == '=' && job->name) {
-		conclude(job, job->failure);
+		snprintf(job->failure, sizeof(job->failure), "%s", line + 1);
+	} else if (*line == '=' && *job->name) {
+		conclude(job, *job->failure ? job->failure : NULL);
 	} else if (*line == '.') {
 		job->done = true;
 	}
@@ -201,7 +201,7 @@ static void hear(struct job *job, const char *line)
 /* Hears the child out. False: it said nothing for too long. */
 static bool listen_to(struct job *job, int fd)
 {
-	char text[2048];
+	char text[2 * LONGEST];
 	size_t have = 0;
 
 	for (;;) {
@@ -238,38 +238,55 @@ static void describe_end(const struct job *job, bool hung, int status, char *tex
 		snprintf(text, room, "ended the program, with exit code %d", WEXITSTATUS(status));
 }
 
-/* Runs the checks that were not begun yet; false: none of them could be. */
-static bool run_child(struct job *job)
+/* Starts a child that runs the checks not begun yet; *fd is where it tells of them. */
+static pid_t start_child(const struct job *job, int *fd)
 {
-	int fds[2], status = 0;
-	char failure[128];
-	bool hung;
+	int fds[2];
 	pid_t child;
 
-	if (pipe(fds))
-		return cli_error("pipe: %s", strerror(errno)), false;
+	if (pipe(fds)) {
+		cli_error("pipe: %s", strerror(errno));
+		return -1;
+	}
 	fflush(NULL);
 	child = fork();
-	if (child < 0)
-		return cli_error("fork: %s", strerror(errno)), false;
 	if (child == 0) {
 		close(fds[0]);
 		_exit(be_child(job, job->n_begun, fds[1]));
 	}
+	if (child < 0) {
+		cli_error("fork: %s", strerror(errno));
+		close(fds[0]);
+	}
 	close(fds[1]);
-	hung = !listen_to(job, fds[0]);
+	*fd = fds[0];
+	return child;
+}
+
+/* Runs a child to its end, good or bad. False: it could not even set up. */
+static bool run_child(struct job *job)
+{
+	char failure[128];
+	int fd, status = 0;
+	pid_t child = start_child(job, &fd);
+	bool hung;
+
+	if (child < 0)
+		return false;
+	hung = !listen_to(job, fd);
 	if (hung)
 		kill(child, SIGKILL);
-	close(fds[0]);
+	close(fd);
 	waitpid(child, &status, 0);
 	if (job->done)
 		return true;
-	if (!job->name && WIFEXITED(status) && WEXITSTATUS(status) == CLI_FAILED)
+	if (!*job->name && WIFEXITED(status) && WEXITSTATUS(status) == CLI_FAILED)
 		return false;		/* it said why */
-	/* No check is to blame that a new child could pass over. */
-	job->done = !job->name;
-	if (!job->name)
-		job->name = strdup("between two checks, or at the end");
+	if (!*job->name) {
+		/* No check is to blame that a new child could pass over. */
+		job->done = true;
+		strcpy(job->name, "between two checks, or at the end");
+	}
 	describe_end(job, hung, status, failure, sizeof(failure));
 	conclude(job, failure);
 	return true;
