@@ -28,11 +28,14 @@ static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
 static uint32_t host_n_threads(void *ctx)
 {
 	(void)ctx;
-	return 1;	/* threads that wait for each other crawl where cores are busy */
+	return 1; /* threads that wait for each other crawl where cores are busy */
 }
 
 static const struct kvmod_host host = {
-	.size = sizeof(host), .log = host_log, .fail = host_fail, .n_threads = host_n_threads,
+	.size = sizeof(host),
+	.log = host_log,
+	.fail = host_fail,
+	.n_threads = host_n_threads,
 };
 
 struct gg_engine *test_engine_open(const struct test_engine_params *params)
@@ -47,7 +50,9 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 	engine->context_override = params->context_override;
 	engine->batch = params->batch ? params->batch : 512;
 	engine->gpu_layers = params->gpu_layers;
-	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 : params->type == GGML_TYPE_F16 ? 1 : 2;
+	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 :
+			     params->type == GGML_TYPE_F16 ? 1 :
+							     2;
 	message[0] = '\0';
 	if (!gg_engine_ops.open(engine))
 		return engine;
@@ -57,7 +62,8 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 
 struct gg_engine *test_engine(const char *model, enum ggml_type type)
 {
-	struct gg_engine *engine = test_engine_open(&(struct test_engine_params){ .model = model, .type = type });
+	struct gg_engine *engine = test_engine_open(
+		&(struct test_engine_params){ .model = model, .type = type });
 
 	ck_assert_msg(engine, "%s", message);
 	return engine;

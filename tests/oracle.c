@@ -46,7 +46,8 @@ static bool hide(struct ggml_tensor *tensor, bool ask, void *arg)
 	group = (uint32_t)tensor->ne[2] / oracle->n_kv_heads;
 	for (uint32_t h = 0; h < tensor->ne[2]; h++) {
 		for (uint32_t t = 0; t < oracle->n; t++) {
-			float *row = (float *)((char *)tensor->data + t * tensor->nb[1] + h * tensor->nb[2]);
+			float *row = (float *)((char *)tensor->data + t * tensor->nb[1] +
+					       h * tensor->nb[2]);
 
 			for (uint32_t j = 0; j < oracle->n; j++) {
 				if (t >= *oracle_gone(oracle, layer, h / group, j))
@@ -93,7 +94,8 @@ void oracle_run(struct oracle *oracle, const char *path, const int32_t *tokens, 
 	batch.n_tokens = (int32_t)oracle->n;
 	ck_assert_int_eq(llama_decode(context, batch), 0);
 	for (uint32_t i = 0; i < oracle->n; i++)
-		memcpy(logits + i * n_vocab, llama_get_logits_ith(context, (int32_t)i), n_vocab * sizeof(float));
+		memcpy(logits + i * n_vocab, llama_get_logits_ith(context, (int32_t)i),
+		       n_vocab * sizeof(float));
 	llama_batch_free(batch);
 	llama_free(context);
 	llama_model_free(model);

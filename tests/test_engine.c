@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define N	70
-#define NEAR	1e-4
+#define N 70
+#define NEAR 1e-4
 
 struct setup {
 	char *model;
@@ -25,7 +25,8 @@ static void set_up(struct setup *s, unsigned model, enum ggml_type type, int64_t
 	struct oracle *oracle = oracle_new(TINY_LAYERS, tiny_models[model].n_kv_heads, N);
 
 	s->model = tiny_model_write(&tiny_models[model], TINY_GOOD);
-	s->engine = test_engine_open(&(struct test_engine_params){ .model = s->model, .type = type, .batch = batch });
+	s->engine = test_engine_open(
+		&(struct test_engine_params){ .model = s->model, .type = type, .batch = batch });
 	ck_assert_msg(s->engine, "%s", test_engine_error());
 	tiny_tokens(s->tokens, N, model);
 	oracle_run(oracle, s->model, s->tokens, s->expected);
@@ -87,8 +88,12 @@ START_TEST(last_logits)
 }
 END_TEST
 
-static const struct { enum ggml_type type; double near; } types[] = {
-	{ GGML_TYPE_F16, 3e-3 }, { GGML_TYPE_Q8_0, 8e-2 },
+static const struct {
+	enum ggml_type type;
+	double near;
+} types[] = {
+	{ GGML_TYPE_F16, 3e-3 },
+	{ GGML_TYPE_Q8_0, 8e-2 },
 };
 
 /* Root of the mean square of a - b, as a share of b's. */
@@ -126,7 +131,7 @@ END_TEST
 
 /* --- several sequences in one batch ------------------------------------------------------ */
 
-#define N_SEQS	5
+#define N_SEQS 5
 
 /* Prompts of unequal length together, then tokens of all of them together. */
 START_TEST(batches)
@@ -136,15 +141,22 @@ START_TEST(batches)
 	static const uint32_t lengths[N_SEQS] = { 1, 60, 17, 33, 2 };
 	struct kvmod_batch_item items[N_SEQS];
 	struct kvmod_batch batch = {
-		.size = sizeof(batch), .n_items = N_SEQS, .item_stride = sizeof(items[0]), .items = items,
+		.size = sizeof(batch),
+		.n_items = N_SEQS,
+		.item_stride = sizeof(items[0]),
+		.items = items,
 	};
 	struct kvmod_seq *seq;
 
 	set_up(&s, (unsigned)_i, GGML_TYPE_F32, 24);
 	for (int i = 0; i < N_SEQS; i++)
 		items[i] = (struct kvmod_batch_item){
-			.size = sizeof(items[0]), .seq = test_seq(s.engine), .tokens = s.tokens + i,
-			.n_tokens = lengths[i], .logits = together[i], .n_logits = 1,
+			.size = sizeof(items[0]),
+			.seq = test_seq(s.engine),
+			.tokens = s.tokens + i,
+			.n_tokens = lengths[i],
+			.logits = together[i],
+			.n_logits = 1,
 		};
 	ck_assert_msg(!gg_step(s.engine, &batch), "%s", test_engine_error());
 	for (int step = 0; step < 3; step++) {
@@ -180,7 +192,10 @@ START_TEST(cancelled)
 	static struct setup s;
 	struct kvmod_batch_item item = { .size = sizeof(item), .n_tokens = N, .n_logits = 1 };
 	struct kvmod_batch batch = {
-		.size = sizeof(batch), .n_items = 1, .item_stride = sizeof(item), .items = &item,
+		.size = sizeof(batch),
+		.n_items = 1,
+		.item_stride = sizeof(item),
+		.items = &item,
 		.progress = count_and_cancel,
 	};
 
@@ -209,7 +224,10 @@ START_TEST(bad_batches)
 		{ .size = sizeof(items[0]), .n_tokens = 2 },
 	};
 	struct kvmod_batch batch = {
-		.size = sizeof(batch), .n_items = 2, .item_stride = sizeof(items[0]), .items = items,
+		.size = sizeof(batch),
+		.n_items = 2,
+		.item_stride = sizeof(items[0]),
+		.items = items,
 	};
 	int32_t wrong[2] = { 0, TINY_VOCAB };
 	struct kvmod_seq *seqs[2];
@@ -220,7 +238,8 @@ START_TEST(bad_batches)
 		items[i].tokens = s.tokens;
 	}
 	ck_assert_int_eq(gg_step(s.engine, &batch), KVMOD_EINVAL);
-	ck_assert_str_eq(test_engine_error(), "item 0 of the batch: 2 tokens, 1 logits, nowhere to put them");
+	ck_assert_str_eq(test_engine_error(),
+			 "item 0 of the batch: 2 tokens, 1 logits, nowhere to put them");
 	items[0].logits = s.logits;
 	items[1].tokens = wrong;
 	ck_assert_int_eq(gg_step(s.engine, &batch), KVMOD_EINVAL);
@@ -251,7 +270,8 @@ START_TEST(context)
 	seq = test_seq(engine);
 	test_run(seq, tokens, 60, NULL, 0);
 	ck_assert_int_eq(gg_prompt_begin(engine, seq, 41, &needs), KVMOD_ERANGE);
-	ck_assert_str_eq(test_engine_error(), "a prompt of 41 tokens after 60 that are there: the context is 100");
+	ck_assert_str_eq(test_engine_error(),
+			 "a prompt of 41 tokens after 60 that are there: the context is 100");
 	ck_assert_int_eq(gg_prompt_begin(engine, seq, 0, &needs), KVMOD_EINVAL);
 	ck_assert_int_eq(gg_prompt_begin(engine, seq, 40, &needs), 0);
 	test_run(seq, tokens, 40, NULL, 0);

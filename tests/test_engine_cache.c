@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define N	96
-#define NEAR	1e-4
+#define N 96
+#define NEAR 1e-4
 
 struct setup {
 	char *model;
@@ -27,7 +27,8 @@ static void set_up(struct setup *s, const struct tiny_model *spec, enum ggml_typ
 {
 	memset(s, 0, sizeof(*s));
 	s->model = tiny_model_write(spec, TINY_GOOD);
-	s->engine = test_engine_open(&(struct test_engine_params){ .model = s->model, .type = type, .batch = 16 });
+	s->engine = test_engine_open(
+		&(struct test_engine_params){ .model = s->model, .type = type, .batch = 16 });
 	ck_assert_msg(s->engine, "%s", test_engine_error());
 	s->seq = test_seq(s->engine);
 	s->oracle = oracle_new(spec->n_layers, spec->n_kv_heads, N);
@@ -158,7 +159,7 @@ END_TEST
 START_TEST(truncate_ragged)
 {
 	static struct setup s;
-	uint32_t back = _i ? 55 : 30;	/* behind the cut, and before it */
+	uint32_t back = _i ? 55 : 30; /* behind the cut, and before it */
 
 	set_up(&s, &tiny_models[0], GGML_TYPE_F32);
 	run(&s, 0, 50, false);
@@ -178,7 +179,8 @@ START_TEST(truncate_ragged)
 	}
 	run(&s, back, N, false);
 	oracle_run(s.oracle, s.model, s.tokens, s.expected);
-	test_near(s.logits + back * TINY_VOCAB, s.expected + back * TINY_VOCAB, (N - back) * TINY_VOCAB, NEAR);
+	test_near(s.logits + back * TINY_VOCAB, s.expected + back * TINY_VOCAB,
+		  (N - back) * TINY_VOCAB, NEAR);
 	tear_down(&s);
 }
 END_TEST
@@ -215,7 +217,10 @@ START_TEST(batch_of_ragged)
 	static float alone[3][TINY_VOCAB], together[3][TINY_VOCAB];
 	struct kvmod_batch_item items[3];
 	struct kvmod_batch batch = {
-		.size = sizeof(batch), .n_items = 3, .item_stride = sizeof(items[0]), .items = items,
+		.size = sizeof(batch),
+		.n_items = 3,
+		.item_stride = sizeof(items[0]),
+		.items = items,
 	};
 
 	set_up(&s, &tiny_models[_i], GGML_TYPE_F32);
@@ -226,8 +231,12 @@ START_TEST(batch_of_ragged)
 		if (i)
 			cut(&s, KVMOD_KEEP_HEADS);
 		items[i] = (struct kvmod_batch_item){
-			.size = sizeof(items[0]), .seq = test_fork(s.seq), .tokens = s.tokens + 50 + i,
-			.n_tokens = 1 + (uint32_t)i, .n_logits = 1, .logits = together[i],
+			.size = sizeof(items[0]),
+			.seq = test_fork(s.seq),
+			.tokens = s.tokens + 50 + i,
+			.n_tokens = 1 + (uint32_t)i,
+			.n_logits = 1,
+			.logits = together[i],
 		};
 		copy = test_fork(s.seq);
 		test_run(copy, items[i].tokens, items[i].n_tokens, alone[i], 1);
@@ -356,8 +365,16 @@ END_TEST
 /* --- memory ---------------------------------------------------------------------------------------- */
 
 static const struct tiny_model wide = {
-	.name = "wide", .architecture = "llama", .n_layers = 6, .width = 64, .ffn = 64,
-	.n_vocab = TINY_VOCAB, .context = TINY_CONTEXT, .n_q_heads = 8, .n_kv_heads = 8, .head_dim = 128,
+	.name = "wide",
+	.architecture = "llama",
+	.n_layers = 6,
+	.width = 64,
+	.ffn = 64,
+	.n_vocab = TINY_VOCAB,
+	.context = TINY_CONTEXT,
+	.n_q_heads = 8,
+	.n_kv_heads = 8,
+	.head_dim = 128,
 };
 
 static size_t resident(void)
@@ -421,7 +438,8 @@ START_TEST(memory_grows)
 	for (uint32_t i = 0; i < 600; i++) {
 		test_run(s.seq, tokens + i, 1, one, 1);
 		gg_seq_bytes(s.engine, s.seq, &bytes);
-		ck_assert_uint_le(bytes.held, bytes.used + bytes.used / 8 + 2 * 2 * TINY_LAYERS * 256 * 32 * 4);
+		ck_assert_uint_le(bytes.held,
+				  bytes.used + bytes.used / 8 + 2 * 2 * TINY_LAYERS * 256 * 32 * 4);
 	}
 	seq = test_seq(s.engine);
 	test_run(seq, tokens, 600, other, 1);
@@ -507,7 +525,8 @@ START_TEST(extras_are_refused)
 
 	set_up(&s, &tiny_models[0], GGML_TYPE_F32);
 	ck_assert_int_eq(gg_prompt_begin(s.engine, s.seq, 5, &needs), KVMOD_ENOTSUP);
-	ck_assert_str_eq(test_engine_error(), "the policy needs norms of Wo v: this engine does not collect them");
+	ck_assert_str_eq(test_engine_error(),
+			 "the policy needs norms of Wo v: this engine does not collect them");
 	tear_down(&s);
 }
 END_TEST

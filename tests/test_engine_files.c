@@ -15,14 +15,21 @@ static void refuse(const char *model, int32_t code, const char *why)
 
 	ck_assert_ptr_null(engine);
 	ck_assert_msg(test_engine_code() == code && strstr(test_engine_error(), why),
-		      "%d \"%s\", expected %d \"%s\"", test_engine_code(), test_engine_error(), code, why);
+		      "%d \"%s\", expected %d \"%s\"", test_engine_code(), test_engine_error(),
+		      code, why);
 }
 
-static const struct { enum tiny_fault fault; int32_t code; const char *why; } faults[] = {
+static const struct {
+	enum tiny_fault fault;
+	int32_t code;
+	const char *why;
+} faults[] = {
 	{ TINY_NO_WEIGHT, KVMOD_EFORMAT, ": weight blk.1.ffn_up.weight is missing" },
 	{ TINY_WRONG_SHAPE, KVMOD_EFORMAT, ": blk.1.attn_k.weight is 64 x 128 x 1 x 1, expected 64 x 64" },
-	{ TINY_EXTRA_WEIGHT, KVMOD_ENOTSUP, ": weight blk.1.attn_sinks.weight is no part of the llama family" },
-	{ TINY_UNKNOWN_ARCH, KVMOD_ENOTSUP, ": architecture \"mamba\" is not supported; supported are llama, qwen2, qwen3" },
+	{ TINY_EXTRA_WEIGHT, KVMOD_ENOTSUP,
+	  ": weight blk.1.attn_sinks.weight is no part of the llama family" },
+	{ TINY_UNKNOWN_ARCH, KVMOD_ENOTSUP,
+	  ": architecture \"mamba\" is not supported; supported are llama, qwen2, qwen3" },
 	{ TINY_NO_SIZES, KVMOD_EFORMAT, ": its header has no number llama.block_count" },
 	{ TINY_NO_LAYERS, KVMOD_EFORMAT, ": llama.block_count is 0, expected 1 to 1024" },
 	{ TINY_ODD_HEADS, KVMOD_EFORMAT, ": 4 query heads cannot share 3 KV heads" },
@@ -42,7 +49,8 @@ END_TEST
 
 START_TEST(no_file)
 {
-	refuse("/nonexistent/model.gguf", KVMOD_ENOENT, "/nonexistent/model.gguf: No such file or directory");
+	refuse("/nonexistent/model.gguf", KVMOD_ENOENT,
+	       "/nonexistent/model.gguf: No such file or directory");
 	refuse("/", KVMOD_EFORMAT, "/: not a GGUF file (not even a regular file)");
 }
 END_TEST
@@ -117,7 +125,8 @@ START_TEST(damaged)
 
 		memcpy(copy, bytes, size);
 		for (int i = 0; i < 1 + round % 3; i++)
-			copy[kv_random_range(&random, 0, (uint32_t)header - 1)] = (char)kv_random_u32(&random);
+			copy[kv_random_range(&random, 0, (uint32_t)header - 1)] = (char)kv_random_u32(
+				&random);
 		write_all(model, copy, size);
 		engine = test_engine_open(&(struct test_engine_params){ .model = model });
 		if (engine)
@@ -152,17 +161,19 @@ END_TEST
 
 START_TEST(wrong_parameters)
 {
-	char *model = tiny_model_write(&tiny_models[5], TINY_GOOD);	/* a head dimension of 16 */
+	char *model = tiny_model_write(&tiny_models[5], TINY_GOOD); /* a head dimension of 16 */
 	struct test_engine_params params = { .model = model, .gpu_layers = 99 };
 
 	ck_assert_ptr_null(test_engine_open(&params));
 	ck_assert_int_eq(test_engine_code(), KVMOD_ENOTSUP);
-	ck_assert_str_eq(test_engine_error(), "gpu_layers = 99: this engine runs models on the CPU only; set it to 0");
+	ck_assert_str_eq(test_engine_error(),
+			 "gpu_layers = 99: this engine runs models on the CPU only; set it to 0");
 	params.gpu_layers = 0;
 	params.type = GGML_TYPE_Q8_0;
 	ck_assert_ptr_null(test_engine_open(&params));
 	ck_assert_int_eq(test_engine_code(), KVMOD_ENOTSUP);
-	ck_assert_str_eq(test_engine_error(), "cache_type = q8_0 needs a head dimension in blocks of 32; this model's is 16");
+	ck_assert_str_eq(test_engine_error(),
+			 "cache_type = q8_0 needs a head dimension in blocks of 32; this model's is 16");
 	unlink(model);
 	free(model);
 }

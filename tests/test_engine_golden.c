@@ -14,11 +14,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define QUERY_ROWS	64u
-#define SINKS		4u
-#define WINDOW		32u
-#define HALF_POOL	16u
-#define N_LEVELS	21		/* the level after the last keeps everything */
+#define QUERY_ROWS 64u
+#define SINKS 4u
+#define WINDOW 32u
+#define HALF_POOL 16u
+#define N_LEVELS 21 /* the level after the last keeps everything */
 
 extern const struct kvmod_module kvmod_module_refreekv, kvmod_module_snapkv;
 
@@ -33,7 +33,7 @@ struct setup {
 	struct kvmod_seq *seq;
 	struct kvmod_request request;
 	struct kvmod_plan *plan;
-	float *whole;			/* logits of the greedy tokens over the whole cache */
+	float *whole; /* logits of the greedy tokens over the whole cache */
 };
 
 static float *run_greedy(struct setup *s, struct kvmod_seq *seq)
@@ -46,7 +46,8 @@ static float *run_greedy(struct setup *s, struct kvmod_seq *seq)
 
 static void set_up(struct setup *s, int index)
 {
-	struct kvmod_needs needs = { .size = sizeof(needs), .rows = { .value = QUERY_ROWS, .is_count = 1 } };
+	struct kvmod_needs needs = { .size = sizeof(needs),
+				     .rows = { .value = QUERY_ROWS, .is_count = 1 } };
 	struct kvmod_seq *copy;
 
 	s->engine = test_engine(f32_model, GGML_TYPE_F32);
@@ -113,7 +114,8 @@ static void check_answer(struct setup *s, const char *key)
 	double kl = 0, agree = 0;
 	float *cut;
 
-	ck_assert_double_eq_tol(kvmod_plan_budget(&s->request, s->plan), e2e_number(golden, "budget"), 1e-5);
+	ck_assert_double_eq_tol(kvmod_plan_budget(&s->request, s->plan),
+				e2e_number(golden, "budget"), 1e-5);
 	ck_assert(!gg_apply(s->engine, copy, s->plan));
 	cut = run_greedy(s, copy);
 	for (size_t i = 0; i < s->n_greedy; i++) {
@@ -129,7 +131,8 @@ static void check_answer(struct setup *s, const char *key)
 
 /* --- policies of ours ----------------------------------------------------------------------- */
 
-static void decide(struct setup *s, const struct kvmod_module *module, const char *name, const char *override)
+static void decide(struct setup *s, const struct kvmod_module *module, const char *name,
+		   const char *override)
 {
 	struct kvmod_policy *policy;
 	struct kvmod_ctx *ctx;
@@ -153,8 +156,10 @@ static void check_refreekv(struct setup *s)
 	ck_assert_uint_eq(n, s->model->n_layers);
 	for (uint32_t i = 0; i < n; i++)
 		ck_assert_msg(kvmod_plan_count(&s->request, s->plan, i, 0) == (uint64_t)keep[i],
-			      "%s, layer %u: %llu positions kept, expected %d", e2e_string(s->prompt, "id"), i,
-			      (unsigned long long)kvmod_plan_count(&s->request, s->plan, i, 0), keep[i]);
+			      "%s, layer %u: %llu positions kept, expected %d",
+			      e2e_string(s->prompt, "id"), i,
+			      (unsigned long long)kvmod_plan_count(&s->request, s->plan, i, 0),
+			      keep[i]);
 	check_answer(s, "refreekv");
 	free(keep);
 }
@@ -171,8 +176,8 @@ static void check_snapkv(struct setup *s)
 /* --- replay, under the policy that its golden figures are of ------------------------------- */
 
 /* Raises score to each position's share of the output of one query. */
-static void add_query(const struct kvmod_segment *segment, const struct kvmod_head *head, const float *q,
-		      uint32_t n, float *share, float *score)
+static void add_query(const struct kvmod_segment *segment, const struct kvmod_head *head,
+		      const float *q, uint32_t n, float *share, float *score)
 {
 	const float *k = head->k.data, *v = head->v.data;
 	uint32_t dim = segment->head_dim;
@@ -209,9 +214,11 @@ static float *score_head(const struct kvmod_segment *segment, uint32_t g)
 
 	for (uint32_t r = 0; r < segment->n_rows; r++) {
 		for (uint32_t h = g * group; h < (g + 1) * group; h++) {
-			const char *q = (const char *)segment->q.data + r * segment->q.stride + h * segment->q.head_stride;
+			const char *q = (const char *)segment->q.data + r * segment->q.stride +
+					h * segment->q.head_stride;
 
-			add_query(segment, head, (const float *)q, n - segment->n_rows + r + 1, share, score);
+			add_query(segment, head, (const float *)q, n - segment->n_rows + r + 1,
+				  share, score);
 		}
 	}
 	for (uint32_t i = 0; i < n; i++) {
@@ -234,7 +241,8 @@ static void fill_plan(struct setup *s, float *const *scores, double level)
 			uint32_t n = kvmod_head_at(segment, g)->n, kept = 0;
 
 			for (uint32_t j = 0; j < n; j++) {
-				if (j < SINKS || j + WINDOW >= n || (double)scores[i * segment->n_kv_heads + g][j] >= level)
+				if (j < SINKS || j + WINDOW >= n ||
+				    (double)scores[i * segment->n_kv_heads + g][j] >= level)
 					keep->indices[g * keep->index_stride + kept++] = j;
 			}
 			keep->counts[g] = kept;
@@ -267,8 +275,10 @@ static void check_counts(struct setup *s, const char *key)
 		for (uint32_t g = 0; g < s->model->n_kv_heads; g++) {
 			json_int_t n = json_integer_value(json_array_get(json_array_get(layers, i), g));
 
-			ck_assert_msg(kvmod_keep_at(s->plan, i)->counts[g] == n, "%s, layer %u, head %u: %u kept, expected %lld",
-				      e2e_string(s->prompt, "id"), i, g, kvmod_keep_at(s->plan, i)->counts[g], (long long)n);
+			ck_assert_msg(kvmod_keep_at(s->plan, i)->counts[g] == n,
+				      "%s, layer %u, head %u: %u kept, expected %lld",
+				      e2e_string(s->prompt, "id"), i, g,
+				      kvmod_keep_at(s->plan, i)->counts[g], (long long)n);
 		}
 	}
 }

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define N	80
-#define ROWS	24
+#define N 80
+#define ROWS 24
 
 struct setup {
 	char *model;
@@ -82,7 +82,8 @@ static double mean_divergence(const float *whole, const float *cut)
 		double a_sum = log_sum(a), b_sum = log_sum(b);
 
 		for (uint32_t i = 0; i < TINY_VOCAB; i++)
-			total += exp((double)a[i] - a_sum) * ((double)a[i] - a_sum - (double)b[i] + b_sum);
+			total += exp((double)a[i] - a_sum) *
+				 ((double)a[i] - a_sum - (double)b[i] + b_sum);
 	}
 	return total / ROWS;
 }
@@ -165,7 +166,8 @@ START_TEST(too_many_rows)
 
 	set_up(&s, 0);
 	ck_assert_int_eq(s.request.replay(&s.request, s.plan, N, &loss), KVMOD_ERANGE);
-	ck_assert_str_eq(test_engine_error(), "cannot replay 80 of 80 tokens: at least one must stay before them");
+	ck_assert_str_eq(test_engine_error(),
+			 "cannot replay 80 of 80 tokens: at least one must stay before them");
 	ck_assert_int_eq(s.request.replay(&s.request, s.plan, 0, &loss), KVMOD_ERANGE);
 	tear_down(&s);
 }

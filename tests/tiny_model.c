@@ -51,10 +51,12 @@ void tiny_tokens(int32_t *tokens, uint32_t n, uint32_t seed)
 		tokens[i] = (int32_t)kv_random_range(&random, 0, TINY_VOCAB - 1);
 }
 
-static void put(struct writer *w, const char *name, int64_t columns, int64_t rows, float middle, float width)
+static void put(struct writer *w, const char *name, int64_t columns, int64_t rows, float middle,
+		float width)
 {
 	enum ggml_type type = w->fault == TINY_F16_NORM && !strcmp(name, "blk.1.ffn_norm.weight") ?
-			      GGML_TYPE_F16 : GGML_TYPE_F32;
+				      GGML_TYPE_F16 :
+				      GGML_TYPE_F32;
 	struct ggml_tensor *tensor;
 
 	if (w->fault == TINY_NO_WEIGHT && !strcmp(name, "blk.1.ffn_up.weight"))
@@ -75,8 +77,8 @@ static void put(struct writer *w, const char *name, int64_t columns, int64_t row
 	gguf_add_tensor(w->gguf, tensor);
 }
 
-static void put_in_layer(struct writer *w, uint32_t layer, const char *name, int64_t columns, int64_t rows,
-			 float middle, float width)
+static void put_in_layer(struct writer *w, uint32_t layer, const char *name, int64_t columns,
+			 int64_t rows, float middle, float width)
 {
 	char full[GGML_MAX_NAME];
 

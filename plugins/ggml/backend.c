@@ -45,8 +45,8 @@ static void init_once(void)
 /* CPU calls of ggml that are no part of ggml-base: a backend may be a file of its own. */
 static void *backend_call(const struct gg_engine *engine, const char *name)
 {
-	return ggml_backend_reg_get_proc_address(
-		ggml_backend_dev_backend_reg(engine->backend.device), name);
+	return ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(engine->backend.device),
+						 name);
 }
 
 static bool was_cancelled(void *arg)
@@ -60,14 +60,15 @@ static void start_threads(struct gg_engine *engine)
 {
 	struct gg_backend *backend = &engine->backend;
 	struct ggml_threadpool_params params = ggml_threadpool_params_default(backend->n_threads);
-	ggml_threadpool_t (*new_pool)(struct ggml_threadpool_params *) =
-		backend_call(engine, "ggml_threadpool_new");
-	void (*set_pool)(ggml_backend_t, ggml_threadpool_t) =
-		backend_call(engine, "ggml_backend_cpu_set_threadpool");
-	ggml_backend_set_n_threads_t set_n = backend_call(engine, "ggml_backend_set_n_threads");
-	ggml_backend_set_abort_callback_t set_abort =
-		backend_call(engine, "ggml_backend_set_abort_callback");
+	ggml_threadpool_t (*new_pool)(struct ggml_threadpool_params *);
+	void (*set_pool)(ggml_backend_t, ggml_threadpool_t);
+	ggml_backend_set_n_threads_t set_n;
+	ggml_backend_set_abort_callback_t set_abort;
 
+	new_pool = backend_call(engine, "ggml_threadpool_new");
+	set_pool = backend_call(engine, "ggml_backend_cpu_set_threadpool");
+	set_n = backend_call(engine, "ggml_backend_set_n_threads");
+	set_abort = backend_call(engine, "ggml_backend_set_abort_callback");
 	if (set_n)
 		set_n(backend->handle, backend->n_threads);
 	if (set_abort)
@@ -87,14 +88,16 @@ int32_t gg_backend_open(struct gg_engine *engine)
 
 	pthread_once(&once, init_once);
 	if (engine->gpu_layers > 0)
-		return gg_fail(engine, KVMOD_ENOTSUP, "gpu_layers = %lld: this engine runs models on the CPU only; set it to 0",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "gpu_layers = %lld: this engine runs models on the CPU only; set it to 0",
 			       (long long)engine->gpu_layers);
 	backend->n_threads = (int)(engine->threads ? engine->threads : host->n_threads(host->ctx));
 	if (backend->n_threads > GGML_MAX_N_THREADS)
 		backend->n_threads = GGML_MAX_N_THREADS;
 	backend->device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
 	if (!backend->device)
-		return gg_fail(engine, KVMOD_ENOTSUP, "ggml has no CPU backend: is its libggml-cpu file beside libggml?");
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "ggml has no CPU backend: is its libggml-cpu file beside libggml?");
 	backend->handle = ggml_backend_dev_init(backend->device, NULL);
 	if (!backend->handle)
 		return gg_fail(engine, KVMOD_ENOMEM, "ggml cannot start its CPU backend");

@@ -48,7 +48,8 @@ void gg_cache_free(struct gg_cache *cache)
 bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache)
 {
 	for (uint32_t g = 1; g < engine->net.n_kv_heads; g++) {
-		if (cache->n[g] != cache->n[0] || cache->first[g + 1] - cache->first[g] != cache->first[1])
+		if (cache->n[g] != cache->n[0] ||
+		    cache->first[g + 1] - cache->first[g] != cache->first[1])
 			return false;
 	}
 	return true;
@@ -62,7 +63,8 @@ void gg_pick_before(struct gg_pick *pick, uint32_t limit)
 
 	if (pick->spans) {
 		for (uint32_t i = 0; i < pick->n_spans && pick->spans[i].begin < limit; i++)
-			n += (pick->spans[i].end < limit ? pick->spans[i].end : limit) - pick->spans[i].begin;
+			n += (pick->spans[i].end < limit ? pick->spans[i].end : limit) -
+			     pick->spans[i].begin;
 		pick->n = n;
 	} else if (pick->indices) {
 		while (pick->n && pick->indices[pick->n - 1] >= limit)
@@ -138,8 +140,8 @@ static bool needs_positions(const struct gg_cache *from, const struct gg_pick *p
 
 /* --- caches ---------------------------------------------------------------------------------- */
 
-static bool cache_new(struct gg_engine *engine, struct gg_cache *cache,
-		      const struct gg_pick *picks, uint32_t room, bool positions)
+static bool cache_new(struct gg_engine *engine, struct gg_cache *cache, const struct gg_pick *picks,
+		      uint32_t room, bool positions)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
 	size_t row = gg_row_bytes(engine);
@@ -162,8 +164,8 @@ static bool cache_new(struct gg_engine *engine, struct gg_cache *cache,
 	       memory_new(&cache->v, cache->first[n_heads] * row);
 }
 
-int32_t gg_cache_copy(struct gg_engine *engine, struct gg_cache *to,
-		      const struct gg_cache *from, const struct gg_pick *picks, uint32_t room)
+int32_t gg_cache_copy(struct gg_engine *engine, struct gg_cache *to, const struct gg_cache *from,
+		      const struct gg_pick *picks, uint32_t room)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
 	size_t row = gg_row_bytes(engine);

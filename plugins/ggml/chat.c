@@ -13,17 +13,17 @@
 #include <string.h>
 
 /* In place of message i: the blanks around it tell whether the template trims. */
-#define MARK_FORMAT	"\t\001%zu\001\t"
-#define MARK_SIZE	32
+#define MARK_FORMAT "\t\001%zu\001\t"
+#define MARK_SIZE 32
 
 struct chat {
 	struct gg_engine *engine;
 	struct llama_chat_message *messages;
-	const char **texts;		/* what the marks stand for */
+	const char **texts; /* what the marks stand for */
 	char (*marks)[MARK_SIZE];
 	size_t n;
 	bool first;
-	char *pending;			/* plain text that is not yet tokens */
+	char *pending; /* plain text that is not yet tokens */
 	size_t n_pending;
 	int32_t *tokens;
 	size_t room, n_tokens;
@@ -70,7 +70,8 @@ static int32_t check_messages(struct gg_engine *engine, const struct kvmod_messa
 	for (size_t i = 0; i < n; i++) {
 		if (strcmp(messages[i].role, "system") && strcmp(messages[i].role, "user") &&
 		    strcmp(messages[i].role, "assistant"))
-			return gg_fail(engine, KVMOD_EINVAL, "role \"%s\", expected system, user or assistant",
+			return gg_fail(engine, KVMOD_EINVAL,
+				       "role \"%s\", expected system, user or assistant",
 				       messages[i].role);
 	}
 	return KVMOD_OK;
@@ -114,7 +115,8 @@ static int32_t render(struct chat *chat, const char *template, char **out)
 	char *text;
 
 	if (n < 0)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: its chat template is none that libllama knows: use --raw",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s: its chat template is none that libllama knows: use --raw",
 			       engine->model);
 	text = calloc((size_t)n + 1, 1);
 	if (!text)
@@ -215,7 +217,7 @@ static int32_t push_message(struct chat *chat, const char *text, bool trim_front
 static const char *find_mark(const struct chat *chat, size_t i, const char *text, size_t *size,
 			     bool *trim_front, bool *trim_back)
 {
-	const char *bare = chat->marks[i] + 1;	/* without the blank before it */
+	const char *bare = chat->marks[i] + 1; /* without the blank before it */
 	size_t n = strlen(bare) - 1;
 	const char *at = text;
 
@@ -239,7 +241,8 @@ static int32_t push_rendered(struct chat *chat, const char *text)
 		const char *mark = find_mark(chat, i, text, &size, &front, &back);
 
 		if (!mark)
-			return gg_fail(chat->engine, KVMOD_ENOTSUP, "%s: its chat template leaves out a %s message: use --raw",
+			return gg_fail(chat->engine, KVMOD_ENOTSUP,
+				       "%s: its chat template leaves out a %s message: use --raw",
 				       chat->engine->model, chat->messages[i].role);
 		/* What stands before the end of the last answer is in the cache. */
 		if (!chat->first && !from && !strcmp(chat->messages[i].role, "assistant"))
@@ -270,8 +273,8 @@ static void push_bos(struct chat *chat, const char *rendered)
 		push_token(chat, bos);
 }
 
-int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
-		uint32_t first, int32_t *tokens, size_t *n_tokens)
+int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages, uint32_t first,
+		int32_t *tokens, size_t *n_tokens)
 {
 	struct gg_engine *engine = self;
 	struct chat chat = { .engine = engine, .first = first, .tokens = tokens, .room = *n_tokens };
@@ -284,7 +287,10 @@ int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messa
 	if (!template)
 		return gg_fail(engine, KVMOD_ENOTSUP, "%s has no chat template: use --raw", engine->model);
 	system = default_system(template);
-	code = chat_new(&chat, system, messages, n_messages) ? render(&chat, template, &rendered) : no_memory(&chat);
+	if (chat_new(&chat, system, messages, n_messages))
+		code = render(&chat, template, &rendered);
+	else
+		code = no_memory(&chat);
 	if (!code) {
 		push_bos(&chat, rendered);
 		code = push_rendered(&chat, rendered);

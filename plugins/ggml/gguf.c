@@ -9,10 +9,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_LAYERS	1024
-#define MAX_HEADS	1024
-#define MAX_HEAD_DIM	1024
-#define MAX_WIDTH	(1 << 20)
+#define MAX_LAYERS 1024
+#define MAX_HEADS 1024
+#define MAX_HEAD_DIM 1024
+#define MAX_WIDTH (1 << 20)
 
 static int64_t find_key(const struct gg_model *model, const char *key)
 {
@@ -90,10 +90,12 @@ static int32_t find_family(struct gg_engine *engine)
 	char known[128];
 
 	if (!name)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: no general.architecture in its header", engine->model);
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: no general.architecture in its header",
+			       engine->model);
 	model->family = gg_family_find(name);
 	if (!model->family)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: architecture \"%s\" is not supported; supported are %s",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s: architecture \"%s\" is not supported; supported are %s",
 			       engine->model, name, gg_family_names(known, sizeof(known)));
 	return KVMOD_OK;
 }
@@ -106,11 +108,13 @@ static int32_t refuse_variants(struct gg_engine *engine)
 	uint32_t n;
 
 	if (meta_u32(model, "expert_count", &n) && n)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: a mixture of %u experts; only dense models are supported",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s: a mixture of %u experts; only dense models are supported",
 			       engine->model, n);
 	if (split >= 0 && gguf_get_kv_type(model->gguf, split) == GGUF_TYPE_UINT16 &&
 	    gguf_get_val_u16(model->gguf, split) > 1)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: one of several files; join them with llama-gguf-split --merge",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s: one of several files; join them with llama-gguf-split --merge",
 			       engine->model);
 	return KVMOD_OK;
 }
@@ -151,10 +155,12 @@ static int32_t read_sizes(struct gg_engine *engine)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: %u query heads cannot share %u KV heads",
 			       engine->model, model->n_q_heads, model->n_kv_heads);
 	if (!model->head_dim || model->head_dim % 2 || model->head_dim > MAX_HEAD_DIM)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a head dimension of %u, expected an even number up to %u",
+		return gg_fail(engine, KVMOD_EFORMAT,
+			       "%s: a head dimension of %u, expected an even number up to %u",
 			       engine->model, model->head_dim, MAX_HEAD_DIM);
 	if (v_length != model->head_dim)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: keys of %u and values of %u dimensions; they must be equal",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s: keys of %u and values of %u dimensions; they must be equal",
 			       engine->model, model->head_dim, v_length);
 	model->context = context;
 	model->dims[GG_ONE] = 1;
@@ -178,11 +184,11 @@ static int32_t read_rope_scaling(struct gg_engine *engine)
 		meta_f32(model, "rope.scale_linear", &factor);
 	meta_f32(model, "rope.scaling.attn_factor", &rope->attn_factor);
 	meta_f32(model, "rope.scaling.yarn_log_multiplier", &log_multiplier);
-	if (meta_u32(model, "rope.scaling.original_context_length", &n_context) &&
-	    n_context <= INT32_MAX)
+	if (meta_u32(model, "rope.scaling.original_context_length", &n_context) && n_context <= INT32_MAX)
 		rope->n_context = (int)n_context;
 	if (factor < 0 || log_multiplier != 0)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: RoPE scaling by %g with a log multiplier of %g is not supported",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s: RoPE scaling by %g with a log multiplier of %g is not supported",
 			       engine->model, (double)factor, (double)log_multiplier);
 	if (type && !strcmp(type, "none"))
 		return KVMOD_OK;
@@ -191,7 +197,8 @@ static int32_t read_rope_scaling(struct gg_engine *engine)
 	if (!type || !strcmp(type, "linear"))
 		return KVMOD_OK;
 	if (strcmp(type, "yarn"))
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: RoPE scaling \"%s\" is not supported; supported are none, linear, yarn",
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s: RoPE scaling \"%s\" is not supported; supported are none, linear, yarn",
 			       engine->model, type);
 	rope->ext_factor = 1.0f;
 	return KVMOD_OK;
@@ -211,13 +218,21 @@ static int32_t read_constants(struct gg_engine *engine)
 		model->scale = 1.0f / sqrtf((float)model->head_dim);
 	meta_u32(model, "rope.dimension_count", &n_rot);
 	*rope = (struct gg_rope){
-		.type = model->family->rope_type, .n_dims = (int)n_rot, .n_context = (int)model->context,
-		.base = 10000, .scale = 1, .attn_factor = 1, .beta_fast = 32, .beta_slow = 1,
+		.type = model->family->rope_type,
+		.n_dims = (int)n_rot,
+		.n_context = (int)model->context,
+		.base = 10000,
+		.scale = 1,
+		.attn_factor = 1,
+		.beta_fast = 32,
+		.beta_slow = 1,
 	};
 	meta_f32(model, "rope.freq_base", &rope->base);
 	if (!n_rot || n_rot > model->head_dim || n_rot % 2 || rope->base <= 0 || model->eps < 0)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: RoPE over %u of %u dimensions with base %g, epsilon %g: out of range",
-			       engine->model, n_rot, model->head_dim, (double)rope->base, (double)model->eps);
+		return gg_fail(engine, KVMOD_EFORMAT,
+			       "%s: RoPE over %u of %u dimensions with base %g, epsilon %g: out of range",
+			       engine->model, n_rot, model->head_dim, (double)rope->base,
+			       (double)model->eps);
 	model->dims[GG_HALF_ROT] = n_rot / 2;
 	return read_rope_scaling(engine);
 }

@@ -16,7 +16,7 @@ struct builder {
 	struct ggml_context *context;
 	const struct gg_slot *slots;
 	uint32_t n_slots, n_tokens, n_logits;
-	struct ggml_tensor **parts;	/* [max(n_slots, n_kv_heads)] */
+	struct ggml_tensor **parts; /* [max(n_slots, n_kv_heads)] */
 };
 
 /* --- does the last graph fit? ----------------------------------------------------------- */
@@ -60,8 +60,12 @@ static bool shape_set(const struct gg_engine *engine, struct gg_shape *shape, co
 	uint32_t *padded = malloc((size_t)model->n_layers * model->n_kv_heads * sizeof(*padded));
 
 	*shape = (struct gg_shape){
-		.version = slot->seq->version, .logical = slot->seq->logical, .n_tokens = slot->n_tokens,
-		.n_logits = slot->n_logits, .n_rows = slot->n_rows, .padded = padded,
+		.version = slot->seq->version,
+		.logical = slot->seq->logical,
+		.n_tokens = slot->n_tokens,
+		.n_logits = slot->n_logits,
+		.n_rows = slot->n_rows,
+		.padded = padded,
 	};
 	for (uint32_t i = 0; padded && i < model->n_layers; i++) {
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
@@ -124,23 +128,25 @@ static struct ggml_tensor *linear(const struct builder *b, struct ggml_tensor *x
 }
 
 /* Queries or keys: by heads, normalised if the family does that, turned by position. */
-static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor *x, uint32_t n_heads,
-				    struct ggml_tensor *norm_weight)
+static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor *x,
+				    uint32_t n_heads, struct ggml_tensor *norm_weight)
 {
 	const struct gg_rope *rope = &b->model->rope;
 
 	x = ggml_reshape_3d(b->context, x, b->model->head_dim, n_heads, b->n_tokens);
 	if (norm_weight)
 		x = norm(b, x, norm_weight);
-	return ggml_rope_ext(b->context, x, b->graph->positions, b->model->rope_factors, rope->n_dims,
-			     rope->type, rope->n_context, rope->base, rope->scale, rope->ext_factor,
-			     rope->attn_factor, rope->beta_fast, rope->beta_slow);
+	return ggml_rope_ext(b->context, x, b->graph->positions, b->model->rope_factors,
+			     rope->n_dims, rope->type, rope->n_context, rope->base, rope->scale,
+			     rope->ext_factor, rope->attn_factor, rope->beta_fast, rope->beta_slow);
 }
 
 /* The whole of a cache's K or V as rows. */
-static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_memory *memory, uint32_t n_rows)
+static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_memory *memory,
+				      uint32_t n_rows)
 {
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(b->context, b->engine->type, b->model->head_dim, n_rows);
+	struct ggml_tensor *tensor = ggml_new_tensor_2d(b->context, b->engine->type,
+							b->model->head_dim, n_rows);
 
 	ggml_backend_tensor_alloc(memory->buffer, tensor, memory->address);
 	return tensor;
@@ -185,8 +191,8 @@ static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32
 					stride * kv[i]->nb[1], first * kv[i]->nb[1]);
 	q = ggml_view_3d(context, q, q->ne[0], n_q, n_tokens, q->nb[1], q->nb[2],
 			 begin * q->nb[2] + q_head * q->nb[1]);
-	return ggml_flash_attn_ext(context, ggml_permute(context, q, 0, 2, 1, 3), views[0], views[1],
-				   mask_for(b, slot, n), b->model->scale, 0, 0);
+	return ggml_flash_attn_ext(context, ggml_permute(context, q, 0, 2, 1, 3), views[0],
+				   views[1], mask_for(b, slot, n), b->model->scale, 0, 0);
 }
 
 /* [head_dim, n_q_heads, n_tokens] of one slot: one node, or one a KV head if they differ. */
@@ -277,10 +283,9 @@ static void build_nodes(const struct builder *b)
 	for (uint32_t i = 0; i < b->model->n_layers; i++) {
 		bool last = i + 1 == b->model->n_layers;
 
-		y = attention(b, i, norm(b, x, b->model->layers[i].w[GG_ATTN_NORM]),
-			      !last || b->n_logits);
+		y = attention(b, i, norm(b, x, b->model->layers[i].w[GG_ATTN_NORM]), !last || b->n_logits);
 		if (!y)
-			return;		/* nobody asked for logits: the caches are written */
+			return; /* nobody asked for logits: the caches are written */
 		if (last && graph->outputs) {
 			x = ggml_get_rows(context, x, graph->outputs);
 			y = ggml_get_rows(context, y, graph->outputs);
@@ -300,9 +305,11 @@ static size_t max_tensors(const struct builder *b)
 
 	for (uint32_t i = 0; i < b->model->n_layers; i++) {
 		n += 48;
-		for (uint32_t s = 0; s < b->n_slots; s++)
-			n += 20 + (gg_cache_even(b->engine, &b->slots[s].seq->caches[i]) ?
-				   6 : 7 * b->model->n_kv_heads);
+		for (uint32_t s = 0; s < b->n_slots; s++) {
+			bool even = gg_cache_even(b->engine, &b->slots[s].seq->caches[i]);
+
+			n += 26 + (even ? 0 : 7 * b->model->n_kv_heads);
+		}
 	}
 	return n;
 }
@@ -365,7 +372,8 @@ static int32_t graph_build(struct builder *b)
 	struct gg_graph *graph = b->graph;
 
 	if (!graph->memory)
-		graph->memory = ggml_gallocr_new(ggml_backend_get_default_buffer_type(b->engine->backend.handle));
+		graph->memory = ggml_gallocr_new(
+			ggml_backend_get_default_buffer_type(b->engine->backend.handle));
 	if (!graph->memory || !graph_new(b))
 		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to build the model's graph");
 	build_nodes(b);
@@ -382,8 +390,11 @@ static int32_t graph_build(struct builder *b)
 int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
 	struct builder b = {
-		.engine = engine, .model = &engine->net, .graph = &engine->graph,
-		.slots = slots, .n_slots = n_slots,
+		.engine = engine,
+		.model = &engine->net,
+		.graph = &engine->graph,
+		.slots = slots,
+		.n_slots = n_slots,
 	};
 	int32_t code;
 

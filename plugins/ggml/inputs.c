@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#define F16_MINUS_INFINITY	0xfc00u
+#define F16_MINUS_INFINITY 0xfc00u
 
 /* Inputs that no node uses have no memory. */
 static void *data_of(const struct ggml_tensor *tensor)
@@ -29,7 +29,8 @@ static void set_tokens(const struct gg_graph *graph, const struct gg_slot *slots
 }
 
 /* Row (t, g) of a slot goes behind the rows that head g has. */
-static void set_rows(const struct gg_engine *engine, struct ggml_tensor *tensor, const struct gg_slot *slot)
+static void set_rows(const struct gg_engine *engine, struct ggml_tensor *tensor,
+		     const struct gg_slot *slot)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
 	int64_t *rows = data_of(tensor);
@@ -74,6 +75,7 @@ void gg_graph_set_inputs(struct gg_engine *engine, const struct gg_slot *slots, 
 		set_rows(engine, inputs->rows, &slots[i]);
 		/* Every head has become longer by what was run since the graph was built. */
 		for (uint32_t m = 0; m < inputs->n_masks; m++)
-			set_mask(&inputs->masks[m], inputs->masks[m].n + (uint32_t)moved, slots[i].n_tokens);
+			set_mask(&inputs->masks[m], inputs->masks[m].n + (uint32_t)moved,
+				 slots[i].n_tokens);
 	}
 }

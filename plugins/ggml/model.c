@@ -36,7 +36,8 @@ static int32_t map_file(struct gg_engine *engine)
 	map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
 	close(fd);
 	if (map == MAP_FAILED)
-		return gg_fail(engine, KVMOD_EIO, "%s: cannot be mapped: %s", engine->model, strerror(errno));
+		return gg_fail(engine, KVMOD_EIO, "%s: cannot be mapped: %s", engine->model,
+			       strerror(errno));
 	model->file = map;
 	model->file_size = (size_t)st.st_size;
 	model->file_buffer = ggml_backend_cpu_buffer_from_ptr(map, model->file_size);
@@ -53,16 +54,16 @@ static int32_t parse_file(struct gg_engine *engine)
 	const char *why;
 
 	if (model->file_size < 4 || memcmp(model->file, GGUF_MAGIC, 4))
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: not a GGUF file: it does not begin with \"GGUF\"",
-			       engine->model);
+		return gg_fail(engine, KVMOD_EFORMAT,
+			       "%s: not a GGUF file: it does not begin with \"GGUF\"", engine->model);
 	gg_log_begin(engine);
 	model->gguf = gguf_init_from_file(engine->model, params);
 	why = gg_log_end();
 	if (!model->gguf)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: a truncated or damaged GGUF file (%s)",
 			       engine->model, *why ? why : "its header cannot be read");
-	model->extra = ggml_init((struct ggml_init_params){
-		.mem_size = 2 * ggml_tensor_overhead(), .no_alloc = true });
+	model->extra = ggml_init((struct ggml_init_params){ .mem_size = 2 * ggml_tensor_overhead(),
+							    .no_alloc = true });
 	model->buffers = calloc((size_t)gguf_get_n_tensors(model->gguf) + 1, sizeof(*model->buffers));
 	if (!model->extra || !model->buffers)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
@@ -72,8 +73,8 @@ static int32_t parse_file(struct gg_engine *engine)
 /* --- where a weight goes ----------------------------------------------------------------- */
 
 /* Can the backend use weights of this type and shape, in such a buffer, for that? */
-static bool is_supported(const struct gg_engine *engine, struct ggml_tensor *weight,
-			 enum use use, ggml_backend_buffer_type_t type)
+static bool is_supported(const struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
+			 ggml_backend_buffer_type_t type)
 {
 	struct ggml_init_params params = { .mem_size = 4 * ggml_tensor_overhead(), .no_alloc = true };
 	struct ggml_context *context = ggml_init(params);
@@ -83,7 +84,8 @@ static bool is_supported(const struct gg_engine *engine, struct ggml_tensor *wei
 	if (!context)
 		return false;
 	if (use == USE_MATRIX)
-		op = ggml_mul_mat(context, weight, ggml_new_tensor_2d(context, GGML_TYPE_F32, weight->ne[0], 512));
+		op = ggml_mul_mat(context, weight,
+				  ggml_new_tensor_2d(context, GGML_TYPE_F32, weight->ne[0], 512));
 	else
 		op = ggml_get_rows(context, weight, ggml_new_tensor_1d(context, GGML_TYPE_I32, 512));
 	weight->buffer = ggml_backend_buft_alloc_buffer(type, 0);
@@ -100,8 +102,9 @@ static bool is_supported(const struct gg_engine *engine, struct ggml_tensor *wei
 static ggml_backend_buffer_type_t extra_type(const struct gg_engine *engine, struct ggml_tensor *weight)
 {
 	ggml_backend_dev_t device = engine->backend.device;
-	ggml_backend_dev_get_extra_bufts_t get = ggml_backend_reg_get_proc_address(
-		ggml_backend_dev_backend_reg(device), "ggml_backend_dev_get_extra_bufts");
+	ggml_backend_dev_get_extra_bufts_t get =
+		ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device),
+						  "ggml_backend_dev_get_extra_bufts");
 	ggml_backend_buffer_type_t *types = get ? get(device) : NULL;
 
 	for (; types && *types; types++) {
@@ -115,33 +118,35 @@ static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
 		       ggml_backend_buffer_type_t type, const void *data)
 {
 	struct gg_model *model = &engine->net;
-	ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(
-		type, ggml_backend_buft_get_alloc_size(type, weight));
+	ggml_backend_buffer_t buffer =
+		ggml_backend_buft_alloc_buffer(type, ggml_backend_buft_get_alloc_size(type, weight));
 
 	if (!buffer)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for weight %s", weight->name);
 	model->buffers[model->n_buffers++] = buffer;
 	ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-	if (ggml_backend_tensor_alloc(buffer, weight, ggml_backend_buffer_get_base(buffer)) != GGML_STATUS_SUCCESS)
+	if (ggml_backend_tensor_alloc(buffer, weight, ggml_backend_buffer_get_base(buffer)) !=
+	    GGML_STATUS_SUCCESS)
 		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
 	ggml_backend_tensor_set(weight, data, 0, ggml_nbytes(weight));
 	return KVMOD_OK;
 }
 
-static int32_t place(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
-		     const void *data)
+static int32_t place(struct gg_engine *engine, struct ggml_tensor *weight, enum use use, const void *data)
 {
 	ggml_backend_buffer_type_t extra;
 
 	if (use != USE_VECTOR) {
 		if (!is_supported(engine, weight, use, ggml_backend_cpu_buffer_type()))
-			return gg_fail(engine, KVMOD_ENOTSUP, "%s: ggml cannot compute with %s, which is %s",
+			return gg_fail(engine, KVMOD_ENOTSUP,
+				       "%s: ggml cannot compute with %s, which is %s",
 				       engine->model, weight->name, ggml_type_name(weight->type));
 		extra = use == USE_MATRIX ? extra_type(engine, weight) : NULL;
 		if (extra)
 			return copy_to(engine, weight, extra, data);
 	}
-	if (ggml_backend_tensor_alloc(engine->net.file_buffer, weight, (void *)(uintptr_t)data) != GGML_STATUS_SUCCESS)
+	if (ggml_backend_tensor_alloc(engine->net.file_buffer, weight, (void *)(uintptr_t)data) !=
+	    GGML_STATUS_SUCCESS)
 		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
 	return KVMOD_OK;
 }
@@ -158,8 +163,9 @@ static const void *find_data(struct gg_engine *engine, const struct ggml_tensor 
 	offset = gguf_get_tensor_offset(model->gguf, id);
 	if (begin > model->file_size || offset > model->file_size - begin ||
 	    size > model->file_size - begin - offset) {
-		gg_fail(engine, KVMOD_EFORMAT, "%s: truncated: %s needs %zu bytes at %zu, the file has %zu",
-			engine->model, tensor->name, size, begin + offset, model->file_size);
+		gg_fail(engine, KVMOD_EFORMAT,
+			"%s: truncated: %s needs %zu bytes at %zu, the file has %zu", engine->model,
+			tensor->name, size, begin + offset, model->file_size);
 		return NULL;
 	}
 	return model->file + begin + offset;
@@ -177,14 +183,16 @@ static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim colu
 	*out = NULL;
 	if (!tensor)
 		return KVMOD_OK;
-	if (tensor->ne[0] != n_columns || tensor->ne[1] != n_rows || tensor->ne[2] != 1 || tensor->ne[3] != 1)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: %s is %lld x %lld x %lld x %lld, expected %lld x %lld",
-			       engine->model, name, (long long)tensor->ne[0], (long long)tensor->ne[1],
-			       (long long)tensor->ne[2], (long long)tensor->ne[3],
-			       (long long)n_columns, (long long)n_rows);
+	if (tensor->ne[0] != n_columns || tensor->ne[1] != n_rows || tensor->ne[2] != 1 ||
+	    tensor->ne[3] != 1)
+		return gg_fail(engine, KVMOD_EFORMAT,
+			       "%s: %s is %lld x %lld x %lld x %lld, expected %lld x %lld",
+			       engine->model, name, (long long)tensor->ne[0],
+			       (long long)tensor->ne[1], (long long)tensor->ne[2],
+			       (long long)tensor->ne[3], (long long)n_columns, (long long)n_rows);
 	if (use == USE_VECTOR && tensor->type != GGML_TYPE_F32)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s is %s, expected f32", engine->model, name,
-			       ggml_type_name(tensor->type));
+		return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s is %s, expected f32", engine->model,
+			       name, ggml_type_name(tensor->type));
 	data = find_data(engine, tensor);
 	if (!data)
 		return KVMOD_EFORMAT;
@@ -256,7 +264,8 @@ static int32_t refuse_leftovers(struct gg_engine *engine)
 
 	for (; tensor; tensor = ggml_get_next_tensor(model->tensors, tensor)) {
 		if (!tensor->buffer)
-			return gg_fail(engine, KVMOD_ENOTSUP, "%s: weight %s is no part of the %s family as this engine knows it",
+			return gg_fail(engine, KVMOD_ENOTSUP,
+				       "%s: weight %s is no part of the %s family as this engine knows it",
 				       engine->model, tensor->name, model->family->architecture);
 	}
 	return KVMOD_OK;
@@ -269,17 +278,19 @@ static int32_t take_weights(struct gg_engine *engine)
 	int32_t code;
 
 	if (!embed)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight token_embd.weight is missing", engine->model);
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight token_embd.weight is missing",
+			       engine->model);
 	if (embed->ne[1] > INT32_MAX)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %lld tokens", engine->model,
-			       (long long)embed->ne[1]);
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %lld tokens",
+			       engine->model, (long long)embed->ne[1]);
 	model->dims[GG_VOCAB] = embed->ne[1];
 	if ((code = need(engine, "token_embd.weight", GG_WIDTH, GG_VOCAB, USE_LOOKUP, &model->embed)) ||
 	    (code = need(engine, "output_norm.weight", GG_WIDTH, GG_ONE, USE_VECTOR, &model->out_norm)) ||
 	    (code = take_output(engine)))
 		return code;
 	if (model->family->rope_factors) {
-		code = take(engine, "rope_freqs.weight", GG_HALF_ROT, GG_ONE, USE_VECTOR, &model->rope_factors);
+		code = take(engine, "rope_freqs.weight", GG_HALF_ROT, GG_ONE, USE_VECTOR,
+			    &model->rope_factors);
 		if (code)
 			return code;
 	}

@@ -11,8 +11,8 @@
 #include <string.h>
 
 /* Logits of the last `rows` tokens over what keeps leave; turned into log-probabilities. */
-static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
-			uint32_t rows, float *log_probs)
+static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t rows,
+			float *log_probs)
 {
 	struct gg_engine *engine = seq->engine;
 	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
@@ -67,8 +67,8 @@ static double divergence(const float *whole, const float *cut, size_t n)
 	return sum;
 }
 
-static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
-		       uint32_t rows, double *loss)
+static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t rows,
+		       double *loss)
 {
 	struct gg_engine *engine = seq->engine;
 	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
@@ -90,8 +90,8 @@ static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *ke
 	return KVMOD_OK;
 }
 
-int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *plan,
-		  uint32_t rows, double *loss)
+int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *plan, uint32_t rows,
+		  double *loss)
 {
 	struct kvmod_seq *seq = request->replay_ctx;
 	struct gg_engine *engine = seq->engine;
@@ -99,7 +99,8 @@ int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *
 	int32_t code;
 
 	if (!rows || rows >= seq->logical)
-		return gg_fail(engine, KVMOD_ERANGE, "cannot replay %u of %llu tokens: at least one must stay before them",
+		return gg_fail(engine, KVMOD_ERANGE,
+			       "cannot replay %u of %llu tokens: at least one must stay before them",
 			       rows, (unsigned long long)seq->logical);
 	keeps = calloc(engine->net.n_layers, sizeof(*keeps));
 	if (!keeps)

@@ -17,13 +17,16 @@ static uint32_t public_type(const struct gg_engine *engine)
 	}
 }
 
-static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg_memory *memory, uint32_t first)
+static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg_memory *memory,
+				 uint32_t first)
 {
 	size_t row = gg_row_bytes(engine);
 
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view), .type = public_type(engine),
-		.data = (const char *)memory->address + first * row, .stride = (int64_t)row,
+		.size = sizeof(struct kvmod_view),
+		.type = public_type(engine),
+		.data = (const char *)memory->address + first * row,
+		.stride = (int64_t)row,
 	};
 }
 
@@ -36,8 +39,10 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 		uint32_t first = cache->first[g];
 
 		seq->heads[layer * engine->net.n_kv_heads + g] = (struct kvmod_head){
-			.size = sizeof(struct kvmod_head), .n = cache->n[g],
-			.k = view_of(engine, &cache->k, first), .v = view_of(engine, &cache->v, first),
+			.size = sizeof(struct kvmod_head),
+			.n = cache->n[g],
+			.k = view_of(engine, &cache->k, first),
+			.v = view_of(engine, &cache->v, first),
 			.positions = cache->positions ? cache->positions + first : NULL,
 		};
 	}
@@ -54,7 +59,8 @@ static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 		return;
 	segment->n_rows = n;
 	segment->q = (struct kvmod_view){
-		.size = sizeof(struct kvmod_view), .type = KVMOD_F32,
+		.size = sizeof(struct kvmod_view),
+		.type = KVMOD_F32,
 		.data = gg_row_at(seq, segment->layer, rows->n - n),
 		.stride = (int64_t)(model->dims[GG_Q_ROWS] * (int64_t)sizeof(float)),
 		.head_stride = (int64_t)(model->head_dim * sizeof(float)),
@@ -68,10 +74,15 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		seq->segments[i] = (struct kvmod_segment){
-			.size = sizeof(struct kvmod_segment), .layer = i, .sequence = seq->id,
-			.logical = seq->logical, .n_q_heads = model->n_q_heads,
-			.n_kv_heads = model->n_kv_heads, .head_dim = model->head_dim,
-			.total_heads = model->n_kv_heads, .scale = model->scale,
+			.size = sizeof(struct kvmod_segment),
+			.layer = i,
+			.sequence = seq->id,
+			.logical = seq->logical,
+			.n_q_heads = model->n_q_heads,
+			.n_kv_heads = model->n_kv_heads,
+			.head_dim = model->head_dim,
+			.total_heads = model->n_kv_heads,
+			.scale = model->scale,
 			.head_stride = sizeof(struct kvmod_head),
 			.heads = seq->heads + (size_t)i * model->n_kv_heads,
 		};

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* While tokens are decoded one by one, older rows move on every so many tokens. */
-#define DECODE_SLACK	64u
+#define DECODE_SLACK 64u
 
 void gg_rows_free(struct gg_rows *rows)
 {
@@ -30,13 +30,18 @@ static uint32_t rows_wanted(const struct kvmod_amount *amount, uint64_t n_tokens
 
 static int32_t refuse_extras(struct gg_engine *engine, uint32_t what)
 {
-	const char *missing = what & KVMOD_NEED_COLSUM ? "column sums of attention" :
-			      what & KVMOD_NEED_Q_STATS ? "statistics of queries before RoPE" :
-			      what & KVMOD_NEED_WO_NORM ? "norms of Wo v" : NULL;
+	const char *missing;
 
-	if (!missing)
+	if (what & KVMOD_NEED_COLSUM)
+		missing = "column sums of attention";
+	else if (what & KVMOD_NEED_Q_STATS)
+		missing = "statistics of queries before RoPE";
+	else if (what & KVMOD_NEED_WO_NORM)
+		missing = "norms of Wo v";
+	else
 		return KVMOD_OK;
-	return gg_fail(engine, KVMOD_ENOTSUP, "the policy needs %s: this engine does not collect them", missing);
+	return gg_fail(engine, KVMOD_ENOTSUP,
+		       "the policy needs %s: this engine does not collect them", missing);
 }
 
 static int32_t rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmod_needs *needs)
@@ -65,7 +70,8 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 	if (!n_tokens)
 		return gg_fail(engine, KVMOD_EINVAL, "the prompt is empty");
 	if (seq->logical + n_tokens > engine->limit)
-		return gg_fail(engine, KVMOD_ERANGE, "a prompt of %llu tokens after %llu that are there: the context is %llu",
+		return gg_fail(engine, KVMOD_ERANGE,
+			       "a prompt of %llu tokens after %llu that are there: the context is %llu",
 			       (unsigned long long)n_tokens, (unsigned long long)seq->logical,
 			       (unsigned long long)engine->limit);
 	code = needs ? refuse_extras(engine, needs->what) : KVMOD_OK;

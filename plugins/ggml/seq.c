@@ -133,7 +133,8 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 int32_t gg_seq_truncate(void *self, struct kvmod_seq *seq, uint64_t logical)
 {
 	if (logical > seq->logical)
-		return gg_fail((struct gg_engine *)self, KVMOD_ERANGE, "cannot truncate to %llu tokens: there are %llu",
+		return gg_fail((struct gg_engine *)self, KVMOD_ERANGE,
+			       "cannot truncate to %llu tokens: there are %llu",
 			       (unsigned long long)logical, (unsigned long long)seq->logical);
 	gg_seq_forget(seq, logical);
 	return KVMOD_OK;
@@ -220,8 +221,8 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 	return code;
 }
 
-int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
-		    uint64_t logical, struct kvmod_seq **out)
+int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint64_t logical,
+		    struct kvmod_seq **out)
 {
 	struct gg_engine *engine = seq->engine;
 	struct kvmod_seq *copy = seq_new(engine);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* A pass whose heads all differ in length needs a mask for each: keep that small. */
-#define MAX_MASK_BYTES	(64u << 20)
+#define MAX_MASK_BYTES (64u << 20)
 
 /* --- one pass ------------------------------------------------------------------------------ */
 
@@ -41,8 +41,9 @@ static void keep_rows(struct gg_engine *engine, const struct gg_slot *slot,
 		return;
 	gg_rows_push(seq, slot->n_rows);
 	for (uint32_t i = 0; i < engine->net.n_layers; i++)
-		ggml_backend_tensor_get(inputs->queries[i], gg_row_at(seq, i, seq->rows.n - slot->n_rows),
-					0, ggml_nbytes(inputs->queries[i]));
+		ggml_backend_tensor_get(inputs->queries[i],
+					gg_row_at(seq, i, seq->rows.n - slot->n_rows), 0,
+					ggml_nbytes(inputs->queries[i]));
 }
 
 static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
@@ -61,7 +62,8 @@ static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32
 		append(engine, &slots[i]);
 		keep_rows(engine, &slots[i], &graph->slots[i]);
 		if (slots[i].n_logits)
-			ggml_backend_tensor_get(graph->logits, slots[i].logits, at, slots[i].n_logits * row);
+			ggml_backend_tensor_get(graph->logits, slots[i].logits, at,
+						slots[i].n_logits * row);
 		at += slots[i].n_logits * row;
 	}
 	return KVMOD_OK;
@@ -72,7 +74,7 @@ static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32
 struct work {
 	struct gg_engine *engine;
 	const struct kvmod_batch *batch;
-	uint32_t *done;			/* tokens of each item */
+	uint32_t *done; /* tokens of each item */
 	struct gg_slot *slots;
 };
 
@@ -86,11 +88,13 @@ static int32_t check_item(struct gg_engine *engine, const struct kvmod_batch *ba
 	const struct kvmod_batch_item *item = item_at(batch, index);
 
 	if (!item->n_tokens || item->n_logits > item->n_tokens || (item->n_logits && !item->logits))
-		return gg_fail(engine, KVMOD_EINVAL, "item %u of the batch: %u tokens, %u logits%s", index,
-			       item->n_tokens, item->n_logits, item->logits ? "" : ", nowhere to put them");
+		return gg_fail(engine, KVMOD_EINVAL, "item %u of the batch: %u tokens, %u logits%s",
+			       index, item->n_tokens, item->n_logits,
+			       item->logits ? "" : ", nowhere to put them");
 	for (uint32_t i = 0; i < index; i++) {
 		if (item_at(batch, i)->seq == item->seq)
-			return gg_fail(engine, KVMOD_EINVAL, "items %u and %u of the batch are of one sequence", i, index);
+			return gg_fail(engine, KVMOD_EINVAL,
+				       "items %u and %u of the batch are of one sequence", i, index);
 	}
 	for (uint32_t t = 0; t < item->n_tokens; t++) {
 		if (item->tokens[t] < 0 || item->tokens[t] >= engine->net.dims[GG_VOCAB])
@@ -98,7 +102,8 @@ static int32_t check_item(struct gg_engine *engine, const struct kvmod_batch *ba
 				       item->tokens[t], (long long)engine->net.dims[GG_VOCAB]);
 	}
 	if (item->seq->logical + item->n_tokens > engine->limit)
-		return gg_fail(engine, KVMOD_ERANGE, "%u tokens after %llu that are there: the context is %llu",
+		return gg_fail(engine, KVMOD_ERANGE,
+			       "%u tokens after %llu that are there: the context is %llu",
 			       item->n_tokens, (unsigned long long)item->seq->logical,
 			       (unsigned long long)engine->limit);
 	return KVMOD_OK;
@@ -136,7 +141,8 @@ static uint32_t max_chunk(const struct kvmod_seq *seq)
 }
 
 /* What the next pass takes of an item; 0: nothing is left, or there is no room. */
-static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_t room, struct gg_slot *slot)
+static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_t room,
+		     struct gg_slot *slot)
 {
 	uint32_t n = item->n_tokens - done, first_logit = item->n_tokens - item->n_logits, chunk, at;
 
@@ -147,12 +153,15 @@ static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_
 	n = n < room ? n : room;
 	at = done > first_logit ? done : first_logit;
 	*slot = (struct gg_slot){
-		.seq = item->seq, .tokens = item->tokens + done, .n_tokens = n,
+		.seq = item->seq,
+		.tokens = item->tokens + done,
+		.n_tokens = n,
 		.n_logits = done + n > at ? done + n - at : 0,
 		.n_rows = n ? gg_rows_due(item->seq, n) : 0,
 	};
 	if (slot->n_logits)
-		slot->logits = item->logits + (size_t)(at - first_logit) * (size_t)item->seq->engine->net.dims[GG_VOCAB];
+		slot->logits = item->logits + (size_t)(at - first_logit) *
+						      (size_t)item->seq->engine->net.dims[GG_VOCAB];
 	return n;
 }
 
@@ -163,7 +172,8 @@ static int32_t next_pass(struct work *work, uint64_t *n_done)
 	int32_t code;
 
 	for (uint32_t i = 0; i < work->batch->n_items && n < room; i++) {
-		uint32_t taken = take(item_at(work->batch, i), work->done[i], room - n, &work->slots[n_slots]);
+		uint32_t taken = take(item_at(work->batch, i), work->done[i], room - n,
+				      &work->slots[n_slots]);
 
 		n += taken;
 		n_slots += taken > 0;
@@ -227,11 +237,18 @@ int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int
 		      uint32_t n, float *logits, uint32_t n_logits)
 {
 	struct kvmod_batch_item item = {
-		.size = sizeof(item), .n_tokens = n, .seq = seq, .tokens = tokens,
-		.logits = logits, .n_logits = n_logits,
+		.size = sizeof(item),
+		.n_tokens = n,
+		.seq = seq,
+		.tokens = tokens,
+		.logits = logits,
+		.n_logits = n_logits,
 	};
 	struct kvmod_batch batch = {
-		.size = sizeof(batch), .n_items = 1, .item_stride = sizeof(item), .items = &item,
+		.size = sizeof(batch),
+		.n_items = 1,
+		.item_stride = sizeof(item),
+		.items = &item,
 	};
 
 	return gg_step(engine, &batch);

@@ -8,7 +8,8 @@
 
 static bool is_special(const struct llama_vocab *vocab, int32_t token)
 {
-	return llama_vocab_get_attr(vocab, token) & (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED);
+	return llama_vocab_get_attr(vocab, token) &
+	       (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED);
 }
 
 /* Longest first: where two are written at one place, the longer is meant. */
@@ -80,12 +81,13 @@ void gg_text_close(struct gg_engine *engine)
 static int32_t check_vocab(struct gg_engine *engine)
 {
 	if (llama_vocab_type(engine->text.vocab) == LLAMA_VOCAB_TYPE_NONE)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s has no vocabulary: it can run token ids only", engine->model);
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s has no vocabulary: it can run token ids only", engine->model);
 	return KVMOD_OK;
 }
 
-int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
-		    int32_t *tokens, size_t *n_tokens)
+int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags, int32_t *tokens,
+		    size_t *n_tokens)
 {
 	struct gg_engine *engine = self;
 	size_t room = *n_tokens, n_first;
@@ -116,8 +118,8 @@ int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length)
 	if (code)
 		return code;
 	if (token < 0 || token >= llama_vocab_n_tokens(engine->text.vocab))
-		return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %d", token,
-			       llama_vocab_n_tokens(engine->text.vocab));
+		return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %d",
+			       token, llama_vocab_n_tokens(engine->text.vocab));
 	n = llama_token_to_piece(engine->text.vocab, token, text, room, 0, true);
 	*length = (size_t)(n < 0 ? -n : n);
 	return n < 0 ? KVMOD_ERANGE : KVMOD_OK;
