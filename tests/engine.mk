@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Tests of the ggml engine, built where configure found ggml.
 if HAVE_GGML
-noinst_LTLIBRARIES += libtest_engine.la
+if HAVE_CHECK
+check_LTLIBRARIES += libtest_engine.la
+endif
 libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h tests/oracle.c tests/oracle.h \
 	tests/random.c tests/random.h tests/tiny_model.c tests/tiny_model.h
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
-	tests/test_engine_replay \
-	tests/test_engine_text tests/test_engine_golden
+	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
+	tests/test_engine_golden
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -24,6 +26,9 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c tests/random.c tests
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
+tests_test_engine_request_SOURCES = tests/test_engine_request.c
+tests_test_engine_request_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
