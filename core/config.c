@@ -212,8 +212,8 @@ void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config)
 	config->older = ctx->config;
 	ctx->config = config;
 	kv_pool_set_threads(ctx->pool, (uint32_t)config->settings.threads);
-	if (kv_config_find(config, "kvmod", "", "log_level"))
-		ctx->log_level = KVMOD_ERROR + (uint32_t)config->settings.log_level;
+	ctx->log_level = kv_config_find(config, "kvmod", "", "log_level") ?
+			 KVMOD_ERROR + (uint32_t)config->settings.log_level : ctx->usual_level;
 }
 
 int kvmod_configure(struct kvmod_ctx *ctx, const char *path,

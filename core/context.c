@@ -24,6 +24,7 @@ int kvmod_new(struct kvmod_ctx **out)
 		return kv_no_memory();
 	atomic_init(&ctx->refs, 1);
 	atomic_init(&ctx->log_level, KVMOD_NOTE);
+	ctx->usual_level = KVMOD_NOTE;
 	make_lock(&ctx->lock);
 	ctx->pool = kv_pool_new();
 	err = ctx->pool ? kv_register(ctx, NULL, KV_POLICY, &kv_fullkv_ops) : KVMOD_ENOMEM;

@@ -74,6 +74,7 @@ struct kvmod_ctx {
 	kvmod_log_fn *log;
 	void *log_arg;
 	atomic_uint log_level;
+	uint32_t usual_level;		/* where the configuration says none */
 	struct kv_config *config;	/* never changed in place: a reload puts another */
 	struct kv_module *modules;
 	struct kv_provider *providers;

@@ -113,4 +113,5 @@ void kvmod_set_log(struct kvmod_ctx *ctx, kvmod_log_fn *fn, void *arg)
 void kvmod_set_log_level(struct kvmod_ctx *ctx, uint32_t level)
 {
 	ctx->log_level = level;
+	ctx->usual_level = level;
 }

@@ -216,6 +216,7 @@ static void words_of_choice(const char *choices, char *text, size_t room)
 static int expected(const struct kvmod_param *param)
 {
 	const char *what = types[param->type].expected;
+	const char *comma = strchr(what, ',') ? "," : "";
 	struct range range;
 	char words[512];
 
@@ -226,11 +227,11 @@ static int expected(const struct kvmod_param *param)
 	if (!split_range(param->range, &range) || range.n_low + range.n_high == 0)
 		return kv_fail(KVMOD_EINVAL, "expected %s", what);
 	if (range.n_low && range.n_high)
-		return kv_fail(KVMOD_EINVAL, "expected %s in %s", what, param->range);
+		return kv_fail(KVMOD_EINVAL, "expected %s%s in %s", what, comma, param->range);
 	if (range.n_low)
-		return kv_fail(KVMOD_EINVAL, "expected %s of at least %.*s", what,
+		return kv_fail(KVMOD_EINVAL, "expected %s%s of at least %.*s", what, comma,
 			       (int)range.n_low, range.low);
-	return kv_fail(KVMOD_EINVAL, "expected %s of at most %s", what, range.high);
+	return kv_fail(KVMOD_EINVAL, "expected %s%s of at most %s", what, comma, range.high);
 }
 
 /* --- values ---------------------------------------------------------------------------------- */

@@ -48,6 +48,8 @@ START_TEST(values)
 	ck_assert_str_eq(kvmod_config_path(ctx), fixture_path("kvmod.conf"));
 	ck_assert_uint_eq(kv_n_threads(ctx), 2);
 	ck_assert_uint_eq(ctx->log_level, KVMOD_DEBUG);
+	assert_ok(fixture_configure(ctx, ""));
+	ck_assert_uint_eq(ctx->log_level, KVMOD_INFO);
 	kvmod_unref(ctx);
 }
 END_TEST

@@ -418,6 +418,30 @@ START_TEST(written_by_others)
 }
 END_TEST
 
+/* Only root can give a file away; as the loader sees it, owners() tries for all. */
+START_TEST(given_away)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *path = fixture_module("good", NULL);
+	struct kvmod_modinfo *info;
+	char text[512];
+
+	if (geteuid() == 0) {
+		ck_assert_int_eq(chown(fixture_dir, 54321, 54321), 0);
+		snprintf(text, sizeof(text), "good.so: its folder %s belongs to uid 54321, not to root, "
+			 "you or the owner of this program: chown %s, or name that user in [kvmod] "
+			 "allow_owner", fixture_dir, fixture_dir);
+		assert_fails(kvmod_modinfo_read(ctx, path, &info), KVMOD_EPERM, text);
+		ck_assert_int_eq(chown(fixture_dir, 0, 0), 0);
+		ck_assert_int_eq(chown(path, 54321, 54321), 0);
+		assert_fails(kvmod_load(ctx, path), KVMOD_EPERM, "good.so: belongs to uid 54321, not to "
+			     "root, you or the owner of this program: chown good.so, or name that user "
+			     "in [kvmod] allow_owner");
+	}
+	kvmod_unref(ctx);
+}
+END_TEST
+
 /* As the loader would see files of other users, which only root could make. */
 static int trust(const struct kv_config *config, uid_t uid, gid_t gid, mode_t mode)
 {
@@ -638,7 +662,7 @@ FIXTURE_MAIN("loader", loads_by_path, loads_when_a_policy_is_opened,
 	     never_looks_in_the_working_folder, no_file, not_a_regular_file, not_elf, truncated,
 	     wrong_machine, not_a_shared_object, no_section, section_without_a_module,
 	     no_descriptor, descriptor_of_a_dependency, wrong_magic, other_abi, no_license, bad_name,
-	     section_is_forged, written_by_others, owners, allowed_owners, init_fails,
+	     section_is_forged, written_by_others, given_away, owners, allowed_owners, init_fails,
 	     policy_is_not_in_the_section, undefined_symbol, descriptor_and_section_disagree, busy,
 	     resident_modules_stay_mapped, open_things_hold_the_context, blacklisted, aliases, facts,
 	     each_file)

@@ -126,7 +126,7 @@ START_TEST(amounts_in_a_range)
 	assert_ok(parse(KVMOD_PARAM_AMOUNT, "1..50%", "100"));
 	assert_ok(parse(KVMOD_PARAM_AMOUNT, "1..50%", "0.0"));
 	assert_none(KVMOD_PARAM_AMOUNT, "1..50%", NONE("0", "51%", "0.6"), "expected a fraction such "
-		    "as 0.25 or 25%, or a count such as 1024 in 1..50%");
+		    "as 0.25 or 25%, or a count such as 1024, in 1..50%");
 }
 END_TEST
 
@@ -148,7 +148,7 @@ START_TEST(lists)
 	assert_list("", 0, 0, NULL);
 	assert_none(KVMOD_PARAM_LIST, "0..100",
 		    NONE("1,1", "2,1", "5-3", "-1", "1-", ",1", "1,,2", "x", "1-200", "101", "1.5",
-			 "0-3,2"), "expected a number, or an ascending list such as 0,1,5-8 in 0..100");
+			 "0-3,2"), "expected a number, or an ascending list such as 0,1,5-8, in 0..100");
 	assert_none(KVMOD_PARAM_LIST, "", NONE("0-99999999999", "0-65536"),
 		    "expected a number, or an ascending list such as 0,1,5-8");
 	kv_pile_free(&pile);
