@@ -37,15 +37,21 @@ static double kl(const float *p, const float *q, uint32_t n)
 	return sum > 0 ? sum : 0;
 }
 
+/* That Ctrl-C ended it is said where the answer is reported. */
+static int failed(void)
+{
+	return cli_interrupted() ? CLI_FAILED : cli_error_kvmod();
+}
+
 static int feed(struct pair *pair, int32_t token, struct cli_comparison *out)
 {
 	double begin = cli_now();
 
 	if (kvmod_session_decode(pair->session, &pair->full, &token, &pair->full_logits, 1))
-		return cli_error_kvmod();
+		return failed();
 	out->full_seconds += cli_now() - begin;
 	if (kvmod_session_decode(pair->model->session, &pair->cut, &token, &pair->cut_logits, 1))
-		return cli_error_kvmod();
+		return failed();
 	out->n++;
 	return CLI_OK;
 }
@@ -96,7 +102,7 @@ static int prefill_full(struct pair *pair, const struct cli_tokens *tokens,
 	err = kvmod_sequence_prompt(pair->full, &prompt, &prompted);
 	cli_progress_end(&progress);
 	if (err)
-		return cli_error_kvmod();
+		return failed();
 	out->full_prefill_seconds = prompted.prefill_seconds;
 	out->full_bytes = prompted.after.used;
 	return CLI_OK;

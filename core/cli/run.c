@@ -139,6 +139,8 @@ static int answer_and_compare(struct run *r, const struct cli_tokens *tokens, ui
 	if (!err && copy && !cli_interrupted()) {
 		err = cli_compare(&r->model, copy, tokens, limit, &turn->comparison);
 		turn->compared = !err;
+		if (cli_interrupted())
+			err = CLI_OK;
 	}
 	if (copy)
 		kvmod_sequence_close(copy);

@@ -147,22 +147,33 @@ exits 1
 echo 'a long' | out
 echo 'kvmod: standard output: Broken pipe' | err
 
-: >"$tmp/out"
-"$build/kvmod" run -o 'engine fake.delay=20' "$long" >"$tmp/out" 2>"$tmp/err" &
-pid=$!
-tries=0
-while [ ! -s "$tmp/out" ] && [ $tries -lt 200 ]; do
-	sleep 0.05
-	tries=$((tries + 1))
-done
-kill -INT $pid
-wait $pid
-status=$?
-tried='run, interrupted'
-exits 1
+# interrupt N ARGUMENT... - Ctrl-C as soon as there are N bytes on stdout.
+interrupt() {
+	n=$1
+	shift
+	: >"$tmp/out"
+	"$build/kvmod" run -o 'engine fake.delay=20' "$@" >"$tmp/out" 2>"$tmp/err" &
+	pid=$!
+	tries=0
+	until [ "$(wc -c <"$tmp/out")" -ge "$n" ] || [ $tries -ge 200 ]; do
+		sleep 0.05
+		tries=$((tries + 1))
+	done
+	kill -INT $pid
+	wait $pid
+	status=$?
+	tried="run $*, interrupted"
+	exits 1
+	grep -q '^kept ' "$tmp/err" || fail 'no report after Ctrl-C'
+	tail -n 1 "$tmp/err" >"$tmp/last"
+	[ "$(cat "$tmp/last")" = 'kvmod: stopped on request' ] || fail "not said: $(cat "$tmp/last")"
+}
+
+interrupt 1 "$long"
 grep -q '^0[0]*$' "$tmp/out" || fail "not what was said until then: $(cat "$tmp/out")"
 [ "$(wc -c <"$tmp/out")" -lt 100 ] || fail 'Ctrl-C stopped nothing'
-grep -q '^kept ' "$tmp/err" || fail 'no report after Ctrl-C'
-tail -n 1 "$tmp/err" >"$tmp/last" && mv "$tmp/last" "$tmp/err"
-echo 'kvmod: stopped on request' | err
+# While the answer is compared: it is complete, the comparison is not there.
+interrupt 21 --compare 00000000000000000000
+echo 00000000000000000000 | out
+! grep -q '^compare' "$tmp/err" || fail 'half a comparison'
 finish
