@@ -3,8 +3,6 @@
 #include "core/cli/cli.h"
 
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #define DEFAULT_ENGINE "ggml"
 
@@ -19,18 +17,6 @@ static int configure(struct kvmod_ctx *ctx, const struct cli_common *common,
 		     const struct cli_strings *overrides)
 {
 	return kvmod_configure(ctx, common->config, overrides->item, overrides->n);
-}
-
-/* "engine NAME.model=PATH", the path as seen from here. */
-static char *model_override(struct kvmod_ctx *ctx, const char *model)
-{
-	char *text = NULL, *here = *model == '/' ? strdup("") : getcwd(NULL, 0);
-
-	if (!here || asprintf(&text, "engine %s.model=%s%s%s", cli_engine_name(ctx), here,
-			      *here ? "/" : "", model) < 0)
-		text = NULL;
-	free(here);
-	return text;
 }
 
 /*
@@ -53,11 +39,12 @@ static int configure_all(struct kvmod_ctx *ctx, const struct cli_common *common)
 	if (configure(ctx, common, &all))
 		err = cli_error_kvmod();
 	if (!err && common->model) {
-		model = model_override(ctx, common->model);
+		if (asprintf(&model, "engine %s.model=%s", cli_engine_name(ctx), common->model) < 0) {
+			free(policy);
+			return cli_error("out of memory");
+		}
 		all.item[all.n++] = model;
-		if (!model)
-			err = cli_error("out of memory");
-		else if (configure(ctx, common, &all))
+		if (configure(ctx, common, &all))
 			err = cli_error_kvmod();
 	}
 	free(model);

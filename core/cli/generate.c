@@ -21,7 +21,7 @@ static void show(const struct cli_generate *g, const struct cli_text *text, size
 static int say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
 	       struct cli_text *text)
 {
-	char bytes[256];
+	char bytes[1024];
 	size_t n = sizeof(bytes), shown = text->n;
 
 	if (g->model->ops->detokenize(g->model->instance, token, bytes, &n))
