@@ -25,6 +25,7 @@ typedef __m256i vi;
 #define v_mul(a, b)		_mm256_mul_ps(a, b)
 #define v_div(a, b)		_mm256_div_ps(a, b)
 #define v_fma(a, b, c)		_mm256_fmadd_ps(a, b, c)
+#define v_fms(a, b, c)		_mm256_fmsub_ps(a, b, c)
 /* If one operand is NaN these give the second. */
 #define v_min(a, b)		_mm256_min_ps(a, b)
 #define v_max(a, b)		_mm256_max_ps(a, b)
@@ -93,14 +94,6 @@ static inline vf v_sum_each(const vf x[VW])
 		     _mm256_permute_ps(_mm256_blend_ps(z[1], z[0], 0xaa), 0xb1));
 }
 
-static inline float v_sum_all(vf x)
-{
-	__m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-
-	h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-	return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
-}
-
 static inline float v_max_all(vf x)
 {
 	__m128 h = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -116,7 +109,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.scale = scale,
 	.to_f32 = to_f32,
 	.max = max,
-	.exp_sums = exp_sums,
+	.softmax = softmax,
 	.exp_add = exp_add,
 	.sum_bytes = sum_bytes,
 };

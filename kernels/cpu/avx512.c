@@ -25,10 +25,10 @@ typedef __m512i vi;
 #define v_mul(a, b)		_mm512_mul_ps(a, b)
 #define v_div(a, b)		_mm512_div_ps(a, b)
 #define v_fma(a, b, c)		_mm512_fmadd_ps(a, b, c)
+#define v_fms(a, b, c)		_mm512_fmsub_ps(a, b, c)
 /* If one operand is NaN these give the second. */
 #define v_min(a, b)		_mm512_min_ps(a, b)
 #define v_max(a, b)		_mm512_max_ps(a, b)
-#define v_sum_all(x)		_mm512_reduce_add_ps(x)
 #define v_max_all(x)		_mm512_reduce_max_ps(x)
 
 #define v_zero_i()		_mm512_setzero_si512()
@@ -109,7 +109,7 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.scale = scale,
 	.to_f32 = to_f32,
 	.max = max,
-	.exp_sums = exp_sums,
+	.softmax = softmax,
 	.exp_add = exp_add,
 	.sum_bytes = sum_bytes,
 };

@@ -22,14 +22,22 @@ void kv_cpu_logits(const struct kvmod_view *k, uint32_t head_dim,
 void kv_cpu_to_f32(uint32_t type, const void *src, size_t n, float *dst);
 
 /*
- * Softmax in parts, so that a row may be done tile by tile: the largest of n
- * logits (-FLT_MAX where none is above it), then the sums of exp(x - max) and of
- * its square. NaN, and infinity above, make the sums NaN.
+ * Softmax in parts, so that a row may be done tile by tile: the largest of some
+ * logits (-FLT_MAX where none is above it), and the sums of exp(x - max) and of its
+ * square. NaN, and infinity above, make the sums NaN.
  */
 struct kv_softmax {
 	float max, sum, sum2;
 };
 void kv_cpu_softmax_sums(const float *x, size_t n, struct kv_softmax *out);
+/*
+ * The same for n_q rows that lie `stride` apart. There is room for a multiple of
+ * KV_PAD in each: what is after n elements is overwritten.
+ */
+#define KV_PAD 16
+void kv_cpu_softmax_rows(float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out);
+/* Adds what another part of the row gave. */
+void kv_softmax_merge(struct kv_softmax *s, const struct kv_softmax *part);
 
 /* out[i] += weight * exp(x[i] - max); weight 1/sum adds a row of attention. */
 void kv_cpu_softmax_add(const float *x, size_t n, float max, float weight, float *out);

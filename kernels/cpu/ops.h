@@ -9,9 +9,6 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/sum.h"
 
-/* A softmax sum is kept in double from block to block of so many elements. */
-#define KV_SUM_BLOCK 512
-
 struct kv_cpu_ops {
 	/* out: one float for each row and query, q.k without scale */
 	void (*dots)(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
@@ -20,7 +17,9 @@ struct kv_cpu_ops {
 	void (*scale)(float *x, size_t n, float scale, float softcap);
 	void (*to_f32)(uint32_t type, const void *src, size_t n, float *dst);
 	float (*max)(const float *x, size_t n);
-	void (*exp_sums)(const float *x, size_t n, float max, float *sum, float *sum2);
+	/* n_q rows; n is a multiple of KV_PAD, filled up with -INFINITY */
+	void (*softmax)(const float *x, size_t stride, uint32_t n_q, size_t n,
+			struct kv_softmax *out);
 	void (*exp_add)(const float *x, size_t n, float max, float weight, float *out);
 	uint64_t (*sum_bytes)(const unsigned char *x, size_t n);
 };

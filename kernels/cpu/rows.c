@@ -130,17 +130,6 @@ static uint32_t seen(const struct kv_rows *r, struct kv_tile t, uint32_t g, uint
 
 /* --- first pass ------------------------------------------------------------------- */
 
-/* Adds a tile's sums to those of the tiles before it. */
-static void merge(struct kv_softmax *s, const struct kv_softmax *tile)
-{
-	float max = s->max > tile->max ? s->max : tile->max;
-	float a = expf(s->max - max), b = expf(tile->max - max);
-
-	s->max = max;
-	s->sum = s->sum * a + tile->sum * b;
-	s->sum2 = s->sum2 * a * a + tile->sum2 * b * b;
-}
-
 static void set_part(const struct kv_rows *r, size_t query, uint32_t part,
 		     const struct kv_softmax *s)
 {
@@ -151,12 +140,26 @@ static void set_part(const struct kv_rows *r, size_t query, uint32_t part,
 	r->sum2[i] = s->sum2;
 }
 
+/* Softmax of n queries' tile; those of one row see the same part of it. */
+static void tile_softmax(const struct kv_rows *r, struct kv_tile t, uint32_t g, uint32_t query,
+			 uint32_t n, float *x, struct kv_softmax *out)
+{
+	uint32_t j, same;
+
+	for (j = 0; j < n; j += same) {
+		uint32_t row_end = r->group - (query + j) % r->group;
+
+		same = smaller(row_end, n - j);
+		kv_cpu_softmax_rows(x + j * KV_TILE, KV_TILE, same, seen(r, t, g, query + j), out + j);
+	}
+}
+
 /* n <= BLOCK queries, from `query` on, against tiles first..last-1 as one part. */
 static void scan_part(const struct kv_rows *r, uint32_t first, uint32_t last, uint32_t g,
 		      uint32_t query, uint32_t n, uint32_t part)
 {
 	size_t base = (size_t)g * r->n_rows * r->group + query;
-	struct kv_softmax sums[BLOCK], s;
+	struct kv_softmax sums[BLOCK], here[BLOCK];
 	float x[BLOCK * KV_TILE];
 	uint32_t tile, j;
 
@@ -164,13 +167,9 @@ static void scan_part(const struct kv_rows *r, uint32_t first, uint32_t last, ui
 		struct kv_tile t = kv_rows_tile(r, tile);
 
 		tile_logits(r, t, g, query, n, x);
-		for (j = 0; j < n; j++) {
-			kv_cpu_softmax_sums(x + j * KV_TILE, seen(r, t, g, query + j), &s);
-			if (tile == first)
-				sums[j] = s;
-			else
-				merge(&sums[j], &s);
-		}
+		tile_softmax(r, t, g, query, n, x, tile == first ? sums : here);
+		for (j = 0; j < n && tile > first; j++)
+			kv_softmax_merge(&sums[j], &here[j]);
 	}
 	for (j = 0; j < n; j++)
 		set_part(r, base + j, part, &sums[j]);

@@ -59,19 +59,19 @@ static float max(const float *x, size_t n)
 	return m;
 }
 
-static void exp_sums(const float *x, size_t n, float m, float *sum, float *sum2)
+static void softmax(const float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out)
 {
-	float s = 0, s2 = 0;
 	size_t i;
 
-	for (i = 0; i < n; i++) {
-		float e = expf(x[i] - m);
+	for (; n_q > 0; n_q--, x += stride, out++) {
+		*out = (struct kv_softmax){ .max = max(x, n) };
+		for (i = 0; i < n; i++) {
+			float e = expf(x[i] - out->max);
 
-		s += e;
-		s2 += e * e;
+			out->sum += e;
+			out->sum2 += e * e;
+		}
 	}
-	*sum = s;
-	*sum2 = s2;
 }
 
 static void exp_add(const float *x, size_t n, float m, float weight, float *out)
@@ -97,7 +97,7 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.scale = scale,
 	.to_f32 = to_f32,
 	.max = max,
-	.exp_sums = exp_sums,
+	.softmax = softmax,
 	.exp_add = exp_add,
 	.sum_bytes = sum_bytes,
 };

@@ -11,36 +11,42 @@
 #include <math.h>
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-/* Rows that stay in the nearest cache while all queries pass over them. */
-#ifndef ROW_BLOCK
-#define ROW_BLOCK 64
-#endif
+/* Rows that stay in a near cache while all queries pass over them: whole ROWS_FOR(). */
+#define ROW_BLOCK 96
 /* How far ahead of its use a row is fetched: beyond the next 4 KiB page. */
-#ifndef FETCH_AHEAD
 #define FETCH_AHEAD 4096
-#endif
 
-/* exp(x) to 1.5 ulp; 0 below the normal range, NaN for NaN. */
+/*
+ * exp(x) to 3 ulp for x in -87.3 .. 88.3, which x must be within, or NaN: with
+ * x / ln 2 = n + r, the power of two n, and a polynomial of 2^r.
+ */
+ALWAYS_INLINE vf v_exp_within(vf x)
+{
+	/* Adding it rounds to n, which then stands, biased, in the low bits. */
+	const float shift = 0x1.8p23f + 127;
+	vf log2e = v_set1(1.44269504f);
+	vf t = v_fma(x, log2e, v_set1(shift));
+	vf r = v_fms(x, log2e, v_sub(t, v_set1(shift)));
+	vf p = v_set1(0.00132763584f);
+
+	p = v_fma(p, r, v_set1(0.00967565551f));
+	p = v_fma(p, r, v_set1(0.0555071458f));
+	p = v_fma(p, r, v_set1(0.240221173f));
+	p = v_fma(p, r, v_set1(0.693146944f));
+	p = v_fma(p, r, v_set1(1.00000012f));
+	return v_mul(p, v_exponent(t));
+}
+
+/* The bounds of what a float holds; as first operands they let NaN through. */
+#define EXP_LOWEST	-87.33654f
+#define EXP_HIGHEST	88.3762f
+
+/* exp(x), 0 below the normal range. */
 ALWAYS_INLINE vf v_exp(vf x)
 {
-	const float lowest = -87.33654f, highest = 88.3762f;
-	/* t = x / ln 2, rounded; its low bits are then the exponent of the answer. */
-	const float shift = 0x1.8p23f + 127;
-	/* a bound as first operand lets NaN through */
-	vf bound = v_min(v_set1(highest), v_max(v_set1(lowest), x));
-	vf t = v_fma(bound, v_set1(1.44269504f), v_set1(shift));
-	vf n = v_sub(t, v_set1(shift));
-	vf r = v_fma(n, v_set1(-0x1.62e4p-1f), bound);
-	vf p = v_set1(0.00139262131f);
+	vf bound = v_min(v_set1(EXP_HIGHEST), v_max(v_set1(EXP_LOWEST), x));
 
-	r = v_fma(n, v_set1(-0x1.7f7d1cp-20f), r);
-	p = v_fma(p, r, v_set1(0.00836320315f));
-	p = v_fma(p, r, v_set1(0.0416665561f));
-	p = v_fma(p, r, v_set1(0.166665763f));
-	p = v_fma(p, r, v_set1(0.5f));
-	p = v_fma(p, r, v_set1(1));
-	p = v_fma(p, r, v_set1(1));
-	return v_zero_below(v_mul(p, v_exponent(t)), x, lowest);
+	return v_zero_below(v_exp_within(bound), x, EXP_LOWEST);
 }
 
 /* VW elements of a row, from element d on. */
@@ -143,15 +149,23 @@ ALWAYS_INLINE void rows_times_queries(uint32_t type, const char *k, int64_t stri
 		memcpy(out + j * out_stride, sums + j * rows, (size_t)rows * sizeof(*out));
 }
 
+/* How far from a row the one is that is to be fetched now. */
+static int64_t fetch_distance(int64_t stride)
+{
+	int64_t step = stride < 0 ? -stride : stride;
+
+	return step ? (FETCH_AHEAD + step - 1) / step * stride : 0;
+}
+
 ALWAYS_INLINE void fetch_rows(const char *row, int64_t stride, size_t row_bytes, int rows)
 {
-	int64_t ahead = stride ? (FETCH_AHEAD + stride - 1) / stride * stride : 0;
 	size_t b;
 	int r;
 
-	for (r = 0; r < rows; r++)
+#pragma GCC unroll 16
+	for (r = 0; r < rows; r++, row += stride)
 		for (b = 0; b < row_bytes; b += 64)
-			__builtin_prefetch(row + ahead + r * stride + b);
+			__builtin_prefetch(row + b);
 }
 
 /* n rows against nq queries, as many rows at a time as the registers hold. */
@@ -161,6 +175,7 @@ ALWAYS_INLINE void block_times_queries(uint32_t type, const char *k, int64_t str
 {
 	const uint32_t rows = (uint32_t)ROWS_FOR(nq);
 	const size_t row_bytes = kvmod_row_bytes(type, dim);
+	const int64_t ahead = fetch_distance(stride);
 	const float *query[4];
 	uint32_t i;
 
@@ -168,7 +183,7 @@ ALWAYS_INLINE void block_times_queries(uint32_t type, const char *k, int64_t str
 		query[j] = q + (size_t)j * dim;
 	for (i = 0; i + rows <= n; i += rows, k += rows * stride) {
 		if (fetch)
-			fetch_rows(k, stride, row_bytes, (int)rows);
+			fetch_rows(k + ahead, stride, row_bytes, (int)rows);
 		rows_times_queries(type, k, stride, dim, query, nq, (int)rows, out + i, out_stride);
 	}
 	for (; i < n; i++, k += stride)
@@ -285,23 +300,55 @@ static float max(const float *x, size_t n)
 	return v_max_all(m);
 }
 
-static void exp_sums(const float *x, size_t n, float m, float *sum, float *sum2)
+/*
+ * Softmax of one or two rows of logits (nq, a constant) at the same time: one alone
+ * would wait for itself. Below exp's range 1e-38 will do for 0.
+ */
+ALWAYS_INLINE void softmax_rows(const float *x, size_t stride, int nq, size_t n,
+				struct kv_softmax *out)
 {
-	vf s = v_set1(0), s2 = s, e;
+	vf m[2], s[VW], e;
+	float sums[VW];
 	size_t i;
+	int j;
 
-	for (i = 0; i + VW <= n; i += VW) {
-		e = v_exp(v_sub(v_load(x + i), v_set1(m)));
-		s = v_add(s, e);
-		s2 = v_fma(e, e, s2);
+#pragma GCC unroll 2
+	for (j = 0; j < nq; j++)
+		m[j] = v_set1(-FLT_MAX);
+#pragma GCC unroll 16
+	for (j = 0; j < VW; j++)
+		s[j] = v_set1(0);
+	for (i = 0; i < n; i += VW)
+#pragma GCC unroll 2
+		for (j = 0; j < nq; j++)	/* of NaN the second operand remains */
+			m[j] = v_max(v_load(x + j * stride + i), m[j]);
+#pragma GCC unroll 2
+	for (j = 0; j < nq; j++) {
+		out[j].max = v_max_all(m[j]);
+		m[j] = v_set1(out[j].max);
 	}
-	if (i < n) {
-		e = v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m)));
-		s = v_add(s, e);
-		s2 = v_fma(e, e, s2);
+	for (i = 0; i < n; i += VW)
+#pragma GCC unroll 2
+		for (j = 0; j < nq; j++) {
+			e = v_sub(v_load(x + j * stride + i), m[j]);
+			e = v_exp_within(v_max(v_set1(EXP_LOWEST), e));
+			s[j] = v_add(s[j], e);
+			s[2 + j] = v_fma(e, e, s[2 + j]);
+		}
+	v_store(sums, v_sum_each(s));
+#pragma GCC unroll 2
+	for (j = 0; j < nq; j++) {
+		out[j].sum = sums[j];
+		out[j].sum2 = sums[2 + j];
 	}
-	*sum = v_sum_all(s);
-	*sum2 = v_sum_all(s2);
+}
+
+static void softmax(const float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out)
+{
+	for (; n_q >= 2; n_q -= 2, x += 2 * stride, out += 2)
+		softmax_rows(x, stride, 2, n, out);
+	if (n_q)
+		softmax_rows(x, stride, 1, n, out);
 }
 
 static void exp_add(const float *x, size_t n, float m, float weight, float *out)
