@@ -342,6 +342,48 @@ START_TEST(descriptor_of_a_dependency)
 }
 END_TEST
 
+/* Spoils the symbol's entry in the hash table, so that its own file does not find it. */
+static void hide_symbol(char *bytes, const char *name)
+{
+	const ElfW(Ehdr) *h = (ElfW(Ehdr) *)bytes;
+	const ElfW(Shdr) *sections = (ElfW(Shdr) *)(bytes + h->e_shoff);
+	uint32_t hash = 5381;
+
+	for (; *name; name++)
+		hash = hash * 33 + (unsigned char)*name;
+	for (int i = 0; i < h->e_shnum; i++) {
+		uint32_t *words = (uint32_t *)(bytes + sections[i].sh_offset);
+		size_t n = sections[i].sh_size / sizeof(*words);
+
+		/* The lowest bit ends a chain. */
+		for (size_t k = 4; sections[i].sh_type == SHT_GNU_HASH && k < n; k++)
+			if ((words[k] | 1) == (hash | 1))
+				words[k] ^= 2;
+	}
+}
+
+/* What the file says of itself is right, but dlsym() finds another's descriptor. */
+START_TEST(descriptor_of_another_file)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_modinfo *info;
+	const char *path;
+	size_t n;
+	char *bytes = fixture_read(fixture_module("shadow", NULL), &n);
+
+	hide_symbol(bytes, "kvmod_module");
+	path = fixture_write_bytes("shadow.so", bytes, n);
+	free(bytes);
+	assert_ok(kvmod_modinfo_read(ctx, path, &info));
+	kvmod_modinfo_free(info);
+	ck_assert_int_eq(kvmod_load(ctx, path), KVMOD_EFORMAT);
+	ck_assert_msg(strstr(fixture_error(), "shadow.so: its `kvmod_module` comes from ") &&
+		      strstr(kvmod_error(), "libdep.so, which it depends on: define its own"),
+		      "%s", kvmod_error());
+	kvmod_unref(ctx);
+}
+END_TEST
+
 START_TEST(wrong_magic)
 {
 	assert_refused(fixture_module("magic", NULL), KVMOD_EFORMAT,
@@ -661,7 +703,8 @@ FIXTURE_MAIN("loader", loads_by_path, loads_when_a_policy_is_opened,
 	     not_on_this_device, unknown_policy, a_named_file_that_is_refused_is_an_error,
 	     never_looks_in_the_working_folder, no_file, not_a_regular_file, not_elf, truncated,
 	     wrong_machine, not_a_shared_object, no_section, section_without_a_module,
-	     no_descriptor, descriptor_of_a_dependency, wrong_magic, other_abi, no_license, bad_name,
+	     no_descriptor, descriptor_of_a_dependency,
+	     descriptor_of_another_file, wrong_magic, other_abi, no_license, bad_name,
 	     section_is_forged, written_by_others, given_away, owners, allowed_owners, init_fails,
 	     policy_is_not_in_the_section, undefined_symbol, descriptor_and_section_disagree, busy,
 	     resident_modules_stay_mapped, open_things_hold_the_context, blacklisted, aliases, facts,

@@ -28,6 +28,7 @@ check_LTLIBRARIES += \
 	tests/modules/unsaid.la \
 	tests/modules/libdep.la \
 	tests/modules/depends.la \
+	tests/modules/shadow.la \
 	tests/modules/undefined.la \
 	tests/modules/resident.la
 endif
@@ -97,8 +98,16 @@ tests_modules_resident_la_LDFLAGS = $(TEST_MODULE_LINK)
 
 # It has no kvmod_module of its own, but the library that it is linked with does.
 tests_modules_libdep_la_SOURCES = tests/modules/module.c
+tests_modules_libdep_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ANCHOR
+# Two descriptors in one scope are the point here, not a mistake to be reported.
+tests_modules_libdep_la_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
 tests_modules_libdep_la_LDFLAGS = $(AM_LDFLAGS) -avoid-version -shared -rpath /nowhere
 tests_modules_depends_la_SOURCES = tests/modules/module.c
 tests_modules_depends_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NO_MODULE -DTEST_DEPENDS
 tests_modules_depends_la_LDFLAGS = $(LOOSE_MODULE_LINK)
 tests_modules_depends_la_LIBADD = tests/modules/libdep.la
+# It has one of its own, until the test hides it.
+tests_modules_shadow_la_SOURCES = tests/modules/module.c
+tests_modules_shadow_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_SHADOW
+tests_modules_shadow_la_LDFLAGS = $(LOOSE_MODULE_LINK) -Wl,--hash-style=gnu
+tests_modules_shadow_la_LIBADD = tests/modules/libdep.la

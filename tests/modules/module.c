@@ -138,6 +138,17 @@ static int32_t init(const struct kvmod_host *host)
 	return err;
 }
 
+/* What makes one of them depend on another. */
+#ifdef TEST_ANCHOR
+extern KVMOD_EXPORT const int anchor;
+const int anchor = 1;
+#endif
+#ifdef TEST_SHADOW
+extern const int anchor;
+extern KVMOD_EXPORT const int *const anchored;
+const int *const anchored = &anchor;
+#endif
+
 #ifndef TEST_NO_MODULE
 KVMOD_MODULE(TEST_NAME, "1.0", TEST_LICENSE, "The kvmod authors", "for tests", TEST_FLAGS,
 	     init, NULL);
