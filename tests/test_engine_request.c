@@ -192,9 +192,11 @@ START_TEST(queries_of_decoding)
 
 	set_up(&s, &tiny_models[0], GGML_TYPE_F32);
 	prompt(&s, 10, (struct kvmod_amount){ .value = 8, .is_count = 1 }, 1);
-	run(&s, 10, N, true);
-	segment = segment_of(s.seq, 1);
-	ck_assert_uint_eq(segment->n_rows, 8);
+	for (uint32_t i = 10; i < N; i++) {
+		run(&s, i, i + 1, true);
+		segment = segment_of(s.seq, 1);
+		ck_assert_uint_eq(segment->n_rows, 8);
+	}
 	memcpy(rows, segment->q.data, sizeof(rows));
 	gg_seq_truncate(s.engine, s.seq, 0);
 	prompt(&s, N, (struct kvmod_amount){ .value = 8, .is_count = 1 }, 0);
