@@ -60,6 +60,11 @@ void kvmod_engine_close(struct kvmod_engine *e)
 	free(e);
 }
 
+struct kvmod_ctx *kv_engine_ctx(const struct kvmod_engine *e)
+{
+	return e->ctx;
+}
+
 const struct kvmod_engine_ops *kvmod_engine_ops(const struct kvmod_engine *e)
 {
 	return e->ops;

@@ -63,6 +63,10 @@ void kv_provider_put(struct kvmod_ctx *ctx, struct kv_provider *provider);
 int kv_instance_new(struct kvmod_ctx *ctx, struct kv_provider *provider, void **instance);
 void kv_instance_free(void *instance);
 
+/* --- engines (engine.c) -------------------------------------------------------- */
+
+struct kvmod_ctx *kv_engine_ctx(const struct kvmod_engine *engine);
+
 /* --- threads (pool.c) ---------------------------------------------------------- */
 
 void kv_parallel(struct kvmod_ctx *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg);

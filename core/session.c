@@ -208,14 +208,30 @@ static int first_status(const struct kvmod_plan *plan)
 	return KVMOD_OK;
 }
 
-static int measure_loss(const struct kvmod_request *r, const struct kvmod_plan *plan,
-			uint32_t rows, double *loss)
+/* Of n tokens seen, at least half stay before those that are run again. */
+static uint32_t rows_to_replay(uint64_t n, uint32_t wanted)
 {
+	return wanted < n / 2 ? wanted : (uint32_t)(n / 2);
+}
+
+/* A figure for whoever reads it: that it cannot be had is no reason to stop. */
+static int measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
+			const struct kvmod_plan *plan, uint32_t rows, double *loss)
+{
+	int err;
+
+	rows = rows_to_replay(kvmod_sequence_length(q), rows);
 	if (rows == 0 || !r->replay)
 		return KVMOD_OK;
-	if (kvmod_plan_budget(r, plan) < 1)
-		return r->replay(r, plan, rows, loss);
-	*loss = 0;		/* nothing was cut: no need to run it twice */
+	*loss = 0;		/* where nothing was cut: no need to run it twice */
+	if (kvmod_plan_budget(r, plan) == 1)
+		return KVMOD_OK;
+	err = r->replay(r, plan, rows, loss);
+	if (err == KVMOD_OK || err == KVMOD_ECANCELED)
+		return err;
+	*loss = NAN;
+	kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
+	       "the plan's loss cannot be measured: %s", kvmod_error());
 	return KVMOD_OK;
 }
 
@@ -244,7 +260,7 @@ static int ask_and_cut(struct kvmod_sequence *q, uint32_t phase, uint32_t replay
 	out->budget = kvmod_plan_budget(&r, plan);
 	if (phase == KVMOD_PREFILL)
 		note_kept(q, &r, plan);
-	err = measure_loss(&r, plan, replay_rows, &out->replay_loss);
+	err = measure_loss(q, &r, plan, replay_rows, &out->replay_loss);
 	begin = seconds();
 	if (err == KVMOD_OK)
 		err = s->ops->apply(s->instance, q->seq, plan);

@@ -222,7 +222,8 @@ struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);
 
 struct kvmod_prompt {
 	uint32_t size;
-	uint32_t replay_rows;		/* measure the plan's loss over so many rows; 0: don't */
+	uint32_t replay_rows;		/* measure the plan's loss over so many rows, at most
+					   half of the tokens seen; 0: don't */
 	const int32_t *tokens;
 	uint64_t n_tokens;
 	float *logits;			/* [n_vocab], of the last token; may be NULL */
@@ -235,7 +236,7 @@ struct kvmod_prompted {
 	int32_t status;			/* 0, or why the policy failed: the cache is whole then */
 	double prefill_seconds, decision_seconds, apply_seconds;
 	double budget;			/* kept / cached positions */
-	double replay_loss;		/* nats a token; NaN: not measured */
+	double replay_loss;		/* nats a token; NaN: not measured, or it could not be */
 	struct kvmod_bytes before, after;
 };
 
