@@ -47,6 +47,13 @@ grep -q '^policy   streamingllm on cpu: budget 0\.' "$tmp/err" || fail 'no budge
 grep -q '^compare  KL divergence mean [0-9.]*, max [0-9.]* nats' "$tmp/err" || fail 'no comparison'
 grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
 
+# A prompt too short to replay 32 tokens of it is measured over what there is.
+kvmod run -n 2 q
+exits 0
+grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
+kvmod run --raw -n 2 a
+exits 0
+
 # --raw: special tokens are tokens, and the same text with and without them differs in length.
 kvmod run --raw --json -n 1 --policy fullkv '<|im_start|>user'
 json prompt_tokens=2
