@@ -4,6 +4,7 @@
 
 #include "tests/e2e.h"
 #include "tests/engine_host.h"
+#include "tests/random.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,17 +207,64 @@ START_TEST(flags)
 }
 END_TEST
 
-/* Every byte in every place, NUL too: never a crash, never a token of no vocabulary. */
-START_TEST(binary_junk)
-{
-	char junk[512];
+static const struct {
+	const char *text;
+	size_t length;
+	bool good;
+} texts[] = {
+	{ "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", 15, true },
+	{ "a\0b", 3, true },
+	{ "\xf4\x8f\xbf\xbf\xee\x80\x80", 7, true },
+	{ "\xff", 1, false },
+	{ "a\xc3", 2, false },
+	{ "\xc0\x80", 2, false },
+	{ "\xe0\x9f\xbf", 3, false },
+	{ "\xed\xa0\x80", 3, false },
+	{ "\xf0\x8f\xbf\xbf", 4, false },
+	{ "\xf4\x90\x80\x80", 4, false },
+	{ "\xe2\x82"
+	  "a",
+	  3, false },
+};
 
-	for (size_t i = 0; i < sizeof(junk); i++)
-		junk[i] = (char)(i * 167 + i / 256);
+/* What is no text is refused: libllama would end the program. */
+START_TEST(utf8)
+{
+	struct kvmod_message message = { "user", "x\xed\xa0\x80" };
+	int32_t code;
+
 	n_tokens = ROOM;
-	ck_assert(!gg_tokenize(engine, junk, sizeof(junk), KVMOD_TOKENIZE_SPECIAL, tokens, &n_tokens));
-	for (size_t i = 0; i < n_tokens; i++)
-		ck_assert(tokens[i] >= 0 && (uint32_t)tokens[i] < gg_engine_ops.model(engine)->n_vocab);
+	code = gg_tokenize(engine, texts[_i].text, texts[_i].length, 0, tokens, &n_tokens);
+	ck_assert_int_eq(code, texts[_i].good ? 0 : KVMOD_EINVAL);
+	ck_assert_int_eq(gg_chat(engine, &message, 1, 1, tokens, &n_tokens), KVMOD_EINVAL);
+	ck_assert_str_eq(test_engine_error(), "the text is not UTF-8: byte 1 of 4 is 0xed");
+}
+END_TEST
+
+/* Random characters of all lengths come back as they were. */
+START_TEST(any_text)
+{
+	static const uint32_t first[4] = { 0x1, 0x80, 0x4e00, 0x1f300 };
+	static const uint32_t last[4] = { 0x7f, 0x3ff, 0x9fff, 0x1f6ff };
+	struct kv_random random = { (uint64_t)_i };
+	char text[1025], *again;
+	size_t n = 0;
+
+	while (n < 1000) {
+		uint32_t bytes = kv_random_range(&random, 1, 4);
+		uint32_t c = kv_random_range(&random, first[bytes - 1], last[bytes - 1]);
+
+		for (uint32_t b = bytes; b-- > 1; c >>= 6)
+			text[n + b] = (char)(0x80 | (c & 0x3f));
+		text[n] = (char)(bytes == 1 ? c : (0xf00u >> bytes & 0xff) | c);
+		n += bytes;
+	}
+	text[n] = '\0';
+	n_tokens = ROOM;
+	ck_assert_msg(!gg_tokenize(engine, text, n, 0, tokens, &n_tokens), "%s", test_engine_error());
+	again = text_of(tokens, n_tokens);
+	ck_assert_str_eq(again, text);
+	free(again);
 }
 END_TEST
 
@@ -250,7 +298,8 @@ static void add(TCase *tc)
 	tcase_add_test(tc, bad_messages);
 	tcase_add_test(tc, room);
 	tcase_add_test(tc, flags);
-	tcase_add_test(tc, binary_junk);
+	tcase_add_loop_test(tc, utf8, 0, (int)(sizeof(texts) / sizeof(texts[0])));
+	tcase_add_loop_test(tc, any_text, 0, 10);
 	tcase_add_test(tc, model);
 }
 

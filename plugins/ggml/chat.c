@@ -63,18 +63,27 @@ static void add(struct chat *chat, const char *role, const char *text)
 	chat->texts[i] = text;
 }
 
+static int32_t check_message(struct gg_engine *engine, const struct kvmod_message *message)
+{
+	static const char *const roles[] = { "system", "user", "assistant" };
+
+	for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++) {
+		if (!strcmp(message->role, roles[i]))
+			return gg_check_text(engine, message->text, strlen(message->text));
+	}
+	return gg_fail(engine, KVMOD_EINVAL, "role \"%s\", expected system, user or assistant",
+		       message->role);
+}
+
 static int32_t check_messages(struct gg_engine *engine, const struct kvmod_message *messages, size_t n)
 {
+	int32_t code = KVMOD_OK;
+
 	if (!n)
 		return gg_fail(engine, KVMOD_EINVAL, "a conversation without messages");
-	for (size_t i = 0; i < n; i++) {
-		if (strcmp(messages[i].role, "system") && strcmp(messages[i].role, "user") &&
-		    strcmp(messages[i].role, "assistant"))
-			return gg_fail(engine, KVMOD_EINVAL,
-				       "role \"%s\", expected system, user or assistant",
-				       messages[i].role);
-	}
-	return KVMOD_OK;
+	for (size_t i = 0; i < n && !code; i++)
+		code = check_message(engine, &messages[i]);
+	return code;
 }
 
 static bool chat_new(struct chat *chat, const char *system, const struct kvmod_message *messages, size_t n)

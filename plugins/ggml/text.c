@@ -86,6 +86,50 @@ static int32_t check_vocab(struct gg_engine *engine)
 	return KVMOD_OK;
 }
 
+/* Bytes of the character that stands at the front; 0: none, by the letter of RFC 3629. */
+static size_t character(const unsigned char *s, size_t left)
+{
+	unsigned char low = 0x80, high = 0xbf;
+	size_t n;
+
+	if (s[0] < 0x80)
+		return 1;
+	n = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+	if (s[0] < 0xc2 || s[0] > 0xf4 || left < n)
+		return 0;
+	if (s[0] == 0xe0)
+		low = 0xa0; /* shorter forms exist */
+	else if (s[0] == 0xed)
+		high = 0x9f; /* surrogates */
+	else if (s[0] == 0xf0)
+		low = 0x90;
+	else if (s[0] == 0xf4)
+		high = 0x8f; /* past U+10FFFF */
+	for (size_t i = 1; i < n; i++) {
+		if (s[i] < low || s[i] > high)
+			return 0;
+		low = 0x80;
+		high = 0xbf;
+	}
+	return n;
+}
+
+/* libllama throws at what is no text, through C. */
+int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length)
+{
+	const unsigned char *s = (const unsigned char *)text;
+	size_t n;
+
+	for (size_t i = 0; i < length; i += n) {
+		n = character(s + i, length - i);
+		if (!n)
+			return gg_fail(engine, KVMOD_EINVAL,
+				       "the text is not UTF-8: byte %zu of %zu is 0x%02x", i,
+				       length, s[i]);
+	}
+	return KVMOD_OK;
+}
+
 int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags, int32_t *tokens,
 		    size_t *n_tokens)
 {
@@ -93,6 +137,8 @@ int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 	size_t room = *n_tokens, n_first;
 	int32_t code = check_vocab(engine), n;
 
+	if (!code)
+		code = gg_check_text(engine, text, length);
 	if (code)
 		return code;
 	if (length > INT32_MAX || room > INT32_MAX)
