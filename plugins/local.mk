@@ -40,10 +40,12 @@ EXTRA_DIST += \
 DISTCLEANFILES += models/default.gguf
 if HAVE_MODEL
 model_DATA = $(DEFAULT_MODEL)
-install-data-hook:
+MODEL_INSTALL = install-model
+MODEL_UNINSTALL = uninstall-model
+endif
+install-model:
 	cd "$(DESTDIR)$(modeldir)" && rm -f default.gguf && \
 		$(LN_S) "`basename '$(DEFAULT_MODEL)'`" default.gguf
 
-uninstall-hook:
+uninstall-model:
 	rm -f "$(DESTDIR)$(modeldir)/default.gguf"
-endif
