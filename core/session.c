@@ -24,9 +24,17 @@ struct kvmod_sequence {
 	struct kvmod_seq *seq;		/* the engine's */
 	uint64_t id;
 	void *state;			/* the policy's */
+	int status;			/* its begin() failed: it is not asked */
 	uint64_t decoded;		/* tokens since the last prompt */
 	uint32_t *kept, *cached;	/* [n_layers][n_kv_heads], of the last prompt */
 };
+
+/* To a caller that may know fewer fields. */
+static void copy_out(void *to, uint32_t room, void *from, uint32_t size)
+{
+	*(uint32_t *)from = room < size ? room : size;
+	memcpy(to, from, room < size ? room : size);
+}
 
 static double seconds(void)
 {
@@ -71,7 +79,6 @@ static int new_sequence(struct kvmod_session *s, struct kvmod_sequence **out)
 {
 	size_t n = (size_t)s->model->n_layers * s->model->n_kv_heads;
 	struct kvmod_sequence *q = calloc(1, sizeof(*q));
-	int err;
 
 	if (!q)
 		return kv_fail(KVMOD_ENOMEM, "no memory for a sequence");
@@ -83,11 +90,11 @@ static int new_sequence(struct kvmod_session *s, struct kvmod_sequence **out)
 		free_sequence(q);
 		return kv_fail(KVMOD_ENOMEM, "no memory for a sequence");
 	}
-	err = s->policy ? kvmod_policy_begin(s->policy, q->id, &q->state) : KVMOD_OK;
-	if (err != KVMOD_OK) {
-		free_sequence(q);
-		return err;
-	}
+	if (s->policy)
+		q->status = kvmod_policy_begin(s->policy, q->id, &q->state);
+	if (q->status != KVMOD_OK)
+		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR,
+		       "%s; the sequence goes on without it", kvmod_error());
 	s->next_sequence++;
 	*out = q;
 	return KVMOD_OK;
@@ -97,7 +104,7 @@ static void end_sequence(struct kvmod_sequence *q)
 {
 	struct kvmod_session *s = q->session;
 
-	if (s->policy)
+	if (s->policy && q->status == KVMOD_OK)
 		kvmod_policy_end(s->policy, q->id, q->state);
 	free_sequence(q);
 }
@@ -159,8 +166,10 @@ uint64_t kvmod_sequence_length(struct kvmod_sequence *q)
 
 void kvmod_sequence_bytes(struct kvmod_sequence *q, struct kvmod_bytes *out)
 {
-	out->size = sizeof(*out);
-	q->session->ops->bytes(q->session->instance, q->seq, out);
+	struct kvmod_bytes bytes = { .size = sizeof(bytes) };
+
+	q->session->ops->bytes(q->session->instance, q->seq, &bytes);
+	copy_out(out, out->size, &bytes, sizeof(bytes));
 }
 
 struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *q)
@@ -183,21 +192,59 @@ uint64_t kvmod_sequence_kept(const struct kvmod_sequence *q, uint32_t layer,
 
 /* --- asking and cutting ------------------------------------------------------------ */
 
-static void note_kept(struct kvmod_sequence *q, const struct kvmod_request *r,
-		      const struct kvmod_plan *plan)
+/* What each KV head caches now, [n_layers][n_kv_heads]. */
+static void note_cached(const struct kvmod_sequence *q, const struct kvmod_request *r,
+			uint32_t *counts)
 {
 	uint32_t n_heads = q->session->model->n_kv_heads;
 
 	for (uint32_t i = 0; i < r->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
-		for (uint32_t g = 0; g < s->n_kv_heads && g < n_heads; g++) {
-			size_t at = (size_t)s->layer * n_heads + g;
-
-			q->cached[at] = kvmod_head_at(s, g)->n;
-			q->kept[at] = (uint32_t)kvmod_plan_count(r, plan, i, g);
-		}
+		for (uint32_t g = 0; g < s->n_kv_heads && g < n_heads; g++)
+			counts[(size_t)s->layer * n_heads + g] = kvmod_head_at(s, g)->n;
 	}
+}
+
+/* An engine that shows no cache holds all of it. */
+static void note_whole(const struct kvmod_sequence *q, uint64_t length, uint32_t *counts)
+{
+	const struct kvmod_model *m = q->session->model;
+
+	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++)
+		counts[i] = (uint32_t)length;
+}
+
+static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
+{
+	struct kvmod_session *s = q->session;
+
+	*r = (struct kvmod_request){ .size = sizeof(*r) };
+	kv_fail(KVMOD_OK, "%s", "");
+	return s->ops->request(s->instance, q->seq, r);
+}
+
+static double budget_of(const struct kvmod_sequence *q)
+{
+	const struct kvmod_model *m = q->session->model;
+	double kept = 0, cached = 0;
+
+	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++) {
+		kept += q->kept[i];
+		cached += q->cached[i];
+	}
+	return cached > 0 ? kept / cached : 1;
+}
+
+/* The counts of a prompt are what the engine holds before and after, whatever was planned. */
+static void note_counts(struct kvmod_sequence *q, uint32_t *counts)
+{
+	struct kvmod_request r;
+
+	if (q->session->policy && ask_engine(q, &r) == KVMOD_OK)
+		note_cached(q, &r, counts);
+	else
+		note_whole(q, kvmod_sequence_length(q), counts);
 }
 
 static int first_status(const struct kvmod_plan *plan)
@@ -214,69 +261,70 @@ static uint32_t rows_to_replay(uint64_t n, uint32_t wanted)
 	return wanted < n / 2 ? wanted : (uint32_t)(n / 2);
 }
 
-/* A figure for whoever reads it: that it cannot be had is no reason to stop. */
-static int measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
-			const struct kvmod_plan *plan, uint32_t rows, double *loss)
+/* A figure for whoever reads it: that it cannot be had stops nothing. */
+static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
+			 const struct kvmod_plan *plan, uint32_t rows, double *loss)
 {
-	int err;
-
 	rows = rows_to_replay(kvmod_sequence_length(q), rows);
 	if (rows == 0 || !r->replay)
-		return KVMOD_OK;
+		return;
 	*loss = 0;		/* where nothing was cut: no need to run it twice */
-	if (kvmod_plan_budget(r, plan) == 1)
-		return KVMOD_OK;
-	err = r->replay(r, plan, rows, loss);
-	if (err == KVMOD_OK || err == KVMOD_ECANCELED)
-		return err;
+	if (kvmod_plan_budget(r, plan) == 1 || r->replay(r, plan, rows, loss) == KVMOD_OK)
+		return;
 	*loss = NAN;
 	kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
 	       "the plan's loss cannot be measured: %s", kvmod_error());
-	return KVMOD_OK;
 }
 
-/* The policy's failure is the plan's business (out->status), the engine's is an error. */
-static int ask_and_cut(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_rows,
-		       struct kvmod_prompted *out)
+static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
+			    struct kvmod_plan *plan, uint32_t replay_rows,
+			    struct kvmod_prompted *out)
 {
 	struct kvmod_session *s = q->session;
-	struct kvmod_request r = { .size = sizeof(r) };
-	struct kvmod_plan *plan;
-	double begin;
-	int err = s->ops->request(s->instance, q->seq, &r);
+	double begin = seconds();
+	int err = kvmod_decide(s->policy, r, plan), status;
 
-	if (err != KVMOD_OK)
-		return err;
-	r.phase = phase;
-	r.state = q->state;
-	err = kvmod_plan_new(&r, &plan);
-	if (err != KVMOD_OK)
-		return err;
-	begin = seconds();
-	out->status = kvmod_decide(s->policy, &r, plan);
 	out->decision_seconds = seconds() - begin;
-	if (out->status == KVMOD_OK)
-		out->status = first_status(plan);
-	out->budget = kvmod_plan_budget(&r, plan);
-	if (phase == KVMOD_PREFILL)
-		note_kept(q, &r, plan);
-	err = measure_loss(q, &r, plan, replay_rows, &out->replay_loss);
+	if (err != KVMOD_OK)
+		return err;
+	status = first_status(plan);
+	measure_loss(q, r, plan, replay_rows, &out->replay_loss);
 	begin = seconds();
-	if (err == KVMOD_OK)
-		err = s->ops->apply(s->instance, q->seq, plan);
+	kv_fail(KVMOD_OK, "%s", "");
+	err = s->ops->apply(s->instance, q->seq, plan);
 	out->apply_seconds = seconds() - begin;
-	kvmod_plan_free(plan);
-	return err;
+	if (err != KVMOD_OK)
+		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR, "the plan was not applied: %s",
+		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+	return err != KVMOD_OK ? err : status;
 }
 
-/* Without a policy all is kept, and said to be. */
-static void note_all(struct kvmod_sequence *q)
+/*
+ * Asks the policy and cuts the cache. Whatever fails here costs compression
+ * alone: the answer is why, and the tokens that were run stay run.
+ */
+static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_rows,
+		    struct kvmod_prompted *out)
 {
-	const struct kvmod_model *m = q->session->model;
-	uint32_t length = (uint32_t)kvmod_sequence_length(q);
+	struct kvmod_request r;
+	struct kvmod_plan *plan;
+	int err = q->status;
 
-	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++)
-		q->kept[i] = q->cached[i] = length;
+	if (err != KVMOD_OK)
+		return err;
+	err = ask_engine(q, &r);
+	if (err == KVMOD_OK)
+		err = kvmod_plan_new(&r, &plan);
+	if (err != KVMOD_OK) {
+		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR,
+		       "the cache stays whole: %s", *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+		return err;
+	}
+	r.phase = phase;
+	r.state = q->state;
+	err = decide_and_apply(q, &r, plan, replay_rows, out);
+	kvmod_plan_free(plan);
+	return err;
 }
 
 static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt)
@@ -305,8 +353,9 @@ static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *promp
 }
 
 int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt,
-			  struct kvmod_prompted *out)
+			  struct kvmod_prompted *result)
 {
+	struct kvmod_prompted out = { .size = sizeof(out), .replay_loss = NAN };
 	double begin = seconds();
 	int err;
 
@@ -315,33 +364,34 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	if (prompt->n_tokens > UINT32_MAX)
 		return kv_fail(KVMOD_ERANGE, "a prompt of %llu tokens",
 			       (unsigned long long)prompt->n_tokens);
-	*out = (struct kvmod_prompted){ .size = sizeof(*out), .budget = 1.0, .replay_loss = NAN };
 	err = run_prompt(q, prompt);
 	if (err != KVMOD_OK)
 		return err;
-	out->prefill_seconds = seconds() - begin;
+	out.prefill_seconds = seconds() - begin;
 	q->decoded = 0;
-	kvmod_sequence_bytes(q, &out->before);
+	out.before.size = out.after.size = sizeof(out.before);
+	kvmod_sequence_bytes(q, &out.before);
+	note_counts(q, q->cached);
 	if (q->session->policy)
-		err = ask_and_cut(q, KVMOD_PREFILL, prompt->replay_rows, out);
-	else
-		note_all(q);
-	kvmod_sequence_bytes(q, &out->after);
-	return err;
+		out.status = compress(q, KVMOD_PREFILL, prompt->replay_rows, &out);
+	note_counts(q, q->kept);
+	out.budget = budget_of(q);
+	kvmod_sequence_bytes(q, &out.after);
+	copy_out(result, result->size, &out, sizeof(out));
+	return KVMOD_OK;
 }
 
 /* --- decoding ------------------------------------------------------------------- */
 
-static int after_decode(struct kvmod_sequence *q)
+static void after_decode(struct kvmod_sequence *q)
 {
 	struct kvmod_policy *policy = q->session->policy;
 	uint32_t every = policy ? kvmod_policy_needs(policy)->decode_every : 0;
-	struct kvmod_prompted out = { .size = sizeof(out) };
+	struct kvmod_prompted unused;
 
 	q->decoded++;
-	if (every == 0 || q->decoded % every != 0)
-		return KVMOD_OK;
-	return ask_and_cut(q, KVMOD_DECODE, 0, &out);
+	if (every > 0 && q->decoded % every == 0)
+		compress(q, KVMOD_DECODE, 0, &unused);
 }
 
 int kvmod_session_decode(struct kvmod_session *s, struct kvmod_sequence *const *sequences,
@@ -371,7 +421,7 @@ int kvmod_session_decode(struct kvmod_session *s, struct kvmod_sequence *const *
 	batch.items = items;
 	err = s->ops->step(s->instance, &batch);
 	for (size_t i = 0; i < n && err == KVMOD_OK; i++)
-		err = after_decode(sequences[i]);
+		after_decode(sequences[i]);
 	if (items != few)
 		free(items);
 	return err;

@@ -18,12 +18,13 @@ extern const struct kvmod_module kvmod_module_fake, kvmod_module_streamingllm;
 
 struct watch {
 	struct kvmod_instance base;
-	int32_t fails;
+	int32_t fails, no_begin;
 	int64_t every;
 };
 
 #define WATCH_PARAMS(P, owner) \
 	P(owner, struct watch, fails, BOOL, "no", "", "compress() fails") \
+	P(owner, struct watch, no_begin, BOOL, "no", "", "begin() fails") \
 	P(owner, struct watch, every, INT, "0", "0..100", "decode calls")
 KVMOD_PARAMS(policy, watch, WATCH_PARAMS);
 
@@ -38,8 +39,11 @@ static int32_t watch_needs(void *self, struct kvmod_needs *needs)
 
 static int32_t watch_begin(void *self, uint64_t sequence, void **state)
 {
-	(void)self;
+	struct watch *watch = self;
+
 	(void)sequence;
+	if (watch->no_begin)
+		return watch->base.host->fail(watch->base.host->ctx, KVMOD_ENOMEM, "no state");
 	strcat(calls, "b");
 	*state = &states[n_begun++];
 	return KVMOD_OK;
@@ -82,7 +86,7 @@ static int32_t watch_compress(void *self_, const struct kvmod_request *r, struct
 static const struct kvmod_policy_ops watch_ops = {
 	.size = sizeof(watch_ops), .name = "watch", .description = "watches how it is called",
 	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct watch),
-	.params = watch_params, .n_params = 2, .param_stride = sizeof(watch_params[0]),
+	.params = watch_params, .n_params = 3, .param_stride = sizeof(watch_params[0]),
 	.needs = watch_needs, .begin = watch_begin, .end = watch_end, .compress = watch_compress,
 };
 
@@ -145,7 +149,7 @@ static struct kvmod_prompted prompt(uint64_t n)
 	struct kvmod_prompt p = {
 		.size = sizeof(p), .tokens = tokens, .n_tokens = n, .logits = logits,
 	};
-	struct kvmod_prompted out;
+	struct kvmod_prompted out = { .size = sizeof(out) };
 
 	for (uint64_t i = 0; i < n; i++)
 		tokens[i] = (int32_t)('a' + i % 26);
@@ -176,7 +180,7 @@ static uint32_t cached(uint32_t layer, uint32_t head)
 
 START_TEST(without_a_policy_all_stays)
 {
-	struct kvmod_prompted out;
+	struct kvmod_prompted out = { .size = sizeof(out) };
 	uint64_t n = 0;
 
 	start(NULL, NULL, 0);
@@ -195,7 +199,7 @@ END_TEST
 
 START_TEST(prompt_is_cut)
 {
-	struct kvmod_prompted out;
+	struct kvmod_prompted out = { .size = sizeof(out) };
 	uint64_t n = 0;
 
 	start("watch", NULL, 0);
@@ -235,7 +239,7 @@ END_TEST
 START_TEST(failing_policy_costs_compression_only)
 {
 	static const char *const fails[] = { "policy watch.fails=yes" };
-	struct kvmod_prompted out;
+	struct kvmod_prompted out = { .size = sizeof(out) };
 
 	start("watch", fails, 1);
 	out = prompt(40);
@@ -244,6 +248,63 @@ START_TEST(failing_policy_costs_compression_only)
 	ck_assert_uint_eq(cached(0, 0), 40);
 	decode(1);
 	ck_assert_uint_eq(cached(3, 1), 41);
+}
+END_TEST
+
+START_TEST(failing_begin_costs_compression_only)
+{
+	static const char *const fails[] = { "policy watch.no_begin=yes", "policy watch.every=1" };
+	struct kvmod_prompted out;
+
+	start("watch", fails, 2);
+	out = prompt(40);
+	ck_assert_int_eq(out.status, KVMOD_ENOMEM);
+	ck_assert_double_eq(out.budget, 1.0);
+	decode(2);
+	ck_assert_uint_eq(cached(3, 1), 42);
+	ck_assert_str_eq(calls, "");
+}
+END_TEST
+
+/* Nor does an engine that cannot show its cache, or cannot cut it, cost the answer. */
+START_TEST(failing_cut_costs_compression_only)
+{
+	static const char *const broken[][1] = {
+		{ "engine fake.broken=request" }, { "engine fake.broken=apply" },
+	};
+	static const int statuses[] = { KVMOD_ENOTSUP, KVMOD_ENOMEM };
+	uint64_t n = 0;
+	struct kvmod_prompted out;
+
+	start("watch", broken[_i], 1);
+	out = prompt(40);
+	ck_assert_int_eq(out.status, statuses[_i]);
+	ck_assert_double_eq(out.budget, 1.0);
+	ck_assert_uint_eq(out.before.used, out.after.used);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 0, &n), 40);
+	ck_assert_uint_eq(n, 40);
+	decode(2);
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), 42);
+}
+END_TEST
+
+/* A caller that was built when the answer had fewer fields. */
+START_TEST(short_answer)
+{
+	int32_t tokens[40] = { 0 };
+	struct kvmod_prompt p = { .size = sizeof(p), .tokens = tokens, .n_tokens = 40 };
+	struct kvmod_prompted out = { .size = offsetof(struct kvmod_prompted, replay_loss) };
+	struct kvmod_bytes bytes = { .size = offsetof(struct kvmod_bytes, full), .full = 77 };
+
+	start("watch", NULL, 0);
+	out.replay_loss = 77;
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), 0);
+	ck_assert_double_eq_tol(out.budget, 41.0 / 80.0, 1e-12);
+	ck_assert_double_eq(out.replay_loss, 77);
+	ck_assert_uint_eq(out.size, offsetof(struct kvmod_prompted, replay_loss));
+	kvmod_sequence_bytes(sequence, &bytes);
+	ck_assert_uint_gt(bytes.used, 0);
+	ck_assert_uint_eq(bytes.full, 77);
 }
 END_TEST
 
@@ -347,7 +408,7 @@ START_TEST(what_is_refused)
 	static const char *const small[] = { "engine fake.context=64" };
 	int32_t tokens[65] = { 0 };
 	struct kvmod_prompt p = { .size = sizeof(p), .tokens = tokens };
-	struct kvmod_prompted out;
+	struct kvmod_prompted out = { .size = sizeof(out) };
 
 	start("watch", small, 1);
 	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_EINVAL);
@@ -374,7 +435,7 @@ START_TEST(progress_is_told)
 		.size = sizeof(p), .tokens = tokens, .n_tokens = 50,
 		.progress = count_progress, .progress_arg = &done,
 	};
-	struct kvmod_prompted out;
+	struct kvmod_prompted out = { .size = sizeof(out) };
 
 	start(NULL, NULL, 0);
 	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), 0);
@@ -394,6 +455,9 @@ int main(void)
 	tcase_add_test(tc, prompt_is_cut);
 	tcase_add_test(tc, second_turn);
 	tcase_add_test(tc, failing_policy_costs_compression_only);
+	tcase_add_test(tc, failing_begin_costs_compression_only);
+	tcase_add_loop_test(tc, failing_cut_costs_compression_only, 0, 2);
+	tcase_add_test(tc, short_answer);
 	tcase_add_test(tc, decode_calls_come_every_so_often);
 	tcase_add_test(tc, streaming_cache_stays_bounded);
 	tcase_add_test(tc, fork_goes_its_own_way);

@@ -18,7 +18,7 @@ void bench_close_sequences(struct bench *b)
 /* A new sequence's prompt, its decision and cut included. */
 static int time_prompt(struct bench *b, struct bench_runner *r, uint64_t length, size_t round)
 {
-	struct kvmod_prompted prompted;
+	struct kvmod_prompted prompted = { .size = sizeof(prompted) };
 	const struct kvmod_prompt prompt = {
 		.size = sizeof(prompt),
 		.tokens = b->tokens,

@@ -85,7 +85,7 @@ static int prefill_full(struct pair *pair, const struct cli_tokens *tokens,
 			struct cli_comparison *out)
 {
 	struct cli_progress progress;
-	struct kvmod_prompted prompted;
+	struct kvmod_prompted prompted = { .size = sizeof(prompted) };
 	struct kvmod_prompt prompt = {
 		.size = sizeof(prompt),
 		.tokens = tokens->ids,

@@ -100,6 +100,7 @@ static int run_prompt(struct run *r, const struct cli_tokens *tokens, struct cli
 	int err;
 
 	cli_progress_begin(&w.progress, "prefill", tokens->n);
+	turn->prompted.size = sizeof(turn->prompted);
 	err = kvmod_sequence_prompt(r->sequence, &prompt, &turn->prompted);
 	cli_progress_end(&w.progress);
 	if (err == KVMOD_ECANCELED)

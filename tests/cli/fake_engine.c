@@ -26,12 +26,15 @@ enum { BOS = 256, END, USER, ASSISTANT, SYSTEM, VOCAB };
 static const char *const special[] = { "<bos>", "<end>", "<user>", "<assistant>", "<system>" };
 static const int32_t end_tokens[] = { END };
 
+enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY };
+
 struct fake {
 	struct kvmod_instance instance;
 	const char *model;
 	int64_t context, threads;
 	int32_t context_override;
 	int64_t delay;			/* ms a token */
+	int32_t broken;			/* one of these */
 	atomic_int cancelled;
 	struct kvmod_model about;
 };
@@ -61,7 +64,8 @@ struct kvmod_seq {
 	P(owner, struct fake, context, INT, "4096", "1..1048576", "longest sequence, in tokens") \
 	P(owner, struct fake, context_override, BOOL, "no", "", "let decoding go past the context") \
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
-	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a decoded token takes")
+	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a decoded token takes") \
+	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply", "which call fails")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 
 static int32_t fake_open(void *self)
@@ -495,6 +499,8 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 	uint64_t n_rows = kvmod_amount_of(&seq->needs_rows, length);
 	float *q;
 
+	if (((struct fake *)self)->broken == BROKEN_REQUEST)
+		return KVMOD_ENOTSUP;
 	n_rows = n_rows > length ? length : n_rows;
 	q = realloc(seq->q, (size_t)(LAYERS * (n_rows + 1) * Q_HEADS * DIM) * sizeof(*q));
 	if (!q)
@@ -541,7 +547,8 @@ static void cut_head(struct rows *r, const struct kvmod_keep *keep, uint32_t g)
 
 static int32_t apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan)
 {
-	(void)self;
+	if (((struct fake *)self)->broken == BROKEN_APPLY)
+		return no_memory(self);
 	for (uint32_t l = 0; l < plan->n_keeps && l < LAYERS; l++)
 		for (uint32_t g = 0; g < HEADS; g++)
 			cut_head(&seq->cache[l][g], kvmod_keep_at(plan, l), g);

@@ -51,7 +51,7 @@ struct kvmod_batch {
 	void *progress_arg;
 };
 
-/* Bytes of a sequence's cache. */
+/* Bytes of a sequence's cache. Stands in other structs by value: fixed for ever. */
 struct kvmod_bytes {
 	uint32_t size;
 	uint32_t reserved;
@@ -125,7 +125,8 @@ struct kvmod_engine_ops {
 	int32_t (*request)(void *self, struct kvmod_seq *seq, struct kvmod_request *out);
 	/*
 	 * Cuts the cache of seq to a plan that was checked, and gives memory back.
-	 * A segment with a status other than 0 stays whole.
+	 * A segment with a status other than 0 stays whole, and so does one for which
+	 * there is no memory.
 	 */
 	int32_t (*apply)(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
 	void (*bytes)(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);

@@ -217,6 +217,7 @@ int kvmod_sequence_fork(struct kvmod_sequence *sequence, struct kvmod_sequence *
 /* Forgets positions >= logical. */
 int kvmod_sequence_truncate(struct kvmod_sequence *sequence, uint64_t logical);
 uint64_t kvmod_sequence_length(struct kvmod_sequence *sequence);	/* logical */
+/* The caller sets out->size. */
 void kvmod_sequence_bytes(struct kvmod_sequence *sequence, struct kvmod_bytes *out);
 struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);
 
@@ -233,7 +234,8 @@ struct kvmod_prompt {
 
 struct kvmod_prompted {
 	uint32_t size;
-	int32_t status;			/* 0, or why the policy failed: the cache is whole then */
+	int32_t status;			/* 0, or why the policy, or the cut, failed: what it
+					   was to cut is whole then */
 	double prefill_seconds, decision_seconds, apply_seconds;
 	double budget;			/* kept / cached positions */
 	double replay_loss;		/* nats a token; NaN: not measured, or it could not be */
@@ -242,7 +244,9 @@ struct kvmod_prompted {
 
 /*
  * Appends a prompt to the sequence: runs it, asks the policy, cuts the cache.
- * A policy that fails is no error here: out->status says so, the cache is whole.
+ * On an error nothing was appended. A policy that fails, or a cut, is no error:
+ * out->status says so, a line is logged, and what was to be cut is whole. The
+ * caller sets out->size.
  */
 int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *out);
