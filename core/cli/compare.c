@@ -47,6 +47,8 @@ static int feed(struct pair *pair, int32_t token, struct cli_comparison *out)
 {
 	double begin = cli_now();
 
+	if (cli_interrupted())
+		return CLI_FAILED;
 	if (kvmod_session_decode(pair->session, &pair->full, &token, &pair->full_logits, 1))
 		return failed();
 	out->full_seconds += cli_now() - begin;
@@ -91,7 +93,7 @@ static int prefill_full(struct pair *pair, const struct cli_tokens *tokens,
 		.tokens = tokens->ids,
 		.n_tokens = tokens->n,
 		.logits = pair->full_logits,
-		.progress = cli_progress_to,
+		.progress = cli_progress_or_stop,
 		.progress_arg = &progress,
 	};
 	int err;

@@ -31,6 +31,13 @@ void cli_release_interrupt(void)
 	signal(SIGINT, SIG_DFL);
 }
 
+void cli_progress_or_stop(void *progress, uint64_t done)
+{
+	cli_progress_to(progress, done);
+	if (interrupted)
+		cancel(cancel_arg);
+}
+
 bool cli_interrupted(void)
 {
 	return interrupted;

@@ -80,7 +80,7 @@ static void watch(void *arg, uint64_t done)
 {
 	struct watch *w = arg;
 
-	cli_progress_to(&w->progress, done);
+	cli_progress_or_stop(&w->progress, done);
 	if (done >= w->progress.total)
 		w->turn->resident_before = cli_resident();
 }
@@ -99,6 +99,8 @@ static int run_prompt(struct run *r, const struct cli_tokens *tokens, struct cli
 	};
 	int err;
 
+	if (cli_interrupted())
+		return cli_error("stopped before the prompt was done");
 	cli_progress_begin(&w.progress, "prefill", tokens->n);
 	turn->prompted.size = sizeof(turn->prompted);
 	err = kvmod_sequence_prompt(r->sequence, &prompt, &turn->prompted);

@@ -46,6 +46,11 @@ void cli_catch_interrupt(const struct cli_model *m);
 /* Before the engine goes. */
 void cli_release_interrupt(void);
 bool cli_interrupted(void);
+/*
+ * The progress callback of a prompt: cli_progress_to() that also cancels again, for
+ * a step forgets a Ctrl-C that came before it.
+ */
+void cli_progress_or_stop(void *progress, uint64_t done);
 
 /* --- generating (generate.c) --------------------------------------------------------- */
 

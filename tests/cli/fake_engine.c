@@ -33,7 +33,7 @@ struct fake {
 	const char *model;
 	int64_t context, threads;
 	int32_t context_override;
-	int64_t delay;			/* ms a token */
+	int64_t delay;			/* ms a text, and a chunk of a step */
 	int32_t broken;			/* one of these */
 	atomic_int cancelled;
 	struct kvmod_model about;
@@ -64,7 +64,7 @@ struct kvmod_seq {
 	P(owner, struct fake, context, INT, "4096", "1..1048576", "longest sequence, in tokens") \
 	P(owner, struct fake, context_override, BOOL, "no", "", "let decoding go past the context") \
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
-	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a decoded token takes") \
+	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
 	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply", "which call fails")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 
@@ -101,6 +101,32 @@ static void fake_close(void *self)
 static const struct kvmod_model *fake_model(void *self)
 {
 	return &((struct fake *)self)->about;
+}
+
+/* --- time ----------------------------------------------------------------------- */
+
+static void wait_1ms(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+}
+
+/* Nothing ends it: only steps can be cancelled. */
+static void take_time(const struct fake *f)
+{
+	for (int64_t ms = 0; ms < f->delay; ms++)
+		wait_1ms();
+}
+
+static int32_t take_time_or_stop(struct fake *f)
+{
+	const struct kvmod_host *host = f->instance.host;
+
+	for (int64_t ms = 0; ms < f->delay; ms++) {
+		wait_1ms();
+		if (atomic_load(&f->cancelled))
+			return host->fail(host->ctx, KVMOD_ECANCELED, "stopped on request");
+	}
+	return KVMOD_OK;
 }
 
 /* --- text ---------------------------------------------------------------------- */
@@ -153,7 +179,7 @@ static int32_t fake_tokenize(void *self, const char *text, size_t length, uint32
 {
 	struct writer w = { tokens, *n_tokens, 0 };
 
-	(void)self;
+	take_time(self);
 	if (flags & KVMOD_TOKENIZE_BOS)
 		put(&w, BOS);
 	put_text(&w, text, length, flags);
@@ -178,7 +204,7 @@ static int32_t fake_chat(void *self, const struct kvmod_message *messages, size_
 {
 	struct writer w = { tokens, *n_tokens, 0 };
 
-	(void)self;
+	take_time(self);
 	put(&w, first ? BOS : END);
 	for (size_t i = 0; i < n_messages; i++) {
 		put(&w, *messages[i].role == 's' ? SYSTEM : USER);
@@ -388,16 +414,14 @@ static void note_text(struct kvmod_seq *seq)
 			seq->text_begin = i + 1;
 }
 
-static int32_t wait_a_little(struct fake *f, int64_t ms)
+static const struct kvmod_batch_item *item_at(const struct kvmod_batch *batch, uint32_t i)
 {
-	const struct kvmod_host *host = f->instance.host;
+	return KVMOD_AT(const struct kvmod_batch_item, batch->items, batch->item_stride, i);
+}
 
-	for (; ms > 0; ms--) {
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-		if (atomic_load(&f->cancelled))
-			return host->fail(host->ctx, KVMOD_ECANCELED, "stopped on request");
-	}
-	return KVMOD_OK;
+static void forget_tokens(struct fake *f, struct kvmod_seq *seq, uint64_t n)
+{
+	seq_truncate(f, seq, seq->length - n);
 }
 
 static int32_t step_item(struct fake *f, const struct kvmod_batch *batch,
@@ -408,6 +432,10 @@ static int32_t step_item(struct fake *f, const struct kvmod_batch *batch,
 	if (resize_seq(seq, item->n_tokens))
 		return no_memory(f);
 	for (uint32_t i = 0; i < item->n_tokens; i++) {
+		if (i % CHUNK == 0 && take_time_or_stop(f)) {
+			forget_tokens(f, seq, i);
+			return KVMOD_ECANCELED;
+		}
 		append(seq, item->tokens[i]);
 		if (seq->length == seq->prompt_end)
 			note_text(seq);
@@ -427,17 +455,17 @@ static int32_t step(void *self, const struct kvmod_batch *batch)
 
 	atomic_store(&f->cancelled, 0);
 	for (uint32_t i = 0; i < batch->n_items; i++) {
-		const struct kvmod_batch_item *item = KVMOD_AT(const struct kvmod_batch_item,
-							       batch->items, batch->item_stride, i);
+		const struct kvmod_batch_item *item = item_at(batch, i);
 
 		if (!f->context_override &&
 		    item->seq->length + item->n_tokens > (uint64_t)f->context)
 			return too_long(f, item->seq->length, item->n_tokens);
 	}
-	err = wait_a_little(f, f->delay);
-	for (uint32_t i = 0; i < batch->n_items && err == KVMOD_OK; i++)
-		err = step_item(f, batch, KVMOD_AT(const struct kvmod_batch_item, batch->items,
-						   batch->item_stride, i));
+	for (uint32_t i = 0; i < batch->n_items && err == KVMOD_OK; i++) {
+		err = step_item(f, batch, item_at(batch, i));
+		for (uint32_t j = 0; j < i && err != KVMOD_OK; j++)
+			forget_tokens(f, item_at(batch, j)->seq, item_at(batch, j)->n_tokens);
+	}
 	return err;
 }
 

@@ -64,7 +64,7 @@ abi          1.0
   PARAMETER        TYPE    DEFAULT      RANGE            HELP
   context          int     4096         1..1048576       longest sequence, in tokens
   context_override bool    no           -                let decoding go past the context
-  delay            int     0            0..10000         milliseconds that a decoded token takes
+  delay            int     0            0..10000         milliseconds that a text takes, or a chunk of tokens
   model            path    -            -                a file that must be there, if any is named
   threads          int     0            0..512           taken as other engines do; one does it all
 END

@@ -176,4 +176,38 @@ grep -q '^0[0]*$' "$tmp/out" || fail "not what was said until then: $(cat "$tmp/
 interrupt 21 --compare 00000000000000000000
 echo 00000000000000000000 | out
 ! grep -q '^compare' "$tmp/err" || fail 'half a comparison'
+
+# starts ARGUMENT... - in the background, until Ctrl-C is caught: while it tokenizes.
+starts() {
+	tried="run $*, interrupted early"
+	"$build/kvmod" run "$@" >"$tmp/out" 2>"$tmp/err" &
+	pid=$!
+	until grep -q '^SigCgt:.*[2367abef]$' "/proc/$pid/status"; do
+		kill -0 $pid || break
+		sleep 0.01
+	done
+}
+
+# A step forgets what was cancelled before it: it still ends, at the next chunk.
+starts -o 'engine fake.delay=200' "$(printf '%01000d' 0)"
+kill -INT $pid
+wait $pid
+status=$?
+says 1 'kvmod: stopped before the prompt was done'
+# The second time kills.
+starts -o 'engine fake.delay=5000' "$long"
+kill -INT $pid
+sleep 0.1
+kill -INT $pid
+wait $pid
+status=$?
+exits 130
+# In the middle of the prompt.
+"$build/kvmod" run -o 'engine fake.delay=50' "$(printf '%01000d' 0)" >"$tmp/out" 2>"$tmp/err" &
+pid=$!
+sleep 1
+kill -INT $pid
+wait $pid
+status=$?
+says 1 'kvmod: stopped before the prompt was done'
 finish
