@@ -62,6 +62,7 @@ abi          1.0
 
 [engine fake]
   PARAMETER        TYPE    DEFAULT      RANGE            HELP
+  broken           choice  nothing      nothing|request|apply which call fails
   context          int     4096         1..1048576       longest sequence, in tokens
   context_override bool    no           -                let decoding go past the context
   delay            int     0            0..10000         milliseconds that a text takes, or a chunk of tokens
@@ -73,7 +74,7 @@ kvmod info -c /dev/null ./fake.so --json
 cd "$build" || exit 99
 exits 0
 json file:string name:string provides.0.kind=engine \
-	provides.0.parameters.0.default=4096
+	provides.0.parameters.1.default=4096
 
 kvmod info -c /dev/null -o "$path" fakee
 says 1 'kvmod: no module, policy or engine `fakee`; did you mean `fake`?'
