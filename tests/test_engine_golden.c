@@ -339,6 +339,54 @@ START_TEST(golden_prompt)
 }
 END_TEST
 
+/* --- the model as it is, quantised ----------------------------------------------------- */
+
+/* Counts the layers in which ReFreeKV keeps what it keeps in F32; adds to the budgets. */
+static uint32_t equal_layers(struct gg_engine *engine, const json_t *prompt, double *budget,
+			     double *golden_budget)
+{
+	struct setup s = { .engine = engine, .model = gg_engine_ops.model(engine) };
+	struct kvmod_needs needs = { .size = sizeof(needs),
+				     .rows = { .value = 1, .is_count = 1 } };
+	const json_t *golden = json_object_get(prompt, "refreekv");
+	int32_t *keep = e2e_ints(golden, "keep", &s.n);
+	uint32_t equal = 0;
+
+	s.tokens = e2e_ints(prompt, "tokens", &s.n);
+	s.seq = test_seq(engine);
+	ck_assert(!gg_prompt_begin(engine, s.seq, s.n, &needs));
+	test_run(s.seq, s.tokens, (uint32_t)s.n, NULL, 0);
+	s.plan = test_plan(s.seq, &s.request);
+	decide(&s, &kvmod_module_refreekv, "refreekv", "policy refreekv.threshold=0.01");
+	for (uint32_t i = 0; i < s.model->n_layers; i++)
+		equal += kvmod_plan_count(&s.request, s.plan, i, 0) == (uint64_t)keep[i];
+	*budget += kvmod_plan_budget(&s.request, s.plan);
+	*golden_budget += e2e_number(golden, "budget");
+	kvmod_plan_free(s.plan);
+	gg_seq_close(engine, s.seq);
+	free(s.tokens);
+	free(keep);
+	return equal;
+}
+
+/* Rounded weights and an F16 cache move a cut now and then: 85% of layers are equal. */
+START_TEST(quantised_keeps_nearly_the_same)
+{
+	struct gg_engine *engine = test_engine(TEST_MODEL, GGML_TYPE_F16);
+	uint32_t n_layers = gg_engine_ops.model(engine)->n_layers, equal = 0;
+	double budget = 0, golden_budget = 0;
+	json_t *all = e2e_load();
+	size_t n = json_array_size(all);
+
+	for (size_t i = 0; i < n; i++)
+		equal += equal_layers(engine, json_array_get(all, i), &budget, &golden_budget);
+	ck_assert_double_ge((double)equal / (double)(n * n_layers), 0.8);
+	ck_assert_double_eq_tol(budget / (double)n, golden_budget / (double)n, 0.03);
+	json_decref(all);
+	test_engine_close(engine);
+}
+END_TEST
+
 /* --- the model as F32 -------------------------------------------------------------------------- */
 
 static void silent(enum ggml_log_level level, const char *text, void *arg)
@@ -368,6 +416,7 @@ static void add(TCase *tc)
 {
 	tcase_set_timeout(tc, 900);
 	tcase_add_loop_test(tc, golden_prompt, 0, 12);
+	tcase_add_test(tc, quantised_keeps_nearly_the_same);
 }
 
 int main(void)
