@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Names: when two are the same, and which is nearest to one that is unknown. */
+/* Words: when two names are the same, which is nearest to an unknown one, yes and no. */
 #include "core/names.h"
 
 #include <stdio.h>
@@ -101,4 +101,19 @@ void kv_one_line(char *text)
 	for (; *text; text++)
 		if ((unsigned char)*text < ' ' || *text == 0x7f)
 			*text = *text == '\n' || *text == '\t' ? ' ' : '?';
+}
+
+bool kv_parse_bool(const char *text, int32_t *value)
+{
+	static const char *const words[] = {
+		"no", "yes", "false", "true", "off", "on", "0", "1",
+	};
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
+		if (strcmp(text, words[i]) != 0)
+			continue;
+		*value = (int32_t)(i % 2);
+		return true;
+	}
+	return false;
 }

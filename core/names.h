@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Names: when two are the same, and which is nearest to one that is unknown. */
+/* Words: when two names are the same, which is nearest to an unknown one, yes and no. */
 #ifndef KVMOD_NAMES_H
 #define KVMOD_NAMES_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* '-' and '_' are the same. */
 bool kv_name_eq(const char *a, const char *b);
@@ -22,6 +23,9 @@ void kv_nearest_offer(struct kv_nearest *nearest, const char *name);
 /* "; did you mean `x`?", or "". Lives as long as nearest->best does. */
 const char *kv_nearest_hint(const struct kv_nearest *nearest, char *text, size_t room);
 #define KV_HINT_ROOM 96
+
+/* Is it a word for yes or no? Then *value is 1 or 0. */
+bool kv_parse_bool(const char *text, int32_t *value);
 
 /* Puts '?' where a byte would break a line or a terminal. */
 void kv_one_line(char *text);

@@ -236,21 +236,6 @@ static int expected(const struct kvmod_param *param)
 
 /* --- values ---------------------------------------------------------------------------------- */
 
-static bool parse_bool(const char *text, int32_t *value)
-{
-	static const char *const words[] = {
-		"no", "yes", "false", "true", "off", "on", "0", "1",
-	};
-
-	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
-		if (strcmp(text, words[i]) != 0)
-			continue;
-		*value = (int32_t)(i % 2);
-		return true;
-	}
-	return false;
-}
-
 static bool parse_choice(const char *text, const char *choices, int32_t *value)
 {
 	size_t n = strlen(text);
@@ -346,7 +331,7 @@ int kv_param_parse(const struct kvmod_param *param, const char *text, const char
 		split_range(param->range, &range);
 	switch (param->type) {
 	case KVMOD_PARAM_BOOL:
-		good = parse_bool(text, field);
+		good = kv_parse_bool(text, field);
 		break;
 	case KVMOD_PARAM_INT:
 		good = parse_int(text, strlen(text), field) && int_in(&range, *(int64_t *)field);

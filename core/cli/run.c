@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvmod run: ask a model, its cache compressed by the configured policy. */
 #include "core/cli/run.h"
+#include "core/names.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -46,10 +47,11 @@ static bool may_overflow(struct run *r)
 {
 	char section[128];
 	const char *value;
+	int32_t yes;
 
 	snprintf(section, sizeof(section), "engine %s", r->model.ops->name);
 	value = kvmod_config_get(r->model.ctx, section, "context_override");
-	return value && strchr("yYtT1", *value);
+	return value && kv_parse_bool(value, &yes) && yes;
 }
 
 /* What -n asks for must fit; what is only our default takes what room there is. */
