@@ -56,6 +56,14 @@ kvmod run -o 'engine fake.context=10' 'longer than the context'
 says 1 'kvmod: 26 tokens after 0 do not fit the context of 10'
 kvmod run -o 'engine fake.context=20' -n 40 'fits itself'
 says 1 'kvmod: 14 tokens of prompt and 40 of answer do not fit the context of 20'
+for word in yes on true 1; do
+	kvmod run -o 'engine fake.context=20' -o "engine fake.context_override=$word" -n 40 'hello there'
+	exits 0
+done
+for word in no off false 0; do
+	kvmod run -o 'engine fake.context=20' -o "engine fake.context_override=$word" -n 40 'hello there'
+	says 1 'kvmod: 14 tokens of prompt and 40 of answer do not fit the context of 20'
+done
 kvmod run -o 'engine fake.context=20' 'fits itself'
 exits 0
 echo 'fits it' | out
@@ -177,13 +185,17 @@ interrupt 21 --compare 00000000000000000000
 echo 00000000000000000000 | out
 ! grep -q '^compare' "$tmp/err" || fail 'half a comparison'
 
+input=/dev/null
+# catches PID - is Ctrl-C caught, and not deadly?
+catches() {
+	grep -q '^SigCgt:.*[2367abef]$' "/proc/$1/status"
+}
 # starts ARGUMENT... - in the background, until Ctrl-C is caught: while it tokenizes.
 starts() {
 	tried="run $*, interrupted early"
-	"$build/kvmod" run "$@" >"$tmp/out" 2>"$tmp/err" &
+	"$build/kvmod" run "$@" >"$tmp/out" 2>"$tmp/err" <"$input" &
 	pid=$!
-	until grep -q '^SigCgt:.*[2367abef]$' "/proc/$pid/status"; do
-		kill -0 $pid || break
+	until catches $pid || ! kill -0 $pid; do
 		sleep 0.01
 	done
 }
@@ -197,7 +209,9 @@ says 1 'kvmod: stopped before the prompt was done'
 # The second time kills.
 starts -o 'engine fake.delay=5000' "$long"
 kill -INT $pid
-sleep 0.1
+while catches $pid; do
+	sleep 0.01
+done
 kill -INT $pid
 wait $pid
 status=$?
@@ -210,4 +224,36 @@ kill -INT $pid
 wait $pid
 status=$?
 says 1 'kvmod: stopped before the prompt was done'
+# In a conversation, which goes on as if that prompt had not been: what -n held back
+# of the last answer is still to come.
+until_said() {
+	tries=0
+	until grep -q "$1" "$2" || [ $tries -ge 200 ]; do
+		sleep 0.05
+		tries=$((tries + 1))
+	done
+}
+printf 'abcdef\nghi\n' >"$tmp/lines"
+kvmod run -i -n 3 <"$tmp/lines"
+tidy "$tmp/out" >"$tmp/two"
+tidy "$tmp/err" >"$tmp/two.err"
+mkfifo "$tmp/fifo"
+exec 3<>"$tmp/fifo"
+echo abcdef >&3
+input=$tmp/fifo
+starts -i -n 3 -o 'engine fake.delay=20'
+until_said abc "$tmp/out"
+printf '%03000d\n' 0 >&3
+sleep 0.5
+kill -INT $pid
+until_said stopped "$tmp/err"
+printf 'ghi\n/quit\n' >&3
+wait $pid
+status=$?
+exits 1
+out <"$tmp/two"
+grep -q '^kvmod: stopped before the prompt was done$' "$tmp/err" || fail 'the prompt was not stopped'
+grep -v '^kvmod: stopped' "$tmp/err" >"$tmp/talk"
+mv "$tmp/talk" "$tmp/err"
+err <"$tmp/two.err"
 finish
