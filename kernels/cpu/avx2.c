@@ -13,7 +13,7 @@
 
 #define VW 8
 /* How many rows at a time against nq queries: what fits 16 registers. */
-#define ROWS_FOR(nq) (nq == 1 ? 8 : nq == 4 ? 3 : 4)
+#define ROWS_FOR(nq) (nq == 1 ? 8 : nq == 2 ? 4 : 3)
 typedef __m256 vf;
 typedef __m256i vi;
 

@@ -12,9 +12,7 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 /* Rows that stay in a near cache while all queries pass over them: whole ROWS_FOR(). */
-#define ROW_BLOCK 96
-/* How far ahead of its use a row is fetched: beyond the next 4 KiB page. */
-#define FETCH_AHEAD 4096
+#define ROW_BLOCK 384
 
 /*
  * exp(x) to 3 ulp for x in -87.3 .. 88.3, which x must be within, or NaN: with
@@ -130,82 +128,65 @@ static void add_tail(uint32_t type, const char *const *row, const float *const *
 				sums[j * rows + r] += query[j][d] * kv_element(type, row[r], d);
 }
 
+/* Row r is `apart` rows after row r - 1; sums as dot_block() leaves them. */
 ALWAYS_INLINE void rows_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
-				      const float *const *query, int nq, int rows,
-				      float *out, size_t out_stride)
+				      const float *const *query, int nq, int rows, uint32_t apart,
+				      float *sums)
 {
 	const char *row[VW];
-	float sums[MAX_SUMS];
-	int j, r;
-
-#pragma GCC unroll 16
-	for (r = 0; r < rows; r++)
-		row[r] = k + r * stride;
-	dot_block(type, row, query, dim / VW * VW, nq, rows, sums);
-	if (dim % VW)
-		add_tail(type, row, query, dim, nq, rows, sums);
-#pragma GCC unroll 4
-	for (j = 0; j < nq; j++)
-		memcpy(out + j * out_stride, sums + j * rows, (size_t)rows * sizeof(*out));
-}
-
-/* How far from a row the one is that is to be fetched now. */
-static int64_t fetch_distance(int64_t stride)
-{
-	int64_t step = stride < 0 ? -stride : stride;
-
-	return step ? (FETCH_AHEAD + step - 1) / step * stride : 0;
-}
-
-ALWAYS_INLINE void fetch_rows(const char *row, int64_t stride, size_t row_bytes, int rows)
-{
-	size_t b;
 	int r;
 
 #pragma GCC unroll 16
-	for (r = 0; r < rows; r++, row += stride)
-		for (b = 0; b < row_bytes; b += 64)
-			__builtin_prefetch(row + b);
+	for (r = 0; r < rows; r++)
+		row[r] = k + r * apart * stride;
+	dot_block(type, row, query, dim / VW * VW, nq, rows, sums);
+	if (dim % VW)
+		add_tail(type, row, query, dim, nq, rows, sums);
 }
 
-/* n rows against nq queries, as many rows at a time as the registers hold. */
+/*
+ * n <= ROW_BLOCK rows against nq queries, as many rows at a time as the registers
+ * hold. Those are far apart: each load then walks through rows of its own from
+ * first to last, which the processor sees and fetches ahead.
+ */
 ALWAYS_INLINE void block_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
-				       uint32_t n, const float *q, int nq, bool fetch,
+				       uint32_t n, const float *q, int nq,
 				       float *out, size_t out_stride)
 {
-	const uint32_t rows = (uint32_t)ROWS_FOR(nq);
-	const size_t row_bytes = kvmod_row_bytes(type, dim);
-	const int64_t ahead = fetch_distance(stride);
+	const uint32_t rows = (uint32_t)ROWS_FOR(nq), apart = n / rows;
+	float sums[ROW_BLOCK * 4 + MAX_SUMS];
 	const float *query[4];
-	uint32_t i;
+	uint32_t i, r;
+	int j;
 
-	for (int j = 0; j < nq; j++)
+	for (j = 0; j < nq; j++)
 		query[j] = q + (size_t)j * dim;
-	for (i = 0; i + rows <= n; i += rows, k += rows * stride) {
-		if (fetch)
-			fetch_rows(k + ahead, stride, row_bytes, (int)rows);
-		rows_times_queries(type, k, stride, dim, query, nq, (int)rows, out + i, out_stride);
+	for (i = 0; i < apart; i++)
+		rows_times_queries(type, k + i * stride, stride, dim, query, nq, (int)rows, apart,
+				   sums + i * rows * nq);
+	for (j = 0; j < nq; j++)
+		for (r = 0; r < rows; r++)
+			for (i = 0; i < apart; i++)
+				out[j * out_stride + r * apart + i] = sums[(i * nq + j) * rows + r];
+	for (r = apart * rows; r < n; r++) {
+		rows_times_queries(type, k + r * stride, stride, dim, query, nq, 1, 0, sums);
+		for (j = 0; j < nq; j++)
+			out[j * out_stride + r] = sums[j];
 	}
-	for (; i < n; i++, k += stride)
-		rows_times_queries(type, k, stride, dim, query, nq, 1, out + i, out_stride);
 }
 
 ALWAYS_INLINE void block_dots(uint32_t type, const char *k, int64_t stride, uint32_t dim,
 			      uint32_t n, const float *q, uint32_t n_q,
 			      float *out, size_t out_stride)
 {
-	uint32_t j;
-
-	for (j = 0; j < n_q; j += 4, q += (size_t)4 * dim, out += 4 * out_stride) {
-		if (n_q - j == 1)
-			block_times_queries(type, k, stride, dim, n, q, 1, !j, out, out_stride);
-		else if (n_q - j == 2)
-			block_times_queries(type, k, stride, dim, n, q, 2, !j, out, out_stride);
-		else if (n_q - j == 3)
-			block_times_queries(type, k, stride, dim, n, q, 3, !j, out, out_stride);
-		else
-			block_times_queries(type, k, stride, dim, n, q, 4, !j, out, out_stride);
-	}
+	for (; n_q >= 4; n_q -= 4, q += (size_t)4 * dim, out += 4 * out_stride)
+		block_times_queries(type, k, stride, dim, n, q, 4, out, out_stride);
+	if (n_q == 3)
+		block_times_queries(type, k, stride, dim, n, q, 3, out, out_stride);
+	else if (n_q == 2)
+		block_times_queries(type, k, stride, dim, n, q, 2, out, out_stride);
+	else if (n_q == 1)
+		block_times_queries(type, k, stride, dim, n, q, 1, out, out_stride);
 }
 
 #define DOTS_OF(name, type) \
