@@ -240,6 +240,13 @@ static void decide(void *arg, uint32_t i)
 		refreekv_position_decide(cut);
 }
 
+/* Both at once, where nothing is to be done between. */
+static void finish(void *arg, uint32_t i)
+{
+	total(arg, i);
+	decide(arg, i);
+}
+
 static int32_t say(const struct kvmod_host *host, int32_t status)
 {
 	if (status == KVMOD_ENOTSUP)
@@ -267,10 +274,13 @@ static void run(const struct refreekv *self, struct batch *batch, bool *said)
 	pieces = batch->n * batch->n_chunks * batch->n_kv_heads;
 	host->parallel(host->ctx, batch->n, load, batch);
 	host->parallel(host->ctx, pieces, scan, batch);
-	host->parallel(host->ctx, batch->n, total, batch);
-	if (second_pass)
+	if (second_pass) {
+		host->parallel(host->ctx, batch->n, total, batch);
 		host->parallel(host->ctx, pieces, attend, batch);
-	host->parallel(host->ctx, batch->n, decide, batch);
+		host->parallel(host->ctx, batch->n, decide, batch);
+	} else {
+		host->parallel(host->ctx, batch->n, finish, batch);
+	}
 	for (uint32_t i = 0; i < batch->n; i++) {
 		struct cut *cut = &batch->cuts[i];
 
