@@ -261,6 +261,35 @@ static int give_scratch(struct kvmod_policy *p, struct kvmod_request *r)
 	return KVMOD_OK;
 }
 
+/* --- replays ---------------------------------------------------------------------- */
+
+/* Stands between a policy that asks for a replay and the engine. */
+struct relay {
+	const struct kvmod_request *request;	/* as the engine made it */
+	uint32_t flags;				/* of the policy */
+};
+
+/* The engine trusts the plans that it gets, so none goes to it unchecked. */
+static int32_t checked_replay(const struct kvmod_request *request, const struct kvmod_plan *plan,
+			      uint32_t rows, double *loss)
+{
+	const struct relay *relay = request->replay_ctx;
+	const struct kvmod_request *r = relay->request;
+	int err = KVMOD_OK;
+
+	if (plan->n_keeps != r->n_segments)
+		return kv_fail(KVMOD_EPLAN, "replay of a plan of %u segments: expected %u",
+			       plan->n_keeps, r->n_segments);
+	for (uint32_t i = 0; i < plan->n_keeps && err == KVMOD_OK; i++) {
+		if (kvmod_keep_at(plan, i)->status != KVMOD_OK)
+			continue;	/* such a segment is whole */
+		err = kvmod_plan_check(r, plan, i, relay->flags);
+		if (err != KVMOD_OK)
+			kv_fail_in(err, "replay: layer %u", kvmod_segment_at(r, i)->layer);
+	}
+	return err == KVMOD_OK ? r->replay(r, plan, rows, loss) : err;
+}
+
 /* --- deciding -------------------------------------------------------------------- */
 
 static void keep_whole(struct kvmod_keep *keep, int status)
@@ -334,7 +363,8 @@ static int refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
 int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
 		 struct kvmod_plan *plan)
 {
-	struct kvmod_request r = { 0 };
+	struct kvmod_request r = { 0 }, of_engine;
+	struct relay relay = { .request = &of_engine, .flags = p->ops->flags };
 	uint64_t begin;
 	int err;
 
@@ -348,6 +378,11 @@ int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
 		err = give_scratch(p, &r);
 	if (err != KVMOD_OK)
 		return refuse(p, plan, err);
+	of_engine = r;
+	if (r.replay) {
+		r.replay = checked_replay;
+		r.replay_ctx = &relay;
+	}
 	begin = nanoseconds();
 	err = p->ops->compress(p->instance, &r, plan);
 	p->counters.nanoseconds += nanoseconds() - begin;

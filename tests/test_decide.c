@@ -26,11 +26,13 @@ struct odd {
 	int64_t scratch;
 };
 
-enum behave { GOOD, BAD_SPAN, ERROR, SILENT_ERROR, ONE_STATUS, DROP_NEWEST, UNSORTED, NO_OPEN };
+enum behave { GOOD, BAD_SPAN, ERROR, SILENT_ERROR, ONE_STATUS, DROP_NEWEST, UNSORTED, NO_OPEN,
+	      REPLAY_GOOD, REPLAY_WILD, REPLAY_SHORT };
 
 #define ODD_PARAMS(P, owner) \
 	P(owner, struct odd, behave, CHOICE, "good", \
-	  "good|bad-span|error|silent-error|one-status|drop-newest|unsorted|no-open", \
+	  "good|bad-span|error|silent-error|one-status|drop-newest|unsorted|no-open|" \
+	  "replay-good|replay-wild|replay-short", \
 	  "what to do") \
 	P(owner, struct odd, scratch, INT, "0", "0..1000000", "bytes of scratch")
 KVMOD_PARAMS(policy, odd, ODD_PARAMS);
@@ -80,6 +82,51 @@ static void keep_unsorted(struct kvmod_keep *keep)
 	}
 }
 
+/* What the engine's replay was asked for, and what the policy was answered. */
+static struct {
+	void *ctx;
+	uint32_t n_calls, rows;
+	uint32_t counts[LAYERS];
+	double loss;
+	int32_t answer;
+	char said[256];
+} replayed;
+
+static int32_t engine_replay(const struct kvmod_request *r, const struct kvmod_plan *trial,
+			     uint32_t rows, double *loss)
+{
+	replayed.n_calls++;
+	replayed.ctx = r->replay_ctx;
+	replayed.rows = rows;
+	for (uint32_t i = 0; i < LAYERS; i++)
+		replayed.counts[i] = (uint32_t)kvmod_plan_count(r, trial, i, 0);
+	*loss = 0.25;
+	return KVMOD_OK;
+}
+
+/* Layer 0 is cut, 1 has failed with rubbish in it, 2 as `kind` says. */
+static int32_t replay_trial(const struct kvmod_request *r, struct kvmod_plan *trial, int32_t kind)
+{
+	struct kvmod_keep *last = kvmod_keep_at(trial, 2);
+
+	keep_span(kvmod_keep_at(trial, 0), N / 2, N);
+	keep_span(kvmod_keep_at(trial, 1), 5, 9 * N);
+	kvmod_keep_at(trial, 1)->status = KVMOD_ENUMERIC;
+	last->kind = KVMOD_KEEP_ALL;
+	if (kind == REPLAY_WILD)
+		keep_span(last, 0, 1000 * N);
+	if (kind == REPLAY_SHORT)
+		trial->n_keeps--;
+	replayed.answer = r->replay(r, trial, 3, &replayed.loss);
+	snprintf(replayed.said, sizeof(replayed.said), "%s", kvmod_error());
+	trial->n_keeps = LAYERS;
+	for (uint32_t i = 0; i < LAYERS; i++) {
+		kvmod_keep_at(trial, i)->kind = KVMOD_KEEP_ALL;
+		kvmod_keep_at(trial, i)->status = KVMOD_OK;
+	}
+	return KVMOD_OK;
+}
+
 static int32_t odd_compress(void *self, const struct kvmod_request *r, struct kvmod_plan *plan)
 {
 	struct odd *odd = self;
@@ -90,6 +137,8 @@ static int32_t odd_compress(void *self, const struct kvmod_request *r, struct kv
 		ck_assert_uint_eq((uintptr_t)r->scratch % 64, 0);
 		memset(r->scratch, 0x5a, (size_t)odd->scratch);
 	}
+	if (odd->behave >= REPLAY_GOOD)
+		return replay_trial(r, plan, odd->behave);
 	for (uint32_t i = 0; i < plan->n_keeps; i++)
 		keep_span(kvmod_keep_at(plan, i), N / 2, N);
 	switch (odd->behave) {
@@ -388,6 +437,48 @@ START_TEST(short_request)
 }
 END_TEST
 
+static void decide_with_replay(const char *behave)
+{
+	memset(&replayed, 0, sizeof(replayed));
+	request.replay = engine_replay;
+	request.replay_ctx = &replayed;
+	ck_assert_int_eq(decide(behave), 0);
+}
+
+START_TEST(good_replay_reaches_the_engine)
+{
+	decide_with_replay("replay-good");
+	ck_assert_int_eq(replayed.answer, 0);
+	ck_assert_uint_eq(replayed.n_calls, 1);
+	ck_assert_ptr_eq(replayed.ctx, &replayed);
+	ck_assert_uint_eq(replayed.rows, 3);
+	ck_assert_uint_eq(replayed.counts[0], N / 2);
+	ck_assert_uint_eq(replayed.counts[2], N);
+	ck_assert_double_eq(replayed.loss, 0.25);
+	ck_assert_ptr_eq(request.replay_ctx, &replayed);
+}
+END_TEST
+
+START_TEST(wild_replay_does_not)
+{
+	decide_with_replay("replay-wild");
+	ck_assert_int_eq(replayed.answer, KVMOD_EPLAN);
+	ck_assert_str_eq(replayed.said, "replay: layer 2: span 0 is 0..16000, "
+			 "expected a part of 0..16");
+	ck_assert_uint_eq(replayed.n_calls, 0);
+	ck_assert_uint_eq(counters().failed_plans, 0);
+}
+END_TEST
+
+START_TEST(replay_of_too_few_segments_does_not)
+{
+	decide_with_replay("replay-short");
+	ck_assert_int_eq(replayed.answer, KVMOD_EPLAN);
+	ck_assert_str_eq(replayed.said, "replay of a plan of 2 segments: expected 3");
+	ck_assert_uint_eq(replayed.n_calls, 0);
+}
+END_TEST
+
 START_TEST(fullkv_is_always_there)
 {
 	static const struct kvmod_model model = { .size = sizeof(model), .n_layers = LAYERS };
@@ -419,6 +510,9 @@ int main(void)
 	tcase_add_loop_test(tc, incomplete_requests, 0, 8);
 	tcase_add_test(tc, plan_of_another_request);
 	tcase_add_test(tc, short_request);
+	tcase_add_test(tc, good_replay_reaches_the_engine);
+	tcase_add_test(tc, wild_replay_does_not);
+	tcase_add_test(tc, replay_of_too_few_segments_does_not);
 	tcase_add_test(tc, fullkv_is_always_there);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
