@@ -56,9 +56,10 @@ static int32_t adakv_needs(void *self, struct kvmod_needs *needs)
 	return 0;
 }
 
+/* Whole cache lines: the workers' scratch follows the scores. */
 static size_t layer_floats(const struct kv_extent *extent)
 {
-	return (size_t)extent->n_kv_heads * extent->n;
+	return ((size_t)extent->n_kv_heads * extent->n + 15) / 16 * 16;
 }
 
 static int32_t adakv_workspace(void *self, const struct kvmod_request *request,
@@ -66,8 +67,8 @@ static int32_t adakv_workspace(void *self, const struct kvmod_request *request,
 {
 	struct kv_extent extent = kv_extent(request);
 
-	need->host = kv_scratch_bytes(self, request, kv_attention_floats(&extent)) +
-		     request->n_segments * layer_floats(&extent) * sizeof(float);
+	need->host = request->n_segments * layer_floats(&extent) * sizeof(float) +
+		     kv_scratch_bytes(self, request, kv_attention_floats(&extent));
 	return 0;
 }
 
@@ -184,21 +185,21 @@ static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
 	size_t floats = kv_attention_floats(&extent);
 	struct decision d = {
 		.self = self,
-		.scores = (float *)request->scratch +
-			  kv_scratch_bytes(instance, request, floats) / sizeof(float),
+		.scores = request->scratch,
 		.layer_floats = layer_floats(&extent),
 	};
+	float *scratch = d.scores + request->n_segments * d.layer_floats;
 
 	kv_mark_over_budget(instance, request, plan, &self->budget,
 			    (uint32_t)self->window, &self->said_raised);
-	kv_each_head(instance, request, plan, request->scratch, floats, score_head, &d);
+	kv_each_head(instance, request, plan, scratch, floats, score_head, &d);
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 
 		if (keep->kind == KVMOD_KEEP_HEADS && keep->status == 0)
 			share_out(&d, kvmod_segment_at(request, i), i, keep);
 	}
-	kv_each_head(instance, request, plan, request->scratch, floats, keep_head, &d);
+	kv_each_head(instance, request, plan, scratch, floats, keep_head, &d);
 	return 0;
 }
 

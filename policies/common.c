@@ -92,11 +92,9 @@ static size_t slot_floats(size_t floats)
 	return (floats + 15) / 16 * 16;
 }
 
-static uint32_t n_workers(const struct kvmod_instance *self, uint32_t n_tasks)
+static uint32_t smaller(uint32_t a, uint32_t b)
 {
-	uint32_t n = self->host->n_threads(self->host->ctx);
-
-	return n < n_tasks ? n : n_tasks;
+	return a < b ? a : b;
 }
 
 size_t kv_scratch_bytes(const struct kvmod_instance *self, const struct kvmod_request *request,
@@ -104,7 +102,19 @@ size_t kv_scratch_bytes(const struct kvmod_instance *self, const struct kvmod_re
 {
 	uint32_t n_tasks = request->n_segments * kv_extent(request).n_kv_heads;
 
-	return n_workers(self, n_tasks) * slot_floats(floats) * sizeof(float);
+	return smaller(self->host->n_threads(self->host->ctx), n_tasks) *
+	       slot_floats(floats) * sizeof(float);
+}
+
+/* The host may have more threads by now than when it was asked for the scratch. */
+static uint32_t n_workers(const struct kvmod_request *request, const float *scratch, size_t slot,
+			  uint32_t n_tasks)
+{
+	size_t before = (size_t)((const char *)scratch - (const char *)request->scratch);
+	size_t room = (request->scratch_size - before) / sizeof(float);
+	size_t n = slot ? room / slot : n_tasks;
+
+	return n < n_tasks ? (uint32_t)n : n_tasks;
 }
 
 struct job {
@@ -172,7 +182,10 @@ void kv_each_head(const struct kvmod_instance *self, const struct kvmod_request 
 
 	atomic_init(&job.next, 0);
 	atomic_init(&job.failed, UINT32_MAX);
-	host->parallel(host->ctx, n_workers(self, job.n_tasks), run_worker, &job);
+	host->parallel(host->ctx,
+		       smaller(host->n_threads(host->ctx),
+			       n_workers(request, scratch, job.slot, job.n_tasks)),
+		       run_worker, &job);
 	failed = atomic_load(&job.failed);
 	if (failed != UINT32_MAX)
 		host->fail(host->ctx, kvmod_keep_at(plan, failed / n_kv_heads)->status,

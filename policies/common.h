@@ -64,8 +64,8 @@ size_t kv_scratch_bytes(const struct kvmod_instance *self, const struct kvmod_re
 			size_t floats);
 /*
  * Runs fn(arg) for each KV head of each segment whose kind is KVMOD_KEEP_HEADS and
- * status 0, on the host's threads. scratch: kv_scratch_bytes() of it. What fn
- * returns other than 0 becomes the segment's status; the first is said in words.
+ * status 0, on the host's threads: as many as find room from `scratch` to the end of
+ * the request's scratch, where kv_scratch_bytes() are. What fn returns other than 0 becomes the segment's status; the first is said in words.
  */
 void kv_each_head(const struct kvmod_instance *self, const struct kvmod_request *request,
 		  const struct kvmod_plan *plan, void *scratch, size_t floats,

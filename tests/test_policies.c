@@ -544,6 +544,75 @@ START_TEST(random_draws)
 }
 END_TEST
 
+/* --- a host whose threads grow in number --------------------------------------------- */
+
+static struct kvmod_host growing;
+static const struct kvmod_host *real_host;
+static int32_t (*real_init)(const struct kvmod_host *host);
+static struct kvmod_policy_ops growing_ops;
+static int32_t (*growing_policy_needs)(void *self, struct kvmod_needs *needs);
+static uint32_t n_asked, most_workers;
+
+/* One when the scratch is measured, sixty-four ever after. */
+static uint32_t growing_threads(void *ctx)
+{
+	(void)ctx;
+	return n_asked++ ? 64 : 1;
+}
+
+/* From the last on: it takes all the work, and has its scratch at the very end. */
+static void backwards(void *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg)
+{
+	(void)ctx;
+	most_workers = n > most_workers ? n : most_workers;
+	while (n-- > 0)
+		fn(arg, n);
+}
+
+static int32_t growing_needs(void *self, struct kvmod_needs *needs)
+{
+	((struct kvmod_instance *)self)->host = &growing;
+	return growing_policy_needs ? growing_policy_needs(self, needs) : KVMOD_OK;
+}
+
+static int32_t register_growing(void *ctx, const struct kvmod_policy_ops *ops)
+{
+	growing_ops = *ops;
+	growing_policy_needs = ops->needs;
+	growing_ops.needs = growing_needs;
+	return real_host->register_policy(ctx, &growing_ops);
+}
+
+static int32_t init_growing(const struct kvmod_host *host)
+{
+	real_host = host;
+	growing = *host;
+	growing.n_threads = growing_threads;
+	growing.parallel = backwards;
+	growing.register_policy = register_growing;
+	return real_init(&growing);
+}
+
+START_TEST(no_more_workers_than_scratch)
+{
+	struct kvmod_module module = *policies[_i].module;
+	struct kvmod_ctx *ctx = context(false);
+	struct madeup m = make(&usual, 300);
+
+	real_init = module.init;
+	module.init = init_growing;
+	n_asked = most_workers = 0;
+	ck_assert_int_eq(kvmod_add_builtin(ctx, &module), 0);
+	kvmod_plan_free(decide_once(ctx, module.name, "", &m));
+	if (n_asked) {
+		ck_assert_uint_ge(n_asked, 2);
+		ck_assert_uint_eq(most_workers, 1);
+	}
+	madeup_free(&m);
+	kvmod_unref(ctx);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("policies");
@@ -565,6 +634,7 @@ int main(void)
 	tcase_add_loop_test(tcase, ragged_second_turn, 0, N_POLICIES);
 	tcase_add_test(tcase, streaming_stays_bounded);
 	tcase_add_test(tcase, random_draws);
+	tcase_add_loop_test(tcase, no_more_workers_than_scratch, 0, N_POLICIES);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
