@@ -17,7 +17,7 @@ struct common {
 	uint32_t size, devices, instance_size, n_params, param_stride;
 	const char *name, *description;
 	const struct kvmod_param *params;
-	bool complete;			/* has all calls that it must have */
+	const char *missing;		/* a call that it must have and has not, or NULL */
 };
 
 #define COMMON(o) \
@@ -25,27 +25,55 @@ struct common {
 	.param_stride = (o)->param_stride, .name = (o)->name, \
 	.description = (o)->description, .params = (o)->params
 
+/* A call of a table, for first_missing(). */
+#define CALL(o, call) { #call, (o)->call }
+
+struct call {
+	const char *name;
+	bool there;
+};
+
+static const char *first_missing(const struct call *calls, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!calls[i].there)
+			return calls[i].name;
+	return NULL;
+}
+
 static struct common policy_common(const struct kvmod_policy_ops *o)
 {
-	return (struct common){ COMMON(o), .devices = o->devices, .complete = o->compress };
+	return (struct common){
+		COMMON(o), .devices = o->devices, .missing = o->compress ? NULL : "compress",
+	};
 }
 
 static struct common engine_common(const struct kvmod_engine_ops *o)
 {
+	const struct call calls[] = {
+		CALL(o, open), CALL(o, close), CALL(o, model), CALL(o, tokenize),
+		CALL(o, detokenize), CALL(o, chat), CALL(o, seq_open), CALL(o, seq_close),
+		CALL(o, seq_fork), CALL(o, seq_truncate), CALL(o, seq_length),
+		CALL(o, prompt_begin), CALL(o, step), CALL(o, cancel), CALL(o, request),
+		CALL(o, apply), CALL(o, bytes),
+	};
+
 	return (struct common){
 		COMMON(o), .devices = ~0u,
-		.complete = o->open && o->close && o->model && o->tokenize && o->detokenize &&
-			    o->seq_open && o->seq_close && o->seq_truncate && o->seq_length &&
-			    o->prompt_begin && o->step && o->request && o->apply && o->bytes,
+		.missing = first_missing(calls, sizeof(calls) / sizeof(*calls)),
 	};
 }
 
 static struct common device_common(const struct kvmod_device_ops *o)
 {
+	const struct call calls[] = {
+		CALL(o, open), CALL(o, close), CALL(o, alloc), CALL(o, free), CALL(o, to_host),
+		CALL(o, from_host), CALL(o, synchronize), CALL(o, gather),
+	};
+
 	return (struct common){
 		COMMON(o), .devices = o->on,
-		.complete = o->alloc && o->free && o->to_host && o->from_host &&
-			    o->synchronize && o->gather,
+		.missing = first_missing(calls, sizeof(calls) / sizeof(*calls)),
 	};
 }
 
@@ -144,8 +172,9 @@ static int check_table(const struct common *c)
 			       c->instance_size, sizeof(struct kvmod_instance), MAX_INSTANCE);
 	if (c->devices == 0)
 		return kv_fail(KVMOD_EINVAL, "it runs on no device: expected KVMOD_ON_...");
-	if (!c->complete)
-		return kv_fail(KVMOD_EINVAL, "a call that it must have is NULL");
+	if (c->missing)
+		return kv_fail(KVMOD_EINVAL, "its call %s() is NULL, which it must have",
+			       c->missing);
 	return check_params(c);
 }
 

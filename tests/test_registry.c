@@ -161,7 +161,7 @@ START_TEST(tables_that_lack_something)
 	assert_table_refused(&ops, "policy `a b`: it has no valid name");
 	ops = good_ops;
 	ops.compress = NULL;
-	assert_table_refused(&ops, "policy `mine`: a call that it must have is NULL");
+	assert_table_refused(&ops, "policy `mine`: its call compress() is NULL, which it must have");
 	ops = good_ops;
 	ops.devices = 0;
 	assert_table_refused(&ops, "policy `mine`: it runs on no device: expected KVMOD_ON_...");
@@ -352,7 +352,62 @@ START_TEST(opened_from_several_threads)
 }
 END_TEST
 
-FIXTURE_MAIN("registry", builtin, fullkv_is_always_there, several_from_one_module,
+/* --- calls that must be there ----------------------------------------------------------- */
+
+typedef void call_fn(void);
+
+static void never_called(void)
+{
+	abort();
+}
+
+/* n calls, one after the other, from `first` on. */
+static void assert_all_required(enum kv_kind kind, void *ops, size_t first,
+				const char *const *names, size_t n)
+{
+	call_fn *there = never_called, *absent = NULL;
+	struct kvmod_ctx *ctx = fixture_context();
+	char text[128];
+
+	for (size_t i = 0; i < n; i++)
+		memcpy((char *)ops + first + i * sizeof(there), &there, sizeof(there));
+	for (size_t i = 0; i < n; i++) {
+		memcpy((char *)ops + first + i * sizeof(there), &absent, sizeof(absent));
+		snprintf(text, sizeof(text), "%s `mine`: its call %s() is NULL, which it must have",
+			 kv_kind_name(kind), names[i]);
+		assert_fails(kv_register(ctx, NULL, kind, ops), KVMOD_EINVAL, text);
+		memcpy((char *)ops + first + i * sizeof(there), &there, sizeof(there));
+	}
+	assert_ok(kv_register(ctx, NULL, kind, ops));
+	kvmod_unref(ctx);
+}
+
+START_TEST(calls_that_are_required)
+{
+	static const char *const of_engine[] = {
+		"open", "close", "model", "tokenize", "detokenize", "chat", "seq_open",
+		"seq_close", "seq_fork", "seq_truncate", "seq_length", "prompt_begin", "step",
+		"cancel", "request", "apply", "bytes",
+	};
+	static const char *const of_device[] = {
+		"open", "close", "alloc", "free", "to_host", "from_host", "synchronize", "gather",
+	};
+	struct kvmod_engine_ops engine = {
+		.size = sizeof(engine), .name = "mine", .instance_size = sizeof(struct self),
+	};
+	struct kvmod_device_ops device = {
+		.size = sizeof(device), .name = "mine", .instance_size = sizeof(struct self),
+		.on = KVMOD_ON_CPU,
+	};
+
+	assert_all_required(KV_ENGINE, &engine, offsetof(struct kvmod_engine_ops, open),
+			    of_engine, sizeof(of_engine) / sizeof(*of_engine));
+	assert_all_required(KV_DEVICE, &device, offsetof(struct kvmod_device_ops, open),
+			    of_device, sizeof(of_device) / sizeof(*of_device));
+}
+END_TEST
+
+FIXTURE_MAIN("registry", calls_that_are_required, builtin, fullkv_is_always_there, several_from_one_module,
 	     tables_that_lack_something, parameters_that_are_wrong, descriptors_that_are_wrong,
 	     longer_tables, fail_and_log, registering_at_the_wrong_time,
 	     opened_from_several_threads)

@@ -30,6 +30,7 @@ struct kvmod_gather {
 	int64_t src_stride, dst_stride;
 };
 
+/* All calls are required. */
 struct kvmod_device_ops {
 	uint32_t size;
 	uint32_t on;			/* KVMOD_ON_...: the policies that can run here */

@@ -60,6 +60,7 @@ struct kvmod_bytes {
 	uint64_t full;			/* `used` if nothing had ever been cut */
 };
 
+/* All calls are required. */
 struct kvmod_engine_ops {
 	uint32_t size;
 	uint32_t flags;
