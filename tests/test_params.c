@@ -121,6 +121,26 @@ START_TEST(amounts)
 END_TEST
 
 /* A bound of the other kind says nothing. */
+/* Of 100, each percentage as people write it. */
+START_TEST(amounts_round_down_as_written)
+{
+	char text[32];
+
+	for (unsigned percent = 0; percent <= 100; percent++) {
+		snprintf(text, sizeof(text), "%u%%", percent);
+		assert_ok(parse(KVMOD_PARAM_AMOUNT, "", text));
+		ck_assert_uint_eq(kvmod_amount_of(&field.amount, 100), percent);
+		ck_assert_uint_eq(kvmod_amount_of(&field.amount, 1000000), percent * 10000ull);
+		ck_assert_uint_eq(kvmod_amount_of(&field.amount, 99), percent * 99 / 100);
+		snprintf(text, sizeof(text), "%u.%02u", percent / 100, percent % 100);
+		assert_ok(parse(KVMOD_PARAM_AMOUNT, "", text));
+		ck_assert_uint_eq(kvmod_amount_of(&field.amount, 100), percent);
+	}
+	assert_ok(parse(KVMOD_PARAM_AMOUNT, "", "29"));
+	ck_assert_uint_eq(kvmod_amount_of(&field.amount, 100), 29);
+}
+END_TEST
+
 START_TEST(amounts_in_a_range)
 {
 	assert_ok(parse(KVMOD_PARAM_AMOUNT, "1..50%", "100"));
@@ -304,5 +324,6 @@ START_TEST(path_in_an_override)
 }
 END_TEST
 
-FIXTURE_MAIN("params", bools, ints, reals, locale, amounts, amounts_in_a_range, lists, choices,
+FIXTURE_MAIN("params", bools, ints, reals, locale, amounts, amounts_round_down_as_written,
+	     amounts_in_a_range, lists, choices,
 	     texts, defaults, from_a_file, path_in_an_override)

@@ -92,10 +92,14 @@ struct kvmod_amount {
 	uint32_t reserved;
 };
 
-/* The amount of n, rounded down. */
+/*
+ * The amount of n, rounded down as its writer would: 29% of 100 is 29, although
+ * no double is 0.29 and the nearest is below it. So a fraction counts as larger
+ * by a part in 10^9.
+ */
 static inline uint64_t kvmod_amount_of(const struct kvmod_amount *a, uint64_t n)
 {
-	return (uint64_t)(a->is_count ? a->value : a->value * (double)n);
+	return (uint64_t)(a->is_count ? a->value : a->value * (1 + 1e-9) * (double)n);
 }
 
 /*
