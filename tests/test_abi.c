@@ -150,10 +150,9 @@ static const struct pin pins[] = {
 	AT(kvmod_param, range, 24),
 	AT(kvmod_param, help, 32),
 
-	SIZE(kvmod_instance, 24),
+	SIZE(kvmod_instance, 16),
 	AT(kvmod_instance, host, 0),
 	AT(kvmod_instance, ops, 8),
-	AT(kvmod_instance, core, 16),
 
 	SIZE(kvmod_module, 80),
 	AT(kvmod_module, size, 0),

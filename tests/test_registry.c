@@ -167,7 +167,7 @@ START_TEST(tables_that_lack_something)
 	assert_table_refused(&ops, "policy `mine`: it runs on no device: expected KVMOD_ON_...");
 	ops = good_ops;
 	ops.instance_size = 8;
-	assert_table_refused(&ops, "policy `mine`: its instance_size is 8: expected 24 "
+	assert_table_refused(&ops, "policy `mine`: its instance_size is 8: expected 16 "
 			     "(struct kvmod_instance) to 16777216");
 	ops = good_ops;
 	ops.param_stride = 4;

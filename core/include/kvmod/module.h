@@ -133,7 +133,6 @@ struct kvmod_param {
 struct kvmod_instance {
 	const struct kvmod_host *host;
 	const void *ops;
-	void *core;			/* the core's own */
 };
 
 /* Module flags. */
