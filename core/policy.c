@@ -220,6 +220,9 @@ static int check_request(const struct kvmod_policy *p, const struct kvmod_reques
 {
 	int err = KVMOD_OK;
 
+	if (r->n_layers == 0 || r->n_segments == 0)
+		return kv_fail(KVMOD_EINVAL, "a request of %u segments of a model of %u layers: "
+			       "expected at least one of each", r->n_segments, r->n_layers);
 	if (plan->n_keeps != r->n_segments)
 		return kv_fail(KVMOD_EINVAL, "a plan of %u segments for a request of %u",
 			       plan->n_keeps, r->n_segments);
@@ -373,7 +376,11 @@ int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
 	r.size = sizeof(r);
 	p->counters.requests++;
 	kv_fail(KVMOD_OK, "%s", "");
-	err = check_request(p, &r, plan);
+	if (KVMOD_HAS(request, segments))
+		err = check_request(p, &r, plan);
+	else
+		err = kv_fail(KVMOD_EINVAL, "a request of %u bytes ends before its segments",
+			      request->size);
 	if (err == KVMOD_OK)
 		err = give_scratch(p, &r);
 	if (err != KVMOD_OK)

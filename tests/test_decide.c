@@ -376,6 +376,10 @@ static const struct { const char *why; int err; } incomplete[] = {
 	{ "policy odd: segment 2 has 3 query heads on 2 KV heads", KVMOD_EINVAL },
 	{ "policy odd: segment 2 is not filled in", KVMOD_EINVAL },
 	{ "policy odd: K is on cuda, where this policy does not run", KVMOD_ENOTSUP },
+	{ "policy odd: a request of 3 segments of a model of 0 layers: "
+	  "expected at least one of each", KVMOD_EINVAL },
+	{ "policy odd: a request of 0 segments of a model of 3 layers: "
+	  "expected at least one of each", KVMOD_EINVAL },
 };
 
 START_TEST(incomplete_requests)
@@ -408,6 +412,12 @@ START_TEST(incomplete_requests)
 		break;
 	case 7:
 		request.device = "cuda";
+		break;
+	case 8:
+		request.n_layers = 0;
+		break;
+	case 9:
+		request.n_segments = 0;
 		break;
 	}
 	ck_assert_int_eq(open_policy("good", "0"), 0);
@@ -444,6 +454,16 @@ static void decide_with_replay(const char *behave)
 	request.replay_ctx = &replayed;
 	ck_assert_int_eq(decide(behave), 0);
 }
+
+START_TEST(request_without_segments)
+{
+	ck_assert_int_eq(open_policy("good", "0"), 0);
+	request.size = offsetof(struct kvmod_request, segments);
+	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_EINVAL);
+	ck_assert_str_eq(kvmod_error(), "policy odd: a request of 24 bytes ends before its segments");
+	is_whole(0, KVMOD_EINVAL);
+}
+END_TEST
 
 START_TEST(good_replay_reaches_the_engine)
 {
@@ -507,9 +527,10 @@ int main(void)
 	tcase_add_test(tc, silent_error_gets_a_name);
 	tcase_add_test(tc, status_of_one_segment);
 	tcase_add_test(tc, open_may_fail);
-	tcase_add_loop_test(tc, incomplete_requests, 0, 8);
+	tcase_add_loop_test(tc, incomplete_requests, 0, 10);
 	tcase_add_test(tc, plan_of_another_request);
 	tcase_add_test(tc, short_request);
+	tcase_add_test(tc, request_without_segments);
 	tcase_add_test(tc, good_replay_reaches_the_engine);
 	tcase_add_test(tc, wild_replay_does_not);
 	tcase_add_test(tc, replay_of_too_few_segments_does_not);
