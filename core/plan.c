@@ -9,7 +9,11 @@
 
 #define MAX_SPANS 1024u
 
-/* A plan and its arrays in one allocation, so that one free() is all of it. */
+/*
+ * A plan and its arrays in one allocation, so that one free() is all of it. The
+ * indices are most of it; calloc() leaves them pages of zeros that take no memory
+ * until a policy writes lists of them.
+ */
 struct plan_sizes {
 	size_t spans, counts, indices;		/* elements */
 };

@@ -170,7 +170,10 @@ void kvmod_policy_counters(const struct kvmod_policy *policy, struct kvmod_count
 
 /* --- deciding -------------------------------------------------------------------- */
 
-/* A plan with room for any answer to this request, every segment kept whole. */
+/*
+ * A plan with room for any lists of indices, and for max_spans spans, in answer to
+ * this request; every segment is kept whole.
+ */
 int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **plan);
 void kvmod_plan_free(struct kvmod_plan *plan);
 /* How many positions KV head `head` of segment `i` keeps. */

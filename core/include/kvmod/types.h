@@ -7,6 +7,10 @@
  *  - Every struct starts with its size as its writer compiled it. A reader uses
  *    a field only if KVMOD_HAS() says that the writer knew it; what is absent
  *    reads as zero. Arrays of structs come with a stride, for the same reason.
+ *  - Some structs stand in others by value, or in arrays that have no stride:
+ *    kvmod_view, kvmod_span, kvmod_amount, kvmod_list, kvmod_message, kvmod_bytes
+ *    and kvmod_instance. They are frozen: they never grow within this ABI major,
+ *    and so need no size to grow by.
  *  - Fields are appended, never moved, and never change meaning.
  *  - Fixed-width integers, no enum members, no bit-fields, no C++ types, no
  *    errno, no FILE *. Pointers travel with a length.
@@ -193,8 +197,9 @@ struct kvmod_span {
 #define KVMOD_KEEP_HEADS	2u	/* a list of indices per KV head, counts may differ */
 
 /*
- * What one segment keeps. The arrays are the core's, on the host, and big
- * enough for any answer; a policy on an accelerator copies into them on
+ * What one segment keeps. The arrays are the core's, on the host. Those of
+ * indices are big enough for any answer; spans are as many as can be apart from
+ * each other, but 1024 at most: what needs more goes in indices. A policy on an accelerator copies into them on
  * request->stream, and the core waits for that stream before it reads.
  *
  * A plan names cached positions by index: 0 is the oldest cached, n-1 the
@@ -206,7 +211,7 @@ struct kvmod_keep {
 	int32_t status;			/* 0, or the error that leaves this segment whole */
 	uint32_t place;			/* 0: where the cache is; others are for later */
 	double loss;			/* in the policy's own measure; NaN: none reported */
-	uint32_t max_spans;		/* room in spans: at least 2 */
+	uint32_t max_spans;		/* room in spans: 2 to 1024 */
 	uint32_t n_spans;
 	struct kvmod_span *spans;
 	uint32_t *counts;		/* [n_kv_heads] */
