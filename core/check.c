@@ -188,6 +188,26 @@ static void judge(struct trial *t, struct watch *w, int status)
 	}
 }
 
+/* The pipe is closed; a child that closed it and goes on is none that has ended. */
+static void await_end(struct watch *w, pid_t pid, double deadline)
+{
+	const struct timespec pause = { .tv_nsec = 2000000 };
+	siginfo_t info;
+
+	for (;;) {
+		info.si_pid = 0;
+		if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+		    info.si_pid == pid)
+			return;
+		if (now() >= deadline)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	if (!w->done)
+		w->code = KVMOD_ETIMEOUT;
+	kill(pid, SIGKILL);
+}
+
 static void watch_child(struct trial *t, struct watch *w, pid_t pid, int fd)
 {
 	double deadline = now() + t->limit_ms / 1e3;
@@ -195,8 +215,7 @@ static void watch_child(struct trial *t, struct watch *w, pid_t pid, int fd)
 
 	while (hear_next(t, w, fd, deadline))
 		;
-	if (w->code == KVMOD_ETIMEOUT)
-		kill(pid, SIGKILL);
+	await_end(w, pid, deadline);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	judge(t, w, status);

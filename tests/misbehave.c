@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 enum how {
-	WELL, CRASH, HANG, EXIT, UNSORTED, EMPTY, OLDEST, WRITE, FICKLE, SILENT, CODE,
+	WELL, CRASH, HANG, EXIT, UNSORTED, EMPTY, OLDEST, WRITE, FICKLE, SILENT, CODE, MUTE,
 };
 
 struct misbehave {
@@ -20,7 +20,7 @@ struct misbehave {
 
 #define PARAMS(P, owner) \
 	P(owner, struct misbehave, how, CHOICE, "well", \
-	  "well|crash|hang|exit|unsorted|empty|oldest|write|fickle|silent|code", \
+	  "well|crash|hang|exit|unsorted|empty|oldest|write|fickle|silent|code|mute", \
 	  "what it does wrong")
 KVMOD_PARAMS(policy, misbehave, PARAMS);
 
@@ -49,6 +49,10 @@ static int32_t misbehave(struct misbehave *self, const struct kvmod_segment *seg
 	switch (self->how) {
 	case CRASH:
 		abort();
+	case MUTE:
+		for (int fd = 0; fd < 1024; fd++)
+			close(fd);
+		/* fall through */
 	case HANG:
 		for (;;)
 			pause();

@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DEFAULT_LIMIT	60.0
@@ -263,6 +264,22 @@ static pid_t start_child(const struct job *job, int *fd)
 	return child;
 }
 
+/* The pipe is closed; a child that closed it and goes on hangs. False: it does. */
+static bool ends_in_time(const struct job *job, pid_t child)
+{
+	const struct timespec pause = { .tv_nsec = 2000000 };
+	siginfo_t info;
+
+	for (double waited = 0; waited < job->limit; waited += 2e-3) {
+		info.si_pid = 0;
+		if (waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+		    info.si_pid == child)
+			return true;
+		nanosleep(&pause, NULL);
+	}
+	return false;
+}
+
 /* Runs a child to its end, good or bad. False: it could not even set up. */
 static bool run_child(struct job *job)
 {
@@ -273,7 +290,7 @@ static bool run_child(struct job *job)
 
 	if (child < 0)
 		return false;
-	hung = !listen_to(job, fd);
+	hung = !listen_to(job, fd) || !ends_in_time(job, child);
 	if (hung)
 		kill(child, SIGKILL);
 	close(fd);
