@@ -33,6 +33,14 @@ static int add_fact(struct kvmod_modinfo *info, char *text, size_t room)
 		if (((unsigned char)*c < ' ' && *c != '\t') || *c == 0x7f)
 			return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION
 				       " section holds something other than text");
+	for (size_t i = 0, n = strlen(text); i < n;) {
+		int length = kv_utf8_length(text + i, n - i);
+
+		if (length <= 0)
+			return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section holds byte "
+				       "0x%02x where UTF-8 was expected", (unsigned char)text[i]);
+		i += (size_t)length;
+	}
 	if (!equal || equal == text)
 		return kv_fail(KVMOD_EFORMAT, "`%.40s` in its " KVMOD_INFO_SECTION
 			       " section is no key=value", text);

@@ -117,3 +117,35 @@ bool kv_parse_bool(const char *text, int32_t *value)
 	}
 	return false;
 }
+
+int kv_utf8_length(const char *s, size_t n)
+{
+	const unsigned char *u = (const unsigned char *)s;
+	unsigned char least = 0x80, most = 0xbf;	/* of the second byte */
+	int length;
+
+	if (!n)
+		return 0;
+	if (u[0] < 0x80)
+		return 1;
+	if (u[0] < 0xc2 || u[0] > 0xf4)
+		return -1;
+	length = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
+	if (u[0] == 0xe0)
+		least = 0xa0;		/* else it would fit two bytes */
+	else if (u[0] == 0xed)
+		most = 0x9f;		/* surrogates */
+	else if (u[0] == 0xf0)
+		least = 0x90;
+	else if (u[0] == 0xf4)
+		most = 0x8f;		/* above U+10FFFF */
+	for (int i = 1; i < length; i++) {
+		if ((size_t)i == n)
+			return 0;
+		if (u[i] < least || u[i] > most)
+			return -1;
+		least = 0x80;
+		most = 0xbf;
+	}
+	return length;
+}

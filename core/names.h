@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Words: when two names are the same, which is nearest to an unknown one, yes and no. */
+/* Words: when two names are the same, which is nearest to an unknown one, yes and no, UTF-8. */
 #ifndef KVMOD_NAMES_H
 #define KVMOD_NAMES_H
 
@@ -29,5 +29,11 @@ bool kv_parse_bool(const char *text, int32_t *value);
 
 /* Puts '?' where a byte would break a line or a terminal. */
 void kv_one_line(char *text);
+
+/*
+ * Bytes of the UTF-8 character at s: 1 to 4; 0 if the end cuts it off, -1 if
+ * there is none.
+ */
+int kv_utf8_length(const char *s, size_t n);
 
 #endif

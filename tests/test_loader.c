@@ -430,7 +430,10 @@ START_TEST(section_is_forged)
 	fixture_patch(path, "abi 1.0", "abi\b1.0", 7);
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section holds something other than text");
-	fixture_patch(path, "abi\b1.0", "abi=1.0", 7);
+	fixture_patch(path, "abi\b1.0", "abi=\xe4.0", 7);
+	assert_refused(path, KVMOD_EFORMAT,
+		       "its .kvmod.info section holds byte 0xe4 where UTF-8 was expected");
+	fixture_patch(path, "abi=\xe4.0", "abi=1.0", 7);
 	fixture_patch(path, "version=1.0", "license=1.0", 11);
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section has no version=: give KVMOD_MODULE() one");

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text that grows, and UTF-8 that comes in pieces. */
 #include "core/cli/text.h"
+#include "core/names.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -29,42 +30,10 @@ void cli_text_free(struct cli_text *text)
 	*text = (struct cli_text){ 0 };
 }
 
-int cli_utf8_length(const char *s, size_t n)
-{
-	const unsigned char *u = (const unsigned char *)s;
-	unsigned char least = 0x80, most = 0xbf;	/* of the second byte */
-	int length;
-
-	if (!n)
-		return 0;
-	if (u[0] < 0x80)
-		return 1;
-	if (u[0] < 0xc2 || u[0] > 0xf4)
-		return -1;
-	length = u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
-	if (u[0] == 0xe0)
-		least = 0xa0;		/* else it would fit two bytes */
-	else if (u[0] == 0xed)
-		most = 0x9f;		/* surrogates */
-	else if (u[0] == 0xf0)
-		least = 0x90;
-	else if (u[0] == 0xf4)
-		most = 0x8f;		/* above U+10FFFF */
-	for (int i = 1; i < length; i++) {
-		if ((size_t)i == n)
-			return 0;
-		if (u[i] < least || u[i] > most)
-			return -1;
-		least = 0x80;
-		most = 0xbf;
-	}
-	return length;
-}
-
 size_t cli_utf8_bad(const char *s, size_t n)
 {
 	for (size_t i = 0; i < n;) {
-		int length = cli_utf8_length(s + i, n - i);
+		int length = kv_utf8_length(s + i, n - i);
 
 		if (length <= 0 || !s[i])
 			return i;
@@ -84,7 +53,7 @@ static int add_byte(struct cli_utf8_stream *s, char byte, struct cli_text *out)
 	int err, length;
 
 	s->held[s->n_held++] = byte;
-	length = cli_utf8_length(s->held, s->n_held);
+	length = kv_utf8_length(s->held, s->n_held);
 	if (length == 0)
 		return 0;
 	if (length > 0) {

@@ -15,11 +15,6 @@ struct cli_text {
 int cli_text_add(struct cli_text *text, const char *bytes, size_t n);
 void cli_text_free(struct cli_text *text);
 
-/*
- * Bytes of the UTF-8 character at s: 1 to 4; 0 if the end cuts it off, -1 if
- * there is none.
- */
-int cli_utf8_length(const char *s, size_t n);
 /* Where text stops being UTF-8 without NULs; n if it does not. */
 size_t cli_utf8_bad(const char *s, size_t n);
 
