@@ -40,6 +40,7 @@ AC_DEFUN([KV_WITH_GGML], [
 			[AC_MSG_ERROR([--with-ggml was asked for, but ggml.h, llama.h and their libraries do not link: see config.log])])
 	])
 	AM_CONDITIONAL([HAVE_GGML], [test "$have_ggml" = yes])
+	AC_SUBST([have_ggml])
 	AS_IF([test "$have_ggml" = yes], [AC_DEFINE([HAVE_GGML], [1], [The ggml engine is built])])
 	AC_SUBST([GGML_CFLAGS])
 	AC_SUBST([GGML_LIBS])

@@ -7,7 +7,18 @@ TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 
 # check gives a test four seconds: too few where others keep the processors busy.
 AM_TESTS_ENVIRONMENT = CK_TIMEOUT_MULTIPLIER=$${CK_TIMEOUT_MULTIPLIER:-10}; \
-	export CK_TIMEOUT_MULTIPLIER;
+	export CK_TIMEOUT_MULTIPLIER; \
+	HAVE_CHECK=@have_check@ HAVE_GGML=@have_ggml@; export HAVE_CHECK HAVE_GGML;
+
+# Tests that are not built are skipped aloud.
+if HAVE_CHECK
+if !HAVE_GGML
+TESTS += tests/skipped.test.sh
+endif
+else
+TESTS += tests/skipped.test.sh
+endif
+EXTRA_DIST += tests/skipped.test.sh
 
 UNIT_TESTS =
 

@@ -1,0 +1,13 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Says which tests were left out for want of a library: a run without them
+# is no pass.
+skipped=
+without() {
+	echo "skipped: built without $1, so $2 are not built"
+	skipped=yes
+}
+
+[ "$HAVE_CHECK" = yes ] || without 'check' 'the unit tests'
+[ "$HAVE_GGML" = yes ] || without 'ggml and libllama' 'the ggml engine and its tests'
+[ -z "$skipped" ] || exit 77
