@@ -61,8 +61,8 @@ tests_test_scores_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scores_LDADD = libpolicies.la libvectors.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS += tests/test_refreekv
-tests_test_refreekv_SOURCES = tests/test_refreekv.c tests/refreekv_reference.c \
-	tests/refreekv_reference.h
+tests_test_refreekv_SOURCES = tests/test_refreekv.c tests/refreekv_layer.c \
+	tests/refreekv_layer.h tests/refreekv_reference.c tests/refreekv_reference.h
 tests_test_refreekv_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_refreekv_LDFLAGS = $(UNIT_LINK)
 tests_test_refreekv_LDADD = libbuiltin_refreekv.la libpolicies.la libvectors.la $(TEST_LIBS)

@@ -5,14 +5,15 @@
 
 #include "kernels/cpu/ops.h"
 
+/* One float sum would round more than the several of a vector do. */
 static float dot(uint32_t type, const void *row, const float *q, uint32_t n)
 {
-	float sum = 0;
+	double sum = 0;
 	uint32_t i;
 
 	for (i = 0; i < n; i++)
 		sum += kv_element(type, row, i) * q[i];
-	return sum;
+	return (float)sum;
 }
 
 static void dots(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
@@ -64,13 +65,16 @@ static void softmax(const float *x, size_t stride, uint32_t n_q, size_t n, struc
 	size_t i;
 
 	for (; n_q > 0; n_q--, x += stride, out++) {
-		*out = (struct kv_softmax){ .max = max(x, n) };
-		for (i = 0; i < n; i++) {
-			float e = expf(x[i] - out->max);
+		float m = max(x, n);
+		double sum = 0, sum2 = 0;
 
-			out->sum += e;
-			out->sum2 += e * e;
+		for (i = 0; i < n; i++) {
+			float e = expf(x[i] - m);
+
+			sum += e;
+			sum2 += e * e;
 		}
+		*out = (struct kv_softmax){ m, (float)sum, (float)sum2 };
 	}
 }
 
