@@ -189,7 +189,7 @@ static int check_extras(const struct kvmod_policy *p, const struct kvmod_segment
 {
 	uint32_t what = p->needs.what;
 
-	if (p->needs.rows.value > 0 && (s->n_rows == 0 || !s->q.data))
+	if (kvmod_needs_rows(&p->needs, 1) && (s->n_rows == 0 || !s->q.data))
 		return kv_fail(KVMOD_EINVAL, "layer %u comes without queries", s->layer);
 	if (what & KVMOD_NEED_COLSUM && !s->colsum.data)
 		return kv_fail(KVMOD_EINVAL, "layer %u comes without column sums", s->layer);

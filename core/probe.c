@@ -132,12 +132,9 @@ static int make_extras(struct probe *p, const struct kvmod_needs *needs, struct 
 /* Rows of Q, [n_rows][N_Q_HEADS][HEAD_DIM]. */
 static int make_queries(struct probe *p, const struct kvmod_needs *needs, struct kvmod_segment *s)
 {
-	uint64_t n = kvmod_amount_of(&needs->rows, N_POSITIONS);
 	int err;
 
-	if (n == 0 && needs->rows.value > 0)
-		n = 1;
-	s->n_rows = n < N_POSITIONS ? (uint32_t)n : N_POSITIONS;
+	s->n_rows = kvmod_needs_rows(needs, N_POSITIONS);
 	if (s->n_rows == 0)
 		return KVMOD_OK;
 	err = make_view(p, KVMOD_F32, s->n_rows, N_Q_HEADS, &s->q);

@@ -38,11 +38,6 @@ static int32_t refreekv_open(void *self_, const struct kvmod_model *model)
 		return host->fail(host->ctx, KVMOD_EINVAL,
 				  "norm_scope = all goes with rank = position: "
 				  "rank = attention leaves the sinks out of its norm");
-	if (self->rank == RANK_ATTENTION && !self->rows.is_count)
-		host->log(host->ctx, KVMOD_NOTE,
-			  "with rows as a fraction, prompts below %.0f tokens are ranked by fewer "
-			  "than %lld queries", self->window / self->rows.value,
-			  (long long)self->window);
 	return 0;
 }
 
@@ -52,9 +47,8 @@ static int32_t refreekv_needs(void *self_, struct kvmod_needs *needs)
 
 	needs->what = KVMOD_NEED_K;
 	needs->rows = self->rows;
-	if (self->rank == RANK_ATTENTION && self->rows.is_count &&
-	    self->rows.value < (double)self->window)
-		needs->rows.value = (double)self->window;
+	if (self->rank == RANK_ATTENTION)
+		needs->min_rows = (uint32_t)self->window;
 	return 0;
 }
 

@@ -169,12 +169,13 @@ static const struct pin pins[] = {
 	AT(kvmod_module, init, 64),
 	AT(kvmod_module, exit, 72),
 
-	SIZE(kvmod_needs, 32),
+	SIZE(kvmod_needs, 40),
 	AT(kvmod_needs, size, 0),
 	AT(kvmod_needs, what, 4),
 	AT(kvmod_needs, rows, 8),
 	AT(kvmod_needs, decode_every, 24),
 	AT(kvmod_needs, types, 28),
+	AT(kvmod_needs, min_rows, 32),
 
 	SIZE(kvmod_workspace, 24),
 	AT(kvmod_workspace, size, 0),

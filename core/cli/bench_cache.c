@@ -31,13 +31,6 @@ struct kvmod_model bench_model(const struct bench_shape *s, uint64_t context)
 	};
 }
 
-static uint32_t rows_of(uint32_t n, const struct kvmod_needs *needs)
-{
-	uint64_t rows = kvmod_amount_of(&needs->rows, n);
-
-	return rows > n ? n : (uint32_t)rows;
-}
-
 static size_t cache_bytes(const struct bench_shape *s, uint32_t n)
 {
 	return kvmod_row_bytes(s->type, s->head_dim) * n * s->n_kv_heads * s->n_layers;
@@ -57,7 +50,7 @@ static size_t extra_floats(const struct bench_shape *s, uint32_t n)
 size_t bench_cache_bytes(const struct bench_shape *s, uint32_t n, const struct kvmod_needs *needs)
 {
 	return cache_bytes(s, n) * (needs->what & KVMOD_NEED_V ? 2 : 1) +
-		(query_floats(s, rows_of(n, needs)) + extra_floats(s, n)) * sizeof(float);
+		(query_floats(s, kvmod_needs_rows(needs, n)) + extra_floats(s, n)) * sizeof(float);
 }
 
 /* --- rows ------------------------------------------------------------------------- */
@@ -203,7 +196,7 @@ void bench_cache_free(struct bench_cache *c)
 bool bench_cache_make(struct bench_cache *c, const struct bench_shape *s, uint32_t n,
 		      const struct kvmod_needs *needs)
 {
-	uint32_t rows = rows_of(n, needs);
+	uint32_t rows = kvmod_needs_rows(needs, n);
 	bool need_v = needs->what & KVMOD_NEED_V;
 	struct kv_random r = { n };
 	struct pattern pattern;

@@ -119,15 +119,6 @@ out:
 	return first;
 }
 
-static uint32_t rows_wanted(const struct trial *trial, uint32_t n)
-{
-	uint64_t rows = kvmod_amount_of(&trial->needs->rows, n);
-
-	if (rows == 0 && trial->needs->rows.value > 0)
-		rows = 1;
-	return rows < n ? (uint32_t)rows : n;
-}
-
 static bool made(struct trial *trial, int err)
 {
 	if (err)
@@ -189,7 +180,7 @@ static void try_second_turn(struct trial *trial, bool ragged, uint32_t n_new)
 		else
 			cut_even(plan, n);
 		if (made(trial, madeup_next(&second, &first, plan, n_new,
-					    rows_wanted(trial, n_new), trial->needs->what))) {
+					    kvmod_needs_rows(trial->needs, n_new), trial->needs->what))) {
 			kvmod_plan_free(try_cache(trial, &second));
 			madeup_free(&second);
 		}
@@ -205,13 +196,13 @@ static void try_decoding(struct trial *trial)
 	struct kvmod_plan *plan;
 	struct madeup m, grown;
 
-	if (!made(trial, madeup_first(&m, &trial->shape, 300, rows_wanted(trial, 300),
+	if (!made(trial, madeup_first(&m, &trial->shape, 300, kvmod_needs_rows(trial->needs, 300),
 				      trial->needs->what)))
 		return;
 	for (int step = 0; step < 6; step++) {
 		plan = try_cache(trial, &m);
 		if (!plan || !made(trial, madeup_next(&grown, &m, plan, every,
-						      rows_wanted(trial, every),
+						      kvmod_needs_rows(trial->needs, every),
 						      trial->needs->what))) {
 			kvmod_plan_free(plan);
 			break;
@@ -232,7 +223,7 @@ static void try_keys(struct trial *trial, float bad, bool all)
 	struct madeup m;
 	const struct kvmod_view *k;
 
-	if (!made(trial, madeup_first(&m, &trial->shape, 100, rows_wanted(trial, 100),
+	if (!made(trial, madeup_first(&m, &trial->shape, 100, kvmod_needs_rows(trial->needs, 100),
 				      trial->needs->what)))
 		return;
 	for (int d = 0; d < HEAD_DIM; d++)
@@ -272,9 +263,9 @@ static void all_lengths(struct trial *trial, const char *name)
 					    heads[h].name))
 				continue;
 			set_heads(trial, h, 1);
-			try_prompt(trial, lengths[i], rows_wanted(trial, lengths[i]));
+			try_prompt(trial, lengths[i], kvmod_needs_rows(trial->needs, lengths[i]));
 			set_heads(trial, h, trial->shape.n_layers);
-			try_prompt(trial, lengths[i], rows_wanted(trial, lengths[i]));
+			try_prompt(trial, lengths[i], kvmod_needs_rows(trial->needs, lengths[i]));
 			selftest_end(trial->t);
 		}
 	}
@@ -290,8 +281,8 @@ static void all_types(struct trial *trial, const char *name)
 		if (!selftest_begin(trial->t, "%s: a cache of %s", name, kv_type_name(type)))
 			continue;
 		trial->shape.type = type;
-		try_prompt(trial, 33, rows_wanted(trial, 33));
-		try_prompt(trial, 257, rows_wanted(trial, 257));
+		try_prompt(trial, 33, kvmod_needs_rows(trial->needs, 33));
+		try_prompt(trial, 257, kvmod_needs_rows(trial->needs, 257));
 		selftest_end(trial->t);
 	}
 	trial->shape.type = usual;
@@ -300,7 +291,7 @@ static void all_types(struct trial *trial, const char *name)
 static void all_turns(struct trial *trial, const char *name)
 {
 	if (selftest_begin(trial->t, "%s: fewer rows of Q than asked for", name)) {
-		try_prompt(trial, 300, rows_wanted(trial, 300) ? 1 : 0);
+		try_prompt(trial, 300, kvmod_needs_rows(trial->needs, 300) ? 1 : 0);
 		selftest_end(trial->t);
 	}
 	if (selftest_begin(trial->t, "%s: a second turn", name)) {
@@ -348,7 +339,7 @@ static void run_all(struct trial *trial, const char *name)
 	all_bad_numbers(trial, name);
 	if (selftest_begin(trial->t, "%s: decides at all", name)) {
 		trial->n_decided = 0;
-		try_prompt(trial, 257, rows_wanted(trial, 257));
+		try_prompt(trial, 257, kvmod_needs_rows(trial->needs, 257));
 		if (!trial->n_decided)
 			selftest_fail(trial->t, "nothing, on a cache with nothing special: %s",
 				      kvmod_error());

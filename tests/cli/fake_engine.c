@@ -50,7 +50,7 @@ struct kvmod_seq {
 	uint64_t length;
 	int32_t *tokens;
 	uint64_t prompt_begin, prompt_end, text_begin;
-	struct kvmod_amount needs_rows;
+	uint32_t n_rows;
 	struct rows cache[LAYERS][HEADS];
 
 	/* What request() lends. */
@@ -287,6 +287,7 @@ static int32_t seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **ou
 	copy->prompt_begin = seq->prompt_begin;
 	copy->prompt_end = seq->prompt_end;
 	copy->text_begin = seq->text_begin;
+	copy->n_rows = seq->n_rows;
 	memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
 	for (int l = 0; l < LAYERS; l++) {
 		for (int g = 0; g < HEADS; g++) {
@@ -400,7 +401,7 @@ static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 
 	if (seq->length + n > (uint64_t)f->context)
 		return too_long(f, seq->length, n);
-	seq->needs_rows = needs ? needs->rows : (struct kvmod_amount){ 0 };
+	seq->n_rows = needs ? kvmod_needs_rows(needs, n) : 0;
 	seq->prompt_begin = seq->length;
 	seq->prompt_end = seq->length + n;
 	return KVMOD_OK;
@@ -523,19 +524,17 @@ static void describe_layer(struct kvmod_seq *seq, uint32_t layer, uint32_t n_row
 
 static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
-	uint64_t length = seq->prompt_end - seq->prompt_begin;
-	uint64_t n_rows = kvmod_amount_of(&seq->needs_rows, length);
+	uint32_t n_rows = seq->n_rows;
 	float *q;
 
 	if (((struct fake *)self)->broken == BROKEN_REQUEST)
 		return KVMOD_ENOTSUP;
-	n_rows = n_rows > length ? length : n_rows;
-	q = realloc(seq->q, (size_t)(LAYERS * (n_rows + 1) * Q_HEADS * DIM) * sizeof(*q));
+	q = realloc(seq->q, (size_t)LAYERS * (n_rows + 1) * Q_HEADS * DIM * sizeof(*q));
 	if (!q)
 		return no_memory(self);
 	seq->q = q;
 	for (uint32_t l = 0; l < LAYERS; l++)
-		describe_layer(seq, l, (uint32_t)n_rows);
+		describe_layer(seq, l, n_rows);
 	*out = (struct kvmod_request){
 		.size = sizeof(*out),
 		.n_layers = LAYERS,

@@ -34,7 +34,21 @@ struct kvmod_needs {
 	struct kvmod_amount rows;	/* of Q: the newest; a fraction is of the prompt */
 	uint32_t decode_every;		/* call compress again every so many tokens; 0: never */
 	uint32_t types;			/* KVMOD_TYPE_BIT() of K and V that it reads; 0: all */
+	uint32_t min_rows;		/* at least so many rows, where `rows` comes to fewer */
+	uint32_t reserved;
 };
+
+/* How many rows that is for a prompt of n tokens. */
+static inline uint32_t kvmod_needs_rows(const struct kvmod_needs *needs, uint64_t n)
+{
+	uint64_t rows = kvmod_amount_of(&needs->rows, n);
+
+	if (rows == 0 && needs->rows.value > 0)
+		rows = 1;
+	if (KVMOD_HAS(needs, min_rows) && rows < needs->min_rows)
+		rows = needs->min_rows;
+	return (uint32_t)(rows < n ? rows : n);
+}
 
 struct kvmod_workspace {
 	uint32_t size;
