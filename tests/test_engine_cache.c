@@ -124,6 +124,45 @@ static void cut(struct setup *s, uint32_t kind)
 	test_apply(s->seq, plan);
 }
 
+/* Keeps the oldest `n` of every head: what comes next is not the n-th position. */
+static void keep_oldest(struct setup *s, uint32_t n)
+{
+	struct kvmod_request request;
+	struct kvmod_plan *plan = test_plan(s->seq, &request);
+
+	for (uint32_t i = 0; i < request.n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(&request, i);
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		keep->kind = KVMOD_KEEP_SPANS;
+		keep->n_spans = 1;
+		keep->spans[0] = (struct kvmod_span){ .begin = 0, .end = n };
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+			for (uint32_t p = n; p < kvmod_head_at(segment, g)->n; p++)
+				note_gone(s, segment->layer, g, p);
+		}
+	}
+	test_apply(s->seq, plan);
+}
+
+/* Truncating takes the newest rows, not those whose number is past the length. */
+START_TEST(oldest_only)
+{
+	static struct setup s;
+
+	set_up(&s, &tiny_models[_i], GGML_TYPE_F32);
+	run(&s, 0, 40, false);
+	keep_oldest(&s, 2);
+	run(&s, 40, 60, false);
+	ck_assert(!gg_seq_truncate(s.engine, s.seq, 45));
+	ck_assert_uint_eq(s.seq->caches[0].n[0], 2 + 5);
+	run(&s, 45, 70, true);
+	run(&s, 70, N, false);
+	check(&s);
+	tear_down(&s);
+}
+END_TEST
+
 /* Two turns, cut after each, and decoding in between. */
 START_TEST(two_turns)
 {
@@ -368,6 +407,7 @@ END_TEST
 
 static void add(TCase *tc)
 {
+	tcase_add_loop_test(tc, oldest_only, 0, (int)n_tiny_models);
 	tcase_add_loop_test(tc, two_turns, 0, (int)n_tiny_models);
 	tcase_add_loop_test(tc, spans, 0, (int)n_tiny_models);
 	tcase_add_loop_test(tc, truncate_ragged, 0, 2);

@@ -205,15 +205,37 @@ START_TEST(queries_of_decoding)
 }
 END_TEST
 
-START_TEST(extras_are_refused)
+/* The prompt has to run; the core sees that what the policy needs is not there. */
+START_TEST(extras_are_missing)
 {
 	static struct setup s;
-	struct kvmod_needs needs = { .size = sizeof(needs), .what = KVMOD_NEED_K | KVMOD_NEED_WO_NORM };
+	struct kvmod_needs needs = {
+		.size = sizeof(needs), .what = KVMOD_NEED_K | KVMOD_NEED_WO_NORM,
+		.rows = { .value = 1, .is_count = 1 }, .min_rows = 3,
+	};
 
 	set_up(&s, &tiny_models[0], GGML_TYPE_F32);
-	ck_assert_int_eq(gg_prompt_begin(s.engine, s.seq, 5, &needs), KVMOD_ENOTSUP);
-	ck_assert_str_eq(test_engine_error(),
-			 "the policy needs norms of Wo v: this engine does not collect them");
+	ck_assert_int_eq(gg_prompt_begin(s.engine, s.seq, 5, &needs), 0);
+	test_run(s.seq, s.tokens, 5, NULL, 0);
+	ck_assert_ptr_null(segment_of(s.seq, 0)->wo_norm.data);
+	ck_assert_uint_eq(segment_of(s.seq, 0)->n_rows, 3);
+	tear_down(&s);
+}
+END_TEST
+
+/* A fork has the queries of what it was made from. */
+START_TEST(queries_of_a_fork)
+{
+	static struct setup s;
+	struct kvmod_seq *copy;
+
+	set_up(&s, &tiny_models[0], GGML_TYPE_F32);
+	prompt(&s, N, (struct kvmod_amount){ .value = 8, .is_count = 1 }, 4);
+	copy = test_fork(s.seq);
+	ck_assert_uint_eq(segment_of(copy, 1)->n_rows, 8);
+	ck_assert_mem_eq(segment_of(copy, 1)->q.data, segment_of(s.seq, 1)->q.data,
+			 8 * 4 * 32 * sizeof(float));
+	gg_seq_close(s.engine, copy);
 	tear_down(&s);
 }
 END_TEST
@@ -224,7 +246,8 @@ static void add(TCase *tc)
 	tcase_add_test(tc, memory_grows);
 	tcase_add_test(tc, queries_of_a_prompt);
 	tcase_add_test(tc, queries_of_decoding);
-	tcase_add_test(tc, extras_are_refused);
+	tcase_add_test(tc, extras_are_missing);
+	tcase_add_test(tc, queries_of_a_fork);
 }
 
 int main(void)

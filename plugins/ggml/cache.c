@@ -118,21 +118,25 @@ static void number_rows(const struct gg_pick *pick, int32_t *to)
 	}
 }
 
-/* Are the picked rows the first ones, without a gap? */
-static bool is_front(const struct gg_pick *pick)
+/* Are the picked rows the first n, without a gap? */
+static bool is_front(const struct gg_pick *pick, uint64_t n)
 {
 	uint32_t begin = 0, span = 0;
 
-	return !pick->n || (next_run(pick, 0, &span, &begin) == pick->n && !begin);
+	return pick->n == n && (!n || (next_run(pick, 0, &span, &begin) == n && !begin));
 }
 
-/* Positions are kept only where they are not 0, 1, 2, ... */
-static bool needs_positions(const struct gg_cache *from, const struct gg_pick *picks, uint32_t n_heads)
+/*
+ * Positions are kept only where they are not 0, 1, 2, ... up to the logical
+ * length: what lost its newest rows goes on at a position that is not its row.
+ */
+static bool needs_positions(const struct gg_cache *from, const struct gg_pick *picks,
+			    uint32_t n_heads, uint64_t logical)
 {
 	if (from->positions)
 		return true;
 	for (uint32_t g = 0; g < n_heads; g++) {
-		if (!is_front(&picks[g]))
+		if (!is_front(&picks[g], logical))
 			return true;
 	}
 	return false;
@@ -165,12 +169,12 @@ static bool cache_new(struct gg_engine *engine, struct gg_cache *cache, const st
 }
 
 int32_t gg_cache_copy(struct gg_engine *engine, struct gg_cache *to, const struct gg_cache *from,
-		      const struct gg_pick *picks, uint32_t room)
+		      const struct gg_pick *picks, uint64_t logical, uint32_t room)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
 	size_t row = gg_row_bytes(engine);
 
-	if (!cache_new(engine, to, picks, room, from && needs_positions(from, picks, n_heads))) {
+	if (!cache_new(engine, to, picks, room, from && needs_positions(from, picks, n_heads, logical))) {
 		gg_cache_free(to);
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache");
 	}

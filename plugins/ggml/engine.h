@@ -187,10 +187,12 @@ void gg_pick_before(struct gg_pick *pick, uint32_t limit);
 size_t gg_row_bytes(const struct gg_engine *engine);
 /*
  * Makes *to, which is overwritten, from the picked rows of `from` (one pick per
- * head; from NULL: none), with room for at least `room` more rows a head.
+ * head; from NULL: none), with room for at least `room` more rows a head. Its
+ * sequence is `logical` tokens long.
  */
 int32_t gg_cache_copy(struct gg_engine *engine, struct gg_cache *to,
-		      const struct gg_cache *from, const struct gg_pick *picks, uint32_t room);
+		      const struct gg_cache *from, const struct gg_pick *picks,
+		      uint64_t logical, uint32_t room);
 void gg_cache_free(struct gg_cache *cache);
 /* Are all heads of one length, so that one attention node serves them? */
 bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache);
@@ -259,6 +261,8 @@ uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n);
 void gg_rows_push(struct kvmod_seq *seq, uint32_t n);
 /* Where row i of a layer is, of those that are there. */
 float *gg_row_at(const struct kvmod_seq *seq, uint32_t layer, uint32_t i);
+/* to has none yet. */
+int32_t gg_rows_copy(struct kvmod_seq *to, const struct kvmod_seq *from);
 /* Forgets rows of positions >= logical. */
 void gg_rows_forget(struct gg_rows *rows, uint64_t logical);
 void gg_rows_free(struct gg_rows *rows);

@@ -100,6 +100,41 @@ static int32_t find_family(struct gg_engine *engine)
 	return KVMOD_OK;
 }
 
+/* What a header may say that the graph would pass over. */
+static int32_t refuse_constants(struct gg_engine *engine)
+{
+	static const char *const keys[] = {
+		"attn_logit_softcapping", "final_logit_softcapping", "logit_scale",
+		"residual_scale", "embedding_scale", "attention.clamp_kqv",
+		"attention.max_alibi_bias",
+	};
+	struct gg_model *model = &engine->net;
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
+		float value = 0;
+
+		if (meta_f32(model, keys[i], &value) && value != 0 && value != 1)
+			return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s.%s = %g is not supported",
+				       engine->model, model->family->architecture, keys[i],
+				       (double)value);
+	}
+	return KVMOD_OK;
+}
+
+/* Within the window, attention is what this engine computes. */
+static void limit_to_window(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	uint32_t window = 0;
+
+	if (!meta_u32(model, "attention.sliding_window", &window) || !window ||
+	    window >= model->context)
+		return;
+	gg_log(engine, KVMOD_NOTE, "%s: the context is its sliding window of %u tokens, not %llu",
+	       engine->model, window, (unsigned long long)model->context);
+	model->context = window;
+}
+
 /* Parts of a family that this engine does not build. */
 static int32_t refuse_variants(struct gg_engine *engine)
 {
@@ -116,7 +151,7 @@ static int32_t refuse_variants(struct gg_engine *engine)
 		return gg_fail(engine, KVMOD_ENOTSUP,
 			       "%s: one of several files; join them with llama-gguf-split --merge",
 			       engine->model);
-	return KVMOD_OK;
+	return refuse_constants(engine);
 }
 
 /* A size that must be there and within bounds. */
@@ -163,6 +198,7 @@ static int32_t read_sizes(struct gg_engine *engine)
 			       "%s: keys of %u and values of %u dimensions; they must be equal",
 			       engine->model, model->head_dim, v_length);
 	model->context = context;
+	limit_to_window(engine);
 	model->dims[GG_ONE] = 1;
 	model->dims[GG_WIDTH] = width;
 	model->dims[GG_FFN] = ffn;

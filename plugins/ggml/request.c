@@ -2,6 +2,7 @@
 /* The cache as a policy sees it, and cut as a plan says. */
 #include "engine.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -122,28 +123,27 @@ void gg_keep_picks(const struct kvmod_seq *seq, const struct kvmod_keep *keep, u
 	}
 }
 
-static int32_t cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
-			 struct gg_pick *picks)
+/* A layer that there is no memory to make smaller stays as it is. */
+static bool cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
+		      struct gg_pick *picks)
 {
 	struct gg_cache *cache = &seq->caches[layer], smaller;
-	int32_t code;
 
 	if (keep->status || keep->kind == KVMOD_KEEP_ALL)
-		return KVMOD_OK;
+		return true;
 	gg_keep_picks(seq, keep, layer, picks);
-	code = gg_cache_copy(seq->engine, &smaller, cache, picks, 1);
-	if (code)
-		return code;
+	if (gg_cache_copy(seq->engine, &smaller, cache, picks, seq->logical, 1))
+		return false;
 	gg_cache_free(cache);
 	*cache = smaller;
-	return KVMOD_OK;
+	return true;
 }
 
 int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan)
 {
 	struct gg_engine *engine = self;
 	struct gg_pick *picks;
-	int32_t code = KVMOD_OK;
+	uint32_t n_whole = 0;
 
 	if (plan->n_keeps != engine->net.n_layers)
 		return gg_fail(engine, KVMOD_EPLAN, "a plan for %u layers, the model has %u",
@@ -151,10 +151,16 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	picks = calloc(engine->net.n_kv_heads, sizeof(*picks));
 	if (!picks)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to apply a plan");
-	for (uint32_t i = 0; !code && i < plan->n_keeps; i++)
-		code = cut_layer(seq, kvmod_keep_at(plan, i), i, picks);
+	for (uint32_t i = 0; i < plan->n_keeps; i++)
+		n_whole += !cut_layer(seq, kvmod_keep_at(plan, i), i, picks);
 	free(picks);
+	if (n_whole)
+		gg_log(engine, KVMOD_WARN, "no memory to cut %u of %u layers: they stay whole",
+		       n_whole, plan->n_keeps);
 	gg_seq_moved(seq);
 	gg_seq_touch(seq);
-	return code;
+	/* What a prompt was run in is large, and decoding needs little. */
+	gg_graph_free(&engine->graph);
+	malloc_trim(0);
+	return KVMOD_OK;
 }

@@ -19,16 +19,16 @@ static size_t row_floats(const struct kvmod_seq *seq)
 	return (size_t)seq->engine->net.dims[GG_Q_ROWS];
 }
 
-static uint32_t rows_wanted(const struct kvmod_amount *amount, uint64_t n_tokens)
+static size_t rows_bytes(const struct kvmod_seq *seq)
 {
-	uint64_t n = kvmod_amount_of(amount, n_tokens);
-
-	if (!n && amount->value > 0)
-		n = 1;
-	return (uint32_t)(n < n_tokens ? n : n_tokens);
+	return seq->engine->net.n_layers * seq->rows.room * row_floats(seq) * sizeof(float);
 }
 
-static int32_t refuse_extras(struct gg_engine *engine, uint32_t what)
+/*
+ * What is not collected is not in the request: the core says so, and the cache
+ * stays whole. The prompt itself has to run.
+ */
+static void note_missing(struct gg_engine *engine, uint32_t what)
 {
 	const char *missing;
 
@@ -39,33 +39,46 @@ static int32_t refuse_extras(struct gg_engine *engine, uint32_t what)
 	else if (what & KVMOD_NEED_WO_NORM)
 		missing = "norms of Wo v";
 	else
-		return KVMOD_OK;
-	return gg_fail(engine, KVMOD_ENOTSUP,
-		       "the policy needs %s: this engine does not collect them", missing);
+		return;
+	gg_log(engine, KVMOD_WARN, "the policy needs %s: this engine does not collect them", missing);
 }
 
-static int32_t rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmod_needs *needs)
+static void rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmod_needs *needs)
 {
 	struct gg_rows *rows = &seq->rows;
 
-	rows->wanted = rows_wanted(&needs->rows, n_tokens);
+	rows->wanted = kvmod_needs_rows(needs, n_tokens);
 	rows->decode = rows->wanted && needs->decode_every;
 	rows->room = rows->wanted + (rows->decode ? DECODE_SLACK : 0);
 	rows->from = seq->logical + n_tokens - rows->wanted;
 	if (!rows->wanted)
-		return KVMOD_OK;
-	rows->data = malloc(seq->engine->net.n_layers * rows->room * row_floats(seq) * sizeof(float));
+		return;
+	rows->data = malloc(rows_bytes(seq));
 	if (rows->data)
-		return KVMOD_OK;
+		return;
+	gg_log(seq->engine, KVMOD_WARN, "no memory for the queries of %u tokens, which the policy needs",
+	       rows->wanted);
 	rows->wanted = 0;
-	return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory for %u rows of queries", rows->room);
+}
+
+int32_t gg_rows_copy(struct kvmod_seq *to, const struct kvmod_seq *from)
+{
+	to->rows = from->rows;
+	if (!from->rows.data)
+		return KVMOD_OK;
+	to->rows.data = malloc(rows_bytes(from));
+	if (!to->rows.data) {
+		gg_rows_free(&to->rows);
+		return gg_fail(from->engine, KVMOD_ENOMEM, "no memory for a copy of the queries");
+	}
+	memcpy(to->rows.data, from->rows.data, rows_bytes(from));
+	return KVMOD_OK;
 }
 
 int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			const struct kvmod_needs *needs)
 {
 	struct gg_engine *engine = self;
-	int32_t code;
 
 	if (!n_tokens)
 		return gg_fail(engine, KVMOD_EINVAL, "the prompt is empty");
@@ -74,13 +87,12 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			       "a prompt of %llu tokens after %llu that are there: the context is %llu",
 			       (unsigned long long)n_tokens, (unsigned long long)seq->logical,
 			       (unsigned long long)engine->limit);
-	code = needs ? refuse_extras(engine, needs->what) : KVMOD_OK;
-	if (code)
-		return code;
 	gg_rows_free(&seq->rows);
-	if (needs)
-		code = rows_new(seq, n_tokens, needs);
-	return code ? code : gg_seq_reserve(seq, n_tokens);
+	if (needs) {
+		note_missing(engine, needs->what);
+		rows_new(seq, n_tokens, needs);
+	}
+	return gg_seq_reserve(seq, n_tokens);
 }
 
 uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n)

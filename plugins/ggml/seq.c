@@ -62,7 +62,7 @@ int32_t gg_seq_open(void *self, struct kvmod_seq **out)
 	if (!seq || !picks)
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
 	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++)
-		code = gg_cache_copy(engine, &seq->caches[i], NULL, picks, 1);
+		code = gg_cache_copy(engine, &seq->caches[i], NULL, picks, 0, 1);
 	free(picks);
 	if (code)
 		gg_seq_close(engine, seq);
@@ -171,7 +171,7 @@ static int32_t grow(struct kvmod_seq *seq, struct gg_cache *cache, uint32_t room
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache");
 	for (uint32_t g = 0; g < n_heads; g++)
 		picks[g].n = cache->n[g];
-	code = gg_cache_copy(engine, &larger, cache, picks, room);
+	code = gg_cache_copy(engine, &larger, cache, picks, seq->logical, room);
 	free(picks);
 	if (code)
 		return code;
@@ -214,7 +214,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 		gg_keep_picks(seq, keeps ? keeps[i] : NULL, i, picks);
 		for (uint32_t g = 0; g < n_heads; g++)
 			gg_pick_before(&picks[g], rows_before(&seq->caches[i], g, logical));
-		code = gg_cache_copy(engine, &copy->caches[i], &seq->caches[i], picks,
+		code = gg_cache_copy(engine, &copy->caches[i], &seq->caches[i], picks, logical,
 				     room ? (uint32_t)room : 1);
 	}
 	free(picks);
@@ -246,8 +246,14 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 
 int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 {
-	(void)self;
-	return gg_seq_copy(seq, NULL, seq->logical, copy);
+	int32_t code = gg_seq_copy(seq, NULL, seq->logical, copy);
+
+	if (code)
+		return code;
+	code = gg_rows_copy(*copy, seq);
+	if (code)
+		gg_seq_close(self, *copy);
+	return code;
 }
 
 void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
