@@ -66,7 +66,7 @@ static void check_options(const struct cli_command *self, struct bench *b)
 	s->n_kv_heads = in_range(self, "--kv-heads", b->kv_heads, 1, s->n_q_heads);
 	s->head_dim = in_range(self, "--head-dim", b->head_dim, 1, 1024);
 	in_range(self, "--threads", b->threads, 0, 1024);
-	in_range(self, "--rounds", b->rounds, 1, MAX_ROUNDS);
+	in_range(self, "--rounds", b->rounds, 9, MAX_ROUNDS);
 	for (size_t i = 0; i < b->lengths.n; i++)
 		in_range(self, "--lengths", b->lengths.item[i], 1, 1 << 24);
 	if (s->n_q_heads % s->n_kv_heads)
@@ -129,7 +129,11 @@ static struct kvmod_ctx *make_context(const struct bench *b)
 	char threads[48];
 
 	snprintf(threads, sizeof(threads), "kvmod.threads=%llu", (unsigned long long)b->threads);
-	if (b->threads && common.overrides.n < CLI_MAX_STRINGS)
+	if (b->threads && common.overrides.n == CLI_MAX_STRINGS) {
+		cli_error("more than %d of -o", CLI_MAX_STRINGS - 1);
+		return NULL;
+	}
+	if (b->threads)
 		common.overrides.item[common.overrides.n++] = threads;
 	ctx = cli_context(&common);
 	return ctx;
@@ -289,7 +293,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		{ "lengths", 0, CLI_NUMBERS, &b.lengths, "N,N", "cached positions (8192,32768)" },
 		{ "dtype", 0, CLI_STRING, &b.dtype, "TYPE", "f32, f16, bf16 or q8_0 (f16)" },
 		{ "threads", 0, CLI_NUMBER, &b.threads, "N", "threads; 0: as configured (2)" },
-		{ "rounds", 0, CLI_NUMBER, &b.rounds, "N", "rounds that count (9)" },
+		{ "rounds", 0, CLI_NUMBER, &b.rounds, "N", "rounds that count, at least 9 (9)" },
 		{ 0 },
 	};
 	int err = CLI_FAILED, first = cli_parse(self, &b.common, options, argc, argv);

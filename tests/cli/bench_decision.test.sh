@@ -8,7 +8,7 @@ figures() {
 	sed 's/[0-9.]* ([0-9.]* to [0-9.]*) */N (N to N) /g; s/  *[0-9.]*  *\([0-9.]*%\)$/ N \1/'
 }
 
-small='--layers 3 --rounds 3 --lengths 300,500'
+small='--layers 3 --rounds 9 --lengths 300,500'
 
 kvmod bench decision $small --policy refreekv -o 'policy refreekv.threshold=1'
 exits 0
@@ -16,7 +16,7 @@ exits 0
 figures <"$tmp/out" >"$tmp/figures"
 mv "$tmp/figures" "$tmp/out"
 out <<'END'
-policy refreekv, 3 layers, 32 query heads on 8 KV heads of 128, f16, 2 threads, 3 rounds
+policy refreekv, 3 layers, 32 query heads on 8 KV heads of 128, f16, 2 threads, 9 rounds
 POSITIONS  K          DECISION, ms               PLAIN PASS, ms              RATIO    KEPT
 300        1.76 MiB   N (N to N) N (N to N) N 67.2%
 500        2.93 MiB   N (N to N) N (N to N) N 67.0%
@@ -41,10 +41,13 @@ kvmod bench decision --kv-heads 5
 says 2 'kvmod: 32 query heads cannot share 5 KV heads evenly (see `kvmod bench decision --help`)'
 kvmod bench decision --dtype q8_0 --head-dim 40
 says 2 'kvmod: --dtype q8_0 has blocks of 32: --head-dim 40 is no multiple (see `kvmod bench decision --help`)'
-kvmod bench decision --rounds 0
-says 2 'kvmod: --rounds 0: expected 1 to 1000 (see `kvmod bench decision --help`)'
+kvmod bench decision --rounds 8
+says 2 'kvmod: --rounds 8: expected 9 to 1000 (see `kvmod bench decision --help`)'
 kvmod bench decision --lengths 0
 says 2 'kvmod: --lengths 0: expected 1 to 16777216 (see `kvmod bench decision --help`)'
+many=$(for i in $(seq 64); do printf -- '-o kvmod.log_level=note '; done)
+kvmod bench decision $small $many
+says 1 'kvmod: more than 63 of -o'
 kvmod bench decision fast
 says 2 'kvmod: `fast`: no operand was expected (see `kvmod bench decision --help`)'
 kvmod bench decision --policy nonesuch
