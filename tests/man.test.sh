@@ -217,7 +217,7 @@ if ./kvmod list engines | grep -q '^ggml$'; then
 	parameters engine ggml >"$tmp/built"
 	documented '^.engine ' "$man/kvmod.conf.5" | grep -e '^ggml ' -e '^llama ' >"$tmp/documented"
 	same parameters 'kvmod info ggml' kvmod.conf.5 "$tmp/built" "$tmp/documented"
-	grep '^ggml ' "$tmp/built" | cut -d' ' -f1,2,4 >"$tmp/short"
+	cut -d' ' -f1,2,4 "$tmp/built" >"$tmp/short"
 	shown engine >"$tmp/shown"
 	same parameters 'kvmod info ggml' conf/kvmod.conf "$tmp/short" "$tmp/shown"
 else
