@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
+#include "tests/simd_levels.h"
 #include "kernels/cpu/sum.h"
 #include "tests/random.h"
 
@@ -252,6 +253,7 @@ int main(void)
 	tcase_add_test(tc, levels);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);
+	simd_say_missing();
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);

@@ -11,6 +11,7 @@
 #include "core/cli/madeup.h"
 #include "core/cli/vectors.h"
 #include "kernels/cpu/simd.h"
+#include "tests/simd_levels.h"
 #include "tests/random.h"
 
 #define GOLDEN KVMOD_SRCDIR "/tests/golden/policies.txt"
@@ -636,6 +637,7 @@ int main(void)
 	tcase_add_test(tcase, random_draws);
 	tcase_add_loop_test(tcase, no_more_workers_than_scratch, 0, N_POLICIES);
 	suite_add_tcase(suite, tcase);
+	simd_say_missing();
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);

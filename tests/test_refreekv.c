@@ -11,6 +11,7 @@
 
 #include "core/cli/vectors.h"
 #include "kernels/cpu/simd.h"
+#include "tests/simd_levels.h"
 #include "tests/random.h"
 #include "tests/refreekv_layer.h"
 #include "tests/refreekv_reference.h"
@@ -558,6 +559,7 @@ int main(void)
 	tcase_add_test(tc, rows_fraction);
 	tcase_add_test(tc, refused_together);
 	suite_add_tcase(suite, tc);
+	simd_say_missing();
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
