@@ -34,6 +34,8 @@ static const struct {
 	{ TINY_NO_LAYERS, KVMOD_EFORMAT, ": llama.block_count is 0, expected 1 to 1024" },
 	{ TINY_ODD_HEADS, KVMOD_EFORMAT, ": 4 query heads cannot share 3 KV heads" },
 	{ TINY_EXPERTS, KVMOD_ENOTSUP, ": a mixture of 8 experts; only dense models are supported" },
+	{ TINY_SOFTCAP, KVMOD_ENOTSUP, ": llama.final_logit_softcapping = 30 is not supported" },
+	{ TINY_NOT_CAUSAL, KVMOD_ENOTSUP, ": llama.attention.causal = false is not supported" },
 	{ TINY_F16_NORM, KVMOD_ENOTSUP, ": blk.1.ffn_norm.weight is f16, expected f32" },
 };
 
@@ -204,6 +206,24 @@ START_TEST(no_vocabulary)
 }
 END_TEST
 
+/* Past the window, attention would be another; RoPE still goes by the trained context. */
+START_TEST(sliding_window)
+{
+	char *model = tiny_model_write(&tiny_models[0], TINY_WINDOW);
+	struct gg_engine *engine = test_engine(model, GGML_TYPE_F32);
+	struct kvmod_seq *seq = test_seq(engine);
+
+	ck_assert_uint_eq(gg_engine_ops.model(engine)->context, TINY_CONTEXT / 8);
+	ck_assert_int_eq(engine->net.rope.n_context, TINY_CONTEXT);
+	ck_assert_int_eq(gg_prompt_begin(engine, seq, TINY_CONTEXT / 8, NULL), 0);
+	ck_assert_int_eq(gg_prompt_begin(engine, seq, TINY_CONTEXT / 8 + 1, NULL), KVMOD_ERANGE);
+	gg_seq_close(engine, seq);
+	test_engine_close(engine);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, wrong_models, 0, (int)(sizeof(faults) / sizeof(faults[0])));
@@ -213,6 +233,7 @@ static void add(TCase *tc)
 	tcase_add_test(tc, junk);
 	tcase_add_test(tc, wrong_parameters);
 	tcase_add_test(tc, no_vocabulary);
+	tcase_add_test(tc, sliding_window);
 }
 
 int main(void)

@@ -156,6 +156,23 @@ static void set_f32(struct writer *w, const char *key, float value)
 	gguf_set_val_f32(w->gguf, name, value);
 }
 
+/* What other models of the family may state. */
+static void set_variant(struct writer *w)
+{
+	char name[96];
+
+	if (w->fault == TINY_EXPERTS)
+		set_u32(w, "expert_count", 8);
+	if (w->fault == TINY_SOFTCAP)
+		set_f32(w, "final_logit_softcapping", 30);
+	if (w->fault == TINY_WINDOW)
+		set_u32(w, "attention.sliding_window", w->spec->context / 8);
+	if (w->fault != TINY_NOT_CAUSAL)
+		return;
+	snprintf(name, sizeof(name), "%s.attention.causal", w->spec->architecture);
+	gguf_set_val_bool(w->gguf, name, false);
+}
+
 static void set_rope_scaling(struct writer *w)
 {
 	char name[96];
@@ -191,8 +208,7 @@ static void set_header(struct writer *w)
 	set_f32(w, "attention.layer_norm_rms_epsilon", 1e-5f);
 	set_f32(w, "rope.freq_base", 10000);
 	set_rope_scaling(w);
-	if (w->fault == TINY_EXPERTS)
-		set_u32(w, "expert_count", 8);
+	set_variant(w);
 }
 
 char *tiny_model_write(const struct tiny_model *spec, enum tiny_fault fault)

@@ -25,7 +25,8 @@ extern const unsigned n_tiny_models;
 /* What can be wrong with a file: each is one change to a good one. */
 enum tiny_fault {
 	TINY_GOOD, TINY_NO_WEIGHT, TINY_WRONG_SHAPE, TINY_EXTRA_WEIGHT, TINY_UNKNOWN_ARCH,
-	TINY_NO_SIZES, TINY_ODD_HEADS, TINY_EXPERTS, TINY_NO_LAYERS, TINY_F16_NORM
+	TINY_NO_SIZES, TINY_ODD_HEADS, TINY_EXPERTS, TINY_NO_LAYERS, TINY_F16_NORM,
+	TINY_SOFTCAP, TINY_NOT_CAUSAL, TINY_WINDOW
 };
 
 /* Writes a model to a new file and gives its name, which the caller frees. */

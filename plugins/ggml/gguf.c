@@ -71,6 +71,16 @@ static bool meta_f32(const struct gg_model *model, const char *key, float *value
 	return isfinite(*value);
 }
 
+static bool meta_bool(const struct gg_model *model, const char *key, bool *value)
+{
+	int64_t id = find_key(model, key);
+
+	if (id < 0 || gguf_get_kv_type(model->gguf, id) != GGUF_TYPE_BOOL)
+		return false;
+	*value = gguf_get_val_bool(model->gguf, id);
+	return true;
+}
+
 static const char *string_at(const struct gg_model *model, int64_t id)
 {
 	if (id < 0 || gguf_get_kv_type(model->gguf, id) != GGUF_TYPE_STRING)
@@ -109,7 +119,11 @@ static int32_t refuse_constants(struct gg_engine *engine)
 		"attention.max_alibi_bias",
 	};
 	struct gg_model *model = &engine->net;
+	bool causal;
 
+	if (meta_bool(model, "attention.causal", &causal) && !causal)
+		return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s.attention.causal = false is not supported",
+			       engine->model, model->family->architecture);
 	for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
 		float value = 0;
 
@@ -121,7 +135,7 @@ static int32_t refuse_constants(struct gg_engine *engine)
 	return KVMOD_OK;
 }
 
-/* Within the window, attention is what this engine computes. */
+/* Within the window, attention is what this engine computes. RoPE goes by the trained context. */
 static void limit_to_window(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
@@ -198,7 +212,6 @@ static int32_t read_sizes(struct gg_engine *engine)
 			       "%s: keys of %u and values of %u dimensions; they must be equal",
 			       engine->model, model->head_dim, v_length);
 	model->context = context;
-	limit_to_window(engine);
 	model->dims[GG_ONE] = 1;
 	model->dims[GG_WIDTH] = width;
 	model->dims[GG_FFN] = ffn;
@@ -293,5 +306,6 @@ int32_t gg_model_read_header(struct gg_engine *engine)
 	if ((code = find_family(engine)) || (code = refuse_variants(engine)) ||
 	    (code = read_sizes(engine)) || (code = read_constants(engine)))
 		return code;
+	limit_to_window(engine);
 	return read_name(engine);
 }
