@@ -224,6 +224,19 @@ START_TEST(sliding_window)
 }
 END_TEST
 
+/* Names go into messages and JSON: what is not UTF-8 is mended, the rest stays. */
+START_TEST(bad_name)
+{
+	char *model = tiny_model_write(&tiny_models[0], TINY_BAD_NAME);
+	struct gg_engine *engine = test_engine(model, GGML_TYPE_F32);
+
+	ck_assert_str_eq(gg_engine_ops.model(engine)->name, "caf? \xe2\x82\xac ??");
+	test_engine_close(engine);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, wrong_models, 0, (int)(sizeof(faults) / sizeof(faults[0])));
@@ -234,6 +247,7 @@ static void add(TCase *tc)
 	tcase_add_test(tc, wrong_parameters);
 	tcase_add_test(tc, no_vocabulary);
 	tcase_add_test(tc, sliding_window);
+	tcase_add_test(tc, bad_name);
 }
 
 int main(void)

@@ -191,7 +191,8 @@ static void set_header(struct writer *w)
 
 	gguf_set_val_str(w->gguf, "general.architecture",
 			 w->fault == TINY_UNKNOWN_ARCH ? "mamba" : m->architecture);
-	gguf_set_val_str(w->gguf, "general.name", m->name);
+	gguf_set_val_str(w->gguf, "general.name",
+			 w->fault == TINY_BAD_NAME ? "caf\xe9 \xe2\x82\xac \xe2\x82" : m->name);
 	gguf_set_val_str(w->gguf, "tokenizer.ggml.model", "no_vocab");
 	if (w->fault == TINY_NO_SIZES)
 		return;

@@ -148,6 +148,8 @@ int32_t gg_text_open(struct gg_engine *engine);
 void gg_text_close(struct gg_engine *engine);
 /* Is it UTF-8? */
 int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length);
+/* Makes it UTF-8: a '?' for each byte that is not. */
+void gg_mend_text(char *text);
 int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 		    int32_t *tokens, size_t *n_tokens);
 int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length);

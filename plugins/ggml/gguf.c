@@ -296,7 +296,10 @@ static int32_t read_name(struct gg_engine *engine)
 	if (!name || !*name)
 		name = slash ? slash + 1 : engine->model;
 	model->name = strdup(name);
-	return model->name ? KVMOD_OK : gg_fail(engine, KVMOD_ENOMEM, "no memory for the model's name");
+	if (!model->name)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model's name");
+	gg_mend_text(model->name);
+	return KVMOD_OK;
 }
 
 int32_t gg_model_read_header(struct gg_engine *engine)

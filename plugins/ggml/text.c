@@ -130,6 +130,19 @@ int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length)
 	return KVMOD_OK;
 }
 
+void gg_mend_text(char *text)
+{
+	size_t length = strlen(text), n;
+
+	for (size_t i = 0; i < length; i += n) {
+		n = character((const unsigned char *)text + i, length - i);
+		if (n)
+			continue;
+		text[i] = '?';
+		n = 1;
+	}
+}
+
 int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags, int32_t *tokens,
 		    size_t *n_tokens)
 {
