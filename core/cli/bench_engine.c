@@ -3,7 +3,6 @@
 #include "core/cli/bench_engine.h"
 #include "core/cli/run.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -210,6 +209,13 @@ static int prepare(struct engine_bench *e)
 	return CLI_OK;
 }
 
+static bool same_model(const struct kvmod_model *a, const struct kvmod_model *b)
+{
+	return a->n_vocab == b->n_vocab && a->n_layers == b->n_layers &&
+	       a->n_q_heads == b->n_q_heads && a->n_kv_heads == b->n_kv_heads &&
+	       a->head_dim == b->head_dim;
+}
+
 static int open_engines(struct engine_bench *e, struct kvmod_ctx *ctx)
 {
 	if (cli_model_open(&e->model, ctx))
@@ -218,7 +224,9 @@ static int open_engines(struct engine_bench *e, struct kvmod_ctx *ctx)
 	    kvmod_engine_open(ctx, e->rival_name, &e->rival) ||
 	    kvmod_session_open(e->rival, NULL, &e->rival_session))
 		return cli_error_kvmod();
-	return CLI_OK;
+	return same_model(e->model.about, kvmod_engine_model(e->rival)) ? CLI_OK :
+	       cli_error("the engines %s and %s do not run the same model", e->model.ops->name,
+			 e->rival_name);
 }
 
 static int bench(struct engine_bench *e, struct kvmod_ctx *ctx)
@@ -245,45 +253,19 @@ static int bench(struct engine_bench *e, struct kvmod_ctx *ctx)
 
 /* --- the command ---------------------------------------------------------------------------- */
 
-/* Both engines get the same model and threads: as overrides, to be freed. */
-struct shared {
-	char *item[4];
-	size_t n;
-};
-
-static int share(struct shared *shared, const char *engine, const char *key, const char *value)
-{
-	if (asprintf(&shared->item[shared->n], "engine %s.%s=%s", engine, key, value) < 0)
-		return cli_error("out of memory");
-	shared->n++;
-	return CLI_OK;
-}
-
-static int share_settings(struct engine_bench *e, const char *engine, struct shared *shared)
-{
-	const char *const engines[] = { engine, e->rival_name };
-	char *model = e->common.model ? realpath(e->common.model, NULL) : NULL;
-	char threads[24];
-	int err = CLI_OK;
-
-	if (e->common.model && !model)
-		return cli_error("%s: %s", e->common.model, strerror(errno));
-	snprintf(threads, sizeof(threads), "%llu", (unsigned long long)e->threads);
-	for (size_t i = 0; i < CLI_COUNT(engines) && !err; i++) {
-		err = share(shared, engines[i], "threads", threads);
-		if (!err && model)
-			err = share(shared, engines[i], "model", model);
-	}
-	free(model);
-	return err;
-}
-
 /* Which engine is ours is known once the configuration was read; then it is read again. */
-static int configure_both(struct engine_bench *e, struct kvmod_ctx *ctx, struct shared *shared)
+static int configure_both(struct engine_bench *e, struct kvmod_ctx *ctx, struct bench_shared *shared)
 {
 	struct cli_strings *all = &e->common.overrides;
+	const struct bench_alike alike = {
+		.engine = cli_engine_name(ctx),
+		.rival = e->rival_name,
+		.model = e->common.model,
+		.threads = e->threads,
+		.n_tokens = longest(e) + e->n_decode + 1,
+	};
 
-	if (share_settings(e, cli_engine_name(ctx), shared))
+	if (bench_share(ctx, &alike, shared))
 		return CLI_FAILED;
 	for (size_t i = 0; i < shared->n; i++) {
 		if (all->n == CLI_MAX_STRINGS)
@@ -296,7 +278,7 @@ static int configure_both(struct engine_bench *e, struct kvmod_ctx *ctx, struct 
 static int configure_and_bench(struct engine_bench *e)
 {
 	struct kvmod_ctx *ctx = cli_context(&e->common);
-	struct shared shared = { .n = 0 };
+	struct bench_shared shared = { .n = 0 };
 	int err = ctx ? configure_both(e, ctx, &shared) : CLI_FAILED;
 
 	kvmod_unref(ctx);
@@ -359,7 +341,9 @@ const struct cli_command cli_bench_engine = {
 	.summary = "prefill and decoding of the engine against another one",
 	.operands = "",
 	.details =
-"Both engines run the same model, tokens and threads; rounds alternate. `first token`\n"
+"Both engines run the same model and tokens with the same threads, batch and\n"
+"cache_type: those of our engine. Rounds alternate; each decodes on a fresh copy of the\n"
+"sequence, after a token that does not count. `first token`\n"
 "has the policy's decision and the cut in it, `cut cache` decodes on what it kept. A\n"
 "ratio is our time over the rival's. The last line of a length holds the cut cache\n"
 "against what the kept share lets one expect: t0 + share * (full - t0), where t0 is\n"

@@ -34,4 +34,22 @@ struct bench {
 int bench_measure(struct bench *b, uint64_t length);
 void bench_close_sequences(struct bench *b);
 
+/* --- like with like (bench_engine_share.c) --------------------------------------- */
+
+struct bench_alike {
+	const char *engine, *rival;
+	const char *model;		/* -m, or NULL: as configured */
+	uint64_t threads;
+	uint64_t n_tokens;		/* of the longest sequence */
+};
+
+/* Overrides, each to be freed. */
+struct bench_shared {
+	char *item[8];
+	size_t n;
+};
+
+/* What makes the rival run as our engine is configured, and both with these threads. */
+int bench_share(struct kvmod_ctx *ctx, const struct bench_alike *a, struct bench_shared *out);
+
 #endif

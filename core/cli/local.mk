@@ -28,6 +28,7 @@ kvmod_SOURCES = \
 	core/cli/bench_engine.c \
 	core/cli/bench_engine.h \
 	core/cli/bench_engine_run.c \
+	core/cli/bench_engine_share.c \
 	core/cli/bench_load.c \
 	core/cli/check.c \
 	core/cli/compare.c \

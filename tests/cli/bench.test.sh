@@ -29,6 +29,10 @@ bench --rounds 3
 says 2 'kvmod: --rounds=3: 9 to 1000 was expected (see `kvmod bench engine --help`)'
 bench --lengths 100,many
 says 2 'kvmod: --lengths=100,many: not a list of at most 16 numbers (512,2048) (see `kvmod bench engine --help`)'
+# A model that only the rival has, or settings of its own, are no comparison.
+kvmod bench engine --rival llama -o 'engine llama.batch=64'
+[ ! -f .libs/ggml.so ] ||
+	says 1 'kvmod: engine llama: batch is set for it and not for fake: they would not be alike'
 bench -m "$tmp/nothing.gguf"
 says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
 

@@ -79,4 +79,18 @@ kvmod run -m "$tmp/text.gguf" hello
 says 1 'kvmod: TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
 kvmod run -m "$tmp/nothing.gguf" hello
 says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
+
+# --- like with like ------------------------------------------------------------------------
+
+for type in f32 q8_0; do
+	kvmod bench engine --threads 1 --lengths 40 --decode 2 -o "engine ggml.cache_type=$type" \
+		-o 'engine ggml.batch=16' --policy streamingllm -o 'policy streamingllm.budget=20' \
+		-o 'policy streamingllm.every=1' --json
+	exits 0
+	: | err
+	json engine=ggml rival=llama lengths.0.tokens=40 lengths.0.budget=0.5
+done
+# What the rival cannot run as ours does is refused, and not run otherwise.
+kvmod bench engine --lengths 40 --decode 2 -o 'engine llama.cache_type=f32'
+says 1 'kvmod: engine llama: cache_type is set for it and not for ggml: they would not be alike'
 finish
