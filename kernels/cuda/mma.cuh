@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dots with f16 and bf16 keys on the tensor cores; see keys.cuh. */
+#ifndef KV_CUDA_MMA_CUH
+#define KV_CUDA_MMA_CUH
+
+#include "kernels/cuda/keys.cuh"
+
+/* Two floats as a pair of T, and what is left of them. */
+template <class T> struct kv_pair;
+
+template <> struct kv_pair<__nv_bfloat16> {
+	enum { SCALED = 0 };
+
+	static __device__ __forceinline__ uint32_t take(float &x, float &y)
+	{
+		__nv_bfloat162 p = __floats2bfloat162_rn(x, y);
+
+		x -= __low2float(p);
+		y -= __high2float(p);
+		return *(uint32_t *)&p;
+	}
+	static __device__ __forceinline__ void mma(float acc[4], uint32_t a0, uint32_t a1,
+						   uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
+	{
+		asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+		    "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+		    : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+		    : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+	}
+};
+
+template <> struct kv_pair<__half> {
+	enum { SCALED = 1 };	/* its range is short: see query_scale() */
+
+	static __device__ __forceinline__ uint32_t take(float &x, float &y)
+	{
+		__half2 p = __floats2half2_rn(x, y);
+
+		x -= __low2float(p);
+		y -= __high2float(p);
+		return *(uint32_t *)&p;
+	}
+	static __device__ __forceinline__ void mma(float acc[4], uint32_t a0, uint32_t a1,
+						   uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
+	{
+		asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+		    "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+		    : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+		    : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+	}
+};
+
+static __device__ __forceinline__ uint4 kv_load_keys(const char *p)
+{
+	uint4 v;
+
+	asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+		     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+	return v;
+}
+
+/* Volatile, so that it is read again for each batch and not kept in registers. */
+static __device__ __forceinline__ uint4 kv_load_shared(const uint4 *p)
+{
+	uint4 v;
+
+	asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+		     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+		     : "r"((uint32_t)__cvta_generic_to_shared(p)));
+	return v;
+}
+
+/* Keys are read once: they shall not push from L2 what is read again. */
+static __device__ __forceinline__ uint64_t kv_read_once(void)
+{
+	uint64_t policy;
+
+	asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+	return policy;
+}
+
+/* Copies 16 bytes behind the program's back; zeros if there are none. */
+static __device__ __forceinline__ void kv_copy_keys(uint4 *to, const char *from, bool there, uint64_t policy)
+{
+	asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;"
+		     :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0), "l"(policy)
+		     : "memory");
+}
+
+/*
+ * Keys of up to 32 CHUNKS dimensions. A query element is the sum of three
+ * elements of T, exactly, so products are exact and sums are fp32.
+ */
+template <class T, int CHUNKS> struct kv_mma {
+	/* Batches of sixteen keys that are on their way while one is worked on. */
+	enum { DEPTH = CHUNKS >= 8 ? 1 : CHUNKS >= 4 ? 2 : 4 };
+
+	/* What a lane has of a batch: of key g, of key g + 8. */
+	struct Batch {
+		uint4 low[CHUNKS], high[CHUNKS];
+	};
+
+	/* A warp's batches on their way, as its lanes will want them. */
+	struct Ring {
+		uint4 low[DEPTH][CHUNKS][32], high[DEPTH][CHUNKS][32];
+	};
+
+	struct Stage {
+		uint4 parts[3][CHUNKS][32];
+		float unscale[8];
+	};
+
+	static __device__ __forceinline__ const char *address(const struct kv_keys &k, uint32_t row)
+	{
+		return k.data + min(row, k.n - 1) * k.stride + 16 * (threadIdx.x % 4);
+	}
+
+	static __device__ __forceinline__ void load(Batch &b, const struct kv_keys &k, uint32_t row)
+	{
+		uint32_t lane = threadIdx.x % 32, at = 8 * (lane % 4);
+		const char *low = address(k, row + lane / 4), *high = address(k, row + lane / 4 + 8);
+
+#pragma unroll
+		for (int j = 0; j < CHUNKS; j++) {
+			bool there = at + 32 * j < k.dim;
+
+			b.low[j] = there ? kv_load_keys(low + 64 * j) : make_uint4(0, 0, 0, 0);
+			b.high[j] = there ? kv_load_keys(high + 64 * j) : make_uint4(0, 0, 0, 0);
+		}
+	}
+
+	/* Where a lane's 16 bytes lie: turned, so that copies of a row meet no bank twice. */
+	static __device__ __forceinline__ uint32_t place(uint32_t lane, uint32_t j)
+	{
+		return lane ^ (j & 1) << 2;
+	}
+
+	/* Whole rows at a time; the warp then has to meet before it reads. */
+	static __device__ __forceinline__ void fetch(Ring &r, int slot, const struct kv_keys &k, uint32_t row, bool any)
+	{
+		uint32_t lane = threadIdx.x % 32, piece = lane % (4 * CHUNKS), j = piece / 4;
+		uint4 *low = r.low[slot][j], *high = r.high[slot][j];
+		uint64_t policy = kv_read_once();
+
+#pragma unroll
+		for (int i = 0; any && i < 2 * CHUNKS; i++) {
+			uint32_t at = i * 8 / CHUNKS + lane / (4 * CHUNKS);
+			const char *key = k.data + min(row + at, k.n - 1) * k.stride;
+			uint32_t to = place(at % 8 * 4 + piece % 4, j);
+
+			kv_copy_keys(at < 8 ? low + to : high + to, key + 16 * piece, 8 * piece < k.dim, policy);
+		}
+		asm volatile("cp.async.commit_group;" ::: "memory");
+	}
+
+	/* Until the oldest batch is there. */
+	template <int IN_FLIGHT> static __device__ __forceinline__ void wait(void)
+	{
+		asm volatile("cp.async.wait_group %0;" :: "n"(IN_FLIGHT - 1) : "memory");
+		__syncwarp();
+	}
+
+	/*
+	 * f16 has a short range: a power of two brings the largest element of this
+	 * lane's query g to 2^13 or a little above.
+	 */
+	static __device__ float query_scale(const struct kv_queries &q)
+	{
+		uint32_t lane = threadIdx.x % 32;
+		float x[8], largest = 0;
+
+		if (!kv_pair<T>::SCALED)
+			return 1;
+		for (int j = 0; j < CHUNKS; j++) {
+			kv_query8(q, lane / 4, 32 * j + 8 * (lane % 4), x);
+			for (int i = 0; i < 8; i++)
+				largest = fmaxf(largest, fabsf(x[i]));
+		}
+		largest = fmaxf(largest, __shfl_xor_sync(KV_LANES, largest, 1));
+		largest = fmaxf(largest, __shfl_xor_sync(KV_LANES, largest, 2));
+		if (!(largest >= 0x1p-100f && largest <= 0x1p100f))
+			return 1;
+		return __uint_as_float((127 + 13 + 127 - (__float_as_uint(largest) >> 23)) << 23);
+	}
+
+	/* The operand of lane (g, t) for chunk j: query g, in three parts. */
+	static __device__ __forceinline__ void split(const struct kv_queries &q, int j, float scale,
+						     uint4 parts[3])
+	{
+		uint32_t lane = threadIdx.x % 32;
+		float x[8];
+
+		kv_query8(q, lane / 4, 32 * j + 8 * (lane % 4), x);
+		for (int i = 0; i < 8; i++)
+			x[i] *= scale;
+#pragma unroll
+		for (int p = 0; p < 3; p++) {
+			parts[p].x = kv_pair<T>::take(x[0], x[1]);
+			parts[p].y = kv_pair<T>::take(x[2], x[3]);
+			parts[p].z = kv_pair<T>::take(x[4], x[5]);
+			parts[p].w = kv_pair<T>::take(x[6], x[7]);
+		}
+	}
+
+	/* By `warps` warps, of which this is number `warp`; they then have to meet. */
+	static __device__ __forceinline__ void stage(Stage &s, const struct kv_queries &q, uint32_t warp, uint32_t warps)
+	{
+		uint32_t lane = threadIdx.x % 32;
+		float scale = query_scale(q);
+		uint4 parts[3];
+
+		if (warp == 0 && lane % 4 == 0)
+			s.unscale[lane / 4] = 1 / scale;
+#pragma unroll 1
+		for (int j = warp; j < CHUNKS; j += warps) {
+			split(q, j, scale, parts);
+			for (int p = 0; p < 3; p++)
+				s.parts[p][j][lane] = parts[p];
+		}
+	}
+
+	/* Each part of the queries for itself: three chains, and less rounding. */
+	static __device__ __forceinline__ void add(float sums[3][4], const uint4 &low, const uint4 &high,
+						   const uint4 parts[3])
+	{
+#pragma unroll
+		for (int p = 0; p < 3; p++)
+			kv_pair<T>::mma(sums[p], low.x, high.x, low.y, high.y, parts[p].x, parts[p].y);
+#pragma unroll
+		for (int p = 0; p < 3; p++)
+			kv_pair<T>::mma(sums[p], low.z, high.z, low.w, high.w, parts[p].z, parts[p].w);
+	}
+
+	static __device__ __forceinline__ void put_together(const Stage &s, const float sums[3][4], float acc[4])
+	{
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			acc[i] = sums[0][i] + (sums[1][i] + sums[2][i]);
+			if (kv_pair<T>::SCALED)
+				acc[i] *= s.unscale[2 * (threadIdx.x % 4) + i % 2];
+		}
+	}
+
+	static __device__ __forceinline__ void dots(const Stage &s, const Ring &r, int slot, const struct kv_keys &,
+						    uint32_t, float acc[4])
+	{
+		uint32_t lane = threadIdx.x % 32;
+		float sums[3][4] = {};
+		uint4 parts[3];
+
+#pragma unroll
+		for (int j = 0; j < CHUNKS; j++) {
+			uint4 low = kv_load_shared(&r.low[slot][j][place(lane, j)]);
+			uint4 high = kv_load_shared(&r.high[slot][j][place(lane, j)]);
+
+			for (int p = 0; p < 3; p++)
+				parts[p] = kv_load_shared(&s.parts[p][j][lane]);
+			add(sums, low, high, parts);
+		}
+		put_together(s, sums, acc);
+	}
+
+	/* The same from memory, with a stage in memory. */
+	static __device__ __forceinline__ void dots(const Stage &s, const struct kv_keys &k, uint32_t row, float acc[4])
+	{
+		uint32_t lane = threadIdx.x % 32;
+		float sums[3][4] = {};
+		Batch b;
+
+		load(b, k, row);
+#pragma unroll
+		for (int j = 0; j < CHUNKS; j++) {
+			uint4 parts[3] = { s.parts[0][j][lane], s.parts[1][j][lane], s.parts[2][j][lane] };
+
+			add(sums, b.low[j], b.high[j], parts);
+		}
+		put_together(s, sums, acc);
+	}
+};
+
+#endif

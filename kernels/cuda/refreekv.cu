@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which kernel decides, and with what. */
+#include "kernels/cuda/fma.cuh"
+#include "kernels/cuda/last.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/rows.cuh"
+
+static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *table, char *scratch,
+				     struct kv_refreekv_result *results)
+{
+	struct kv_table_layout t = kv_table_layout(job);
+	struct kv_scratch_layout s = kv_scratch_layout(job);
+	struct kv_launch p = {};
+
+	p.segments = (struct kv_segment_entry *)(table + t.segments);
+	p.heads = (struct kv_head_entry *)(table + t.heads);
+	p.first_tiles = (uint32_t *)(table + t.first_tiles);
+	p.limits = (uint32_t *)(table + t.limits);
+	p.counters = (struct kv_counters *)(table + t.counters);
+	p.queue = (uint32_t *)(table + t.queue);
+	p.stages = scratch + s.stages;
+	p.stage_bytes = kv_stage_bytes(job->head_dim);
+	p.per_head = 1. / job->n_q_heads;
+	p.max = (float *)(scratch + s.max);
+	p.sum = (float *)(scratch + s.sum);
+	p.sum2 = (float *)(scratch + s.sum2);
+	p.sink2 = (float *)(scratch + s.sink2);
+	p.parts = (float *)(scratch + s.parts);
+	p.stats_max = (float *)(scratch + s.stats_max);
+	p.stats_sum = (float *)(scratch + s.stats_sum);
+	p.row_max = (float *)(scratch + s.row_max);
+	p.row_weight = (float *)(scratch + s.row_weight);
+	p.results = results;
+	p.params = job->params;
+	p.keep = 1 - job->params.threshold;
+	p.softcap = job->softcap;
+	p.scale = job->softcap > 0 ? job->scale : job->scale * 1.44269504f;
+	p.n_segments = job->n_segments;
+	p.n_tiles = job->n_tiles;
+	p.n_q_heads = job->n_q_heads;
+	p.n_kv_heads = job->n_kv_heads;
+	p.ratio = job->n_q_heads / job->n_kv_heads;
+	p.groups = (p.ratio + 7) / 8;
+	p.n_items = job->n_tiles * job->n_kv_heads * p.groups;
+	p.dim = job->head_dim;
+	p.q_type = job->q_type;
+	p.interleaved = job->interleaved;
+	p.sinks = job->params.sinks;
+	p.recent = job->params.recent;
+	p.norm_all = job->params.norm_all;
+	return p;
+}
+
+template <class P, int B>
+static cudaError_t kv_launch_last(const struct kv_launch &p, cudaStream_t stream)
+{
+	uint32_t blocks = p.n_items < p.blocks ? p.n_items : p.blocks;
+	const size_t shared = sizeof(struct kv_shared<P>);
+	cudaError_t err = cudaFuncSetAttribute(kv_decide_last<P, B>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+					       (int)shared);
+
+	if (err != cudaSuccess)
+		return err;
+	kv_decide_last<P, B><<<blocks ? blocks : 1, 32 * KV_WARPS, shared, stream>>>(p);
+	return cudaGetLastError();
+}
+
+template <class P> static cudaError_t kv_launch_rows(const struct kv_launch &p, cudaStream_t stream)
+{
+	const size_t shared = sizeof(struct kv_rows_shared<P>);
+	cudaError_t err = cudaFuncSetAttribute(kv_decide_rows<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+					       (int)shared);
+
+	if (err != cudaSuccess)
+		return err;
+	kv_decide_rows<P><<<p.blocks, 32 * KV_WARPS, shared, stream>>>(p);
+	return cudaGetLastError();
+}
+
+template <class P>
+static cudaError_t kv_launch_path(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
+{
+	if (job->rows > 1)
+		return kv_launch_rows<P>(p, stream);
+	if (job->tile == KV_SMALL_TILE)
+		return kv_launch_last<P, KV_SMALL_BATCHES>(p, stream);
+	return kv_launch_last<P, KV_BATCHES>(p, stream);
+}
+
+template <class T, uint32_t TYPE>
+static cudaError_t kv_launch_half(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
+{
+	if (!job->aligned)
+		return kv_launch_path<kv_fma<TYPE, false>>(job, p, stream);
+	if (job->head_dim <= 64)
+		return kv_launch_path<kv_mma<T, 2>>(job, p, stream);
+	if (job->head_dim <= 128)
+		return kv_launch_path<kv_mma<T, 4>>(job, p, stream);
+	return kv_launch_path<kv_mma<T, 8>>(job, p, stream);
+}
+
+static cudaError_t kv_launch_type(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
+{
+	switch (job->k_type) {
+	case KVMOD_BF16:
+		return kv_launch_half<__nv_bfloat16, KVMOD_BF16>(job, p, stream);
+	case KVMOD_F16:
+		return kv_launch_half<__half, KVMOD_F16>(job, p, stream);
+	case KVMOD_Q8_0:
+		return kv_launch_path<kv_fma<KVMOD_Q8_0, false>>(job, p, stream);
+	default:
+		if (job->aligned)
+			return kv_launch_path<kv_fma<KVMOD_F32, true>>(job, p, stream);
+		return kv_launch_path<kv_fma<KVMOD_F32, false>>(job, p, stream);
+	}
+}
+
+int kv_cuda_refreekv(const struct kv_refreekv_job *job, void *table, void *scratch,
+		     struct kv_refreekv_result *results, void *stream)
+{
+	struct kv_launch p = kv_launch_of(job, (char *)table, (char *)scratch, results);
+	int device, processors;
+
+	if (cudaGetDevice(&device) != cudaSuccess ||
+	    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+		return KVMOD_EDEVICE;
+	p.blocks = 2 * processors;
+	return kv_launch_type(job, p, (cudaStream_t)stream) == cudaSuccess ? 0 : KVMOD_EDEVICE;
+}

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdbool.h>
+#include <string.h>
+
+#include "kernels/cuda/table.h"
+
+/* Below so many blocks, smaller ones use more of the GPU. */
+#define FEW_BLOCKS 1024
+
+static size_t element_bytes(uint32_t type)
+{
+	return type == KVMOD_F32 ? 4 : 2;
+}
+
+static bool aligned_to(const void *p, int64_t stride, size_t bytes)
+{
+	return (uintptr_t)p % bytes == 0 && stride % (int64_t)bytes == 0;
+}
+
+static uint32_t rows_used(const struct kv_refreekv_params *params, const struct kvmod_segment *s)
+{
+	return s->n_rows < params->rows ? s->n_rows : params->rows;
+}
+
+/* How many cached positions of a head the row at `position` sees. */
+static uint32_t seen(const struct kvmod_head *head, int32_t position)
+{
+	uint32_t low = 0, high = head->n, middle;
+
+	if (!head->positions)
+		return (uint32_t)position + 1 < head->n ? (uint32_t)position + 1 : head->n;
+	while (low < high) {
+		middle = low + (high - low) / 2;
+		if (head->positions[middle] <= position)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* The same of used row j of a segment; 0 if heads disagree. */
+static uint32_t row_limit(const struct kvmod_segment *s, uint32_t rows, uint32_t j)
+{
+	uint32_t n = kvmod_head_at(s, 0)->n, g, limit;
+
+	if (!s->row_positions)
+		return n - rows + j + 1;
+	j += s->n_rows - rows;
+	limit = seen(kvmod_head_at(s, 0), s->row_positions[j]);
+	for (g = 1; g < s->n_kv_heads; g++)
+		if (seen(kvmod_head_at(s, g), s->row_positions[j]) != limit)
+			return 0;
+	return limit;
+}
+
+static bool same_shape(const struct kvmod_segment *a, const struct kvmod_segment *b)
+{
+	return a->n_q_heads == b->n_q_heads && a->n_kv_heads == b->n_kv_heads &&
+	       a->head_dim == b->head_dim && a->scale == b->scale && a->softcap == b->softcap &&
+	       a->q.type == b->q.type &&
+	       kvmod_head_at(a, 0)->k.type == kvmod_head_at(b, 0)->k.type;
+}
+
+static int check_head(const struct kv_refreekv_job *job, const struct kvmod_head *head, uint32_t n)
+{
+	if (head->n != n || head->k.type != job->k_type)
+		return KVMOD_ENOTSUP;
+	if (!head->k.data || !aligned_to(head->k.data, head->k.stride, element_bytes(job->k_type)))
+		return KVMOD_EINVAL;
+	return 0;
+}
+
+static int check_rows(const struct kvmod_segment *s, uint32_t rows)
+{
+	uint32_t j, limit, before = 1;
+
+	for (j = 0; j < rows; j++) {
+		limit = row_limit(s, rows, j);
+		if (limit < before)
+			return limit ? KVMOD_EINVAL : KVMOD_ENOTSUP;
+		before = limit;
+	}
+	return 0;
+}
+
+static int check_segment(const struct kv_refreekv_job *job, const struct kvmod_segment *s)
+{
+	uint32_t n = kvmod_head_at(s, 0)->n, rows = rows_used(&job->params, s), g;
+	size_t q = element_bytes(s->q.type);
+	int err;
+
+	if (n == 0 || rows == 0 || rows > n || !s->q.data ||
+	    !aligned_to(s->q.data, s->q.stride, q) || s->q.head_stride % (int64_t)q)
+		return KVMOD_EINVAL;
+	for (g = 0; g < s->n_kv_heads; g++) {
+		err = check_head(job, kvmod_head_at(s, g), n);
+		if (err)
+			return err;
+	}
+	return check_rows(s, rows);
+}
+
+static int check_shape(const struct kvmod_segment *s)
+{
+	uint32_t k_type = kvmod_head_at(s, 0)->k.type;
+
+	if (s->n_kv_heads == 0 || s->n_q_heads == 0 || s->n_q_heads % s->n_kv_heads)
+		return KVMOD_EINVAL;
+	if (s->head_dim == 0 || s->head_dim % 8 || s->head_dim > KV_MAX_DIM ||
+	    s->n_q_heads > KV_MAX_HEADS || (k_type == KVMOD_Q8_0 && s->head_dim % 32))
+		return KVMOD_ENOTSUP;
+	if (k_type < KVMOD_F32 || k_type > KVMOD_Q8_0 ||
+	    s->q.type < KVMOD_F32 || s->q.type > KVMOD_BF16)
+		return KVMOD_ENOTSUP;
+	return 0;
+}
+
+static bool keys_aligned(const struct kvmod_segment *s)
+{
+	uint32_t g;
+
+	for (g = 0; g < s->n_kv_heads; g++) {
+		const struct kvmod_view *k = &kvmod_head_at(s, g)->k;
+
+		if (!aligned_to(k->data, k->stride, 16))
+			return false;
+	}
+	return true;
+}
+
+/* None where there is nothing to decide. */
+static uint32_t tiles_of(const struct kv_refreekv_job *job, const struct kvmod_segment *s)
+{
+	uint32_t n = kvmod_head_at(s, 0)->n;
+
+	if (kv_keeps_all(&job->params, n))
+		return 0;
+	return (n + job->tile - 1) / job->tile;
+}
+
+static void measure(struct kv_refreekv_job *job, const struct kvmod_segment *const *segments)
+{
+	uint32_t i, rows;
+
+	job->n_tiles = job->n_cells = job->n_limits = job->rows = 0;
+	job->n_stats = 0;
+	job->aligned = 1;
+	for (i = 0; i < job->n_segments; i++) {
+		rows = rows_used(&job->params, segments[i]);
+		job->rows = rows > job->rows ? rows : job->rows;
+		job->n_limits += rows;
+		job->n_tiles += tiles_of(job, segments[i]);
+		job->n_cells += kv_padded(tiles_of(job, segments[i]));
+		job->n_stats += (uint64_t)rows * tiles_of(job, segments[i]) * job->n_q_heads;
+		job->aligned &= keys_aligned(segments[i]);
+	}
+}
+
+int kv_cuda_refreekv_prepare(const struct kv_refreekv_params *params,
+			     const struct kvmod_segment *const *segments, uint32_t n_segments,
+			     struct kv_refreekv_job *job)
+{
+	const struct kvmod_segment *first;
+	uint32_t i;
+	int err;
+
+	if (n_segments == 0 || params->rows == 0 || params->recent == 0 ||
+	    !(params->threshold >= 0 && params->threshold <= 1))
+		return KVMOD_EINVAL;
+	first = segments[0];
+	err = check_shape(first);
+	*job = (struct kv_refreekv_job){ .params = *params, .n_segments = n_segments,
+		.n_q_heads = first->n_q_heads, .n_kv_heads = first->n_kv_heads,
+		.head_dim = first->head_dim, .k_type = kvmod_head_at(first, 0)->k.type,
+		.q_type = first->q.type, .scale = first->scale, .softcap = first->softcap };
+	for (i = 0; !err && i < n_segments; i++)
+		err = same_shape(first, segments[i]) ? check_segment(job, segments[i]) : KVMOD_ENOTSUP;
+	if (err)
+		return err;
+	job->interleaved = job->n_kv_heads > 1 && kvmod_head_at(first, 0)->k.stride >=
+			   (int64_t)(job->n_kv_heads * kvmod_row_bytes(job->k_type, job->head_dim));
+	job->tile = KV_ROWS_TILE;
+	measure(job, segments);
+	if (job->rows == 1) {
+		job->tile = (uint64_t)job->n_tiles * job->n_kv_heads < FEW_BLOCKS ? KV_SMALL_TILE : KV_TILE;
+		measure(job, segments);
+	}
+	job->table_bytes = kv_table_layout(job).end;
+	job->scratch_bytes = kv_scratch_layout(job).end;
+	return 0;
+}
+
+static void fill_entry(struct kv_segment_entry *e, const struct kvmod_segment *s, uint32_t rows)
+{
+	e->q = (const char *)s->q.data + (int64_t)(s->n_rows - rows) * s->q.stride;
+	e->q_row_stride = s->q.stride;
+	e->q_head_stride = s->q.head_stride;
+	e->n = kvmod_head_at(s, 0)->n;
+	e->n_rows = rows;
+}
+
+void kv_cuda_refreekv_table(const struct kv_refreekv_job *job,
+			    const struct kvmod_segment *const *segments, void *table)
+{
+	struct kv_table_layout l = kv_table_layout(job);
+	struct kv_segment_entry *entry = (void *)((char *)table + l.segments);
+	struct kv_head_entry *head = (void *)((char *)table + l.heads);
+	uint32_t *first_tile = (void *)((char *)table + l.first_tiles);
+	uint32_t *limit = (void *)((char *)table + l.limits);
+	uint32_t tiles = 0, cells = 0, limits = 0, i, g, j;
+	uint64_t stats = 0;
+
+	memset(table, 0, l.end);
+	for (i = 0; i < job->n_segments; i++, entry++) {
+		const struct kvmod_segment *s = segments[i];
+
+		fill_entry(entry, s, rows_used(&job->params, s));
+		entry->first_tile = first_tile[i] = tiles;
+		entry->first_limit = limits;
+		entry->first_cell = cells;
+		entry->stats = stats;
+		for (g = 0; g < job->n_kv_heads; g++, head++) {
+			head->k = kvmod_head_at(s, g)->k.data;
+			head->stride = kvmod_head_at(s, g)->k.stride;
+		}
+		for (j = 0; j < entry->n_rows; j++)
+			*limit++ = row_limit(s, entry->n_rows, j);
+		tiles += tiles_of(job, s);
+		cells += kv_padded(tiles_of(job, s));
+		limits += entry->n_rows;
+		stats += (uint64_t)entry->n_rows * tiles_of(job, s) * job->n_q_heads;
+	}
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table that a decision reads on the device: what host and kernel share. */
+#ifndef KV_CUDA_TABLE_H
+#define KV_CUDA_TABLE_H
+
+#include "kernels/cuda/refreekv.h"
+
+#define KV_MAX_DIM 256
+#define KV_MAX_HEADS 128	/* query heads */
+#define KV_WARPS 8		/* in a block */
+
+/* Positions that a block takes at a time, sixteen for each warp and batch. */
+#define KV_BATCHES 4
+#define KV_SMALL_BATCHES 2
+#define KV_ROWS_BATCHES 4
+#define KV_TILE (16 * KV_WARPS * KV_BATCHES)
+#define KV_SMALL_TILE (16 * KV_WARPS * KV_SMALL_BATCHES)
+#define KV_ROWS_TILE (16 * KV_WARPS * KV_ROWS_BATCHES)
+
+struct kv_segment_entry {
+	const char *q;			/* the first row that is used */
+	int64_t q_row_stride, q_head_stride;
+	uint64_t stats;			/* where its rows' statistics begin */
+	uint32_t n, n_rows;
+	uint32_t first_tile;
+	uint32_t first_limit;
+	uint32_t first_cell, reserved;
+};
+
+struct kv_head_entry {
+	const char *k;
+	int64_t stride;
+};
+
+/*
+ * Of a segment, zero before and after a launch: items that are done; ready to be
+ * finished; the same of items of the rows' statistics.
+ */
+struct kv_counters {
+	uint32_t done, ready, stats_done, stats_ready;
+};
+
+#ifdef __CUDACC__
+#define KV_BOTH __host__ __device__
+#else
+#define KV_BOTH
+#endif
+
+/* Is there nothing to decide? */
+KV_BOTH static inline int kv_keeps_all(const struct kv_refreekv_params *params, uint32_t n)
+{
+	return n <= (uint64_t)params->sinks + params->recent || params->threshold <= 0;
+}
+
+/* Where the table's parts begin, in bytes. */
+struct kv_table_layout {
+	size_t segments, heads, first_tiles, counters, queue, limits, end;
+};
+
+static inline struct kv_table_layout kv_table_layout(const struct kv_refreekv_job *job)
+{
+	struct kv_table_layout l;
+	size_t n = job->n_segments;
+
+	l.segments = 0;
+	l.heads = l.segments + n * sizeof(struct kv_segment_entry);
+	l.first_tiles = l.heads + n * job->n_kv_heads * sizeof(struct kv_head_entry);
+	l.counters = l.first_tiles + n * sizeof(uint32_t);
+	l.queue = l.counters + n * sizeof(struct kv_counters);
+	l.limits = l.queue + sizeof(uint32_t);
+	l.end = l.limits + job->n_limits * sizeof(uint32_t);
+	return l;
+}
+
+/* Tiles of a query head take room for a multiple of four, to be read by fours. */
+KV_BOTH static inline uint32_t kv_padded(uint32_t tiles)
+{
+	return (tiles + 3) & ~3u;
+}
+
+/* Parts of a tile, sixteen positions each, that have a sum of squares of their own. */
+#define KV_PART 16u
+
+/* Bytes of the largest Stage of a path. */
+static inline size_t kv_stage_bytes(uint32_t dim)
+{
+	return dim <= 128 ? 8208 : 12320;
+}
+
+/* Where the scratch's parts begin. A "cell" is a tile of one query head. */
+struct kv_scratch_layout {
+	size_t stages, max, sum, sum2, sink2, parts;
+	size_t stats_max, stats_sum, row_max, row_weight, end;
+};
+
+static inline struct kv_scratch_layout kv_scratch_layout(const struct kv_refreekv_job *job)
+{
+	struct kv_scratch_layout l;
+	size_t cells = (size_t)job->n_cells * job->n_q_heads;
+	size_t units = (size_t)job->n_segments * job->n_kv_heads *
+		       ((job->n_q_heads / job->n_kv_heads + 7) / 8);
+	size_t stats = job->rows > 1 ? job->n_stats : 0;
+	size_t rows = job->rows > 1 ? (size_t)job->n_limits * job->n_q_heads : 0;
+
+	l.stages = 0;
+	l.max = l.stages + units * kv_stage_bytes(job->head_dim);
+	l.sum = l.max + cells * sizeof(float);
+	l.sum2 = l.sum + cells * sizeof(float);
+	l.sink2 = l.sum2 + cells * sizeof(float);
+	l.parts = l.sink2 + cells * sizeof(float);
+	l.stats_max = l.parts + cells * (job->tile / KV_PART) * sizeof(float);
+	l.stats_sum = l.stats_max + stats * sizeof(float);
+	l.row_max = l.stats_sum + stats * sizeof(float);
+	l.row_weight = l.row_max + rows * sizeof(float);
+	l.end = l.row_weight + rows * sizeof(float);
+	return l;
+}
+
+#endif
