@@ -95,6 +95,12 @@ TESTS += tests/selftest.test.sh
 
 EXTRA_DIST += \
 	tests/selftest.test.sh \
+	tests/cuda/bench_gather.cu \
+	tests/cuda/bench_refreekv.cu \
+	tests/cuda/gpu.c \
+	tests/cuda/gpu.h \
+	tests/cuda/test_gather.c \
+	tests/cuda/test_refreekv.c \
 	tests/golden/policies.txt \
 	tests/golden/refreekv.txt
 

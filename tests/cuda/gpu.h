@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Made-up caches on a GPU, and what double arithmetic says of them. */
+#ifndef KV_TESTS_GPU_H
+#define KV_TESTS_GPU_H
+
+#include <stdbool.h>
+
+#include "kernels/cuda/refreekv.h"
+#include "tests/random.h"
+
+/* How a cache's segments look; all of them alike but for n. */
+struct shape {
+	uint32_t n_q_heads, n_kv_heads, dim;
+	uint32_t k_type, q_type;
+	uint32_t rows;			/* that there are */
+	uint32_t offset, gap;		/* bytes before the first key, after each */
+	bool interleaved;		/* heads of a position lie side by side */
+	float scale, softcap, spread;	/* spread: deviation of a query's elements */
+};
+
+/* One segment: its memory on the device, and what its elements read back as. */
+struct cache {
+	struct kvmod_segment segment;
+	struct kvmod_head *heads;
+	void *device_k, *device_q;
+	char *host_k;
+	size_t k_bytes;
+	float *k, *q;			/* [n_kv_heads][n][dim], [rows][n_q_heads][dim] */
+};
+
+/* Ends the program with the reason if a CUDA call failed. */
+#define CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
+void cuda_check(int error, const char *what, const char *file, int line);
+
+/* k and q: values to use, laid out as in struct cache; NULL: normal ones. */
+void cache_make(struct cache *c, struct kv_random *r, const struct shape *s, uint32_t n,
+		const float *k, const float *q);
+void cache_free(struct cache *c);
+
+struct answer {
+	uint32_t first, kept;
+	int32_t status;
+	double *loss;			/* [n + 1]: if first were i, and nothing else kept than the norm knows */
+	double at_stop;			/* where the threshold is met */
+};
+
+void answer_of(const struct cache *c, const struct kv_refreekv_params *p, struct answer *a);
+
+/* A launch and all its memory. */
+struct launch {
+	struct kv_refreekv_job job;
+	void *table, *scratch;
+	struct kv_refreekv_result *results, *host;
+	struct cache *caches;
+};
+
+void launch_make(struct launch *l, const struct kv_refreekv_params *p, struct cache *caches, uint32_t n);
+void launch_queue(struct launch *l, void *stream);
+void launch_fetch(struct launch *l);
+void launch_free(struct launch *l);
+
+#endif
