@@ -30,7 +30,10 @@ struct kvmod_gather {
 	int64_t src_stride, dst_stride;
 };
 
-/* All calls are required. */
+/*
+ * Calls down to gather() are required. Threads: any call may come from any
+ * thread, several at once.
+ */
 struct kvmod_device_ops {
 	uint32_t size;
 	uint32_t on;			/* KVMOD_ON_...: the policies that can run here */
@@ -47,13 +50,31 @@ struct kvmod_device_ops {
 
 	int32_t (*alloc)(void *self, uint64_t bytes, void **memory);
 	void (*free)(void *self, void *memory);
-	/* Both queue on the stream (NULL: the default one); [any thread] */
+	/*
+	 * Both queue on the stream (NULL: the default one). Host memory may be used
+	 * again after from_host(); what to_host() copied is there after synchronize().
+	 */
 	int32_t (*to_host)(void *self, void *stream, void *host, const void *device, uint64_t bytes);
 	int32_t (*from_host)(void *self, void *stream, void *device, const void *host, uint64_t bytes);
 	int32_t (*synchronize)(void *self, void *stream);
 	/* All of them in one call, on the stream. */
 	int32_t (*gather)(void *self, void *stream, const struct kvmod_gather *gathers,
 			  uint32_t n_gathers, uint32_t gather_stride);
+
+	/* --- optional: what measuring takes ------------------------------------- */
+
+	/* Bytes that are free, and that there are. */
+	int32_t (*memory)(void *self, uint64_t *free_bytes, uint64_t *total_bytes);
+	/* Queues one read of so many bytes (a multiple of 16), as fast as the device reads. */
+	int32_t (*read)(void *self, void *stream, const void *memory, uint64_t bytes);
+	/*
+	 * A point on a stream: mark_set() queues it, elapsed() waits for `end` and
+	 * gives the seconds from begin to end by the device's own clock.
+	 */
+	int32_t (*mark_new)(void *self, void **mark);
+	void (*mark_free)(void *self, void *mark);
+	int32_t (*mark_set)(void *self, void *stream, void *mark);
+	int32_t (*elapsed)(void *self, void *begin, void *end, double *seconds);
 };
 
 #ifdef __cplusplus

@@ -23,6 +23,7 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 struct kvmod_ctx;	/* modules, registry, configuration, threads */
+struct kvmod_device;	/* memory other than the host's, opened */
 struct kvmod_policy;	/* a policy, opened for one model */
 struct kvmod_engine;	/* an engine, opened: a model that is loaded */
 struct kvmod_session;	/* engine and policy together */
@@ -116,7 +117,7 @@ const char *kvmod_modinfo_path(const struct kvmod_modinfo *info);
 /*
  * The value of the i-th string with that key, NULL past the last: "name",
  * "version", "license", "author", "description", "abi", "policy", "engine",
- * "device", "param" (see KVMOD_PARAMS).
+ * "device", "param" (see KVMOD_PARAMS), "on" (KVMOD_RUNS_ON), "built_for".
  */
 const char *kvmod_modinfo_get(const struct kvmod_modinfo *info, const char *key, unsigned i);
 
@@ -139,17 +140,36 @@ int kvmod_unload(struct kvmod_ctx *ctx, const char *name);
  */
 int kvmod_add_builtin(struct kvmod_ctx *ctx, const struct kvmod_module *module);
 
+/* --- devices ----------------------------------------------------------------------- */
+
+/*
+ * Opens a device, "cpu" or "cuda", with the parameters of its section; the
+ * module that provides it is loaded first. A context opens each device once, and
+ * closes it with the last holder.
+ */
+int kvmod_device_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_device **device);
+void kvmod_device_close(struct kvmod_device *device);
+const struct kvmod_device_ops *kvmod_device_ops(const struct kvmod_device *device);
+void *kvmod_device_instance(const struct kvmod_device *device);
+
 /* --- policies -------------------------------------------------------------------- */
 
 /*
  * Opens a policy for a model, with the parameters of its section in the
  * configuration; the module that provides it is loaded first. name NULL: the
- * configured one. device: where K will be, "cpu" or "cuda".
+ * configured one.
+ *
+ * device: where it is to run, "cpu", "cuda", or "auto"; NULL: as the
+ * configuration says. "auto" is where the model's cache is (model->device), if
+ * there is such a version of the policy, else where there is one. What lies
+ * elsewhere the core copies there before it asks, and says so once.
  */
 int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
 		      const struct kvmod_model *model, struct kvmod_policy **policy);
 void kvmod_policy_close(struct kvmod_policy *policy);
 const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *policy);
+/* Where it runs: "cpu", "cuda". */
+const char *kvmod_policy_device(const struct kvmod_policy *policy);
 const struct kvmod_needs *kvmod_policy_needs(const struct kvmod_policy *policy);
 /* Per-sequence state, around the requests of a sequence. */
 int kvmod_policy_begin(struct kvmod_policy *policy, uint64_t sequence, void **state);

@@ -70,6 +70,15 @@ struct kvmod_host {
 
 	/* What comes later: a table by name, "kvmod.x/1", or NULL. [any thread] */
 	const void *(*get_extension)(void *ctx, const char *name);
+
+	/*
+	 * The device of that name, "cuda", opened with its section's parameters; its
+	 * module is loaded first. Table and instance are the host's, and stay as long
+	 * as the module. Fails in words where the device cannot be had. [within the
+	 * calls of an engine or policy, not in init() or exit(); may block]
+	 */
+	int32_t (*device)(void *ctx, const char *name,
+			  const struct kvmod_device_ops **ops, void **self);
 };
 
 /* Parameter types and the field of the instance that each fills. */
@@ -234,6 +243,18 @@ struct kvmod_module {
 	}
 /* For a policy, engine or device without parameters. */
 #define KVMOD_NO_PARAMS(what, owner) KVMOD_INFO_STRING(what##_##owner, #what "=" #owner)
+
+/*
+ * Where a policy of this module runs, as its table says in `devices`:
+ * KVMOD_RUNS_ON(mine, "cpu cuda"). Without this it is the CPU.
+ */
+#define KVMOD_RUNS_ON(owner, devices) \
+	KVMOD_INFO_STRING(on_##owner, "on=" #owner "\t" devices)
+/*
+ * What a module was compiled for, in words that `kvmod info` shows:
+ * KVMOD_BUILT_FOR(cuda, "CUDA 13.0: sm_80 sm_90 compute_90").
+ */
+#define KVMOD_BUILT_FOR(tag, text) KVMOD_INFO_STRING(built_for_##tag, "built_for=" text)
 
 #ifdef __cplusplus
 }

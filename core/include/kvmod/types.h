@@ -87,7 +87,7 @@ static inline size_t kvmod_row_bytes(uint32_t type, size_t n)
 struct kvmod_view {
 	uint32_t size;
 	uint32_t type;		/* KVMOD_F32 ... */
-	const void *data;	/* on request->device; NULL: not there */
+	const void *data;	/* on the segment's device; NULL: not there */
 	int64_t stride;		/* bytes from one row (position) to the next */
 	int64_t head_stride;	/* bytes from one head to the next, if it has several */
 };
@@ -142,6 +142,13 @@ struct kvmod_segment {
 	struct kvmod_view q_mean, q_cov;
 	struct kvmod_view wo_norm;
 	uint64_t n_q_stat;		/* queries behind q_mean and q_cov */
+
+	/*
+	 * Where all that is: K, V, Q and extras. NULL: on request->device. Layers of
+	 * a model that is partly on a GPU differ here; a policy never sees that: the
+	 * core has brought all segments to one device before it asks.
+	 */
+	const char *device;
 };
 
 /* When a request is made. */
@@ -161,7 +168,7 @@ struct kvmod_request {
 	uint32_t reserved;
 	const struct kvmod_segment *segments;
 	const char *device;		/* where K, V and Q are: "cpu" (or NULL), "cuda" */
-	void *stream;			/* the device's: all work goes on it */
+	void *stream;			/* of that device: all work goes on it; NULL: the default one */
 	void *state;			/* what the policy's begin() left, or NULL */
 
 	/*
@@ -261,7 +268,8 @@ struct kvmod_model {
 	uint32_t rope_interleaved;	/* 1: dims 2d, 2d+1 turn together; 0: d, d + D/2 */
 	const int32_t *end_tokens;	/* generation stops at these */
 	uint32_t n_end_tokens;
-	uint32_t reserved;
+	uint32_t n_device_layers;	/* whose cache is on `device`; the others' are on the host */
+	const char *device;		/* "cuda"; NULL: all of the cache is on the host */
 };
 
 #ifdef __cplusplus
