@@ -18,21 +18,4 @@ libkernels_la_SOURCES = \
 	kernels/cpu/vector.h
 libkernels_la_LIBADD = $(LIBM)
 
-# CUDA kernels: built by what uses them.
-EXTRA_DIST += \
-	kernels/cuda/NOTES.md \
-	kernels/cuda/finish.cuh \
-	kernels/cuda/fma.cuh \
-	kernels/cuda/gather.cu \
-	kernels/cuda/gather.h \
-	kernels/cuda/gather_table.c \
-	kernels/cuda/gather_table.h \
-	kernels/cuda/keys.cuh \
-	kernels/cuda/last.cuh \
-	kernels/cuda/launch.cuh \
-	kernels/cuda/mma.cuh \
-	kernels/cuda/refreekv.cu \
-	kernels/cuda/refreekv.h \
-	kernels/cuda/rows.cuh \
-	kernels/cuda/table.c \
-	kernels/cuda/table.h
+include $(srcdir)/kernels/cuda/local.mk

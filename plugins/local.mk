@@ -31,6 +31,27 @@ ggml_la_LIBADD = libengine_ggml.la $(GGML_LIBS)
 ggml_la_LDFLAGS = $(MODULE_LINK)
 endif
 
+# The module "cuda" holds the device and the policies that run on it.
+CUDA_MODULE = \
+	plugins/cuda/cuda.h \
+	plugins/cuda/device.c \
+	plugins/cuda/module.c \
+	policies/cuda/policies.h \
+	policies/cuda/refreekv.c \
+	policies/refreekv_params.c \
+	policies/refreekv_params.h
+
+if HAVE_CUDA
+module_LTLIBRARIES += cuda.la
+cuda_la_SOURCES = $(CUDA_MODULE)
+cuda_la_CPPFLAGS = $(AM_CPPFLAGS) $(CUDA_CFLAGS)
+cuda_la_LIBADD = libkernels_cuda.la libpolicies.la $(CUDA_LIBS)
+# CUDA leaves handlers behind: once loaded, it stays.
+cuda_la_LDFLAGS = $(MODULE_LINK) -Wl,-z,nodelete -Wl,--exclude-libs,ALL
+else
+EXTRA_DIST += $(CUDA_MODULE)
+endif
+
 EXTRA_DIST += \
 	plugins/ggml/supply/build-tools.txt \
 	plugins/ggml/supply/llama.txt \

@@ -12,6 +12,8 @@ refreekv_sources = \
 	policies/refreekv.c \
 	policies/refreekv.h \
 	policies/refreekv_attention.c \
+	policies/refreekv_params.c \
+	policies/refreekv_params.h \
 	policies/refreekv_position.c
 
 module_LTLIBRARIES += adakv.la random.la refreekv.la snapkv.la streamingllm.la topp.la

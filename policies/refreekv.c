@@ -8,83 +8,31 @@
 /* Segments are decided together while their scratch fits in so many bytes. */
 #define BATCH_BYTES ((size_t)64 << 20)
 
-#define PARAMS(P, owner) \
-	P(owner, struct refreekv, threshold, REAL, "0.01", "0..1", \
-	  "share of the attention's norm that may be lost; 0 keeps everything") \
-	P(owner, struct refreekv, sinks, INT, "4", "0..1024", \
-	  "oldest positions, always kept") \
-	P(owner, struct refreekv, recent, INT, "1", "1..", \
-	  "newest positions, always kept") \
-	P(owner, struct refreekv, rows, AMOUNT, "1", "1..", \
-	  "newest queries whose attention makes the norm: a count, or a fraction of the prompt") \
-	P(owner, struct refreekv, whole_layers, LIST, "2", "0..", \
-	  "layers never cut: so many from the front, or a list such as 0,1,31") \
-	P(owner, struct refreekv, rank, CHOICE, "position", "position|attention", \
-	  "what is kept first: the newest, or what the last `window` queries attend to") \
-	P(owner, struct refreekv, norm_scope, CHOICE, "ranked", "ranked|all", \
-	  "are the sinks part of the norm? ranked: no, as in the code; all: yes, as in Eq. 3") \
-	P(owner, struct refreekv, window, INT, "8", "1..4096", \
-	  "rank = attention: newest positions, always kept, whose queries rank the others")
-
-KVMOD_PARAMS(policy, refreekv, PARAMS);
-
-static int32_t refreekv_open(void *self_, const struct kvmod_model *model)
-{
-	const struct refreekv *self = self_;
-	const struct kvmod_host *host = self->instance.host;
-
-	(void)model;
-	if (self->rank == RANK_ATTENTION && self->norm_scope == SCOPE_ALL)
-		return host->fail(host->ctx, KVMOD_EINVAL,
-				  "norm_scope = all goes with rank = position: "
-				  "rank = attention leaves the sinks out of its norm");
-	return 0;
-}
-
-static int32_t refreekv_needs(void *self_, struct kvmod_needs *needs)
-{
-	const struct refreekv *self = self_;
-
-	needs->what = KVMOD_NEED_K;
-	needs->rows = self->rows;
-	if (self->rank == RANK_ATTENTION)
-		needs->min_rows = (uint32_t)self->window;
-	return 0;
-}
+KVMOD_PARAMS(policy, refreekv, REFREEKV_PARAMS);
 
 /* --- what is to be cut ---------------------------------------------------------- */
-
-static uint32_t at_most(uint64_t value, uint32_t most)
-{
-	return value < most ? (uint32_t)value : most;
-}
 
 /* Is there anything to decide? cut then has what follows from lengths and parameters. */
 static bool cut_wanted(const struct refreekv *self, const struct kvmod_segment *s, struct cut *cut)
 {
-	uint32_t n = kvmod_head_at(s, 0)->n, sinks = at_most((uint64_t)self->sinks, n);
-	uint64_t rows = kvmod_amount_of(&self->rows, n);
+	uint32_t n = kvmod_head_at(s, 0)->n;
 
 	memset(cut, 0, sizeof(*cut));
 	cut->self = self;
 	cut->rows.segment = s;
-	if (self->threshold == 0 || kv_layer_listed(&self->whole_layers, s->layer))
+	if (refreekv_leaves(self, s))
 		return false;
 	if (!kv_same_lengths(s)) {
 		cut->status = KVMOD_ENOTSUP;
 		return true;
 	}
+	cut->m = refreekv_ranked(self, s);
 	cut->n_heads = s->n_q_heads;
-	cut->tail = at_most((uint64_t)self->recent, n);
-	cut->n_rows = at_most(rows ? rows : 1, s->n_rows);
-	if (self->rank == RANK_ATTENTION) {
-		cut->n_window = at_most((uint64_t)self->window, s->n_rows);
-		if (cut->tail < self->window)
-			cut->tail = at_most((uint64_t)self->window, n);
-	}
+	cut->tail = refreekv_tail(self, n);
+	cut->n_rows = refreekv_norm_rows(self, s);
+	cut->n_window = refreekv_rank_rows(self, s);
 	cut->rows.n = n;
-	cut->rows.split = sinks;
-	cut->m = n - sinks > cut->tail ? n - sinks - cut->tail : 0;
+	cut->rows.split = (uint32_t)(self->sinks < n ? self->sinks : n);
 	return cut->m > 0;
 }
 
@@ -241,14 +189,6 @@ static void finish(void *arg, uint32_t i)
 	decide(arg, i);
 }
 
-static int32_t say(const struct kvmod_host *host, int32_t status)
-{
-	if (status == KVMOD_ENOTSUP)
-		return host->fail(host->ctx, status, "KV heads of different lengths: "
-				  "refreekv keeps one length in a layer");
-	return host->fail(host->ctx, status, "attention is not finite: NaN or infinity in keys or queries");
-}
-
 static void run(const struct refreekv *self, struct batch *batch, bool *said)
 {
 	const struct kvmod_host *host = self->instance.host;
@@ -279,7 +219,7 @@ static void run(const struct refreekv *self, struct batch *batch, bool *said)
 		struct cut *cut = &batch->cuts[i];
 
 		if (cut->status && !*said)
-			say(host, cut->status);
+			refreekv_say(self, cut->status);
 		*said |= cut->status != 0;
 		cut->keep->status = cut->status;
 	}

@@ -4,19 +4,7 @@
 #define KV_POLICIES_REFREEKV_H
 
 #include "kernels/cpu/rows.h"
-#include "policies/common.h"
-
-enum { RANK_POSITION, RANK_ATTENTION };
-enum { SCOPE_RANKED, SCOPE_ALL };
-
-struct refreekv {
-	struct kvmod_instance instance;
-	double threshold;
-	int64_t sinks, recent, window;
-	struct kvmod_amount rows;
-	struct kvmod_list whole_layers;
-	int32_t rank, norm_scope;
-};
+#include "policies/refreekv_params.h"
 
 struct cut {
 	const struct refreekv *self;

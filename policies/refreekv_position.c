@@ -188,11 +188,5 @@ void refreekv_position_decide(const struct cut *cut)
 	keep->loss = loss;
 	if (dropped > n - sinks - cut->tail)
 		dropped = n - sinks - cut->tail;
-	if (dropped == 0)
-		return;
-	keep->kind = KVMOD_KEEP_SPANS;
-	keep->n_spans = 0;
-	if (sinks)
-		keep->spans[keep->n_spans++] = (struct kvmod_span){ .begin = 0, .end = sinks };
-	keep->spans[keep->n_spans++] = (struct kvmod_span){ .begin = sinks + dropped, .end = n };
+	refreekv_keep_from(cut->self, keep, sinks + dropped, n);
 }

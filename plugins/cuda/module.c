@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* All that runs on NVIDIA GPUs, in one file: where there is none, it alone says why. */
+#include "config.h"
+#include "plugins/cuda/cuda.h"
+#include "policies/cuda/policies.h"
+
+KVMOD_NO_PARAMS(device, cuda);
+KVMOD_BUILT_FOR(cuda, CUDA_BUILT_FOR);
+
+static int32_t cuda_init(const struct kvmod_host *host)
+{
+	static const struct kvmod_policy_ops *const policies[] = {
+		&kv_cuda_refreekv_ops,
+	};
+	int32_t err = host->register_device(host->ctx, &kv_cuda_device_ops);
+
+	for (size_t i = 0; !err && i < sizeof(policies) / sizeof(*policies); i++)
+		err = host->register_policy(host->ctx, policies[i]);
+	return err;
+}
+
+/* Resident: CUDA's runtime leaves handlers behind. */
+KVMOD_MODULE("cuda", "0.1.0", "Apache-2.0", "The kvmod authors",
+	     "NVIDIA GPUs as a device, and the policies that run on them",
+	     KVMOD_MODULE_RESIDENT, cuda_init, NULL);

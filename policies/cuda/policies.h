@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The policies that run on a GPU. Each has the name and the parameters of its
+ * version for the CPU, and decides the same; `device` in the configuration picks.
+ */
+#ifndef KV_POLICIES_CUDA_H
+#define KV_POLICIES_CUDA_H
+
+#include <kvmod/policy.h>
+
+extern const struct kvmod_policy_ops kv_cuda_refreekv_ops;
+
+#endif

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * ReFreeKV on a GPU: the segments that are to be cut go to one launch, and what
+ * it found comes back as spans.
+ */
+#include "plugins/cuda/cuda.h"
+#include "policies/cuda/policies.h"
+
+#include <stdlib.h>
+
+#include "kernels/cuda/refreekv.h"
+#include "policies/refreekv_params.h"
+
+KVMOD_PARAMS(policy, refreekv, REFREEKV_PARAMS);
+KVMOD_RUNS_ON(refreekv, "cuda");
+
+/* --- which segments ----------------------------------------------------------------- */
+
+/*
+ * Those to decide, with no more rows of queries than are used. All in the
+ * request's scratch on the host; table and results follow.
+ */
+struct cuts {
+	struct kvmod_segment *copies;
+	const struct kvmod_segment **segments;	/* into copies */
+	uint32_t *numbers;		/* in the request */
+	uint32_t n;
+};
+
+static size_t cuts_bytes(const struct kvmod_request *request)
+{
+	return request->n_segments * (sizeof(struct kvmod_segment) +
+				      sizeof(struct kvmod_segment *) + sizeof(uint32_t));
+}
+
+static size_t rounded(size_t bytes)
+{
+	return (bytes + 255) / 256 * 256;
+}
+
+/* The newest `rows` rows of a segment's queries. */
+static void use_rows(struct kvmod_segment *s, uint32_t rows)
+{
+	uint32_t skip = s->n_rows - rows;
+
+	s->q.data = (const char *)s->q.data + skip * s->q.stride;
+	s->row_positions = s->row_positions ? s->row_positions + skip : NULL;
+	s->n_rows = rows;
+}
+
+/* plan NULL: nothing is said yet of those that cannot be decided. */
+static void collect(const struct refreekv *self, const struct kvmod_request *request,
+		    struct kvmod_plan *plan, void *memory, struct cuts *cuts)
+{
+	bool said = false;
+
+	cuts->copies = memory;
+	cuts->segments = (void *)(cuts->copies + request->n_segments);
+	cuts->numbers = (void *)(cuts->segments + request->n_segments);
+	cuts->n = 0;
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(request, i);
+		struct kvmod_segment *copy = &cuts->copies[cuts->n];
+
+		if (refreekv_leaves(self, s))
+			continue;
+		if (!kv_same_lengths(s)) {
+			if (plan)
+				kvmod_keep_at(plan, i)->status =
+					said ? KVMOD_ENOTSUP : refreekv_say(self, KVMOD_ENOTSUP);
+			said = plan;
+			continue;
+		}
+		if (refreekv_ranked(self, s) == 0)
+			continue;
+		*copy = *s;
+		use_rows(copy, refreekv_norm_rows(self, s));
+		cuts->segments[cuts->n] = copy;
+		cuts->numbers[cuts->n++] = i;
+	}
+}
+
+/* --- what the launch takes ------------------------------------------------------------ */
+
+static int32_t prepare(const struct refreekv *self, const struct cuts *cuts,
+		       struct kv_refreekv_job *job)
+{
+	const struct kvmod_host *host = self->instance.host;
+	struct kv_refreekv_params params = {
+		.threshold = self->threshold,
+		.sinks = (uint32_t)self->sinks,
+		.recent = (uint32_t)(self->recent < UINT32_MAX ? self->recent : UINT32_MAX),
+		.norm_all = self->norm_scope == SCOPE_ALL,
+		.rows = UINT32_MAX,
+	};
+	int32_t err = kv_cuda_refreekv_prepare(&params, cuts->segments, cuts->n, job);
+
+	if (err == 0)
+		return 0;
+	return host->fail(host->ctx, err, "this cache is not for a GPU: expected a head dimension that "
+			  "is a multiple of 8 up to 256, 128 query heads or fewer, and segments alike");
+}
+
+/* Of the table, on both sides; then results, on both; then scratch, on the GPU. */
+struct layout {
+	size_t results, scratch, end;
+};
+
+static struct layout lay_out(const struct kv_refreekv_job *job)
+{
+	struct layout l;
+
+	l.results = rounded(job->table_bytes);
+	l.scratch = l.results + rounded(job->n_segments * sizeof(struct kv_refreekv_result));
+	l.end = l.scratch + job->scratch_bytes;
+	return l;
+}
+
+static int32_t refreekv_workspace(void *self, const struct kvmod_request *request,
+				  struct kvmod_workspace *need)
+{
+	struct kv_refreekv_job job;
+	struct cuts cuts;
+	void *memory = malloc(cuts_bytes(request));
+	int32_t err = 0;
+
+	if (!memory)
+		return KVMOD_ENOMEM;
+	collect(self, request, NULL, memory, &cuts);
+	need->host = rounded(cuts_bytes(request));
+	if (cuts.n > 0)
+		err = prepare(self, &cuts, &job);
+	if (cuts.n > 0 && err == 0) {
+		need->host += lay_out(&job).scratch;
+		need->device = lay_out(&job).end;
+	}
+	free(memory);
+	return err;
+}
+
+/* --- deciding ---------------------------------------------------------------------------- */
+
+static int32_t launch(const struct kvmod_request *request, const struct kv_refreekv_job *job,
+		      const struct cuts *cuts, char *host)
+{
+	char *device = request->device_scratch;
+	struct layout l = lay_out(job);
+	cudaError_t error;
+
+	kv_cuda_refreekv_table(job, cuts->segments, host);
+	error = cudaMemcpyAsync(device, host, job->table_bytes, cudaMemcpyHostToDevice, request->stream);
+	if (error == cudaSuccess &&
+	    kv_cuda_refreekv(job, device, device + l.scratch,
+			     (struct kv_refreekv_result *)(device + l.results), request->stream))
+		error = cudaErrorLaunchFailure;
+	if (error == cudaSuccess)
+		error = cudaMemcpyAsync(host + l.results, device + l.results,
+					cuts->n * sizeof(struct kv_refreekv_result),
+					cudaMemcpyDeviceToHost, request->stream);
+	return error == cudaSuccess ? cudaStreamSynchronize(request->stream) : error;
+}
+
+static void read_result(const struct refreekv *self, const struct kv_refreekv_result *result,
+			const struct kvmod_segment *segment, struct kvmod_keep *keep, bool *said)
+{
+	if (result->status < 0) {
+		keep->status = *said ? result->status : refreekv_say(self, result->status);
+		*said = true;
+		return;
+	}
+	keep->loss = result->loss;
+	refreekv_keep_from(self, keep, result->first, kvmod_head_at(segment, 0)->n);
+}
+
+static int32_t refreekv_compress(void *self_, const struct kvmod_request *request,
+				 struct kvmod_plan *plan)
+{
+	const struct refreekv *self = self_;
+	char *host = (char *)request->scratch + rounded(cuts_bytes(request));
+	const struct kv_refreekv_result *results;
+	struct kv_refreekv_job job;
+	struct cuts cuts;
+	bool said = false;
+	int32_t err;
+
+	for (uint32_t i = 0; i < request->n_segments; i++)
+		kvmod_keep_at(plan, i)->loss = 0;
+	collect(self, request, plan, request->scratch, &cuts);
+	if (cuts.n == 0)
+		return 0;
+	err = prepare(self, &cuts, &job);
+	if (err)
+		return err;
+	err = kv_cuda_say(self->instance.host, launch(request, &job, &cuts, host), "deciding on the GPU");
+	if (err)
+		return err;
+	results = (const void *)(host + lay_out(&job).results);
+	for (uint32_t i = 0; i < cuts.n; i++)
+		read_result(self, &results[i], cuts.segments[i],
+			    kvmod_keep_at(plan, cuts.numbers[i]), &said);
+	return 0;
+}
+
+const struct kvmod_policy_ops kv_cuda_refreekv_ops = {
+	.size = sizeof(kv_cuda_refreekv_ops),
+	.name = "refreekv",
+	.description = "no budget: what keeps all but a share of the attention's norm (2502.16886)",
+	.devices = KVMOD_ON_CUDA,
+	.instance_size = sizeof(struct refreekv),
+	.params = refreekv_params,
+	.n_params = sizeof(refreekv_params) / sizeof(*refreekv_params),
+	.param_stride = sizeof(*refreekv_params),
+	.open = refreekv_open,
+	.needs = refreekv_needs,
+	.workspace = refreekv_workspace,
+	.compress = refreekv_compress,
+};
