@@ -28,6 +28,8 @@ int kvmod_new(struct kvmod_ctx **out)
 	make_lock(&ctx->lock);
 	ctx->pool = kv_pool_new();
 	err = ctx->pool ? kv_register(ctx, NULL, KV_POLICY, &kv_fullkv_ops) : KVMOD_ENOMEM;
+	if (err == KVMOD_OK)
+		err = kv_register(ctx, NULL, KV_DEVICE, &kv_cpu_device_ops);
 	if (err)
 		kvmod_unref(ctx);
 	else

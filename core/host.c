@@ -85,6 +85,26 @@ static const void *host_get_extension(void *ctx, const char *name)
 	return NULL;
 }
 
+static int32_t host_device(void *ctx, const char *name, const struct kvmod_device_ops **ops,
+			   void **self)
+{
+	struct kv_module *module = ctx;
+	struct kvmod_device *device;
+	int err;
+
+	pthread_mutex_lock(&module->ctx->lock);
+	if (module->in_init)
+		err = kv_fail(KVMOD_EINVAL, "%s asks for a device inside init()", module->desc.name);
+	else
+		err = kv_module_device(module, name, &device);
+	pthread_mutex_unlock(&module->ctx->lock);
+	if (err)
+		return err;
+	*ops = kvmod_device_ops(device);
+	*self = kvmod_device_instance(device);
+	return KVMOD_OK;
+}
+
 void kv_host_fill(struct kv_module *module)
 {
 	module->host = (struct kvmod_host){
@@ -100,5 +120,6 @@ void kv_host_fill(struct kv_module *module)
 		.parallel = host_parallel,
 		.n_threads = host_n_threads,
 		.get_extension = host_get_extension,
+		.device = host_device,
 	};
 }

@@ -25,6 +25,11 @@ int kv_vfail(int code, const char *format, va_list args);
 /* Puts "format: " before the message that is there; returns code. */
 int kv_fail_in(int code, const char *format, ...) KV_PRINTF(2, 3);
 void kv_log(struct kvmod_ctx *ctx, uint32_t level, const char *format, ...) KV_PRINTF(3, 4);
+/*
+ * A module may fail without a word; then the name of the code has to do. "what
+ * name: " goes before either; returns code.
+ */
+int kv_failed(int code, const char *what, const char *name);
 void kv_vlog(struct kvmod_ctx *ctx, uint32_t level, const char *prefix,
 	     const char *format, va_list args);
 
@@ -63,6 +68,12 @@ void kv_provider_put(struct kvmod_ctx *ctx, struct kv_provider *provider);
 int kv_instance_new(struct kvmod_ctx *ctx, struct kv_provider *provider, void **instance);
 void kv_instance_free(void *instance);
 
+/* --- devices (device.c) -------------------------------------------------------- */
+
+/* KVMOD_ON_... of a device's name; 0: unknown. */
+uint32_t kv_device_bit(const char *name);
+const char *kv_device_name(uint32_t on);	/* of the lowest bit; NULL: none */
+
 /* --- engines (engine.c) -------------------------------------------------------- */
 
 struct kvmod_ctx *kv_engine_ctx(const struct kvmod_engine *engine);
@@ -82,6 +93,7 @@ struct kvmod_ctx {
 	struct kv_config *config;	/* never changed in place: a reload puts another */
 	struct kv_module *modules;
 	struct kv_provider *providers;
+	struct kvmod_device *devices;	/* that are open */
 	struct kv_pool *pool;
 };
 

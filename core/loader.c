@@ -245,6 +245,7 @@ static void remove_module(struct kvmod_ctx *ctx, struct kv_module *module)
 	while (*link != module)
 		link = &(*link)->next;
 	*link = module->next;
+	kv_module_drop_devices(module);
 	kv_unregister(ctx, module);
 	if (module->desc.exit)
 		module->desc.exit();
@@ -275,6 +276,9 @@ int kvmod_unload(struct kvmod_ctx *ctx, const char *name)
 
 void kv_unload_all(struct kvmod_ctx *ctx)
 {
+	/* One module may hold the device of another. */
+	for (struct kv_module *m = ctx->modules; m; m = m->next)
+		kv_module_drop_devices(m);
 	while (ctx->modules)
 		remove_module(ctx, ctx->modules);
 }

@@ -15,6 +15,7 @@ libkvmod_la_SOURCES = \
 	core/check.c \
 	core/config.c \
 	core/context.c \
+	core/device.c \
 	core/elffile.c \
 	core/engine.c \
 	core/entries.c \

@@ -41,6 +41,13 @@ int kv_fail_in(int code, const char *format, ...)
 	return code;
 }
 
+int kv_failed(int code, const char *what, const char *name)
+{
+	if (*last_error == '\0')
+		kv_fail(code, "%s", kvmod_strerror(code));
+	return kv_fail_in(code, "%s %s", what, name);
+}
+
 const char *kvmod_error(void)
 {
 	return last_error;

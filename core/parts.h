@@ -197,6 +197,7 @@ struct kv_module {
 	ino_t ino;
 	const struct kvmod_modinfo *info;	/* while init() runs; NULL: linked in */
 	bool in_init;
+	struct kv_held *held;		/* devices that host->device() opened for it */
 	struct kv_pile pile;
 };
 
@@ -230,7 +231,24 @@ bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kv
 /* Checks the sections of policies, engines and devices without running anything. */
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);
 
+/* As kv_provider_get(), but the context is not held. The lock is. */
+int kv_provider_take(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
+		     struct kv_provider **out);
+
 extern const struct kvmod_policy_ops kv_fullkv_ops;
+
+/* --- devices (device.c); the lock is held for all of these ----------------------------------- */
+
+/* As kvmod_device_open() and kvmod_device_close(), but the context is not held. */
+int kv_device_take(struct kvmod_ctx *ctx, const char *name, struct kvmod_device **out);
+void kv_device_drop(struct kvmod_device *device);
+/* The module's own, opened the first time that it asks. */
+int kv_module_device(struct kv_module *module, const char *name, struct kvmod_device **out);
+void kv_module_drop_devices(struct kv_module *module);
+/* Is the device open, and for nobody but this module? */
+bool kv_device_is_own(const struct kv_module *module, const struct kv_provider *provider);
+
+extern const struct kvmod_device_ops kv_cpu_device_ops;
 
 /* --- trying things out (check.c, probe.c) -------------------------------------------------------- */
 

@@ -16,6 +16,7 @@ struct kvmod_policy {
 	struct kvmod_ctx *ctx;
 	struct kv_provider *provider;
 	const struct kvmod_policy_ops *ops;
+	const char *device;		/* where it runs */
 	void *instance;
 	struct kvmod_needs needs;
 	struct kvmod_counters counters;
@@ -33,20 +34,10 @@ static uint64_t nanoseconds(void)
 
 static uint32_t device_bit(const char *device)
 {
-	if (!device || strcmp(device, "cpu") == 0)
-		return KVMOD_ON_CPU;
-	return strcmp(device, "cuda") == 0 ? KVMOD_ON_CUDA : 0;
+	return kv_device_bit(device ? device : "cpu");
 }
 
 /* --- opening ------------------------------------------------------------------ */
-
-/* A module may fail without a word; then the code has to do. */
-static int failed(int err, const char *what, const char *name)
-{
-	if (*kvmod_error() == '\0')
-		kv_fail(err, "%s", kvmod_strerror(err));
-	return kv_fail_in(err, "%s %s", what, name);
-}
 
 static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 {
@@ -56,12 +47,12 @@ static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 	if (p->ops->open)
 		err = p->ops->open(p->instance, model);
 	if (err != KVMOD_OK)
-		return failed(err, "policy", p->ops->name);
+		return kv_failed(err, "policy", p->ops->name);
 	p->needs.size = sizeof(p->needs);
 	if (p->ops->needs)
 		err = p->ops->needs(p->instance, &p->needs);
 	if (err != KVMOD_OK) {
-		failed(err, "policy", p->ops->name);
+		kv_failed(err, "policy", p->ops->name);
 		if (p->ops->close)
 			p->ops->close(p->instance);
 	}
@@ -87,6 +78,7 @@ int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *devic
 	if (err != KVMOD_OK)
 		goto no_provider;
 	p->ops = p->provider->ops;
+	p->device = kv_device_name(device_bit(device));
 	err = kv_instance_new(ctx, p->provider, &p->instance);
 	if (err != KVMOD_OK)
 		goto no_instance;
@@ -122,6 +114,11 @@ const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *p)
 	return p->ops;
 }
 
+const char *kvmod_policy_device(const struct kvmod_policy *p)
+{
+	return p->device;
+}
+
 const struct kvmod_needs *kvmod_policy_needs(const struct kvmod_policy *p)
 {
 	return &p->needs;
@@ -144,7 +141,7 @@ int kvmod_policy_begin(struct kvmod_policy *p, uint64_t sequence, void **state)
 		return KVMOD_OK;
 	kv_fail(KVMOD_OK, "%s", "");
 	err = p->ops->begin(p->instance, sequence, state);
-	return err == KVMOD_OK ? err : failed(err, "policy", p->ops->name);
+	return err == KVMOD_OK ? err : kv_failed(err, "policy", p->ops->name);
 }
 
 void kvmod_policy_end(struct kvmod_policy *p, uint64_t sequence, void *state)
@@ -354,7 +351,7 @@ static void settle(struct kvmod_policy *p, const struct kvmod_request *r, struct
 /* Nothing of the plan counts: the policy said no, or could not be asked. */
 static int refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
 {
-	failed(err, "policy", p->ops->name);
+	kv_failed(err, "policy", p->ops->name);
 	kv_log(p->ctx, KVMOD_ERROR, "%s; the cache stays whole", kvmod_error());
 	p->counters.failed_calls++;
 	p->counters.failed_segments += plan->n_keeps;

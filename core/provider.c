@@ -129,17 +129,25 @@ static int find_or_load(struct kvmod_ctx *ctx, enum kv_kind kind, const char *na
 	return err;
 }
 
+int kv_provider_take(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
+		     struct kv_provider **out)
+{
+	int err = find_or_load(ctx, kind, kv_config_alias(ctx->config, name), on, out);
+
+	if (err == KVMOD_OK)
+		(*out)->refs++;
+	return err;
+}
+
 int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
 		    uint32_t on, struct kv_provider **out)
 {
 	int err;
 
 	pthread_mutex_lock(&ctx->lock);
-	err = find_or_load(ctx, kind, kv_config_alias(ctx->config, name), on, out);
-	if (err == KVMOD_OK) {
-		(*out)->refs++;
+	err = kv_provider_take(ctx, kind, name, on, out);
+	if (err == KVMOD_OK)
 		kvmod_ref(ctx);
-	}
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
 }

@@ -202,7 +202,9 @@ static int check_section(const struct kvmod_modinfo *info, const char *kind, con
 
 static int check_duplicate(const struct kvmod_ctx *ctx, enum kv_kind kind, const struct common *c)
 {
-	const struct kv_provider *other = kv_provider_find(ctx, kind, c->name, c->devices);
+	/* Policies of one name may run on different devices; all else has its name alone. */
+	const struct kv_provider *other = kv_provider_find(ctx, kind, c->name,
+							   kind == KV_POLICY ? c->devices : 0);
 
 	if (!other)
 		return KVMOD_OK;
@@ -365,7 +367,7 @@ void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module)
 bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module)
 {
 	for (const struct kv_provider *p = ctx->providers; p; p = p->next)
-		if (p->module == module && p->refs > 0)
+		if (p->module == module && p->refs > 0 && !kv_device_is_own(module, p))
 			return true;
 	return false;
 }

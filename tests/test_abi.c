@@ -31,7 +31,7 @@ static const struct pin pins[] = {
 	AT(kvmod_head, v, 40),
 	AT(kvmod_head, positions, 72),
 
-	SIZE(kvmod_segment, 248),
+	SIZE(kvmod_segment, 256),
 	AT(kvmod_segment, size, 0),
 	AT(kvmod_segment, layer, 4),
 	AT(kvmod_segment, sequence, 8),
@@ -54,6 +54,7 @@ static const struct pin pins[] = {
 	AT(kvmod_segment, q_cov, 176),
 	AT(kvmod_segment, wo_norm, 208),
 	AT(kvmod_segment, n_q_stat, 240),
+	AT(kvmod_segment, device, 248),
 
 	SIZE(kvmod_request, 112),
 	AT(kvmod_request, size, 0),
@@ -100,7 +101,7 @@ static const struct pin pins[] = {
 	AT(kvmod_plan, reserved, 12),
 	AT(kvmod_plan, keeps, 16),
 
-	SIZE(kvmod_model, 80),
+	SIZE(kvmod_model, 88),
 	AT(kvmod_model, size, 0),
 	AT(kvmod_model, n_layers, 4),
 	AT(kvmod_model, n_q_heads, 8),
@@ -116,9 +117,10 @@ static const struct pin pins[] = {
 	AT(kvmod_model, rope_interleaved, 60),
 	AT(kvmod_model, end_tokens, 64),
 	AT(kvmod_model, n_end_tokens, 72),
-	AT(kvmod_model, reserved, 76),
+	AT(kvmod_model, n_device_layers, 76),
+	AT(kvmod_model, device, 80),
 
-	SIZE(kvmod_host, 88),
+	SIZE(kvmod_host, 96),
 	AT(kvmod_host, size, 0),
 	AT(kvmod_host, abi_minor, 4),
 	AT(kvmod_host, ctx, 8),
@@ -131,6 +133,7 @@ static const struct pin pins[] = {
 	AT(kvmod_host, parallel, 64),
 	AT(kvmod_host, n_threads, 72),
 	AT(kvmod_host, get_extension, 80),
+	AT(kvmod_host, device, 88),
 
 	SIZE(kvmod_amount, 16),
 	AT(kvmod_amount, value, 0),
@@ -270,7 +273,7 @@ static const struct pin pins[] = {
 	AT(kvmod_gather, src_stride, 56),
 	AT(kvmod_gather, dst_stride, 64),
 
-	SIZE(kvmod_device_ops, 112),
+	SIZE(kvmod_device_ops, 160),
 	AT(kvmod_device_ops, size, 0),
 	AT(kvmod_device_ops, on, 4),
 	AT(kvmod_device_ops, name, 8),
@@ -288,6 +291,12 @@ static const struct pin pins[] = {
 	AT(kvmod_device_ops, from_host, 88),
 	AT(kvmod_device_ops, synchronize, 96),
 	AT(kvmod_device_ops, gather, 104),
+	AT(kvmod_device_ops, memory, 112),
+	AT(kvmod_device_ops, read, 120),
+	AT(kvmod_device_ops, mark_new, 128),
+	AT(kvmod_device_ops, mark_free, 136),
+	AT(kvmod_device_ops, mark_set, 144),
+	AT(kvmod_device_ops, elapsed, 152),
 
 	SIZE(kvmod_finding, 48),
 	AT(kvmod_finding, size, 0),
