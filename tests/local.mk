@@ -8,11 +8,16 @@ TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 # check gives a test four seconds: too few where others keep the processors busy.
 AM_TESTS_ENVIRONMENT = CK_TIMEOUT_MULTIPLIER=$${CK_TIMEOUT_MULTIPLIER:-10}; \
 	export CK_TIMEOUT_MULTIPLIER; \
-	HAVE_CHECK=@have_check@ HAVE_GGML=@have_ggml@; export HAVE_CHECK HAVE_GGML;
+	HAVE_CHECK=@have_check@ HAVE_CUDA=@have_cuda@ HAVE_GGML=@have_ggml@; \
+	export HAVE_CHECK HAVE_CUDA HAVE_GGML;
 
 # Tests that are not built are skipped aloud.
 if HAVE_CHECK
+if HAVE_CUDA
 if !HAVE_GGML
+TESTS += tests/skipped.test.sh
+endif
+else
 TESTS += tests/skipped.test.sh
 endif
 else
@@ -95,16 +100,11 @@ TESTS += tests/selftest.test.sh
 
 EXTRA_DIST += \
 	tests/selftest.test.sh \
-	tests/cuda/bench_gather.cu \
-	tests/cuda/bench_refreekv.cu \
-	tests/cuda/gpu.c \
-	tests/cuda/gpu.h \
-	tests/cuda/test_gather.c \
-	tests/cuda/test_refreekv.c \
 	tests/golden/policies.txt \
 	tests/golden/refreekv.txt
 
 include $(srcdir)/tests/cli/local.mk
+include $(srcdir)/tests/cuda/local.mk
 
 if HAVE_CHECK
 TESTS += tests/valgrind.test.sh

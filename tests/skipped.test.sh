@@ -9,5 +9,6 @@ without() {
 }
 
 [ "$HAVE_CHECK" = yes ] || without 'check' 'the unit tests'
+[ "$HAVE_CUDA" = yes ] || without "NVIDIA's nvcc" 'the cuda module and its tests'
 [ "$HAVE_GGML" = yes ] || without 'ggml and libllama' 'the ggml engine and its tests'
 [ -z "$skipped" ] || exit 77

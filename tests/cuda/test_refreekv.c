@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ReFreeKV's CUDA kernels against double arithmetic and the golden vectors.
- *	test_refreekv [--quick] [--long] GOLDEN
+ *	test_refreekv [--quick] [--long] [GOLDEN]
  * --quick: few small caches, for a sanitizer; --long: a million positions too.
  * Exits with 77 and says why where there is no GPU.
  */
@@ -380,7 +380,7 @@ static void test_million(void)
 
 int main(int argc, char **argv)
 {
-	const char *golden = NULL;
+	const char *golden = GOLDEN "refreekv.txt";
 	bool million = false;
 	int i, devices;
 
@@ -395,8 +395,7 @@ int main(int argc, char **argv)
 		printf("SKIP: no GPU: %s\n", cudaGetErrorString(cudaGetLastError()));
 		return 77;
 	}
-	if (golden)
-		test_golden(golden);
+	test_golden(golden);
 	test_shapes();
 	test_views();
 	test_many_sequences();

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+# What needs a GPU: built wherever nvcc is, skipped aloud where no GPU is. The
+# benches are run by hand.
+CUDA_TESTS = \
+	tests/cuda/test_gather \
+	tests/cuda/test_refreekv
+CUDA_BENCHES = \
+	tests/cuda/bench_gather.cu \
+	tests/cuda/bench_refreekv.cu
+CUDA_CHECKS = \
+	tests/cuda/gpu.c \
+	tests/cuda/gpu.h \
+	tests/cuda/test_gather.c \
+	tests/cuda/test_refreekv.c
+
+if HAVE_CUDA
+CUDA_TEST_CPPFLAGS = $(AM_CPPFLAGS) $(CUDA_CFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
+CUDA_TEST_LIBS = libkernels_cuda.la libvectors.la libkernels.la $(CUDA_LIBS) $(LIBM)
+
+check_PROGRAMS += $(CUDA_TESTS) $(CUDA_BENCHES:.cu=)
+TESTS += $(CUDA_TESTS)
+tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/gpu.c tests/cuda/gpu.h
+tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
+tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
+tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/gpu.c tests/cuda/gpu.h
+tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
+tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
+tests_cuda_bench_gather_SOURCES =
+tests_cuda_bench_gather_LDADD = tests/cuda/bench_gather.lo $(CUDA_TEST_LIBS)
+tests_cuda_bench_refreekv_SOURCES =
+tests_cuda_bench_refreekv_LDADD = tests/cuda/bench_refreekv.lo $(CUDA_TEST_LIBS)
+EXTRA_DIST += $(CUDA_BENCHES)
+else
+EXTRA_DIST += $(CUDA_CHECKS) $(CUDA_BENCHES)
+endif
