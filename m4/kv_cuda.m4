@@ -24,6 +24,7 @@ AC_DEFUN([KV_WITH_CUDA], [
 	AS_IF([test "$have_cuda" = yes], [
 		KV_CUDA_ARCH
 		AC_DEFINE([HAVE_CUDA], [1], [The cuda module is built])
+		AC_DEFINE_UNQUOTED([CUDA_TOOLKIT], ["CUDA $CUDA_VERSION"], [What compiled the cuda module])
 		AC_DEFINE_UNQUOTED([CUDA_BUILT_FOR], ["$CUDA_BUILT_FOR"], [What the cuda module holds code for])
 		kv_cuda_report="yes ($CUDA_BUILT_FOR)"
 	])

@@ -39,8 +39,7 @@ static int32_t check_gpu(const struct kvmod_host *host)
 
 	if (error == cudaErrorInsufficientDriver)
 		return host->fail(host->ctx, KVMOD_ENOENT,
-				  "no NVIDIA driver here, or one that is too old for %s",
-				  CUDA_BUILT_FOR);
+				  "no NVIDIA driver here, or one older than %s needs", CUDA_TOOLKIT);
 	if (error == cudaErrorNoDevice || (error == cudaSuccess && n == 0))
 		return host->fail(host->ctx, KVMOD_ENOENT, "no GPU here that CUDA_VISIBLE_DEVICES shows");
 	if (error != cudaSuccess)

@@ -3,6 +3,7 @@
 # benches are run by hand.
 CUDA_TESTS = \
 	tests/cuda/test_gather \
+	tests/cuda/test_policies \
 	tests/cuda/test_refreekv
 CUDA_BENCHES = \
 	tests/cuda/bench_gather.cu \
@@ -11,6 +12,7 @@ CUDA_CHECKS = \
 	tests/cuda/gpu.c \
 	tests/cuda/gpu.h \
 	tests/cuda/test_gather.c \
+	tests/cuda/test_policies.c \
 	tests/cuda/test_refreekv.c
 
 if HAVE_CUDA
@@ -22,6 +24,9 @@ TESTS += $(CUDA_TESTS)
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
+tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c
+tests_cuda_test_policies_CPPFLAGS = $(AM_CPPFLAGS) -DMODULES='"$(abs_builddir)/.libs"'
+tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
