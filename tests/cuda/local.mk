@@ -20,7 +20,7 @@ CUDA_TEST_CPPFLAGS = $(AM_CPPFLAGS) $(CUDA_CFLAGS) -DGOLDEN='"$(abs_srcdir)/test
 CUDA_TEST_LIBS = libkernels_cuda.la libvectors.la libkernels.la $(CUDA_LIBS) $(LIBM)
 
 check_PROGRAMS += $(CUDA_TESTS) $(CUDA_BENCHES:.cu=)
-TESTS += $(CUDA_TESTS)
+TESTS += $(CUDA_TESTS) tests/cuda/run.test.sh
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
@@ -34,7 +34,7 @@ tests_cuda_bench_gather_SOURCES =
 tests_cuda_bench_gather_LDADD = tests/cuda/bench_gather.lo $(CUDA_TEST_LIBS)
 tests_cuda_bench_refreekv_SOURCES =
 tests_cuda_bench_refreekv_LDADD = tests/cuda/bench_refreekv.lo $(CUDA_TEST_LIBS)
-EXTRA_DIST += $(CUDA_BENCHES)
 else
-EXTRA_DIST += $(CUDA_CHECKS) $(CUDA_BENCHES)
+EXTRA_DIST += $(CUDA_CHECKS)
 endif
+EXTRA_DIST += $(CUDA_BENCHES) tests/cuda/run.test.sh
