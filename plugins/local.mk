@@ -7,12 +7,15 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/backend.c \
 	plugins/ggml/cache.c \
 	plugins/ggml/chat.c \
+	plugins/ggml/compute.c \
 	plugins/ggml/engine.c \
 	plugins/ggml/engine.h \
 	plugins/ggml/gguf.c \
+	plugins/ggml/gpu.c \
 	plugins/ggml/graph.c \
 	plugins/ggml/inputs.c \
 	plugins/ggml/llama.c \
+	plugins/ggml/memory.c \
 	plugins/ggml/model.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \

@@ -67,12 +67,14 @@ void oracle_run(struct oracle *oracle, const char *path, const int32_t *tokens, 
 {
 	struct llama_model_params model_params = llama_model_default_params();
 	struct llama_context_params params = llama_context_default_params();
+	ggml_backend_dev_t no_devices[] = { NULL };
 	struct llama_batch batch = llama_batch_init((int32_t)oracle->n, 0, 1);
 	struct llama_context *context;
 	struct llama_model *model;
 	size_t n_vocab;
 
 	llama_log_set(silent, NULL);
+	model_params.devices = no_devices;
 	model = llama_model_load_from_file(path, model_params);
 	ck_assert_ptr_nonnull(model);
 	params.n_ctx = params.n_batch = params.n_ubatch = oracle->n;

@@ -161,17 +161,42 @@ START_TEST(junk)
 }
 END_TEST
 
-START_TEST(wrong_parameters)
+/* What a number of layers on the GPU ends with, where the host has no devices. */
+static const char *no_gpu(void)
 {
-	char *model = tiny_model_write(&tiny_models[5], TINY_GOOD); /* a head dimension of 16 */
-	struct test_engine_params params = { .model = model, .gpu_layers = 99 };
+	if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU))
+		return "gpu_layers = 2: whoever loaded this engine has no devices for it";
+	if (ggml_backend_reg_by_name("CUDA"))
+		return "gpu_layers = 2: ggml's CUDA backend finds no GPU; set it to 0";
+	return "gpu_layers = 2: this ggml was built without CUDA; set it to 0";
+}
+
+/* Who asks for a number is told why not; who asks for what there is gets the CPU. */
+START_TEST(no_gpu_here)
+{
+	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
+	struct test_engine_params params = { .model = model, .gpu_layers = 2 };
+	struct gg_engine *engine;
 
 	ck_assert_ptr_null(test_engine_open(&params));
 	ck_assert_int_eq(test_engine_code(), KVMOD_ENOTSUP);
-	ck_assert_str_eq(test_engine_error(),
-			 "gpu_layers = 99: this engine runs models on the CPU only; set it to 0");
-	params.gpu_layers = 0;
-	params.type = GGML_TYPE_Q8_0;
+	ck_assert_str_eq(test_engine_error(), no_gpu());
+	params.gpu_layers = -1;
+	engine = test_engine_open(&params);
+	ck_assert_msg(engine, "%s", test_engine_error());
+	ck_assert_ptr_null(gg_engine_ops.model(engine)->device);
+	ck_assert_uint_eq(gg_engine_ops.model(engine)->n_device_layers, 0);
+	test_engine_close(engine);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+START_TEST(wrong_parameters)
+{
+	char *model = tiny_model_write(&tiny_models[5], TINY_GOOD); /* a head dimension of 16 */
+	struct test_engine_params params = { .model = model, .type = GGML_TYPE_Q8_0 };
+
 	ck_assert_ptr_null(test_engine_open(&params));
 	ck_assert_int_eq(test_engine_code(), KVMOD_ENOTSUP);
 	ck_assert_str_eq(test_engine_error(),
@@ -244,6 +269,7 @@ static void add(TCase *tc)
 	tcase_add_test(tc, truncated);
 	tcase_add_loop_test(tc, damaged, 0, 10);
 	tcase_add_test(tc, junk);
+	tcase_add_test(tc, no_gpu_here);
 	tcase_add_test(tc, wrong_parameters);
 	tcase_add_test(tc, no_vocabulary);
 	tcase_add_test(tc, sliding_window);

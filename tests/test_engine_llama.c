@@ -27,18 +27,19 @@ struct setup {
 
 static void set_up(struct setup *s, const char *engine, const char *batch)
 {
-	char texts[4][256];
-	const char *overrides[4];
+	char texts[5][256];
+	const char *overrides[5];
 
 	s->model = tiny_model_write(&tiny_models[0], TINY_GOOD);
 	snprintf(texts[0], sizeof(*texts), "engine %s.model=%s", engine, s->model);
 	snprintf(texts[1], sizeof(*texts), "engine %s.batch=%s", engine, batch);
 	snprintf(texts[2], sizeof(*texts), "engine %s.cache_type=f32", engine);
 	snprintf(texts[3], sizeof(*texts), "engine %s.context=%d", engine, CONTEXT);
-	for (int i = 0; i < 4; i++)
+	snprintf(texts[4], sizeof(*texts), "engine %s.gpu_layers=0", engine);
+	for (int i = 0; i < 5; i++)
 		overrides[i] = texts[i];
 	ck_assert_int_eq(kvmod_new(&s->ctx), 0);
-	ck_assert_msg(!kvmod_configure(s->ctx, "/dev/null", overrides, 4), "%s", kvmod_error());
+	ck_assert_msg(!kvmod_configure(s->ctx, "/dev/null", overrides, 5), "%s", kvmod_error());
 	ck_assert_msg(!kvmod_engine_open(s->ctx, engine, &s->engine), "%s", kvmod_error());
 	s->ops = kvmod_engine_ops(s->engine);
 	s->instance = kvmod_engine_instance(s->engine);

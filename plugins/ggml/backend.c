@@ -87,10 +87,6 @@ int32_t gg_backend_open(struct gg_engine *engine)
 	const struct kvmod_host *host = engine->base.host;
 
 	pthread_once(&once, init_once);
-	if (engine->gpu_layers > 0)
-		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "gpu_layers = %lld: this engine runs models on the CPU only; set it to 0",
-			       (long long)engine->gpu_layers);
 	backend->n_threads = (int)(engine->threads ? engine->threads : host->n_threads(host->ctx));
 	if (backend->n_threads > GGML_MAX_N_THREADS)
 		backend->n_threads = GGML_MAX_N_THREADS;
@@ -119,10 +115,8 @@ void gg_backend_close(struct gg_engine *engine)
 	backend->handle = NULL;
 }
 
-int32_t gg_backend_compute(struct gg_engine *engine, struct ggml_cgraph *graph)
+int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status)
 {
-	enum ggml_status status = ggml_backend_graph_compute(engine->backend.handle, graph);
-
 	switch (status) {
 	case GGML_STATUS_SUCCESS:
 		return KVMOD_OK;

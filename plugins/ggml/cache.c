@@ -1,44 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Caches of one layer. Each of K and V is a mapping of its own: what a plan cuts
+ * Caches of one layer. Each of K and V is memory of its own: what a plan cuts
  * goes back to the system when the smaller copy has taken its place.
  */
 #include "engine.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 size_t gg_row_bytes(const struct gg_engine *engine)
 {
 	return ggml_row_size(engine->type, engine->net.head_dim);
 }
 
-static void memory_free(struct gg_memory *memory)
-{
-	if (memory->buffer)
-		ggml_backend_buffer_free(memory->buffer);
-	if (memory->address)
-		munmap(memory->address, memory->bytes);
-	memset(memory, 0, sizeof(*memory));
-}
-
-static bool memory_new(struct gg_memory *memory, size_t bytes)
-{
-	void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (address == MAP_FAILED)
-		return false;
-	memory->address = address;
-	memory->bytes = bytes;
-	memory->buffer = ggml_backend_cpu_buffer_from_ptr(address, bytes);
-	return memory->buffer;
-}
-
 void gg_cache_free(struct gg_cache *cache)
 {
-	memory_free(&cache->k);
-	memory_free(&cache->v);
+	gg_memory_free(&cache->k);
+	gg_memory_free(&cache->v);
 	free(cache->n);
 	free(cache->first);
 	free(cache->positions);
@@ -144,8 +122,8 @@ static bool needs_positions(const struct gg_cache *from, const struct gg_pick *p
 
 /* --- caches ---------------------------------------------------------------------------------- */
 
-static bool cache_new(struct gg_engine *engine, struct gg_cache *cache, const struct gg_pick *picks,
-		      uint32_t room, bool positions)
+static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
+		      const struct gg_pick *picks, uint32_t room, bool positions)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
 	size_t row = gg_row_bytes(engine);
@@ -164,32 +142,126 @@ static bool cache_new(struct gg_engine *engine, struct gg_cache *cache, const st
 		if (!cache->positions)
 			return false;
 	}
-	return memory_new(&cache->k, cache->first[n_heads] * row) &&
-	       memory_new(&cache->v, cache->first[n_heads] * row);
+	return gg_memory_new(engine, &cache->k, side, cache->first[n_heads] * row) &&
+	       gg_memory_new(engine, &cache->v, side, cache->first[n_heads] * row);
 }
 
-int32_t gg_cache_copy(struct gg_engine *engine, struct gg_cache *to, const struct gg_cache *from,
-		      const struct gg_pick *picks, uint64_t logical, uint32_t room)
+static void copy_on_host(const struct gg_engine *engine, struct gg_cache *to,
+			 const struct gg_cache *from, const struct gg_pick *picks)
 {
-	uint32_t n_heads = engine->net.n_kv_heads;
 	size_t row = gg_row_bytes(engine);
 
-	if (!cache_new(engine, to, picks, room, from && needs_positions(from, picks, n_heads, logical))) {
-		gg_cache_free(to);
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache");
-	}
-	for (uint32_t g = 0; from && g < n_heads; g++) {
-		size_t source = from->first[g], target = to->first[g];
+	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
+		size_t source = from->first[g] * row, target = to->first[g] * row;
 
-		copy_rows(&picks[g], (char *)to->k.address + target * row,
-			  (const char *)from->k.address + source * row, row);
-		copy_rows(&picks[g], (char *)to->v.address + target * row,
-			  (const char *)from->v.address + source * row, row);
-		if (from->positions)
-			copy_rows(&picks[g], to->positions + target, from->positions + source,
-				  sizeof(*to->positions));
-		else if (to->positions)
-			number_rows(&picks[g], to->positions + target);
+		copy_rows(&picks[g], (char *)to->k.address + target,
+			  (const char *)from->k.address + source, row);
+		copy_rows(&picks[g], (char *)to->v.address + target,
+			  (const char *)from->v.address + source, row);
 	}
+}
+
+/* What a pick names, for a device: spans that are cut off where it ends. Gives their number. */
+static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *gather,
+			      struct kvmod_span *spans)
+{
+	uint32_t begin, span = 0, n_spans = 0, n;
+
+	if (pick->indices) {
+		gather->indices = pick->indices;
+		gather->n_indices = pick->n;
+		return 0;
+	}
+	for (uint32_t done = 0; done < pick->n; done += n) {
+		n = next_run(pick, done, &span, &begin);
+		spans[n_spans++] = (struct kvmod_span){ .begin = begin, .end = begin + n };
+	}
+	gather->spans = spans;
+	gather->n_spans = n_spans;
+	return n_spans;
+}
+
+/* K and V of all heads in one call. */
+static int32_t gather_heads(struct gg_engine *engine, struct gg_cache *to, const struct gg_cache *from,
+			    const struct gg_pick *picks, struct kvmod_gather *gathers,
+			    struct kvmod_span *spans)
+{
+	size_t row = gg_row_bytes(engine);
+	uint32_t n = 0;
+
+	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
+		size_t source = from->first[g] * row, target = to->first[g] * row;
+		struct kvmod_gather gather = {
+			.size = sizeof(gather), .row_bytes = row,
+			.src_stride = (int64_t)row, .dst_stride = (int64_t)row,
+		};
+
+		if (!picks[g].n)
+			continue;
+		spans += describe_pick(&picks[g], &gather, spans);
+		gather.src = (const char *)from->k.address + source;
+		gather.dst = (char *)to->k.address + target;
+		gathers[n++] = gather;
+		gather.src = (const char *)from->v.address + source;
+		gather.dst = (char *)to->v.address + target;
+		gathers[n++] = gather;
+	}
+	return gg_gpu_gather(engine, gathers, n);
+}
+
+static int32_t copy_on_gpu(struct gg_engine *engine, struct gg_cache *to,
+			   const struct gg_cache *from, const struct gg_pick *picks)
+{
+	uint32_t n_heads = engine->net.n_kv_heads;
+	struct kvmod_gather *gathers = calloc(2 * (size_t)n_heads, sizeof(*gathers));
+	struct kvmod_span *spans;
+	size_t n_spans = 0;
+	int32_t code;
+
+	for (uint32_t g = 0; g < n_heads; g++)
+		n_spans += picks[g].spans ? picks[g].n_spans : 1;
+	spans = calloc(n_spans + 1, sizeof(*spans));
+	if (gathers && spans)
+		code = gather_heads(engine, to, from, picks, gathers, spans);
+	else
+		code = gg_fail(engine, KVMOD_ENOMEM, "no memory to copy a cache");
+	free(gathers);
+	free(spans);
+	return code;
+}
+
+static void copy_positions(const struct gg_engine *engine, struct gg_cache *to,
+			   const struct gg_cache *from, const struct gg_pick *picks)
+{
+	for (uint32_t g = 0; to->positions && g < engine->net.n_kv_heads; g++) {
+		int32_t *target = to->positions + to->first[g];
+
+		if (from->positions)
+			copy_rows(&picks[g], target, from->positions + from->first[g], sizeof(*target));
+		else
+			number_rows(&picks[g], target);
+	}
+}
+
+int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+		      const struct gg_cache *from, const struct gg_pick *picks, uint64_t logical,
+		      uint32_t room)
+{
+	bool positions = from && needs_positions(from, picks, engine->net.n_kv_heads, logical);
+	int32_t code = KVMOD_OK;
+
+	if (!cache_new(engine, side, to, picks, room, positions))
+		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
+			       side == GG_GPU ? " on the GPU: a smaller gpu_layers leaves more" : "");
+	else if (from && side == GG_GPU)
+		code = copy_on_gpu(engine, to, from, picks);
+	else if (from)
+		copy_on_host(engine, to, from, picks);
+	if (code) {
+		gg_cache_free(to);
+		return code;
+	}
+	if (from)
+		copy_positions(engine, to, from, picks);
 	return KVMOD_OK;
 }

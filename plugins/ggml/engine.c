@@ -16,8 +16,8 @@
 	  "threads of ggml; 0: as many as the host has") \
 	P(owner, struct gg_engine, batch, INT, "512", "1..16384", \
 	  "tokens that one pass takes at most") \
-	P(owner, struct gg_engine, gpu_layers, INT, "0", "0..", \
-	  "layers that run on a GPU; this engine runs on the CPU: 0") \
+	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
+	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
 	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
 	  "element type of the cached K and V")
 KVMOD_PARAMS(engine, ggml, ENGINE_PARAMS);
@@ -28,7 +28,6 @@ static int32_t set_limits(struct gg_engine *engine)
 {
 	uint64_t trained = engine->net.context, wanted = (uint64_t)engine->context;
 
-	engine->type = cache_types[engine->cache_type];
 	if (engine->net.head_dim % (uint32_t)ggml_blck_size(engine->type))
 		return gg_fail(engine, KVMOD_ENOTSUP, "cache_type = %s needs a head dimension in blocks of %lld; this model's is %u",
 			       ggml_type_name(engine->type), (long long)ggml_blck_size(engine->type),
@@ -56,6 +55,8 @@ static void describe(struct gg_engine *engine)
 		.scale = net->scale, .rope_base = net->rope.base,
 		.rope_interleaved = net->rope.type == GGML_ROPE_TYPE_NORMAL,
 		.end_tokens = engine->text.end_tokens, .n_end_tokens = engine->text.n_end_tokens,
+		.device = engine->gpu.n_layers ? engine->gpu.ops->name : NULL,
+		.n_device_layers = engine->gpu.n_layers,
 	};
 }
 
@@ -66,6 +67,7 @@ static void gg_close(void *self)
 	gg_graph_free(&engine->graph);
 	gg_text_close(engine);
 	gg_model_close(engine);
+	gg_gpu_close(engine);
 	gg_backend_close(engine);
 }
 
@@ -74,8 +76,10 @@ static int32_t gg_open(void *self)
 	struct gg_engine *engine = self;
 	int32_t code;
 
-	if ((code = gg_backend_open(engine)) || (code = gg_model_open(engine)) ||
-	    (code = set_limits(engine)) || (code = gg_text_open(engine))) {
+	engine->type = cache_types[engine->cache_type];
+	if ((code = gg_backend_open(engine)) || (code = gg_gpu_find(engine)) ||
+	    (code = gg_model_read(engine)) || (code = set_limits(engine)) ||
+	    (code = gg_gpu_open(engine)) || (code = gg_model_load(engine)) || (code = gg_text_open(engine))) {
 		gg_close(engine);
 		return code;
 	}
@@ -97,7 +101,7 @@ static void gg_cancel(void *self)
 const struct kvmod_engine_ops gg_engine_ops = {
 	.size = sizeof(struct kvmod_engine_ops),
 	.name = "ggml",
-	.description = "GGUF models through ggml, on the CPU",
+	.description = "GGUF models through ggml, on the CPU and on CUDA GPUs",
 	.instance_size = sizeof(struct gg_engine),
 	.n_params = sizeof(ggml_params) / sizeof(ggml_params[0]),
 	.params = ggml_params,

@@ -14,6 +14,7 @@
 #include <gguf.h>
 #include <llama.h>
 
+#include <kvmod/device.h>
 #include <kvmod/engine.h>
 
 /* Flash attention wants the length of K in whole blocks of this many rows. */
@@ -44,12 +45,66 @@ struct gg_backend {
 
 int32_t gg_backend_open(struct gg_engine *engine);
 void gg_backend_close(struct gg_engine *engine);
-/* Runs a graph; KVMOD_ECANCELED if cancel() came. */
-int32_t gg_backend_compute(struct gg_engine *engine, struct ggml_cgraph *graph);
+/* What a graph's run ended with; KVMOD_ECANCELED if cancel() came. */
+int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status);
 /* While it is set, what ggml and libllama log in this thread goes to engine's host. */
 void gg_log_begin(struct gg_engine *engine);
 /* Ends that; returns the last error line that came, "" if none did. */
 const char *gg_log_end(void);
+
+/* --- a GPU (gpu.c) --------------------------------------------------------------- */
+
+/* Where a layer is: its weights, its cache, the queries collected there. */
+enum gg_side { GG_HOST, GG_GPU, GG_N_SIDES };
+
+/* A GPU that ggml computes on; kvmod's device moves rows of its memory. */
+struct gg_gpu {
+	ggml_backend_dev_t device;
+	ggml_backend_t handle;		/* NULL: everything is on the host */
+	const struct kvmod_device_ops *ops;
+	void *self;
+	uint32_t n_layers;		/* that many at the end of the model are there */
+	bool output;			/* the output matrix too */
+};
+
+/*
+ * How many decoded tokens caches and graphs have room for at least. A GPU gets
+ * its work all at once, as it was recorded: it pays to record seldom.
+ */
+static inline uint32_t gg_ahead(const struct gg_gpu *gpu)
+{
+	return gpu->handle ? GG_PAD : 1;
+}
+
+/*
+ * The GPU that gpu_layers asks for. *device stays NULL where none was asked for,
+ * or where "as many as can be" is none; a message, and a code, where one was
+ * asked for by a number and there is none.
+ */
+int32_t gg_gpu_find(struct gg_engine *engine);
+/* After that, and the header of the model: starts it for so many layers. */
+int32_t gg_gpu_open(struct gg_engine *engine);
+void gg_gpu_close(struct gg_engine *engine);
+enum gg_side gg_side_of(const struct gg_engine *engine, uint32_t layer);
+enum gg_side gg_output_side(const struct gg_engine *engine);
+/* Moves rows of the GPU's memory, and waits for that. */
+int32_t gg_gpu_gather(struct gg_engine *engine, const struct kvmod_gather *gathers, uint32_t n);
+
+/* --- memory (memory.c) ----------------------------------------------------------- */
+
+/* Memory of its own, so that giving it back gives it back to the system. */
+struct gg_memory {
+	void *address;			/* on its side */
+	size_t bytes;
+	ggml_backend_buffer_t buffer;
+	bool mapped;
+};
+
+/* All zeros. *memory is overwritten; false: there is not so much. */
+bool gg_memory_new(struct gg_engine *engine, struct gg_memory *memory, enum gg_side side, size_t bytes);
+/* On the host, where the GPU can fetch it by itself. */
+bool gg_memory_new_shared(struct gg_engine *engine, struct gg_memory *memory, size_t bytes);
+void gg_memory_free(struct gg_memory *memory);
 
 /* --- families of models (arch.c) ------------------------------------------------ */
 
@@ -106,12 +161,13 @@ struct gg_model {
 	struct gg_rope rope;
 	char *name;
 
-	struct ggml_tensor *embed, *out_norm, *out, *rope_factors;
+	struct ggml_tensor *embed, *out_norm, *out;
+	struct ggml_tensor *rope_factors[GG_N_SIDES];
 	struct gg_layer *layers;
 
 	struct gguf_context *gguf;
 	struct ggml_context *tensors;	/* as the file has them */
-	struct ggml_context *extra;	/* a second one of what is used in two ways */
+	struct ggml_context *extra;	/* a second one of what is used in two ways or places */
 	const char *file;		/* the mapped file */
 	size_t file_size;
 	ggml_backend_buffer_t file_buffer;
@@ -122,7 +178,10 @@ struct gg_model {
 /* Reads sizes and constants from the header of the file. */
 int32_t gg_model_read_header(struct gg_engine *engine);
 
-int32_t gg_model_open(struct gg_engine *engine);
+/* Maps the file and reads its header. */
+int32_t gg_model_read(struct gg_engine *engine);
+/* Then, once it is known where layers run: takes the weights. */
+int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
 
 /* --- text (text.c, chat.c) ----------------------------------------------------------- */
@@ -158,13 +217,6 @@ int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messa
 
 /* --- caches (cache.c) ---------------------------------------------------------------- */
 
-/* Memory of its own, so that giving it back gives it back to the system. */
-struct gg_memory {
-	void *address;
-	size_t bytes;
-	ggml_backend_buffer_t buffer;
-};
-
 /*
  * K and V of one layer: head_dim-wide rows, KV heads end to end. Head g has the
  * rows first[g] .. first[g + 1] - 1, of which the first n[g] are in use.
@@ -192,7 +244,7 @@ size_t gg_row_bytes(const struct gg_engine *engine);
  * head; from NULL: none), with room for at least `room` more rows a head. Its
  * sequence is `logical` tokens long.
  */
-int32_t gg_cache_copy(struct gg_engine *engine, struct gg_cache *to,
+int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
 		      const struct gg_cache *from, const struct gg_pick *picks,
 		      uint64_t logical, uint32_t room);
 void gg_cache_free(struct gg_cache *cache);
@@ -201,9 +253,9 @@ bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache)
 
 /* --- sequences (seq.c) ------------------------------------------------------------------ */
 
-/* Queries after RoPE of the newest tokens, [layer][room][q_heads * head_dim]. */
+/* Queries after RoPE of the newest tokens, [layer of that side][room][q_heads * head_dim]. */
 struct gg_rows {
-	float *data;
+	struct gg_memory memory[GG_N_SIDES];
 	uint32_t wanted;		/* rows; 0: none are collected */
 	uint32_t room;			/* >= wanted: what is older moves on in steps */
 	uint32_t n;			/* there now; the newest `wanted` of them count */
@@ -259,9 +311,11 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			const struct kvmod_needs *needs);
 /* Of n tokens that come next: how many at their end to collect. */
 uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n);
-/* Makes room for the rows of the n newest tokens, behind those that are there. */
+/* Makes room for the rows of n tokens, behind those that are there. */
+int32_t gg_rows_reserve(struct kvmod_seq *seq, uint32_t n);
+/* The rows of the n newest tokens have been written there. */
 void gg_rows_push(struct kvmod_seq *seq, uint32_t n);
-/* Where row i of a layer is, of those that are there. */
+/* Where row i of a layer is, on the layer's side. */
 float *gg_row_at(const struct kvmod_seq *seq, uint32_t layer, uint32_t i);
 /* to has none yet. */
 int32_t gg_rows_copy(struct kvmod_seq *to, const struct kvmod_seq *from);
@@ -269,7 +323,7 @@ int32_t gg_rows_copy(struct kvmod_seq *to, const struct kvmod_seq *from);
 void gg_rows_forget(struct gg_rows *rows, uint64_t logical);
 void gg_rows_free(struct gg_rows *rows);
 
-/* --- graphs (graph.c, inputs.c, step.c) ------------------------------------------------------ */
+/* --- graphs (graph.c, inputs.c, compute.c, step.c) ---------------------------------------------- */
 
 /* New tokens of one sequence in one pass. */
 struct gg_slot {
@@ -281,42 +335,90 @@ struct gg_slot {
 	float *logits;
 };
 
-/* The mask of a slot for all heads that had n positions when the graph was built. */
+/* What a graph is fed with: filled on the host, there on each side that has layers. */
+struct gg_input {
+	struct ggml_tensor *on[GG_N_SIDES];
+	size_t offset;			/* in gg_feed's memory */
+};
+
+/* The memory of a graph's inputs: what every pass needs anew, then masks. */
+struct gg_feed {
+	struct gg_memory memory[GG_N_SIDES];
+	struct ggml_tensor *all;	/* the GPU's, as bytes */
+	size_t small, bytes;		/* masks begin at `small` */
+	bool fresh;			/* nothing of it is on the GPU yet */
+};
+
+/* Several tokens: the mask for all heads that had n positions when the graph was built. */
 struct gg_mask {
 	uint32_t n;
-	struct ggml_tensor *tensor;	/* [padded length][n_tokens] */
+	struct gg_input in;		/* [padded length][n_tokens] */
+};
+
+/*
+ * One token: row r, 0 up to `base` + r and then minus infinity, holds the masks of
+ * all heads whose n leaves r divided by GG_MASK_ROWS. Each begins where as much
+ * lies before the end of the zeros as it has positions, and goes on for as long
+ * as the graph serves: all heads grow alike.
+ */
+#define GG_MASK_ROWS	8u		/* so that masks begin at multiples of 16 bytes */
+struct gg_ladder {
+	struct gg_input in;		/* [length][GG_MASK_ROWS] */
+	uint32_t base, length;
+	uint32_t used;			/* bits: rows that a head needs */
+	uint32_t shown;			/* zeros that have come behind the first ones */
 };
 
 struct gg_slot_inputs {
-	struct ggml_tensor *rows;	/* [n_layers][n_tokens * n_kv_heads]: cache rows to write */
+	struct gg_input rows;		/* [n_layers][n_tokens * n_kv_heads]: cache rows to write */
+	struct gg_input query_rows;	/* [n_rows]: where collected queries go */
 	struct gg_mask *masks;
 	uint32_t n_masks;
-	struct ggml_tensor **queries;	/* [n_layers]; NULL: none are collected */
+	struct gg_ladder ladder;
 };
 
 /* What a graph was built for: while it is the same, the graph serves again. */
 struct gg_shape {
 	uint64_t version;
 	uint64_t logical;		/* when it was built */
+	uint64_t limit;			/* the logical length that it serves at most */
 	uint32_t n_tokens, n_logits, n_rows;
-	uint32_t *padded;		/* [n_layers * n_kv_heads] */
 };
 
 struct gg_graph {
+	void *arena;			/* of context: kept, so that a node is where it was */
+	size_t arena_bytes;
 	struct ggml_context *context;
 	struct ggml_cgraph *nodes;
-	ggml_gallocr_t memory;
+	uint64_t topology;		/* equal numbers: the same nodes, but for lengths */
+	ggml_gallocr_t memory;		/* what it runs in, all on the host */
+	ggml_backend_sched_t sched;	/* the same where there is a GPU */
+	uint64_t planned;		/* the topology that sched's memory is for */
 	uint32_t n_slots;
 	struct gg_shape *shapes;	/* [n_slots] */
 	struct gg_slot_inputs *slots;	/* [n_slots] */
-	struct ggml_tensor *tokens, *positions, *outputs;	/* inputs */
+	struct gg_feed feed;
+	struct gg_input embeddings, positions, outputs;
 	struct ggml_tensor *logits;
 };
 
 /* A graph for these slots, built anew only if the last one does not fit. */
 int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
 void gg_graph_free(struct gg_graph *graph);
-void gg_graph_set_inputs(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+
+/* Rows that a head attends to: those of n positions, and of tokens to come. */
+uint32_t gg_attended(const struct gg_engine *engine, const struct gg_slot *slot,
+		     const struct gg_cache *cache, uint32_t head);
+/* The inputs of a graph whose context is there, and memory for them. */
+bool gg_feed_new(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+/* The mask for heads of slot i that have n positions, `length` long. */
+struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n, uint32_t length,
+				 enum gg_side side);
+void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+
+/* Memory for the nodes of a graph that was built; false: there is not enough. */
+bool gg_graph_plan(struct gg_engine *engine, struct gg_graph *graph);
+int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph);
 int32_t gg_step(void *self, const struct kvmod_batch *batch);
 /* Runs n tokens of a sequence; logits of the last n_logits go to logits. */
 int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
@@ -347,6 +449,7 @@ struct gg_engine {
 	uint64_t last_id, last_version;
 	struct kvmod_model public_model;
 	struct gg_backend backend;
+	struct gg_gpu gpu;
 	struct gg_model net;
 	struct gg_text text;
 	struct gg_graph graph;

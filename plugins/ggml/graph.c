@@ -16,101 +16,68 @@ struct builder {
 	struct ggml_context *context;
 	const struct gg_slot *slots;
 	uint32_t n_slots, n_tokens, n_logits;
+	enum gg_side side; /* of the layer that is being built */
 	struct ggml_tensor **parts; /* [max(n_slots, n_kv_heads)] */
 };
 
 /* --- does the last graph fit? ----------------------------------------------------------- */
 
-static bool shape_fits(const struct gg_engine *engine, const struct gg_shape *shape,
-		       const struct gg_slot *slot)
+static bool shape_fits(const struct gg_shape *shape, const struct gg_slot *slot)
 {
-	const struct gg_model *model = &engine->net;
-	const uint32_t *padded = shape->padded;
-
-	if (shape->version != slot->seq->version || shape->n_tokens != slot->n_tokens ||
-	    shape->n_logits != slot->n_logits || shape->n_rows != slot->n_rows)
-		return false;
-	for (uint32_t i = 0; i < model->n_layers; i++) {
-		const uint32_t *n = slot->seq->caches[i].n;
-
-		for (uint32_t g = 0; g < model->n_kv_heads; g++) {
-			if (*padded++ != gg_padded((uint64_t)n[g] + slot->n_tokens))
-				return false;
-		}
-	}
-	return true;
+	return shape->version == slot->seq->version && shape->n_tokens == slot->n_tokens &&
+	       shape->n_logits == slot->n_logits && shape->n_rows == slot->n_rows &&
+	       slot->seq->logical + slot->n_tokens <= shape->limit;
 }
 
-static bool graph_fits(const struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+static bool graph_fits(const struct gg_graph *graph, const struct gg_slot *slots, uint32_t n_slots)
 {
-	const struct gg_graph *graph = &engine->graph;
-
 	if (!graph->nodes || graph->n_slots != n_slots)
 		return false;
 	for (uint32_t i = 0; i < n_slots; i++) {
-		if (!shape_fits(engine, &graph->shapes[i], &slots[i]))
+		if (!shape_fits(&graph->shapes[i], &slots[i]))
 			return false;
 	}
 	return true;
 }
 
-static bool shape_set(const struct gg_engine *engine, struct gg_shape *shape, const struct gg_slot *slot)
+static void shape_set(const struct gg_engine *engine, struct gg_shape *shape, const struct gg_slot *slot)
 {
 	const struct gg_model *model = &engine->net;
-	uint32_t *padded = malloc((size_t)model->n_layers * model->n_kv_heads * sizeof(*padded));
+	uint32_t least = UINT32_MAX;
 
+	for (uint32_t i = 0; i < model->n_layers; i++) {
+		const struct gg_cache *cache = &slot->seq->caches[i];
+
+		for (uint32_t g = 0; g < model->n_kv_heads; g++) {
+			uint32_t spare = gg_attended(engine, slot, cache, g) - cache->n[g];
+
+			least = spare < least ? spare : least;
+		}
+	}
 	*shape = (struct gg_shape){
 		.version = slot->seq->version,
 		.logical = slot->seq->logical,
+		.limit = slot->seq->logical + least,
 		.n_tokens = slot->n_tokens,
 		.n_logits = slot->n_logits,
 		.n_rows = slot->n_rows,
-		.padded = padded,
 	};
-	for (uint32_t i = 0; padded && i < model->n_layers; i++) {
-		for (uint32_t g = 0; g < model->n_kv_heads; g++)
-			*padded++ = gg_padded((uint64_t)slot->seq->caches[i].n[g] + slot->n_tokens);
+}
+
+/* FNV-1a over all that decides which nodes there are, and what feeds on what. */
+static uint64_t topology_of(const struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+{
+	uint64_t hash = 0xcbf29ce484222325u;
+
+	for (uint32_t s = 0; s < n_slots; s++) {
+		const uint32_t counts[] = { slots[s].n_tokens, slots[s].n_logits, slots[s].n_rows };
+
+		for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+			hash = (hash ^ counts[i]) * 0x100000001b3u;
+		for (uint32_t i = 0; i < engine->net.n_layers; i++)
+			hash = (hash ^ gg_cache_even(engine, &slots[s].seq->caches[i])) * 0x100000001b3u;
 	}
-	return shape->padded;
-}
-
-/* --- inputs -------------------------------------------------------------------------------- */
-
-static struct ggml_tensor *input(const struct builder *b, enum ggml_type type, int64_t ne0, int64_t ne1)
-{
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(b->context, type, ne0, ne1);
-
-	ggml_set_input(tensor);
-	return tensor;
-}
-
-/* The mask for heads of a slot that have n positions: equal lengths share one. */
-static struct ggml_tensor *mask_for(const struct builder *b, uint32_t slot, uint32_t n)
-{
-	struct gg_slot_inputs *inputs = &b->graph->slots[slot];
-	uint32_t n_tokens = b->slots[slot].n_tokens;
-	struct gg_mask *mask;
-
-	for (uint32_t i = 0; i < inputs->n_masks; i++) {
-		if (inputs->masks[i].n == n)
-			return inputs->masks[i].tensor;
-	}
-	mask = &inputs->masks[inputs->n_masks++];
-	mask->n = n;
-	mask->tensor = input(b, GGML_TYPE_F16, gg_padded((uint64_t)n + n_tokens), n_tokens);
-	return mask->tensor;
-}
-
-static bool slot_inputs_new(const struct builder *b, uint32_t slot)
-{
-	struct gg_slot_inputs *inputs = &b->graph->slots[slot];
-	uint32_t n_layers = b->model->n_layers, n_heads = b->model->n_kv_heads;
-
-	inputs->masks = calloc((size_t)n_layers * n_heads, sizeof(*inputs->masks));
-	inputs->rows = input(b, GGML_TYPE_I64, (int64_t)b->slots[slot].n_tokens * n_heads, n_layers);
-	if (b->slots[slot].n_rows)
-		inputs->queries = calloc(n_layers, sizeof(*inputs->queries));
-	return inputs->masks && (inputs->queries || !b->slots[slot].n_rows);
+	return hash;
 }
 
 /* --- pieces of a layer ------------------------------------------------------------------------ */
@@ -136,8 +103,8 @@ static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor 
 	x = ggml_reshape_3d(b->context, x, b->model->head_dim, n_heads, b->n_tokens);
 	if (norm_weight)
 		x = norm(b, x, norm_weight);
-	return ggml_rope_ext(b->context, x, b->graph->positions, b->model->rope_factors,
-			     rope->n_dims, rope->type, rope->n_context, rope->base, rope->scale,
+	return ggml_rope_ext(b->context, x, b->graph->positions.on[b->side],
+			     b->model->rope_factors[b->side], rope->n_dims, rope->type, rope->n_context, rope->base, rope->scale,
 			     rope->ext_factor, rope->attn_factor, rope->beta_fast, rope->beta_slow);
 }
 
@@ -156,7 +123,7 @@ static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_m
 static struct ggml_tensor *write_rows(const struct builder *b, uint32_t slot, uint32_t layer,
 				      uint32_t begin, struct ggml_tensor *cache, struct ggml_tensor *x)
 {
-	struct ggml_tensor *all = b->graph->slots[slot].rows, *rows;
+	struct ggml_tensor *all = b->graph->slots[slot].rows.on[b->side], *rows;
 	int64_t n_heads = b->model->n_kv_heads, n = b->slots[slot].n_tokens * n_heads;
 
 	x = ggml_reshape_2d(b->context, x, b->model->head_dim, n_heads * b->n_tokens);
@@ -180,19 +147,19 @@ static struct ggml_tensor *join(const struct builder *b, struct ggml_tensor **pa
 static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32_t begin,
 				  struct ggml_tensor *q, uint32_t q_head, uint32_t n_q,
 				  struct ggml_tensor *const kv[2], uint32_t first, uint32_t stride,
-				  uint32_t n_kv, uint32_t n)
+				  uint32_t n_kv, uint32_t n, uint32_t length)
 {
 	struct ggml_context *context = b->context;
-	uint32_t n_tokens = b->slots[slot].n_tokens, length = gg_padded((uint64_t)n + n_tokens);
 	struct ggml_tensor *views[2];
 
 	for (int i = 0; i < 2; i++)
 		views[i] = ggml_view_3d(context, kv[i], kv[i]->ne[0], length, n_kv, kv[i]->nb[1],
 					stride * kv[i]->nb[1], first * kv[i]->nb[1]);
-	q = ggml_view_3d(context, q, q->ne[0], n_q, n_tokens, q->nb[1], q->nb[2],
+	q = ggml_view_3d(context, q, q->ne[0], n_q, b->slots[slot].n_tokens, q->nb[1], q->nb[2],
 			 begin * q->nb[2] + q_head * q->nb[1]);
-	return ggml_flash_attn_ext(context, ggml_permute(context, q, 0, 2, 1, 3), views[0],
-				   views[1], mask_for(b, slot, n), b->model->scale, 0, 0);
+	return ggml_flash_attn_ext(context, ggml_permute(context, q, 0, 2, 1, 3), views[0], views[1],
+				   gg_feed_mask(b->graph, slot, n, length, b->side),
+				   b->model->scale, 0, 0);
 }
 
 /* [head_dim, n_q_heads, n_tokens] of one slot: one node, or one a KV head if they differ. */
@@ -200,34 +167,36 @@ static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, u
 				       uint32_t begin, struct ggml_tensor *q,
 				       struct ggml_tensor *const kv[2])
 {
-	const struct gg_cache *cache = &b->slots[slot].seq->caches[layer];
+	const struct gg_slot *s = &b->slots[slot];
+	const struct gg_cache *cache = &s->seq->caches[layer];
 	uint32_t n_heads = b->model->n_kv_heads, group = b->model->n_q_heads / n_heads;
 	struct ggml_tensor **parts = b->parts + b->n_slots;
 
 	if (gg_cache_even(b->engine, cache))
 		return attend(b, slot, begin, q, 0, b->model->n_q_heads, kv, 0, cache->first[1],
-			      n_heads, cache->n[0]);
+			      n_heads, cache->n[0], gg_attended(b->engine, s, cache, 0));
 	for (uint32_t g = 0; g < n_heads; g++)
 		parts[g] = attend(b, slot, begin, q, g * group, group, kv, cache->first[g], 0, 1,
-				  cache->n[g]);
+				  cache->n[g], gg_attended(b->engine, s, cache, g));
 	return join(b, parts, n_heads, 1);
 }
 
-/* Copies of the last queries of a slot, which stay after the pass. */
+/* Writes the last queries of a slot behind those that were collected before. */
 static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint32_t begin,
 		    struct ggml_tensor *q)
 {
-	uint32_t n = b->slots[slot].n_rows;
-	struct ggml_tensor *rows;
+	const struct gg_slot *s = &b->slots[slot];
+	struct ggml_tensor *store, *input = b->graph->slots[slot].query_rows.on[b->side];
+	int64_t width = b->model->dims[GG_Q_ROWS];
 
-	if (!n)
+	if (!s->n_rows)
 		return;
-	begin += b->slots[slot].n_tokens - n;
-	rows = ggml_cont(b->context, ggml_view_3d(b->context, q, q->ne[0], q->ne[1], n, q->nb[1],
-						  q->nb[2], begin * q->nb[2]));
-	ggml_set_output(rows);
-	ggml_build_forward_expand(b->graph->nodes, rows);
-	b->graph->slots[slot].queries[layer] = rows;
+	store = ggml_new_tensor_2d(b->context, GGML_TYPE_F32, width, s->seq->rows.room);
+	ggml_backend_tensor_alloc(s->seq->rows.memory[b->side].buffer, store,
+				  gg_row_at(s->seq, layer, 0));
+	begin += s->n_tokens - s->n_rows;
+	q = ggml_view_2d(b->context, q, width, s->n_rows, q->nb[2], begin * q->nb[2]);
+	ggml_build_forward_expand(b->graph->nodes, ggml_set_rows(b->context, store, q, input));
 }
 
 /* Attention of all slots; NULL if this layer's output is not wanted. */
@@ -274,26 +243,29 @@ static struct ggml_tensor *feed_forward(const struct builder *b, uint32_t layer,
 
 /* --- the whole -------------------------------------------------------------------------------------- */
 
-static void build_nodes(const struct builder *b)
+static void build_nodes(struct builder *b)
 {
+	const struct gg_model *model = b->model;
 	struct gg_graph *graph = b->graph;
 	struct ggml_context *context = b->context;
-	struct ggml_tensor *x = ggml_get_rows(context, b->model->embed, graph->tokens), *y;
+	struct ggml_tensor *x = graph->embeddings.on[gg_side_of(b->engine, 0)], *y, *outputs;
 
-	for (uint32_t i = 0; i < b->model->n_layers; i++) {
-		bool last = i + 1 == b->model->n_layers;
+	for (uint32_t i = 0; i < model->n_layers; i++) {
+		bool last = i + 1 == model->n_layers;
 
-		y = attention(b, i, norm(b, x, b->model->layers[i].w[GG_ATTN_NORM]), !last || b->n_logits);
+		b->side = gg_side_of(b->engine, i);
+		y = attention(b, i, norm(b, x, model->layers[i].w[GG_ATTN_NORM]), !last || b->n_logits);
 		if (!y)
 			return; /* nobody asked for logits: the caches are written */
-		if (last && graph->outputs) {
-			x = ggml_get_rows(context, x, graph->outputs);
-			y = ggml_get_rows(context, y, graph->outputs);
+		outputs = graph->outputs.on[b->side];
+		if (last && outputs) {
+			x = ggml_get_rows(context, x, outputs);
+			y = ggml_get_rows(context, y, outputs);
 		}
 		x = ggml_add(context, y, x);
 		x = ggml_add(context, feed_forward(b, i, x), x);
 	}
-	graph->logits = ggml_mul_mat(context, b->model->out, norm(b, x, b->model->out_norm));
+	graph->logits = ggml_mul_mat(context, model->out, norm(b, x, model->out_norm));
 	ggml_set_output(graph->logits);
 	ggml_build_forward_expand(graph->nodes, graph->logits);
 }
@@ -308,55 +280,67 @@ static size_t max_tensors(const struct builder *b)
 		for (uint32_t s = 0; s < b->n_slots; s++) {
 			bool even = gg_cache_even(b->engine, &b->slots[s].seq->caches[i]);
 
-			n += 26 + (even ? 0 : 7 * b->model->n_kv_heads);
+			n += 26 + (even ? 0 : 9 * b->model->n_kv_heads);
 		}
 	}
-	return n;
+	return n + 6 * b->n_slots;
+}
+
+/* An empty graph, its tensors where the last one's were. */
+static bool context_new(struct builder *b)
+{
+	struct gg_graph *graph = b->graph;
+	size_t n = max_tensors(b);
+	size_t bytes = n * ggml_tensor_overhead() + ggml_graph_overhead_custom(n, false);
+
+	if (graph->arena_bytes < bytes) {
+		free(graph->arena);
+		graph->arena_bytes = bytes;
+		graph->arena = malloc(bytes);
+		if (!graph->arena)
+			graph->arena_bytes = 0;
+	}
+	if (graph->arena)
+		graph->context = ggml_init((struct ggml_init_params){
+			.mem_size = graph->arena_bytes, .mem_buffer = graph->arena, .no_alloc = true });
+	if (!graph->context)
+		return false;
+	b->context = graph->context;
+	graph->nodes = ggml_new_graph_custom(b->context, n, false);
+	return true;
 }
 
 static bool graph_new(struct builder *b)
 {
 	struct gg_graph *graph = b->graph;
-	size_t n = max_tensors(b);
-	struct ggml_init_params params = {
-		.mem_size = n * ggml_tensor_overhead() + ggml_graph_overhead_custom(n, false),
-		.no_alloc = true,
-	};
 
-	graph->context = b->context = ggml_init(params);
 	graph->shapes = calloc(b->n_slots, sizeof(*graph->shapes));
 	graph->slots = calloc(b->n_slots, sizeof(*graph->slots));
-	if (!graph->context || !graph->shapes || !graph->slots)
+	if (!graph->shapes || !graph->slots || !context_new(b))
 		return false;
 	graph->n_slots = b->n_slots;
-	graph->nodes = ggml_new_graph_custom(b->context, n, false);
-	graph->tokens = input(b, GGML_TYPE_I32, b->n_tokens, 1);
-	graph->positions = input(b, GGML_TYPE_I32, b->n_tokens, 1);
-	if (b->n_logits && b->n_logits < b->n_tokens)
-		graph->outputs = input(b, GGML_TYPE_I32, b->n_logits, 1);
-	for (uint32_t i = 0; i < b->n_slots; i++) {
-		if (!slot_inputs_new(b, i) || !shape_set(b->engine, &graph->shapes[i], &b->slots[i]))
-			return false;
-	}
-	return true;
+	graph->topology = topology_of(b->engine, b->slots, b->n_slots);
+	for (uint32_t i = 0; i < b->n_slots; i++)
+		shape_set(b->engine, &graph->shapes[i], &b->slots[i]);
+	return gg_feed_new(b->engine, b->slots, b->n_slots);
 }
 
-/* Forgets what was built; the memory that graphs run in stays. */
+/* Forgets what was built; the memory that graphs are built and run in stays. */
 static void graph_clear(struct gg_graph *graph)
 {
-	ggml_gallocr_t memory = graph->memory;
+	struct gg_graph kept = {
+		.arena = graph->arena, .arena_bytes = graph->arena_bytes,
+		.memory = graph->memory, .sched = graph->sched, .planned = graph->planned,
+	};
 
-	for (uint32_t i = 0; i < graph->n_slots; i++) {
-		free(graph->shapes[i].padded);
+	memcpy(kept.feed.memory, graph->feed.memory, sizeof(kept.feed.memory));
+	for (uint32_t i = 0; i < graph->n_slots; i++)
 		free(graph->slots[i].masks);
-		free(graph->slots[i].queries);
-	}
 	free(graph->shapes);
 	free(graph->slots);
 	if (graph->context)
 		ggml_free(graph->context);
-	memset(graph, 0, sizeof(*graph));
-	graph->memory = memory;
+	*graph = kept;
 }
 
 void gg_graph_free(struct gg_graph *graph)
@@ -364,26 +348,21 @@ void gg_graph_free(struct gg_graph *graph)
 	graph_clear(graph);
 	if (graph->memory)
 		ggml_gallocr_free(graph->memory);
-	graph->memory = NULL;
+	ggml_backend_sched_free(graph->sched);
+	for (int side = 0; side < GG_N_SIDES; side++)
+		gg_memory_free(&graph->feed.memory[side]);
+	free(graph->arena);
+	memset(graph, 0, sizeof(*graph));
 }
 
 static int32_t graph_build(struct builder *b)
 {
-	struct gg_graph *graph = b->graph;
-
-	if (!graph->memory)
-		graph->memory = ggml_gallocr_new(
-			ggml_backend_get_default_buffer_type(b->engine->backend.handle));
-	if (!graph->memory || !graph_new(b))
+	if (!graph_new(b))
 		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to build the model's graph");
 	build_nodes(b);
-	/*
-	 * Reserve anew: left to itself the allocator compares counts and sizes, and
-	 * takes another graph with as many nodes for the one it has planned for.
-	 */
-	if (!ggml_gallocr_reserve(graph->memory, graph->nodes) ||
-	    !ggml_gallocr_alloc_graph(graph->memory, graph->nodes))
-		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to run %u tokens in", b->n_tokens);
+	if (!gg_graph_plan(b->engine, b->graph))
+		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to run %u tokens in%s", b->n_tokens,
+			       b->engine->gpu.handle ? ": a smaller batch or gpu_layers needs less" : "");
 	return KVMOD_OK;
 }
 
@@ -398,7 +377,7 @@ int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint
 	};
 	int32_t code;
 
-	if (graph_fits(engine, slots, n_slots))
+	if (graph_fits(&engine->graph, slots, n_slots))
 		return KVMOD_OK;
 	graph_clear(&engine->graph);
 	for (uint32_t i = 0; i < n_slots; i++) {

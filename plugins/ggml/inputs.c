@@ -1,39 +1,255 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a graph is fed with: tokens, positions, cache rows to write, masks. */
+/*
+ * What a graph is fed with: embeddings, positions, cache rows to write, masks. All
+ * of it lies in one piece of the host's memory, and in one of the GPU's that is a
+ * copy of it: a pass sends it there with one call, but for masks, of which it
+ * sends what has changed.
+ */
 #include "engine.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define F16_MINUS_INFINITY 0xfc00u
+#define ALIGNMENT 128u
 
-/* Inputs that no node uses have no memory. */
-static void *data_of(const struct ggml_tensor *tensor)
+/* --- declaring inputs -------------------------------------------------------------------- */
+
+static void place(struct gg_graph *graph, struct gg_input *in, enum gg_side side,
+		  enum ggml_type type, int64_t ne0, int64_t ne1)
 {
-	return tensor->buffer ? tensor->data : NULL;
+	struct gg_memory *memory = &graph->feed.memory[side];
+
+	in->on[side] = ggml_new_tensor_2d(graph->context, type, ne0, ne1);
+	ggml_backend_tensor_alloc(memory->buffer, in->on[side], (char *)memory->address + in->offset);
 }
 
-static void set_tokens(const struct gg_graph *graph, const struct gg_slot *slots, uint32_t n_slots)
+/* Without memory yet: only counts. */
+static void declare(struct gg_graph *graph, struct gg_input *in, enum ggml_type type, int64_t ne0,
+		    int64_t ne1)
 {
-	int32_t *tokens = data_of(graph->tokens), *positions = data_of(graph->positions);
-	int32_t *outputs = graph->outputs ? data_of(graph->outputs) : NULL;
-	uint32_t at = 0, out = 0;
+	struct gg_feed *feed = &graph->feed;
+
+	in->offset = feed->bytes;
+	feed->bytes += (ggml_row_size(type, ne0) * (size_t)ne1 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+	for (int side = 0; side < GG_N_SIDES; side++) {
+		if (feed->memory[side].buffer)
+			place(graph, in, side, type, ne0, ne1);
+	}
+}
+
+uint32_t gg_attended(const struct gg_engine *engine, const struct gg_slot *slot,
+		     const struct gg_cache *cache, uint32_t head)
+{
+	uint32_t room = cache->first[head + 1] - cache->first[head], length;
+
+	length = gg_padded((uint64_t)cache->n[head] +
+			   (slot->n_tokens > 1 ? slot->n_tokens : gg_ahead(&engine->gpu)));
+	return length < room ? length : room;
+}
+
+/* Heads of equal length share a mask. */
+static void note_mask(struct gg_slot_inputs *inputs, uint32_t n)
+{
+	for (uint32_t i = 0; i < inputs->n_masks; i++) {
+		if (inputs->masks[i].n == n)
+			return;
+	}
+	inputs->masks[inputs->n_masks++].n = n;
+}
+
+static uint32_t row_of(uint32_t n)
+{
+	return n % GG_MASK_ROWS;
+}
+
+/* Where in its row the mask of a head with n positions begins. */
+static uint32_t begin_of(const struct gg_ladder *ladder, uint32_t n)
+{
+	return ladder->base - (n - row_of(n));
+}
+
+static void note_rung(struct gg_ladder *ladder, uint32_t n, uint32_t length)
+{
+	uint32_t end = begin_of(ladder, n) + length;
+
+	ladder->used |= 1u << row_of(n);
+	ladder->length = end > ladder->length ? end : ladder->length;
+}
+
+static void note_masks(const struct gg_engine *engine, const struct gg_slot *slot,
+		       struct gg_slot_inputs *inputs)
+{
+	struct gg_ladder *ladder = &inputs->ladder;
+	uint32_t n_heads = engine->net.n_kv_heads, longest = 0;
+
+	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
+		for (uint32_t g = 0; g < n_heads; g++) {
+			uint32_t n = slot->seq->caches[i].n[g];
+
+			longest = n > longest ? n : longest;
+			if (slot->n_tokens > 1)
+				note_mask(inputs, n);
+		}
+	}
+	ladder->base = longest - row_of(longest);
+	for (uint32_t i = 0; slot->n_tokens == 1 && i < engine->net.n_layers; i++) {
+		const struct gg_cache *cache = &slot->seq->caches[i];
+
+		for (uint32_t g = 0; g < n_heads; g++)
+			note_rung(ladder, cache->n[g], gg_attended(engine, slot, cache, g));
+	}
+}
+
+static void declare_masks(struct gg_graph *graph, const struct gg_slot *slot,
+			  struct gg_slot_inputs *inputs)
+{
+	for (uint32_t i = 0; i < inputs->n_masks; i++)
+		declare(graph, &inputs->masks[i].in, GGML_TYPE_F16,
+			gg_padded((uint64_t)inputs->masks[i].n + slot->n_tokens), slot->n_tokens);
+	if (slot->n_tokens == 1)
+		declare(graph, &inputs->ladder.in, GGML_TYPE_F16, inputs->ladder.length, GG_MASK_ROWS);
+}
+
+static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
+			const struct gg_slot *slots, uint32_t n_slots)
+{
+	const struct gg_model *model = &engine->net;
+	uint32_t n_tokens = 0, n_logits = 0;
+
+	graph->feed.bytes = 0;
+	for (uint32_t i = 0; i < n_slots; i++) {
+		struct gg_slot_inputs *inputs = &graph->slots[i];
+
+		n_tokens += slots[i].n_tokens;
+		n_logits += slots[i].n_logits;
+		declare(graph, &inputs->rows, GGML_TYPE_I64,
+			(int64_t)slots[i].n_tokens * model->n_kv_heads, model->n_layers);
+		if (slots[i].n_rows)
+			declare(graph, &inputs->query_rows, GGML_TYPE_I64, slots[i].n_rows, 1);
+	}
+	declare(graph, &graph->embeddings, GGML_TYPE_F32, model->dims[GG_WIDTH], n_tokens);
+	declare(graph, &graph->positions, GGML_TYPE_I32, n_tokens, 1);
+	if (n_logits && n_logits < n_tokens)
+		declare(graph, &graph->outputs, GGML_TYPE_I32, n_logits, 1);
+	graph->feed.small = graph->feed.bytes;
+	for (uint32_t i = 0; i < n_slots; i++)
+		declare_masks(graph, &slots[i], &graph->slots[i]);
+}
+
+/* --- their memory ---------------------------------------------------------------------------- */
+
+/* What is there serves again, unless it is too small, or much too large. */
+static bool fits(const struct gg_memory *memory, size_t bytes)
+{
+	return memory->buffer && memory->bytes >= bytes && memory->bytes / 4 <= bytes;
+}
+
+static bool take_memory(struct gg_engine *engine, struct gg_feed *feed)
+{
+	struct gg_memory *host = &feed->memory[GG_HOST], *gpu = &feed->memory[GG_GPU];
+
+	if (fits(host, feed->bytes))
+		return true;
+	gg_memory_free(host);
+	gg_memory_free(gpu);
+	/* Room to grow, so that addresses stay as they are for a while. */
+	feed->bytes += feed->bytes / 4;
+	if (gg_memory_new_shared(engine, host, feed->bytes) &&
+	    (!engine->gpu.handle || gg_memory_new(engine, gpu, GG_GPU, feed->bytes)))
+		return true;
+	gg_memory_free(host);
+	gg_memory_free(gpu);
+	return false;
+}
+
+bool gg_feed_new(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+{
+	struct gg_graph *graph = &engine->graph;
+	struct gg_feed *feed = &graph->feed;
+	struct gg_memory kept[GG_N_SIDES];
+	size_t n_heads = (size_t)engine->net.n_layers * engine->net.n_kv_heads;
+
+	for (uint32_t i = 0; i < n_slots; i++) {
+		graph->slots[i].masks = calloc(n_heads, sizeof(*graph->slots[i].masks));
+		if (!graph->slots[i].masks)
+			return false;
+		note_masks(engine, &slots[i], &graph->slots[i]);
+	}
+	memcpy(kept, feed->memory, sizeof(kept));
+	memset(feed->memory, 0, sizeof(feed->memory));
+	declare_all(engine, graph, slots, n_slots);
+	memcpy(feed->memory, kept, sizeof(kept));
+	if (!take_memory(engine, feed))
+		return false;
+	declare_all(engine, graph, slots, n_slots);
+	if (engine->gpu.handle) {
+		feed->all = ggml_new_tensor_1d(graph->context, GGML_TYPE_I8, (int64_t)feed->bytes);
+		ggml_backend_tensor_alloc(feed->memory[GG_GPU].buffer, feed->all,
+					  feed->memory[GG_GPU].address);
+	}
+	feed->fresh = true;
+	return true;
+}
+
+struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n, uint32_t length,
+				 enum gg_side side)
+{
+	const struct gg_slot_inputs *inputs = &graph->slots[i];
+	struct ggml_tensor *rows = inputs->ladder.in.on[side];
+	uint32_t m = 0;
+
+	if (rows)
+		return ggml_view_2d(graph->context, rows, length, 1, rows->nb[1],
+				    row_of(n) * rows->nb[1] +
+					    begin_of(&inputs->ladder, n) * sizeof(ggml_fp16_t));
+	while (inputs->masks[m].n != n)
+		m++;
+	return inputs->masks[m].in.on[side];
+}
+
+/* --- filling them ------------------------------------------------------------------------------ */
+
+static void *data_of(const struct gg_graph *graph, const struct gg_input *in)
+{
+	return (char *)graph->feed.memory[GG_HOST].address + in->offset;
+}
+
+static void look_up(const struct ggml_tensor *embed, int32_t token, float *to)
+{
+	const char *row = (const char *)embed->data + (size_t)token * embed->nb[1];
+
+	if (embed->type == GGML_TYPE_F32)
+		memcpy(to, row, (size_t)embed->ne[0] * sizeof(*to));
+	else
+		ggml_get_type_traits(embed->type)->to_float(row, to, embed->ne[0]);
+}
+
+static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+{
+	const struct gg_graph *graph = &engine->graph;
+	float *embedding = data_of(graph, &graph->embeddings);
+	int32_t *positions = data_of(graph, &graph->positions);
+	int32_t *outputs = graph->outputs.on[GG_HOST] ? data_of(graph, &graph->outputs) : NULL;
+	uint32_t at = 0;
 
 	for (uint32_t i = 0; i < n_slots; i++) {
 		for (uint32_t t = 0; t < slots[i].n_tokens; t++, at++) {
-			tokens[at] = slots[i].tokens[t];
+			look_up(engine->net.embed, slots[i].tokens[t], embedding);
+			embedding += engine->net.dims[GG_WIDTH];
 			positions[at] = (int32_t)(slots[i].seq->logical + t);
 			if (outputs && t + slots[i].n_logits >= slots[i].n_tokens)
-				outputs[out++] = (int32_t)at;
+				*outputs++ = (int32_t)at;
 		}
 	}
 }
 
-/* Row (t, g) of a slot goes behind the rows that head g has. */
-static void set_rows(const struct gg_engine *engine, struct ggml_tensor *tensor,
-		     const struct gg_slot *slot)
+/* Row (t, g) of a slot goes behind the rows that head g has; queries behind queries. */
+static void fill_rows(const struct gg_engine *engine, const struct gg_slot *slot,
+		      const struct gg_slot_inputs *inputs)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
-	int64_t *rows = data_of(tensor);
+	int64_t *rows = data_of(&engine->graph, &inputs->rows);
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
 		const struct gg_cache *cache = &slot->seq->caches[i];
@@ -43,39 +259,85 @@ static void set_rows(const struct gg_engine *engine, struct ggml_tensor *tensor,
 				*rows++ = (int64_t)cache->first[g] + cache->n[g] + t;
 		}
 	}
+	rows = slot->n_rows ? data_of(&engine->graph, &inputs->query_rows) : NULL;
+	for (uint32_t t = 0; t < slot->n_rows; t++)
+		rows[t] = (int64_t)slot->seq->rows.n + t;
+}
+
+/* `zeros` of them, then minus infinity. */
+static void fill_mask_row(uint16_t *row, size_t zeros, size_t length)
+{
+	memset(row, 0, zeros * sizeof(*row));
+	for (size_t i = zeros; i < length; i++)
+		row[i] = F16_MINUS_INFINITY;
 }
 
 /*
  * All that is cached is older than the new tokens, so that token t sees n + t + 1
  * rows whatever positions they have; the rest is padding.
  */
-static void set_mask(const struct gg_mask *mask, uint32_t n, uint32_t n_tokens)
+static void fill_mask(const struct gg_graph *graph, const struct gg_mask *mask, uint32_t moved,
+		      uint32_t n_tokens)
 {
-	uint16_t *row = data_of(mask->tensor);
-	size_t length = (size_t)mask->tensor->ne[0];
+	size_t length = (size_t)mask->in.on[GG_HOST]->ne[0];
+	uint16_t *row = data_of(graph, &mask->in);
 
-	for (uint32_t t = 0; row && t < n_tokens; t++, row += length) {
-		size_t visible = (size_t)n + t + 1;
-
-		memset(row, 0, visible * sizeof(*row));
-		for (size_t j = visible; j < length; j++)
-			row[j] = F16_MINUS_INFINITY;
-	}
+	for (uint32_t t = 0; t < n_tokens; t++, row += length)
+		fill_mask_row(row, (size_t)mask->n + moved + t + 1, length);
 }
 
-void gg_graph_set_inputs(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+/* Sends bytes of the feed to the GPU; they must not change before the pass is over. */
+static void send(struct gg_engine *engine, size_t offset, size_t bytes)
+{
+	struct gg_feed *feed = &engine->graph.feed;
+
+	if (feed->all && bytes)
+		ggml_backend_tensor_set_async(engine->gpu.handle, feed->all,
+					      (char *)feed->memory[GG_HOST].address + offset, offset,
+					      bytes);
+}
+
+/* One zero more for each token that has come; the masks of all layers move with it. */
+static void fill_ladder(struct gg_engine *engine, struct gg_ladder *ladder, uint32_t moved)
 {
 	struct gg_graph *graph = &engine->graph;
+	uint16_t *rows = data_of(graph, &ladder->in);
 
-	set_tokens(graph, slots, n_slots);
+	for (uint32_t r = 0; r < GG_MASK_ROWS; r++) {
+		size_t first = (size_t)r * ladder->length, at = first + ladder->base + r + ladder->shown;
+
+		if (!(ladder->used & (1u << r)))
+			continue;
+		if (graph->feed.fresh) {
+			fill_mask_row(rows + first, ladder->base + r + moved + 1, ladder->length);
+			continue;
+		}
+		memset(rows + at, 0, (moved + 1 - ladder->shown) * sizeof(*rows));
+		send(engine, ladder->in.offset + at * sizeof(*rows),
+		     (moved + 1 - ladder->shown) * sizeof(*rows));
+	}
+	ladder->shown = moved + 1;
+}
+
+void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+{
+	struct gg_graph *graph = &engine->graph;
+	struct gg_feed *feed = &graph->feed;
+	bool masks = feed->fresh;
+
+	fill_tokens(engine, slots, n_slots);
 	for (uint32_t i = 0; i < n_slots; i++) {
 		struct gg_slot_inputs *inputs = &graph->slots[i];
-		uint64_t moved = slots[i].seq->logical - graph->shapes[i].logical;
-
-		set_rows(engine, inputs->rows, &slots[i]);
 		/* Every head has become longer by what was run since the graph was built. */
+		uint32_t moved = (uint32_t)(slots[i].seq->logical - graph->shapes[i].logical);
+
+		fill_rows(engine, &slots[i], inputs);
 		for (uint32_t m = 0; m < inputs->n_masks; m++)
-			set_mask(&inputs->masks[m], inputs->masks[m].n + (uint32_t)moved,
-				 slots[i].n_tokens);
+			fill_mask(graph, &inputs->masks[m], moved, slots[i].n_tokens);
+		if (slots[i].n_tokens == 1)
+			fill_ladder(engine, &inputs->ladder, moved);
+		masks = masks || inputs->n_masks;
 	}
+	send(engine, 0, masks ? feed->bytes : feed->small);
+	feed->fresh = false;
 }

@@ -23,6 +23,8 @@ struct llama_engine {
 	  "threads of ggml; 0: as many as the host has") \
 	P(owner, struct gg_engine, batch, INT, "512", "1..16384", \
 	  "tokens that one pass takes at most") \
+	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
+	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
 	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
 	  "element type of the cached K and V")
 KVMOD_PARAMS(engine, llama, LLAMA_PARAMS);
@@ -88,15 +90,21 @@ static void ll_close(void *self)
 	gg_text_close(&e->gg);
 	if (e->model)
 		llama_model_free(e->model);
+	gg_gpu_close(&e->gg);
 	gg_backend_close(&e->gg);
 }
 
 static int32_t open_model(struct llama_engine *e)
 {
 	struct llama_model_params params = llama_model_default_params();
+	ggml_backend_dev_t devices[] = { e->gg.gpu.device, NULL };
 	const char *why;
 
-	params.n_gpu_layers = 0;
+	params.devices = devices;
+	params.n_gpu_layers = !e->gg.gpu.device ? 0 : -1;
+	/* libllama counts the output matrix as one of them, and takes it first. */
+	if (e->gg.gpu.device && e->gg.gpu_layers > 0 && e->gg.gpu_layers < INT32_MAX)
+		params.n_gpu_layers = (int32_t)e->gg.gpu_layers + 1;
 	gg_log_begin(&e->gg);
 	e->model = llama_model_load_from_file(e->gg.model, params);
 	why = gg_log_end();
@@ -112,6 +120,8 @@ static int32_t ll_open(void *self)
 	struct llama_engine *e = self;
 	int32_t code = gg_backend_open(&e->gg);
 
+	if (!code)
+		code = gg_gpu_find(&e->gg);
 	if (!code)
 		code = open_model(e);
 	if (!code)
@@ -268,6 +278,11 @@ static int32_t run_pass(struct llama_engine *e, struct llama_seq *s, const int32
 
 	if (!wanted)
 		return gg_fail(&e->gg, KVMOD_ENOMEM, "no memory for a batch");
+	/* libllama asks only while it runs on the CPU. */
+	if (was_cancelled(&e->gg.backend)) {
+		free(wanted);
+		return gg_fail(&e->gg, KVMOD_ECANCELED, "cancelled");
+	}
 	for (uint32_t i = n - n_logits; i < n; i++)
 		wanted[i] = 1;
 	code = llama_decode(s->context, batch);

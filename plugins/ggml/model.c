@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A model's weights. They stay where the mapped file has them, but for matrices
- * that the backend multiplies faster in a layout of its own (its extra buffer
- * types): those are copied once.
+ * A model's weights. Those of the GPU's layers are copied there. The others stay
+ * where the mapped file has them, but for matrices that the CPU multiplies faster
+ * in a layout of its own (its extra buffer types): those are copied once.
  */
 #include "engine.h"
 
@@ -62,9 +62,10 @@ static int32_t parse_file(struct gg_engine *engine)
 	if (!model->gguf)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: a truncated or damaged GGUF file (%s)",
 			       engine->model, *why ? why : "its header cannot be read");
-	model->extra = ggml_init((struct ggml_init_params){ .mem_size = 2 * ggml_tensor_overhead(),
+	model->extra = ggml_init((struct ggml_init_params){ .mem_size = 4 * ggml_tensor_overhead(),
 							    .no_alloc = true });
-	model->buffers = calloc((size_t)gguf_get_n_tensors(model->gguf) + 1, sizeof(*model->buffers));
+	/* Output matrix and RoPE factors may be there twice. */
+	model->buffers = calloc((size_t)gguf_get_n_tensors(model->gguf) + 2, sizeof(*model->buffers));
 	if (!model->extra || !model->buffers)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
 	return KVMOD_OK;
@@ -72,25 +73,28 @@ static int32_t parse_file(struct gg_engine *engine)
 
 /* --- where a weight goes ----------------------------------------------------------------- */
 
-/* Can the backend use weights of this type and shape, in such a buffer, for that? */
-static bool is_supported(const struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
+/* Can that device use weights of this type and shape, in such a buffer, for that? */
+static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, enum use use,
 			 ggml_backend_buffer_type_t type)
 {
 	struct ggml_init_params params = { .mem_size = 4 * ggml_tensor_overhead(), .no_alloc = true };
-	struct ggml_context *context = ggml_init(params);
+	struct ggml_context *context;
 	struct ggml_tensor *op;
 	bool yes = false;
 
+	/* Lookups are not left to ggml: a row is turned into floats. */
+	if (use == USE_LOOKUP)
+		return weight->type == GGML_TYPE_F32 || ggml_get_type_traits(weight->type)->to_float;
+	if (use == USE_VECTOR)
+		return true;
+	context = ggml_init(params);
 	if (!context)
 		return false;
-	if (use == USE_MATRIX)
-		op = ggml_mul_mat(context, weight,
-				  ggml_new_tensor_2d(context, GGML_TYPE_F32, weight->ne[0], 512));
-	else
-		op = ggml_get_rows(context, weight, ggml_new_tensor_1d(context, GGML_TYPE_I32, 512));
+	op = ggml_mul_mat(context, weight,
+			  ggml_new_tensor_2d(context, GGML_TYPE_F32, weight->ne[0], 512));
 	weight->buffer = ggml_backend_buft_alloc_buffer(type, 0);
 	if (weight->buffer) {
-		yes = ggml_backend_dev_supports_op(engine->backend.device, op);
+		yes = ggml_backend_dev_supports_op(device, op);
 		ggml_backend_buffer_free(weight->buffer);
 		weight->buffer = NULL;
 	}
@@ -108,7 +112,7 @@ static ggml_backend_buffer_type_t extra_type(const struct gg_engine *engine, str
 	ggml_backend_buffer_type_t *types = get ? get(device) : NULL;
 
 	for (; types && *types; types++) {
-		if (is_supported(engine, weight, USE_MATRIX, *types))
+		if (is_supported(device, weight, USE_MATRIX, *types))
 			return *types;
 	}
 	return NULL;
@@ -122,7 +126,10 @@ static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
 		ggml_backend_buft_alloc_buffer(type, ggml_backend_buft_get_alloc_size(type, weight));
 
 	if (!buffer)
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory for weight %s", weight->name);
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory%s for weight %s%s",
+			       ggml_backend_buft_is_host(type) || !engine->gpu.handle ? "" : " on the GPU",
+			       weight->name,
+			       engine->gpu.handle ? ": set a smaller gpu_layers" : "");
 	model->buffers[model->n_buffers++] = buffer;
 	ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
 	if (ggml_backend_tensor_alloc(buffer, weight, ggml_backend_buffer_get_base(buffer)) !=
@@ -132,19 +139,35 @@ static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
 	return KVMOD_OK;
 }
 
-static int32_t place(struct gg_engine *engine, struct ggml_tensor *weight, enum use use, const void *data)
+static int32_t refuse_type(struct gg_engine *engine, const struct ggml_tensor *weight, const char *where)
 {
-	ggml_backend_buffer_type_t extra;
+	return gg_fail(engine, KVMOD_ENOTSUP, "%s: ggml cannot compute with %s, which is %s%s",
+		       engine->model, weight->name, ggml_type_name(weight->type), where);
+}
 
-	if (use != USE_VECTOR) {
-		if (!is_supported(engine, weight, use, ggml_backend_cpu_buffer_type()))
-			return gg_fail(engine, KVMOD_ENOTSUP,
-				       "%s: ggml cannot compute with %s, which is %s",
-				       engine->model, weight->name, ggml_type_name(weight->type));
-		extra = use == USE_MATRIX ? extra_type(engine, weight) : NULL;
-		if (extra)
-			return copy_to(engine, weight, extra, data);
-	}
+static int32_t place_on_gpu(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
+			    const void *data)
+{
+	ggml_backend_buffer_type_t type = ggml_backend_dev_buffer_type(engine->gpu.device);
+
+	if (!is_supported(engine->gpu.device, weight, use, type))
+		return refuse_type(engine, weight, ", on the GPU: set a smaller gpu_layers");
+	return copy_to(engine, weight, type, data);
+}
+
+static int32_t place(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
+		     enum gg_side side, const void *data)
+{
+	ggml_backend_buffer_type_t extra = NULL;
+
+	if (side == GG_GPU)
+		return place_on_gpu(engine, weight, use, data);
+	if (!is_supported(engine->backend.device, weight, use, ggml_backend_cpu_buffer_type()))
+		return refuse_type(engine, weight, "");
+	if (use == USE_MATRIX)
+		extra = extra_type(engine, weight);
+	if (extra)
+		return copy_to(engine, weight, extra, data);
 	if (ggml_backend_tensor_alloc(engine->net.file_buffer, weight, (void *)(uintptr_t)data) !=
 	    GGML_STATUS_SUCCESS)
 		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
@@ -173,7 +196,7 @@ static const void *find_data(struct gg_engine *engine, const struct ggml_tensor 
 
 /* Takes a weight of that shape from the file. *out is NULL if it is not there. */
 static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim columns,
-		    enum gg_dim rows, enum use use, struct ggml_tensor **out)
+		    enum gg_dim rows, enum use use, enum gg_side side, struct ggml_tensor **out)
 {
 	struct gg_model *model = &engine->net;
 	struct ggml_tensor *tensor = ggml_get_tensor(model->tensors, name);
@@ -197,13 +220,13 @@ static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim colu
 	if (!data)
 		return KVMOD_EFORMAT;
 	*out = tensor;
-	return place(engine, tensor, use, data);
+	return place(engine, tensor, use, side, data);
 }
 
 static int32_t need(struct gg_engine *engine, const char *name, enum gg_dim columns,
-		    enum gg_dim rows, enum use use, struct ggml_tensor **out)
+		    enum gg_dim rows, enum use use, enum gg_side side, struct ggml_tensor **out)
 {
-	int32_t code = take(engine, name, columns, rows, use, out);
+	int32_t code = take(engine, name, columns, rows, use, side, out);
 
 	if (!code && !*out)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight %s is missing", engine->model, name);
@@ -214,6 +237,7 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 {
 	struct gg_model *model = &engine->net;
 	const struct gg_family *family = model->family;
+	enum gg_side side = gg_side_of(engine, index);
 
 	for (unsigned w = 0; w < GG_N_WEIGHTS; w++) {
 		const struct gg_weight_info *info = &gg_weight_infos[w];
@@ -224,36 +248,48 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 
 		snprintf(name, sizeof(name), "blk.%u.%s", index, info->name);
 		if (family->required & (1u << w))
-			code = need(engine, name, info->columns, info->rows, use, out);
+			code = need(engine, name, info->columns, info->rows, use, side, out);
 		else if (family->optional & (1u << w))
-			code = take(engine, name, info->columns, info->rows, use, out);
+			code = take(engine, name, info->columns, info->rows, use, side, out);
 		if (code)
 			return code;
 	}
 	return KVMOD_OK;
 }
 
+/* A second one of a weight that lies in the mapped file. */
+static int32_t duplicate(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
+			 enum gg_side side, struct ggml_tensor **out)
+{
+	*out = ggml_dup_tensor(engine->net.extra, weight);
+	ggml_set_name(*out, weight->name);
+	return place(engine, *out, use, side, weight->data);
+}
+
 /* Small models use one matrix for the input and the output. */
 static int32_t take_output(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
-	ggml_backend_buffer_type_t extra;
-	struct ggml_tensor *twin;
-	int32_t code = take(engine, "output.weight", GG_WIDTH, GG_VOCAB, USE_MATRIX, &model->out);
+	int32_t code = take(engine, "output.weight", GG_WIDTH, GG_VOCAB, USE_MATRIX,
+			    gg_output_side(engine), &model->out);
 
 	if (code || model->out)
 		return code;
-	twin = ggml_dup_tensor(model->extra, model->embed);
-	ggml_set_name(twin, "output");
-	model->out = twin;
-	if (!is_supported(engine, twin, USE_MATRIX, ggml_backend_cpu_buffer_type()))
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: ggml cannot multiply by %s, which is %s",
-			       engine->model, model->embed->name, ggml_type_name(twin->type));
-	extra = extra_type(engine, twin);
-	if (extra)
-		return copy_to(engine, twin, extra, model->embed->data);
-	model->out = model->embed;
-	return KVMOD_OK;
+	return duplicate(engine, model->embed, USE_MATRIX, gg_output_side(engine), &model->out);
+}
+
+static int32_t take_rope_factors(struct gg_engine *engine)
+{
+	struct ggml_tensor **factors = engine->net.rope_factors;
+	int32_t code;
+
+	if (!engine->net.family->rope_factors)
+		return KVMOD_OK;
+	code = take(engine, "rope_freqs.weight", GG_HALF_ROT, GG_ONE, USE_VECTOR, GG_HOST,
+		    &factors[GG_HOST]);
+	if (code || !factors[GG_HOST] || !engine->gpu.n_layers)
+		return code;
+	return duplicate(engine, factors[GG_HOST], USE_VECTOR, GG_GPU, &factors[GG_GPU]);
 }
 
 /* A weight that nothing takes would be left out of the sum, silently. */
@@ -271,7 +307,7 @@ static int32_t refuse_leftovers(struct gg_engine *engine)
 	return KVMOD_OK;
 }
 
-static int32_t take_weights(struct gg_engine *engine)
+int32_t gg_model_load(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
 	struct ggml_tensor *embed = ggml_get_tensor(model->tensors, "token_embd.weight");
@@ -284,16 +320,12 @@ static int32_t take_weights(struct gg_engine *engine)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %lld tokens",
 			       engine->model, (long long)embed->ne[1]);
 	model->dims[GG_VOCAB] = embed->ne[1];
-	if ((code = need(engine, "token_embd.weight", GG_WIDTH, GG_VOCAB, USE_LOOKUP, &model->embed)) ||
-	    (code = need(engine, "output_norm.weight", GG_WIDTH, GG_ONE, USE_VECTOR, &model->out_norm)) ||
-	    (code = take_output(engine)))
+	if ((code = need(engine, "token_embd.weight", GG_WIDTH, GG_VOCAB, USE_LOOKUP, GG_HOST,
+			 &model->embed)) ||
+	    (code = need(engine, "output_norm.weight", GG_WIDTH, GG_ONE, USE_VECTOR,
+			 gg_output_side(engine), &model->out_norm)) ||
+	    (code = take_output(engine)) || (code = take_rope_factors(engine)))
 		return code;
-	if (model->family->rope_factors) {
-		code = take(engine, "rope_freqs.weight", GG_HALF_ROT, GG_ONE, USE_VECTOR,
-			    &model->rope_factors);
-		if (code)
-			return code;
-	}
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		code = take_layer(engine, i);
 		if (code)
@@ -302,7 +334,7 @@ static int32_t take_weights(struct gg_engine *engine)
 	return refuse_leftovers(engine);
 }
 
-int32_t gg_model_open(struct gg_engine *engine)
+int32_t gg_model_read(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
 	int32_t code;
@@ -313,7 +345,7 @@ int32_t gg_model_open(struct gg_engine *engine)
 	model->layers = calloc(model->n_layers, sizeof(*model->layers));
 	if (!model->layers)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
-	return take_weights(engine);
+	return KVMOD_OK;
 }
 
 void gg_model_close(struct gg_engine *engine)

@@ -3,6 +3,7 @@
 #include "engine.h"
 
 #include <malloc.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -86,6 +87,7 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 			.scale = model->scale,
 			.head_stride = sizeof(struct kvmod_head),
 			.heads = seq->heads + (size_t)i * model->n_kv_heads,
+			.device = gg_side_of(engine, i) == GG_GPU ? engine->gpu.ops->name : "cpu",
 		};
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);
@@ -93,7 +95,13 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 	out->n_layers = out->n_segments = model->n_layers;
 	out->segment_stride = sizeof(struct kvmod_segment);
 	out->segments = seq->segments;
-	out->device = "cpu";
+	out->device = engine->gpu.n_layers ? engine->gpu.ops->name : "cpu";
+	/*
+	 * ggml's streams are its own: all that they held is done, and nothing follows
+	 * before the next call, so that the policy's work may go on the default one.
+	 */
+	if (engine->gpu.handle)
+		ggml_backend_synchronize(engine->gpu.handle);
 	out->stream = NULL;
 	out->replay = gg_replay;
 	out->replay_ctx = seq;
@@ -123,27 +131,59 @@ void gg_keep_picks(const struct kvmod_seq *seq, const struct kvmod_keep *keep, u
 	}
 }
 
-/* A layer that there is no memory to make smaller stays as it is. */
-static bool cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
-		      struct gg_pick *picks)
+/* A layer that cannot be made smaller stays as it is. */
+static int32_t cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
+			 struct gg_pick *picks)
 {
 	struct gg_cache *cache = &seq->caches[layer], smaller;
+	int32_t code;
 
 	if (keep->status || keep->kind == KVMOD_KEEP_ALL)
-		return true;
+		return KVMOD_OK;
 	gg_keep_picks(seq, keep, layer, picks);
-	if (gg_cache_copy(seq->engine, &smaller, cache, picks, seq->logical, 1))
-		return false;
+	code = gg_cache_copy(seq->engine, gg_side_of(seq->engine, layer), &smaller, cache, picks,
+			     seq->logical, gg_ahead(&seq->engine->gpu));
+	if (code)
+		return code;
 	gg_cache_free(cache);
 	*cache = smaller;
-	return true;
+	return KVMOD_OK;
+}
+
+static void cut_layers(struct kvmod_seq *seq, const struct kvmod_plan *plan, struct gg_pick *picks)
+{
+	uint32_t n_whole = 0;
+	int32_t code, last = KVMOD_OK;
+
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		code = cut_layer(seq, kvmod_keep_at(plan, i), i, picks);
+		n_whole += code != KVMOD_OK;
+		last = code ? code : last;
+	}
+	if (n_whole)
+		gg_log(seq->engine, KVMOD_WARN, "%s cut %u of %u layers: they stay whole",
+		       last == KVMOD_ENOMEM ? "no memory to" : "the device could not", n_whole,
+		       plan->n_keeps);
+}
+
+/* Bytes that are free on the GPU; 0 if it does not say. */
+static uint64_t free_on_gpu(const struct gg_engine *engine)
+{
+	const struct kvmod_device_ops *ops = engine->gpu.ops;
+	uint64_t available = 0, total;
+
+	if (!engine->gpu.n_layers ||
+	    ops->size < offsetof(struct kvmod_device_ops, memory) + sizeof(ops->memory) ||
+	    !ops->memory || ops->memory(engine->gpu.self, &available, &total))
+		return 0;
+	return available;
 }
 
 int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan)
 {
 	struct gg_engine *engine = self;
+	uint64_t before = free_on_gpu(engine), after;
 	struct gg_pick *picks;
-	uint32_t n_whole = 0;
 
 	if (plan->n_keeps != engine->net.n_layers)
 		return gg_fail(engine, KVMOD_EPLAN, "a plan for %u layers, the model has %u",
@@ -151,16 +191,16 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	picks = calloc(engine->net.n_kv_heads, sizeof(*picks));
 	if (!picks)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to apply a plan");
-	for (uint32_t i = 0; i < plan->n_keeps; i++)
-		n_whole += !cut_layer(seq, kvmod_keep_at(plan, i), i, picks);
+	cut_layers(seq, plan, picks);
 	free(picks);
-	if (n_whole)
-		gg_log(engine, KVMOD_WARN, "no memory to cut %u of %u layers: they stay whole",
-		       n_whole, plan->n_keeps);
 	gg_seq_moved(seq);
 	gg_seq_touch(seq);
 	/* What a prompt was run in is large, and decoding needs little. */
 	gg_graph_free(&engine->graph);
 	malloc_trim(0);
+	after = free_on_gpu(engine);
+	if (after)
+		gg_log(engine, KVMOD_DEBUG, "free on the GPU: %llu MiB before the cut, %llu MiB after it",
+		       (unsigned long long)before >> 20, (unsigned long long)after >> 20);
 	return KVMOD_OK;
 }

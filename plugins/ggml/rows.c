@@ -10,18 +10,30 @@
 
 void gg_rows_free(struct gg_rows *rows)
 {
-	free(rows->data);
+	for (int side = 0; side < GG_N_SIDES; side++)
+		gg_memory_free(&rows->memory[side]);
 	memset(rows, 0, sizeof(*rows));
 }
 
-static size_t row_floats(const struct kvmod_seq *seq)
+static size_t row_bytes(const struct kvmod_seq *seq)
 {
-	return (size_t)seq->engine->net.dims[GG_Q_ROWS];
+	return (size_t)seq->engine->net.dims[GG_Q_ROWS] * sizeof(float);
 }
 
-static size_t rows_bytes(const struct kvmod_seq *seq)
+static bool take_memory(struct kvmod_seq *seq)
 {
-	return seq->engine->net.n_layers * seq->rows.room * row_floats(seq) * sizeof(float);
+	struct gg_engine *engine = seq->engine;
+	uint32_t n_layers[GG_N_SIDES] = {
+		[GG_HOST] = engine->net.n_layers - engine->gpu.n_layers,
+		[GG_GPU] = engine->gpu.n_layers,
+	};
+
+	for (int side = 0; side < GG_N_SIDES; side++) {
+		if (n_layers[side] && !gg_memory_new(engine, &seq->rows.memory[side], side,
+						     n_layers[side] * seq->rows.room * row_bytes(seq)))
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -53,26 +65,47 @@ static void rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmo
 	rows->from = seq->logical + n_tokens - rows->wanted;
 	if (!rows->wanted)
 		return;
-	rows->data = malloc(rows_bytes(seq));
-	if (rows->data)
+	if (take_memory(seq))
 		return;
 	gg_log(seq->engine, KVMOD_WARN, "no memory for the queries of %u tokens, which the policy needs",
 	       rows->wanted);
-	rows->wanted = 0;
+	gg_rows_free(rows);
+}
+
+static int32_t copy_on_gpu(const struct kvmod_seq *seq, struct gg_memory *to,
+			   const struct gg_memory *from)
+{
+	size_t row = row_bytes(seq);
+	struct kvmod_span all = { .end = (uint32_t)(from->bytes / row) };
+	struct kvmod_gather gather = {
+		.size = sizeof(gather), .n_spans = 1, .spans = &all, .row_bytes = row,
+		.src = from->address, .dst = to->address,
+		.src_stride = (int64_t)row, .dst_stride = (int64_t)row,
+	};
+
+	return gg_gpu_gather(seq->engine, &gather, from->bytes ? 1 : 0);
 }
 
 int32_t gg_rows_copy(struct kvmod_seq *to, const struct kvmod_seq *from)
 {
+	struct gg_memory *target = to->rows.memory;
+	const struct gg_memory *source = from->rows.memory;
+	int32_t code;
+
 	to->rows = from->rows;
-	if (!from->rows.data)
+	memset(to->rows.memory, 0, sizeof(to->rows.memory));
+	if (!from->rows.room)
 		return KVMOD_OK;
-	to->rows.data = malloc(rows_bytes(from));
-	if (!to->rows.data) {
+	if (!take_memory(to)) {
 		gg_rows_free(&to->rows);
 		return gg_fail(from->engine, KVMOD_ENOMEM, "no memory for a copy of the queries");
 	}
-	memcpy(to->rows.data, from->rows.data, rows_bytes(from));
-	return KVMOD_OK;
+	if (source[GG_HOST].bytes)
+		memcpy(target[GG_HOST].address, source[GG_HOST].address, source[GG_HOST].bytes);
+	code = copy_on_gpu(from, &target[GG_GPU], &source[GG_GPU]);
+	if (code)
+		gg_rows_free(&to->rows);
+	return code;
 }
 
 int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
@@ -88,6 +121,7 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			       (unsigned long long)n_tokens, (unsigned long long)seq->logical,
 			       (unsigned long long)engine->limit);
 	gg_rows_free(&seq->rows);
+	gg_seq_moved(seq);
 	if (needs) {
 		note_missing(engine, needs->what);
 		rows_new(seq, n_tokens, needs);
@@ -111,24 +145,63 @@ uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n)
 
 float *gg_row_at(const struct kvmod_seq *seq, uint32_t layer, uint32_t i)
 {
-	return seq->rows.data + ((size_t)layer * seq->rows.room + i) * row_floats(seq);
+	const struct gg_engine *engine = seq->engine;
+	enum gg_side side = gg_side_of(engine, layer);
+	size_t index = layer;
+
+	if (side == GG_GPU)
+		index -= engine->net.n_layers - engine->gpu.n_layers;
+	return (float *)((char *)seq->rows.memory[side].address +
+			 (index * seq->rows.room + i) * row_bytes(seq));
+}
+
+/* The newest `keep` rows of each layer of the GPU go to its front. */
+static int32_t move_on_gpu(struct kvmod_seq *seq, uint32_t keep)
+{
+	struct gg_engine *engine = seq->engine;
+	struct kvmod_span newest = { .begin = seq->rows.n - keep, .end = seq->rows.n };
+	uint32_t n = engine->gpu.n_layers, first = engine->net.n_layers - n;
+	struct kvmod_gather *gathers = calloc((size_t)n + 1, sizeof(*gathers));
+	int32_t code;
+
+	if (!gathers)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory to move queries");
+	for (uint32_t i = 0; i < n; i++) {
+		float *front = gg_row_at(seq, first + i, 0);
+
+		gathers[i] = (struct kvmod_gather){
+			.size = sizeof(*gathers), .n_spans = 1, .spans = &newest,
+			.row_bytes = row_bytes(seq), .src = front, .dst = front,
+			.src_stride = (int64_t)row_bytes(seq), .dst_stride = (int64_t)row_bytes(seq),
+		};
+	}
+	code = gg_gpu_gather(engine, gathers, keep ? n : 0);
+	free(gathers);
+	return code;
+}
+
+int32_t gg_rows_reserve(struct kvmod_seq *seq, uint32_t n)
+{
+	struct gg_rows *rows = &seq->rows;
+	uint32_t keep = rows->room - n, n_host = seq->engine->net.n_layers - seq->engine->gpu.n_layers;
+	int32_t code;
+
+	if (rows->n <= keep)
+		return KVMOD_OK;
+	/* What the policy may see of them, should this pass fail. */
+	keep = keep < rows->wanted ? keep : rows->wanted;
+	code = move_on_gpu(seq, keep);
+	for (uint32_t i = 0; !code && i < n_host; i++)
+		memmove(gg_row_at(seq, i, 0), gg_row_at(seq, i, rows->n - keep), keep * row_bytes(seq));
+	if (!code)
+		rows->n = keep;
+	return code;
 }
 
 void gg_rows_push(struct kvmod_seq *seq, uint32_t n)
 {
-	struct gg_rows *rows = &seq->rows;
-	uint32_t keep = rows->wanted - n;
-
-	if (keep > rows->n)
-		keep = rows->n;
-	if (rows->n + n > rows->room) {
-		for (uint32_t i = 0; i < seq->engine->net.n_layers; i++)
-			memmove(gg_row_at(seq, i, 0), gg_row_at(seq, i, rows->n - keep),
-				keep * row_floats(seq) * sizeof(float));
-		rows->n = keep;
-	}
-	rows->n += n;
-	rows->end = seq->logical;
+	seq->rows.n += n;
+	seq->rows.end = seq->logical;
 }
 
 void gg_rows_forget(struct gg_rows *rows, uint64_t logical)

@@ -62,7 +62,7 @@ int32_t gg_seq_open(void *self, struct kvmod_seq **out)
 	if (!seq || !picks)
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
 	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++)
-		code = gg_cache_copy(engine, &seq->caches[i], NULL, picks, 0, 1);
+		code = gg_cache_copy(engine, gg_side_of(engine, i), &seq->caches[i], NULL, picks, 0, gg_ahead(&engine->gpu));
 	free(picks);
 	if (code)
 		gg_seq_close(engine, seq);
@@ -159,9 +159,10 @@ static void measure(const struct gg_cache *cache, uint32_t n_heads, uint32_t *lo
 	}
 }
 
-static int32_t grow(struct kvmod_seq *seq, struct gg_cache *cache, uint32_t room)
+static int32_t grow(struct kvmod_seq *seq, uint32_t layer, uint32_t room)
 {
 	struct gg_engine *engine = seq->engine;
+	struct gg_cache *cache = &seq->caches[layer];
 	uint32_t n_heads = engine->net.n_kv_heads;
 	struct gg_pick *picks = calloc(n_heads, sizeof(*picks));
 	struct gg_cache larger;
@@ -171,7 +172,8 @@ static int32_t grow(struct kvmod_seq *seq, struct gg_cache *cache, uint32_t room
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache");
 	for (uint32_t g = 0; g < n_heads; g++)
 		picks[g].n = cache->n[g];
-	code = gg_cache_copy(engine, &larger, cache, picks, seq->logical, room);
+	code = gg_cache_copy(engine, gg_side_of(engine, layer), &larger, cache, picks, seq->logical,
+			     room);
 	free(picks);
 	if (code)
 		return code;
@@ -181,18 +183,34 @@ static int32_t grow(struct kvmod_seq *seq, struct gg_cache *cache, uint32_t room
 	return KVMOD_OK;
 }
 
+/* An eighth at a time: what is copied stays in proportion to what is there. */
+static uint32_t grown_by(uint32_t longest, uint64_t n, uint32_t ahead)
+{
+	uint64_t room = longest / 8 > ahead ? longest / 8 : ahead;
+
+	return (uint32_t)(n > room ? n : room);
+}
+
+/*
+ * Where one layer must grow, those grow with it that soon would have to: layers of
+ * unequal length would else move one by one, and each time end the graph.
+ */
 int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n)
 {
 	const struct gg_model *model = &seq->engine->net;
 	int32_t code = reserve_tokens(seq, seq->logical + n);
+	uint32_t ahead = gg_ahead(&seq->engine->gpu), longest, spare, tightest = UINT32_MAX;
 
-	for (uint32_t i = 0; !code && i < model->n_layers; i++) {
-		uint32_t longest, spare;
-
+	for (uint32_t i = 0; i < model->n_layers; i++) {
 		measure(&seq->caches[i], model->n_kv_heads, &longest, &spare);
-		/* An eighth at a time: what is copied stays in proportion to what is there. */
-		if (spare < n)
-			code = grow(seq, &seq->caches[i], n > longest / 8 ? (uint32_t)n : longest / 8);
+		tightest = spare < tightest ? spare : tightest;
+	}
+	if (tightest >= n)
+		return code;
+	for (uint32_t i = 0; !code && i < model->n_layers; i++) {
+		measure(&seq->caches[i], model->n_kv_heads, &longest, &spare);
+		if (spare < n || spare < ahead)
+			code = grow(seq, i, grown_by(longest, n, ahead));
 	}
 	return code;
 }
@@ -205,7 +223,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 	struct gg_engine *engine = seq->engine;
 	uint32_t n_heads = engine->net.n_kv_heads;
 	struct gg_pick *picks = calloc(n_heads, sizeof(*picks));
-	uint64_t room = seq->logical - logical;
+	uint64_t room = seq->logical - logical, ahead = gg_ahead(&engine->gpu);
 	int32_t code = KVMOD_OK;
 
 	if (!picks)
@@ -214,8 +232,8 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 		gg_keep_picks(seq, keeps ? keeps[i] : NULL, i, picks);
 		for (uint32_t g = 0; g < n_heads; g++)
 			gg_pick_before(&picks[g], rows_before(&seq->caches[i], g, logical));
-		code = gg_cache_copy(engine, &copy->caches[i], &seq->caches[i], picks, logical,
-				     room ? (uint32_t)room : 1);
+		code = gg_cache_copy(engine, gg_side_of(engine, i), &copy->caches[i],
+				     &seq->caches[i], picks, logical, (uint32_t)(room > ahead ? room : ahead));
 	}
 	free(picks);
 	return code;

@@ -32,35 +32,24 @@ static void append(struct gg_engine *engine, const struct gg_slot *slot)
 	gg_seq_touch(seq);
 }
 
-static void keep_rows(struct gg_engine *engine, const struct gg_slot *slot,
-		      const struct gg_slot_inputs *inputs)
-{
-	struct kvmod_seq *seq = slot->seq;
-
-	if (!slot->n_rows)
-		return;
-	gg_rows_push(seq, slot->n_rows);
-	for (uint32_t i = 0; i < engine->net.n_layers; i++)
-		ggml_backend_tensor_get(inputs->queries[i],
-					gg_row_at(seq, i, seq->rows.n - slot->n_rows), 0,
-					ggml_nbytes(inputs->queries[i]));
-}
-
 static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
 	size_t row = (size_t)engine->net.dims[GG_VOCAB] * sizeof(float), at = 0;
 	struct gg_graph *graph = &engine->graph;
-	int32_t code = gg_graph_get(engine, slots, n_slots);
+	int32_t code = KVMOD_OK;
 
-	if (code)
+	for (uint32_t i = 0; !code && i < n_slots; i++)
+		code = slots[i].n_rows ? gg_rows_reserve(slots[i].seq, slots[i].n_rows) : KVMOD_OK;
+	if (code || (code = gg_graph_get(engine, slots, n_slots)))
 		return code;
-	gg_graph_set_inputs(engine, slots, n_slots);
-	code = gg_backend_compute(engine, graph->nodes);
+	gg_feed_fill(engine, slots, n_slots);
+	code = gg_graph_compute(engine, graph);
 	if (code)
 		return code;
 	for (uint32_t i = 0; i < n_slots; i++) {
 		append(engine, &slots[i]);
-		keep_rows(engine, &slots[i], &graph->slots[i]);
+		if (slots[i].n_rows)
+			gg_rows_push(slots[i].seq, slots[i].n_rows);
 		if (slots[i].n_logits)
 			ggml_backend_tensor_get(graph->logits, slots[i].logits, at,
 						slots[i].n_logits * row);

@@ -46,10 +46,12 @@ static int32_t read_specials(struct gg_engine *engine)
 int32_t gg_text_open(struct gg_engine *engine)
 {
 	struct llama_model_params params = llama_model_default_params();
+	ggml_backend_dev_t no_devices[] = { NULL };
 	struct gg_text *text = &engine->text;
 	const char *why;
 
 	params.vocab_only = true;
+	params.devices = no_devices;
 	gg_log_begin(engine);
 	text->model = llama_model_load_from_file(engine->model, params);
 	why = gg_log_end();

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory for a graph's nodes, and running it. On the host ggml's allocator is
+ * enough; with a GPU its scheduler divides the graph and carries what layers on
+ * one side hand to the other.
+ */
+#include "engine.h"
+
+static bool plan_on_host(struct gg_engine *engine, struct gg_graph *graph)
+{
+	if (!graph->memory)
+		graph->memory = ggml_gallocr_new(
+			ggml_backend_get_default_buffer_type(engine->backend.handle));
+	/*
+	 * Reserve anew: left to itself the allocator compares counts and sizes, and
+	 * takes another graph with as many nodes for the one it has planned for.
+	 */
+	return graph->memory && ggml_gallocr_reserve(graph->memory, graph->nodes) &&
+	       ggml_gallocr_alloc_graph(graph->memory, graph->nodes);
+}
+
+static ggml_backend_sched_t new_sched(struct gg_engine *engine, const struct gg_graph *graph)
+{
+	ggml_backend_t backends[GG_N_SIDES] = { engine->gpu.handle, engine->backend.handle };
+	ggml_backend_buffer_type_t types[GG_N_SIDES] = {
+		ggml_backend_get_default_buffer_type(backends[0]),
+		ggml_backend_dev_host_buffer_type(engine->gpu.device),
+	};
+
+	if (!types[1])
+		types[1] = ggml_backend_get_default_buffer_type(backends[1]);
+	return ggml_backend_sched_new(backends, types, GG_N_SIDES,
+				      2 * (size_t)ggml_graph_size(graph->nodes), false, false);
+}
+
+/* The scheduler is another one for another topology: it plans anew for that alone. */
+static bool plan_with_gpu(struct gg_engine *engine, struct gg_graph *graph)
+{
+	if (graph->sched && graph->planned != graph->topology) {
+		ggml_backend_sched_free(graph->sched);
+		graph->sched = NULL;
+	}
+	if (graph->sched)
+		ggml_backend_sched_reset(graph->sched);
+	else
+		graph->sched = new_sched(engine, graph);
+	graph->planned = graph->topology;
+	if (graph->sched && ggml_backend_sched_alloc_graph(graph->sched, graph->nodes))
+		return true;
+	ggml_backend_sched_free(graph->sched);
+	graph->sched = NULL;
+	return false;
+}
+
+bool gg_graph_plan(struct gg_engine *engine, struct gg_graph *graph)
+{
+	return engine->gpu.handle ? plan_with_gpu(engine, graph) : plan_on_host(engine, graph);
+}
+
+/* A GPU cannot be stopped within a pass: it is asked before each. */
+static enum ggml_status compute_with_gpu(struct gg_engine *engine, struct gg_graph *graph)
+{
+	if (atomic_load(&engine->backend.cancelled)) {
+		ggml_backend_synchronize(engine->gpu.handle);
+		return GGML_STATUS_ABORTED;
+	}
+	return ggml_backend_sched_graph_compute(graph->sched, graph->nodes);
+}
+
+int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph)
+{
+	return gg_backend_status(engine, engine->gpu.handle ?
+						 compute_with_gpu(engine, graph) :
+						 ggml_backend_graph_compute(engine->backend.handle,
+									    graph->nodes));
+}

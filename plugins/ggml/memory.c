@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Memory that goes back to the system when it is freed: on the host a mapping, on
+ * the GPU an allocation of its own.
+ */
+#include "engine.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+static bool take_buffer(struct gg_memory *memory, ggml_backend_buffer_type_t type, size_t bytes)
+{
+	memory->buffer = ggml_backend_buft_alloc_buffer(type, bytes);
+	if (!memory->buffer)
+		return false;
+	memory->address = ggml_backend_buffer_get_base(memory->buffer);
+	memory->bytes = bytes;
+	return true;
+}
+
+static bool map(struct gg_memory *memory, size_t bytes)
+{
+	void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (address == MAP_FAILED)
+		return false;
+	memory->address = address;
+	memory->bytes = bytes;
+	memory->mapped = true;
+	memory->buffer = ggml_backend_cpu_buffer_from_ptr(address, bytes);
+	return memory->buffer;
+}
+
+bool gg_memory_new(struct gg_engine *engine, struct gg_memory *memory, enum gg_side side, size_t bytes)
+{
+	memset(memory, 0, sizeof(*memory));
+	if (side == GG_HOST)
+		return map(memory, bytes);
+	if (!take_buffer(memory, ggml_backend_dev_buffer_type(engine->gpu.device), bytes))
+		return false;
+	/* Rows past the end are masked, but 0 times what is there must be 0. */
+	ggml_backend_buffer_clear(memory->buffer, 0);
+	return true;
+}
+
+bool gg_memory_new_shared(struct gg_engine *engine, struct gg_memory *memory, size_t bytes)
+{
+	ggml_backend_buffer_type_t type = NULL;
+
+	memset(memory, 0, sizeof(*memory));
+	if (engine->gpu.handle)
+		type = ggml_backend_dev_host_buffer_type(engine->gpu.device);
+	return type ? take_buffer(memory, type, bytes) : map(memory, bytes);
+}
+
+void gg_memory_free(struct gg_memory *memory)
+{
+	if (memory->buffer)
+		ggml_backend_buffer_free(memory->buffer);
+	if (memory->mapped)
+		munmap(memory->address, memory->bytes);
+	memset(memory, 0, sizeof(*memory));
+}
