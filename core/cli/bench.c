@@ -3,7 +3,7 @@
 #include "core/cli/cli.h"
 
 static const struct cli_command *const benches[] = {
-	&cli_bench_decision, &cli_bench_engine, &cli_bench_load, NULL,
+	&cli_bench_decision, &cli_bench_engine, &cli_bench_gather, &cli_bench_load, NULL,
 };
 
 static int run(const struct cli_command *self, int argc, char **argv)
@@ -15,7 +15,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_bench = {
 	.name = "bench",
 	.run = run,
-	.summary = "measure decisions, engines and loading, each against a rival",
-	.operands = "decision|engine|load",
+	.summary = "measure decisions, engines, gathers and loading, each against a rival",
+	.operands = "decision|engine|gather|load",
 	.details = "",
 };

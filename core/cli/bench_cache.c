@@ -31,9 +31,9 @@ struct kvmod_model bench_model(const struct bench_shape *s, uint64_t context)
 	};
 }
 
-static size_t cache_bytes(const struct bench_shape *s, uint32_t n)
+size_t bench_k_bytes(const struct bench_shape *s, uint32_t n)
 {
-	return kvmod_row_bytes(s->type, s->head_dim) * n * s->n_kv_heads * s->n_layers;
+	return kvmod_row_bytes(s->type, s->head_dim) * n * s->n_kv_heads * bench_segments(s);
 }
 
 static size_t query_floats(const struct bench_shape *s, uint32_t rows)
@@ -41,16 +41,23 @@ static size_t query_floats(const struct bench_shape *s, uint32_t rows)
 	return (size_t)rows * s->n_q_heads * s->head_dim;
 }
 
-/* Column sums or |Wo v|, then means, then covariances, of all heads. */
-static size_t extra_floats(const struct bench_shape *s, uint32_t n)
+size_t bench_q_bytes(const struct bench_shape *s, uint32_t n, const struct kvmod_needs *needs)
 {
-	return (n + s->head_dim + (size_t)s->head_dim * s->head_dim) * s->n_q_heads;
+	return query_floats(s, kvmod_needs_rows(needs, n)) * sizeof(float);
+}
+
+/* Column sums or |Wo v|, then means, then covariances, of all heads. */
+size_t bench_extra_bytes(const struct bench_shape *s, uint32_t n, const struct kvmod_needs *needs)
+{
+	if (!(needs->what & (KVMOD_NEED_COLSUM | KVMOD_NEED_Q_STATS | KVMOD_NEED_WO_NORM)))
+		return 0;
+	return (n + s->head_dim + (size_t)s->head_dim * s->head_dim) * s->n_q_heads * sizeof(float);
 }
 
 size_t bench_cache_bytes(const struct bench_shape *s, uint32_t n, const struct kvmod_needs *needs)
 {
-	return cache_bytes(s, n) * (needs->what & KVMOD_NEED_V ? 2 : 1) +
-		(query_floats(s, kvmod_needs_rows(needs, n)) + extra_floats(s, n)) * sizeof(float);
+	return bench_k_bytes(s, n) * (needs->what & KVMOD_NEED_V ? 2 : 1) +
+		bench_q_bytes(s, n, needs) + bench_extra_bytes(s, n, needs);
 }
 
 /* --- rows ------------------------------------------------------------------------- */
@@ -106,7 +113,7 @@ static void fill_head(const struct pattern *p, struct kv_random *r, uint32_t n, 
 static void fill_cache(const struct pattern *p, struct kv_random *r, const struct bench_shape *s,
 		       uint32_t n, unsigned char *out)
 {
-	for (uint32_t l = 0; l < s->n_layers; l++) {
+	for (uint32_t i = 0; i < bench_segments(s); i++) {
 		uint32_t oldest = kv_random_range(r, 0, n - 1);
 
 		for (uint32_t g = 0; g < s->n_kv_heads; g++, out += n * p->row_bytes)
@@ -135,15 +142,15 @@ static void fill_extra(struct kv_random *r, const struct bench_shape *s, uint32_
 
 /* --- request ------------------------------------------------------------------------ */
 
-static struct kvmod_view floats(const float *data, size_t stride, size_t head_stride)
+static struct kvmod_view floats(const float *data, size_t offset, size_t stride, size_t head_stride)
 {
 	return (struct kvmod_view){
-		sizeof(struct kvmod_view), KVMOD_F32, data,
+		sizeof(struct kvmod_view), KVMOD_F32, data ? data + offset : NULL,
 		(int64_t)(stride * sizeof(*data)), (int64_t)(head_stride * sizeof(*data)),
 	};
 }
 
-static struct kvmod_view keys(const struct bench_shape *s, void *data, size_t head, uint32_t n)
+static struct kvmod_view rows(const struct bench_shape *s, void *data, size_t head, uint32_t n)
 {
 	size_t row = kvmod_row_bytes(s->type, s->head_dim);
 
@@ -153,35 +160,53 @@ static struct kvmod_view keys(const struct bench_shape *s, void *data, size_t he
 	};
 }
 
-static void describe(struct bench_cache *c, const struct bench_shape *s, uint32_t n, uint32_t rows)
+static struct kvmod_segment segment(const struct bench_cache *c, const struct bench_shape *s,
+				    uint32_t n, uint32_t i)
 {
-	size_t dim = s->head_dim;
-	const float *mean = c->extra + (size_t)n * s->n_q_heads, *cov = mean + dim * s->n_q_heads;
+	size_t dim = s->head_dim, mean = (size_t)n * s->n_q_heads, cov = mean + dim * s->n_q_heads;
 
-	for (uint32_t i = 0; i < s->n_layers * s->n_kv_heads; i++)
-		c->heads[i] = (struct kvmod_head){
-			.size = sizeof(c->heads[i]), .n = n,
-			.k = keys(s, c->k, i, n), .v = keys(s, c->v, i, n),
-		};
-	for (uint32_t l = 0; l < s->n_layers; l++)
-		c->segments[l] = (struct kvmod_segment){
-			.size = sizeof(c->segments[l]),
-			.layer = l, .logical = n,
-			.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads,
-			.head_dim = s->head_dim, .total_heads = s->n_kv_heads,
-			.scale = 1 / sqrtf((float)dim),
-			.head_stride = sizeof(c->heads[0]), .heads = c->heads + l * s->n_kv_heads,
-			.q = floats(c->q, dim * s->n_q_heads, dim), .n_rows = rows,
-			.colsum = floats(c->extra, 0, n), .wo_norm = floats(c->extra, 0, n),
-			.q_mean = floats(mean, 0, dim), .q_cov = floats(cov, dim, dim * dim),
-			.n_q_stat = n,
-		};
-	c->request = (struct kvmod_request){
-		.size = sizeof(c->request), .phase = KVMOD_PREFILL,
-		.n_layers = s->n_layers, .n_segments = s->n_layers,
-		.segment_stride = sizeof(c->segments[0]), .segments = c->segments,
+	return (struct kvmod_segment){
+		.size = sizeof(struct kvmod_segment),
+		.layer = i % s->n_layers, .sequence = i / s->n_layers, .logical = n,
+		.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads,
+		.head_dim = s->head_dim, .total_heads = s->n_kv_heads,
+		.scale = 1 / sqrtf((float)dim),
+		.head_stride = sizeof(c->heads[0]), .heads = c->heads + (size_t)i * s->n_kv_heads,
+		.q = floats(c->q, 0, dim * s->n_q_heads, dim),
+		.colsum = floats(c->extra, 0, 0, n), .wo_norm = floats(c->extra, 0, 0, n),
+		.q_mean = floats(c->extra, mean, 0, dim),
+		.q_cov = floats(c->extra, cov, dim, dim * dim),
+		.n_q_stat = n,
 	};
 }
+
+bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *s, uint32_t n,
+			  const struct kvmod_needs *needs)
+{
+	size_t n_heads = (size_t)bench_segments(s) * s->n_kv_heads;
+
+	c->segments = calloc(bench_segments(s), sizeof(*c->segments));
+	c->heads = calloc(n_heads, sizeof(*c->heads));
+	if (!c->segments || !c->heads)
+		return false;
+	for (size_t i = 0; i < n_heads; i++)
+		c->heads[i] = (struct kvmod_head){
+			.size = sizeof(c->heads[i]), .n = n,
+			.k = rows(s, c->k, i, n), .v = rows(s, c->v, i, n),
+		};
+	for (uint32_t i = 0; i < bench_segments(s); i++) {
+		c->segments[i] = segment(c, s, n, i);
+		c->segments[i].n_rows = kvmod_needs_rows(needs, n);
+	}
+	c->request = (struct kvmod_request){
+		.size = sizeof(c->request), .phase = KVMOD_PREFILL,
+		.n_layers = s->n_layers, .n_segments = bench_segments(s),
+		.segment_stride = sizeof(c->segments[0]), .segments = c->segments,
+	};
+	return true;
+}
+
+/* --- memory ------------------------------------------------------------------------- */
 
 void bench_cache_free(struct bench_cache *c)
 {
@@ -193,34 +218,39 @@ void bench_cache_free(struct bench_cache *c)
 	free(c->extra);
 }
 
+static bool allocate(struct bench_cache *c, const struct bench_shape *s, uint32_t n,
+		     const struct kvmod_needs *needs)
+{
+	size_t extra = bench_extra_bytes(s, n, needs);
+	bool need_v = needs->what & KVMOD_NEED_V;
+
+	*c = (struct bench_cache){ .k_bytes = bench_k_bytes(s, n) };
+	c->k = malloc(c->k_bytes);
+	c->v = need_v ? malloc(c->k_bytes) : NULL;
+	c->q = malloc(bench_q_bytes(s, n, needs) + 1);
+	c->extra = extra ? malloc(extra) : NULL;
+	return c->k && (c->v || !need_v) && c->q && (c->extra || !extra);
+}
+
 bool bench_cache_make(struct bench_cache *c, const struct bench_shape *s, uint32_t n,
 		      const struct kvmod_needs *needs)
 {
-	uint32_t rows = kvmod_needs_rows(needs, n);
-	bool need_v = needs->what & KVMOD_NEED_V;
 	struct kv_random r = { n };
 	struct pattern pattern;
 
 	if (!pattern_make(&pattern, s, &r))
 		return false;
-	*c = (struct bench_cache){ .k_bytes = cache_bytes(s, n) };
-	c->segments = calloc(s->n_layers, sizeof(*c->segments));
-	c->heads = calloc((size_t)s->n_layers * s->n_kv_heads, sizeof(*c->heads));
-	c->k = malloc(c->k_bytes);
-	c->v = need_v ? malloc(c->k_bytes) : NULL;
-	c->q = malloc(query_floats(s, rows) * sizeof(float) + 1);
-	c->extra = malloc(extra_floats(s, n) * sizeof(float));
-	if (!c->segments || !c->heads || !c->k || (need_v && !c->v) || !c->q || !c->extra) {
+	if (!allocate(c, s, n, needs) || !bench_cache_describe(c, s, n, needs)) {
 		bench_cache_free(c);
 		pattern_free(&pattern);
 		return false;
 	}
 	fill_cache(&pattern, &r, s, n, c->k);
-	if (need_v)
+	if (c->v)
 		fill_cache(&pattern, &r, s, n, c->v);
-	fill_queries(&pattern, &r, s, rows, c->q);
-	fill_extra(&r, s, n, c->extra);
-	describe(c, s, n, rows);
+	fill_queries(&pattern, &r, s, kvmod_needs_rows(needs, n), c->q);
+	if (c->extra)
+		fill_extra(&r, s, n, c->extra);
 	pattern_free(&pattern);
 	return true;
 }

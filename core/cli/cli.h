@@ -48,7 +48,8 @@ struct cli_command {
 
 extern const struct cli_command cli_list, cli_info, cli_check, cli_selftest, cli_run,
 	cli_bench, cli_new;
-extern const struct cli_command cli_bench_decision, cli_bench_engine, cli_bench_load;
+extern const struct cli_command cli_bench_decision, cli_bench_engine, cli_bench_gather,
+	cli_bench_load;
 
 /*
  * Runs the command of the table that argv[1] names; prefix is "" or "bench ".

@@ -24,7 +24,17 @@ kvmod_SOURCES = \
 	core/cli/bench_cache.c \
 	core/cli/bench_cache.h \
 	core/cli/bench_decision.c \
+	core/cli/bench_decision.h \
+	core/cli/bench_decision_report.c \
+	core/cli/bench_decision_run.c \
+	core/cli/bench_device.c \
+	core/cli/bench_device.h \
+	core/cli/bench_gather.c \
+	core/cli/bench_options.c \
+	core/cli/bench_options.h \
+	core/cli/bench_place.c \
 	core/cli/bench_read.c \
+	core/cli/bench_sweep.c \
 	core/cli/bench_engine.c \
 	core/cli/bench_engine.h \
 	core/cli/bench_engine_run.c \

@@ -5,7 +5,8 @@
 
 # Figures differ from run to run.
 figures() {
-	sed 's/[0-9.]* ([0-9.]* to [0-9.]*) */N (N to N) /g; s/  *[0-9.]*  *\([0-9.]*%\)$/ N \1/'
+	sed 's/[0-9.]* ([0-9.]* to [0-9.]*) */N (N to N) /g; s/  *[0-9.]*  *\([0-9.]*%\) / N \1 /
+		s/the [0-9.]* ms of/the N ms of/'
 }
 
 small='--layers 3 --rounds 9 --lengths 300,500'
@@ -17,9 +18,9 @@ figures <"$tmp/out" >"$tmp/figures"
 mv "$tmp/figures" "$tmp/out"
 out <<'END'
 policy refreekv, 3 layers, 32 query heads on 8 KV heads of 128, f16, 2 threads, 9 rounds
-POSITIONS  K          DECISION, ms               PLAIN PASS, ms              RATIO    KEPT
-300        1.76 MiB   N (N to N) N (N to N) N 67.2%
-500        2.93 MiB   N (N to N) N (N to N) N 67.0%
+POSITIONS  K          DECISION, ms               PLAIN PASS, ms              RATIO    KEPT      WHOLE
+300        1.76 MiB   N (N to N) N (N to N) N 67.2%     2 of 3
+500        2.93 MiB   N (N to N) N (N to N) N 67.0%     2 of 3
 END
 
 # Every policy that runs here, with all that it needs.
@@ -30,10 +31,57 @@ for policy in fullkv streamingllm random snapkv adakv topp; do
 		comparisons.0.k_bytes:integer comparisons.0.decision_ms.median:real \
 		comparisons.1.read_ms.high:real comparisons.1.ratio:real comparisons.1.budget:real
 done
+# Several sequences are one request.
+kvmod bench decision $small --policy refreekv --batch 2 --json
+exits 0
+json batch=2 comparisons.0.sequences=2 comparisons.0.k_bytes=3686400 \
+	comparisons.0.whole_segments=4 comparisons.0.wall_ms.median:real device=cpu
 for type in f32 bf16 q8_0; do
 	kvmod bench decision $small --policy refreekv --dtype $type --q-heads 9 --kv-heads 3 --head-dim 64
 	exits 0
 done
+
+# Growth, of which so small sizes say nothing: a smallest one of as many positions.
+sweep='--sweep --layers 2 --batch 2 --lengths 16 --policy refreekv'
+kvmod bench decision $sweep
+exits 0
+figures <"$tmp/out" | sed 's/only [0-9] of/only N of/' >"$tmp/figures"
+mv "$tmp/figures" "$tmp/out"
+out <<'END'
+policy refreekv, 32 query heads on 8 KV heads of 128, f16, 2 threads, 9 rounds
+LAYERS  SEQUENCES  POSITIONS  K          DECISION, ms               PLAIN PASS, ms              RATIO    KEPT      WHOLE
+2       1          16         64.00 KiB  N (N to N) N (N to N) N 100.0%     2 of 2
+positions: no exponent, for only N of 1 sizes take more than 4 times the N ms of 16 positions
+1       1          16         32.00 KiB  N (N to N) N (N to N) N 100.0%     1 of 1
+2       1          16         64.00 KiB  N (N to N) N (N to N) N 100.0%     2 of 2
+layers: no exponent, for only N of 2 sizes take more than 4 times the N ms of 16 positions
+2       1          16         64.00 KiB  N (N to N) N (N to N) N 100.0%     2 of 2
+2       2          16         128.0 KiB  N (N to N) N (N to N) N 100.0%     4 of 4
+sequences: no exponent, for only N of 2 sizes take more than 4 times the N ms of 16 positions
+END
+# From 32 to 16384 positions the work outgrows the rest.
+kvmod bench decision --sweep --layers 1 --batch 1 --lengths 32,16384 --threads 1 \
+	--policy refreekv -o 'policy refreekv.whole_layers=0' --json
+exits 0
+json comparisons.0.length=32 comparisons.9.length=16384 growth.0.over=positions \
+	growth.0.least_ms:real growth.0.to=16384 growth.0.decision_exponent:real \
+	growth.0.read_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer
+
+# Without a GPU, and without a module for one, one line says so.
+for command in decision gather; do
+	kvmod bench $command --device cuda --layers 1 --lengths 64
+	if [ "$status" -ne 0 ]; then
+		exits 1
+		: | out
+		[ "$(wc -l <"$tmp/err")" -eq 1 ] || fail "not one line: $(cat "$tmp/err")"
+		grep -q '^kvmod: .*cuda' "$tmp/err" || fail "another reason: $(cat "$tmp/err")"
+	fi
+done
+kvmod bench decision --device tpu
+exits 1
+grep -q '^kvmod: .*`tpu`' "$tmp/err" || fail "another reason: $(cat "$tmp/err")"
+kvmod bench decision --batch 0
+says 2 'kvmod: --batch 0: expected 1 to 1024 (see `kvmod bench decision --help`)'
 
 kvmod bench decision --dtype f8
 says 2 'kvmod: --dtype f8: expected f32, f16, bf16 or q8_0 (see `kvmod bench decision --help`)'

@@ -35,6 +35,12 @@ completes run --com
 echo --compare | out
 completes run --tem
 echo --temperature= | out
+completes bench ga
+echo gather | out
+completes bench decision --sw
+echo --sweep | out
+completes bench gather --device cu
+echo cuda | out
 completes bench load --rou
 echo --rounds= | out
 completes run --policy top

@@ -13,6 +13,7 @@ tests_cli_json_check_LDADD = $(JANSSON_LIBS)
 CLI_TESTS = \
 	tests/cli/bench.test.sh \
 	tests/cli/bench_decision.test.sh \
+	tests/cli/bench_gather.test.sh \
 	tests/cli/check.test.sh \
 	tests/cli/completion.test.sh \
 	tests/cli/model.test.sh \
