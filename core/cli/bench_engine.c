@@ -6,11 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/*
+ * Tokens decoded in a round, and before it: a device takes a few steps until it has
+ * all that it will use again, and its steps are short.
+ */
+#define HOST_DECODE	32
+#define HOST_WARM	1
+#define DEVICE_DECODE	128
+#define DEVICE_WARM	8
+#define NOT_SAID	UINT64_MAX
+
 struct engine_bench {
 	struct cli_common common;
 	const char *rival_name, *file;
 	struct cli_numbers lengths;
-	uint64_t threads, rounds, n_decode;
+	uint64_t threads, rounds, prompts, n_decode;
 
 	struct cli_model model;		/* ours, with the policy */
 	struct kvmod_session *full;
@@ -21,100 +31,39 @@ struct engine_bench {
 	double *times;
 };
 
-/* --- comparisons ----------------------------------------------------------------------- */
-
-struct comparison {
-	struct cli_stats ours, rival;
-	double ratio;
-};
-
-static struct comparison compare(double *ours, double *rival, size_t n)
-{
-	struct comparison c = { .ours = cli_stats(ours, n), .rival = cli_stats(rival, n) };
-
-	c.ratio = c.ours.median / c.rival.median;
-	return c;
-}
-
-/* What one length came to. */
-struct result {
-	uint64_t length;
-	struct comparison prefill, first_token, decode, decode_cut;
-	struct cli_stats decode_short;
-	double budget;
-	double model, model_ratio;	/* what the kept share lets one expect, seconds a token */
-};
-
-static struct result evaluate(struct bench *b, uint64_t length)
-{
-	struct bench_runner *full = &b->runners[BENCH_FULL], *cut = &b->runners[BENCH_CUT];
-	struct bench_runner *rival = &b->runners[BENCH_RIVAL];
-	struct result r = {
-		.length = length,
-		.prefill = compare(full->prompt, rival->prompt, b->rounds),
-		.first_token = compare(cut->prompt, rival->prompt, b->rounds),
-		.decode = compare(full->decode, rival->decode, b->rounds),
-		.decode_cut = compare(cut->decode, rival->decode, b->rounds),
-		.decode_short = cli_stats(b->runners[BENCH_SMALL].decode, b->rounds),
-		.budget = cut->budget,
-	};
-	double t0 = r.decode_short.median;
-
-	r.model = t0 + r.budget * (r.decode.ours.median - t0);
-	r.model_ratio = r.decode_cut.ours.median / r.model;
-	return r;
-}
-
-/* --- reporting ------------------------------------------------------------------------------ */
-
-static void print_line(const char *what, const struct comparison *c, double scale, const char *unit)
-{
-	printf("  %-24s %9.2f %s (%.2f to %.2f)  rival %9.2f (%.2f to %.2f)  ratio %.3f\n", what,
-	       scale * c->ours.median, unit, scale * c->ours.low, scale * c->ours.high,
-	       scale * c->rival.median, scale * c->rival.low, scale * c->rival.high, c->ratio);
-}
-
-static void print_result(const struct result *r)
-{
-	double n = (double)r->length;
-
-	printf("%llu tokens: prefill %.1f tok/s, rival %.1f; decode %.1f tok/s, cut %.1f, rival %.1f\n",
-	       (unsigned long long)r->length, n / r->prefill.ours.median, n / r->prefill.rival.median,
-	       1 / r->decode.ours.median, 1 / r->decode_cut.ours.median, 1 / r->decode.rival.median);
-	print_line("prefill", &r->prefill, 1e3, "ms");
-	print_line("first token, decided", &r->first_token, 1e3, "ms");
-	print_line("decode, full cache", &r->decode, 1e3, "ms");
-	print_line("decode, cut cache", &r->decode_cut, 1e3, "ms");
-	printf("  budget %.4f; %.2f ms a token at %d positions; by these %.2f ms on the cut cache: ratio %.3f\n",
-	       r->budget, 1e3 * r->decode_short.median, BENCH_SHORT, 1e3 * r->model, r->model_ratio);
-}
-
-static json_t *comparison_json(const struct comparison *c)
-{
-	return json_pack("{s:o, s:o, s:f}", "ours_s", cli_stats_json(&c->ours),
-			 "rival_s", cli_stats_json(&c->rival), "ratio", c->ratio);
-}
-
-static json_t *result_json(const struct result *r)
-{
-	return json_pack("{s:I, s:o, s:o, s:o, s:o, s:f, s:{s:o, s:f, s:f}}",
-			 "tokens", (json_int_t)r->length,
-			 "prefill", comparison_json(&r->prefill),
-			 "first_token", comparison_json(&r->first_token),
-			 "decode_full", comparison_json(&r->decode),
-			 "decode_cut", comparison_json(&r->decode_cut),
-			 "budget", r->budget,
-			 "decode_cut_model", "short_s", cli_stats_json(&r->decode_short),
-			 "expected_s", r->model, "ratio", r->model_ratio);
-}
+/* --- the answer ------------------------------------------------------------------------------ */
 
 static json_t *head_json(const struct engine_bench *e, json_t *results)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o}",
+	char ours[BENCH_PLACE_ROOM], rival[BENCH_PLACE_ROOM];
+
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:f, s:I, s:o}",
 			 "model", e->model.about->name, "engine", e->model.ops->name,
-			 "rival", e->rival_name, "policy", kvmod_policy_ops(e->model.policy)->name,
+			 "engine_on", bench_place_name(e->model.about, ours),
+			 "rival", e->rival_name,
+			 "rival_on", bench_place_name(kvmod_engine_model(e->rival), rival),
+			 "policy", kvmod_policy_ops(e->model.policy)->name,
+			 "policy_on", kvmod_policy_device(e->model.policy),
 			 "threads", (json_int_t)e->threads, "rounds", (json_int_t)e->rounds,
-			 "decode_tokens", (json_int_t)e->n_decode, "lengths", results);
+			 "decode_tokens", (json_int_t)e->bench.n_decode,
+			 "read_gb_per_s", 1e-9 * e->bench.read_rate,
+			 "weights_bytes", (json_int_t)e->bench.weights, "lengths", results);
+}
+
+static void print_head(const struct engine_bench *e)
+{
+	char ours[BENCH_PLACE_ROOM], rival[BENCH_PLACE_ROOM], bytes[CLI_BYTES_ROOM];
+
+	printf("%s, engine %s (%s) against %s (%s), policy %s (%s), %llu threads, %llu rounds of %llu tokens: medians (quartiles)\n",
+	       e->model.about->name, e->model.ops->name, bench_place_name(e->model.about, ours),
+	       e->rival_name, bench_place_name(kvmod_engine_model(e->rival), rival),
+	       kvmod_policy_ops(e->model.policy)->name, kvmod_policy_device(e->model.policy),
+	       (unsigned long long)e->threads, (unsigned long long)e->rounds,
+	       (unsigned long long)e->bench.n_decode);
+	if (e->bench.read_rate > 0)
+		printf("one read of %s: %.0f GB/s; the model's file has %s\n",
+		       e->bench.device.ops->name, 1e-9 * e->bench.read_rate,
+		       cli_bytes(e->bench.weights, bytes));
 }
 
 /* --- measuring ------------------------------------------------------------------------------- */
@@ -125,21 +74,18 @@ static int measure_all(struct engine_bench *e)
 	int err = CLI_OK;
 
 	if (!results)
-		printf("%s, engine %s against %s, policy %s, %llu threads, %llu rounds: medians (quartiles)\n",
-		       e->model.about->name, e->model.ops->name, e->rival_name,
-		       kvmod_policy_ops(e->model.policy)->name,
-		       (unsigned long long)e->threads, (unsigned long long)e->rounds);
+		print_head(e);
 	for (size_t i = 0; i < e->lengths.n && !err; i++) {
-		struct result r;
+		struct bench_result r;
 
 		err = bench_measure(&e->bench, e->lengths.item[i]);
 		if (err)
 			break;
-		r = evaluate(&e->bench, e->lengths.item[i]);
+		r = bench_evaluate(&e->bench, e->lengths.item[i]);
 		if (results)
-			json_array_append_new(results, result_json(&r));
+			json_array_append_new(results, bench_result_json(&r));
 		else
-			print_result(&r);
+			bench_print_result(&r);
 		fflush(stdout);
 	}
 	if (!results || err) {
@@ -149,9 +95,15 @@ static int measure_all(struct engine_bench *e)
 	return cli_print_json(head_json(e, results));
 }
 
+/* Tokens that may be decoded; where the engine runs is known later. */
+static uint64_t decode_room(const struct engine_bench *e)
+{
+	return DEVICE_WARM + (e->n_decode == NOT_SAID ? DEVICE_DECODE : e->n_decode);
+}
+
 static uint64_t longest(const struct engine_bench *e)
 {
-	uint64_t n = e->n_decode > BENCH_SHORT ? e->n_decode : BENCH_SHORT;
+	uint64_t n = decode_room(e) > BENCH_SHORT ? decode_room(e) : BENCH_SHORT;
 
 	for (size_t i = 0; i < e->lengths.n; i++)
 		n = e->lengths.item[i] > n ? e->lengths.item[i] : n;
@@ -194,8 +146,11 @@ static int prepare(struct engine_bench *e)
 	if (make_tokens(e))
 		return CLI_FAILED;
 	b->tokens = e->tokens.ids;
-	b->n_decode = e->n_decode;
+	b->n_decode = e->n_decode != NOT_SAID ? e->n_decode :
+		      b->device.ops ? DEVICE_DECODE : HOST_DECODE;
+	b->n_warm = b->device.ops ? DEVICE_WARM : HOST_WARM;
 	b->rounds = e->rounds;
+	b->prompts = e->prompts ? e->prompts : e->rounds;
 	b->logits = malloc((ours > rival ? ours : rival) * sizeof(*b->logits));
 	e->times = calloc(2 * BENCH_RUNNERS * e->rounds, sizeof(*e->times));
 	if (!b->logits || !e->times)
@@ -224,9 +179,10 @@ static int open_engines(struct engine_bench *e, struct kvmod_ctx *ctx)
 	    kvmod_engine_open(ctx, e->rival_name, &e->rival) ||
 	    kvmod_session_open(e->rival, NULL, &e->rival_session))
 		return cli_error_kvmod();
-	return same_model(e->model.about, kvmod_engine_model(e->rival)) ? CLI_OK :
-	       cli_error("the engines %s and %s do not run the same model", e->model.ops->name,
-			 e->rival_name);
+	if (!same_model(e->model.about, kvmod_engine_model(e->rival)))
+		return cli_error("the engines %s and %s do not run the same model",
+				 e->model.ops->name, e->rival_name);
+	return bench_open_device(&e->bench, ctx, e->model.about, e->rival_name);
 }
 
 static int bench(struct engine_bench *e, struct kvmod_ctx *ctx)
@@ -238,6 +194,7 @@ static int bench(struct engine_bench *e, struct kvmod_ctx *ctx)
 	if (!err)
 		err = measure_all(e);
 	bench_close_sequences(&e->bench);
+	bench_close_device(&e->bench);
 	if (e->rival_session)
 		kvmod_session_close(e->rival_session);
 	if (e->rival)
@@ -262,7 +219,7 @@ static int configure_both(struct engine_bench *e, struct kvmod_ctx *ctx, struct 
 		.rival = e->rival_name,
 		.model = e->common.model,
 		.threads = e->threads,
-		.n_tokens = longest(e) + e->n_decode + 1,
+		.n_tokens = longest(e) + decode_room(e),
 	};
 
 	if (bench_share(ctx, &alike, shared))
@@ -301,7 +258,10 @@ static void check_options(const struct cli_command *self, const struct engine_be
 	if (!e->threads || e->threads > 512)
 		cli_usage_error(self, "--threads=%llu: 1 to 512 was expected",
 				(unsigned long long)e->threads);
-	if (!e->n_decode || e->n_decode > 4096)
+	if (e->prompts > e->rounds)
+		cli_usage_error(self, "--prompts=%llu: at most --rounds (%llu) was expected",
+				(unsigned long long)e->prompts, (unsigned long long)e->rounds);
+	if (e->n_decode != NOT_SAID && (!e->n_decode || e->n_decode > 4096))
 		cli_usage_error(self, "--decode=%llu: 1 to 4096 was expected",
 				(unsigned long long)e->n_decode);
 	for (size_t i = 0; i < e->lengths.n; i++)
@@ -316,14 +276,15 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		.lengths = { .n = 2, .item = { 512, 2048 } },
 		.threads = 2,
 		.rounds = 9,
-		.n_decode = 32,
+		.n_decode = NOT_SAID,
 	};
 	const struct cli_option options[] = {
 		{ "rival", 0, CLI_STRING, &e.rival_name, "ENGINE", "the engine to measure against [llama]" },
 		{ "lengths", 0, CLI_NUMBERS, &e.lengths, "N,N...", "tokens of the prompts [512,2048]" },
-		{ "decode", 0, CLI_NUMBER, &e.n_decode, "N", "tokens decoded in a round [32]" },
+		{ "decode", 0, CLI_NUMBER, &e.n_decode, "N", "tokens decoded in a round [32; on a device 128]" },
 		{ "threads", 0, CLI_NUMBER, &e.threads, "N", "of both engines [2]" },
 		{ "rounds", 0, CLI_NUMBER, &e.rounds, "N", "at least 9 [9]" },
+		{ "prompts", 0, CLI_NUMBER, &e.prompts, "N", "of the rounds so many run prompts; 0: all [0]" },
 		{ "file", 'f', CLI_STRING, &e.file, "FILE", "prompts from this text, over and over; - is stdin" },
 		{ 0 }
 	};
@@ -347,7 +308,8 @@ const struct cli_command cli_bench_engine = {
 "has the policy's decision and the cut in it, `cut cache` decodes on what it kept. A\n"
 "ratio is our time over the rival's. The last line of a length holds the cut cache\n"
 "against what the kept share lets one expect: t0 + share * (full - t0), where t0 is\n"
-"the time a token takes at 64 positions. Without -f the tokens mean nothing, and so\n"
-"does what a policy keeps of them.\n",
+"the time a token takes at 64 positions. On a device, `bytes` holds decoding against one\n"
+"plain read of the model's file and the cached K and V. Without -f the tokens mean\n"
+"nothing, and so does what a policy keeps of them.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_MODEL | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

@@ -82,7 +82,8 @@ static int share_model(struct kvmod_ctx *ctx, const struct bench_alike *a,
 int bench_share(struct kvmod_ctx *ctx, const struct bench_alike *a, struct bench_shared *out)
 {
 	if (share_model(ctx, a, out) || share(ctx, a, "batch", out) ||
-	    share(ctx, a, "cache_type", out) || add_number(out, a->engine, "threads", a->threads))
+	    share(ctx, a, "cache_type", out) || share(ctx, a, "gpu_layers", out) ||
+	    add_number(out, a->engine, "threads", a->threads))
 		return CLI_FAILED;
 	if (!strcmp(a->engine, a->rival))
 		return CLI_OK;

@@ -37,6 +37,8 @@ kvmod_SOURCES = \
 	core/cli/bench_sweep.c \
 	core/cli/bench_engine.c \
 	core/cli/bench_engine.h \
+	core/cli/bench_engine_device.c \
+	core/cli/bench_engine_report.c \
 	core/cli/bench_engine_run.c \
 	core/cli/bench_engine_share.c \
 	core/cli/bench_load.c \

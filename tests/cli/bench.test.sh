@@ -10,15 +10,17 @@ bench() {
 bench --policy streamingllm -o 'policy streamingllm.budget=50' --json
 exits 0
 : | err
-json --only model=Echo engine=fake rival=fake policy=streamingllm threads=2 rounds=9 \
-	decode_tokens=4 lengths.0.tokens=100 lengths.0.budget=0.5 lengths.1.budget=0.25 \
+json --only model=Echo engine=fake engine_on=cpu rival=fake rival_on=cpu policy=streamingllm \
+	policy_on=cpu threads=2 rounds=9 decode_tokens=4 read_gb_per_s=0 weights_bytes=0 \
+	lengths.0.device:null lengths.0.tokens=100 lengths.0.budget=0.5 lengths.1.budget=0.25 \
 	lengths.0.prefill.ratio:real lengths.0.prefill.ours_s.median:real \
 	lengths.0.prefill.rival_s.high:real lengths.0.first_token.ratio:real \
 	lengths.0.decode_full.ratio:real lengths.1.decode_cut.ratio:real \
 	lengths.1.decode_cut_model.ratio:real lengths.1.decode_cut_model.short_s.median:real
 printf 'a text to run' >"$tmp/text"
-bench -f "$tmp/text"
+bench -f "$tmp/text" --prompts 1
 exits 0
+has 'Echo, engine fake (cpu) against fake (cpu), policy fullkv (cpu), 2 threads, 9 rounds of 4 tokens'
 has '100 tokens: prefill '
 has 'decode, cut cache'
 has 'budget 1.0000'
@@ -27,6 +29,10 @@ exits 1
 echo 'kvmod: 5000 tokens after 0 do not fit the context of 4096' | err
 bench --rounds 3
 says 2 'kvmod: --rounds=3: 9 to 1000 was expected (see `kvmod bench engine --help`)'
+bench --prompts 10
+says 2 'kvmod: --prompts=10: at most --rounds (9) was expected (see `kvmod bench engine --help`)'
+bench --decode 0
+says 2 'kvmod: --decode=0: 1 to 4096 was expected (see `kvmod bench engine --help`)'
 bench --lengths 100,many
 says 2 'kvmod: --lengths=100,many: not a list of at most 16 numbers (512,2048) (see `kvmod bench engine --help`)'
 # A model that only the rival has, or settings of its own, are no comparison.
