@@ -37,4 +37,4 @@ tests_cuda_bench_refreekv_LDADD = tests/cuda/bench_refreekv.lo $(CUDA_TEST_LIBS)
 else
 EXTRA_DIST += $(CUDA_CHECKS)
 endif
-EXTRA_DIST += $(CUDA_BENCHES) tests/cuda/run.test.sh
+EXTRA_DIST += $(CUDA_BENCHES) tests/cuda/authors_way.py tests/cuda/run.test.sh
