@@ -5,6 +5,11 @@ check_LTLIBRARIES += tests/cli/fake.la
 tests_cli_fake_la_SOURCES = tests/cli/fake_engine.c
 tests_cli_fake_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 
+# In a folder of its own: beside the module cuda there would be two devices of that name.
+check_LTLIBRARIES += tests/cli/device/fake_device.la
+tests_cli_device_fake_device_la_SOURCES = tests/cli/fake_device.c
+tests_cli_device_fake_device_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
+
 check_PROGRAMS += tests/cli/json_check
 tests_cli_json_check_SOURCES = tests/cli/json_check.c
 tests_cli_json_check_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
@@ -13,6 +18,7 @@ tests_cli_json_check_LDADD = $(JANSSON_LIBS)
 CLI_TESTS = \
 	tests/cli/bench.test.sh \
 	tests/cli/bench_decision.test.sh \
+	tests/cli/bench_device.test.sh \
 	tests/cli/bench_gather.test.sh \
 	tests/cli/check.test.sh \
 	tests/cli/completion.test.sh \
