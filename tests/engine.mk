@@ -11,7 +11,7 @@ libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
 	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
-	tests/test_engine_golden
+	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -32,6 +32,13 @@ tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
+# With a CUDA GPU, and with a CPU backend that plays one.
+tests_test_engine_gpu_SOURCES = tests/test_engine_gpu.c
+tests_test_engine_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_sides_SOURCES = tests/test_engine_gpu.c
+tests_test_engine_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_sides_LDADD = libtest_engine.la $(GGML_LIBS)
 # On the default model; skipped where configure was given none.
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
@@ -42,6 +49,12 @@ tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la lib
 	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 E2E_CPPFLAGS = $(JANSSON_CFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"' -DTEST_MODEL='"$(DEFAULT_MODEL)"'
 UNIT_TESTS += $(ENGINE_TESTS)
+
+# Writes models to measure with.
+check_PROGRAMS += tests/random_model
+tests_random_model_SOURCES = tests/random_model.c tests/random.c tests/random.h
+tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+tests_random_model_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
 EXTRA_DIST += tests/golden/e2e-smollm2.jsonl

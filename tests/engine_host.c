@@ -31,12 +31,18 @@ static uint32_t host_n_threads(void *ctx)
 	return 1; /* threads that wait for each other crawl where cores are busy */
 }
 
-static const struct kvmod_host host = {
+static struct kvmod_host host = {
 	.size = sizeof(host),
 	.log = host_log,
 	.fail = host_fail,
 	.n_threads = host_n_threads,
 };
+
+void test_host_device(int32_t (*device)(void *ctx, const char *name,
+					const struct kvmod_device_ops **ops, void **self))
+{
+	host.device = device;
+}
 
 struct gg_engine *test_engine_open(const struct test_engine_params *params)
 {
@@ -50,6 +56,8 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 	engine->context_override = params->context_override;
 	engine->batch = params->batch ? params->batch : 512;
 	engine->gpu_layers = params->gpu_layers;
+	if (params->gpu)
+		engine->gpu = *params->gpu;
 	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 :
 			     params->type == GGML_TYPE_F16 ? 1 :
 							     2;

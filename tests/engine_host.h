@@ -15,7 +15,12 @@ struct test_engine_params {
 	enum ggml_type type;		/* of K and V; F32 is 0 */
 	int64_t context, batch, gpu_layers;
 	int32_t context_override;
+	const struct gg_gpu *gpu;	/* a GPU that need not be looked for */
 };
+
+/* What the host's device() does; NULL, as at the start: there is no such call. */
+void test_host_device(int32_t (*device)(void *ctx, const char *name,
+					const struct kvmod_device_ops **ops, void **self));
 
 /* NULL if it could not be opened: test_engine_error() says why. */
 struct gg_engine *test_engine_open(const struct test_engine_params *params);
