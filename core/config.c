@@ -102,7 +102,7 @@ static const struct kvmod_param settings[] = {
 	SETTING(module_path, STRING, "", ""),
 	SETTING(policy, STRING, "fullkv", ""),
 	SETTING(engine, STRING, "ggml", ""),
-	SETTING(device, STRING, "auto", ""),
+	SETTING(device, CHOICE, "auto", "auto|cpu|cuda"),
 	SETTING(threads, INT, "0", "0..1024"),
 	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
 	SETTING(allow_owner, STRING, "", ""),

@@ -4,6 +4,7 @@
  * host's own, "cpu", is one like any other.
  */
 #include "core/parts.h"
+#include "core/policy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -214,6 +215,46 @@ bool kv_device_is_own(const struct kv_module *module, const struct kv_provider *
 	const struct kvmod_device *d = find_open(module->ctx, provider);
 
 	return d && d->refs == 1 && find_held(module, d->ops->name) == d;
+}
+
+/* --- used by policies ------------------------------------------------------------------ */
+
+int kv_device_failed(const struct kvmod_device *device, int err)
+{
+	return kv_failed(err, "device", device->ops->name);
+}
+
+int kv_device_wait(struct kvmod_device *device, void *stream)
+{
+	int err = device->ops->synchronize(device->instance, stream);
+
+	return err ? kv_device_failed(device, err) : err;
+}
+
+/* What has to grow will grow again. */
+int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
+{
+	int err;
+
+	if (bytes <= buffer->size)
+		return KVMOD_OK;
+	if (buffer->size > 0)
+		bytes += bytes / 8;
+	kv_buffer_free(device, buffer);
+	err = device->ops->alloc(device->instance, bytes, &buffer->memory);
+	if (err) {
+		buffer->memory = NULL;
+		return kv_device_failed(device, err);
+	}
+	buffer->size = bytes;
+	return KVMOD_OK;
+}
+
+void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer)
+{
+	if (buffer->memory)
+		device->ops->free(device->instance, buffer->memory);
+	*buffer = (struct kv_buffer){ 0 };
 }
 
 /* --- the host's own -------------------------------------------------------------------- */

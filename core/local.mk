@@ -15,6 +15,7 @@ libkvmod_la_SOURCES = \
 	core/check.c \
 	core/config.c \
 	core/context.c \
+	core/decide.c \
 	core/device.c \
 	core/elffile.c \
 	core/engine.c \
@@ -35,12 +36,14 @@ libkvmod_la_SOURCES = \
 	core/pile.c \
 	core/plan.c \
 	core/policy.c \
+	core/policy.h \
 	core/pool.c \
 	core/probe.c \
 	core/provider.c \
 	core/registry.c \
 	core/sections.c \
 	core/session.c \
+	core/staging.c \
 	core/trust.c
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)
 libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)

@@ -177,12 +177,64 @@ static int parse_params(struct kvmod_modinfo *info)
 	return KVMOD_OK;
 }
 
+/* --- devices: "mine\tcpu cuda" ------------------------------------------------------------------- */
+
+static bool is_owner(const char *said, size_t n, const char *policy)
+{
+	char owner[64];
+
+	snprintf(owner, sizeof(owner), "%.*s", (int)n, said);
+	return kv_name_eq(owner, policy);
+}
+
+/* Devices that are not known here are no mistake: a later kvmod may know them. */
+static uint32_t bits_of(const char *devices)
+{
+	uint32_t on = 0;
+	char name[64];
+
+	for (size_t n; *devices; devices += n + strspn(devices + n, " ")) {
+		n = strcspn(devices, " ");
+		snprintf(name, sizeof(name), "%.*s", (int)n, devices);
+		on |= kv_device_bit(name);
+	}
+	return on;
+}
+
+uint32_t kv_modinfo_on(const struct kvmod_modinfo *info, const char *policy)
+{
+	const char *said;
+
+	for (unsigned i = 0; (said = kvmod_modinfo_get(info, "on", i)); i++) {
+		size_t n = strcspn(said, "\t");
+
+		if (is_owner(said, n, policy))
+			return bits_of(said + n + 1);
+	}
+	return KVMOD_ON_CPU;
+}
+
+static int check_devices(const struct kvmod_modinfo *info)
+{
+	const char *said, *tab;
+
+	for (unsigned i = 0; (said = kvmod_modinfo_get(info, "on", i)); i++) {
+		tab = strchr(said, '\t');
+		if (!tab || tab == said || tab[1] == '\0')
+			return kv_fail(KVMOD_EFORMAT, "on=%.40s in its " KVMOD_INFO_SECTION
+				       " section: use KVMOD_RUNS_ON()", said);
+	}
+	return KVMOD_OK;
+}
+
 int kv_facts_read(struct kvmod_modinfo *info, char *text, size_t size)
 {
 	int err = parse_facts(info, text, size);
 
 	if (err == KVMOD_OK)
 		err = check_facts(info);
+	if (err == KVMOD_OK)
+		err = check_devices(info);
 	return err == KVMOD_OK ? parse_params(info) : err;
 }
 

@@ -49,7 +49,8 @@ struct kv_settings {
 	int64_t threads;
 	int32_t log_level;		/* above KVMOD_ERROR */
 	const char *module_path;
-	const char *policy, *engine, *device;
+	const char *policy, *engine;
+	int32_t device;			/* auto, cpu, cuda */
 	const char *allow_owner;
 };
 
@@ -169,6 +170,9 @@ bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const c
  */
 bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsigned i,
 		      struct kvmod_param *param);
+
+/* Where it says that the policy runs: KVMOD_ON_... */
+uint32_t kv_modinfo_on(const struct kvmod_modinfo *info, const char *policy);
 
 /* Checks the ELF file info->fd, its section by kv_facts_read(), its descriptor. */
 int kv_elf_read(struct kvmod_modinfo *info);

@@ -1,43 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Policies: opening them, and deciding. Whatever a policy does wrong ends in the
- * same place: the segment stays whole, one line is logged, a counter counts.
- */
-#include "core/internal.h"
+/* Policies: where one is to run, and opening it there. */
+#include "core/policy.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#define SCRATCH_ALIGN 64u
-
-struct kvmod_policy {
-	struct kvmod_ctx *ctx;
-	struct kv_provider *provider;
-	const struct kvmod_policy_ops *ops;
-	const char *device;		/* where it runs */
-	void *instance;
-	struct kvmod_needs needs;
-	struct kvmod_counters counters;
-	void *scratch;
-	size_t scratch_size;
-};
-
-static uint64_t nanoseconds(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static uint32_t device_bit(const char *device)
-{
-	return kv_device_bit(device ? device : "cpu");
-}
-
-/* --- opening ------------------------------------------------------------------ */
+/* --- opening it on a device ------------------------------------------------------- */
 
 static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 {
@@ -59,6 +28,89 @@ static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 	return err;
 }
 
+/* What keeps a policy from running on one device, but perhaps not on another. */
+enum lack { NOTHING, A_VERSION, THE_DEVICE, ABILITY };
+
+/* Opens its version for that device, or leaves nothing. */
+static int open_on(struct kvmod_policy *p, const char *name, uint32_t on,
+		   const struct kvmod_model *model, enum lack *lack)
+{
+	int err = kv_provider_get(p->ctx, KV_POLICY, name, on, &p->provider);
+
+	*lack = err == KVMOD_ENOTSUP ? A_VERSION : NOTHING;
+	if (err)
+		return err;
+	p->ops = p->provider->ops;
+	err = kvmod_device_open(p->ctx, kv_device_name(on), &p->device);
+	*lack = err ? THE_DEVICE : NOTHING;
+	if (err)
+		goto no_device;
+	err = kv_instance_new(p->ctx, p->provider, &p->instance);
+	if (err)
+		goto no_instance;
+	err = start(p, model);
+	*lack = err == KVMOD_ENOTSUP ? ABILITY : NOTHING;
+	if (err == KVMOD_OK)
+		return err;
+	kv_instance_free(p->instance);
+no_instance:
+	kvmod_device_close(p->device);
+no_device:
+	kv_provider_put(p->ctx, p->provider);
+	return err;
+}
+
+/* --- where it is to run -------------------------------------------------------------- */
+
+/* Where most layers of the model have their cache. */
+static uint32_t home_of(const struct kvmod_model *model)
+{
+	uint32_t on = KVMOD_ON_CPU;
+
+	if (KVMOD_HAS(model, device) && model->device && model->n_device_layers > 0 &&
+	    model->n_device_layers >= model->n_layers - model->n_device_layers)
+		on = kv_device_bit(model->device);
+	return on ? on : KVMOD_ON_CPU;
+}
+
+/* At home, else where it can; that this is elsewhere is said, and why. */
+static int open_somewhere(struct kvmod_policy *p, const char *name,
+			  const struct kvmod_model *model)
+{
+	uint32_t home = home_of(model);
+	uint32_t other = home == KVMOD_ON_CPU ? KVMOD_ON_CUDA : KVMOD_ON_CPU;
+	enum lack lack, other_lack;
+	int err, other_err;
+	char why[512];
+
+	err = open_on(p, name, home, model, &lack);
+	if (lack == NOTHING || (home == KVMOD_ON_CPU && lack != A_VERSION))
+		return err;
+	snprintf(why, sizeof(why), "%s", kvmod_error());
+	other_err = open_on(p, name, other, model, &other_lack);
+	if (other_err == KVMOD_OK)
+		kv_log(p->ctx, KVMOD_NOTE, "%s; policy %s runs on %s", why, p->ops->name,
+		       kv_device_name(other));
+	/* Of two reasons, the one that keeps a version that there is from running. */
+	if (lack == A_VERSION || other_lack != A_VERSION)
+		return other_err;
+	return kv_fail(err, "%s", why);
+}
+
+static int open_at(struct kvmod_policy *p, const char *name, const char *device,
+		   const struct kvmod_model *model)
+{
+	enum lack lack;
+
+	if (!device)
+		device = kvmod_config_get(p->ctx, "kvmod", "device");
+	if (!device || strcmp(device, "auto") == 0)
+		return open_somewhere(p, name, model);
+	if (kv_device_bit(device) == 0)
+		return kv_fail(KVMOD_EINVAL, "device `%s`: expected auto, cpu or cuda", device);
+	return open_on(p, name, kv_device_bit(device), model, &lack);
+}
+
 int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
 		      const struct kvmod_model *model, struct kvmod_policy **out)
 {
@@ -74,26 +126,11 @@ int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *devic
 		return kv_fail(KVMOD_ENOMEM, "no memory for a policy");
 	p->ctx = ctx;
 	p->counters.size = sizeof(p->counters);
-	err = kv_provider_get(ctx, KV_POLICY, name, device_bit(device), &p->provider);
-	if (err != KVMOD_OK)
-		goto no_provider;
-	p->ops = p->provider->ops;
-	p->device = kv_device_name(device_bit(device));
-	err = kv_instance_new(ctx, p->provider, &p->instance);
-	if (err != KVMOD_OK)
-		goto no_instance;
-	err = start(p, model);
-	if (err != KVMOD_OK)
-		goto not_open;
-	*out = p;
-	return KVMOD_OK;
-
-not_open:
-	kv_instance_free(p->instance);
-no_instance:
-	kv_provider_put(ctx, p->provider);
-no_provider:
-	free(p);
+	err = open_at(p, name, device, model);
+	if (err)
+		free(p);
+	else
+		*out = p;
 	return err;
 }
 
@@ -103,11 +140,16 @@ void kvmod_policy_close(struct kvmod_policy *p)
 		return;
 	if (p->ops->close)
 		p->ops->close(p->instance);
+	kv_staging_free(p);
+	kv_buffer_free(p->device, &p->device_scratch);
 	kv_instance_free(p->instance);
+	kvmod_device_close(p->device);
 	kv_provider_put(p->ctx, p->provider);
 	free(p->scratch);
 	free(p);
 }
+
+/* --- what is open ------------------------------------------------------------------------ */
 
 const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *p)
 {
@@ -116,7 +158,7 @@ const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *p)
 
 const char *kvmod_policy_device(const struct kvmod_policy *p)
 {
-	return p->device;
+	return kvmod_device_ops(p->device)->name;
 }
 
 const struct kvmod_needs *kvmod_policy_needs(const struct kvmod_policy *p)
@@ -150,248 +192,3 @@ void kvmod_policy_end(struct kvmod_policy *p, uint64_t sequence, void *state)
 		p->ops->end(p->instance, sequence, state);
 }
 
-/* --- what is asked, before the policy sees it ----------------------------------- */
-
-static int check_view(const struct kvmod_policy *p, const struct kvmod_view *v,
-		      const char *what, uint32_t layer)
-{
-	if (!v->data)
-		return kv_fail(KVMOD_EINVAL, "layer %u comes without %s, which the policy needs",
-			       layer, what);
-	if (v->type < KVMOD_F32 || v->type > KVMOD_Q8_0)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s of unknown element type %u",
-			       layer, what, v->type);
-	if (p->needs.types && !(p->needs.types & KVMOD_TYPE_BIT(v->type)))
-		return kv_fail(KVMOD_ENOTSUP, "layer %u: %s is of a type that the policy does not read",
-			       layer, what);
-	return KVMOD_OK;
-}
-
-static int check_head(const struct kvmod_policy *p, const struct kvmod_segment *s, uint32_t g)
-{
-	const struct kvmod_head *head = kvmod_head_at(s, g);
-	int err = KVMOD_OK;
-
-	if (head->n == 0)
-		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is empty", s->layer, g);
-	if (p->needs.what & KVMOD_NEED_K)
-		err = check_view(p, &head->k, "K", s->layer);
-	if (err == KVMOD_OK && p->needs.what & KVMOD_NEED_V)
-		err = check_view(p, &head->v, "V", s->layer);
-	return err;
-}
-
-/* Queries are asked for, and the segment is to have some. */
-static int check_extras(const struct kvmod_policy *p, const struct kvmod_segment *s)
-{
-	uint32_t what = p->needs.what;
-
-	if (kvmod_needs_rows(&p->needs, 1) && (s->n_rows == 0 || !s->q.data))
-		return kv_fail(KVMOD_EINVAL, "layer %u comes without queries", s->layer);
-	if (what & KVMOD_NEED_COLSUM && !s->colsum.data)
-		return kv_fail(KVMOD_EINVAL, "layer %u comes without column sums", s->layer);
-	if (what & KVMOD_NEED_Q_STATS && !(s->q_mean.data && s->q_cov.data))
-		return kv_fail(KVMOD_EINVAL, "layer %u comes without query statistics", s->layer);
-	if (what & KVMOD_NEED_WO_NORM && !s->wo_norm.data)
-		return kv_fail(KVMOD_EINVAL, "layer %u comes without |Wo v|", s->layer);
-	return KVMOD_OK;
-}
-
-static int check_segment(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i)
-{
-	const struct kvmod_segment *s = kvmod_segment_at(r, i);
-	int err = KVMOD_OK;
-
-	if (s->n_kv_heads == 0 || s->n_q_heads % s->n_kv_heads != 0 || s->n_q_heads == 0)
-		return kv_fail(KVMOD_EINVAL, "segment %u has %u query heads on %u KV heads",
-			       i, s->n_q_heads, s->n_kv_heads);
-	if (!s->heads || s->head_dim == 0 || s->layer >= r->n_layers)
-		return kv_fail(KVMOD_EINVAL, "segment %u is not filled in", i);
-	for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
-		err = check_head(p, s, g);
-	return err == KVMOD_OK ? check_extras(p, s) : err;
-}
-
-static int check_request(const struct kvmod_policy *p, const struct kvmod_request *r,
-			 const struct kvmod_plan *plan)
-{
-	int err = KVMOD_OK;
-
-	if (r->n_layers == 0 || r->n_segments == 0)
-		return kv_fail(KVMOD_EINVAL, "a request of %u segments of a model of %u layers: "
-			       "expected at least one of each", r->n_segments, r->n_layers);
-	if (plan->n_keeps != r->n_segments)
-		return kv_fail(KVMOD_EINVAL, "a plan of %u segments for a request of %u",
-			       plan->n_keeps, r->n_segments);
-	if (!(p->ops->devices & device_bit(r->device)))
-		return kv_fail(KVMOD_ENOTSUP, "K is on %s, where this policy does not run",
-			       r->device ? r->device : "cpu");
-	if (p->needs.what & KVMOD_NEED_ALL_LAYERS && r->n_segments % r->n_layers != 0)
-		return kv_fail(KVMOD_EINVAL, "%u segments, but the policy decides over all %u layers at once",
-			       r->n_segments, r->n_layers);
-	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++)
-		err = check_segment(p, r, i);
-	return err;
-}
-
-static int give_scratch(struct kvmod_policy *p, struct kvmod_request *r)
-{
-	struct kvmod_workspace need = { .size = sizeof(need) };
-	int err;
-
-	r->scratch = NULL;
-	r->scratch_size = 0;
-	if (!p->ops->workspace)
-		return KVMOD_OK;
-	err = p->ops->workspace(p->instance, r, &need);
-	if (err != KVMOD_OK)
-		return err;
-	if (need.host > p->scratch_size) {
-		size_t bytes = (need.host + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
-
-		free(p->scratch);
-		p->scratch_size = 0;
-		p->scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
-		if (!p->scratch)
-			return kv_fail(KVMOD_ENOMEM, "no memory for %zu bytes of scratch", bytes);
-		p->scratch_size = bytes;
-	}
-	r->scratch = p->scratch;
-	r->scratch_size = p->scratch_size;
-	return KVMOD_OK;
-}
-
-/* --- replays ---------------------------------------------------------------------- */
-
-/* Stands between a policy that asks for a replay and the engine. */
-struct relay {
-	const struct kvmod_request *request;	/* as the engine made it */
-	uint32_t flags;				/* of the policy */
-};
-
-/* The engine trusts the plans that it gets, so none goes to it unchecked. */
-static int32_t checked_replay(const struct kvmod_request *request, const struct kvmod_plan *plan,
-			      uint32_t rows, double *loss)
-{
-	const struct relay *relay = request->replay_ctx;
-	const struct kvmod_request *r = relay->request;
-	int err = KVMOD_OK;
-
-	if (plan->n_keeps != r->n_segments)
-		return kv_fail(KVMOD_EPLAN, "replay of a plan of %u segments: expected %u",
-			       plan->n_keeps, r->n_segments);
-	for (uint32_t i = 0; i < plan->n_keeps && err == KVMOD_OK; i++) {
-		if (kvmod_keep_at(plan, i)->status != KVMOD_OK)
-			continue;	/* such a segment is whole */
-		err = kvmod_plan_check(r, plan, i, relay->flags);
-		if (err != KVMOD_OK)
-			kv_fail_in(err, "replay: layer %u", kvmod_segment_at(r, i)->layer);
-	}
-	return err == KVMOD_OK ? r->replay(r, plan, rows, loss) : err;
-}
-
-/* --- deciding -------------------------------------------------------------------- */
-
-static void keep_whole(struct kvmod_keep *keep, int status)
-{
-	keep->kind = KVMOD_KEEP_ALL;
-	keep->status = status;
-}
-
-static uint64_t row_bytes(const struct kvmod_segment *s, const struct kvmod_head *head)
-{
-	return kvmod_row_bytes(head->k.type, s->head_dim) + kvmod_row_bytes(head->v.type, s->head_dim);
-}
-
-static void count_segment(struct kvmod_policy *p, const struct kvmod_request *r,
-			  const struct kvmod_plan *plan, uint32_t i)
-{
-	const struct kvmod_segment *s = kvmod_segment_at(r, i);
-
-	p->counters.segments++;
-	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
-		const struct kvmod_head *head = kvmod_head_at(s, g);
-		uint64_t kept = kvmod_plan_count(r, plan, i, g);
-
-		p->counters.positions_seen += head->n;
-		p->counters.positions_kept += kept;
-		p->counters.bytes_freed += (head->n - kept) * row_bytes(s, head);
-	}
-}
-
-/* Checks every keep; what does not pass becomes whole. One line for all of them. */
-static void settle(struct kvmod_policy *p, const struct kvmod_request *r, struct kvmod_plan *plan)
-{
-	char first[512] = "";
-	uint32_t n_failed = 0;
-
-	for (uint32_t i = 0; i < plan->n_keeps; i++) {
-		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
-		int err = keep->status;
-
-		if (err == KVMOD_OK) {
-			err = kvmod_plan_check(r, plan, i, p->ops->flags);
-			p->counters.failed_plans += err != KVMOD_OK;
-		}
-		if (err != KVMOD_OK) {
-			if (n_failed++ == 0)
-				snprintf(first, sizeof(first), "layer %u: %s",
-					 kvmod_segment_at(r, i)->layer,
-					 *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
-			keep_whole(keep, err);
-		}
-		count_segment(p, r, plan, i);
-	}
-	p->counters.failed_segments += n_failed;
-	if (n_failed > 0)
-		kv_log(p->ctx, KVMOD_ERROR, "policy %s: %s; %u of %u segments stay whole",
-		       p->ops->name, first, n_failed, plan->n_keeps);
-}
-
-/* Nothing of the plan counts: the policy said no, or could not be asked. */
-static int refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
-{
-	kv_failed(err, "policy", p->ops->name);
-	kv_log(p->ctx, KVMOD_ERROR, "%s; the cache stays whole", kvmod_error());
-	p->counters.failed_calls++;
-	p->counters.failed_segments += plan->n_keeps;
-	for (uint32_t i = 0; i < plan->n_keeps; i++)
-		keep_whole(kvmod_keep_at(plan, i), err);
-	return err;
-}
-
-int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
-		 struct kvmod_plan *plan)
-{
-	struct kvmod_request r = { 0 }, of_engine;
-	struct relay relay = { .request = &of_engine, .flags = p->ops->flags };
-	uint64_t begin;
-	int err;
-
-	/* The caller may have been built with a shorter request. */
-	memcpy(&r, request, request->size < sizeof(r) ? request->size : sizeof(r));
-	r.size = sizeof(r);
-	p->counters.requests++;
-	kv_fail(KVMOD_OK, "%s", "");
-	if (KVMOD_HAS(request, segments))
-		err = check_request(p, &r, plan);
-	else
-		err = kv_fail(KVMOD_EINVAL, "a request of %u bytes ends before its segments",
-			      request->size);
-	if (err == KVMOD_OK)
-		err = give_scratch(p, &r);
-	if (err != KVMOD_OK)
-		return refuse(p, plan, err);
-	of_engine = r;
-	if (r.replay) {
-		r.replay = checked_replay;
-		r.replay_ctx = &relay;
-	}
-	begin = nanoseconds();
-	err = p->ops->compress(p->instance, &r, plan);
-	p->counters.nanoseconds += nanoseconds() - begin;
-	if (err != KVMOD_OK)
-		return refuse(p, plan, err);
-	settle(p, &r, plan);
-	return KVMOD_OK;
-}

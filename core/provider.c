@@ -32,6 +32,7 @@ struct search {
 	uint32_t on;			/* the device it must run on; 0: any */
 	struct kv_nearest nearest;
 	unsigned n_refused;
+	bool elsewhere;			/* it was found, but runs on other devices */
 };
 
 static bool is_module(const struct search *s)
@@ -52,7 +53,10 @@ static bool offers(struct search *s, const struct kvmod_modinfo *info)
 
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, s->key, i)); i++)
 		kv_nearest_offer(&s->nearest, name);
-	return kv_modinfo_says(info, s->key, s->name);
+	if (!kv_modinfo_says(info, s->key, s->name))
+		return false;
+	s->elsewhere |= s->on && !(kv_modinfo_on(info, s->name) & s->on);
+	return !s->on || kv_modinfo_on(info, s->name) & s->on;
 }
 
 static int not_found(struct kvmod_ctx *ctx, struct search *s)
@@ -110,8 +114,9 @@ static int load_files(struct kvmod_ctx *ctx, struct search *s)
 	kv_pile_free(&pile);
 	if (err || is_there(ctx, s))
 		return err;
-	if (!is_module(s) && kv_provider_find(ctx, s->kind, s->name, 0))
-		return kv_fail(KVMOD_ENOTSUP, "%s `%s` does not run on this device", s->what, s->name);
+	if (s->elsewhere || (s->on && kv_provider_find(ctx, s->kind, s->name, 0)))
+		return kv_fail(KVMOD_ENOTSUP, "%s `%s` has no version for %s", s->what, s->name,
+			       kv_device_name(s->on));
 	return not_found(ctx, s);
 }
 

@@ -19,6 +19,14 @@ tests_test_config_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_config_LDFLAGS = $(UNIT_LINK)
 tests_test_config_LDADD = $(FIXTURE_LIBS)
 
+GPU_SOURCES = tests/madeup_gpu.c tests/madeup_gpu.h tests/reader.c tests/reader.h
+
+UNIT_TESTS += tests/test_device
+tests_test_device_SOURCES = tests/test_device.c $(GPU_SOURCES)
+tests_test_device_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
+tests_test_device_LDFLAGS = $(UNIT_LINK)
+tests_test_device_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_fuzz
 tests_test_fuzz_SOURCES = tests/test_fuzz.c
 tests_test_fuzz_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -48,6 +56,12 @@ tests_test_registry_SOURCES = tests/test_registry.c
 tests_test_registry_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_registry_LDFLAGS = $(UNIT_LINK)
 tests_test_registry_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_staging
+tests_test_staging_SOURCES = tests/test_staging.c $(GPU_SOURCES)
+tests_test_staging_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
+tests_test_staging_LDFLAGS = $(UNIT_LINK)
+tests_test_staging_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_oom
 tests_test_oom_SOURCES = tests/test_oom.c

@@ -375,7 +375,7 @@ static const struct { const char *why; int err; } incomplete[] = {
 	{ "policy odd: layer 2: KV head 0 is empty", KVMOD_EINVAL },
 	{ "policy odd: segment 2 has 3 query heads on 2 KV heads", KVMOD_EINVAL },
 	{ "policy odd: segment 2 is not filled in", KVMOD_EINVAL },
-	{ "policy odd: K is on cuda, where this policy does not run", KVMOD_ENOTSUP },
+	{ "policy odd: layer 0 is on `abacus`, which is no device", KVMOD_EINVAL },
 	{ "policy odd: a request of 3 segments of a model of 0 layers: "
 	  "expected at least one of each", KVMOD_EINVAL },
 	{ "policy odd: a request of 0 segments of a model of 3 layers: "
@@ -411,7 +411,7 @@ START_TEST(incomplete_requests)
 		segments[2].heads = NULL;
 		break;
 	case 7:
-		request.device = "cuda";
+		request.device = "abacus";
 		break;
 	case 8:
 		request.n_layers = 0;

@@ -131,16 +131,17 @@ END_TEST
 START_TEST(one_name_on_two_devices)
 {
 	struct kvmod_ctx *ctx = fixture_context();
-	struct kvmod_policy *cpu, *cuda;
+	struct kv_provider *cpu, *cuda;
 
 	fixture_module("good", NULL);
 	fixture_module("accel", NULL);
-	assert_ok(kvmod_policy_open(ctx, "good", "cuda", &fixture_model, &cuda));
-	assert_ok(kvmod_policy_open(ctx, "good", "cpu", &fixture_model, &cpu));
-	ck_assert_uint_eq(kvmod_policy_ops(cuda)->devices, KVMOD_ON_CUDA);
-	ck_assert_uint_eq(kvmod_policy_ops(cpu)->devices, KVMOD_ON_CPU);
-	kvmod_policy_close(cuda);
-	kvmod_policy_close(cpu);
+	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", KVMOD_ON_CUDA, &cuda));
+	ck_assert_str_eq(cuda->module->desc.name, "accel");
+	ck_assert_ptr_null(ctx->modules->next);		/* its file was not loaded for this */
+	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", KVMOD_ON_CPU, &cpu));
+	ck_assert_str_eq(cpu->module->desc.name, "good");
+	kv_provider_put(ctx, cuda);
+	kv_provider_put(ctx, cpu);
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -152,7 +153,7 @@ START_TEST(not_on_this_device)
 
 	fixture_module("accel", NULL);
 	assert_fails(fixture_open(ctx, "good", &policy), KVMOD_ENOTSUP,
-		     "policy `good` does not run on this device");
+		     "policy `good` has no version for cpu");
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -543,6 +544,13 @@ START_TEST(policy_is_not_in_the_section)
 }
 END_TEST
 
+START_TEST(policy_runs_elsewhere_than_its_section_says)
+{
+	assert_load_fails("elsewhere", KVMOD_EFORMAT, "init() failed: policy `good`: it runs on other "
+			  "devices than the file's .kvmod.info section says: use KVMOD_RUNS_ON");
+}
+END_TEST
+
 /* dlerror()'s own words. */
 START_TEST(undefined_symbol)
 {
@@ -710,6 +718,6 @@ FIXTURE_MAIN("loader", loads_by_path, loads_when_a_policy_is_opened,
 	     no_descriptor, descriptor_of_a_dependency,
 	     descriptor_of_another_file, wrong_magic, other_abi, no_license, bad_name,
 	     section_is_forged, written_by_others, given_away, owners, allowed_owners, init_fails,
-	     policy_is_not_in_the_section, undefined_symbol, descriptor_and_section_disagree, busy,
-	     resident_modules_stay_mapped, open_things_hold_the_context, blacklisted, aliases, facts,
+	     policy_is_not_in_the_section, policy_runs_elsewhere_than_its_section_says,
+	     undefined_symbol, descriptor_and_section_disagree, busy, resident_modules_stay_mapped, open_things_hold_the_context, blacklisted, aliases, facts,
 	     each_file)

@@ -5,23 +5,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where the engine's cache will be. */
-static const char *device_of(struct kvmod_ctx *ctx)
-{
-	const char *device = kvmod_config_get(ctx, "kvmod", "device");
-
-	return device && strcmp(device, "auto") ? device : "cpu";
-}
-
 int cli_model_open(struct cli_model *m, struct kvmod_ctx *ctx)
 {
-	*m = (struct cli_model){ .ctx = ctx, .device = device_of(ctx) };
+	*m = (struct cli_model){ .ctx = ctx };
 	if (kvmod_engine_open(ctx, NULL, &m->engine))
 		return cli_error_kvmod();
 	m->ops = kvmod_engine_ops(m->engine);
 	m->instance = kvmod_engine_instance(m->engine);
 	m->about = kvmod_engine_model(m->engine);
-	if (kvmod_policy_open(ctx, NULL, m->device, m->about, &m->policy) ||
+	if (kvmod_policy_open(ctx, NULL, NULL, m->about, &m->policy) ||
 	    kvmod_session_open(m->engine, m->policy, &m->session)) {
 		cli_error_kvmod();
 		cli_model_close(m);

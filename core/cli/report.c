@@ -110,7 +110,8 @@ void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence
 	const char *policy = kvmod_policy_ops(m->policy)->name;
 
 	title("policy");
-	fprintf(stderr, "%s on %s: budget %.4f", policy, m->device, turn->prompted.budget);
+	fprintf(stderr, "%s on %s: budget %.4f", policy,
+		kvmod_policy_device(m->policy), turn->prompted.budget);
 	if (turn->prompted.status)
 		fprintf(stderr, " (failed with %s: what failed is whole)",
 			kvmod_strerror(turn->prompted.status));
@@ -167,7 +168,7 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 		"{s:s, s:s, s:s, s:I, s:I, s:s%, s:o, s:f, s:I, s:I, s:f, s:f, s:f}",
 		"model", m->about->name,
 		"policy", kvmod_policy_ops(m->policy)->name,
-		"device", m->device,
+		"device", kvmod_policy_device(m->policy),
 		"prompt_tokens", (json_int_t)turn->prompt_tokens,
 		"generated_tokens", (json_int_t)a->n_tokens,
 		"text", a->text.n ? a->text.bytes : "", a->text.n,

@@ -15,7 +15,6 @@ struct cli_model {
 	const struct kvmod_engine_ops *ops;
 	void *instance;
 	const struct kvmod_model *about;
-	const char *device;		/* where the cache is */
 	struct kvmod_policy *policy;
 	struct kvmod_session *session;
 };

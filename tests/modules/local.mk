@@ -27,6 +27,7 @@ check_LTLIBRARIES += \
 	tests/modules/failing.la \
 	tests/modules/badplan.la \
 	tests/modules/unsaid.la \
+	tests/modules/elsewhere.la \
 	tests/modules/libdep.la \
 	tests/modules/depends.la \
 	tests/modules/shadow.la \
@@ -40,7 +41,8 @@ tests_modules_other_la_SOURCES = tests/modules/module.c
 tests_modules_other_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"other"'
 tests_modules_other_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_accel_la_SOURCES = tests/modules/module.c
-tests_modules_accel_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"accel"' -DTEST_DEVICES=KVMOD_ON_CUDA
+tests_modules_accel_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"accel"' -DTEST_DEVICES=KVMOD_ON_CUDA \
+	-DTEST_RUNS_ON='"cuda"'
 tests_modules_accel_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_nosection_la_SOURCES = tests/modules/module.c
 tests_modules_nosection_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NO_MODULE -DTEST_NO_SECTION
@@ -94,6 +96,9 @@ tests_modules_badplan_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_unsaid_la_SOURCES = tests/modules/module.c
 tests_modules_unsaid_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"unsaid"' -DTEST_UNSAID
 tests_modules_unsaid_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_elsewhere_la_SOURCES = tests/modules/module.c
+tests_modules_elsewhere_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"elsewhere"' -DTEST_RUNS_ON='"cpu cuda"'
+tests_modules_elsewhere_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_undefined_la_SOURCES = tests/modules/module.c
 tests_modules_undefined_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"undefined"' -DTEST_POLICY=undefined -DTEST_UNDEFINED
 tests_modules_undefined_la_LDFLAGS = $(LOOSE_MODULE_LINK)

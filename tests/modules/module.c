@@ -61,6 +61,10 @@ DEFINE_PARAMS(policy, unsaid);
 #define params_of_policy CAT(TEST_POLICY, _params)
 DEFINE_PARAMS(policy, TEST_POLICY);
 #endif
+#ifdef TEST_RUNS_ON
+#define DEFINE_DEVICES(owner) KVMOD_RUNS_ON(owner, TEST_RUNS_ON)
+DEFINE_DEVICES(TEST_POLICY);
+#endif
 
 #ifdef TEST_UNDEFINED
 int32_t symbol_that_nobody_defines(void);

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A made-up device "cuda", to see that the core treats its memory and its streams
+ * as it must: a pointer to its memory is none that the host can read, and what is
+ * queued on a stream happens when somebody waits for that stream.
+ */
+#ifndef KVMOD_TESTS_MADEUP_GPU_H
+#define KVMOD_TESTS_MADEUP_GPU_H
+
+#include <kvmod/device.h>
+#include <kvmod/policy.h>
+
+/* The module "cuda": the device, and the policy "positive" for it. */
+extern const struct kvmod_module gpu_module;
+
+/* What happened, and what is to fail. */
+struct gpu {
+	unsigned n_opened, n_closed;
+	unsigned n_allocations, n_live;
+	unsigned n_to_host, n_from_host, n_gathers, n_waits;
+	uint64_t bytes_copied;
+	int32_t fail_open, fail_wait, fail_copy;	/* a code; 0: succeed */
+	unsigned fail_allocation;	/* which one, from 1; 0: none */
+};
+extern struct gpu gpu;
+
+/* Memory of it, as the device itself gives it. NULL: none. */
+void *gpu_alloc(uint64_t bytes);
+void gpu_free(void *memory);
+/* The host's pointer to memory of the device; aborts if it is none. */
+void *gpu_reach(const void *memory);
+/* Runs fn(arg) when the stream gets there. */
+int32_t gpu_launch(void *stream, void (*fn)(void *arg), void *arg);
+
+#endif
