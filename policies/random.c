@@ -25,6 +25,7 @@ struct random {
 	  "another number, another draw")
 
 KVMOD_PARAMS(policy, random, PARAMS);
+KVMOD_RUNS_ON(random, "cpu cuda");
 
 #define GOLDEN_GAMMA 0x9e3779b97f4a7c15u
 

@@ -23,6 +23,7 @@ struct streamingllm {
 	  "decoded tokens from one cut to the next; 0: cut after prompts only (the paper: 1)")
 
 KVMOD_PARAMS(policy, streamingllm, PARAMS);
+KVMOD_RUNS_ON(streamingllm, "cpu cuda");
 
 static int32_t streamingllm_needs(void *self, struct kvmod_needs *needs)
 {
