@@ -158,9 +158,10 @@ static void run_turns(const struct pair *pair, const struct madeup_shape *shape,
 	uint32_t what = kvmod_policy_needs(pair->cpu)->what | KVMOD_NEED_K | KVMOD_NEED_V;
 	struct kvmod_plan *cpu, *gpu;
 	struct madeup first, second;
-	char text[128];
+	char text[192];
 
-	snprintf(text, sizeof(text), "%ux%u of %u, type %u, n=%u", shape->n_q_heads, shape->n_kv_heads,
+	snprintf(text, sizeof(text), "(%s) %ux%u of %u, type %u, n=%u",
+		 pair->overrides[0] ? pair->overrides[0] : "", shape->n_q_heads, shape->n_kv_heads,
 		 shape->head_dim, shape->type, n);
 	if (madeup_first(&first, shape, n, rows_for(pair, n), what))
 		exit(1);
