@@ -2,6 +2,12 @@
 /* What `kvmod bench decision` prints. */
 #include "core/cli/bench_decision.h"
 
+/* A device's clock counts in less than microseconds. */
+static int stats_width(const struct decision_bench *b)
+{
+	return b->device.ops ? 30 : 26;
+}
+
 static void print_size_header(const struct decision_bench *b)
 {
 	if (b->sweep)
@@ -27,31 +33,30 @@ void decision_header(const struct decision_bench *b)
 		printf(", %s threads", threads ? threads : "all");
 	printf(", %llu rounds\n", (unsigned long long)b->options.rounds);
 	print_size_header(b);
-	printf("%-26s %-26s %6s %7s %10s", "DECISION, ms",
+	printf("%-*s %-*s %6s %7s %10s", stats_width(b), "DECISION, ms", stats_width(b),
 	       b->device.ops ? "PLAIN READ, ms" : "PLAIN PASS, ms", "RATIO", "KEPT", "WHOLE");
 	printf("%s\n", b->device.ops ? "  WALL, ms" : "");
 }
 
-/* A device's clock counts in less than microseconds. */
-static void print_stats(const struct cli_stats *s, int places)
+static void print_stats(const struct decision_bench *b, const struct cli_stats *s)
 {
+	int places = b->device.ops ? 4 : 2;
 	char text[64];
 
 	snprintf(text, sizeof(text), "%.*f (%.*f to %.*f)", places, s->median, places, s->low,
 		 places, s->high);
-	printf(" %-26s", text);
+	printf(" %-*s", stats_width(b), text);
 }
 
 static void print_row(const struct decision_bench *b, const struct decision_row *r)
 {
-	int places = b->device.ops ? 4 : 2;
 	char bytes[CLI_BYTES_ROOM], whole[32];
 
 	if (b->sweep)
 		printf("%-7u %-10u ", r->n_layers, r->n_sequences);
 	printf("%-10u %-10s", r->n, cli_bytes(r->k_bytes, bytes));
-	print_stats(&r->ours, places);
-	print_stats(&r->theirs, places);
+	print_stats(b, &r->ours);
+	print_stats(b, &r->theirs);
 	snprintf(whole, sizeof(whole), "%u of %u", r->n_whole, r->n_layers * r->n_sequences);
 	printf(" %6.2f %6.1f%% %10s", r->ours.median / r->theirs.median, 100 * r->budget, whole);
 	if (b->device.ops)

@@ -28,7 +28,7 @@ exits 0
 figures
 out <<'END'
 policy newest on cuda, 3 layers of 2 sequences, 4 query heads on 2 KV heads of 64, f16, 9 rounds
-POSITIONS  K          DECISION, ms               PLAIN READ, ms              RATIO    KEPT      WHOLE  WALL, ms
+POSITIONS  K          DECISION, ms                   PLAIN READ, ms                  RATIO    KEPT      WHOLE  WALL, ms
 100        150.0 KiB  N (N to N) N (N to N) N 66.7%     2 of 6 N
 101        151.5 KiB  N (N to N) N (N to N) N 67.0%     2 of 6 N
 END

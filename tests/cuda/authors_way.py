@@ -12,9 +12,10 @@ position, norm over the ranked positions:
             float32 from the logits on, read back once.
   kvmod     kvmod bench decision --device cuda.
 
-The first two get the same made-up keys and must keep the same counts; both are first
-held against the golden vectors. kvmod's keys are made up by the same recipe. Exit
-status 77 with the reason where there is no torch or no GPU.
+The first two get the same made-up keys; where their counts differ it is because the
+product of two bf16 tensors, the authors' logits, is bf16. Both are first held against the
+golden vectors, as kvmod is by its tests: its keys here are others, made up by the same
+recipe. Exit status 77 with the reason where there is no torch or no GPU.
 """
 import argparse
 import json
@@ -89,6 +90,8 @@ def native(q, k, threshold, sinks):
     return list(zip(count.tolist(), loss.tolist()))
 
 
+ROUNDING = 1e-6     # of a loss in float32: the difference of two numbers near 1
+
 # --- golden vectors -----------------------------------------------------------------
 
 
@@ -119,7 +122,7 @@ def check_case(case, ways):
     for way in ways:
         count, loss = way(q, k, float(case["threshold"]), sinks)[0]
         kept = sinks + max(count, int(case["recent"]))
-        if kept != int(case["keep"]) or abs(loss - float(case["loss"])) > 1e-4 * float(case["loss"]) + 1e-9:
+        if kept != int(case["keep"]) or abs(loss - float(case["loss"])) > ROUNDING:
             sys.exit(f"{case['name']}: {way.__name__} keeps {kept} at a loss of {loss}, "
                      f"expected {case['keep']} at {case['loss']}")
 
