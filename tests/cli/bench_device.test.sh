@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# bench decision and gather on a device: one that only pretends, and checks that all
-# it is handed is in its memory.
+# Benches on a device: one that only pretends, and checks that all it is handed is in
+# its memory.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 # bench COMMAND ARGUMENT...
@@ -56,4 +56,15 @@ bench gather --layers 2 --kv-heads 3 --head-dim 64 --lengths 50 --keep 0.3 --jso
 exits 0
 json device=cuda comparisons.0.kept=15 comparisons.0.by=spans comparisons.1.by=lists \
 	comparisons.1.gather_ms.median:real comparisons.1.copy_ms.median:real
+
+# An engine that says it is on the device, and stays on the host all the same.
+dd if=/dev/zero of="$tmp/model" bs=1000 count=1000 2>/dev/null
+kvmod bench engine -o "kvmod.module_path=$build/tests/cli/.libs:$build/tests/cli/device/.libs" \
+	-m "$tmp/model" -o 'engine fake.device=cuda' --rival fake --lengths 100 --decode 4 --prompts 1
+exits 0
+: | err
+has 'engine fake (cuda, 4 of 4 layers) against fake (cuda, 4 of 4 layers), policy fullkv (c'
+has "GB/s; the model's file has 976.6 KiB"
+has ' ms for 1.15 MiB of weights and cache: '
+has 'free on the device: 3.75 GiB before the decision and the cut, 3.75 GiB after'
 finish

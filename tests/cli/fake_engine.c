@@ -35,6 +35,7 @@ struct fake {
 	int32_t context_override;
 	int64_t delay;			/* ms a text, and a chunk of a step */
 	int32_t broken;			/* one of these */
+	const char *device;		/* where it says that all layers are; "": the host */
 	atomic_int cancelled;
 	struct kvmod_model about;
 };
@@ -65,7 +66,8 @@ struct kvmod_seq {
 	P(owner, struct fake, context_override, BOOL, "no", "", "let decoding go past the context") \
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
-	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply", "which call fails")
+	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply", "which call fails") \
+	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 
 static int32_t fake_open(void *self)
@@ -89,6 +91,8 @@ static int32_t fake_open(void *self)
 		.rope_base = 10000.0f,
 		.end_tokens = end_tokens,
 		.n_end_tokens = 1,
+		.n_device_layers = *f->device ? LAYERS : 0,
+		.device = *f->device ? f->device : NULL,
 	};
 	return KVMOD_OK;
 }
