@@ -21,23 +21,27 @@ static uint64_t rows_of(const struct kvmod_gather *g)
 	return rows;
 }
 
-/* One past the highest source row. */
+/* One past the highest source row. Long lists make this most of the host's work. */
 static uint64_t source_end(const struct kvmod_gather *g)
 {
-	uint64_t end = 0, i;
+	uint32_t last = 0, end = 0, i;
+	uint64_t k;
 
 	for (i = 0; g->spans && i < g->n_spans; i++)
 		end = g->spans[i].end > end ? g->spans[i].end : end;
-	for (i = 0; !g->spans && i < g->n_indices; i++)
-		end = g->indices[i] + 1ull > end ? g->indices[i] + 1ull : end;
-	return end;
+	if (g->spans || g->n_indices == 0)
+		return end;
+	for (k = 0; k < g->n_indices; k++)
+		last = g->indices[k] > last ? g->indices[k] : last;
+	return last + 1ull;
 }
 
-static bool overlaps(const struct kvmod_gather *g)
+/* end: what source_end() says. */
+static bool overlaps(const struct kvmod_gather *g, uint64_t end)
 {
 	uintptr_t src = (uintptr_t)g->src, dst = (uintptr_t)g->dst;
 
-	return src < dst + rows_of(g) * g->dst_stride && dst < src + source_end(g) * g->src_stride;
+	return src < dst + rows_of(g) * g->dst_stride && dst < src + end * g->src_stride;
 }
 
 /* In overlapping memory rows must be in order and never move away from the front. */
@@ -85,6 +89,7 @@ static bool same_list(const struct kvmod_gather *gathers, uint32_t stride, uint3
 int kv_cuda_gather_prepare(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
 			   struct kv_gather_job *job)
 {
+	uint64_t end = 0;
 	uint32_t i;
 
 	*job = (struct kv_gather_job){ .n_gathers = n_gathers };
@@ -94,7 +99,9 @@ int kv_cuda_gather_prepare(const struct kvmod_gather *gathers, uint32_t n_gather
 		if (g->row_bytes == 0 || g->row_bytes > UINT32_MAX || rows_of(g) > UINT32_MAX ||
 		    g->src_stride < (int64_t)g->row_bytes || g->dst_stride < (int64_t)g->row_bytes)
 			return KVMOD_EINVAL;
-		if (overlaps(g)) {
+		if (!same_list(gathers, stride, i))
+			end = source_end(g);
+		if (overlaps(g, end)) {
 			if (!moves_forward(g))
 				return KVMOD_EINVAL;
 			job->in_place = 1;
@@ -150,7 +157,7 @@ void kv_cuda_gather_table(const struct kv_gather_job *job, const struct kvmod_ga
 		e->n_rows = (uint32_t)rows_of(g);
 		e->row_bytes = (uint32_t)g->row_bytes;
 		e->tile_rows = tile_rows(g);
-		e->in_place = overlaps(g);
+		e->in_place = job->in_place && overlaps(g, source_end(g));
 		e->aligned = alignment(g);
 		e->n_spans = g->spans ? g->n_spans : 0;
 		e->first_span = n_spans;
