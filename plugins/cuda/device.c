@@ -2,15 +2,23 @@
 /* The device "cuda": memory, copies, gathers and clocks of one GPU. */
 #include "plugins/cuda/cuda.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "config.h"
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/read.h"
 
+/* Host memory for a gather's table. */
+struct table {
+	size_t room;
+	char bytes[];
+};
+
 struct cuda_device {
 	struct kvmod_instance instance;
 	uint32_t *sink;			/* what reads may write to */
+	_Atomic(struct table *) spare;	/* of the last gather; NULL: one is using it */
 };
 
 static const struct kvmod_host *host_of(void *self)
@@ -66,9 +74,12 @@ static int32_t cuda_open(void *self_)
 			   "no memory on the GPU");
 }
 
-static void cuda_close(void *self)
+static void cuda_close(void *self_)
 {
-	cudaFree(((struct cuda_device *)self)->sink);
+	struct cuda_device *self = self_;
+
+	cudaFree(self->sink);
+	free(atomic_load(&self->spare));
 }
 
 /* --- memory -------------------------------------------------------------------------- */
@@ -130,6 +141,28 @@ static int32_t cuda_memory(void *self, uint64_t *free_bytes, uint64_t *total_byt
 
 /* --- gathers ---------------------------------------------------------------------------- */
 
+/*
+ * With long lists a table is large, and to touch fresh pages of it would take
+ * longer than the gather: so the last one is used again.
+ */
+static struct table *take_table(struct cuda_device *self, size_t bytes)
+{
+	struct table *t = atomic_exchange(&self->spare, NULL);
+
+	if (t && t->room >= bytes)
+		return t;
+	free(t);
+	t = malloc(sizeof(*t) + bytes);
+	if (t)
+		t->room = bytes;
+	return t;
+}
+
+static void put_table(struct cuda_device *self, struct table *t)
+{
+	free(atomic_exchange(&self->spare, t));
+}
+
 /* The table's memory comes from the stream's own pool: it may go while the gather runs. */
 static int32_t launch_gather(const struct kvmod_host *host, const struct kv_gather_job *job,
 			     const void *table, void *stream)
@@ -154,20 +187,20 @@ static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *
 {
 	const struct kvmod_host *host = host_of(self);
 	struct kv_gather_job job;
+	struct table *table;
 	int32_t err;
-	void *table;
 
 	err = kv_cuda_gather_prepare(gathers, n_gathers, gather_stride, &job);
 	if (err)
 		return host->fail(host->ctx, err, "rows to gather would overwrite each other");
 	if (job.n_tiles == 0)
 		return 0;
-	table = malloc(job.table_bytes);
+	table = take_table(self, job.table_bytes);
 	if (!table)
 		return host->fail(host->ctx, KVMOD_ENOMEM, "no memory for a gather of %u", n_gathers);
-	kv_cuda_gather_table(&job, gathers, gather_stride, table);
-	err = launch_gather(host, &job, table, stream);
-	free(table);
+	kv_cuda_gather_table(&job, gathers, gather_stride, table->bytes);
+	err = launch_gather(host, &job, table->bytes, stream);
+	put_table(self, table);
 	return err;
 }
 
