@@ -95,15 +95,74 @@ static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *n
 	return err;
 }
 
-/* What runs on an accelerator only cannot be tried on made-up numbers in memory. */
-static bool runs_here(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name)
+static bool has_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
 {
 	struct kv_provider *provider;
 
-	if (kind != KV_POLICY || kv_provider_get(ctx, kind, name, KVMOD_ON_CPU, &provider))
+	if (kv_provider_get(ctx, KV_POLICY, name, on, &provider))
 		return false;
 	kv_provider_put(ctx, provider);
 	return true;
+}
+
+static int open_and_close(struct kvmod_ctx *ctx, const char *name)
+{
+	struct kvmod_device *device;
+	int err = kvmod_device_open(ctx, name, &device);
+
+	if (err == KVMOD_OK)
+		kvmod_device_close(device);
+	return err;
+}
+
+/*
+ * What is not needed here may be there for another machine: a section of a device
+ * that is left to `auto`, or of a policy that is not in use. Then it is no mistake
+ * that there is no GPU.
+ */
+static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
+{
+	if (err)
+		kv_log(ctx, KVMOD_NOTE, "%s %s is not tried: %s", what, name, kvmod_error());
+	return KVMOD_OK;
+}
+
+static int try_device(struct trial *t, const char *name)
+{
+	int err = open_and_close(t->ctx, name);
+
+	return t->config->settings.device == KV_AUTO ? excuse(t->ctx, err, "device", name) : err;
+}
+
+/* NULL: as configured. */
+static int try_policy(struct trial *t, const char *name, const char *device, int *fd)
+{
+	const struct kv_settings *settings = &t->config->settings;
+	bool chosen = kv_name_eq(name, kv_config_alias(t->config, settings->policy));
+	int err = KVMOD_OK;
+
+	if (!chosen && settings->device == KV_AUTO && !has_version(t->ctx, name, KVMOD_ON_CPU))
+		err = open_and_close(t->ctx, kv_device_name(KVMOD_ON_CUDA));
+	if (err)
+		return excuse(t->ctx, err, "policy", name);
+	return kv_probe_policy(t->ctx, name, device, tell_step, fd);
+}
+
+/*
+ * The driver of an accelerator that the parent uses does not work in its child.
+ * Then only what can do without is tried; that the device works is known.
+ */
+static int try_further(struct trial *t, enum kv_kind kind, const char *name, int *fd)
+{
+	bool in_use = kv_accelerator_is_open(t->ctx);
+
+	if (kind == KV_DEVICE && !in_use)
+		return try_device(t, name);
+	if (kind == KV_POLICY && !in_use)
+		return try_policy(t, name, NULL, fd);
+	if (kind == KV_POLICY && has_version(t->ctx, name, KVMOD_ON_CPU))
+		return try_policy(t, name, "cpu", fd);
+	return KVMOD_OK;
 }
 
 /* The context is a copy of the parent's, and only this thread is left to use it. */
@@ -120,8 +179,8 @@ static void child(struct trial *t, enum kv_kind kind, const char *name, int fd)
 		tell(fd, STEP, 0, "loading it");
 		err = load_and_fill(ctx, kind, name);
 	}
-	if (err == KVMOD_OK && runs_here(ctx, kind, name))
-		err = kv_probe_policy(ctx, name, tell_step, &fd);
+	if (err == KVMOD_OK)
+		err = try_further(t, kind, name, &fd);
 	tell(fd, DONE, err, err ? kvmod_error() : "");
 }
 
@@ -341,6 +400,14 @@ static const char *chosen(const struct kv_config *config, const char *key, const
 	return kv_config_find(config, "kvmod", "", key) ? kv_config_alias(config, value) : NULL;
 }
 
+/* The host's own is always there. */
+static const char *device_chosen(const struct kv_config *config)
+{
+	const struct kv_entry *e = kv_config_find(config, "kvmod", "", "device");
+
+	return e && kv_device_bit(e->value) & ~KVMOD_ON_CPU ? e->value : NULL;
+}
+
 int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
 		    kvmod_finding_fn *fn, void *arg)
 {
@@ -353,7 +420,7 @@ int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t li
 	report_config(&t, config->path, KVMOD_OK, "");
 	try_named(&t, KV_POLICY, kv_config_alias(config, config->settings.policy));
 	try_named(&t, KV_ENGINE, chosen(config, "engine", config->settings.engine));
-	try_named(&t, KV_DEVICE, NULL);
+	try_named(&t, KV_DEVICE, device_chosen(config));
 	return t.first_code ? kv_fail(t.first_code, "%s", t.first) : KVMOD_OK;
 }
 

@@ -210,6 +210,14 @@ void kv_module_drop_devices(struct kv_module *module)
 	module->held = NULL;
 }
 
+bool kv_accelerator_is_open(const struct kvmod_ctx *ctx)
+{
+	for (const struct kvmod_device *d = ctx->devices; d; d = d->next)
+		if (!(d->ops->on & KVMOD_ON_CPU))
+			return true;
+	return false;
+}
+
 bool kv_device_is_own(const struct kv_module *module, const struct kv_provider *provider)
 {
 	const struct kvmod_device *d = find_open(module->ctx, provider);

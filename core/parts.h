@@ -45,12 +45,13 @@ struct kv_entry {
 	unsigned line;
 };
 
+#define KV_AUTO 0
 struct kv_settings {
 	int64_t threads;
 	int32_t log_level;		/* above KVMOD_ERROR */
 	const char *module_path;
 	const char *policy, *engine;
-	int32_t device;			/* auto, cpu, cuda */
+	int32_t device;			/* KV_AUTO, or cpu or cuda, from 1 */
 	const char *allow_owner;
 };
 
@@ -249,6 +250,8 @@ void kv_device_drop(struct kvmod_device *device);
 /* The module's own, opened the first time that it asks. */
 int kv_module_device(struct kv_module *module, const char *name, struct kvmod_device **out);
 void kv_module_drop_devices(struct kv_module *module);
+/* Is one open other than the host's own? */
+bool kv_accelerator_is_open(const struct kvmod_ctx *ctx);
 /* Is the device open, and for nobody but this module? */
 bool kv_device_is_own(const struct kv_module *module, const struct kv_provider *provider);
 
@@ -260,10 +263,10 @@ extern const struct kvmod_device_ops kv_cpu_device_ops;
 int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
 		    kvmod_finding_fn *fn, void *arg);
 /*
- * Opens the policy on a made-up model and runs one request. step(arg, what) says
- * what comes next.
+ * Opens the policy on a made-up model, where kvmod_policy_open() would with this
+ * device, and runs one request. step(arg, what) says what comes next.
  */
-int kv_probe_policy(struct kvmod_ctx *ctx, const char *name,
+int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 		    void (*step)(void *arg, const char *what), void *arg);
 
 /* --- threads (pool.c) -------------------------------------------------------------------------- */

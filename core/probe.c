@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A tiny made-up model and one request of it, to see what a policy does with them. */
 #include "core/parts.h"
+#include "core/policy.h"
 
 #include <stdlib.h>
 
@@ -236,7 +237,7 @@ static int run(struct probe *p, struct kvmod_policy *policy)
 	return err;
 }
 
-int kv_probe_policy(struct kvmod_ctx *ctx, const char *name,
+int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 		    void (*step)(void *arg, const char *what), void *arg)
 {
 	struct kvmod_policy *policy;
@@ -244,9 +245,10 @@ int kv_probe_policy(struct kvmod_ctx *ctx, const char *name,
 	int err;
 
 	step(arg, "opening it");
-	err = kvmod_policy_open(ctx, name, "cpu", &model, &policy);
+	err = kvmod_policy_open(ctx, name, device, &model, &policy);
 	if (err)
 		return err;
+	policy->staging.said = true;	/* that a made-up cache is copied is no news */
 	p = calloc(1, sizeof(*p));
 	err = p ? make_request(p, kvmod_policy_needs(policy)) : kv_no_memory();
 	if (err == KVMOD_OK) {

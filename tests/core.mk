@@ -75,6 +75,12 @@ tests_test_abi_SOURCES = tests/test_abi.c
 tests_test_abi_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_abi_LDADD = $(CHECK_LIBS)
 
+# Needs the modules of these tests.
+if HAVE_CHECK
+TESTS += tests/cli/device.test.sh
+endif
+EXTRA_DIST += tests/cli/device.test.sh
+
 TESTS += tests/abi.test.sh
 EXTRA_DIST += tests/abi.test.sh
 

@@ -254,10 +254,13 @@ static const struct kvmod_device_ops device_ops = {
 	.from_host = from_host, .synchronize = synchronize, .gather = gather,
 };
 
-/* --- a policy that runs there: keeps where K begins with a positive number ----------------- */
+/* --- what runs there: keeps where K begins with a positive number ----------------- */
 
 KVMOD_NO_PARAMS(policy, positive);
 KVMOD_RUNS_ON(positive, "cuda");
+/* The same once more, as the version of a policy that there is for the CPU. */
+KVMOD_NO_PARAMS(policy, good);
+KVMOD_RUNS_ON(good, "cuda");
 
 static int32_t positive_needs(void *self, struct kvmod_needs *needs)
 {
@@ -320,9 +323,13 @@ static const struct kvmod_policy_ops positive_ops = {
 
 static int32_t init(const struct kvmod_host *host)
 {
+	struct kvmod_policy_ops good_ops = positive_ops;
 	int32_t err = host->register_device(host->ctx, &device_ops);
 
-	return err ? err : host->register_policy(host->ctx, &positive_ops);
+	good_ops.name = "good";
+	if (!err)
+		err = host->register_policy(host->ctx, &positive_ops);
+	return err ? err : host->register_policy(host->ctx, &good_ops);
 }
 
 KVMOD_MODULE("cuda", "1.0", "Apache-2.0", "The kvmod authors", "a made-up GPU, for tests", 0,

@@ -285,6 +285,27 @@ START_TEST(what_cannot_do_it_gives_way)
 }
 END_TEST
 
+/* --- trying a configuration ------------------------------------------------------- */
+
+/* What this process uses, a child cannot; and what it does not use must work. */
+START_TEST(no_child_uses_the_parents_gpu)
+{
+	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = cuda\n");
+	struct kvmod_device *device;
+
+	assert_ok(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL));
+	gpu.fail_wait = KVMOD_EDEVICE;
+	assert_fails(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL), KVMOD_EDEVICE,
+		     "policy reader: device cuda: the GPU fell off");
+	assert_ok(kvmod_device_open(ctx, "cuda", &device));
+	assert_ok(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL));
+	kvmod_device_close(device);
+	gpu.fail_wait = 0;
+	reader_end(ctx, NULL);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("device");
@@ -303,6 +324,7 @@ int main(void)
 	tcase_add_test(tc, its_own_device_does_not_keep_a_module);
 	tcase_add_test(tc, not_in_init);
 	tcase_add_loop_test(tc, choosing, 0, (int)(sizeof(choices) / sizeof(*choices)));
+	tcase_add_test(tc, no_child_uses_the_parents_gpu);
 	tcase_add_test(tc, older_models);
 	tcase_add_test(tc, what_cannot_do_it_gives_way);
 	suite_add_tcase(suite, tc);

@@ -189,8 +189,8 @@ static unsigned run_vectors(struct kvmod_ctx *ctx, const char *policy)
 	while ((got = vectors_next(&v, &c)) == 1) {
 		if (strcmp(c->policy, policy) == 0) {
 			n++;
-			ck_assert_msg(vectors_run(ctx, "/dev/null", &threads, 1, c, KVMOD_F32, why,
-						  sizeof(why)) == 0, "%s: %s", c->name, why);
+			ck_assert_msg(vectors_run(ctx, "/dev/null", &threads, 1, c, KVMOD_F32,
+						  "cpu", why, sizeof(why)) == 0, "%s: %s", c->name, why);
 		}
 		vectors_case_free(c);
 	}

@@ -126,7 +126,7 @@ static int find_empty(struct load *l)
 
 static int find_files(struct load *l)
 {
-	if (cli_find_module(l->ctx, l->policy, &l->module) || find_name(l))
+	if (cli_find_module(l->ctx, l->policy, "cpu", &l->module) || find_name(l))
 		return CLI_FAILED;
 	return find_empty(l);
 }

@@ -2,6 +2,8 @@
 /* kvmod check: is the configuration right, and does what it names work? */
 #include "core/cli/cli.h"
 
+#include <string.h>
+
 #define DEFAULT_LIMIT 10.0	/* seconds */
 
 struct check {
@@ -9,11 +11,15 @@ struct check {
 	size_t n_wrong;
 };
 
+/* A message about the configuration names the file itself. */
 static void print_finding(const struct kvmod_finding *f)
 {
+	bool named = strcmp(f->kind, "configuration");
+
 	if (f->code)
-		printf("%sfailed%s %s\n", cli_style(stdout, CLI_RED),
-		       cli_style(stdout, CLI_PLAIN), f->message);
+		printf("%sfailed%s %s%s%s%s%s\n", cli_style(stdout, CLI_RED),
+		       cli_style(stdout, CLI_PLAIN), named ? f->kind : "", named ? " " : "",
+		       named ? f->name : "", named ? ": " : "", f->message);
 	else
 		printf("%sfine%s   %s %s%s%s\n", cli_style(stdout, CLI_GREEN),
 		       cli_style(stdout, CLI_PLAIN), f->kind, *f->name ? f->name : "(none read)",

@@ -126,12 +126,26 @@ struct kvmod_ctx *cli_context_to_look(const struct cli_common *common);
 /* The engine that the configuration names. */
 const char *cli_engine_name(struct kvmod_ctx *ctx);
 
+#define CLI_MAX_FOUND 8
+struct cli_found {
+	size_t n;
+	char *path[CLI_MAX_FOUND];
+};
 /*
- * The absolute path of a module, to be freed: of a FILE, which has a '/' or '.' in
- * it, or of the one in module_path that is named so or provides something of that name.
- * CLI_OK, or CLI_FAILED after the reason was printed.
+ * The absolute paths of the modules that a name stands for: of a FILE, which has a
+ * '/' or '.' in it; else of that in module_path which is named so, and of those that
+ * provide something of that name: for this device, if it is a policy and device is
+ * not NULL. CLI_OK, or CLI_FAILED after the reason was printed.
  */
-int cli_find_module(struct kvmod_ctx *ctx, const char *name, char **path);
+int cli_find_modules(struct kvmod_ctx *ctx, const char *name, const char *device,
+		     struct cli_found *found);
+void cli_found_free(struct cli_found *found);
+/* The first of them, to be freed. */
+int cli_find_module(struct kvmod_ctx *ctx, const char *name, const char *device, char **path);
+
+/* Where the module says that its policy runs: "cpu", "cpu cuda". */
+const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy);
+bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device);
 
 /* --- what the user sees (output.c) ------------------------------------------------ */
 

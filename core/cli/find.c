@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The file that a name on the command line stands for. */
+/* The files that a name on the command line stands for. */
 #include "core/cli/cli.h"
 #include "core/names.h"
 
@@ -11,9 +11,34 @@ static const char *const kinds[] = { "policy", "engine", "device", "collective" 
 
 struct search {
 	const char *name;
-	char *path;			/* of the module that has it */
+	const char *device;		/* its policy must run there; NULL: anything goes */
+	struct cli_found *found;
 	struct kv_nearest nearest;
 };
+
+const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy)
+{
+	const char *said;
+	char owner[64];
+
+	for (unsigned i = 0; (said = kvmod_modinfo_get(info, "on", i)); i++) {
+		snprintf(owner, sizeof(owner), "%.*s", (int)strcspn(said, "\t"), said);
+		if (kv_name_eq(owner, policy))
+			return said + strcspn(said, "\t") + 1;
+	}
+	return "cpu";
+}
+
+bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device)
+{
+	const char *on = cli_runs_on(info, policy);
+	size_t length = strlen(device);
+
+	for (; *on; on += strcspn(on, " "), on += strspn(on, " "))
+		if (strcspn(on, " ") == length && !memcmp(on, device, length))
+			return true;
+	return false;
+}
 
 static bool provides(struct search *s, const struct kvmod_modinfo *info, const char *key)
 {
@@ -21,7 +46,8 @@ static bool provides(struct search *s, const struct kvmod_modinfo *info, const c
 
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, key, i)); i++) {
 		if (kv_name_eq(name, s->name))
-			return true;
+			return !s->device || strcmp(key, "policy") ||
+			       cli_runs_there(info, name, s->device);
 		kv_nearest_offer(&s->nearest, name);
 	}
 	return false;
@@ -38,36 +64,81 @@ static bool is_named(const struct search *s, const char *path)
 	return kv_name_eq(stem, s->name);
 }
 
+/* A module of that name comes first. */
+static int add(struct cli_found *found, const char *path, bool first)
+{
+	char *copy = found->n < CLI_MAX_FOUND ? strdup(path) : NULL;
+
+	if (!copy)
+		return found->n < CLI_MAX_FOUND ? KVMOD_ENOMEM : 0;
+	if (first)
+		memmove(found->path + 1, found->path, found->n * sizeof(*found->path));
+	found->path[first ? 0 : found->n] = copy;
+	found->n++;
+	return 0;
+}
+
+static bool has_policy(const struct kvmod_modinfo *info, const char *name)
+{
+	const char *policy;
+
+	for (unsigned i = 0; (policy = kvmod_modinfo_get(info, "policy", i)); i++)
+		if (kv_name_eq(policy, name))
+			return true;
+	return false;
+}
+
+/* refreekv.so is not meant where its policy is asked for on a device that it does not run on. */
 static int look_at(void *arg, const char *path, int error, const struct kvmod_modinfo *info)
 {
 	struct search *s = arg;
-	bool found = error ? is_named(s, path) : provides(s, info, "name");
+	bool is_it = error ? is_named(s, path) : provides(s, info, "name"), has_it = false;
 
-	for (size_t k = 0; k < CLI_COUNT(kinds) && !found && !error; k++)
-		found = provides(s, info, kinds[k]);
-	if (!found)
-		return 0;
-	s->path = strdup(path);
-	return s->path ? 1 : KVMOD_ENOMEM;
+	for (size_t k = 0; k < CLI_COUNT(kinds) && !error; k++)
+		has_it = provides(s, info, kinds[k]) || has_it;
+	if (is_it && !has_it && !error && has_policy(info, s->name))
+		is_it = false;
+	return is_it || has_it ? add(s->found, path, is_it) : 0;
 }
 
-int cli_find_module(struct kvmod_ctx *ctx, const char *name, char **path)
+void cli_found_free(struct cli_found *found)
 {
-	struct search s = { .name = name };
-	char hint[KV_HINT_ROOM];
-	int found;
+	while (found->n)
+		free(found->path[--found->n]);
+}
 
+int cli_find_modules(struct kvmod_ctx *ctx, const char *name, const char *device,
+		     struct cli_found *found)
+{
+	struct search s = { .name = name, .device = device, .found = found };
+	char hint[KV_HINT_ROOM];
+
+	found->n = 0;
 	if (strpbrk(name, "/.")) {		/* no name has these */
-		*path = realpath(name, NULL);
-		return *path ? CLI_OK : cli_error("%s: %s", name, strerror(errno));
+		found->path[0] = realpath(name, NULL);
+		found->n = found->path[0] != NULL;
+		return found->n ? CLI_OK : cli_error("%s: %s", name, strerror(errno));
 	}
 	kv_nearest_start(&s.nearest, name);
-	found = kvmod_modules_each(ctx, look_at, &s);
-	*path = s.path;
-	if (found < 0)
+	if (kvmod_modules_each(ctx, look_at, &s)) {
+		cli_found_free(found);
 		return cli_error_kvmod();
-	if (!found)
-		return cli_error("no module, policy or engine `%s`%s", name,
+	}
+	if (!found->n)
+		return cli_error("no module, policy or engine `%s`%s%s%s", name,
+				 device ? " for " : "", device ? device : "",
 				 kv_nearest_hint(&s.nearest, hint, sizeof(hint)));
+	return CLI_OK;
+}
+
+int cli_find_module(struct kvmod_ctx *ctx, const char *name, const char *device, char **path)
+{
+	struct cli_found found;
+
+	if (cli_find_modules(ctx, name, device, &found))
+		return CLI_FAILED;
+	*path = found.path[0];
+	found.path[0] = NULL;
+	cli_found_free(&found);
 	return CLI_OK;
 }

@@ -72,6 +72,14 @@ static void print_params(const struct kvmod_modinfo *info, const char *owner)
 	}
 }
 
+static void print_heading(const struct kvmod_modinfo *info, const char *kind, const char *name)
+{
+	bool runs = !strcmp(kind, "policy");
+
+	printf("\n[%s%s %s%s]%s%s\n", cli_style(stdout, CLI_BOLD), kind, name,
+	       cli_style(stdout, CLI_PLAIN), runs ? " on " : "", runs ? cli_runs_on(info, name) : "");
+}
+
 static int print_info(const struct kvmod_modinfo *info)
 {
 	const char *name;
@@ -80,10 +88,11 @@ static int print_info(const struct kvmod_modinfo *info)
 	for (size_t i = 0; i < CLI_COUNT(facts); i++)
 		if ((name = kvmod_modinfo_get(info, facts[i], 0)))
 			printf("%-12s %s\n", facts[i], name);
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "built_for", i)); i++)
+		printf("%-12s %s\n", "built for", name);
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
 		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
-			printf("\n[%s%s %s%s]\n", cli_style(stdout, CLI_BOLD), kinds[k], name,
-			       cli_style(stdout, CLI_PLAIN));
+			print_heading(info, kinds[k], name);
 			print_params(info, name);
 		}
 	}
@@ -106,7 +115,28 @@ static json_t *params_json(const struct kvmod_modinfo *info, const char *owner)
 	return array;
 }
 
-static int print_json(const struct kvmod_modinfo *info)
+static json_t *built_for_json(const struct kvmod_modinfo *info)
+{
+	json_t *array = json_array();
+	const char *text;
+
+	for (unsigned i = 0; (text = kvmod_modinfo_get(info, "built_for", i)); i++)
+		json_array_append_new(array, json_string(text));
+	return array;
+}
+
+/* "cpu cuda" as an array; NULL, which packs as nothing, for what is no policy. */
+static json_t *devices_json(const struct kvmod_modinfo *info, const char *kind, const char *name)
+{
+	const char *on = strcmp(kind, "policy") ? NULL : cli_runs_on(info, name);
+	json_t *array = on ? json_array() : NULL;
+
+	for (; on && *on; on += strcspn(on, " "), on += strspn(on, " "))
+		json_array_append_new(array, json_stringn(on, strcspn(on, " ")));
+	return array;
+}
+
+static json_t *info_json(const struct kvmod_modinfo *info)
 {
 	json_t *object = json_pack("{s:s}", "file", kvmod_modinfo_path(info));
 	json_t *provided = json_array();
@@ -118,28 +148,50 @@ static int print_json(const struct kvmod_modinfo *info)
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
 		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
 			json_array_append_new(provided, json_pack(
-				"{s:s, s:s, s:o}", "kind", kinds[k], "name", name,
+				"{s:s, s:s, s:o*, s:o}", "kind", kinds[k], "name", name,
+				"devices", devices_json(info, kinds[k], name),
 				"parameters", params_json(info, name)));
 		}
 	}
+	json_object_set_new(object, "built_for", built_for_json(info));
 	json_object_set_new(object, "provides", provided);
-	return cli_print_json(object);
+	return object;
+}
+
+/* The first is shown as one alone would be; JSON has the others in it. */
+static int show_one(const char *path, struct kvmod_ctx *ctx, json_t **object)
+{
+	struct kvmod_modinfo *info;
+
+	if (kvmod_modinfo_read(ctx, path, &info))
+		return cli_error_kvmod();
+	if (!object)
+		print_info(info);
+	else if (!*object)
+		*object = info_json(info);
+	else
+		json_array_append_new(json_object_get(*object, "others"), info_json(info));
+	kvmod_modinfo_free(info);
+	return CLI_OK;
 }
 
 static int show(struct kvmod_ctx *ctx, const char *name, bool json)
 {
-	struct kvmod_modinfo *info;
-	char *path;
-	int err;
+	json_t *object = NULL;
+	struct cli_found found;
+	int err = cli_find_modules(ctx, name, NULL, &found);
 
-	if (cli_find_module(ctx, name, &path))
-		return CLI_FAILED;
-	err = kvmod_modinfo_read(ctx, path, &info);
-	free(path);
-	if (err)
-		return cli_error_kvmod();
-	err = json ? print_json(info) : print_info(info);
-	kvmod_modinfo_free(info);
+	for (size_t i = 0; i < found.n && !err; i++) {
+		if (i && !json)
+			putchar('\n');
+		err = show_one(found.path[i], ctx, json ? &object : NULL);
+		if (json && !err && !i)
+			json_object_set_new(object, "others", json_array());
+	}
+	cli_found_free(&found);
+	if (!err && json)
+		return cli_print_json(object);
+	json_decref(object);
 	return err;
 }
 
@@ -165,7 +217,8 @@ const struct cli_command cli_info = {
 	.summary = "show a module's metadata and parameters without running it",
 	.operands = "MODULE|FILE",
 	.details =
-"MODULE is the name of a module in module_path, or of a policy or engine that one\n"
-"provides. FILE has a '/' or a '.' in it.\n",
+"MODULE is the name of a module in module_path, or of a policy, engine or device that\n"
+"one provides, or several: a policy may have versions for several devices. FILE has a\n"
+"'/' or a '.' in it.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

@@ -7,31 +7,18 @@
 static const char *const kinds[] = { "policy", "engine", "device", "collective" };
 static const char *const plurals[] = { "policies", "engines", "devices", "collectives" };
 
-/* The policy that the core brings itself. */
+/* What the core brings itself. */
 #define BUILT_IN "fullkv"
+#define BUILT_IN_DEVICE "cpu"
 
 struct list {
 	const char *only;		/* a kind, or "name": print just these */
 	json_t *modules;		/* or NULL: a table */
+	json_t *printed;		/* a set of names: policies may have several versions */
 	size_t n;
 };
 
 /* --- a table ------------------------------------------------------------------------ */
-
-static void print_provides(const struct kvmod_modinfo *info, char *text, size_t room)
-{
-	size_t n = 0;
-
-	*text = '\0';
-	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
-		const char *name;
-
-		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++)
-			if (n < room)
-				n += (size_t)snprintf(text + n, room - n, "%s%s %s",
-						      n ? ", " : "", kinds[k], name);
-	}
-}
 
 static const char *text_of(const struct kvmod_modinfo *info, const char *key)
 {
@@ -41,27 +28,46 @@ static const char *text_of(const struct kvmod_modinfo *info, const char *key)
 }
 
 static void print_row(const char *name, const char *version, const char *provides,
-		      const char *description)
+		      const char *on, const char *description)
 {
-	printf("%-16s %-9s %-26s %s\n", name, version, provides, description);
+	printf("%-16s %-9s %-26s %-*s%s%s\n", name, version, provides, *description ? 9 : 0, on,
+	       *description ? " " : "", description);
+}
+
+/* A row for each thing that it provides, the module's own words in the first. */
+static void print_provides(const struct kvmod_modinfo *info)
+{
+	const char *name;
+	char provides[96];
+	bool first = true;
+
+	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
+		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
+			snprintf(provides, sizeof(provides), "%s %s", kinds[k], name);
+			print_row(first ? text_of(info, "name") : "",
+				  first ? text_of(info, "version") : "", provides,
+				  strcmp(kinds[k], "policy") ? "-" : cli_runs_on(info, name),
+				  first ? text_of(info, "description") : "");
+			first = false;
+		}
+	}
+	if (first)
+		print_row(text_of(info, "name"), text_of(info, "version"), "-", "-",
+			  text_of(info, "description"));
 }
 
 static void print_module(struct list *list, const char *path, int error,
 			 const struct kvmod_modinfo *info)
 {
 	const char *base = strrchr(path, '/');
-	char provides[256];
 
 	if (!list->n)
-		print_row("MODULE", "VERSION", "PROVIDES", "DESCRIPTION");
-	if (error) {
+		print_row("MODULE", "VERSION", "PROVIDES", "ON", "DESCRIPTION");
+	if (error)
 		printf("%-16s %srefused: %s%s\n", base ? base + 1 : path,
 		       cli_style(stdout, CLI_RED), kvmod_error(), cli_style(stdout, CLI_PLAIN));
-		return;
-	}
-	print_provides(info, provides, sizeof(provides));
-	print_row(text_of(info, "name"), text_of(info, "version"), provides,
-		  text_of(info, "description"));
+	else
+		print_provides(info);
 }
 
 /* --- JSON --------------------------------------------------------------------------------- */
@@ -73,6 +79,17 @@ static json_t *strings(const struct kvmod_modinfo *info, const char *key)
 
 	for (unsigned i = 0; (value = kvmod_modinfo_get(info, key, i)); i++)
 		json_array_append_new(array, json_string(value));
+	return array;
+}
+
+/* Where each of its policies runs. */
+static json_t *devices(const struct kvmod_modinfo *info)
+{
+	json_t *array = json_array();
+	const char *name;
+
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "policy", i)); i++)
+		json_array_append_new(array, json_string(cli_runs_on(info, name)));
 	return array;
 }
 
@@ -88,17 +105,27 @@ static void add_module(struct list *list, const char *path, int error,
 		json_object_set_new(module, keys[i], json_string(text_of(info, keys[i])));
 	for (size_t k = 0; k < CLI_COUNT(kinds) && !error; k++)
 		json_object_set_new(module, plurals[k], strings(info, kinds[k]));
+	if (!error)
+		json_object_set_new(module, "on", devices(info));
 	json_array_append_new(list->modules, module);
 }
 
 /* ---------------------------------------------------------------------------------------------- */
+
+static void print_name(const struct list *list, const char *name)
+{
+	if (json_object_get(list->printed, name))
+		return;
+	json_object_set_new(list->printed, name, json_true());
+	printf("%s\n", name);
+}
 
 static void print_names(const struct list *list, int error, const struct kvmod_modinfo *info)
 {
 	const char *name;
 
 	for (unsigned i = 0; !error && (name = kvmod_modinfo_get(info, list->only, i)); i++)
-		printf("%s\n", name);
+		print_name(list, name);
 }
 
 static int one(void *arg, const char *path, int error, const struct kvmod_modinfo *info)
@@ -130,7 +157,9 @@ static const char *kind_of(const struct cli_command *self, const char *word)
 static int print_list(struct list *list, struct kvmod_ctx *ctx)
 {
 	if (list->only && !strcmp(list->only, "policy"))
-		puts(BUILT_IN);
+		print_name(list, BUILT_IN);
+	if (list->only && !strcmp(list->only, "device"))
+		print_name(list, BUILT_IN_DEVICE);
 	if (kvmod_modules_each(ctx, one, list))
 		return cli_error_kvmod();
 	if (list->modules)
@@ -138,8 +167,10 @@ static int print_list(struct list *list, struct kvmod_ctx *ctx)
 	if (!list->n && !list->only)
 		return cli_error("no modules in %s: only the policy " BUILT_IN " is there",
 				 kvmod_config_get(ctx, "kvmod", "module_path") ?: "the module path");
-	if (!list->only)
-		print_row("-", kvmod_version(), "policy " BUILT_IN, "keeps everything; built in");
+	if (!list->only) {
+		print_row("-", kvmod_version(), "policy " BUILT_IN, "cpu cuda", "keeps everything; built in");
+		print_row("", "", "device " BUILT_IN_DEVICE, "-", "");
+	}
 	return CLI_OK;
 }
 
@@ -158,8 +189,10 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	if (!ctx)
 		return CLI_FAILED;
 	list.modules = common.json ? json_array() : NULL;
+	list.printed = json_object();
 	err = print_list(&list, ctx);
 	json_decref(list.modules);
+	json_decref(list.printed);
 	kvmod_unref(ctx);
 	return err;
 }

@@ -25,6 +25,7 @@
 struct job {
 	struct cli_common common;
 	struct cli_strings vectors;
+	const char *device;		/* where its policies are to run */
 	double limit;			/* of one check, in seconds */
 	bool verbose;
 	char *path;			/* of the module */
@@ -124,6 +125,8 @@ static void run_checks(struct selftest *t, const struct job *job)
 	if (!selftest_module(t))
 		return;
 	for (unsigned i = 0; (name = kvmod_modinfo_get(t->info, "policy", i)); i++) {
+		if (!cli_runs_there(t->info, name, t->device))
+			continue;	/* said by the parent */
 		selftest_policy(t, name);
 		selftest_plans(t, name);
 	}
@@ -134,7 +137,9 @@ static void run_checks(struct selftest *t, const struct job *job)
 /* Returns what the child exits with. */
 static int be_child(const struct job *job, unsigned skip, int fd)
 {
-	struct selftest t = { .common = &job->common, .skip = skip };
+	struct selftest t = {
+		.common = &job->common, .device = job->device, .skip = skip,
+	};
 	const struct rlimit no_core = { 0, 0 };
 	struct kvmod_modinfo *info;
 
@@ -370,12 +375,38 @@ static struct kvmod_ctx *isolated(struct cli_common *common, const char *operand
 	return cli_context(common);
 }
 
+/* What is passed over is said. */
+static int look_at_policies(const struct job *job, struct kvmod_ctx *ctx)
+{
+	struct kvmod_modinfo *info;
+	const char *name;
+
+	if (kvmod_modinfo_read(ctx, job->path, &info))
+		return cli_error_kvmod();
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "policy", i)); i++)
+		if (!cli_runs_there(info, name, job->device))
+			fprintf(stderr, "kvmod: note: policy %s runs on %s: it is not tried on %s "
+				"(see --device)\n", name, cli_runs_on(info, name), job->device);
+	kvmod_modinfo_free(info);
+	return CLI_OK;
+}
+
+/* Of several, that which the name or the device stands for best. */
+static int find(struct job *job, struct kvmod_ctx *ctx, const char *operand)
+{
+	int err = cli_find_module(ctx, operand, job->device, &job->path);
+
+	return err ? err : look_at_policies(job, ctx);
+}
+
 static int run(const struct cli_command *self, int argc, char **argv)
 {
-	struct job job = { .limit = DEFAULT_LIMIT };
+	struct job job = { .limit = DEFAULT_LIMIT, .device = "cpu" };
 	const struct cli_option options[] = {
 		{ "vectors", 0, CLI_STRINGS, &job.vectors, "FILE",
 		  "golden vectors to hold its policies against; may be repeated" },
+		{ "device", 0, CLI_STRING, &job.device, "NAME",
+		  "where its policies are to run: cpu or cuda [cpu]" },
 		{ "limit", 0, CLI_REAL, &job.limit, "SECONDS", "a check that takes longer hangs [60]" },
 		{ "verbose", 'v', CLI_FLAG, &job.verbose, NULL, "show the checks that pass, too" },
 		{ 0 },
@@ -388,8 +419,10 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		cli_usage_error(self, "one MODULE or FILE was expected");
 	if (job.limit < 0.001 || job.limit > 3600)
 		cli_usage_error(self, "--limit=%g: 0.001 to 3600 seconds was expected", job.limit);
+	if (strcmp(job.device, "cpu") && strcmp(job.device, "cuda"))
+		cli_usage_error(self, "--device=%s: cpu or cuda was expected", job.device);
 	ctx = isolated(&job.common, argv[first], &folder);
-	err = ctx ? cli_find_module(ctx, argv[first], &job.path) : CLI_FAILED;
+	err = ctx ? find(&job, ctx, argv[first]) : CLI_FAILED;
 	kvmod_unref(ctx);
 	if (!err)
 		err = run_job(&job);

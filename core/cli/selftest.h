@@ -15,6 +15,7 @@ struct selftest {
 	struct kvmod_ctx *ctx;
 	const struct kvmod_modinfo *info;
 	const struct cli_common *common;	/* the configuration that all starts from */
+	const char *device;			/* where its policies are to run */
 	FILE *report;				/* to the parent */
 	unsigned next, skip;			/* number of the next check; how many are done */
 	bool failed;				/* the check in progress */

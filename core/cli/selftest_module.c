@@ -116,7 +116,7 @@ static bool is_ours(const struct selftest *t, const char *policy)
 
 	for (unsigned i = 0; (name = kvmod_modinfo_get(t->info, "policy", i)); i++)
 		if (kv_name_eq(name, policy))
-			return true;
+			return cli_runs_there(t->info, name, t->device);
 	return false;
 }
 
@@ -125,8 +125,8 @@ static void check_case(struct selftest *t, const struct vectors_case *c)
 	const struct cli_strings *given = &t->common->overrides;
 	char why[1024] = "";
 
-	if (vectors_run(t->ctx, t->common->config, given->item, given->n, c, KVMOD_F32, why,
-			sizeof(why)))
+	if (vectors_run(t->ctx, t->common->config, given->item, given->n, c, KVMOD_F32,
+			t->device, why, sizeof(why)))
 		selftest_fail(t, "%s", why);
 }
 
@@ -152,7 +152,8 @@ void selftest_vectors(struct selftest *t, const char *path)
 		if (got < 0)
 			selftest_fail(t, "%s", v.error);
 		else
-			selftest_fail(t, "%s has no case of a policy of this module", path);
+			selftest_fail(t, "%s has no case of a policy of this module for %s",
+				      path, t->device);
 		selftest_end(t);
 	}
 	vectors_close(&v);

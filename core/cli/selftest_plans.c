@@ -357,7 +357,7 @@ void selftest_plans(struct selftest *t, const char *name)
 
 	set_heads(&trial, 2, trial.shape.n_layers);
 	model = madeup_model(&trial.shape);
-	if (kvmod_policy_open(t->ctx, name, "cpu", &model, &trial.policy))
+	if (kvmod_policy_open(t->ctx, name, t->device, &model, &trial.policy))
 		return;			/* said already */
 	trial.needs = kvmod_policy_needs(trial.policy);
 	while (!takes(&trial, trial.shape.type) && trial.shape.type < KVMOD_Q8_0)

@@ -22,7 +22,7 @@ static struct kvmod_policy *open_on(struct selftest *t, const char *name,
 	struct kvmod_model model = madeup_model(shape);
 	struct kvmod_policy *policy = NULL;
 
-	*err = kvmod_policy_open(t->ctx, name, "cpu", &model, &policy);
+	*err = kvmod_policy_open(t->ctx, name, t->device, &model, &policy);
 	return policy;
 }
 

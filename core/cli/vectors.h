@@ -108,11 +108,11 @@ bool vectors_match(const struct vectors_case *c, const struct kvmod_request *req
 
 /*
  * Opens the case's policy with its parameters in ctx, whose configuration it
- * replaces by `config` and `overrides` and those; decides, and compares. 0, or 1
+ * replaces by `config` and `overrides` and those; decides on `device`, and compares. 0, or 1
  * where the plan is another than expected, or a code; `why` says it in words.
  */
 int vectors_run(struct kvmod_ctx *ctx, const char *config, const char *const *overrides,
 		size_t n_overrides, const struct vectors_case *c, uint32_t type,
-		char *why, size_t room);
+		const char *device, char *why, size_t room);
 
 #endif

@@ -54,7 +54,7 @@ static int decide(struct kvmod_policy *policy, const struct vectors_case *c,
 
 int vectors_run(struct kvmod_ctx *ctx, const char *config, const char *const *overrides,
 		size_t n_overrides, const struct vectors_case *c, uint32_t type,
-		char *why, size_t room)
+		const char *device, char *why, size_t room)
 {
 	struct kvmod_model model = vectors_model(c);
 	struct vectors_request request;
@@ -63,7 +63,7 @@ int vectors_run(struct kvmod_ctx *ctx, const char *config, const char *const *ov
 
 	if (err)
 		return err;
-	err = said(kvmod_policy_open(ctx, c->policy, "cpu", &model, &policy), why, room);
+	err = said(kvmod_policy_open(ctx, c->policy, device, &model, &policy), why, room);
 	if (err)
 		return err;
 	err = vectors_request(c, type, &request);

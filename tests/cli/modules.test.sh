@@ -15,12 +15,13 @@ exits 0
 : | err
 sed -i 's/: .*//; s/  *$//' "$tmp/out"
 out <<'END'
-MODULE           VERSION   PROVIDES                   DESCRIPTION
+MODULE           VERSION   PROVIDES                   ON        DESCRIPTION
 broken.so        refused
-fake             1.0       engine fake                an engine without a model, for tests
+fake             1.0       engine fake                -         an engine without a model, for tests
 open.so          refused
-topp             0.1.0     policy topp                Twilight's top-p rule as an evictor, ragged by KV head
--                0.1.0     policy fullkv              keeps everything; built in
+topp             0.1.0     policy topp                cpu       Twilight's top-p rule as an evictor, ragged by KV head
+-                0.1.0     policy fullkv              cpu cuda  keeps everything; built in
+                           device cpu                 -
 END
 
 kvmod list -c /dev/null -o "$path" policies

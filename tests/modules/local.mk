@@ -28,6 +28,7 @@ check_LTLIBRARIES += \
 	tests/modules/badplan.la \
 	tests/modules/unsaid.la \
 	tests/modules/elsewhere.la \
+	tests/modules/gpu.la \
 	tests/modules/libdep.la \
 	tests/modules/depends.la \
 	tests/modules/shadow.la \
@@ -96,6 +97,9 @@ tests_modules_badplan_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_unsaid_la_SOURCES = tests/modules/module.c
 tests_modules_unsaid_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"unsaid"' -DTEST_UNSAID
 tests_modules_unsaid_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_gpu_la_SOURCES = tests/madeup_gpu.c tests/madeup_gpu.h
+tests_modules_gpu_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_gpu_la_LIBADD = libkernels.la $(LIBM)
 tests_modules_elsewhere_la_SOURCES = tests/modules/module.c
 tests_modules_elsewhere_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"elsewhere"' -DTEST_RUNS_ON='"cpu cuda"'
 tests_modules_elsewhere_la_LDFLAGS = $(TEST_MODULE_LINK)
