@@ -31,8 +31,9 @@ am__v_NVCC_ = $(am__v_NVCC_@AM_DEFAULT_V@)
 am__v_NVCC_0 = @echo "  NVCC    " $@;
 am__v_NVCC_1 =
 # libtool takes out what goes on -Xcompiler: nvcc itself passes on what it does not know.
+# -shared: once, with -fPIC; it takes minutes, and nothing here is linked without.
 .cu.lo:
-	$(AM_V_NVCC)$(MKDIR_P) $(@D) && $(LIBTOOL) $(AM_V_lt) --tag=CC --mode=compile $(NVCC_COMPILE) \
+	$(AM_V_NVCC)$(MKDIR_P) $(@D) && $(LIBTOOL) $(AM_V_lt) --tag=CC --mode=compile $(NVCC_COMPILE) -shared \
 		-MD -MT $@ -MF $(@:.lo=.cu.d) -c -o $@ $<
 # What a .cu includes, from when it was last compiled.
 @AMDEP_TRUE@-include kernels/cuda/*.cu.d plugins/cuda/*.cu.d tests/cuda/*.cu.d
