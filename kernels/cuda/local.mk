@@ -2,10 +2,15 @@
 # CUDA kernels, each .cu complete in itself. Host code in them comes from kernel
 # launches alone and needs no C++ library.
 CUDA_KERNELS = \
+	kernels/cuda/attend.cu \
 	kernels/cuda/gather.cu \
 	kernels/cuda/read.cu \
 	kernels/cuda/refreekv.cu
 CUDA_INCLUDES = \
+	kernels/cuda/attend.cuh \
+	kernels/cuda/attend_norm.cuh \
+	kernels/cuda/attend_rows.cuh \
+	kernels/cuda/attend_select.cuh \
 	kernels/cuda/finish.cuh \
 	kernels/cuda/fma.cuh \
 	kernels/cuda/keys.cuh \
@@ -14,6 +19,9 @@ CUDA_INCLUDES = \
 	kernels/cuda/mma.cuh \
 	kernels/cuda/rows.cuh
 CUDA_TABLES = \
+	kernels/cuda/attend.h \
+	kernels/cuda/attend_table.c \
+	kernels/cuda/attend_table.h \
 	kernels/cuda/gather.h \
 	kernels/cuda/gather_table.c \
 	kernels/cuda/gather_table.h \
