@@ -2,15 +2,20 @@
 # What needs a GPU: built wherever nvcc is, skipped aloud where no GPU is. The
 # benches are run by hand.
 CUDA_TESTS = \
+	tests/cuda/test_attend \
 	tests/cuda/test_gather \
 	tests/cuda/test_policies \
 	tests/cuda/test_refreekv
 CUDA_BENCHES = \
+	tests/cuda/bench_attend.cu \
 	tests/cuda/bench_gather.cu \
 	tests/cuda/bench_refreekv.cu
 CUDA_CHECKS = \
+	tests/cuda/attend.c \
+	tests/cuda/attend.h \
 	tests/cuda/gpu.c \
 	tests/cuda/gpu.h \
+	tests/cuda/test_attend.c \
 	tests/cuda/test_gather.c \
 	tests/cuda/test_policies.c \
 	tests/cuda/test_refreekv.c
@@ -21,6 +26,10 @@ CUDA_TEST_LIBS = libkernels_cuda.la libvectors.la libkernels.la $(CUDA_LIBS) $(L
 
 check_PROGRAMS += $(CUDA_TESTS) $(CUDA_BENCHES:.cu=)
 TESTS += $(CUDA_TESTS) tests/cuda/run.test.sh
+tests_cuda_test_attend_SOURCES = tests/cuda/test_attend.c tests/cuda/attend.c tests/cuda/attend.h \
+	tests/cuda/gpu.c tests/cuda/gpu.h
+tests_cuda_test_attend_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
+tests_cuda_test_attend_LDADD = libpolicies.la $(CUDA_TEST_LIBS)
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
@@ -30,6 +39,8 @@ tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
+tests_cuda_bench_attend_SOURCES =
+tests_cuda_bench_attend_LDADD = tests/cuda/bench_attend.lo $(CUDA_TEST_LIBS)
 tests_cuda_bench_gather_SOURCES =
 tests_cuda_bench_gather_LDADD = tests/cuda/bench_gather.lo $(CUDA_TEST_LIBS)
 tests_cuda_bench_refreekv_SOURCES =
