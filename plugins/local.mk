@@ -39,10 +39,18 @@ CUDA_MODULE = \
 	plugins/cuda/cuda.h \
 	plugins/cuda/device.c \
 	plugins/cuda/module.c \
+	policies/adakv.h \
+	policies/cuda/adakv.c \
+	policies/cuda/attend.c \
+	policies/cuda/attend.h \
 	policies/cuda/policies.h \
 	policies/cuda/refreekv.c \
+	policies/cuda/snapkv.c \
+	policies/cuda/topp.c \
 	policies/refreekv_params.c \
-	policies/refreekv_params.h
+	policies/refreekv_params.h \
+	policies/snapkv.h \
+	policies/topp.h
 
 if HAVE_CUDA
 module_LTLIBRARIES += cuda.la

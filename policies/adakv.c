@@ -4,33 +4,11 @@
  * for its budget. Each head is sure of a share alpha of its own; the rest goes by
  * how much of the layer's heaviest it holds. Counts differ from head to head.
  */
-#include "policies/common.h"
+#include "policies/adakv.h"
 
 #include <math.h>
 
-struct adakv {
-	struct kvmod_instance instance;
-	struct kvmod_amount budget;
-	int64_t window, pool;
-	int32_t pooling;
-	double alpha;
-	bool said_raised;
-};
-
-#define PARAMS(P, owner) \
-	P(owner, struct adakv, budget, AMOUNT, "0.25", "0..", \
-	  "positions kept by a KV head in the mean, window included: a fraction of those " \
-	  "cached, or a count") \
-	P(owner, struct adakv, window, INT, "32", "1..4096", \
-	  "newest positions, always kept, whose queries are the probes") \
-	P(owner, struct adakv, pool, INT, "7", "1..255", \
-	  "width of the pooling, odd") \
-	P(owner, struct adakv, pooling, CHOICE, "max", KV_POOLINGS, \
-	  "how scores are smoothed") \
-	P(owner, struct adakv, alpha, REAL, "0.2", "0..1", \
-	  "share of its own budget that each KV head is sure of")
-
-KVMOD_PARAMS(policy, adakv, PARAMS);
+KVMOD_PARAMS(policy, adakv, ADAKV_PARAMS);
 
 /* One call: the scores of all heads, those of a layer end to end. */
 struct decision {
@@ -38,23 +16,6 @@ struct decision {
 	float *scores;
 	size_t layer_floats;
 };
-
-static int32_t adakv_open(void *self_, const struct kvmod_model *model)
-{
-	const struct adakv *self = self_;
-
-	(void)model;
-	return kv_check_pool(&self->instance, self->pool);
-}
-
-static int32_t adakv_needs(void *self, struct kvmod_needs *needs)
-{
-	needs->what = KVMOD_NEED_K;
-	needs->rows = (struct kvmod_amount){
-		.value = (double)((struct adakv *)self)->window, .is_count = 1,
-	};
-	return 0;
-}
 
 /* Whole cache lines: the workers' scratch follows the scores. */
 static size_t layer_floats(const struct kv_extent *extent)

@@ -3,44 +3,9 @@
  * SnapKV (arXiv 2404.14469): what the last queries of the prompt attend to,
  * smoothed, is what the answer will attend to. A set for each KV head.
  */
-#include "policies/common.h"
+#include "policies/snapkv.h"
 
-struct snapkv {
-	struct kvmod_instance instance;
-	struct kvmod_amount budget;
-	int64_t window, pool;
-	int32_t pooling;
-	bool said_raised;
-};
-
-#define PARAMS(P, owner) \
-	P(owner, struct snapkv, budget, AMOUNT, "0.25", "0..", \
-	  "positions kept, window included: a fraction of those cached, or a count") \
-	P(owner, struct snapkv, window, INT, "32", "1..4096", \
-	  "newest positions, always kept, whose queries are the probes") \
-	P(owner, struct snapkv, pool, INT, "5", "1..255", \
-	  "width of the pooling, odd (with max: 7)") \
-	P(owner, struct snapkv, pooling, CHOICE, "average", KV_POOLINGS, \
-	  "how scores are smoothed (the paper: max)")
-
-KVMOD_PARAMS(policy, snapkv, PARAMS);
-
-static int32_t snapkv_open(void *self_, const struct kvmod_model *model)
-{
-	const struct snapkv *self = self_;
-
-	(void)model;
-	return kv_check_pool(&self->instance, self->pool);
-}
-
-static int32_t snapkv_needs(void *self, struct kvmod_needs *needs)
-{
-	needs->what = KVMOD_NEED_K;
-	needs->rows = (struct kvmod_amount){
-		.value = (double)((struct snapkv *)self)->window, .is_count = 1,
-	};
-	return 0;
-}
+KVMOD_PARAMS(policy, snapkv, SNAPKV_PARAMS);
 
 static int32_t snapkv_workspace(void *self, const struct kvmod_request *request,
 				struct kvmod_workspace *need)

@@ -4,29 +4,9 @@
  * the heaviest positions until they hold `p` of its attention, and a KV head
  * keeps what any of its query heads took. Counts differ from head to head.
  */
-#include "policies/common.h"
+#include "policies/topp.h"
 
-struct topp {
-	struct kvmod_instance instance;
-	double p;
-	struct kvmod_list whole_layers;
-};
-
-#define PARAMS(P, owner) \
-	P(owner, struct topp, p, REAL, "0.95", "0..1", \
-	  "share of the newest query's attention that is kept (Twilight's config: 0.85)") \
-	P(owner, struct topp, whole_layers, LIST, "2", "0..", \
-	  "layers kept whole: that many first ones, or a list")
-
-KVMOD_PARAMS(policy, topp, PARAMS);
-
-static int32_t topp_needs(void *self, struct kvmod_needs *needs)
-{
-	(void)self;
-	needs->what = KVMOD_NEED_K;
-	needs->rows = (struct kvmod_amount){ .value = 1, .is_count = 1 };
-	return 0;
-}
+KVMOD_PARAMS(policy, topp, TOPP_PARAMS);
 
 static int32_t topp_workspace(void *self, const struct kvmod_request *request,
 			      struct kvmod_workspace *need)

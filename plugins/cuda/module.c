@@ -10,7 +10,10 @@ KVMOD_BUILT_FOR(cuda, CUDA_BUILT_FOR);
 static int32_t cuda_init(const struct kvmod_host *host)
 {
 	static const struct kvmod_policy_ops *const policies[] = {
+		&kv_cuda_adakv_ops,
 		&kv_cuda_refreekv_ops,
+		&kv_cuda_snapkv_ops,
+		&kv_cuda_topp_ops,
 	};
 	int32_t err = host->register_device(host->ctx, &kv_cuda_device_ops);
 

@@ -8,6 +8,9 @@
 
 #include <kvmod/policy.h>
 
+extern const struct kvmod_policy_ops kv_cuda_adakv_ops;
 extern const struct kvmod_policy_ops kv_cuda_refreekv_ops;
+extern const struct kvmod_policy_ops kv_cuda_snapkv_ops;
+extern const struct kvmod_policy_ops kv_cuda_topp_ops;
 
 #endif

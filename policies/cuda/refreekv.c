@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ReFreeKV on a GPU: the segments that are to be cut go to one launch, and what
- * it found comes back as spans.
+ * it found comes back as spans; ranked by attention, as a list for each KV head.
  */
 #include "plugins/cuda/cuda.h"
+#include "policies/cuda/attend.h"
 #include "policies/cuda/policies.h"
 
 #include <stdlib.h>
@@ -48,12 +49,32 @@ static void use_rows(struct kvmod_segment *s, uint32_t rows)
 	s->n_rows = rows;
 }
 
-/* plan NULL: nothing is said yet of those that cannot be decided. */
-static void collect(const struct refreekv *self, const struct kvmod_request *request,
-		    struct kvmod_plan *plan, void *memory, struct cuts *cuts)
+/* Is there something to decide that can be decided? */
+static bool is_cut(const struct refreekv *self, const struct kvmod_segment *s)
+{
+	return !refreekv_leaves(self, s) && kv_same_lengths(s) && refreekv_ranked(self, s) > 0;
+}
+
+/* Layers whose heads differ in length stay whole; that is said once. */
+static void refuse_ragged(const struct refreekv *self, const struct kvmod_request *request,
+			  struct kvmod_plan *plan)
 {
 	bool said = false;
 
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(request, i);
+
+		if (refreekv_leaves(self, s) || kv_same_lengths(s))
+			continue;
+		kvmod_keep_at(plan, i)->status =
+			said ? KVMOD_ENOTSUP : refreekv_say(self, KVMOD_ENOTSUP);
+		said = true;
+	}
+}
+
+static void collect(const struct refreekv *self, const struct kvmod_request *request,
+		    void *memory, struct cuts *cuts)
+{
 	cuts->copies = memory;
 	cuts->segments = (void *)(cuts->copies + request->n_segments);
 	cuts->numbers = (void *)(cuts->segments + request->n_segments);
@@ -62,22 +83,39 @@ static void collect(const struct refreekv *self, const struct kvmod_request *req
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
 		struct kvmod_segment *copy = &cuts->copies[cuts->n];
 
-		if (refreekv_leaves(self, s))
-			continue;
-		if (!kv_same_lengths(s)) {
-			if (plan)
-				kvmod_keep_at(plan, i)->status =
-					said ? KVMOD_ENOTSUP : refreekv_say(self, KVMOD_ENOTSUP);
-			said = plan;
-			continue;
-		}
-		if (refreekv_ranked(self, s) == 0)
+		if (!is_cut(self, s))
 			continue;
 		*copy = *s;
 		use_rows(copy, refreekv_norm_rows(self, s));
 		cuts->segments[cuts->n] = copy;
 		cuts->numbers[cuts->n++] = i;
 	}
+}
+
+/* --- rank = attention ----------------------------------------------------------------- */
+
+static bool takes(const void *self_, const struct kvmod_segment *segment, uint32_t *amounts)
+{
+	const struct refreekv *self = self_;
+
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+		amounts[g] = refreekv_norm_rows(self, segment);
+	return is_cut(self, segment);
+}
+
+static struct kv_ranking by_attention(const struct refreekv *self)
+{
+	return (struct kv_ranking){
+		.params = {
+			.rule = KV_ATTEND_NORM,
+			.sinks = (uint32_t)self->sinks,
+			.tail = refreekv_tail(self, UINT32_MAX),
+			.window = (uint32_t)self->window,
+			.pool = 1,
+			.share = self->threshold,
+		},
+		.takes = takes,
+	};
 }
 
 /* --- what the launch takes ------------------------------------------------------------ */
@@ -116,17 +154,22 @@ static struct layout lay_out(const struct kv_refreekv_job *job)
 	return l;
 }
 
-static int32_t refreekv_workspace(void *self, const struct kvmod_request *request,
+static int32_t refreekv_workspace(void *self_, const struct kvmod_request *request,
 				  struct kvmod_workspace *need)
 {
+	const struct refreekv *self = self_;
+	struct kv_ranking ranking = by_attention(self);
 	struct kv_refreekv_job job;
 	struct cuts cuts;
-	void *memory = malloc(cuts_bytes(request));
+	void *memory;
 	int32_t err = 0;
 
+	if (self->rank == RANK_ATTENTION)
+		return kv_ranking_workspace(self, &ranking, request, need);
+	memory = malloc(cuts_bytes(request));
 	if (!memory)
 		return KVMOD_ENOMEM;
-	collect(self, request, NULL, memory, &cuts);
+	collect(self, request, memory, &cuts);
 	need->host = rounded(cuts_bytes(request));
 	if (cuts.n > 0)
 		err = prepare(self, &cuts, &job);
@@ -176,6 +219,7 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 				 struct kvmod_plan *plan)
 {
 	const struct refreekv *self = self_;
+	struct kv_ranking ranking = by_attention(self);
 	char *host = (char *)request->scratch + rounded(cuts_bytes(request));
 	const struct kv_refreekv_result *results;
 	struct kv_refreekv_job job;
@@ -185,7 +229,10 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 
 	for (uint32_t i = 0; i < request->n_segments; i++)
 		kvmod_keep_at(plan, i)->loss = 0;
-	collect(self, request, plan, request->scratch, &cuts);
+	refuse_ragged(self, request, plan);
+	if (self->rank == RANK_ATTENTION)
+		return kv_ranking_decide(self, &ranking, request, plan);
+	collect(self, request, request->scratch, &cuts);
 	if (cuts.n == 0)
 		return 0;
 	err = prepare(self, &cuts, &job);
