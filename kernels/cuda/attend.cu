@@ -20,7 +20,8 @@ static __device__ __forceinline__ bool kv_is_cut(const struct kv_attend &p, uint
 	return p.tasks[task].n_tiles && kv_status_of(p, task) == 0;
 }
 
-/* Each head on its own, but for what meet() is for. */
+/* --- the rules: each head by one block, and a meeting where heads depend on each other --- */
+
 static __device__ void kv_decide_top(const struct kv_attend &p, struct kv_select_memory &s)
 {
 	for (uint32_t i = blockIdx.x; i < p.n_tasks; i += gridDim.x) {

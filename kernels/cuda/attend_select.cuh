@@ -226,8 +226,8 @@ static __device__ uint32_t kv_count_before(const struct kv_attend &p, struct kv_
 
 /*
  * AdaKV: each head is sure of a share of its own budget; the rest goes by how many
- * of the segment's heaviest are its. What it may keep is left in its budget's place:
- * in counts.
+ * of the segment's heaviest are its. What it may keep is left in counts, which its
+ * list then replaces by all that is kept.
  */
 static __device__ void kv_share_segment(const struct kv_attend &p, struct kv_select_memory &s, uint32_t segment)
 {
