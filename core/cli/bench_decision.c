@@ -6,7 +6,8 @@
 #include "core/cli/bench_decision.h"
 
 #include <stdlib.h>
-#include <string.h>
+
+#define NOT_SAID UINT64_MAX
 
 static struct kvmod_ctx *make_context(const struct decision_bench *b)
 {
@@ -68,19 +69,21 @@ static int run_all(struct decision_bench *b)
 	return err;
 }
 
-/* What a sweep goes up to, where nothing else is asked for. */
-static void sweep_further(struct bench_options *o, const struct bench_options *before)
+/* What was not said: a sweep goes further. */
+static void fill_in(struct bench_options *o, bool sweep)
 {
-	if (memcmp(&o->lengths, &before->lengths, sizeof(o->lengths)) == 0)
-		o->lengths = (struct cli_numbers){ 2, { 32768, 1 << 20 } };
-	if (o->batch == before->batch)
-		o->batch = 64;
+	const struct cli_numbers far = { 2, { 32768, 1 << 20 } };
+	const struct bench_options usual = { BENCH_DEFAULTS };
+
+	if (o->lengths.n == 0)
+		o->lengths = sweep ? far : usual.lengths;
+	if (o->batch == NOT_SAID)
+		o->batch = sweep ? 64 : usual.batch;
 }
 
 static int run(const struct cli_command *self, int argc, char **argv)
 {
 	struct decision_bench b = { .options = { BENCH_DEFAULTS }, .threads = 2 };
-	const struct bench_options before = b.options;
 	const struct cli_option options[] = {
 		BENCH_OPTIONS(&b.options),
 		{ "q-heads", 0, CLI_NUMBER, &b.options.q_heads, "N", "query heads of a layer (32)" },
@@ -88,13 +91,15 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		{ "sweep", 0, CLI_FLAG, &b.sweep, NULL, "measure how the time grows" },
 		{ 0 },
 	};
-	int err = CLI_FAILED, first = cli_parse(self, &b.common, options, argc, argv);
+	int err = CLI_FAILED, first;
 	size_t rounds;
 
+	b.options.lengths.n = 0;
+	b.options.batch = NOT_SAID;
+	first = cli_parse(self, &b.common, options, argc, argv);
 	if (first < argc)
 		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
-	if (b.sweep)
-		sweep_further(&b.options, &before);
+	fill_in(&b.options, b.sweep);
 	b.shape = bench_shape(self, &b.options);
 	bench_in_range(self, "--threads", b.threads, 0, 1024);
 	rounds = b.options.rounds;

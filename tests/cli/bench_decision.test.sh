@@ -65,7 +65,8 @@ kvmod bench decision --sweep --layers 1 --batch 1 --lengths 32,16384 --threads 1
 exits 0
 json comparisons.0.length=32 comparisons.9.length=16384 growth.0.over=positions \
 	growth.0.least_ms:real growth.0.to=16384 growth.0.decision_exponent:real \
-	growth.0.read_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer
+	growth.0.read_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer \
+	batch=1 comparisons.11.sequences=1
 
 # Without a GPU, and without a module for one, one line says so.
 for command in decision gather; do
