@@ -81,11 +81,11 @@ if [ -n "$1" ]; then
 		one "$file" ''
 	done
 else
-	text=$srcdir/conf/examples/saltmere.txt
-	one "$text" 'At what time did the silver watch stop?'
-	one "$text" 'Who pays for the bridge?'
-	one "$text" 'What did the lighthouse keeper write down?'
-	one "$text" 'Tell the story in two sentences.'
-	one "$text" 'Which animals are named?'
+	story=$srcdir/conf/examples/saltmere.txt
+	one "$story" 'At what time did the silver watch stop?'
+	one "$story" 'Who pays for the bridge?'
+	one "$story" 'What did the lighthouse keeper write down?'
+	one "$story" 'Tell the story in two sentences.'
+	one "$story" 'Which animals are named?'
 fi
 finish
