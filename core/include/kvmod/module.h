@@ -73,8 +73,8 @@ struct kvmod_host {
 
 	/*
 	 * The device of that name, "cuda", opened with its section's parameters; its
-	 * module is loaded first. Table and instance are the host's, and stay as long
-	 * as the module. Fails in words where the device cannot be had. [within the
+	 * module is loaded first. Table and instance are the host's, and stay until the
+	 * module goes: its exit() has them no more. Fails in words where the device cannot be had. [within the
 	 * calls of an engine or policy, not in init() or exit(); may block]
 	 */
 	int32_t (*device)(void *ctx, const char *name,
