@@ -6,6 +6,8 @@
  */
 #include "engine.h"
 
+#include <string.h>
+
 static bool plan_on_host(struct gg_engine *engine, struct gg_graph *graph)
 {
 	if (!graph->memory)
@@ -57,14 +59,15 @@ bool gg_graph_plan(struct gg_engine *engine, struct gg_graph *graph)
 	return engine->gpu.handle ? plan_with_gpu(engine, graph) : plan_on_host(engine, graph);
 }
 
-/* A GPU cannot be stopped within a pass: it is asked before each. */
+/*
+ * A GPU cannot be stopped within a pass: it is asked before each. Nor is it waited
+ * for, so that the next pass is prepared while it works.
+ */
 static enum ggml_status compute_with_gpu(struct gg_engine *engine, struct gg_graph *graph)
 {
-	if (atomic_load(&engine->backend.cancelled)) {
-		ggml_backend_synchronize(engine->gpu.handle);
+	if (atomic_load(&engine->backend.cancelled))
 		return GGML_STATUS_ABORTED;
-	}
-	return ggml_backend_sched_graph_compute(graph->sched, graph->nodes);
+	return ggml_backend_sched_graph_compute_async(graph->sched, graph->nodes);
 }
 
 int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph)
@@ -73,4 +76,40 @@ int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph)
 						 compute_with_gpu(engine, graph) :
 						 ggml_backend_graph_compute(engine->backend.handle,
 									    graph->nodes));
+}
+
+/* The logits as they lie in memory that the host can read; NULL: there is none. */
+static const char *fetch_logits(struct gg_engine *engine, struct gg_graph *graph)
+{
+	struct gg_memory *shared = &graph->shared_logits;
+	size_t bytes = ggml_nbytes(graph->logits);
+
+	if (ggml_backend_buffer_is_host(graph->logits->buffer)) {
+		gg_gpu_wait(engine);
+		return graph->logits->data;
+	}
+	if (shared->bytes < bytes) {
+		gg_memory_free(shared);
+		if (!gg_memory_new_shared(engine, shared, bytes))
+			return NULL;
+	}
+	ggml_backend_tensor_get_async(engine->gpu.handle, graph->logits, shared->address, 0, bytes);
+	gg_gpu_wait(engine);
+	return shared->address;
+}
+
+int32_t gg_graph_logits(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+{
+	size_t row = (size_t)engine->net.dims[GG_VOCAB] * sizeof(float);
+	const char *logits = NULL;
+
+	for (uint32_t i = 0; i < n_slots; i++) {
+		if (!slots[i].n_logits)
+			continue;
+		if (!logits && !(logits = fetch_logits(engine, &engine->graph)))
+			return gg_fail(engine, KVMOD_ENOMEM, "no memory for the logits");
+		memcpy(slots[i].logits, logits, slots[i].n_logits * row);
+		logits += slots[i].n_logits * row;
+	}
+	return KVMOD_OK;
 }

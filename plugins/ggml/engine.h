@@ -87,6 +87,8 @@ int32_t gg_gpu_open(struct gg_engine *engine);
 void gg_gpu_close(struct gg_engine *engine);
 enum gg_side gg_side_of(const struct gg_engine *engine, uint32_t layer);
 enum gg_side gg_output_side(const struct gg_engine *engine);
+/* Until all that ggml has begun there is done; nothing to do where there is none. */
+void gg_gpu_wait(const struct gg_engine *engine);
 /* Moves rows of the GPU's memory, and waits for that. */
 int32_t gg_gpu_gather(struct gg_engine *engine, const struct kvmod_gather *gathers, uint32_t n);
 
@@ -347,6 +349,7 @@ struct gg_feed {
 	struct ggml_tensor *all;	/* the GPU's, as bytes */
 	size_t small, bytes;		/* masks begin at `small` */
 	bool fresh;			/* nothing of it is on the GPU yet */
+	ggml_backend_event_t sent;	/* what was sent last is there; NULL: not known */
 };
 
 /* Several tokens: the mask for all heads that had n positions when the graph was built. */
@@ -399,7 +402,9 @@ struct gg_graph {
 	struct gg_slot_inputs *slots;	/* [n_slots] */
 	struct gg_feed feed;
 	struct gg_input embeddings, positions, outputs;
+	struct gg_input key_positions;	/* the same for each KV head of a token */
 	struct ggml_tensor *logits;
+	struct gg_memory shared_logits;	/* where the GPU puts them by itself */
 };
 
 /* A graph for these slots, built anew only if the last one does not fit. */
@@ -418,7 +423,10 @@ void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_
 
 /* Memory for the nodes of a graph that was built; false: there is not enough. */
 bool gg_graph_plan(struct gg_engine *engine, struct gg_graph *graph);
+/* Starts it: a GPU may be at it still when this returns. */
 int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph);
+/* Waits for the logits, and hands them out. */
+int32_t gg_graph_logits(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
 int32_t gg_step(void *self, const struct kvmod_batch *batch);
 /* Runs n tokens of a sequence; logits of the last n_logits go to logits. */
 int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,

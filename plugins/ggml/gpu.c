@@ -146,6 +146,12 @@ void gg_gpu_close(struct gg_engine *engine)
 
 /* --- moving its rows ------------------------------------------------------------------- */
 
+void gg_gpu_wait(const struct gg_engine *engine)
+{
+	if (engine->gpu.handle)
+		ggml_backend_synchronize(engine->gpu.handle);
+}
+
 /*
  * ggml's streams are its own, and none of them waits for the default one: what it
  * has queued must be done first, and the gather before ggml goes on.
@@ -157,7 +163,7 @@ int32_t gg_gpu_gather(struct gg_engine *engine, const struct kvmod_gather *gathe
 
 	if (!n)
 		return KVMOD_OK;
-	ggml_backend_synchronize(gpu->handle);
+	gg_gpu_wait(engine);
 	code = gpu->ops->gather(gpu->self, NULL, gathers, n, sizeof(*gathers));
 	return code ? code : gpu->ops->synchronize(gpu->self, NULL);
 }

@@ -95,15 +95,16 @@ static struct ggml_tensor *linear(const struct builder *b, struct ggml_tensor *x
 }
 
 /* Queries or keys: by heads, normalised if the family does that, turned by position. */
-static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor *x,
-				    uint32_t n_heads, struct ggml_tensor *norm_weight)
+static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor *x, uint32_t n_heads,
+				    const struct gg_input *positions, struct ggml_tensor *norm_weight)
 {
 	const struct gg_rope *rope = &b->model->rope;
 
-	x = ggml_reshape_3d(b->context, x, b->model->head_dim, n_heads, b->n_tokens);
+	x = ggml_reshape_3d(b->context, x, b->model->head_dim, n_heads,
+			    ggml_nelements(x) / b->model->head_dim / n_heads);
 	if (norm_weight)
 		x = norm(b, x, norm_weight);
-	return ggml_rope_ext(b->context, x, b->graph->positions.on[b->side],
+	return ggml_rope_ext(b->context, x, positions->on[b->side],
 			     b->model->rope_factors[b->side], rope->n_dims, rope->type, rope->n_context, rope->base, rope->scale,
 			     rope->ext_factor, rope->attn_factor, rope->beta_fast, rope->beta_slow);
 }
@@ -119,16 +120,36 @@ static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_m
 	return tensor;
 }
 
-/* Writes the new rows of one slot, head by head as the input `rows` says. */
-static struct ggml_tensor *write_rows(const struct builder *b, uint32_t slot, uint32_t layer,
-				      uint32_t begin, struct ggml_tensor *cache, struct ggml_tensor *x)
+/*
+ * Keys. CUDA turns them and writes them to the cache in one go if a row of the
+ * cache is all that has a position: on a GPU each head is one.
+ */
+static struct ggml_tensor *keys(const struct builder *b, struct ggml_tensor *x,
+				struct ggml_tensor *norm_weight)
+{
+	if (b->side == GG_GPU)
+		return by_heads(b, x, 1, &b->graph->key_positions, norm_weight);
+	return by_heads(b, x, b->model->n_kv_heads, &b->graph->positions, norm_weight);
+}
+
+/* Which rows of a layer's cache take the new ones of a slot, head by head. */
+static struct ggml_tensor *rows_to_write(const struct builder *b, uint32_t slot, uint32_t layer)
 {
 	struct ggml_tensor *all = b->graph->slots[slot].rows.on[b->side], *rows;
-	int64_t n_heads = b->model->n_kv_heads, n = b->slots[slot].n_tokens * n_heads;
 
-	x = ggml_reshape_2d(b->context, x, b->model->head_dim, n_heads * b->n_tokens);
-	x = ggml_view_2d(b->context, x, x->ne[0], n, x->nb[1], begin * n_heads * x->nb[1]);
-	rows = ggml_view_1d(b->context, all, n, layer * all->nb[1]);
+	rows = ggml_view_1d(b->context, all, all->ne[0], layer * all->nb[1]);
+	/* At once: nothing may stand between a key, as it is turned, and the row that it goes to. */
+	ggml_build_forward_expand(b->graph->nodes, rows);
+	return rows;
+}
+
+static struct ggml_tensor *write_rows(const struct builder *b, struct ggml_tensor *rows,
+				      uint32_t begin, struct ggml_tensor *cache, struct ggml_tensor *x)
+{
+	size_t bytes = b->model->head_dim * sizeof(float);
+
+	x = ggml_view_2d(b->context, x, b->model->head_dim, rows->ne[0], bytes,
+			 begin * b->model->n_kv_heads * bytes);
 	cache = ggml_set_rows(b->context, cache, x, rows);
 	ggml_build_forward_expand(b->graph->nodes, cache);
 	return cache;
@@ -143,23 +164,41 @@ static struct ggml_tensor *join(const struct builder *b, struct ggml_tensor **pa
 			   join(b, parts + n / 2, n - n / 2, dim), dim);
 }
 
+/*
+ * As how many sequences the heads of one token go to attention. CUDA has a kernel
+ * that reads K and V once for all query heads of a KV head, and one that reads them
+ * for each: for a single sequence it takes the latter with up to four of them, and
+ * from some 8000 positions on that is the slower one for four (by a fifth at 32768).
+ */
+static uint32_t n_parts(const struct builder *b, const struct gg_slot *slot, uint32_t n_kv, uint32_t length)
+{
+	if (b->side != GG_GPU || slot->n_tokens > 1 || ggml_is_quantized(b->engine->type) ||
+	    b->model->n_q_heads / b->model->n_kv_heads != 4 || n_kv % 2 || length < 8192)
+		return 1;
+	return 2;
+}
+
 /* Attention of `n_q` query heads from q_head on, over rows of a cache from `first` on. */
 static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32_t begin,
 				  struct ggml_tensor *q, uint32_t q_head, uint32_t n_q,
 				  struct ggml_tensor *const kv[2], uint32_t first, uint32_t stride,
 				  uint32_t n_kv, uint32_t n, uint32_t length)
 {
+	uint32_t parts = n_parts(b, &b->slots[slot], n_kv, length);
+	uint32_t n_tokens = b->slots[slot].n_tokens;
 	struct ggml_context *context = b->context;
-	struct ggml_tensor *views[2];
+	struct ggml_tensor *views[2], *x;
 
 	for (int i = 0; i < 2; i++)
-		views[i] = ggml_view_3d(context, kv[i], kv[i]->ne[0], length, n_kv, kv[i]->nb[1],
-					stride * kv[i]->nb[1], first * kv[i]->nb[1]);
-	q = ggml_view_3d(context, q, q->ne[0], n_q, b->slots[slot].n_tokens, q->nb[1], q->nb[2],
-			 begin * q->nb[2] + q_head * q->nb[1]);
-	return ggml_flash_attn_ext(context, ggml_permute(context, q, 0, 2, 1, 3), views[0], views[1],
-				   gg_feed_mask(b->graph, slot, n, length, b->side),
-				   b->model->scale, 0, 0);
+		views[i] = ggml_view_4d(context, kv[i], kv[i]->ne[0], length, n_kv / parts, parts,
+					kv[i]->nb[1], stride * kv[i]->nb[1],
+					n_kv / parts * stride * kv[i]->nb[1], first * kv[i]->nb[1]);
+	q = ggml_view_4d(context, q, q->ne[0], n_tokens, n_q / parts, parts, q->nb[2], q->nb[1],
+			 n_q / parts * q->nb[1], begin * q->nb[2] + q_head * q->nb[1]);
+	x = ggml_flash_attn_ext(context, q, views[0], views[1],
+				gg_feed_mask(b->graph, slot, n, length, b->side),
+				b->model->scale, 0, 0);
+	return parts > 1 ? ggml_reshape_3d(context, x, x->ne[0], n_q, n_tokens) : x;
 }
 
 /* [head_dim, n_q_heads, n_tokens] of one slot: one node, or one a KV head if they differ. */
@@ -209,15 +248,15 @@ static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, st
 	struct ggml_tensor *v = linear(b, x, w[GG_V], w[GG_V_BIAS]);
 	uint32_t begin = 0;
 
-	q = by_heads(b, q, b->model->n_q_heads, w[GG_Q_NORM]);
-	k = by_heads(b, k, b->model->n_kv_heads, w[GG_K_NORM]);
+	q = by_heads(b, q, b->model->n_q_heads, &b->graph->positions, w[GG_Q_NORM]);
+	k = keys(b, k, w[GG_K_NORM]);
 	for (uint32_t i = 0; i < b->n_slots; begin += b->slots[i++].n_tokens) {
 		const struct gg_cache *cache = &b->slots[i].seq->caches[layer];
 		uint32_t n_rows = cache->first[b->model->n_kv_heads];
-		struct ggml_tensor *kv[2];
+		struct ggml_tensor *kv[2], *rows = rows_to_write(b, i, layer);
 
-		kv[0] = write_rows(b, i, layer, begin, cache_rows(b, &cache->k, n_rows), k);
-		kv[1] = write_rows(b, i, layer, begin, cache_rows(b, &cache->v, n_rows), v);
+		kv[0] = write_rows(b, rows, begin, cache_rows(b, &cache->k, n_rows), k);
+		kv[1] = write_rows(b, rows, begin, cache_rows(b, &cache->v, n_rows), v);
 		collect(b, i, layer, begin, q);
 		if (output)
 			b->parts[i] = attend_slot(b, i, layer, begin, q, kv);
@@ -334,6 +373,8 @@ static void graph_clear(struct gg_graph *graph)
 	};
 
 	memcpy(kept.feed.memory, graph->feed.memory, sizeof(kept.feed.memory));
+	kept.feed.sent = graph->feed.sent;
+	kept.shared_logits = graph->shared_logits;
 	for (uint32_t i = 0; i < graph->n_slots; i++)
 		free(graph->slots[i].masks);
 	free(graph->shapes);
@@ -351,6 +392,9 @@ void gg_graph_free(struct gg_graph *graph)
 	ggml_backend_sched_free(graph->sched);
 	for (int side = 0; side < GG_N_SIDES; side++)
 		gg_memory_free(&graph->feed.memory[side]);
+	gg_memory_free(&graph->shared_logits);
+	if (graph->feed.sent)
+		ggml_backend_event_free(graph->feed.sent);
 	free(graph->arena);
 	memset(graph, 0, sizeof(*graph));
 }

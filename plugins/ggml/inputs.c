@@ -130,6 +130,9 @@ static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
 	}
 	declare(graph, &graph->embeddings, GGML_TYPE_F32, model->dims[GG_WIDTH], n_tokens);
 	declare(graph, &graph->positions, GGML_TYPE_I32, n_tokens, 1);
+	if (engine->gpu.handle)
+		declare(graph, &graph->key_positions, GGML_TYPE_I32,
+			(int64_t)n_tokens * model->n_kv_heads, 1);
 	if (n_logits && n_logits < n_tokens)
 		declare(graph, &graph->outputs, GGML_TYPE_I32, n_logits, 1);
 	graph->feed.small = graph->feed.bytes;
@@ -151,6 +154,7 @@ static bool take_memory(struct gg_engine *engine, struct gg_feed *feed)
 
 	if (fits(host, feed->bytes))
 		return true;
+	gg_gpu_wait(engine);
 	gg_memory_free(host);
 	gg_memory_free(gpu);
 	/* Room to grow, so that addresses stay as they are for a while. */
@@ -231,6 +235,7 @@ static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *sl
 	float *embedding = data_of(graph, &graph->embeddings);
 	int32_t *positions = data_of(graph, &graph->positions);
 	int32_t *outputs = graph->outputs.on[GG_HOST] ? data_of(graph, &graph->outputs) : NULL;
+	int32_t *keys = graph->key_positions.on[GG_HOST] ? data_of(graph, &graph->key_positions) : NULL;
 	uint32_t at = 0;
 
 	for (uint32_t i = 0; i < n_slots; i++) {
@@ -240,6 +245,8 @@ static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *sl
 			positions[at] = (int32_t)(slots[i].seq->logical + t);
 			if (outputs && t + slots[i].n_logits >= slots[i].n_tokens)
 				*outputs++ = (int32_t)at;
+			for (uint32_t g = 0; keys && g < engine->net.n_kv_heads; g++)
+				*keys++ = positions[at];
 		}
 	}
 }
@@ -286,7 +293,7 @@ static void fill_mask(const struct gg_graph *graph, const struct gg_mask *mask, 
 		fill_mask_row(row, (size_t)mask->n + moved + t + 1, length);
 }
 
-/* Sends bytes of the feed to the GPU; they must not change before the pass is over. */
+/* Sends bytes of the feed to the GPU; they must not change before they are there. */
 static void send(struct gg_engine *engine, size_t offset, size_t bytes)
 {
 	struct gg_feed *feed = &engine->graph.feed;
@@ -319,12 +326,34 @@ static void fill_ladder(struct gg_engine *engine, struct gg_ladder *ladder, uint
 	ladder->shown = moved + 1;
 }
 
+/* The GPU may be at the last pass still, but must have fetched what that was fed with. */
+static void wait_until_sent(struct gg_engine *engine)
+{
+	struct gg_feed *feed = &engine->graph.feed;
+
+	if (feed->sent)
+		ggml_backend_event_synchronize(feed->sent);
+	else
+		gg_gpu_wait(engine);
+}
+
+static void note_sent(struct gg_engine *engine)
+{
+	struct gg_feed *feed = &engine->graph.feed;
+
+	if (engine->gpu.handle && !feed->sent)
+		feed->sent = ggml_backend_event_new(engine->gpu.device);
+	if (feed->sent)
+		ggml_backend_event_record(feed->sent, engine->gpu.handle);
+}
+
 void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
 	struct gg_graph *graph = &engine->graph;
 	struct gg_feed *feed = &graph->feed;
 	bool masks = feed->fresh;
 
+	wait_until_sent(engine);
 	fill_tokens(engine, slots, n_slots);
 	for (uint32_t i = 0; i < n_slots; i++) {
 		struct gg_slot_inputs *inputs = &graph->slots[i];
@@ -339,5 +368,6 @@ void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_
 		masks = masks || inputs->n_masks;
 	}
 	send(engine, 0, masks ? feed->bytes : feed->small);
+	note_sent(engine);
 	feed->fresh = false;
 }

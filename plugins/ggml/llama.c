@@ -79,6 +79,12 @@ static void describe(struct llama_engine *e)
 		.end_tokens = e->gg.text.end_tokens,
 		.n_end_tokens = e->gg.text.n_end_tokens,
 	};
+	if (e->gg.gpu.device) {
+		m->device = e->gg.gpu.ops->name;
+		m->n_device_layers = m->n_layers;
+		if (e->gg.gpu_layers > 0 && e->gg.gpu_layers < m->n_layers)
+			m->n_device_layers = (uint32_t)e->gg.gpu_layers;
+	}
 	if (e->gg.context && (uint64_t)e->gg.context < m->context)
 		m->context = (uint64_t)e->gg.context;
 }

@@ -100,8 +100,7 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 	 * ggml's streams are its own: all that they held is done, and nothing follows
 	 * before the next call, so that the policy's work may go on the default one.
 	 */
-	if (engine->gpu.handle)
-		ggml_backend_synchronize(engine->gpu.handle);
+	gg_gpu_wait(engine);
 	out->stream = NULL;
 	out->replay = gg_replay;
 	out->replay_ctx = seq;
@@ -191,6 +190,7 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	picks = calloc(engine->net.n_kv_heads, sizeof(*picks));
 	if (!picks)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to apply a plan");
+	gg_gpu_wait(engine);
 	cut_layers(seq, plan, picks);
 	free(picks);
 	gg_seq_moved(seq);

@@ -120,6 +120,7 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			       "a prompt of %llu tokens after %llu that are there: the context is %llu",
 			       (unsigned long long)n_tokens, (unsigned long long)seq->logical,
 			       (unsigned long long)engine->limit);
+	gg_gpu_wait(engine);
 	gg_rows_free(&seq->rows);
 	gg_seq_moved(seq);
 	if (needs) {

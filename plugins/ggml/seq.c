@@ -21,6 +21,7 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 	(void)self;
 	if (!seq)
 		return;
+	gg_gpu_wait(seq->engine);
 	for (uint32_t i = 0; seq->caches && i < seq->engine->net.n_layers; i++)
 		gg_cache_free(&seq->caches[i]);
 	gg_seq_touch(seq);

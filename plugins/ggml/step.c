@@ -34,8 +34,6 @@ static void append(struct gg_engine *engine, const struct gg_slot *slot)
 
 static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	size_t row = (size_t)engine->net.dims[GG_VOCAB] * sizeof(float), at = 0;
-	struct gg_graph *graph = &engine->graph;
 	int32_t code = KVMOD_OK;
 
 	for (uint32_t i = 0; !code && i < n_slots; i++)
@@ -43,17 +41,13 @@ static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32
 	if (code || (code = gg_graph_get(engine, slots, n_slots)))
 		return code;
 	gg_feed_fill(engine, slots, n_slots);
-	code = gg_graph_compute(engine, graph);
-	if (code)
+	if ((code = gg_graph_compute(engine, &engine->graph)) ||
+	    (code = gg_graph_logits(engine, slots, n_slots)))
 		return code;
 	for (uint32_t i = 0; i < n_slots; i++) {
 		append(engine, &slots[i]);
 		if (slots[i].n_rows)
 			gg_rows_push(slots[i].seq, slots[i].n_rows);
-		if (slots[i].n_logits)
-			ggml_backend_tensor_get(graph->logits, slots[i].logits, at,
-						slots[i].n_logits * row);
-		at += slots[i].n_logits * row;
 	}
 	return KVMOD_OK;
 }
