@@ -32,16 +32,16 @@ template <class P> struct kv_rows_memory {
 template <class P> struct kv_held {
 	enum { BLOCKS = 2 };	/* that have room on a multiprocessor */
 
-	struct kv_keys keys;
-	uint32_t row;
+	typename P::Batch batch;
 
-	__device__ __forceinline__ kv_held(const struct kv_keys &k, uint32_t at) : keys(k), row(at)
+	__device__ __forceinline__ kv_held(const struct kv_keys &k, uint32_t at)
 	{
+		P::load(batch, k, at);
 	}
 
 	__device__ __forceinline__ void dots(const typename P::Stage &s, float acc[4]) const
 	{
-		P::dots(s, keys, row, acc);
+		P::dots(s, batch, acc);
 	}
 };
 

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Where a segment is cut, by the block that saw its last tile: from the sums of
- * the tiles to the tile, from the sums of its parts to the part, and from its
- * sixteen positions, whose attention is computed once more, to the position.
+ * Where a segment is cut, by the block that finishes it: from the sums of the
+ * tiles to the tile, from the sums of its parts to the part, and from its sixteen
+ * positions, whose attention is computed once more, to the position.
  *
  * Every step is the same: a range is cut into 32, eight lanes sum up for a query
- * head what would be dropped in front of each 32nd, the norms of what is left are
- * averaged over heads, and the newest 32nd that keeps enough is taken. What is
- * dropped is a sum of its own, so that a loss far below 1 is as exact as one near
- * it. All in double, in one fixed order.
+ * head what would be dropped in front of each 32nd and what would be kept, losses
+ * are averaged over heads, and the newest 32nd that loses little enough is taken.
  *
- * This runs once for a segment, on code that no cache holds yet: it is short
- * rather than unrolled.
+ * A head that keeps k of its sum of squares 1 and drops d = 1 - k loses
+ * 1 - sqrt(k) = d / (1 + sqrt(k)) of its norm. Both d and k are sums of what is
+ * not negative, so the loss is as exact as a float, be it near 0 or near 1. The
+ * order of sums is fixed.
+ *
+ * This runs once for a segment: it is short rather than unrolled, and loads do not
+ * wait for each other.
  */
 #ifndef KV_CUDA_FINISH_CUH
 #define KV_CUDA_FINISH_CUH
@@ -20,19 +23,19 @@
 
 /* What the warps of a block share while they look for a cut. */
 struct kv_heads {
-	double sums[2][KV_WARPS][32];
+	float sums[2][KV_WARPS][36];	/* 32, and one; 16 bytes aligned */
 	/* by query head: */
-	double weight[KV_MAX_HEADS];	/* 1 / (sum of exp(x - max)) */
-	double sink2[KV_MAX_HEADS];	/* squares that are in the norm and always kept */
-	double total[KV_MAX_HEADS];	/* and all that are in it, before weights */
-	double below[KV_MAX_HEADS][32];	/* what each child's choice drops */
-	double squares[KV_MAX_HEADS][KV_PART];
-	float max[KV_MAX_HEADS];
+	float reference[KV_MAX_HEADS];	/* squares are those of 2^(x - this), x a logit */
+	float norm[KV_MAX_HEADS];	/* of its attention */
+	float inverse[KV_MAX_HEADS];	/* 1 / (its sum of squares); 0 if that is 0 */
+	float sink2[KV_MAX_HEADS];	/* squares that are in the norm and always kept */
+	float before[KV_MAX_HEADS][32], after[KV_MAX_HEADS][32];	/* squares on both sides of a child */
+	float attention[KV_MAX_HEADS][KV_PART];	/* of positions, as 2^(x - reference) */
 };
 
 /* A cut that is being closed in on. */
 struct kv_cut {
-	double full, kept;		/* mean norms: of all, of what is kept */
+	float full, loss;		/* summed over heads: norms, what they lose */
 	uint32_t child;			/* that was taken last; 32: none yet */
 	uint32_t steps;
 };
@@ -47,27 +50,30 @@ struct kv_search {
 	uint32_t n, count;		/* children, tiles of a child or parts of a tile */
 };
 
-/* (2^(x - max))^2, which floats alone could not hold */
-static __device__ __forceinline__ double kv_square(float x, float max)
+/* s * (2^x)^2, where the power alone may be too large; nothing stays nothing. */
+static __device__ __forceinline__ float kv_scaled(float s, float x)
 {
-	double e = exp2f(x - max);
+	float e = exp2f(x);
 
-	return e * e;
+	return s == 0 ? 0 : e * s * e;
 }
 
-/* To within a few units of the last place, in little code. */
-static __device__ __forceinline__ double kv_sqrt(double x)
+static __device__ __forceinline__ float kv_root(float x)
 {
-	double y, r;
+	float r;
 
-	asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
-	y = fma(y * 0.5, fma(-x * y, y, 1.), y);
-	r = x * y;
-	r = fma(y * 0.5, fma(-r, r, x), r);
-	return x > 0 ? r : x == 0 || x < 0 ? 0 : x;	/* NaN stays */
+	asm("sqrt.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+	return r;
 }
 
-static __device__ __forceinline__ double kv_sum8(double x)
+/* What a norm loses that drops and keeps so much of a sum of squares 1. */
+static __device__ __forceinline__ float kv_loss(float dropped, float kept)
+{
+	return __fdividef(fminf(dropped, 1), 1 + kv_root(kept));
+}
+
+/* Over the eight lanes of a head. */
+static __device__ __forceinline__ float kv_sum8(float x)
 {
 #pragma unroll
 	for (int d = 4; d; d /= 2)
@@ -75,168 +81,276 @@ static __device__ __forceinline__ double kv_sum8(double x)
 	return x;
 }
 
-/* A query head's softmax over all tiles, by eight lanes. */
-static __device__ __forceinline__ void kv_softmax_head(const struct kv_launch &p, const struct kv_place &w,
-						       struct kv_heads *heads, uint32_t h)
+static __device__ __forceinline__ float kv_max8(float x)
 {
-	uint32_t u = threadIdx.x % 8, n = h < p.n_q_heads ? w.n_tiles : 0;
-	size_t cell = kv_cell(p, w, h, 0);
-	double sum = 0, sink2 = 0;
-	float max = -FLT_MAX, all;
-
-#pragma unroll 4
-	for (uint32_t i = 4 * u; i < n; i += 32) {
-		float4 m4 = *(const float4 *)&p.max[cell + i], z4 = *(const float4 *)&p.sum[cell + i];
-		float m[4] = { m4.x, m4.y, m4.z, m4.w }, z[4] = { z4.x, z4.y, z4.z, z4.w }, before = max, e;
-
 #pragma unroll
-		for (int k = 0; k < 4; k++)
-			max = i + k < n ? fmaxf(max, m[k]) : max;
-		e = exp2f(before - max);
-		sum *= e;
-		sink2 *= (double)e * e;
-#pragma unroll
-		for (int k = 0; k < 4; k++)
-			if (i + k < n) {
-				e = exp2f(m[k] - max);
-				sum += (double)e * z[k];
-				if (p.norm_all)
-					sink2 += (double)e * e * p.sink2[cell + i + k];
-			}
-	}
-	all = fmaxf(max, __shfl_xor_sync(KV_LANES, max, 1));
-	all = fmaxf(all, __shfl_xor_sync(KV_LANES, all, 2));
-	all = fmaxf(all, __shfl_xor_sync(KV_LANES, all, 4));
-	sum = kv_sum8(sum * exp2f(max - all));
-	sink2 = kv_sum8(sink2 * kv_square(max, all));
-	if (u == 0 && h < p.n_q_heads) {
-		heads->weight[h] = 1 / sum;
-		heads->sink2[h] = sink2;
-		heads->max[h] = all;
-	}
+	for (int d = 4; d; d /= 2)
+		x = fmaxf(x, __shfl_xor_sync(KV_LANES, x, d));
+	return x;
 }
 
-/* Squares of head h, before weights, in child 4u + k of a range. */
-static __device__ __forceinline__ void kv_children(const struct kv_launch &p, const struct kv_place &w,
-						   const struct kv_heads *heads, uint32_t h,
-						   const struct kv_search &f, double x[4])
+/* Of the lanes of a head that come before this one. */
+static __device__ __forceinline__ float kv_sum_before(float x)
 {
-	uint32_t child = 4 * (threadIdx.x % 8);
-	size_t cell = kv_cell(p, w, h, f.tile);
-	float max = heads->max[h];
+	uint32_t u = threadIdx.x % 8;
+	float other = __shfl_up_sync(KV_LANES, x, 1, 8);
 
-	x[0] = x[1] = x[2] = x[3] = 0;
-	if (f.range == KV_TILES) {
-#pragma unroll 4
-		for (uint32_t c = 0; c < f.count; c++)
+	x = u ? other : 0;
 #pragma unroll
-			for (int k = 0; k < 4; k++) {
-				uint32_t i = (child + k) * f.count + c;
-
-				if (f.tile + i < f.end)
-					x[k] += kv_square(p.max[cell + i], max) * p.sum2[cell + i];
-			}
-		return;
+	for (uint32_t d = 1; d < 8; d *= 2) {
+		other = __shfl_up_sync(KV_LANES, x, d, 8);
+		x += u >= d ? other : 0;
 	}
-#pragma unroll
-	for (int k = 0; k < 4; k++)
-		if (f.range == KV_PARTS && child + k < f.count)
-			x[k] = kv_square(p.max[cell], max) * p.parts[cell * f.count + child + k];
-		else if (f.range >= KV_POSITIONS && child + k < KV_PART)
-			x[k] = heads->squares[h][child + k];
+	return x;
 }
 
-/* Warps have summed up heads of their own: the mean over all, for each child. */
-static __device__ __forceinline__ double kv_mean(const struct kv_launch &p, double (*sums)[32], double kept[4])
+static __device__ __forceinline__ float kv_sum_after(float x)
 {
-	uint32_t lane = threadIdx.x % 32;
-	double x = 0;
+	uint32_t u = threadIdx.x % 8;
+	float other = __shfl_down_sync(KV_LANES, x, 1, 8);
+
+	x = u < 7 ? other : 0;
+#pragma unroll
+	for (uint32_t d = 1; d < 8; d *= 2) {
+		other = __shfl_down_sync(KV_LANES, x, d, 8);
+		x += u + d < 8 ? other : 0;
+	}
+	return x;
+}
+
+/* Four tiles, one of each child of a lane; those past the end are empty. */
+static __device__ __forceinline__ void kv_load_tiles(const struct kv_launch &p, size_t cell,
+						     const struct kv_search &f, uint32_t c, struct kv_cell t[4])
+{
+	const struct kv_cell empty = { -FLT_MAX, 0, 0, 0 };
 
 #pragma unroll
 	for (int k = 0; k < 4; k++) {
-		kept[k] += __shfl_xor_sync(KV_LANES, kept[k], 8);
-		kept[k] += __shfl_xor_sync(KV_LANES, kept[k], 16);
-		if (lane < 8)
-			sums[threadIdx.x / 32][4 * lane + k] = kept[k];
+		uint32_t i = f.tile + (4 * (threadIdx.x % 8) + k) * f.count + c;
+
+		t[k] = p.cells[cell + min(i, f.end - 1)];
+		if (i >= f.end)
+			t[k] = empty;
 	}
-	__syncthreads();
-#pragma unroll
-	for (int i = 0; i < KV_WARPS; i++)
-		x += sums[i][lane];
-	return x * p.per_head;
 }
 
 /*
- * One step: takes the newest child that keeps enough. (Of the sinks,
- * which are ranked oldest first, the oldest that is enough with all before it;
- * `below` is what it keeps.)
+ * A query head's softmax over all tiles, by eight lanes, and what kv_children()
+ * says of it. The reference is about the root of the largest tile's squares.
+ */
+static __device__ __forceinline__ void kv_softmax(const struct kv_launch &p, const struct kv_place &w,
+						  struct kv_heads *heads, uint32_t h, bool there,
+						  const struct kv_search &f, float x[4])
+{
+	float max = -FLT_MAX, reference = -FLT_MAX, sum = 0, sink2 = 0, total, e;
+	size_t cell = kv_cell_at(p, w, h, 0);
+	struct kv_cell t[4];
+
+	x[0] = x[1] = x[2] = x[3] = 0;
+#pragma unroll 1
+	for (uint32_t c = 0; c < f.count; c++) {
+		float old_max = max, old = reference;
+
+		kv_load_tiles(p, cell, f, c, t);
+#pragma unroll
+		for (int k = 0; k < 4; k++) {
+			max = fmaxf(max, t[k].max);
+			reference = fmaxf(reference, t[k].max + 0.5f * __log2f(t[k].sum2 + t[k].sink2));
+		}
+		sum *= exp2f(old_max - max);
+		sink2 = kv_scaled(sink2, old - reference);
+#pragma unroll
+		for (int k = 0; k < 4; k++) {
+			sum += exp2f(t[k].max - max) * t[k].sum;
+			sink2 += kv_scaled(t[k].sink2, t[k].max - reference);
+			x[k] = kv_scaled(x[k], old - reference) + kv_scaled(t[k].sum2, t[k].max - reference);
+		}
+	}
+	e = max;
+	max = kv_max8(max);
+	sum = kv_sum8(sum * exp2f(e - max));
+	e = reference;
+	reference = kv_max8(reference);
+	sink2 = kv_sum8(kv_scaled(sink2, e - reference));
+#pragma unroll
+	for (int k = 0; k < 4; k++)
+		x[k] = kv_scaled(x[k], e - reference);
+	total = kv_sum8((x[0] + x[1]) + (x[2] + x[3])) + sink2;
+	if (threadIdx.x % 8 == 0 && there) {
+		heads->reference[h] = reference;
+		heads->sink2[h] = sink2;
+		heads->inverse[h] = total > 0 ? 1 / total : 0;
+		heads->norm[h] = kv_root(total) * exp2f(reference - max) / sum;
+	}
+	__syncwarp();
+}
+
+/* Squares of head h in children 4u ... 4u + 3 of a range. */
+static __device__ __forceinline__ void kv_children(const struct kv_launch &p, const struct kv_place &w,
+						   const struct kv_heads *heads, uint32_t h,
+						   const struct kv_search &f, float x[4])
+{
+	uint32_t child = 4 * (threadIdx.x % 8);
+	float reference = heads->reference[h];
+	size_t cell = kv_cell_at(p, w, h, 0);
+
+	x[0] = x[1] = x[2] = x[3] = 0;
+	if (f.range == KV_TILES) {
+		struct kv_cell t[4];
+
+#pragma unroll 1
+		for (uint32_t c = 0; c < f.count; c++) {
+			kv_load_tiles(p, cell, f, c, t);
+#pragma unroll
+			for (int k = 0; k < 4; k++)
+				x[k] += kv_scaled(t[k].sum2, t[k].max - reference);
+		}
+	} else if (f.range == KV_PARTS && child < f.count) {
+		float4 sum2 = *(const float4 *)&p.parts[(cell + f.tile) * f.count + child];
+		float max = p.cells[cell + f.tile].max - reference;
+
+		x[0] = kv_scaled(sum2.x, max);
+		x[1] = kv_scaled(sum2.y, max);
+		x[2] = kv_scaled(sum2.z, max);
+		x[3] = kv_scaled(sum2.w, max);
+	} else if (f.range >= KV_POSITIONS && child < KV_PART) {
+#pragma unroll
+		for (int k = 0; k < 4; k++)
+			x[k] = heads->attention[h][child + k] * heads->attention[h][child + k];
+	}
+}
+
+/*
+ * Warps have summed up heads of their own, four columns in each lane of one head,
+ * and one more in all of them. Returns the column of this lane.
+ */
+static __device__ __forceinline__ float kv_sum_block(float (*sums)[36], float columns[4], float *more)
+{
+	uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+	float x[KV_WARPS], y[KV_WARPS];
+
+#pragma unroll
+	for (int d = 8; d <= 16; d *= 2) {
+#pragma unroll
+		for (int k = 0; k < 4; k++)
+			columns[k] += __shfl_xor_sync(KV_LANES, columns[k], d);
+		*more += __shfl_xor_sync(KV_LANES, *more, d);
+	}
+	if (lane < 8) {
+		*(float4 *)&sums[warp][4 * lane] = make_float4(columns[0], columns[1], columns[2], columns[3]);
+		sums[warp][32] = *more;
+	}
+	__syncthreads();
+#pragma unroll
+	for (int i = 0; i < KV_WARPS; i++) {
+		x[i] = sums[i][lane];
+		y[i] = sums[i][32];
+	}
+#pragma unroll
+	for (int d = KV_WARPS / 2; d; d /= 2)
+#pragma unroll
+		for (int i = 0; i < d; i++) {
+			x[i] += x[i + d];
+			y[i] += y[i + d];
+		}
+	*more = y[0];
+	return x[0];
+}
+
+/*
+ * Adds what head h loses with each of four children, when what is in front of it is
+ * dropped; returns its norm.
+ */
+static __device__ __forceinline__ float kv_losses(struct kv_heads *heads, uint32_t h, bool there,
+						 const struct kv_cut &cut, bool sinks, const float x[4], float loss[4])
+{
+	float own = (x[0] + x[1]) + (x[2] + x[3]), before[4], after[4];
+	float inverse = there ? heads->inverse[h] : 0, norm = there ? heads->norm[h] : 0;
+	uint32_t child = 4 * (threadIdx.x % 8);
+
+	before[0] = kv_sum_before(own);
+	after[3] = kv_sum_after(own);
+	if (there && cut.steps == 0) {
+		after[3] += heads->sink2[h];
+	} else if (there && cut.child < 32) {
+		before[0] += heads->before[h][cut.child];
+		after[3] += heads->after[h][cut.child];
+	}
+	__syncwarp();
+#pragma unroll
+	for (int k = 0; k < 3; k++) {
+		before[k + 1] = before[k] + x[k];
+		after[2 - k] = after[3 - k] + x[3 - k];
+	}
+#pragma unroll
+	for (int k = 0; k < 4; k++) {
+		float dropped = before[k] * inverse, kept = (after[k] + x[k]) * inverse;
+
+		if (sinks) {
+			kept = (before[k] + x[k]) * inverse;
+			dropped = fmaxf(1 - kept, 0);
+		}
+		loss[k] += norm * kv_loss(dropped, kept);
+	}
+	if (there) {
+		*(float4 *)&heads->before[h][child] = make_float4(before[0], before[1], before[2], before[3]);
+		*(float4 *)&heads->after[h][child] = make_float4(after[0], after[1], after[2], after[3]);
+	}
+	return norm;
+}
+
+/*
+ * One step: takes the newest child that loses little enough. (Of the sinks, which
+ * are ranked oldest first, the oldest that is enough with all before it.)
  */
 static __device__ void kv_step(const struct kv_launch &p, const struct kv_place &w, struct kv_heads *heads,
 			       struct kv_cut *cut, const struct kv_search &f)
 {
+	float losses[4] = { 0, 0, 0, 0 }, full = 0, sum;
 	bool sinks = f.range == KV_SINKS;
-	uint32_t lane = threadIdx.x % 32, u = lane % 8, enough;
-	double kept[4] = { 0, 0, 0, 0 }, mean;
+	uint32_t lane = threadIdx.x % 32, enough;
 
 #pragma unroll 1
 	for (uint32_t base = 0; base < p.n_q_heads; base += blockDim.x / 8) {
 		uint32_t h = min(base + threadIdx.x / 8, p.n_q_heads - 1);
-		double *below = heads->below[h];
-		double x[4], own, before, y, total, weight = heads->weight[h];
 		bool there = base + threadIdx.x / 8 < p.n_q_heads;
+		float x[4];
 
-		y = there && cut->steps && cut->child < 32 ? below[cut->child] : 0;
-		kv_children(p, w, heads, h, f, x);
-		own = before = x[0] + x[1] + x[2] + x[3];
-#pragma unroll
-		for (uint32_t d = 1; d < 8; d *= 2) {
-			double other = __shfl_up_sync(KV_LANES, before, d, 8);
-
-			before += u >= d ? other : 0;
-		}
-		total = heads->sink2[h] + __shfl_sync(KV_LANES, before, 7, 8);
-		if (cut->steps && there)
-			total = heads->total[h];
-		else if (u == 0 && there)
-			heads->total[h] = total;
-		y += before - own;
-		__syncwarp();
-#pragma unroll
-		for (int k = 0; k < 4; k++) {
-			y += sinks ? x[k] : 0;
-			mean = kv_sqrt(sinks ? y : total - y);
-			kept[k] += there ? mean * weight : 0;
-			if (there)
-				below[4 * u + k] = y;
-			y += sinks ? 0 : x[k];
-		}
+		if (cut->steps)
+			kv_children(p, w, heads, h, f, x);
+		else
+			kv_softmax(p, w, heads, h, there, f, x);
+		full += kv_losses(heads, h, there, *cut, sinks, x, losses);
 	}
-	mean = kv_mean(p, heads->sums[cut->steps % 2], kept);
+	sum = kv_sum_block(heads->sums[cut->steps % 2], losses, &full);
 	if (cut->steps++ == 0)
-		cut->full = __shfl_sync(KV_LANES, mean, 0);
-	enough = __ballot_sync(KV_LANES, lane < f.n && mean >= cut->full * p.keep);
+		cut->full = full;
+	enough = __ballot_sync(KV_LANES, lane < f.n && sum <= p.params.threshold * cut->full);
 	cut->child = sinks ? (enough ? __ffs(enough) - 1 : 31) : enough ? 31 - __clz(enough) : 0;
-	cut->kept = __shfl_sync(KV_LANES, mean, cut->child);
+	cut->loss = __shfl_sync(KV_LANES, sum, cut->child);
 }
 
-/* The mean norm of the sinks alone. */
-static __device__ __forceinline__ double kv_sinks_norm(const struct kv_launch &p, struct kv_heads *heads)
+/* Do the sinks alone lose little enough? */
+static __device__ __forceinline__ bool kv_sinks_suffice(const struct kv_launch &p, const struct kv_heads *heads,
+							float full)
 {
-	double x = 0;
+	float loss = 0;
 
 #pragma unroll 1
-	for (uint32_t h = 0; h < p.n_q_heads; h++)
-		x += kv_sqrt(heads->sink2[h]) * heads->weight[h];
-	return x * p.per_head;
+	for (uint32_t h = 0; h < p.n_q_heads; h++) {
+		float kept = heads->sink2[h] * heads->inverse[h];
+
+		loss += heads->norm[h] * kv_loss(fmaxf(1 - kept, 0), kept);
+	}
+	return loss <= p.params.threshold * full;
 }
 
-static __device__ __forceinline__ void kv_report(const struct kv_launch &p, const struct kv_place &w, uint32_t first,
-				 int32_t status, double loss)
+static __device__ __forceinline__ struct kv_refreekv_result
+kv_result(const struct kv_launch &p, const struct kv_place &w, uint32_t first, int32_t status, double loss)
 {
 	struct kv_refreekv_result r = { first, first ? w.s.n - first + p.sinks : w.s.n, status, 0, loss };
 
-	if (threadIdx.x == 0)
-		p.results[w.segment] = r;
+	return r;
 }
 
 /* Segments that have no tile, for there is nothing to decide. */
@@ -252,7 +366,7 @@ static __device__ void kv_report_whole(const struct kv_launch &p)
 
 static __device__ __forceinline__ bool kv_has_norm(const struct kv_cut &cut)
 {
-	return cut.full > 0 && cut.full <= DBL_MAX;
+	return cut.full > 0 && cut.full <= FLT_MAX;
 }
 
 /* What to cut after a step; false if there is nothing more. */
@@ -267,7 +381,7 @@ static __device__ __forceinline__ bool kv_narrow(const struct kv_launch &p, cons
 			return true;
 		f->begin = f->tile * parts * KV_PART;
 		f->range = KV_PARTS;
-		if (p.norm_all && kv_sinks_norm(p, heads) >= cut->full * p.keep) {
+		if (p.norm_all && kv_sinks_suffice(p, heads, cut->full)) {
 			f->range = KV_SINKS;
 			f->begin = 0;
 			cut->child = 32;
@@ -279,7 +393,7 @@ static __device__ __forceinline__ bool kv_narrow(const struct kv_launch &p, cons
 		f->range = KV_POSITIONS;
 		return true;
 	}
-	if (f->range == KV_SINKS && cut->kept < cut->full * p.keep) {
+	if (f->range == KV_SINKS && cut->loss > p.params.threshold * cut->full) {
 		f->begin += KV_PART;
 		return f->begin < p.sinks;
 	}
@@ -299,23 +413,33 @@ static __device__ __forceinline__ void kv_set_children(const struct kv_place &w,
 	}
 }
 
+/* Makes a segment one of one tile, in cells of its own. */
+static __device__ __forceinline__ void kv_make_up(const struct kv_launch &p, struct kv_place *w)
+{
+	w->n_tiles = 1;
+	w->s.first_cell = p.spare_cell;
+	for (uint32_t h = threadIdx.x; h < p.n_q_heads; h += blockDim.x) {
+		struct kv_cell cell = { 1, 1, 1, 1 };
+
+		p.cells[kv_cell_at(p, *w, h, 0)] = cell;
+	}
+	__syncthreads();
+}
+
 /*
- * `again` computes squared attention, before weights, of sixteen positions for
- * all query heads into heads->squares.
+ * `again` computes the attention of sixteen positions for all query heads into
+ * heads->attention. A rehearsal goes through all of it once, with no result.
  */
 template <class Again>
-static __device__ __forceinline__ void kv_finish(const struct kv_launch &p, const struct kv_place &w,
-						 struct kv_heads *heads, uint32_t parts, const Again &again)
+static __device__ __forceinline__ struct kv_refreekv_result
+kv_finish(const struct kv_launch &p, const struct kv_place &w, struct kv_heads *heads, uint32_t parts,
+	  const Again &again, bool rehearsal)
 {
-	struct kv_search f = { KV_TILES, 0, w.n_tiles };
+	struct kv_search f = { rehearsal ? KV_POSITIONS : KV_TILES, 0, w.n_tiles, 0, 0, 1 };
 	struct kv_cut cut = {};
 	uint32_t first;
 	bool more;
 
-#pragma unroll 1
-	for (uint32_t base = 0; base < p.n_q_heads; base += blockDim.x / 8)
-		kv_softmax_head(p, w, heads, base + threadIdx.x / 8);
-	__syncthreads();
 	do {
 		kv_set_children(w, &f, parts);
 		if (f.range >= KV_POSITIONS) {
@@ -326,13 +450,11 @@ static __device__ __forceinline__ void kv_finish(const struct kv_launch &p, cons
 		kv_step(p, w, heads, &cut, f);
 		more = kv_narrow(p, w, heads, &cut, &f, parts);
 	} while (more);
-	if (!kv_has_norm(cut)) {
-		kv_report(p, w, 0, cut.full == 0 ? KV_REFREEKV_FLAT : KVMOD_ENUMERIC, cut.full == 0 ? 0 : NAN);
-		return;
-	}
+	if (!kv_has_norm(cut))
+		return kv_result(p, w, 0, cut.full == 0 ? KV_REFREEKV_FLAT : KVMOD_ENUMERIC, cut.full == 0 ? 0 : NAN);
 	first = f.range == KV_SINKS ? w.s.n : f.begin + cut.child;
 	first = max(min(first, w.s.n - p.recent), p.sinks);
-	kv_report(p, w, first, 0, (cut.full - cut.kept) / cut.full);
+	return kv_result(p, w, first, 0, (double)cut.loss / cut.full);
 }
 
 #endif

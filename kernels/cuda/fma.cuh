@@ -9,9 +9,12 @@
 #include "kernels/cuda/keys.cuh"
 
 template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
-	enum { DEPTH = 1 };
+	enum { AHEAD = 0, KEPT = 1 };	/* see mma.cuh */
 
-	struct Ring {
+	/* Keys g and g + 8, still in memory. */
+	struct Batch {
+		const char *low, *high;
+		uint32_t dim;
 	};
 
 	struct Stage {
@@ -19,12 +22,21 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		uint32_t count;
 	};
 
-	static __device__ __forceinline__ void fetch(Ring &, int, const struct kv_keys &, uint32_t, bool)
+	template <bool ONCE = false>
+	static __device__ __forceinline__ void load(Batch &b, const struct kv_keys &k, uint32_t row)
 	{
+		uint32_t g = threadIdx.x % 32 / 4;
+
+		b.low = k.data + min(row + g, k.n - 1) * k.stride;
+		b.high = k.data + min(row + g + 8, k.n - 1) * k.stride;
+		b.dim = k.dim;
 	}
 
-	template <int> static __device__ __forceinline__ void wait(void)
+	/* A batch of nothing. */
+	static __device__ __forceinline__ void clear(Batch &b)
 	{
+		b.low = b.high = NULL;
+		b.dim = 0;
 	}
 
 	/* By `warps` warps, of which this is number `warp`; they then have to meet. */
@@ -59,12 +71,10 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 				x[2 * i + 1] = scale * (float)(signed char)pair.y;
 			}
 		} else if (TYPE == KVMOD_F32 && ALIGNED) {
-			*(float4 *)x = ((const float4 *)row)[at / 4];
-			*(float4 *)(x + 4) = ((const float4 *)row)[at / 4 + 1];
+			*(float4 *)x = __ldg((const float4 *)row + at / 4);
+			*(float4 *)(x + 4) = __ldg((const float4 *)row + at / 4 + 1);
 		} else {
-#pragma unroll
-			for (int i = 0; i < 8; i++)
-				x[i] = kv_element<TYPE>(row, at + i);
+			kv_elements8<TYPE>(row, at, x);
 		}
 	}
 
@@ -100,18 +110,15 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		}
 	}
 
-	static __device__ __forceinline__ void dots(const Stage &s, const struct kv_keys &k, uint32_t row, float acc[4])
+	static __device__ __forceinline__ void dots(const Stage &s, const Batch &b, float acc[4])
 	{
-		uint32_t g = threadIdx.x % 32 / 4;
-		const char *low_key = k.data + min(row + g, k.n - 1) * k.stride;
-		const char *high_key = k.data + min(row + g + 8, k.n - 1) * k.stride;
 		float sum[2][8] = {};
 
-		for (uint32_t at = 8 * (threadIdx.x % 4); at < k.dim; at += 32) {
+		for (uint32_t at = 8 * (threadIdx.x % 4); at < b.dim; at += 32) {
 			float low[8], high[8], q[8];
 
-			key8(low_key, at, low);
-			key8(high_key, at, high);
+			key8(b.low, at, low);
+			key8(b.high, at, high);
 #pragma unroll
 			for (int c = 0; c < 8; c++) {
 				if (c >= s.count)
@@ -125,12 +132,6 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 			}
 		}
 		reduce(sum, acc);
-	}
-
-	static __device__ __forceinline__ void dots(const Stage &s, const Ring &, int, const struct kv_keys &k,
-						    uint32_t row, float acc[4])
-	{
-		dots(s, k, row, acc);
 	}
 };
 

@@ -9,9 +9,9 @@
  * which a dot does not see. So keys go from memory straight into the operand.
  *
  * A path is how that is done: kv_mma for aligned f16 and bf16, kv_fma for the
- * rest. Its Stage is the queries as a block shares them, its Ring the keys that
- * are on their way to a warp. Keys by a ring or straight from memory give the
- * same bits.
+ * rest. Its Stage is the queries as a block shares them, its Batch sixteen keys as
+ * a warp has them, loaded while it works on others if the path is one that loads
+ * AHEAD.
  */
 #ifndef KV_CUDA_KEYS_CUH
 #define KV_CUDA_KEYS_CUH
@@ -21,8 +21,8 @@
 #include <float.h>
 #include <stdint.h>
 
-
 #include "kernels/cuda/table.h"
+
 #define KV_LANES 0xffffffffu
 
 /* Keys of one KV head: n rows that lie stride bytes apart. */
@@ -42,31 +42,41 @@ struct kv_queries {
 template <uint32_t TYPE>
 static __device__ __forceinline__ float kv_element(const char *row, uint32_t i)
 {
+	uint16_t bits;
+
 	if (TYPE == KVMOD_F32)
-		return ((const float *)row)[i];
+		return __ldg((const float *)row + i);
+	bits = __ldg((const uint16_t *)row + i);
 	if (TYPE == KVMOD_F16)
-		return __half2float(((const __half *)row)[i]);
-	return __bfloat162float(((const __nv_bfloat16 *)row)[i]);
+		return __half2float(__ushort_as_half(bits));
+	return __bfloat162float(__ushort_as_bfloat16(bits));
 }
 
-/* Elements at ... at + 7 of query `column`. */
+template <uint32_t TYPE>
+static __device__ __forceinline__ void kv_elements8(const char *row, uint32_t at, float x[8])
+{
+#pragma unroll
+	for (int i = 0; i < 8; i++)
+		x[i] = kv_element<TYPE>(row, at + i);
+}
+
+/* Elements at ... at + 7 of query `column`. All loads are under way before one is waited for. */
 static __device__ __forceinline__ void kv_query8(const struct kv_queries &q, uint32_t column,
 						 uint32_t at, float x[8])
 {
-	const char *row = q.data + column * q.step;
 	bool there = column < q.count && at < q.dim;
+	const char *row = q.data + (there ? column * q.step : 0);
 
+	at = there ? at : 0;
+	if (q.type == KVMOD_F32)
+		kv_elements8<KVMOD_F32>(row, at, x);
+	else if (q.type == KVMOD_F16)
+		kv_elements8<KVMOD_F16>(row, at, x);
+	else
+		kv_elements8<KVMOD_BF16>(row, at, x);
 #pragma unroll
-	for (int i = 0; i < 8; i++) {
-		if (!there)
-			x[i] = 0;
-		else if (q.type == KVMOD_F32)
-			x[i] = kv_element<KVMOD_F32>(row, at + i);
-		else if (q.type == KVMOD_F16)
-			x[i] = kv_element<KVMOD_F16>(row, at + i);
-		else
-			x[i] = kv_element<KVMOD_BF16>(row, at + i);
-	}
+	for (int i = 0; i < 8; i++)
+		x[i] = there ? x[i] : 0;
 }
 
 #endif

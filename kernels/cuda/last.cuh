@@ -19,28 +19,80 @@ static __device__ __forceinline__ struct kv_queries kv_group(const struct kv_lau
 	return q;
 }
 
-/* The stage of a group, where its first tile leaves it for the one that finishes. */
-template <class P>
-static __device__ __forceinline__ typename P::Stage *kv_kept_stage(const struct kv_launch &p, uint32_t segment,
-								   uint32_t first_head)
-{
-	uint32_t unit = first_head / p.ratio * p.groups + first_head % p.ratio / 8;
+/* A tile of a group of query heads: what a block reads at a time. */
+struct kv_item {
+	struct kv_keys keys;
+	struct kv_queries q;
+	size_t cell;			/* of the first query head of the group */
+	uint32_t next_head;		/* cells from one query head to the next */
+	uint32_t segment, tile, limit;	/* the tile is numbered in its segment */
+	uint32_t valid;			/* 0: there are no more */
+};
 
-	return (typename P::Stage *)(p.stages + (size_t)(segment * p.n_kv_heads * p.groups + unit) * p.stage_bytes);
+/* What the warps of a block found in each part of a tile, by query. */
+struct kv_tile_sums {
+	float max[8][33], sum[8][33], sum2[8][33], sink2[8][33];
+};
+
+/* What it takes to compute a group's attention again. */
+template <class P> struct kv_kept {
+	typename P::Stage stage;
+	struct kv_keys keys;
+};
+
+/* A block that reads. */
+template <class P> struct kv_reader {
+	typename P::Stage stages[2];	/* of this item, of the next */
+	struct kv_tile_sums sums[2];	/* of this item, of the one before */
+	struct kv_item items[4];	/* before, this, next, the one after it */
+};
+
+/* A block that finishes; it keeps in shared memory as many groups as have room. */
+template <class P> struct kv_finisher {
+	struct kv_heads heads;
+	struct kv_kept<P> kept[P::KEPT];
+};
+
+template <class P> union kv_shared {
+	struct kv_reader<P> reader;
+	struct kv_finisher<P> finisher;
+};
+
+template <class P>
+static __device__ __forceinline__ struct kv_kept<P> *kv_kept_group(const struct kv_launch &p, struct kv_finisher<P> &s,
+								   uint32_t segment, uint32_t u)
+{
+	if (u < P::KEPT)
+		return &s.kept[u];
+	u += segment * p.n_kv_heads * p.groups;
+	return (struct kv_kept<P> *)(p.stages + (size_t)u * p.stage_bytes);
 }
 
+/* By the block that will finish a segment. */
 template <class P>
-static __device__ __forceinline__ void kv_keep_stage(const struct kv_launch &p, const typename P::Stage &stage,
-						     uint32_t segment, uint32_t first_head)
+static __device__ __forceinline__ void kv_keep_groups(const struct kv_launch &p, const struct kv_place &w,
+						      struct kv_finisher<P> &s)
 {
-	uint4 *to = (uint4 *)kv_kept_stage<P>(p, segment, first_head);
+	uint32_t at = 64 * (threadIdx.x % 8), bytes = p.dim * (p.q_type == KVMOD_F32 ? 4 : 2);
 
-	for (uint32_t i = threadIdx.x; i < sizeof(stage) / 16; i += blockDim.x)
-		to[i] = ((const uint4 *)&stage)[i];
+	for (uint32_t h = threadIdx.x / 8; at < bytes && h < p.n_q_heads; h += blockDim.x / 8)
+		kv_prefetch(w.s.q + h * w.s.q_head_stride + at);
+#pragma unroll 1
+	for (uint32_t u = threadIdx.x / 32; u < p.n_kv_heads * p.groups; u += KV_WARPS) {
+		struct kv_kept<P> *kept = kv_kept_group(p, s, w.segment, u);
+		uint32_t g = u / p.groups;
+
+		P::stage(kept->stage, kv_group(p, w, g, u % p.groups), 0, 1);
+		if (threadIdx.x % 32 == 0)
+			kept->keys = kv_keys_of(p, w, g);
+	}
+	__syncthreads();
 }
 
-/* Squared attention of sixteen positions, by a warp for each group of heads. */
+/* Attention of sixteen positions, by a warp for each group of heads. */
 template <class P> struct kv_again_last {
+	struct kv_finisher<P> &s;
+
 	__device__ __forceinline__ void operator()(const struct kv_launch &p, const struct kv_place &w,
 						   struct kv_heads *heads, uint32_t begin, bool sinks) const
 	{
@@ -48,49 +100,23 @@ template <class P> struct kv_again_last {
 
 #pragma unroll 1
 		for (uint32_t u = threadIdx.x / 32; u < p.n_kv_heads * p.groups; u += KV_WARPS) {
+			const struct kv_kept<P> *kept = kv_kept_group(p, s, w.segment, u);
 			uint32_t g = u / p.groups, first = g * p.ratio + u % p.groups * 8;
+			typename P::Batch batch;
 			float acc[4];
 
-			P::dots(*kv_kept_stage<P>(p, w.segment, first), kv_keys_of(p, w, g), begin, acc);
+			P::load(batch, kept->keys, begin);
+			P::dots(kept->stage, batch, acc);
 			for (int i = 0; i < 4; i++) {
 				uint32_t h = first + 2 * (lane % 4) + i % 2, row = lane / 4 + i / 2 * 8;
 				uint32_t at = begin + row;
 
 				if (h < min(first + 8, (g + 1) * p.ratio))
-					heads->squares[h][row] = at < limit && (at < p.sinks) == sinks ?
-						kv_square(kv_logit(p, acc[i]), heads->max[h]) : 0;
+					heads->attention[h][row] = at < limit && (at < p.sinks) == sinks ?
+						exp2f(kv_logit(p, acc[i]) - heads->reference[h]) : 0;
 			}
 		}
 	}
-};
-
-/* Positions from one batch of a warp to its next. */
-#define KV_STRIDE (16 * KV_WARPS)
-
-/* What a block works on. */
-struct kv_item {
-	struct kv_place w;
-	struct kv_keys keys;
-	struct kv_queries q;
-	uint32_t head;			/* the first query head of the group */
-	uint32_t tile;			/* in the segment */
-	uint32_t valid;			/* 0: there are no more */
-};
-
-/* What the warps of a block tell each other of their keys, by query. */
-struct kv_tile_sums {
-	float max[KV_WARPS][8], sum[KV_WARPS][8], sum2[KV_WARPS][8], sink2[KV_WARPS][8];
-};
-
-template <class P> struct kv_shared {
-	union {
-		typename P::Ring rings[KV_WARPS];
-		struct kv_heads heads;		/* when there are no more items */
-	};
-	typename P::Stage stage;
-	struct kv_tile_sums sums[2];	/* of this item, of the one before */
-	struct kv_item items[4];	/* before, this, next, the one after it */
-	uint32_t segment, more;		/* to finish; are there perhaps others? */
 };
 
 /* By a whole warp. */
@@ -111,11 +137,13 @@ static __device__ __forceinline__ void kv_fill_item(const struct kv_launch &p, u
 	number /= p.groups;
 	g = p.interleaved ? number % p.n_kv_heads : number / w.n_tiles;
 	tile = p.interleaved ? number / p.n_kv_heads : number % w.n_tiles;
-	item->w = w;
 	item->keys = kv_keys_of(p, w, g);
 	item->q = kv_group(p, w, g, group);
-	item->head = g * p.ratio + 8 * group;
+	item->cell = kv_cell_at(p, w, g * p.ratio + 8 * group, tile);
+	item->next_head = kv_padded(w.n_tiles);
+	item->segment = w.segment;
 	item->tile = tile;
+	item->limit = p.limits[w.s.first_limit];
 	item->valid = 1;
 }
 
@@ -127,255 +155,207 @@ static __device__ __forceinline__ uint32_t kv_next_item(const struct kv_launch &
 	return drawn < p.n_items ? kv_draw(p) : drawn;
 }
 
-/* This warp's largest logits; x[b][i] of positions past the limit becomes -inf. */
-template <int B>
-static __device__ __forceinline__ void kv_tile_max(float x[B][4], uint32_t begin, uint32_t limit,
-						   struct kv_tile_sums *sums, float sum[2])
+/*
+ * From the logits of a part's keys, at `at` and `at` + 8 in this lane, to its
+ * largest, the sum of exp(x - largest) and of the squares.
+ */
+static __device__ __forceinline__ void kv_part_sums(const struct kv_launch &p, const float x[4], uint32_t at,
+						    uint32_t limit, uint32_t part, struct kv_tile_sums *sums)
 {
-	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	float max[2] = { -INFINITY, -INFINITY };
+	bool sees[2] = { at < limit, at + 8 < limit }, ranked[2] = { at >= p.sinks, at + 8 >= p.sinks };
+	uint32_t lane = threadIdx.x % 32;
 
-	sum[0] = sum[1] = 0;
-#pragma unroll
-	for (int b = 0; b < B; b++)
-#pragma unroll
-		for (int i = 0; i < 4; i++) {
-			if (begin + KV_STRIDE * b + i / 2 * 8 >= limit) {
-				x[b][i] = -INFINITY;
-				continue;
-			}
-			/* nothing, or NaN if the logit is not finite */
-			sum[i % 2] = fmaf(x[b][i], 0.f, sum[i % 2]);
-			max[i % 2] = fmaxf(max[i % 2], x[b][i]);
-		}
 #pragma unroll
 	for (int c = 0; c < 2; c++) {
-		max[c] = kv_max_keys(max[c]);
-		if (lane < 4)
-			sums->max[warp][2 * lane + c] = max[c];
-	}
-}
+		float a = sees[0] ? x[c] : -INFINITY, b = sees[1] ? x[2 + c] : -INFINITY;
+		float max = fmaxf(kv_max_keys(fmaxf(a, b)), -FLT_MAX), sum, sum2, sink2 = 0;
 
-/* Sums of exp(x - max) and its squares; squares of each part go to memory. */
-template <int B>
-static __device__ __forceinline__ void kv_tile_sum(const struct kv_launch &p, const float x[B][4], uint32_t begin,
-						   float sum[2], float *const parts[2], struct kv_tile_sums *sums)
-{
-	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	float max[2] = { -FLT_MAX, -FLT_MAX }, total[2] = { 0, 0 }, sink2[2] = { 0, 0 };
-
-#pragma unroll
-	for (int c = 0; c < 2; c++)
-		for (int i = 0; i < KV_WARPS; i++)
-			max[c] = fmaxf(max[c], sums->max[i][2 * (lane % 4) + c]);
-#pragma unroll
-	for (int b = 0; b < B; b++) {
-		float part[2] = { 0, 0 };
-
-#pragma unroll
-		for (int i = 0; i < 4; i++) {
-			float e = exp2f(x[b][i] - max[i % 2]);
-
-			sum[i % 2] += e;
-			if (begin + KV_STRIDE * b + i / 2 * 8 >= p.sinks)
-				part[i % 2] += e * e;
-			else
-				sink2[i % 2] += e * e;
-		}
-#pragma unroll
-		for (int c = 0; c < 2; c++) {
-			part[c] = kv_sum_keys(part[c]);
-			total[c] += part[c];
-			if (lane < 4 && parts[c])
-				parts[c][b * KV_WARPS] = part[c];
-		}
-	}
-#pragma unroll
-	for (int c = 0; c < 2; c++) {
-		sum[c] = kv_sum_keys(sum[c]);
-		sink2[c] = kv_sum_keys(sink2[c]);
+		/* nothing more, or NaN if a logit is not finite */
+		sum = (sees[0] ? a * 0.f : 0) + (sees[1] ? b * 0.f : 0);
+		a = exp2f(a - max);
+		b = exp2f(b - max);
+		sum = kv_sum_keys(sum + a + b);
+		a *= a;
+		b *= b;
+		sum2 = kv_sum_keys((ranked[0] ? a : 0) + (ranked[1] ? b : 0));
+		if (at - lane / 4 < p.sinks)
+			sink2 = kv_sum_keys((ranked[0] ? 0 : a) + (ranked[1] ? 0 : b));
 		if (lane < 4) {
-			sums->sum[warp][2 * lane + c] = sum[c];
-			sums->sum2[warp][2 * lane + c] = total[c];
-			sums->sink2[warp][2 * lane + c] = sink2[c];
+			sums->max[2 * lane + c][part] = max;
+			sums->sum[2 * lane + c][part] = sum;
+			sums->sum2[2 * lane + c][part] = sum2;
+			sums->sink2[2 * lane + c][part] = sink2;
 		}
 	}
 }
 
-/* One thread for each query adds up the warps. */
-static __device__ __forceinline__ void kv_tile_store(const struct kv_launch &p, const struct kv_item &item,
-						     const struct kv_tile_sums *sums)
+/* From a tile's parts to the tile, and all that to memory, by a warp for each query. */
+template <int B>
+static __device__ __forceinline__ void kv_end_item(const struct kv_launch &p, const struct kv_item &item,
+						   const struct kv_tile_sums *sums)
 {
-	uint32_t column = threadIdx.x;
-	size_t cell = kv_cell(p, item.w, item.head + column, item.tile);
-	float max = -FLT_MAX, sum = 0, sum2 = 0, sink2 = 0;
+	uint32_t column = threadIdx.x / 32, lane = threadIdx.x % 32;
+	size_t cell = item.cell + column * item.next_head;
+	float max = -FLT_MAX, sum = 0, sum2 = 0, sink2 = 0, all, e;
 
 	if (column >= item.q.count)
 		return;
-	for (int i = 0; i < KV_WARPS; i++) {
-		max = fmaxf(max, sums->max[i][column]);
-		sum += sums->sum[i][column];
-		sum2 += sums->sum2[i][column];
-		sink2 += sums->sink2[i][column];
+	if (lane < B * KV_WARPS) {
+		max = sums->max[column][lane];
+		sum = sums->sum[column][lane];
+		sum2 = sums->sum2[column][lane];
+		sink2 = sums->sink2[column][lane];
 	}
-	p.max[cell] = max;
-	p.sum[cell] = sum;
-	p.sum2[cell] = sum2;
-	if (p.norm_all)
-		p.sink2[cell] = sink2;
+	all = kv_max_warp(max);
+	e = exp2f(max - all);
+	sum = kv_sum_warp(sum * e);
+	e *= e;
+	sum2 *= e;
+	if (lane < B * KV_WARPS)
+		kv_store_kept(&p.parts[cell * (B * KV_WARPS) + lane], sum2);
+	sum2 = kv_sum_warp(sum2);
+	sink2 = kv_sum_warp(sink2 * e);
+	if (lane == 0) {
+		struct kv_cell tile = { all, sum, sum2, p.norm_all ? sink2 : 0 };
+
+		kv_store_kept((float4 *)&p.cells[cell], *(float4 *)&tile);
+	}
 }
 
 /* Warps take turns, sixteen keys each: the first of this warp's batch b of an item. */
-template <int B> static __device__ __forceinline__ uint32_t kv_batch(const struct kv_item &item, int b)
+template <int B> static __device__ __forceinline__ uint32_t kv_batch(const struct kv_item &item, uint32_t b)
 {
 	return 16 * (item.tile * B * KV_WARPS + b * KV_WARPS + threadIdx.x / 32);
 }
 
-template <class P, int B> struct kv_depth {
-	enum { N = P::DEPTH < B ? P::DEPTH : B };
-};
-
-/* Dots of this warp's 16 B keys. Fetches run ahead, from one item into the next. */
+/*
+ * This warp's 16 B keys of an item. Of a path that loads a batch ahead, the first
+ * are in `batch`, and then the next item's. A limit of 0: nothing, to go through
+ * the code once while the first keys are on their way.
+ */
 template <class P, int B>
-static __device__ __forceinline__ void kv_tile_dots(const struct kv_item &item, const struct kv_item &next,
-						    typename P::Ring &ring, const typename P::Stage &stage, float x[B][4])
+static __device__ __forceinline__ void kv_read_item(const struct kv_launch &p, const struct kv_item &item,
+						    const struct kv_item &next, typename P::Batch &batch, uint32_t limit,
+						    const typename P::Stage &stage, struct kv_tile_sums *sums,
+						    uint32_t batches)
 {
-	const int depth = kv_depth<P, B>::N;
-	struct kv_keys keys = item.keys;
-	uint32_t begin = kv_batch<B>(item, 0);
-	bool any = true;
+	uint32_t part = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-#pragma unroll
-	for (int b = 0; b < B; b++) {
-		P::template wait<depth>();
-		P::dots(stage, ring, b % depth, keys, begin + KV_STRIDE * b, x[b]);
-		if (b + depth == B) {
-			any = next.valid;
-			keys = next.keys;
-			begin = kv_batch<B>(next, -B);
-		}
-		__syncwarp();
-		P::fetch(ring, b % depth, keys, begin + KV_STRIDE * (b + depth), any);
-	}
-}
+#pragma unroll 1
+	for (uint32_t b = 0; b < batches; b++, part += KV_WARPS) {
+		const struct kv_item &ahead = b + 1 < batches ? item : next;
+		typename P::Batch fetched;
+		float x[4];
 
-/* Logits in units of log 2 */
-template <int B> static __device__ __forceinline__ void kv_tile_logits(const struct kv_launch &p, float x[B][4])
-{
-	for (int b = 0; b < B; b++)
+		P::clear(fetched);
+		if (P::AHEAD && ahead.valid)
+			P::template load<true>(fetched, ahead.keys, kv_batch<B>(ahead, b + 1 < batches ? b + 1 : 0));
+		if (!P::AHEAD && limit)
+			P::template load<true>(batch, item.keys, kv_batch<B>(item, b));
+		P::dots(stage, batch, x);
 		for (int i = 0; i < 4; i++)
-			x[b][i] = kv_logit(p, x[b][i]);
-}
-
-/* Attention of a tile goes to memory as its sums; the caller's first warp publishes them. */
-template <int B>
-static __device__ __forceinline__ void kv_end_item(const struct kv_launch &p, const struct kv_item &item,
-						   const float x[B][4], float sum[2], struct kv_tile_sums *sums)
-{
-	uint32_t lane = threadIdx.x % 32, part = threadIdx.x / 32;
-	float *parts[2];
-
-	for (int c = 0; c < 2; c++) {
-		uint32_t column = 2 * (lane % 4) + c;
-
-		parts[c] = column >= item.q.count ? NULL :
-			   p.parts + kv_cell(p, item.w, item.head + column, item.tile) * (B * KV_WARPS) + part;
+			x[i] = kv_logit(p, x[i]);
+		kv_part_sums(p, x, kv_batch<B>(item, b) + lane / 4, limit, part, sums);
+		if (P::AHEAD)
+			batch = fetched;
 	}
-	kv_tile_sum<B>(p, x, kv_batch<B>(item, 0) + lane / 4, sum, parts, sums);
-	__syncthreads();
-	if (threadIdx.x < 32)
-		kv_tile_store(p, item, sums);
-}
-
-/* Prepares the two items that a block begins with; what it returns is lane 0's draw. */
-template <class P, int B>
-static __device__ __forceinline__ uint32_t kv_first_items(const struct kv_launch &p, struct kv_shared<P> &s)
-{
-	uint32_t warp = threadIdx.x / 32, drawn = 0;
-
-	if (warp == 0)
-		kv_fill_item(p, blockIdx.x, &s.items[0]);
-	if (warp == KV_WARPS - 1)
-		drawn = kv_next_item(p, blockIdx.x + gridDim.x, &s.items[1]);
-	__syncthreads();
-	if (!s.items[0].valid)
-		return drawn;
-#pragma unroll
-	for (int b = 0; b < kv_depth<P, B>::N; b++)
-		P::fetch(s.rings[warp], b, s.items[0].keys, kv_batch<B>(s.items[0], b), true);
-	P::stage(s.stage, s.items[0].q, warp, KV_WARPS);
-	__syncthreads();
-	return drawn;
 }
 
 /*
- * Blocks take items from a queue in order, and when there are no more finish the
- * segments that are ready. What takes time is asked for early: keys as soon as
- * there is room for them, items two ahead, and whether a tile was its segment's
- * last when the next one has been read.
+ * Takes items from a queue in order. What takes time is asked for early: keys as
+ * soon as there is room for them, queries for the next item, items two ahead. That
+ * a tile is done is said when the next one has been read.
+ */
+template <class P, int B> static __device__ __forceinline__ void kv_work(const struct kv_launch &p, struct kv_reader<P> &s)
+{
+	uint32_t warp = threadIdx.x / 32, drawn = blockIdx.x, done = p.n_segments;
+	typename P::Batch batch;
+
+	if (warp == KV_WARPS - 1)
+		kv_fill_item(p, drawn, &s.items[0]);
+	drawn += p.workers;
+	P::clear(batch);
+	__syncthreads();
+#pragma unroll 1
+	for (int i = -1; i < 0 || s.items[i & 3].valid; i++) {
+		const struct kv_item &next = s.items[(i + 1) & 3], &item = i < 0 ? next : s.items[i & 3];
+
+		if (warp == KV_WARPS - 1)
+			drawn = kv_next_item(p, drawn, &s.items[(i + 2) & 3]);
+		if (next.valid)
+			P::stage(s.stages[(i + 1) & 1], next.q, warp, KV_WARPS);
+		kv_read_item<P, B>(p, item, next, batch, i < 0 ? 0 : item.limit, s.stages[i & 1], &s.sums[i & 1],
+				   i < 0 ? 1 : B);
+		__syncthreads();
+		if (i >= 0)
+			kv_end_item<B>(p, item, &s.sums[i & 1]);
+		if (warp == KV_WARPS - 2) {
+			kv_say_done(p, done);
+			done = i < 0 ? done : item.segment;
+		}
+	}
+	__syncthreads();
+	if (warp == KV_WARPS - 2)
+		kv_say_done(p, done);
+}
+
+/*
+ * Finishes every so many-th segment from `segment` on, when its tiles have been
+ * read. The code runs from memory the first time, so a block begins with a made-up
+ * segment, while others read.
+ */
+template <class P, int B>
+static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p, struct kv_finisher<P> &s,
+						       uint32_t segment)
+{
+	uint32_t kept = p.n_segments;
+	bool rehearsal = true;
+
+#pragma unroll 1
+	while (segment < p.n_segments) {
+		struct kv_refreekv_result r;
+		struct kv_place w;
+
+		kv_place_of(p, segment, &w);
+		if (w.n_tiles == 0) {
+			segment += gridDim.x - p.workers;
+			continue;
+		}
+		if (kept != segment)
+			kv_keep_groups(p, w, s);
+		kept = segment;
+		if (rehearsal)
+			kv_make_up(p, &w);
+		else
+			kv_wait_done(p, segment, w.n_tiles * p.n_kv_heads * p.groups);
+		r = kv_finish(p, w, &s.heads, B * KV_WARPS, kv_again_last<P>{ s }, rehearsal);
+		if (!rehearsal) {
+			if (threadIdx.x == 0)
+				p.results[segment] = r;
+			segment += gridDim.x - p.workers;
+		}
+		rehearsal = false;
+		__syncthreads();
+	}
+}
+
+/*
+ * Blocks that read come first; those that finish wait for them, so none waits for
+ * a block that cannot run.
  */
 template <class P, int B>
 __global__ __launch_bounds__(32 * KV_WARPS, 2) void kv_decide_last(const __grid_constant__ struct kv_launch p)
 {
 	extern __shared__ uint4 memory[];
-	struct kv_shared<P> &s = *(struct kv_shared<P> *)memory;
-	uint32_t warp = threadIdx.x / 32, done = 0, all = 0, drawn = kv_first_items<P, B>(p, s);
-	uint32_t segment = p.n_segments;
-	bool offered = false;
-	float x[B][4], sum[2];
+	union kv_shared<P> &s = *(union kv_shared<P> *)memory;
 
-	if (blockIdx.x == 0)
+	if (blockIdx.x < p.workers) {
+		kv_work<P, B>(p, s.reader);
+		return;
+	}
+	if (blockIdx.x == p.workers)
 		kv_report_whole(p);
-	for (uint32_t i = 0; s.items[i % 4].valid; i++) {
-		const struct kv_item &item = s.items[i % 4], &next = s.items[(i + 1) % 4];
-
-		if (warp == KV_WARPS - 1)
-			drawn = kv_next_item(p, drawn, &s.items[(i + 2) % 4]);
-		kv_tile_dots<P, B>(item, next, s.rings[warp], s.stage, x);
-		kv_tile_logits<B>(p, x);
-		kv_tile_max<B>(x, kv_batch<B>(item, 0) + threadIdx.x % 32 / 4,
-			       p.limits[item.w.s.first_limit], &s.sums[i % 2], sum);
-		if (item.tile == 0)
-			kv_keep_stage<P>(p, s.stage, item.w.segment, item.head);
-		if (threadIdx.x == 0 && all && done == all - 1) {
-			kv_offer_segment(p, segment);
-			offered = true;
-		}
-		__syncthreads();
-		if (next.valid)
-			P::stage(s.stage, next.q, warp, KV_WARPS);
-		kv_end_item<B>(p, item, x, sum, &s.sums[i % 2]);
-		if (warp == 0) {
-			__syncwarp();
-			segment = item.w.segment;
-			all = item.w.n_tiles * p.n_kv_heads * p.groups;
-			done = kv_count(&p.counters[segment].done, all);
-		}
-	}
-	__syncthreads();
-	if (warp == 0) {
-		bool own = __shfl_sync(KV_LANES, all && done == all - 1, 0);
-
-		s.more = __shfl_sync(KV_LANES, offered, 0) || !own;
-		segment = __shfl_sync(KV_LANES, segment, 0);
-		s.segment = own ? segment : kv_take_segment(p);
-		kv_fence();
-	}
-	__syncthreads();
-	while (s.segment < p.n_segments) {
-		struct kv_place w;
-
-		kv_place_of(p, s.segment, &w);
-		kv_finish(p, w, &s.heads, B * KV_WARPS, kv_again_last<P>());
-		if (!s.more)
-			break;
-		__syncthreads();
-		if (warp == 0) {
-			s.segment = kv_take_segment(p);
-			kv_fence();
-		}
-		__syncthreads();
-	}
+	kv_end_segments<P, B>(p, s.finisher, blockIdx.x - p.workers);
 }
 
 #endif

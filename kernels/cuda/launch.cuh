@@ -5,6 +5,14 @@
 
 #include "kernels/cuda/keys.cuh"
 
+/*
+ * A tile of one query head: its largest logit x, the sum of 2^(y - x) over its
+ * logits y, and the sums of the squares that are ranked and of the sinks'.
+ */
+struct __align__(16) kv_cell {
+	float max, sum, sum2, sink2;
+};
+
 struct kv_launch {
 	const struct kv_segment_entry *segments;
 	const struct kv_head_entry *heads;
@@ -14,17 +22,19 @@ struct kv_launch {
 	/* cells: [segment][query head][padded tile]; parts: a cell's; the rest by query head */
 	char *stages;			/* [segment][KV head][group], stage_bytes each */
 	size_t stage_bytes;
-	float *max, *sum, *sum2, *sink2, *parts;
+	struct kv_cell *cells;
+	float *parts;
 	float *stats_max, *stats_sum, *row_max, *row_weight;
 	struct kv_refreekv_result *results;
 	struct kv_refreekv_params params;
-	double keep, per_head;		/* 1 - threshold, 1 / n_q_heads */
 	float scale, softcap;		/* scale without softcap: times log2(e) */
 	uint32_t n_segments, n_tiles;
 	uint32_t n_q_heads, n_kv_heads, ratio, groups, dim, q_type;
 	uint32_t n_items;		/* [segment][KV head][tile][group of query heads] */
 	uint32_t interleaved;		/* or [segment][tile][KV head][group]: as keys lie in memory */
 	uint32_t blocks;		/* that run at once */
+	uint32_t workers;		/* that read, the others finish: of one row's decision */
+	uint32_t spare_cell;		/* where a segment of one tile can be made up */
 	uint32_t sinks, recent, norm_all;	/* as in params */
 };
 
@@ -68,10 +78,35 @@ static __device__ __forceinline__ struct kv_keys kv_keys_of(const struct kv_laun
 	return k;
 }
 
-static __device__ __forceinline__ size_t kv_cell(const struct kv_launch &p, const struct kv_place &w,
+static __device__ __forceinline__ size_t kv_cell_at(const struct kv_launch &p, const struct kv_place &w,
 						 uint32_t head, uint32_t tile)
 {
 	return (size_t)p.n_q_heads * w.s.first_cell + (size_t)head * kv_padded(w.n_tiles) + tile;
+}
+
+/* What will be read soon shall stay in L2 while keys go through it. */
+static __device__ __forceinline__ uint64_t kv_keep(void)
+{
+	uint64_t policy;
+
+	asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+	return policy;
+}
+
+static __device__ __forceinline__ void kv_store_kept(float *p, float x)
+{
+	asm volatile("st.global.L2::cache_hint.f32 [%0], %1, %2;" :: "l"(p), "f"(x), "l"(kv_keep()) : "memory");
+}
+
+static __device__ __forceinline__ void kv_store_kept(float4 *p, float4 x)
+{
+	asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1,%2,%3,%4}, %5;"
+		     :: "l"(p), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w), "l"(kv_keep()) : "memory");
+}
+
+static __device__ __forceinline__ void kv_prefetch(const void *p)
+{
+	asm volatile("prefetch.global.L2 [%0];" :: "l"(p));
 }
 
 /* Rare, and long: not in the way of the rest. */
@@ -92,7 +127,7 @@ static __device__ __forceinline__ float kv_logit(const struct kv_launch &p, floa
  */
 static __device__ __forceinline__ uint32_t kv_draw(const struct kv_launch &p)
 {
-	return threadIdx.x % 32 ? 0 : 2 * gridDim.x + atomicInc(p.queue, p.n_items - gridDim.x - 1);
+	return threadIdx.x % 32 ? 0 : 2 * p.workers + atomicInc(p.queue, p.n_items - p.workers - 1);
 }
 
 /* What was written before it is there for whoever reads after its own. */
@@ -101,49 +136,29 @@ static __device__ __forceinline__ void kv_fence(void)
 	asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 
-/*
- * Counts what a warp's lanes have written as done, by lane 0. Whoever gets
- * total - 1 may, after a fence, read what all wrote; the counter is zero again.
- */
-static __device__ __forceinline__ uint32_t kv_count(uint32_t *counter, uint32_t total)
+/* An item of a segment is done, says lane 0 for all that its block has met with. */
+static __device__ __forceinline__ void kv_say_done(const struct kv_launch &p, uint32_t segment)
 {
-	if (threadIdx.x % 32)
-		return 0;
-	kv_fence();
-	return atomicInc(counter, total - 1);
+	if (threadIdx.x % 32 == 0 && segment < p.n_segments)
+		asm volatile("red.release.gpu.global.add.u32 [%0], 1;"
+			     :: "l"(&p.counters[segment].done) : "memory");
 }
 
-/*
- * Segments whose tiles have all been read and that nobody finishes yet. Whoever
- * saw the last tile says so here, and looks here before it ends: so none is left
- * behind, and no block ever waits for one that might not be running.
- */
-static __device__ __forceinline__ void kv_offer_segment(const struct kv_launch &p, uint32_t segment)
+/* By the block that finishes a segment: until all its items are. The counter is zero again. */
+static __device__ __forceinline__ void kv_wait_done(const struct kv_launch &p, uint32_t segment, uint32_t total)
 {
-	kv_fence();
-	atomicExch(&p.counters[segment].ready, 1);
-}
+	uint32_t *done = &p.counters[segment].done, n = 0;
 
-/* Takes one, by a whole warp; n_segments if there is none. */
-static __device__ __forceinline__ uint32_t kv_take_segment(const struct kv_launch &p)
-{
-	uint32_t lane = threadIdx.x % 32;
-
-	for (uint32_t base = 0; base < p.n_segments; base += 32) {
-		uint32_t i = base + lane, ready = 0;
-
-		if (i < p.n_segments)
-			ready = *(volatile uint32_t *)&p.counters[i].ready;
-		for (uint32_t some = __ballot_sync(KV_LANES, ready); some; some &= some - 1) {
-			uint32_t first = __ffs(some) - 1, taken = 0;
-
-			if (lane == first)
-				taken = atomicExch(&p.counters[i].ready, 0);
-			if (__shfl_sync(KV_LANES, taken, first))
-				return base + first;
+	if (threadIdx.x == 0) {
+		for (;;) {
+			asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(n) : "l"(done) : "memory");
+			if (n == total)
+				break;
+			__nanosleep(40);
 		}
+		*done = 0;
 	}
-	return p.n_segments;
+	__syncthreads();
 }
 
 /* Over the eight keys g of the lanes of one t. */
@@ -154,11 +169,25 @@ static __device__ __forceinline__ float kv_sum_keys(float x)
 	return x + __shfl_xor_sync(KV_LANES, x, 16);
 }
 
+static __device__ __forceinline__ float kv_sum_warp(float x)
+{
+	x += __shfl_xor_sync(KV_LANES, x, 1);
+	x += __shfl_xor_sync(KV_LANES, x, 2);
+	return kv_sum_keys(x);
+}
+
 static __device__ __forceinline__ float kv_max_keys(float x)
 {
 	x = fmaxf(x, __shfl_xor_sync(KV_LANES, x, 4));
 	x = fmaxf(x, __shfl_xor_sync(KV_LANES, x, 8));
 	return fmaxf(x, __shfl_xor_sync(KV_LANES, x, 16));
+}
+
+static __device__ __forceinline__ float kv_max_warp(float x)
+{
+	x = fmaxf(x, __shfl_xor_sync(KV_LANES, x, 1));
+	x = fmaxf(x, __shfl_xor_sync(KV_LANES, x, 2));
+	return kv_max_keys(x);
 }
 
 #endif

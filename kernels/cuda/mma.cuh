@@ -50,12 +50,25 @@ template <> struct kv_pair<__half> {
 	}
 };
 
-static __device__ __forceinline__ uint4 kv_load_keys(const char *p)
+/* Keys that are read but once shall not push from L2 what is read again. */
+static __device__ __forceinline__ uint64_t kv_read_once(void)
+{
+	uint64_t policy;
+
+	asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+	return policy;
+}
+
+template <bool ONCE> static __device__ __forceinline__ uint4 kv_load_keys(const char *p)
 {
 	uint4 v;
 
-	asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
-		     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+	if (ONCE)
+		asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+			     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p), "l"(kv_read_once()));
+	else
+		asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
+			     : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
 	return v;
 }
 
@@ -70,39 +83,19 @@ static __device__ __forceinline__ uint4 kv_load_shared(const uint4 *p)
 	return v;
 }
 
-/* Keys are read once: they shall not push from L2 what is read again. */
-static __device__ __forceinline__ uint64_t kv_read_once(void)
-{
-	uint64_t policy;
-
-	asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-	return policy;
-}
-
-/* Copies 16 bytes behind the program's back; zeros if there are none. */
-static __device__ __forceinline__ void kv_copy_keys(uint4 *to, const char *from, bool there, uint64_t policy)
-{
-	asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;"
-		     :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0), "l"(policy)
-		     : "memory");
-}
-
 /*
  * Keys of up to 32 CHUNKS dimensions. A query element is the sum of three
  * elements of T, exactly, so products are exact and sums are fp32.
  */
 template <class T, int CHUNKS> struct kv_mma {
-	/* Batches of sixteen keys that are on their way while one is worked on. */
-	enum { DEPTH = CHUNKS >= 8 ? 1 : CHUNKS >= 4 ? 2 : 4 };
+	enum {
+		AHEAD = CHUNKS < 8,		/* two batches fit in registers */
+		KEPT = CHUNKS >= 8 ? 4 : 8	/* groups that a finishing block has room for */
+	};
 
 	/* What a lane has of a batch: of key g, of key g + 8. */
 	struct Batch {
 		uint4 low[CHUNKS], high[CHUNKS];
-	};
-
-	/* A warp's batches on their way, as its lanes will want them. */
-	struct Ring {
-		uint4 low[DEPTH][CHUNKS][32], high[DEPTH][CHUNKS][32];
 	};
 
 	struct Stage {
@@ -115,6 +108,7 @@ template <class T, int CHUNKS> struct kv_mma {
 		return k.data + min(row, k.n - 1) * k.stride + 16 * (threadIdx.x % 4);
 	}
 
+	template <bool ONCE = false>
 	static __device__ __forceinline__ void load(Batch &b, const struct kv_keys &k, uint32_t row)
 	{
 		uint32_t lane = threadIdx.x % 32, at = 8 * (lane % 4);
@@ -124,40 +118,17 @@ template <class T, int CHUNKS> struct kv_mma {
 		for (int j = 0; j < CHUNKS; j++) {
 			bool there = at + 32 * j < k.dim;
 
-			b.low[j] = there ? kv_load_keys(low + 64 * j) : make_uint4(0, 0, 0, 0);
-			b.high[j] = there ? kv_load_keys(high + 64 * j) : make_uint4(0, 0, 0, 0);
+			b.low[j] = there ? kv_load_keys<ONCE>(low + 64 * j) : make_uint4(0, 0, 0, 0);
+			b.high[j] = there ? kv_load_keys<ONCE>(high + 64 * j) : make_uint4(0, 0, 0, 0);
 		}
 	}
 
-	/* Where a lane's 16 bytes lie: turned, so that copies of a row meet no bank twice. */
-	static __device__ __forceinline__ uint32_t place(uint32_t lane, uint32_t j)
+	/* A batch of nothing. */
+	static __device__ __forceinline__ void clear(Batch &b)
 	{
-		return lane ^ (j & 1) << 2;
-	}
-
-	/* Whole rows at a time; the warp then has to meet before it reads. */
-	static __device__ __forceinline__ void fetch(Ring &r, int slot, const struct kv_keys &k, uint32_t row, bool any)
-	{
-		uint32_t lane = threadIdx.x % 32, piece = lane % (4 * CHUNKS), j = piece / 4;
-		uint4 *low = r.low[slot][j], *high = r.high[slot][j];
-		uint64_t policy = kv_read_once();
-
 #pragma unroll
-		for (int i = 0; any && i < 2 * CHUNKS; i++) {
-			uint32_t at = i * 8 / CHUNKS + lane / (4 * CHUNKS);
-			const char *key = k.data + min(row + at, k.n - 1) * k.stride;
-			uint32_t to = place(at % 8 * 4 + piece % 4, j);
-
-			kv_copy_keys(at < 8 ? low + to : high + to, key + 16 * piece, 8 * piece < k.dim, policy);
-		}
-		asm volatile("cp.async.commit_group;" ::: "memory");
-	}
-
-	/* Until the oldest batch is there. */
-	template <int IN_FLIGHT> static __device__ __forceinline__ void wait(void)
-	{
-		asm volatile("cp.async.wait_group %0;" :: "n"(IN_FLIGHT - 1) : "memory");
-		__syncwarp();
+		for (int j = 0; j < CHUNKS; j++)
+			b.low[j] = b.high[j] = make_uint4(0, 0, 0, 0);
 	}
 
 	/*
@@ -241,33 +212,11 @@ template <class T, int CHUNKS> struct kv_mma {
 		}
 	}
 
-	static __device__ __forceinline__ void dots(const Stage &s, const Ring &r, int slot, const struct kv_keys &,
-						    uint32_t, float acc[4])
+	static __device__ __forceinline__ void dots(const Stage &s, const Batch &b, float acc[4])
 	{
 		uint32_t lane = threadIdx.x % 32;
 		float sums[3][4] = {};
-		uint4 parts[3];
 
-#pragma unroll
-		for (int j = 0; j < CHUNKS; j++) {
-			uint4 low = kv_load_shared(&r.low[slot][j][place(lane, j)]);
-			uint4 high = kv_load_shared(&r.high[slot][j][place(lane, j)]);
-
-			for (int p = 0; p < 3; p++)
-				parts[p] = kv_load_shared(&s.parts[p][j][lane]);
-			add(sums, low, high, parts);
-		}
-		put_together(s, sums, acc);
-	}
-
-	/* The same from memory, with a stage in memory. */
-	static __device__ __forceinline__ void dots(const Stage &s, const struct kv_keys &k, uint32_t row, float acc[4])
-	{
-		uint32_t lane = threadIdx.x % 32;
-		float sums[3][4] = {};
-		Batch b;
-
-		load(b, k, row);
 #pragma unroll
 		for (int j = 0; j < CHUNKS; j++) {
 			uint4 parts[3] = { s.parts[0][j][lane], s.parts[1][j][lane], s.parts[2][j][lane] };

@@ -5,6 +5,9 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/rows.cuh"
 
+/* Blocks that finish segments, at least. */
+#define KV_FINISHERS 16
+
 static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *table, char *scratch,
 				     struct kv_refreekv_result *results)
 {
@@ -20,11 +23,7 @@ static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *ta
 	p.queue = (uint32_t *)(table + t.queue);
 	p.stages = scratch + s.stages;
 	p.stage_bytes = kv_stage_bytes(job->head_dim);
-	p.per_head = 1. / job->n_q_heads;
-	p.max = (float *)(scratch + s.max);
-	p.sum = (float *)(scratch + s.sum);
-	p.sum2 = (float *)(scratch + s.sum2);
-	p.sink2 = (float *)(scratch + s.sink2);
+	p.cells = (struct kv_cell *)(scratch + s.cells);
 	p.parts = (float *)(scratch + s.parts);
 	p.stats_max = (float *)(scratch + s.stats_max);
 	p.stats_sum = (float *)(scratch + s.stats_sum);
@@ -32,7 +31,6 @@ static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *ta
 	p.row_weight = (float *)(scratch + s.row_weight);
 	p.results = results;
 	p.params = job->params;
-	p.keep = 1 - job->params.threshold;
 	p.softcap = job->softcap;
 	p.scale = job->softcap > 0 ? job->scale : job->scale * 1.44269504f;
 	p.n_segments = job->n_segments;
@@ -42,6 +40,7 @@ static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *ta
 	p.ratio = job->n_q_heads / job->n_kv_heads;
 	p.groups = (p.ratio + 7) / 8;
 	p.n_items = job->n_tiles * job->n_kv_heads * p.groups;
+	p.spare_cell = job->n_cells;
 	p.dim = job->head_dim;
 	p.q_type = job->q_type;
 	p.interleaved = job->interleaved;
@@ -51,17 +50,31 @@ static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *ta
 	return p;
 }
 
-template <class P, int B>
-static cudaError_t kv_launch_last(const struct kv_launch &p, cudaStream_t stream)
+/*
+ * Blocks that finish segments: a finish takes about as long as an item. They have
+ * to keep up with those that read.
+ */
+static uint32_t kv_finishers(const struct kv_launch &p)
 {
-	uint32_t blocks = p.n_items < p.blocks ? p.n_items : p.blocks;
-	const size_t shared = sizeof(struct kv_shared<P>);
+	uint32_t n = (uint64_t)p.blocks * p.n_segments / (p.n_segments + p.n_items);
+
+	n = n < KV_FINISHERS ? KV_FINISHERS : n;
+	n = n < p.blocks / 2 ? n : p.blocks / 2;
+	return n < p.n_segments ? n : p.n_segments;
+}
+
+template <class P, int B>
+static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
+{
+	uint32_t finishers = kv_finishers(p), room = p.blocks - finishers;
+	const size_t shared = sizeof(union kv_shared<P>);
 	cudaError_t err = cudaFuncSetAttribute(kv_decide_last<P, B>, cudaFuncAttributeMaxDynamicSharedMemorySize,
 					       (int)shared);
 
 	if (err != cudaSuccess)
 		return err;
-	kv_decide_last<P, B><<<blocks ? blocks : 1, 32 * KV_WARPS, shared, stream>>>(p);
+	p.workers = p.n_items < room ? p.n_items : room;
+	kv_decide_last<P, B><<<p.workers + finishers, 32 * KV_WARPS, shared, stream>>>(p);
 	return cudaGetLastError();
 }
 

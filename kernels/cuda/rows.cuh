@@ -62,6 +62,7 @@ static __device__ void kv_rows_stats(const struct kv_launch &p, const struct kv_
 				     const struct kv_keys &k, uint32_t head, uint32_t row, uint32_t tile)
 {
 	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = threadIdx.x;
+	typename P::Batch batch;
 	float x[KV_ROWS_BATCHES][4], max[2] = { -FLT_MAX, -FLT_MAX }, sum[2] = { 0, 0 };
 	uint32_t limit[2] = { kv_row_limit(p, w, row, 0), kv_row_limit(p, w, row, 1) };
 
@@ -69,7 +70,8 @@ static __device__ void kv_rows_stats(const struct kv_launch &p, const struct kv_
 	for (int b = 0; b < KV_ROWS_BATCHES; b++) {
 		uint32_t at = kv_row_position(tile, b);
 
-		P::dots(s.stages[0], k, at - lane / 4, x[b]);
+		P::load(batch, k, at - lane / 4);
+		P::dots(s.stages[0], batch, x[b]);
 		for (int i = 0; i < 4; i++) {
 			x[b][i] = at + i / 2 * 8 < limit[i % 2] ? kv_logit(p, x[b][i]) : -INFINITY;
 			if (at + i / 2 * 8 < limit[i % 2])
@@ -155,8 +157,9 @@ static __device__ void kv_rows_squares(const struct kv_launch &p, const struct k
 				       const struct kv_keys &k, uint32_t head, uint32_t tile)
 {
 	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	size_t cell = kv_cell(p, w, head, tile);
+	size_t cell = kv_cell_at(p, w, head, tile);
 	float a[KV_ROWS_BATCHES][2] = {}, acc[4], sum2 = 0, sink2 = 0;
+	typename P::Batch batch;
 
 	for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
 		__syncthreads();
@@ -164,7 +167,8 @@ static __device__ void kv_rows_squares(const struct kv_launch &p, const struct k
 		__syncthreads();
 #pragma unroll
 		for (int b = 0; b < KV_ROWS_BATCHES; b++) {
-			P::dots(s.stages[0], k, kv_row_position(tile, b) - lane / 4, acc);
+			P::load(batch, k, kv_row_position(tile, b) - lane / 4);
+			P::dots(s.stages[0], batch, acc);
 			kv_rows_add(p, w, head, row, kv_row_position(tile, b), acc, a[b]);
 		}
 	}
@@ -197,14 +201,12 @@ static __device__ void kv_rows_squares(const struct kv_launch &p, const struct k
 			sum2 += s.sum2[i];
 			sink2 += s.sink2[i];
 		}
-		p.max[cell] = 0;
-		p.sum[cell] = tile == 0;	/* attention needs no weight any more */
-		p.sum2[cell] = sum2;
-		p.sink2[cell] = sink2;
+		/* attention needs no weight any more */
+		p.cells[cell] = { 0, (float)(tile == 0), sum2, p.norm_all ? sink2 : 0 };
 	}
 }
 
-/* Squared attention of sixteen positions, by a warp for each query head. */
+/* Attention of sixteen positions, by a warp for each query head. */
 template <class P> struct kv_again_rows {
 	struct kv_rows_shared<P> &s;
 
@@ -216,12 +218,14 @@ template <class P> struct kv_again_rows {
 		for (uint32_t h = warp; h < p.n_q_heads; h += KV_WARPS) {
 			struct kv_keys k = kv_keys_of(p, w, h / p.ratio);
 			float a[2] = { 0, 0 }, acc[4];
+			typename P::Batch batch;
 
 			for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
 				__syncwarp();
 				P::stage(s.stages[warp], kv_rows_of(p, w, h, row), 0, 1);
 				__syncwarp();
-				P::dots(s.stages[warp], k, begin, acc);
+				P::load(batch, k, begin);
+				P::dots(s.stages[warp], batch, acc);
 				kv_rows_add(p, w, h, row, begin + lane / 4, acc, a);
 			}
 			for (int i = 0; i < 2; i++) {
@@ -229,8 +233,8 @@ template <class P> struct kv_again_rows {
 				float mean = kv_rows_mean(p, w, at, a[i]);
 
 				if (lane % 4 == 0)
-					heads->squares[h][lane / 4 + 8 * i] =
-						(at < p.sinks) == sinks ? (double)mean * mean : 0;
+					heads->attention[h][lane / 4 + 8 * i] = (at < p.sinks) == sinks ?
+						mean * exp2f(-heads->reference[h]) : 0;
 			}
 		}
 	}
@@ -281,6 +285,7 @@ static __device__ void kv_rows_second(const struct kv_launch &p, const struct kv
 {
 	struct kv_counters *counters = &p.counters[w.segment];
 	struct kv_keys k = kv_keys_of(p, w, g);
+	struct kv_refreekv_result result;
 
 	if (threadIdx.x == 0) {
 		while (!atomicAdd(&counters->stats_ready, 0))
@@ -294,7 +299,9 @@ static __device__ void kv_rows_second(const struct kv_launch &p, const struct kv
 		return;
 	if (threadIdx.x == 0)
 		counters->stats_ready = 0;
-	kv_finish(p, w, &s.heads, KV_ROWS_PARTS, kv_again_rows<P>{ s });
+	result = kv_finish(p, w, &s.heads, KV_ROWS_PARTS, kv_again_rows<P>{ s }, false);
+	if (threadIdx.x == 0)
+		p.results[w.segment] = result;
 }
 
 template <class P>

@@ -5,7 +5,7 @@
 #include "kernels/cuda/table.h"
 
 /* Below so many blocks, smaller ones use more of the GPU. */
-#define FEW_BLOCKS 1024
+#define FEW_BLOCKS 1536
 
 static size_t element_bytes(uint32_t type)
 {

@@ -33,11 +33,11 @@ struct kv_head_entry {
 };
 
 /*
- * Of a segment, zero before and after a launch: items that are done; ready to be
- * finished; the same of items of the rows' statistics.
+ * Of a segment, zero before and after a launch: items that are done; the same of
+ * items of the rows' statistics; are those ready?
  */
 struct kv_counters {
-	uint32_t done, ready, stats_done, stats_ready;
+	uint32_t done, stats_done, stats_ready, reserved;
 };
 
 #ifdef __CUDACC__
@@ -81,33 +81,30 @@ KV_BOTH static inline uint32_t kv_padded(uint32_t tiles)
 /* Parts of a tile, sixteen positions each, that have a sum of squares of their own. */
 #define KV_PART 16u
 
-/* Bytes of the largest Stage of a path. */
+/* Bytes of what is kept of a group of query heads, at most. */
 static inline size_t kv_stage_bytes(uint32_t dim)
 {
-	return dim <= 128 ? 8208 : 12320;
+	return dim <= 128 ? 8240 : 12352;
 }
 
 /* Where the scratch's parts begin. A "cell" is a tile of one query head. */
 struct kv_scratch_layout {
-	size_t stages, max, sum, sum2, sink2, parts;
+	size_t stages, cells, parts;
 	size_t stats_max, stats_sum, row_max, row_weight, end;
 };
 
 static inline struct kv_scratch_layout kv_scratch_layout(const struct kv_refreekv_job *job)
 {
 	struct kv_scratch_layout l;
-	size_t cells = (size_t)job->n_cells * job->n_q_heads;
+	size_t cells = (size_t)(job->n_cells + kv_padded(1)) * job->n_q_heads;
 	size_t units = (size_t)job->n_segments * job->n_kv_heads *
 		       ((job->n_q_heads / job->n_kv_heads + 7) / 8);
 	size_t stats = job->rows > 1 ? job->n_stats : 0;
 	size_t rows = job->rows > 1 ? (size_t)job->n_limits * job->n_q_heads : 0;
 
 	l.stages = 0;
-	l.max = l.stages + units * kv_stage_bytes(job->head_dim);
-	l.sum = l.max + cells * sizeof(float);
-	l.sum2 = l.sum + cells * sizeof(float);
-	l.sink2 = l.sum2 + cells * sizeof(float);
-	l.parts = l.sink2 + cells * sizeof(float);
+	l.cells = l.stages + units * kv_stage_bytes(job->head_dim);
+	l.parts = l.cells + cells * 4 * sizeof(float);
 	l.stats_max = l.parts + cells * (job->tile / KV_PART) * sizeof(float);
 	l.stats_sum = l.stats_max + stats * sizeof(float);
 	l.row_max = l.stats_sum + stats * sizeof(float);
