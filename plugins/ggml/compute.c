@@ -39,6 +39,7 @@ static ggml_backend_sched_t new_sched(struct gg_engine *engine, const struct gg_
 static bool plan_with_gpu(struct gg_engine *engine, struct gg_graph *graph)
 {
 	if (graph->sched && graph->planned != graph->topology) {
+		gg_gpu_wait(engine); /* it may be at the last graph still, in that memory */
 		ggml_backend_sched_free(graph->sched);
 		graph->sched = NULL;
 	}

@@ -64,6 +64,7 @@ static void gg_close(void *self)
 {
 	struct gg_engine *engine = self;
 
+	gg_gpu_wait(engine);
 	gg_graph_free(&engine->graph);
 	gg_text_close(engine);
 	gg_model_close(engine);

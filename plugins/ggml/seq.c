@@ -63,7 +63,8 @@ int32_t gg_seq_open(void *self, struct kvmod_seq **out)
 	if (!seq || !picks)
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
 	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++)
-		code = gg_cache_copy(engine, gg_side_of(engine, i), &seq->caches[i], NULL, picks, 0, gg_ahead(&engine->gpu));
+		code = gg_cache_copy(engine, gg_side_of(engine, i), &seq->caches[i], NULL, picks, 0,
+				     gg_ahead(&engine->gpu));
 	free(picks);
 	if (code)
 		gg_seq_close(engine, seq);
@@ -234,7 +235,8 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 		for (uint32_t g = 0; g < n_heads; g++)
 			gg_pick_before(&picks[g], rows_before(&seq->caches[i], g, logical));
 		code = gg_cache_copy(engine, gg_side_of(engine, i), &copy->caches[i],
-				     &seq->caches[i], picks, logical, (uint32_t)(room > ahead ? room : ahead));
+				     &seq->caches[i], picks, logical,
+				     (uint32_t)(room > ahead ? room : ahead));
 	}
 	free(picks);
 	return code;
