@@ -527,6 +527,11 @@ START_TEST(memory_goes_back)
 }
 END_TEST
 
+static void silent(enum ggml_log_level level, const char *text, void *arg)
+{
+	(void)level, (void)text, (void)arg;
+}
+
 /* CUDA must not be used before a fork: a child says whether there is a GPU. */
 static bool skip(void)
 {
@@ -538,6 +543,7 @@ static bool skip(void)
 		const char *why = NULL;
 		void *self;
 
+		ggml_log_set(silent, NULL);
 		if (!ggml_backend_reg_by_name("CUDA"))
 			why = "this ggml was built without CUDA";
 		else if (!ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU))
