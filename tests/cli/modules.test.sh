@@ -67,6 +67,7 @@ abi          1.0
   context          int     4096         1..1048576       longest sequence, in tokens
   context_override bool    no           -                let decoding go past the context
   delay            int     0            0..10000         milliseconds that a text takes, or a chunk of tokens
+  device           string  -            -                the device to say that the layers are on
   model            path    -            -                a file that must be there, if any is named
   threads          int     0            0..512           taken as other engines do; one does it all
 END
