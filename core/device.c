@@ -41,6 +41,15 @@ uint32_t kv_device_bit(const char *name)
 	return 0;
 }
 
+uint32_t kv_devices_known(void)
+{
+	uint32_t on = 0;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		on |= names[i].on;
+	return on;
+}
+
 const char *kv_device_name(uint32_t on)
 {
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)

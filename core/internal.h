@@ -72,6 +72,7 @@ void kv_instance_free(void *instance);
 
 /* KVMOD_ON_... of a device's name; 0: unknown. */
 uint32_t kv_device_bit(const char *name);
+uint32_t kv_devices_known(void);		/* all of them */
 const char *kv_device_name(uint32_t on);	/* of the lowest bit; NULL: none */
 
 /* --- engines (engine.c) -------------------------------------------------------- */

@@ -186,7 +186,8 @@ static int check_section(const struct kvmod_modinfo *info, const char *kind, con
 	if (!kv_modinfo_says(info, kind, c->name))
 		return kv_fail(KVMOD_EFORMAT, "the file's " KVMOD_INFO_SECTION
 			       " section does not name it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
-	if (strcmp(kind, kinds[KV_POLICY].name) == 0 && kv_modinfo_on(info, c->name) != c->devices)
+	if (strcmp(kind, kinds[KV_POLICY].name) == 0 &&
+	    kv_modinfo_on(info, c->name) != (c->devices & kv_devices_known()))
 		return kv_fail(KVMOD_EFORMAT, "it runs on other devices than the file's "
 			       KVMOD_INFO_SECTION " section says: use KVMOD_RUNS_ON");
 	for (uint32_t i = 0; i < c->n_params; i++) {

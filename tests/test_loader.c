@@ -551,6 +551,19 @@ START_TEST(policy_runs_elsewhere_than_its_section_says)
 }
 END_TEST
 
+/* Of the devices that its section names, this kvmod may know only some. */
+START_TEST(a_device_of_a_later_kvmod)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	fixture_module("later", "later");
+	assert_ok(fixture_open(ctx, "later", &policy));
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+END_TEST
+
 /* dlerror()'s own words. */
 START_TEST(undefined_symbol)
 {
@@ -719,5 +732,5 @@ FIXTURE_MAIN("loader", loads_by_path, loads_when_a_policy_is_opened,
 	     descriptor_of_another_file, wrong_magic, other_abi, no_license, bad_name,
 	     section_is_forged, written_by_others, given_away, owners, allowed_owners, init_fails,
 	     policy_is_not_in_the_section, policy_runs_elsewhere_than_its_section_says,
-	     undefined_symbol, descriptor_and_section_disagree, busy, resident_modules_stay_mapped, open_things_hold_the_context, blacklisted, aliases, facts,
+	     a_device_of_a_later_kvmod, undefined_symbol, descriptor_and_section_disagree, busy, resident_modules_stay_mapped, open_things_hold_the_context, blacklisted, aliases, facts,
 	     each_file)

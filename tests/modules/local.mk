@@ -28,6 +28,7 @@ check_LTLIBRARIES += \
 	tests/modules/badplan.la \
 	tests/modules/unsaid.la \
 	tests/modules/elsewhere.la \
+	tests/modules/later.la \
 	tests/modules/gpu.la \
 	tests/modules/libdep.la \
 	tests/modules/depends.la \
@@ -103,6 +104,10 @@ tests_modules_gpu_la_LIBADD = libkernels.la $(LIBM)
 tests_modules_elsewhere_la_SOURCES = tests/modules/module.c
 tests_modules_elsewhere_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"elsewhere"' -DTEST_RUNS_ON='"cpu cuda"'
 tests_modules_elsewhere_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_later_la_SOURCES = tests/modules/module.c
+tests_modules_later_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"later"' -DTEST_POLICY=later \
+	-DTEST_DEVICES='(KVMOD_ON_CPU | 1u << 30)' -DTEST_RUNS_ON='"cpu npu"'
+tests_modules_later_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_undefined_la_SOURCES = tests/modules/module.c
 tests_modules_undefined_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"undefined"' -DTEST_POLICY=undefined -DTEST_UNDEFINED
 tests_modules_undefined_la_LDFLAGS = $(LOOSE_MODULE_LINK)
