@@ -16,7 +16,7 @@ static size_t rounded(size_t bytes)
 struct picks {
 	const struct kvmod_segment **segments;
 	uint32_t *numbers;		/* in the request */
-	uint32_t *amounts;		/* [segment][KV head] */
+	uint32_t *amounts;		/* [picked segment][its KV heads] */
 	uint32_t n;
 };
 
@@ -31,21 +31,21 @@ static size_t picks_bytes(const struct kvmod_request *request)
 static void pick(const void *self, const struct kv_ranking *ranking,
 		 const struct kvmod_request *request, void *memory, struct picks *picks)
 {
-	uint32_t n_kv_heads = kv_extent(request).n_kv_heads;
+	uint32_t *amounts;
 
 	picks->segments = memory;
 	picks->numbers = (void *)(picks->segments + request->n_segments);
-	picks->amounts = picks->numbers + request->n_segments;
+	amounts = picks->amounts = picks->numbers + request->n_segments;
 	picks->n = 0;
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
-		uint32_t *amounts = picks->amounts + (size_t)picks->n * n_kv_heads;
 
-		memset(amounts, 0, n_kv_heads * sizeof(*amounts));
+		memset(amounts, 0, segment->n_kv_heads * sizeof(*amounts));
 		if (!ranking->takes(self, segment, amounts))
 			continue;
 		picks->segments[picks->n] = segment;
 		picks->numbers[picks->n++] = i;
+		amounts += segment->n_kv_heads;
 	}
 }
 

@@ -85,7 +85,9 @@ static void collect(const struct refreekv *self, const struct kvmod_request *req
 
 		if (!is_cut(self, s))
 			continue;
-		*copy = *s;
+		/* The writer may know a shorter one. */
+		memset(copy, 0, sizeof(*copy));
+		memcpy(copy, s, s->size < sizeof(*copy) ? s->size : sizeof(*copy));
 		use_rows(copy, refreekv_norm_rows(self, s));
 		cuts->segments[cuts->n] = copy;
 		cuts->numbers[cuts->n++] = i;

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-# What needs a GPU: built wherever nvcc is, skipped aloud where no GPU is. The
-# benches are run by hand.
+# What needs a GPU: built wherever nvcc is, skipped aloud where no GPU is; only
+# test_workspace needs none. The benches are run by hand.
 CUDA_TESTS = \
 	tests/cuda/test_attend \
 	tests/cuda/test_gather \
 	tests/cuda/test_policies \
-	tests/cuda/test_refreekv
+	tests/cuda/test_refreekv \
+	tests/cuda/test_workspace
 CUDA_BENCHES = \
 	tests/cuda/bench_attend.cu \
 	tests/cuda/bench_gather.cu \
@@ -18,7 +19,8 @@ CUDA_CHECKS = \
 	tests/cuda/test_attend.c \
 	tests/cuda/test_gather.c \
 	tests/cuda/test_policies.c \
-	tests/cuda/test_refreekv.c
+	tests/cuda/test_refreekv.c \
+	tests/cuda/test_workspace.c
 
 if HAVE_CUDA
 CUDA_TEST_CPPFLAGS = $(AM_CPPFLAGS) $(CUDA_CFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
@@ -39,6 +41,11 @@ tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
+tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c plugins/cuda/device.c \
+	policies/cuda/attend.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
+	policies/refreekv_params.c
+tests_cuda_test_workspace_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
+tests_cuda_test_workspace_LDADD = libpolicies.la $(CUDA_TEST_LIBS)
 tests_cuda_bench_attend_SOURCES =
 tests_cuda_bench_attend_LDADD = tests/cuda/bench_attend.lo $(CUDA_TEST_LIBS)
 tests_cuda_bench_gather_SOURCES =

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What policies for a GPU ask for before they go there, and how they read a request: no GPU is used. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policies/cuda/policies.h"
+#include "policies/refreekv_params.h"
+#include "policies/snapkv.h"
+
+#define DIM 64u
+#define WINDOW 8u
+#define MOST_HEADS 8u
+#define MOST_SEGMENTS 3u
+
+static unsigned failures;
+
+#define CHECK(ok, ...) do {			\
+	if (!(ok)) {				\
+		failures++;			\
+		printf("FAIL ");		\
+		printf(__VA_ARGS__);		\
+		printf("\n");			\
+	}					\
+} while (0)
+
+/* --- a request whose numbers nobody reads --------------------------------------- */
+
+static float numbers[MOST_HEADS * DIM];
+static struct kvmod_head heads[MOST_SEGMENTS][MOST_HEADS];
+static struct kvmod_segment segments[MOST_SEGMENTS];
+
+static struct kvmod_view view(void)
+{
+	return (struct kvmod_view){
+		.size = sizeof(struct kvmod_view), .type = KVMOD_F32, .data = numbers,
+		.stride = DIM * sizeof(float), .head_stride = DIM * sizeof(float),
+	};
+}
+
+/* longest: of its first KV head; the others hold the window alone. */
+static void fill(uint32_t i, uint32_t n_heads, uint32_t longest, uint32_t others)
+{
+	for (uint32_t g = 0; g < n_heads; g++)
+		heads[i][g] = (struct kvmod_head){
+			.size = sizeof(heads[i][g]), .n = g ? others : longest, .k = view(),
+		};
+	segments[i] = (struct kvmod_segment){
+		.size = sizeof(segments[i]), .layer = i, .logical = longest, .n_q_heads = n_heads,
+		.n_kv_heads = n_heads, .head_dim = DIM, .scale = 1, .head_stride = sizeof(heads[i][0]),
+		.heads = heads[i], .q = view(), .n_rows = WINDOW,
+	};
+}
+
+static struct kvmod_request request_of(const struct kvmod_segment *first, uint32_t n)
+{
+	return (struct kvmod_request){
+		.size = sizeof(struct kvmod_request), .n_layers = MOST_SEGMENTS, .n_segments = n,
+		.segment_stride = sizeof(*first), .segments = first,
+	};
+}
+
+/* --- a host that only passes codes on --------------------------------------------- */
+
+static int32_t fail(void *ctx, int32_t code, const char *format, ...)
+{
+	(void)ctx;
+	(void)format;
+	return code;
+}
+
+static const struct kvmod_host host = { .size = sizeof(host), .fail = fail };
+
+static struct kvmod_workspace asked(const struct kvmod_policy_ops *ops, void *self,
+				    const struct kvmod_request *request)
+{
+	struct kvmod_workspace need = { .size = sizeof(need) };
+	int32_t err = ops->workspace(self, request, &need);
+
+	CHECK(err == 0, "%s: workspace() gives %d", ops->name, err);
+	return need;
+}
+
+/* --- what is asked ------------------------------------------------------------------- */
+
+/*
+ * A layer that stays whole and has more KV heads than those that are cut takes
+ * nothing on the GPU, and no budget of theirs.
+ */
+static void layers_with_more_heads(void)
+{
+	struct snapkv snapkv = {
+		.instance = { .host = &host }, .budget = { .value = 32, .is_count = 1 },
+		.window = WINDOW, .pool = 1,
+	};
+	struct kvmod_request all, cut;
+	struct kvmod_workspace a, b;
+
+	fill(0, MOST_HEADS, WINDOW, WINDOW);
+	for (uint32_t i = 1; i < MOST_SEGMENTS; i++)
+		fill(i, MOST_HEADS / 2, 5000, 20);
+	all = request_of(segments, MOST_SEGMENTS);
+	cut = request_of(segments + 1, MOST_SEGMENTS - 1);
+	a = asked(&kv_cuda_snapkv_ops, &snapkv, &all);
+	b = asked(&kv_cuda_snapkv_ops, &snapkv, &cut);
+	CHECK(a.device == b.device, "snapkv asks for %llu bytes of the GPU: expected %llu",
+	      (unsigned long long)a.device, (unsigned long long)b.device);
+}
+
+/* Segments of an older header are as long as they are: there is nothing behind the last. */
+static void older_segments(void)
+{
+	struct refreekv refreekv = {
+		.instance = { .host = &host }, .threshold = 0.01, .sinks = 4, .recent = 1,
+		.rows = { .value = 1, .is_count = 1 }, .window = WINDOW,
+	};
+	const size_t size = offsetof(struct kvmod_segment, device);
+	struct kvmod_workspace now, then;
+	struct kvmod_request request;
+	char *older = malloc(size);
+
+	fill(0, MOST_HEADS, 1000, 1000);
+	request = request_of(segments, 1);
+	now = asked(&kv_cuda_refreekv_ops, &refreekv, &request);
+	segments[0].size = (uint32_t)size;
+	if (older)
+		memcpy(older, segments, size);
+	request.segments = (void *)older;
+	request.segment_stride = (uint32_t)size;
+	CHECK(older, "no memory");
+	if (older) {
+		then = asked(&kv_cuda_refreekv_ops, &refreekv, &request);
+		CHECK(now.device == then.device && now.host == then.host,
+		      "refreekv asks for something else of an older segment");
+	}
+	free(older);
+}
+
+int main(void)
+{
+	layers_with_more_heads();
+	older_segments();
+	printf("%u failures\n", failures);
+	return failures != 0;
+}
