@@ -146,6 +146,7 @@ static int give_scratch(struct kvmod_policy *p, struct kvmod_request *r)
 	r->scratch_size = r->device_scratch_size = 0;
 	if (!p->ops->workspace)
 		return KVMOD_OK;
+	kv_fail(KVMOD_OK, "%s", "");
 	err = p->ops->workspace(p->instance, r, &need);
 	if (err == KVMOD_OK)
 		err = give_host_scratch(p, r, need.host);
@@ -251,6 +252,17 @@ static int refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
 	return err;
 }
 
+/* For what is queued, whether it is of use or not: err and its words stay. */
+static int wait_after(struct kvmod_policy *p, void *stream, int err)
+{
+	char why[512];
+	int waited;
+
+	snprintf(why, sizeof(why), "%s", kvmod_error());
+	waited = kv_device_wait(p->device, stream);
+	return err ? kv_fail(err, "%s", why) : waited;
+}
+
 /*
  * What the policy queued is part of its answer and of its time, and if it failed
  * it may still write to the plan until it is done.
@@ -258,13 +270,12 @@ static int refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
 static int ask(struct kvmod_policy *p, const struct kvmod_request *r, struct kvmod_plan *plan)
 {
 	uint64_t begin = nanoseconds();
-	int err = p->ops->compress(p->instance, r, plan), waited;
-	char why[512];
+	int err;
 
-	snprintf(why, sizeof(why), "%s", kvmod_error());
-	waited = kv_device_wait(p->device, r->stream);
+	kv_fail(KVMOD_OK, "%s", "");
+	err = wait_after(p, r->stream, p->ops->compress(p->instance, r, plan));
 	p->counters.nanoseconds += nanoseconds() - begin;
-	return err ? kv_fail(err, "%s", why) : waited;
+	return err;
 }
 
 /* The policy gets a request of its own, with all segments where it runs. */
@@ -277,8 +288,8 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 
 	if (err == KVMOD_OK)
 		err = give_scratch(p, &r);
-	if (err)
-		return err;
+	if (err)	/* copies on their way are of no use, but their memory will be */
+		return wait_after(p, r.stream, err);
 	if (r.replay) {
 		r.replay = checked_replay;
 		r.replay_ctx = &relay;

@@ -17,7 +17,7 @@ static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 		err = p->ops->open(p->instance, model);
 	if (err != KVMOD_OK)
 		return kv_failed(err, "policy", p->ops->name);
-	p->needs.size = sizeof(p->needs);
+	p->needs = (struct kvmod_needs){ .size = sizeof(p->needs) };
 	if (p->ops->needs)
 		err = p->ops->needs(p->instance, &p->needs);
 	if (err != KVMOD_OK) {

@@ -390,8 +390,6 @@ static int copy_all(struct stager *st)
 	free(st->pieces);
 	/* What is queued must not run on while its memory is used for something else. */
 	waited = kv_device_wait(st->p->staging.from, st->from_stream);
-	if (err)
-		kv_device_wait(st->p->device, st->to_stream);
 	return err ? err : waited;
 }
 

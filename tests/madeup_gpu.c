@@ -73,6 +73,7 @@ static int32_t enqueue(void *stream, void (*fn)(void *arg), void *arg)
 	while (*end)
 		end = &(*end)->next;
 	*end = work;
+	gpu.n_queued++;
 	return KVMOD_OK;
 }
 
@@ -84,6 +85,7 @@ static void run(void *stream, bool all)
 			continue;
 		}
 		*link = work->next;
+		gpu.n_queued--;
 		work->fn(work->arg);
 		free(work->arg);
 		free(work);

@@ -125,7 +125,13 @@ static int32_t reader_open(void *self, const struct kvmod_model *model)
 
 static int32_t reader_needs(void *self, struct kvmod_needs *needs)
 {
-	(void)self;
+	const struct kvmod_instance *instance = self;
+	const struct kvmod_policy_ops *ops = instance->ops;
+
+	if (ops->devices & reader.not_on) {
+		needs->decode_every = 16;
+		return instance->host->fail(instance->host->ctx, KVMOD_ENOTSUP, "not for this GPU");
+	}
 	needs->what = reader.what;
 	needs->rows = (struct kvmod_amount){ .value = reader.rows, .is_count = 1 };
 	return KVMOD_OK;
@@ -134,11 +140,14 @@ static int32_t reader_needs(void *self, struct kvmod_needs *needs)
 static int32_t reader_workspace(void *self, const struct kvmod_request *r,
 				struct kvmod_workspace *need)
 {
-	(void)self;
+	const struct kvmod_host *host = ((struct kvmod_instance *)self)->host;
+
 	(void)r;
 	need->host = reader.host_scratch;
 	need->device = reader.device_scratch;
-	return KVMOD_OK;
+	/* What is said of no failure is nobody's reason. */
+	host->fail(host->ctx, KVMOD_ENOMEM, "not so much");
+	return reader.workspace_code;
 }
 
 static int32_t reader_compress(void *self, const struct kvmod_request *r, struct kvmod_plan *out)
@@ -161,7 +170,9 @@ static int32_t reader_compress(void *self, const struct kvmod_request *r, struct
 		answer(&question);
 	else
 		ck_assert_int_eq(gpu_launch(r->stream, answer, &question), 0);
-	return reader.code ? host->fail(host->ctx, reader.code, "it does not please me") : KVMOD_OK;
+	if (reader.code == 0 || reader.wordless)
+		return reader.code;
+	return host->fail(host->ctx, reader.code, "it does not please me");
 }
 
 static int32_t reader_init(const struct kvmod_host *host)

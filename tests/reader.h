@@ -24,8 +24,9 @@ extern struct reader {
 	/* What it is to be. */
 	uint32_t what, rows, on, also_on;
 	uint64_t host_scratch, device_scratch;
-	bool asks_for_device, cannot_open;
-	int32_t code;
+	bool asks_for_device, cannot_open, wordless;
+	uint32_t not_on;		/* the version that finds out that it cannot */
+	int32_t code, workspace_code;
 	/* What it saw. */
 	char device[16];
 	const void *stream;

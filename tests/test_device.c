@@ -285,6 +285,25 @@ START_TEST(what_cannot_do_it_gives_way)
 }
 END_TEST
 
+/* What one version said that it needs is nothing to the other. */
+START_TEST(needs_of_a_version_that_gives_way)
+{
+	struct kvmod_ctx *ctx = reader_context(CPU, CUDA);
+	struct kvmod_policy *policy;
+	struct kvmod_model m = reader_model;
+
+	reader.not_on = CUDA;
+	m.device = "cuda";
+	m.n_device_layers = LAYERS;
+	assert_ok(kvmod_policy_open(ctx, "reader", NULL, &m, &policy));
+	ck_assert_str_eq(kvmod_policy_device(policy), "cpu");
+	ck_assert_str_eq(fixture_log, "policy reader: not for this GPU; policy reader runs on cpu\n");
+	ck_assert_uint_eq(kvmod_policy_needs(policy)->what, READER_ALL);
+	ck_assert_uint_eq(kvmod_policy_needs(policy)->decode_every, 0);
+	reader_end(ctx, policy);
+}
+END_TEST
+
 /* --- trying a configuration ------------------------------------------------------- */
 
 /* What this process uses, a child cannot; and what it does not use must work. */
@@ -327,6 +346,7 @@ int main(void)
 	tcase_add_test(tc, no_child_uses_the_parents_gpu);
 	tcase_add_test(tc, older_models);
 	tcase_add_test(tc, what_cannot_do_it_gives_way);
+	tcase_add_test(tc, needs_of_a_version_that_gives_way);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

@@ -307,6 +307,34 @@ START_TEST(a_failing_policy_is_awaited)
 }
 END_TEST
 
+/* Its reason is not what was said before it was asked. */
+START_TEST(a_policy_fails_without_a_word)
+{
+	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_policy *policy = open_reader(ctx, "cpu");
+
+	make_request(NULL, NULL, 0, DENSE);
+	reader.code = KVMOD_ENUMERIC;
+	reader.wordless = true;
+	check_failure(policy, KVMOD_ENUMERIC, "policy reader: KVMOD_ENUMERIC");
+	reader_end(ctx, policy);
+}
+END_TEST
+
+/* Copies that are queued are awaited, although nobody is asked: their memory is used again. */
+START_TEST(copies_for_nobody_are_awaited)
+{
+	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+
+	make_request(NULL, NULL, 0, GAPS);
+	reader.workspace_code = KVMOD_ENOMEM;
+	check_failure(policy, KVMOD_ENOMEM, "policy reader: not so much");
+	ck_assert_uint_eq(gpu.n_queued, 0);
+	reader_end(ctx, policy);
+}
+END_TEST
+
 START_TEST(the_source_cannot_be_opened)
 {
 	struct kvmod_ctx *ctx = reader_context(CPU, 0);
@@ -369,6 +397,8 @@ int main(void)
 	tcase_add_loop_test(tc, broken_copies, 0, 2);
 	tcase_add_loop_test(tc, broken_waits, 0, 2);
 	tcase_add_test(tc, a_failing_policy_is_awaited);
+	tcase_add_test(tc, a_policy_fails_without_a_word);
+	tcase_add_test(tc, copies_for_nobody_are_awaited);
 	tcase_add_test(tc, the_source_cannot_be_opened);
 	tcase_add_test(tc, the_engine_gets_its_own_request_back);
 	suite_add_tcase(suite, tc);
