@@ -95,14 +95,19 @@ static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *n
 	return err;
 }
 
-static bool has_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
+static int find_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
 {
 	struct kv_provider *provider;
+	int err = kv_provider_get(ctx, KV_POLICY, name, on, &provider);
 
-	if (kv_provider_get(ctx, KV_POLICY, name, on, &provider))
-		return false;
-	kv_provider_put(ctx, provider);
-	return true;
+	if (err == KVMOD_OK)
+		kv_provider_put(ctx, provider);
+	return err;
+}
+
+static bool has_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
+{
+	return find_version(ctx, name, on) == KVMOD_OK;
 }
 
 static int open_and_close(struct kvmod_ctx *ctx, const char *name)
@@ -115,9 +120,22 @@ static int open_and_close(struct kvmod_ctx *ctx, const char *name)
 	return err;
 }
 
+/* The device that [kvmod] names; 0: `auto`, or none. */
+static uint32_t device_chosen(const struct kv_config *config)
+{
+	const struct kv_entry *e = kv_config_find(config, "kvmod", "", "device");
+
+	return e ? kv_device_bit(e->value) : 0;
+}
+
+static bool is_in_use(const struct trial *t, const char *policy)
+{
+	return kv_name_eq(policy, kv_config_alias(t->config, t->config->settings.policy));
+}
+
 /*
  * What is not needed here may be there for another machine: a section of a device
- * that is left to `auto`, or of a policy that is not in use. Then it is no mistake
+ * that is not asked for, or of a policy that is not in use. Then it is no mistake
  * that there is no GPU.
  */
 static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
@@ -131,21 +149,36 @@ static int try_device(struct trial *t, const char *name)
 {
 	int err = open_and_close(t->ctx, name);
 
-	return t->config->settings.device == KV_AUTO ? excuse(t->ctx, err, "device", name) : err;
+	if (kv_device_bit(name) & device_chosen(t->config))
+		return err;
+	return excuse(t->ctx, err, "device", name);
 }
 
-/* NULL: as configured. */
-static int try_policy(struct trial *t, const char *name, const char *device, int *fd)
+static int probe(struct trial *t, const char *name, const char *device, int *fd)
 {
-	const struct kv_settings *settings = &t->config->settings;
-	bool chosen = kv_name_eq(name, kv_config_alias(t->config, settings->policy));
+	return kv_probe_policy(t->ctx, name, device, tell_step, fd);
+}
+
+/* In use it must run as configured; else where it can, if that is here. */
+static int try_policy(struct trial *t, const char *name, int *fd)
+{
 	int err = KVMOD_OK;
 
-	if (!chosen && settings->device == KV_AUTO && !has_version(t->ctx, name, KVMOD_ON_CPU))
+	if (is_in_use(t, name))
+		return probe(t, name, NULL, fd);
+	if (!has_version(t->ctx, name, KVMOD_ON_CPU))
 		err = open_and_close(t->ctx, kv_device_name(KVMOD_ON_CUDA));
-	if (err)
-		return excuse(t->ctx, err, "policy", name);
-	return kv_probe_policy(t->ctx, name, device, tell_step, fd);
+	return err ? excuse(t->ctx, err, "policy", name) : probe(t, name, "auto", fd);
+}
+
+/* Of one that would run on a device that cannot be used here. */
+static int try_policy_without(struct trial *t, const char *name, int *fd)
+{
+	int err = is_in_use(t, name) ? find_version(t->ctx, name, device_chosen(t->config)) : KVMOD_OK;
+
+	if (err || !has_version(t->ctx, name, KVMOD_ON_CPU))
+		return err;
+	return probe(t, name, "cpu", fd);
 }
 
 /*
@@ -154,14 +187,12 @@ static int try_policy(struct trial *t, const char *name, const char *device, int
  */
 static int try_further(struct trial *t, enum kv_kind kind, const char *name, int *fd)
 {
-	bool in_use = kv_accelerator_is_open(t->ctx);
+	bool busy = kv_accelerator_is_open(t->ctx);
 
-	if (kind == KV_DEVICE && !in_use)
+	if (kind == KV_DEVICE && !busy)
 		return try_device(t, name);
-	if (kind == KV_POLICY && !in_use)
-		return try_policy(t, name, NULL, fd);
-	if (kind == KV_POLICY && has_version(t->ctx, name, KVMOD_ON_CPU))
-		return try_policy(t, name, "cpu", fd);
+	if (kind == KV_POLICY)
+		return busy ? try_policy_without(t, name, fd) : try_policy(t, name, fd);
 	return KVMOD_OK;
 }
 
@@ -400,14 +431,6 @@ static const char *chosen(const struct kv_config *config, const char *key, const
 	return kv_config_find(config, "kvmod", "", key) ? kv_config_alias(config, value) : NULL;
 }
 
-/* The host's own is always there. */
-static const char *device_chosen(const struct kv_config *config)
-{
-	const struct kv_entry *e = kv_config_find(config, "kvmod", "", "device");
-
-	return e && kv_device_bit(e->value) & ~KVMOD_ON_CPU ? e->value : NULL;
-}
-
 int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
 		    kvmod_finding_fn *fn, void *arg)
 {
@@ -420,7 +443,8 @@ int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t li
 	report_config(&t, config->path, KVMOD_OK, "");
 	try_named(&t, KV_POLICY, kv_config_alias(config, config->settings.policy));
 	try_named(&t, KV_ENGINE, chosen(config, "engine", config->settings.engine));
-	try_named(&t, KV_DEVICE, device_chosen(config));
+	/* The host's own is always there. */
+	try_named(&t, KV_DEVICE, kv_device_name(device_chosen(config) & ~KVMOD_ON_CPU));
 	return t.first_code ? kv_fail(t.first_code, "%s", t.first) : KVMOD_OK;
 }
 

@@ -45,13 +45,12 @@ struct kv_entry {
 	unsigned line;
 };
 
-#define KV_AUTO 0
 struct kv_settings {
 	int64_t threads;
 	int32_t log_level;		/* above KVMOD_ERROR */
 	const char *module_path;
 	const char *policy, *engine;
-	int32_t device;			/* KV_AUTO, or cpu or cuda, from 1 */
+	int32_t device;			/* auto, cpu, cuda: from 0 */
 	const char *allow_owner;
 };
 

@@ -325,6 +325,21 @@ START_TEST(no_child_uses_the_parents_gpu)
 }
 END_TEST
 
+/* Where the parent uses the GPU, a policy is still to have the version that is asked for. */
+START_TEST(no_version_for_the_device_in_use)
+{
+	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = cuda\n");
+	struct kvmod_device *device;
+
+	assert_ok(kvmod_device_open(ctx, "cuda", &device));
+	assert_fails(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL), KVMOD_ENOTSUP,
+		     "policy reader: policy `reader` has no version for cuda");
+	kvmod_device_close(device);
+	reader_end(ctx, NULL);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("device");
@@ -344,6 +359,7 @@ int main(void)
 	tcase_add_test(tc, not_in_init);
 	tcase_add_loop_test(tc, choosing, 0, (int)(sizeof(choices) / sizeof(*choices)));
 	tcase_add_test(tc, no_child_uses_the_parents_gpu);
+	tcase_add_test(tc, no_version_for_the_device_in_use);
 	tcase_add_test(tc, older_models);
 	tcase_add_test(tc, what_cannot_do_it_gives_way);
 	tcase_add_test(tc, needs_of_a_version_that_gives_way);

@@ -103,6 +103,27 @@ broken = yes
 END
 exits 1
 has 'failed device cuda: no GPU here'
+# Nor is what is not in use, whatever device it is for.
+given <<'END'
+device = cpu
+[policy positive]
+[device cuda]
+broken = yes
+END
+exits 0
+err <<'END'
+kvmod: note: policy positive is not tried: device cuda: no GPU here
+kvmod: note: device cuda is not tried: device cuda: no GPU here
+END
+cp "$build/tests/modules/.libs/later.so" "$tmp/modules"
+given <<'END'
+device = cuda
+policy = positive
+[policy later]
+END
+exits 0
+: | err
+rm "$tmp/modules/later.so"
 given <<'END'
 device = gpu
 END
