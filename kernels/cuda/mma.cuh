@@ -131,17 +131,12 @@ template <class T, int CHUNKS> struct kv_mma {
 			b.low[j] = b.high[j] = make_uint4(0, 0, 0, 0);
 	}
 
-	/*
-	 * f16 has a short range: a power of two brings the largest element of this
-	 * lane's query g to 2^13 or a little above.
-	 */
-	static __device__ float query_scale(const struct kv_queries &q)
+	/* A power of two that brings the largest element of this lane's query g to 2^13 or a little above. */
+	static __device__ float scale_down(const struct kv_queries &q)
 	{
 		uint32_t lane = threadIdx.x % 32;
 		float x[8], largest = 0;
 
-		if (!kv_pair<T>::SCALED)
-			return 1;
 		for (int j = 0; j < CHUNKS; j++) {
 			kv_query8(q, lane / 4, 32 * j + 8 * (lane % 4), x);
 			for (int i = 0; i < 8; i++)
@@ -152,6 +147,15 @@ template <class T, int CHUNKS> struct kv_mma {
 		if (!(largest >= 0x1p-100f && largest <= 0x1p100f))
 			return 1;
 		return __uint_as_float((127 + 13 + 127 - (__float_as_uint(largest) >> 23)) << 23);
+	}
+
+	/* f16 has a short range. */
+	static __device__ __forceinline__ float query_scale(const struct kv_queries &q)
+	{
+		if constexpr (kv_pair<T>::SCALED)
+			return scale_down(q);
+		else
+			return 1;
 	}
 
 	/* The operand of lane (g, t) for chunk j: query g, in three parts. */
