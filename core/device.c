@@ -248,22 +248,25 @@ int kv_device_wait(struct kvmod_device *device, void *stream)
 	return err ? kv_device_failed(device, err) : err;
 }
 
-/* What has to grow will grow again. */
+/* What has to grow will grow again, and gets more than it asks for if there is more. */
 int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
 {
+	uint64_t room = buffer->size > 0 ? bytes + bytes / 8 : bytes;
 	int err;
 
 	if (bytes <= buffer->size)
 		return KVMOD_OK;
-	if (buffer->size > 0)
-		bytes += bytes / 8;
 	kv_buffer_free(device, buffer);
-	err = device->ops->alloc(device->instance, bytes, &buffer->memory);
+	err = device->ops->alloc(device->instance, room, &buffer->memory);
+	if (err && room > bytes) {
+		room = bytes;
+		err = device->ops->alloc(device->instance, room, &buffer->memory);
+	}
 	if (err) {
 		buffer->memory = NULL;
 		return kv_device_failed(device, err);
 	}
-	buffer->size = bytes;
+	buffer->size = room;
 	return KVMOD_OK;
 }
 

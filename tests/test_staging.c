@@ -269,6 +269,25 @@ START_TEST(no_memory)
 }
 END_TEST
 
+/* What grows takes more than is asked for, if there is more; else as much as is asked for. */
+START_TEST(no_memory_to_spare)
+{
+	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+
+	make_request(NULL, NULL, 0, GAPS);
+	request.n_segments = plan->n_keeps = 1;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	request.n_segments = plan->n_keeps = LAYERS;
+	gpu.fail_allocation = gpu.n_allocations + 1;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_uint_eq(reader.n_wrong, 0);
+	is_decided();
+	ck_assert_str_eq(fixture_log, "policy reader runs on cuda; copied there from cpu: layer 0\n");
+	reader_end(ctx, policy);
+}
+END_TEST
+
 START_TEST(broken_copies)
 {
 	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
@@ -394,6 +413,7 @@ int main(void)
 	tcase_add_loop_test(tc, streams, 0, 2);
 	tcase_add_test(tc, scratch_on_the_device);
 	tcase_add_loop_test(tc, no_memory, 0, 3);
+	tcase_add_test(tc, no_memory_to_spare);
 	tcase_add_loop_test(tc, broken_copies, 0, 2);
 	tcase_add_loop_test(tc, broken_waits, 0, 2);
 	tcase_add_test(tc, a_failing_policy_is_awaited);
