@@ -192,7 +192,8 @@ static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *
 
 	err = kv_cuda_gather_prepare(gathers, n_gathers, gather_stride, &job);
 	if (err)
-		return host->fail(host->ctx, err, "rows to gather would overwrite each other");
+		return host->fail(host->ctx, err, "these rows cannot be gathered: expected strides of a row or "
+				  "more, and where source and target overlap, rows that move to the front");
 	if (job.n_tiles == 0)
 		return 0;
 	table = take_table(self, job.table_bytes);

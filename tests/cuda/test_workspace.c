@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What policies for a GPU ask for before they go there, and how they read a request: no GPU is used. */
+/*
+ * What policies for a GPU ask for before they go there, how they read a request, and
+ * what the device refuses: no GPU is used.
+ */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "plugins/cuda/cuda.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
 #include "policies/snapkv.h"
@@ -61,12 +65,18 @@ static struct kvmod_request request_of(const struct kvmod_segment *first, uint32
 	};
 }
 
-/* --- a host that only passes codes on --------------------------------------------- */
+/* --- a host that keeps the reason ------------------------------------------------- */
+
+static char reason[256];
 
 static int32_t fail(void *ctx, int32_t code, const char *format, ...)
 {
+	va_list args;
+
 	(void)ctx;
-	(void)format;
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
 	return code;
 }
 
@@ -137,10 +147,31 @@ static void older_segments(void)
 	free(older);
 }
 
+/* A row longer than its stride is no row that moves away from the front. */
+static void strides(void)
+{
+	struct kvmod_instance *device = calloc(1, kv_cuda_device_ops.instance_size);
+	const struct kvmod_span span = { .end = 2 };
+	const struct kvmod_gather gather = {
+		.size = sizeof(gather), .n_spans = 1, .spans = &span, .row_bytes = 32,
+		.src = numbers, .dst = numbers + 64, .src_stride = 16, .dst_stride = 32,
+	};
+
+	CHECK(device, "no memory");
+	if (device) {
+		device->host = &host;
+		CHECK(kv_cuda_device_ops.gather(device, NULL, &gather, 1, sizeof(gather)) == KVMOD_EINVAL,
+		      "a row longer than its stride is gathered");
+		CHECK(strstr(reason, "stride"), "its reason: %s", reason);
+	}
+	free(device);
+}
+
 int main(void)
 {
 	layers_with_more_heads();
 	older_segments();
+	strides();
 	printf("%u failures\n", failures);
 	return failures != 0;
 }
