@@ -5,11 +5,6 @@
 
 #include "plugins/cuda/cuda.h"
 
-static size_t rounded(size_t bytes)
-{
-	return (bytes + 255) / 256 * 256;
-}
-
 /* --- which segments ----------------------------------------------------------------- */
 
 /* Those to decide, in the request's scratch on the host; table and answers follow. */
@@ -24,7 +19,7 @@ static size_t picks_bytes(const struct kvmod_request *request)
 {
 	uint32_t n_kv_heads = kv_extent(request).n_kv_heads;
 
-	return rounded(request->n_segments * (sizeof(struct kvmod_segment *) +
+	return kv_rounded(request->n_segments * (sizeof(struct kvmod_segment *) +
 					      (1 + (size_t)n_kv_heads) * sizeof(uint32_t)));
 }
 
@@ -66,16 +61,19 @@ bool kv_window_takes(const struct kvmod_amount *budget, uint32_t window,
 
 /* --- what the launch takes ------------------------------------------------------------ */
 
+int32_t kv_refuse_cache(const struct kvmod_host *host, int32_t err)
+{
+	return host->fail(host->ctx, err, "this cache is not for a GPU: expected a head dimension that "
+			  "is a multiple of 8 up to 256, 128 query heads or fewer, and segments alike");
+}
+
 static int32_t prepare(const struct kvmod_host *host, const struct kv_ranking *ranking,
 		       const struct picks *picks, struct kv_attend_job *job)
 {
 	int32_t err = kv_cuda_attend_prepare(&ranking->params, picks->segments, picks->n,
 					     picks->amounts, job);
 
-	if (err == 0)
-		return 0;
-	return host->fail(host->ctx, err, "this cache is not for a GPU: expected a head dimension that "
-			  "is a multiple of 8 up to 256, 128 query heads or fewer, and segments alike");
+	return err ? kv_refuse_cache(host, err) : 0;
 }
 
 /* Of the table, on both sides; of results and counts, on both; of the rest, on the GPU. */
@@ -87,10 +85,10 @@ static struct layout lay_out(const struct kv_attend_job *job)
 {
 	struct layout l;
 
-	l.results = rounded(job->table_bytes);
+	l.results = kv_rounded(job->table_bytes);
 	l.counts = l.results + job->n_segments * sizeof(struct kv_attend_result);
-	l.indices = l.counts + rounded((size_t)job->n_segments * job->n_kv_heads * sizeof(uint32_t));
-	l.scratch = rounded(l.indices + job->n_indices * sizeof(uint32_t));
+	l.indices = l.counts + kv_rounded((size_t)job->n_segments * job->n_kv_heads * sizeof(uint32_t));
+	l.scratch = kv_rounded(l.indices + job->n_indices * sizeof(uint32_t));
 	l.end = l.scratch + job->scratch_bytes;
 	return l;
 }

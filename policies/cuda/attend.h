@@ -18,6 +18,15 @@ struct kv_ranking {
 	bool (*takes)(const void *self, const struct kvmod_segment *segment, uint32_t *amounts);
 };
 
+/* Where the next part of memory for a launch may begin. */
+static inline size_t kv_rounded(size_t bytes)
+{
+	return (bytes + 255) / 256 * 256;
+}
+
+/* What a kernel's prepare() refuses, in words; returns err. */
+int32_t kv_refuse_cache(const struct kvmod_host *host, int32_t err);
+
 /* self: the policy's instance */
 int32_t kv_ranking_workspace(const void *self, const struct kv_ranking *ranking,
 			     const struct kvmod_request *request, struct kvmod_workspace *need);

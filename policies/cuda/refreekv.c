@@ -34,11 +34,6 @@ static size_t cuts_bytes(const struct kvmod_request *request)
 				      sizeof(struct kvmod_segment *) + sizeof(uint32_t));
 }
 
-static size_t rounded(size_t bytes)
-{
-	return (bytes + 255) / 256 * 256;
-}
-
 /* The newest `rows` rows of a segment's queries. */
 static void use_rows(struct kvmod_segment *s, uint32_t rows)
 {
@@ -135,10 +130,7 @@ static int32_t prepare(const struct refreekv *self, const struct cuts *cuts,
 	};
 	int32_t err = kv_cuda_refreekv_prepare(&params, cuts->segments, cuts->n, job);
 
-	if (err == 0)
-		return 0;
-	return host->fail(host->ctx, err, "this cache is not for a GPU: expected a head dimension that "
-			  "is a multiple of 8 up to 256, 128 query heads or fewer, and segments alike");
+	return err ? kv_refuse_cache(host, err) : 0;
 }
 
 /* Of the table, on both sides; then results, on both; then scratch, on the GPU. */
@@ -150,8 +142,8 @@ static struct layout lay_out(const struct kv_refreekv_job *job)
 {
 	struct layout l;
 
-	l.results = rounded(job->table_bytes);
-	l.scratch = l.results + rounded(job->n_segments * sizeof(struct kv_refreekv_result));
+	l.results = kv_rounded(job->table_bytes);
+	l.scratch = l.results + kv_rounded(job->n_segments * sizeof(struct kv_refreekv_result));
 	l.end = l.scratch + job->scratch_bytes;
 	return l;
 }
@@ -172,7 +164,7 @@ static int32_t refreekv_workspace(void *self_, const struct kvmod_request *reque
 	if (!memory)
 		return KVMOD_ENOMEM;
 	collect(self, request, memory, &cuts);
-	need->host = rounded(cuts_bytes(request));
+	need->host = kv_rounded(cuts_bytes(request));
 	if (cuts.n > 0)
 		err = prepare(self, &cuts, &job);
 	if (cuts.n > 0 && err == 0) {
@@ -222,7 +214,7 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 {
 	const struct refreekv *self = self_;
 	struct kv_ranking ranking = by_attention(self);
-	char *host = (char *)request->scratch + rounded(cuts_bytes(request));
+	char *host = (char *)request->scratch + kv_rounded(cuts_bytes(request));
 	const struct kv_refreekv_result *results;
 	struct kv_refreekv_job job;
 	struct cuts cuts;
