@@ -82,10 +82,10 @@ static int measure_all(struct engine_bench *e)
 		if (err)
 			break;
 		r = bench_evaluate(&e->bench, e->lengths.item[i]);
-		if (results)
-			json_array_append_new(results, bench_result_json(&r));
-		else
+		if (!results)
 			bench_print_result(&r);
+		else if (json_array_append_new(results, bench_result_json(&r)))
+			err = cli_error("out of memory");
 		fflush(stdout);
 	}
 	if (!results || err) {

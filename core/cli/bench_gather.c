@@ -221,17 +221,28 @@ static int report(struct gather_bench *b, const struct compaction *c)
 
 /* --- one length ---------------------------------------------------------------------------------- */
 
-static int check_memory(const struct gather_bench *b, const struct compaction *c)
+static int fits(uint32_t n, uint64_t bytes, uint64_t available, const char *whose)
 {
 	char needed[CLI_BYTES_ROOM], there[CLI_BYTES_ROOM];
-	uint64_t host, bytes, available = bench_device_free_bytes(&b->device);
+
+	if (bytes <= available)
+		return CLI_OK;
+	return cli_error("a cache of %u positions and what is kept take %s, and %s of %smemory are "
+			 "available: give shorter --lengths or fewer --layers", n,
+			 cli_bytes(bytes, needed), cli_bytes(available, there), whose);
+}
+
+/* The cache is made on the host, whichever device it goes to. */
+static int check_memory(const struct gather_bench *b, const struct compaction *c)
+{
+	uint64_t host, bytes;
 
 	bytes = bench_place_bytes(&b->shape, c->n, &k_and_v, &host) + c->kept_bytes;
-	if (bytes <= available && host <= bench_host_free_bytes())
-		return CLI_OK;
-	return cli_error("a cache of %u positions and what is kept take %s, and %s of memory are "
-			 "available: give shorter --lengths or fewer --layers", c->n,
-			 cli_bytes(bytes, needed), cli_bytes(available, there));
+	if (b->device.ops->on == KVMOD_ON_CPU)
+		return fits(c->n, host + bytes, bench_host_free_bytes(), "");
+	if (fits(c->n, host, bench_host_free_bytes(), ""))
+		return CLI_FAILED;
+	return fits(c->n, bytes, bench_device_free_bytes(&b->device), "the device's ");
 }
 
 static int prepare(struct gather_bench *b, struct compaction *c, uint32_t n)

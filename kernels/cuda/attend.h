@@ -93,7 +93,8 @@ void kv_cuda_attend_table(const struct kv_attend_job *job,
 
 /*
  * table and scratch (job->scratch_bytes, 256-byte aligned) are on the device;
- * stream is a cudaStream_t. 0 or KVMOD_EDEVICE.
+ * stream is a cudaStream_t. 0, or KVMOD_EDEVICE and
+ * CUDA's last error says why.
  */
 int kv_cuda_attend(const struct kv_attend_job *job, const void *table, void *scratch,
 		   const struct kv_attend_output *output, void *stream);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/cuda/attend_table.h"
+#include "kernels/cuda/segment.h"
 
 /* Below so many blocks, smaller tiles use more of the GPU. */
 #define FEW_BLOCKS 512
@@ -10,16 +11,6 @@
 static uint32_t smaller(uint32_t a, uint32_t b)
 {
 	return a < b ? a : b;
-}
-
-static bool aligned_to(const void *p, int64_t stride, size_t bytes)
-{
-	return (uintptr_t)p % bytes == 0 && stride % (int64_t)bytes == 0;
-}
-
-static size_t element_bytes(uint32_t type)
-{
-	return type == KVMOD_F32 ? 4 : 2;
 }
 
 /* The newest rows that make a norm; amount: the segment's. */
@@ -37,23 +28,6 @@ static uint32_t rows_used(const struct kv_attend_params *params, const struct kv
 	return params->window > rows ? smaller(params->window, s->n_rows) : rows;
 }
 
-/* How many cached positions of a head row `row` of the segment's sees. */
-static uint32_t seen(const struct kvmod_segment *s, const struct kvmod_head *head, uint32_t row)
-{
-	int64_t at = s->row_positions ? s->row_positions[row] : (int64_t)s->logical - s->n_rows + row;
-	uint32_t low = 0, high = head->n;
-
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-
-		if ((head->positions ? head->positions[middle] : (int64_t)middle) <= at)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 /* --- checks ------------------------------------------------------------------- */
 
 static int check_params(const struct kv_attend_params *p, const uint32_t *amounts)
@@ -67,35 +41,9 @@ static int check_params(const struct kv_attend_params *p, const uint32_t *amount
 	return 0;
 }
 
-static int check_shape(const struct kvmod_segment *s)
-{
-	uint32_t k_type;
-
-	if (s->n_kv_heads == 0 || s->n_q_heads == 0 || s->n_q_heads % s->n_kv_heads)
-		return KVMOD_EINVAL;
-	k_type = kvmod_head_at(s, 0)->k.type;
-	if (s->head_dim == 0 || s->head_dim % 8 || s->head_dim > KV_MAX_DIM ||
-	    s->n_q_heads > KV_MAX_HEADS || (k_type == KVMOD_Q8_0 && s->head_dim % 32))
-		return KVMOD_ENOTSUP;
-	if (k_type < KVMOD_F32 || k_type > KVMOD_Q8_0 ||
-	    s->q.type < KVMOD_F32 || s->q.type > KVMOD_BF16)
-		return KVMOD_ENOTSUP;
-	return 0;
-}
-
-static bool same_shape(const struct kvmod_segment *a, const struct kvmod_segment *b)
-{
-	return a->n_q_heads == b->n_q_heads && a->n_kv_heads == b->n_kv_heads &&
-	       a->head_dim == b->head_dim && a->scale == b->scale && a->softcap == b->softcap &&
-	       a->q.type == b->q.type;
-}
-
 static int check_segment(struct kv_attend_job *job, const struct kvmod_segment *s)
 {
-	size_t q = element_bytes(s->q.type), k = element_bytes(job->k_type);
-
-	if (s->n_rows == 0 || !s->q.data || !aligned_to(s->q.data, s->q.stride, q) ||
-	    s->q.head_stride % (int64_t)q)
+	if (!kv_queries_fit(s))
 		return KVMOD_EINVAL;
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 		const struct kvmod_head *head = kvmod_head_at(s, g);
@@ -103,9 +51,9 @@ static int check_segment(struct kv_attend_job *job, const struct kvmod_segment *
 		if (head->k.type != job->k_type ||
 		    (job->params.rule == KV_ATTEND_NORM && head->n != kvmod_head_at(s, 0)->n))
 			return KVMOD_ENOTSUP;
-		if (head->n && (!head->k.data || !aligned_to(head->k.data, head->k.stride, k)))
+		if (head->n && (!head->k.data || !kv_aligned_to(head->k.data, head->k.stride, kv_element_bytes(job->k_type))))
 			return KVMOD_EINVAL;
-		job->aligned &= aligned_to(head->k.data, head->k.stride, 16);
+		job->aligned &= kv_aligned_to(head->k.data, head->k.stride, 16);
 	}
 	return 0;
 }
@@ -191,7 +139,7 @@ static struct kv_attend_task walk(const struct kv_attend_job *job, const struct 
 			if (set_range(&job->params, &t, head->n, amount))
 				t.n_tiles = (head->n + job->tile - 1) / job->tile;
 			for (uint32_t row = 0; limits && t.n_tiles && row < t.n_rows; row++)
-				limits[t.limits + row] = seen(s, head, s->n_rows - t.n_rows + row);
+				limits[t.limits + row] = kv_seen(s, head, s->n_rows - t.n_rows + row);
 			if (to)
 				*to++ = t;
 			go_on(job, &next, &t);
@@ -221,7 +169,7 @@ int kv_cuda_attend_prepare(const struct kv_attend_params *params,
 	const struct kvmod_segment *first;
 	int err = n_segments ? check_params(params, amounts) : KVMOD_EINVAL;
 
-	err = err ? err : check_shape(segments[0]);
+	err = err ? err : kv_check_shape(segments[0]);
 	if (err)
 		return err;
 	first = segments[0];
@@ -232,7 +180,7 @@ int kv_cuda_attend_prepare(const struct kv_attend_params *params,
 	for (uint32_t i = 0; !err && i < n_segments; i++) {
 		uint32_t rows = rows_used(params, segments[i], amounts ? amounts[(size_t)i * job->n_kv_heads] : 0);
 
-		err = same_shape(first, segments[i]) ? check_segment(job, segments[i]) : KVMOD_ENOTSUP;
+		err = kv_same_shape(first, segments[i]) ? check_segment(job, segments[i]) : KVMOD_ENOTSUP;
 		job->rows = rows > job->rows ? rows : job->rows;
 	}
 	if (err)

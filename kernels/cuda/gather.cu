@@ -143,5 +143,5 @@ int kv_cuda_gather(const struct kv_gather_job *job, void *table, void *stream)
 	p.n_gathers = job->n_gathers;
 	p.n_tiles = job->n_tiles;
 	kv_gather_rows<<<p.n_tiles, KV_GATHER_THREADS, 0, (cudaStream_t)stream>>>(p);
-	return cudaGetLastError() == cudaSuccess ? 0 : KVMOD_EDEVICE;
+	return cudaPeekAtLastError() == cudaSuccess ? 0 : KVMOD_EDEVICE;
 }

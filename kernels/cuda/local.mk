@@ -27,6 +27,8 @@ CUDA_TABLES = \
 	kernels/cuda/gather_table.h \
 	kernels/cuda/read.h \
 	kernels/cuda/refreekv.h \
+	kernels/cuda/segment.c \
+	kernels/cuda/segment.h \
 	kernels/cuda/table.c \
 	kernels/cuda/table.h
 

@@ -37,7 +37,7 @@ int kv_cuda_read(const void *memory, uint64_t bytes, uint32_t *sink, void *strea
 		return 0;
 	kv_read<<<(uint32_t)((n + piece - 1) / piece), KV_READ_THREADS, 0, (cudaStream_t)stream>>>(
 		(const uint4 *)memory, n, sink);
-	return cudaGetLastError() == cudaSuccess ? 0 : KVMOD_EDEVICE;
+	return cudaPeekAtLastError() == cudaSuccess ? 0 : KVMOD_EDEVICE;
 }
 
 int kv_cuda_runs_here(void)

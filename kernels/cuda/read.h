@@ -11,7 +11,8 @@ extern "C" {
 
 /*
  * Queues a read of so many bytes, a multiple of 16; memory is 16-byte aligned.
- * `sink`, four bytes on the device, may be written to. 0 or KVMOD_EDEVICE.
+ * `sink`, four bytes on the device, may be written to. 0, or KVMOD_EDEVICE and
+ * CUDA's last error says why.
  */
 int kv_cuda_read(const void *memory, uint64_t bytes, uint32_t *sink, void *stream);
 /* Does this file hold code for the GPU at hand? */

@@ -75,7 +75,7 @@ static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
 		return err;
 	p.workers = p.n_items < room ? p.n_items : room;
 	kv_decide_last<P, B><<<p.workers + finishers, 32 * KV_WARPS, shared, stream>>>(p);
-	return cudaGetLastError();
+	return cudaPeekAtLastError();
 }
 
 template <class P> static cudaError_t kv_launch_rows(const struct kv_launch &p, cudaStream_t stream)
@@ -87,7 +87,7 @@ template <class P> static cudaError_t kv_launch_rows(const struct kv_launch &p, 
 	if (err != cudaSuccess)
 		return err;
 	kv_decide_rows<P><<<p.blocks, 32 * KV_WARPS, shared, stream>>>(p);
-	return cudaGetLastError();
+	return cudaPeekAtLastError();
 }
 
 template <class P>

@@ -69,7 +69,8 @@ void kv_cuda_refreekv_table(const struct kv_refreekv_job *job,
 
 /*
  * table, scratch (job->scratch_bytes, 256-byte aligned) and results (one for each
- * segment) are on the device; stream is a cudaStream_t. 0 or KVMOD_EDEVICE.
+ * segment) are on the device; stream is a cudaStream_t. 0, or KVMOD_EDEVICE and
+ * CUDA's last error says why.
  */
 int kv_cuda_refreekv(const struct kv_refreekv_job *job, void *table, void *scratch,
 		     struct kv_refreekv_result *results, void *stream);

@@ -2,71 +2,33 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "kernels/cuda/segment.h"
 #include "kernels/cuda/table.h"
 
 /* Below so many blocks, smaller ones use more of the GPU. */
 #define FEW_BLOCKS 1536
-
-static size_t element_bytes(uint32_t type)
-{
-	return type == KVMOD_F32 ? 4 : 2;
-}
-
-static bool aligned_to(const void *p, int64_t stride, size_t bytes)
-{
-	return (uintptr_t)p % bytes == 0 && stride % (int64_t)bytes == 0;
-}
 
 static uint32_t rows_used(const struct kv_refreekv_params *params, const struct kvmod_segment *s)
 {
 	return s->n_rows < params->rows ? s->n_rows : params->rows;
 }
 
-/* How many cached positions of a head the row at `position` sees. */
-static uint32_t seen(const struct kvmod_head *head, int32_t position)
-{
-	uint32_t low = 0, high = head->n, middle;
-
-	if (!head->positions)
-		return (uint32_t)position + 1 < head->n ? (uint32_t)position + 1 : head->n;
-	while (low < high) {
-		middle = low + (high - low) / 2;
-		if (head->positions[middle] <= position)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-/* The same of used row j of a segment; 0 if heads disagree. */
+/* How many cached positions used row j of a segment sees; 0 if heads disagree. */
 static uint32_t row_limit(const struct kvmod_segment *s, uint32_t rows, uint32_t j)
 {
-	uint32_t n = kvmod_head_at(s, 0)->n, g, limit;
+	uint32_t limit = kv_seen(s, kvmod_head_at(s, 0), s->n_rows - rows + j), g;
 
-	if (!s->row_positions)
-		return n - rows + j + 1;
-	j += s->n_rows - rows;
-	limit = seen(kvmod_head_at(s, 0), s->row_positions[j]);
 	for (g = 1; g < s->n_kv_heads; g++)
-		if (seen(kvmod_head_at(s, g), s->row_positions[j]) != limit)
+		if (kv_seen(s, kvmod_head_at(s, g), s->n_rows - rows + j) != limit)
 			return 0;
 	return limit;
-}
-
-static bool same_shape(const struct kvmod_segment *a, const struct kvmod_segment *b)
-{
-	return a->n_q_heads == b->n_q_heads && a->n_kv_heads == b->n_kv_heads &&
-	       a->head_dim == b->head_dim && a->scale == b->scale && a->softcap == b->softcap &&
-	       a->q.type == b->q.type &&
-	       kvmod_head_at(a, 0)->k.type == kvmod_head_at(b, 0)->k.type;
 }
 
 static int check_head(const struct kv_refreekv_job *job, const struct kvmod_head *head, uint32_t n)
 {
 	if (head->n != n || head->k.type != job->k_type)
 		return KVMOD_ENOTSUP;
-	if (!head->k.data || !aligned_to(head->k.data, head->k.stride, element_bytes(job->k_type)))
+	if (!head->k.data || !kv_aligned_to(head->k.data, head->k.stride, kv_element_bytes(job->k_type)))
 		return KVMOD_EINVAL;
 	return 0;
 }
@@ -87,11 +49,9 @@ static int check_rows(const struct kvmod_segment *s, uint32_t rows)
 static int check_segment(const struct kv_refreekv_job *job, const struct kvmod_segment *s)
 {
 	uint32_t n = kvmod_head_at(s, 0)->n, rows = rows_used(&job->params, s), g;
-	size_t q = element_bytes(s->q.type);
 	int err;
 
-	if (n == 0 || rows == 0 || rows > n || !s->q.data ||
-	    !aligned_to(s->q.data, s->q.stride, q) || s->q.head_stride % (int64_t)q)
+	if (n == 0 || rows == 0 || rows > n || !kv_queries_fit(s))
 		return KVMOD_EINVAL;
 	for (g = 0; g < s->n_kv_heads; g++) {
 		err = check_head(job, kvmod_head_at(s, g), n);
@@ -101,21 +61,6 @@ static int check_segment(const struct kv_refreekv_job *job, const struct kvmod_s
 	return check_rows(s, rows);
 }
 
-static int check_shape(const struct kvmod_segment *s)
-{
-	uint32_t k_type = kvmod_head_at(s, 0)->k.type;
-
-	if (s->n_kv_heads == 0 || s->n_q_heads == 0 || s->n_q_heads % s->n_kv_heads)
-		return KVMOD_EINVAL;
-	if (s->head_dim == 0 || s->head_dim % 8 || s->head_dim > KV_MAX_DIM ||
-	    s->n_q_heads > KV_MAX_HEADS || (k_type == KVMOD_Q8_0 && s->head_dim % 32))
-		return KVMOD_ENOTSUP;
-	if (k_type < KVMOD_F32 || k_type > KVMOD_Q8_0 ||
-	    s->q.type < KVMOD_F32 || s->q.type > KVMOD_BF16)
-		return KVMOD_ENOTSUP;
-	return 0;
-}
-
 static bool keys_aligned(const struct kvmod_segment *s)
 {
 	uint32_t g;
@@ -123,7 +68,7 @@ static bool keys_aligned(const struct kvmod_segment *s)
 	for (g = 0; g < s->n_kv_heads; g++) {
 		const struct kvmod_view *k = &kvmod_head_at(s, g)->k;
 
-		if (!aligned_to(k->data, k->stride, 16))
+		if (!kv_aligned_to(k->data, k->stride, 16))
 			return false;
 	}
 	return true;
@@ -169,13 +114,15 @@ int kv_cuda_refreekv_prepare(const struct kv_refreekv_params *params,
 	    !(params->threshold >= 0 && params->threshold <= 1))
 		return KVMOD_EINVAL;
 	first = segments[0];
-	err = check_shape(first);
+	err = kv_check_shape(first);
+	if (err)
+		return err;
 	*job = (struct kv_refreekv_job){ .params = *params, .n_segments = n_segments,
 		.n_q_heads = first->n_q_heads, .n_kv_heads = first->n_kv_heads,
 		.head_dim = first->head_dim, .k_type = kvmod_head_at(first, 0)->k.type,
 		.q_type = first->q.type, .scale = first->scale, .softcap = first->softcap };
 	for (i = 0; !err && i < n_segments; i++)
-		err = same_shape(first, segments[i]) ? check_segment(job, segments[i]) : KVMOD_ENOTSUP;
+		err = kv_same_shape(first, segments[i]) ? check_segment(job, segments[i]) : KVMOD_ENOTSUP;
 	if (err)
 		return err;
 	job->interleaved = job->n_kv_heads > 1 && kvmod_head_at(first, 0)->k.stride >=

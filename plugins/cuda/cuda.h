@@ -19,4 +19,12 @@ extern const struct kvmod_device_ops kv_cuda_device_ops;
  */
 int32_t kv_cuda_say(const struct kvmod_host *host, cudaError_t error, const char *what);
 
+/* Why a kernel's launch answered `err`: CUDA remembers it. cudaSuccess if err is 0. */
+static inline cudaError_t kv_cuda_cause(int err)
+{
+	cudaError_t error = err ? cudaGetLastError() : cudaSuccess;
+
+	return err && error == cudaSuccess ? cudaErrorLaunchFailure : error;
+}
+
 #endif

@@ -169,17 +169,15 @@ static int32_t launch_gather(const struct kvmod_host *host, const struct kv_gath
 {
 	cudaError_t error;
 	void *memory;
-	int err;
 
 	error = cudaMallocAsync(&memory, job->table_bytes, stream);
 	if (error != cudaSuccess)
 		return kv_cuda_say(host, error, "no memory on the GPU for a gather");
 	error = cudaMemcpyAsync(memory, table, job->table_bytes, cudaMemcpyHostToDevice, stream);
-	err = error == cudaSuccess ? kv_cuda_gather(job, memory, stream) : 0;
+	if (error == cudaSuccess)
+		error = kv_cuda_cause(kv_cuda_gather(job, memory, stream));
 	cudaFreeAsync(memory, stream);
-	if (err)
-		return host->fail(host->ctx, err, "the GPU took no gather");
-	return kv_cuda_say(host, error, "copying a gather's table to the GPU");
+	return kv_cuda_say(host, error, "gathering on the GPU");
 }
 
 static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *gathers,
@@ -212,7 +210,7 @@ static int32_t cuda_read(void *self_, void *stream, const void *memory, uint64_t
 	struct cuda_device *self = self_;
 	int err = kv_cuda_read(memory, bytes, self->sink, stream);
 
-	return err ? host_of(self)->fail(host_of(self)->ctx, err, "the GPU took no read") : 0;
+	return kv_cuda_say(host_of(self), kv_cuda_cause(err), "reading on the GPU");
 }
 
 static int32_t cuda_mark_new(void *self, void **mark)

@@ -132,9 +132,9 @@ static cudaError_t launch(const struct kvmod_request *request, const struct kv_a
 
 	kv_cuda_attend_table(job, picks->segments, picks->amounts, host);
 	error = cudaMemcpyAsync(device, host, job->table_bytes, cudaMemcpyHostToDevice, request->stream);
-	if (error == cudaSuccess &&
-	    kv_cuda_attend(job, device, device + l.scratch, &output, request->stream))
-		error = cudaErrorLaunchFailure;
+	if (error == cudaSuccess)
+		error = kv_cuda_cause(kv_cuda_attend(job, device, device + l.scratch, &output,
+						     request->stream));
 	if (error == cudaSuccess)
 		error = cudaMemcpyAsync(host + l.results, device + l.results, l.indices - l.results,
 					cudaMemcpyDeviceToHost, request->stream);

@@ -186,10 +186,10 @@ static int32_t launch(const struct kvmod_request *request, const struct kv_refre
 
 	kv_cuda_refreekv_table(job, cuts->segments, host);
 	error = cudaMemcpyAsync(device, host, job->table_bytes, cudaMemcpyHostToDevice, request->stream);
-	if (error == cudaSuccess &&
-	    kv_cuda_refreekv(job, device, device + l.scratch,
-			     (struct kv_refreekv_result *)(device + l.results), request->stream))
-		error = cudaErrorLaunchFailure;
+	if (error == cudaSuccess)
+		error = kv_cuda_cause(kv_cuda_refreekv(job, device, device + l.scratch,
+						       (struct kv_refreekv_result *)(device + l.results),
+						       request->stream));
 	if (error == cudaSuccess)
 		error = cudaMemcpyAsync(host + l.results, device + l.results,
 					cuts->n * sizeof(struct kv_refreekv_result),

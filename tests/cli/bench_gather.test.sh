@@ -47,6 +47,6 @@ kvmod bench gather --layers 1024 --lengths 16777216
 exits 1
 sed -i 's/and [0-9].* of memory/and N of memory/' "$tmp/err"
 err <<'END'
-kvmod: a cache of 16777216 positions and what is kept take 96.00 TiB, and N of memory are available: give shorter --lengths or fewer --layers
+kvmod: a cache of 16777216 positions and what is kept take 96.06 TiB, and N of memory are available: give shorter --lengths or fewer --layers
 END
 finish

@@ -98,6 +98,7 @@ static void describe(struct bench *b, struct set *s, struct kvmod_segment *seg, 
 		seg[l].scale = 0.08838834764f;
 		seg[l].head_stride = sizeof(*head);
 		seg[l].heads = &head[l * b->n_kv_heads];
+		seg[l].logical = b->n;
 		seg[l].n_rows = b->rows;
 		seg[l].q.type = KVMOD_F32;
 		seg[l].q.data = s->q + (size_t)l * b->rows * b->n_q_heads * b->dim * 4;
