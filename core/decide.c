@@ -12,6 +12,7 @@
 
 #define SCRATCH_ALIGN 64u
 #define DEVICE_SCRATCH_ALIGN 256u
+#define MAX_SCRATCH ((uint64_t)1 << 48)
 
 static uint64_t nanoseconds(void)
 {
@@ -148,6 +149,10 @@ static int give_scratch(struct kvmod_policy *p, struct kvmod_request *r)
 		return KVMOD_OK;
 	kv_fail(KVMOD_OK, "%s", "");
 	err = p->ops->workspace(p->instance, r, &need);
+	/* Sizes that no memory has would wrap when they are rounded up. */
+	if (err == KVMOD_OK && (need.host > MAX_SCRATCH || need.device > MAX_SCRATCH))
+		err = kv_fail(KVMOD_ENOMEM, "no memory for %llu bytes of scratch, and %llu on the device",
+			      (unsigned long long)need.host, (unsigned long long)need.device);
 	if (err == KVMOD_OK)
 		err = give_host_scratch(p, r, need.host);
 	return err == KVMOD_OK ? give_device_scratch(p, r, need.device) : err;

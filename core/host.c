@@ -93,8 +93,9 @@ static int32_t host_device(void *ctx, const char *name, const struct kvmod_devic
 	int err;
 
 	pthread_mutex_lock(&module->ctx->lock);
-	if (module->in_init)
-		err = kv_fail(KVMOD_EINVAL, "%s asks for a device inside init()", module->desc.name);
+	if (module->in_init || module->in_exit)
+		err = kv_fail(KVMOD_EINVAL, "%s asks for a device inside %s()", module->desc.name,
+			      module->in_init ? "init" : "exit");
 	else
 		err = kv_module_device(module, name, &device);
 	pthread_mutex_unlock(&module->ctx->lock);

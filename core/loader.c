@@ -247,6 +247,7 @@ static void remove_module(struct kvmod_ctx *ctx, struct kv_module *module)
 	*link = module->next;
 	kv_module_drop_devices(module);
 	kv_unregister(ctx, module);
+	module->in_exit = true;
 	if (module->desc.exit)
 		module->desc.exit();
 	free_module(module);

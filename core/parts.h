@@ -200,7 +200,7 @@ struct kv_module {
 	dev_t dev;
 	ino_t ino;
 	const struct kvmod_modinfo *info;	/* while init() runs; NULL: linked in */
-	bool in_init;
+	bool in_init, in_exit;
 	struct kv_held *held;		/* devices that host->device() opened for it */
 	struct kv_pile pile;
 };

@@ -27,12 +27,12 @@ struct odd {
 };
 
 enum behave { GOOD, BAD_SPAN, ERROR, SILENT_ERROR, ONE_STATUS, DROP_NEWEST, UNSORTED, NO_OPEN,
-	      REPLAY_GOOD, REPLAY_WILD, REPLAY_SHORT };
+	      GREEDY, REPLAY_GOOD, REPLAY_WILD, REPLAY_SHORT };
 
 #define ODD_PARAMS(P, owner) \
 	P(owner, struct odd, behave, CHOICE, "good", \
 	  "good|bad-span|error|silent-error|one-status|drop-newest|unsorted|no-open|" \
-	  "replay-good|replay-wild|replay-short", \
+	  "greedy|replay-good|replay-wild|replay-short", \
 	  "what to do") \
 	P(owner, struct odd, scratch, INT, "0", "0..1000000", "bytes of scratch")
 KVMOD_PARAMS(policy, odd, ODD_PARAMS);
@@ -62,6 +62,8 @@ static int32_t odd_workspace(void *self, const struct kvmod_request *r,
 {
 	(void)r;
 	need->host = (uint64_t)((struct odd *)self)->scratch;
+	if (((struct odd *)self)->behave == GREEDY)
+		need->host = UINT64_MAX - 1;
 	return KVMOD_OK;
 }
 
@@ -341,6 +343,14 @@ START_TEST(error_leaves_all_whole)
 }
 END_TEST
 
+START_TEST(more_scratch_than_memory)
+{
+	ck_assert_int_eq(decide("greedy"), KVMOD_ENOMEM);
+	for (uint32_t i = 0; i < LAYERS; i++)
+		is_whole(i, KVMOD_ENOMEM);
+}
+END_TEST
+
 START_TEST(silent_error_gets_a_name)
 {
 	ck_assert_int_eq(decide("silent-error"), KVMOD_EIO);
@@ -524,6 +534,7 @@ int main(void)
 	tcase_add_test(tc, newest_may_not_go);
 	tcase_add_test(tc, lists_ascend);
 	tcase_add_test(tc, error_leaves_all_whole);
+	tcase_add_test(tc, more_scratch_than_memory);
 	tcase_add_test(tc, silent_error_gets_a_name);
 	tcase_add_test(tc, status_of_one_segment);
 	tcase_add_test(tc, open_may_fail);

@@ -191,6 +191,37 @@ START_TEST(not_in_init)
 }
 END_TEST
 
+static const struct kvmod_host *late_host;
+static int32_t late_answer;
+
+static int32_t init_of_late(const struct kvmod_host *host)
+{
+	late_host = host;
+	return 0;
+}
+
+static void exit_that_asks(void)
+{
+	late_answer = init_that_asks(late_host);
+}
+
+/* Nobody would close it. */
+START_TEST(not_in_exit)
+{
+	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_module late = reader_module;
+
+	late.name = "late";
+	late.init = init_of_late;
+	late.exit = exit_that_asks;
+	assert_ok(kvmod_add_builtin(ctx, &late));
+	assert_ok(kvmod_unload(ctx, "late"));
+	ck_assert_int_eq(late_answer, KVMOD_EINVAL);
+	ck_assert_uint_eq(gpu.n_opened, 0);
+	reader_end(ctx, NULL);
+}
+END_TEST
+
 /* --- where a policy runs ------------------------------------------------------------------------- */
 
 static const struct choice {
@@ -357,6 +388,7 @@ int main(void)
 	tcase_add_test(tc, the_context_goes_all_the_same);
 	tcase_add_test(tc, its_own_device_does_not_keep_a_module);
 	tcase_add_test(tc, not_in_init);
+	tcase_add_test(tc, not_in_exit);
 	tcase_add_loop_test(tc, choosing, 0, (int)(sizeof(choices) / sizeof(*choices)));
 	tcase_add_test(tc, no_child_uses_the_parents_gpu);
 	tcase_add_test(tc, no_version_for_the_device_in_use);
