@@ -9,7 +9,7 @@ AC_DEFUN([KV_WITH_CUDA], [
 		[], [with_cuda=guess])
 	AC_ARG_WITH([cuda-arch],
 		[AS_HELP_STRING([--with-cuda-arch=LIST],
-			[GPU architectures, such as 80,90 @<:@80,90@:>@; PTX of the newest goes along, which later GPUs compile])],
+			[GPU architectures, such as 80,90 @<:@of 80,90,100,120 those that nvcc has@:>@; PTX of the newest goes along, which later GPUs compile])],
 		[], [with_cuda_arch=default])
 	AC_ARG_VAR([NVCC], [CUDA compiler])
 	AC_ARG_VAR([NVCCFLAGS], [CUDA compiler flags])
@@ -57,15 +57,15 @@ AC_DEFUN([KV_CUDA_TOOLKIT], [
 	AC_MSG_RESULT([$have_cuda${CUDA_VERSION:+ ($CUDA_VERSION)}])
 ])
 
-# Code for each architecture, and PTX of the newest, which later ones compile. Each
-# takes minutes to build, and sm_80's runs on all of 8.x.
+# Code for each architecture, and PTX of the newest, which later ones compile. One
+# of a generation is enough: sm_80's runs on all of 8.x.
 AC_DEFUN([KV_CUDA_ARCH], [
 	kv_archs=
 	kv_known=`$NVCC --list-gpu-code 2>/dev/null | sed -n 's/^sm_\(@<:@0-9@:>@*\)$/\1/p'`
 	AS_CASE([$with_cuda_arch],
 		[default|yes|no], [
 			for kv_arch in $kv_known; do
-				AS_CASE([$kv_arch], [80|90], [kv_archs="$kv_archs $kv_arch"])
+				AS_CASE([$kv_arch], [80|90|100|120], [kv_archs="$kv_archs $kv_arch"])
 			done],
 		[kv_archs=`echo "$with_cuda_arch" | tr ',;' '  ' | sed 's/sm_//g'`])
 	for kv_arch in $kv_archs; do
