@@ -61,7 +61,7 @@ AC_DEFUN([KV_CUDA_TOOLKIT], [
 # of a generation is enough: sm_80's runs on all of 8.x.
 AC_DEFUN([KV_CUDA_ARCH], [
 	kv_archs=
-	kv_known=`$NVCC --list-gpu-code 2>/dev/null | sed -n 's/^sm_\(@<:@0-9@:>@*\)$/\1/p'`
+	kv_known=`$NVCC --list-gpu-code 2>/dev/null | sed -n 's/^sm_\(@<:@0-9@:>@*\)$/\1/p' | tr '\n' ' '`
 	AS_CASE([$with_cuda_arch],
 		[default|yes|no], [
 			for kv_arch in $kv_known; do
@@ -70,7 +70,7 @@ AC_DEFUN([KV_CUDA_ARCH], [
 		[kv_archs=`echo "$with_cuda_arch" | tr ',;' '  ' | sed 's/sm_//g'`])
 	for kv_arch in $kv_archs; do
 		AS_IF([echo "" $kv_known "" | grep -q " $kv_arch "], [],
-			[AC_MSG_ERROR([--with-cuda-arch=$with_cuda_arch: nvcc $CUDA_VERSION has no sm_$kv_arch; it has: `echo $kv_known`])])
+			[AC_MSG_ERROR([--with-cuda-arch=$with_cuda_arch: nvcc $CUDA_VERSION has no sm_$kv_arch; it has $kv_known])])
 		AS_IF([test "$kv_arch" -lt 80],
 			[AC_MSG_ERROR([--with-cuda-arch=$with_cuda_arch: the kernels need sm_80 or later])])
 		NVCC_GENCODE="$NVCC_GENCODE -gencode=arch=compute_$kv_arch,code=sm_$kv_arch"

@@ -45,6 +45,8 @@ am__v_NVCC_1 =
 .cu.lo:
 	$(AM_V_NVCC)$(MKDIR_P) $(@D) && $(LIBTOOL) $(AM_V_lt) --tag=CC --mode=compile $(NVCC_COMPILE) -shared \
 		-MD -MT $@ -MF $(@:.lo=.cu.d) -c -o $@ $<
+# It says what they are built for.
+$(CUDA_KERNELS:.cu=.lo): config.h
 # What a .cu includes, from when it was last compiled.
 @AMDEP_TRUE@-include kernels/cuda/*.cu.d plugins/cuda/*.cu.d tests/cuda/*.cu.d
 
