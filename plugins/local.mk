@@ -24,7 +24,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/step.c \
 	plugins/ggml/text.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
-libengine_ggml_la_LIBADD = $(GGML_LIBS) $(LIBM)
+libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 
 module_LTLIBRARIES += ggml.la
 ggml_la_SOURCES = plugins/ggml/module.c

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/gather.h"
+
 size_t gg_row_bytes(const struct gg_engine *engine)
 {
 	return ggml_row_size(engine->type, engine->net.head_dim);
@@ -73,17 +75,6 @@ static uint32_t next_run(const struct gg_pick *pick, uint32_t done, uint32_t *sp
 	return n;
 }
 
-/* Copies the picked rows of `from`, each `bytes` wide, to the front of `to`. */
-static void copy_rows(const struct gg_pick *pick, void *to, const void *from, size_t bytes)
-{
-	uint32_t begin, span = 0, n;
-
-	for (uint32_t done = 0; done < pick->n; done += n) {
-		n = next_run(pick, done, &span, &begin);
-		memcpy((char *)to + done * bytes, (const char *)from + begin * bytes, n * bytes);
-	}
-}
-
 /* Where nothing was cut before: the positions of the picked rows are their numbers. */
 static void number_rows(const struct gg_pick *pick, int32_t *to)
 {
@@ -146,22 +137,7 @@ static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	       gg_memory_new(engine, &cache->v, side, cache->first[n_heads] * row);
 }
 
-static void copy_on_host(const struct gg_engine *engine, struct gg_cache *to,
-			 const struct gg_cache *from, const struct gg_pick *picks)
-{
-	size_t row = gg_row_bytes(engine);
-
-	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
-		size_t source = from->first[g] * row, target = to->first[g] * row;
-
-		copy_rows(&picks[g], (char *)to->k.address + target,
-			  (const char *)from->k.address + source, row);
-		copy_rows(&picks[g], (char *)to->v.address + target,
-			  (const char *)from->v.address + source, row);
-	}
-}
-
-/* What a pick names, for a device: spans that are cut off where it ends. Gives their number. */
+/* What a pick names, as a gather says it: spans that are cut off where it ends. Gives their number. */
 static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *gather,
 			      struct kvmod_span *spans)
 {
@@ -181,36 +157,51 @@ static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *g
 	return n_spans;
 }
 
-/* K and V of all heads in one call. */
-static int32_t gather_heads(struct gg_engine *engine, struct gg_cache *to, const struct gg_cache *from,
-			    const struct gg_pick *picks, struct kvmod_gather *gathers,
-			    struct kvmod_span *spans)
+/* The picked rows of head g, from the second cache's memory to the first's. */
+static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, const void *from,
+				const struct gg_cache *caches[2], uint32_t g, size_t row)
 {
+	struct kvmod_gather gather = *picked;
+
+	gather.row_bytes = row;
+	gather.src_stride = gather.dst_stride = (int64_t)row;
+	gather.dst = (char *)to + caches[0]->first[g] * row;
+	gather.src = (const char *)from + caches[1]->first[g] * row;
+	return gather;
+}
+
+/* K and V of all heads in one call, where they are; positions are on the host. */
+static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+			    const struct gg_cache *from, const struct gg_pick *picks,
+			    struct kvmod_gather *gathers, struct kvmod_span *spans)
+{
+	const struct gg_cache *caches[] = { to, from };
 	size_t row = gg_row_bytes(engine);
 	uint32_t n = 0;
 
 	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
-		size_t source = from->first[g] * row, target = to->first[g] * row;
-		struct kvmod_gather gather = {
-			.size = sizeof(gather), .row_bytes = row,
-			.src_stride = (int64_t)row, .dst_stride = (int64_t)row,
-		};
+		struct kvmod_gather picked = { .size = sizeof(picked) }, positions;
 
 		if (!picks[g].n)
 			continue;
-		spans += describe_pick(&picks[g], &gather, spans);
-		gather.src = (const char *)from->k.address + source;
-		gather.dst = (char *)to->k.address + target;
-		gathers[n++] = gather;
-		gather.src = (const char *)from->v.address + source;
-		gather.dst = (char *)to->v.address + target;
-		gathers[n++] = gather;
+		spans += describe_pick(&picks[g], &picked, spans);
+		gathers[n++] = move(&picked, to->k.address, from->k.address, caches, g, row);
+		gathers[n++] = move(&picked, to->v.address, from->v.address, caches, g, row);
+		if (!from->positions)
+			continue;
+		positions = move(&picked, to->positions, from->positions, caches, g,
+				 sizeof(*to->positions));
+		kv_cpu_gather(&positions);
 	}
-	return gg_gpu_gather(engine, gathers, n);
+	if (side == GG_GPU)
+		return gg_gpu_gather(engine, gathers, n);
+	for (uint32_t i = 0; i < n; i++)
+		kv_cpu_gather(&gathers[i]);
+	return KVMOD_OK;
 }
 
-static int32_t copy_on_gpu(struct gg_engine *engine, struct gg_cache *to,
-			   const struct gg_cache *from, const struct gg_pick *picks)
+static int32_t copy_rows(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+			 const struct gg_cache *from, const struct gg_pick *picks)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
 	struct kvmod_gather *gathers = calloc(2 * (size_t)n_heads, sizeof(*gathers));
@@ -222,25 +213,12 @@ static int32_t copy_on_gpu(struct gg_engine *engine, struct gg_cache *to,
 		n_spans += picks[g].spans ? picks[g].n_spans : 1;
 	spans = calloc(n_spans + 1, sizeof(*spans));
 	if (gathers && spans)
-		code = gather_heads(engine, to, from, picks, gathers, spans);
+		code = gather_heads(engine, side, to, from, picks, gathers, spans);
 	else
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory to copy a cache");
 	free(gathers);
 	free(spans);
 	return code;
-}
-
-static void copy_positions(const struct gg_engine *engine, struct gg_cache *to,
-			   const struct gg_cache *from, const struct gg_pick *picks)
-{
-	for (uint32_t g = 0; to->positions && g < engine->net.n_kv_heads; g++) {
-		int32_t *target = to->positions + to->first[g];
-
-		if (from->positions)
-			copy_rows(&picks[g], target, from->positions + from->first[g], sizeof(*target));
-		else
-			number_rows(&picks[g], target);
-	}
 }
 
 int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
@@ -253,15 +231,13 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	if (!cache_new(engine, side, to, picks, room, positions))
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
 			       side == GG_GPU ? " on the GPU: a smaller gpu_layers leaves more" : "");
-	else if (from && side == GG_GPU)
-		code = copy_on_gpu(engine, to, from, picks);
 	else if (from)
-		copy_on_host(engine, to, from, picks);
+		code = copy_rows(engine, side, to, from, picks);
 	if (code) {
 		gg_cache_free(to);
 		return code;
 	}
-	if (from)
-		copy_positions(engine, to, from, picks);
+	for (uint32_t g = 0; positions && !from->positions && g < engine->net.n_kv_heads; g++)
+		number_rows(&picks[g], to->positions + to->first[g]);
 	return KVMOD_OK;
 }
