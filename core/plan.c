@@ -18,19 +18,9 @@ struct plan_sizes {
 	size_t spans, counts, indices;		/* elements */
 };
 
-static uint32_t longest_head(const struct kvmod_segment *s)
-{
-	uint32_t n = 0;
-
-	for (uint32_t g = 0; g < s->n_kv_heads; g++)
-		if (kvmod_head_at(s, g)->n > n)
-			n = kvmod_head_at(s, g)->n;
-	return n;
-}
-
 static uint32_t spans_of(const struct kvmod_segment *s)
 {
-	uint32_t n = longest_head(s) / 2 + 1;	/* more cannot be disjoint and apart */
+	uint32_t n = kvmod_longest_head(s) / 2 + 1;	/* more cannot be disjoint and apart */
 
 	return n < 2 ? 2 : n < MAX_SPANS ? n : MAX_SPANS;
 }
@@ -44,7 +34,7 @@ static struct plan_sizes sizes_of(const struct kvmod_request *request)
 
 		sizes.spans += spans_of(s);
 		sizes.counts += s->n_kv_heads;
-		sizes.indices += (size_t)s->n_kv_heads * longest_head(s);
+		sizes.indices += (size_t)s->n_kv_heads * kvmod_longest_head(s);
 	}
 	return sizes;
 }
@@ -78,7 +68,7 @@ int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **out)
 		keep->spans = spans;
 		keep->counts = numbers;
 		keep->indices = numbers + s->n_kv_heads;
-		keep->index_stride = longest_head(s);
+		keep->index_stride = kvmod_longest_head(s);
 		keep->loss = NAN;
 		spans += keep->max_spans;
 		numbers = keep->indices + s->n_kv_heads * keep->index_stride;

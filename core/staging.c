@@ -123,13 +123,9 @@ static void add_queries(struct stager *st, struct kvmod_segment *s)
 static void add_numbers(struct stager *st, struct kvmod_view *view, const struct kvmod_segment *s)
 {
 	const struct kvmod_view from = *view;
-	uint32_t group = s->n_q_heads / s->n_kv_heads, n = 0;
-	uint64_t at, room;
+	uint32_t group = s->n_q_heads / s->n_kv_heads;
+	uint64_t room = kvmod_longest_head(s) * sizeof(float), at;
 
-	for (uint32_t g = 0; g < s->n_kv_heads; g++)
-		if (s->heads[g].n > n)
-			n = s->heads[g].n;
-	room = n * sizeof(float);
 	at = place(st, view, room * s->n_q_heads, sizeof(float), room);
 	for (uint32_t h = 0; h < s->n_q_heads; h++)
 		add_piece(st, (const char *)from.data + h * from.head_stride, at + h * room, 1,

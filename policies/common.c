@@ -80,8 +80,7 @@ struct kv_extent kv_extent(const struct kvmod_request *request)
 		most.n_kv_heads = larger(most.n_kv_heads, segment->n_kv_heads);
 		most.head_dim = larger(most.head_dim, segment->head_dim);
 		most.group = larger(most.group, segment->n_q_heads / segment->n_kv_heads);
-		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
-			most.n = larger(most.n, kvmod_head_at(segment, g)->n);
+		most.n = larger(most.n, kvmod_longest_head(segment));
 	}
 	return most;
 }

@@ -93,15 +93,6 @@ static void go_on(const struct kv_attend_job *job, struct kv_attend_task *next, 
 	next->limits += t->n_rows;
 }
 
-static uint32_t longest(const struct kvmod_segment *s)
-{
-	uint32_t n = 0;
-
-	for (uint32_t g = 0; g < s->n_kv_heads; g++)
-		n = kvmod_head_at(s, g)->n > n ? kvmod_head_at(s, g)->n : n;
-	return n;
-}
-
 static void set_views(const struct kv_attend_job *job, struct kv_attend_task *t,
 		      const struct kvmod_segment *s, uint32_t g, uint32_t amount)
 {
@@ -127,7 +118,7 @@ static struct kv_attend_task walk(const struct kv_attend_job *job, const struct 
 
 	for (uint32_t i = 0; i < job->n_segments; i++) {
 		const struct kvmod_segment *s = segments[i];
-		uint32_t stride = longest(s);
+		uint32_t stride = kvmod_longest_head(s);
 
 		for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 			const struct kvmod_head *head = kvmod_head_at(s, g);

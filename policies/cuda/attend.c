@@ -170,16 +170,6 @@ static cudaError_t copy_lists(const struct kvmod_request *request, const struct 
 				 segment->n_kv_heads, cudaMemcpyDeviceToHost, request->stream);
 }
 
-static uint32_t longest(const struct kvmod_segment *segment)
-{
-	uint32_t n = 0;
-
-	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
-		if (kvmod_head_at(segment, g)->n > n)
-			n = kvmod_head_at(segment, g)->n;
-	return n;
-}
-
 static void fail(const struct kvmod_host *host, struct kvmod_keep *keep, int32_t status, bool *said)
 {
 	keep->status = status;
@@ -203,7 +193,7 @@ static cudaError_t read_answers(const struct kvmod_host *kvmod, const struct kvm
 	for (uint32_t i = 0; i < picks->n && error == cudaSuccess; i++) {
 		struct kvmod_keep *keep = kvmod_keep_at(plan, picks->numbers[i]);
 		const struct kvmod_segment *segment = picks->segments[i];
-		uint32_t stride = longest(segment);
+		uint32_t stride = kvmod_longest_head(segment);
 
 		if (results[i].status)
 			fail(kvmod, keep, results[i].status, &said);

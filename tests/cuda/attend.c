@@ -89,23 +89,14 @@ void attend_free(struct attend *a)
 	free(a->amounts);
 }
 
-static uint32_t longest(const struct kvmod_segment *s)
-{
-	uint32_t n = 0, g;
-
-	for (g = 0; g < s->n_kv_heads; g++)
-		n = s->heads[g].n > n ? s->heads[g].n : n;
-	return n;
-}
-
 const uint32_t *attend_indices(const struct attend *a, uint32_t i, uint32_t g)
 {
 	const uint32_t *first = a->host.indices;
 	uint32_t j;
 
 	for (j = 0; j < i; j++)
-		first += (size_t)a->job.n_kv_heads * longest(&a->caches[j].segment);
-	return first + (size_t)g * longest(&a->caches[i].segment);
+		first += (size_t)a->job.n_kv_heads * kvmod_longest_head(&a->caches[j].segment);
+	return first + (size_t)g * kvmod_longest_head(&a->caches[i].segment);
 }
 
 /* --- double arithmetic --------------------------------------------------------------- */
@@ -499,7 +490,7 @@ bool attend_is_right(const struct attend *a, uint32_t i, char *why, size_t room)
 {
 	const struct kvmod_segment *s = &a->caches[i].segment;
 	const struct kv_attend_params *p = &a->job.params;
-	uint32_t amount = a->amounts[(size_t)i * s->n_kv_heads], stride = longest(s) + 1;
+	uint32_t amount = a->amounts[(size_t)i * s->n_kv_heads], stride = kvmod_longest_head(s) + 1;
 	uint32_t norm_rows = p->rule == KV_ATTEND_NORM ? amount : p->rule == KV_ATTEND_MASS;
 	uint32_t rows = norm_rows > p->window ? norm_rows : p->window;
 	struct truth t = { .c = &a->caches[i], .s = s, .p = p, .amounts = a->amounts + (size_t)i * s->n_kv_heads,

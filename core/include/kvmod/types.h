@@ -248,6 +248,17 @@ kvmod_head_at(const struct kvmod_segment *segment, uint32_t g)
 			segment->head_stride, g);
 }
 
+/* Cached positions of the KV head that has most. */
+static inline uint32_t kvmod_longest_head(const struct kvmod_segment *segment)
+{
+	uint32_t n = 0;
+
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+		if (kvmod_head_at(segment, g)->n > n)
+			n = kvmod_head_at(segment, g)->n;
+	return n;
+}
+
 static inline struct kvmod_keep *kvmod_keep_at(const struct kvmod_plan *plan, uint32_t i)
 {
 	return KVMOD_AT(struct kvmod_keep, plan->keeps, plan->keep_stride, i);
