@@ -3,6 +3,7 @@
 #include "plugins/cuda/cuda.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "config.h"
@@ -86,15 +87,10 @@ static void cuda_close(void *self_)
 
 static int32_t cuda_alloc(void *self, uint64_t bytes, void **memory)
 {
-	const struct kvmod_host *host = host_of(self);
-	cudaError_t error = cudaMalloc(memory, bytes);
+	char what[64];
 
-	if (error == cudaSuccess)
-		return 0;
-	cudaGetLastError();
-	return host->fail(host->ctx, error == cudaErrorMemoryAllocation ? KVMOD_ENOMEM : KVMOD_EDEVICE,
-			  "no %llu bytes on the GPU: %s", (unsigned long long)bytes,
-			  cudaGetErrorString(error));
+	snprintf(what, sizeof(what), "no %llu bytes on the GPU", (unsigned long long)bytes);
+	return kv_cuda_say(host_of(self), cudaMalloc(memory, bytes), what);
 }
 
 static void cuda_free(void *self, void *memory)
