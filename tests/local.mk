@@ -12,15 +12,7 @@ AM_TESTS_ENVIRONMENT = CK_TIMEOUT_MULTIPLIER=$${CK_TIMEOUT_MULTIPLIER:-10}; \
 	export HAVE_CHECK HAVE_CUDA HAVE_GGML;
 
 # Tests that are not built are skipped aloud.
-if HAVE_CHECK
-if HAVE_CUDA
-if !HAVE_GGML
-TESTS += tests/skipped.test.sh
-endif
-else
-TESTS += tests/skipped.test.sh
-endif
-else
+if !ALL_BUILT
 TESTS += tests/skipped.test.sh
 endif
 EXTRA_DIST += tests/skipped.test.sh
