@@ -16,6 +16,16 @@ void cuda_check(int error, const char *what, const char *file, int line)
 	exit(1);
 }
 
+bool gpu_there(void)
+{
+	int n;
+
+	if (cudaGetDeviceCount(&n) == cudaSuccess && n > 0)
+		return true;
+	printf("SKIP: no GPU: %s\n", cudaGetErrorString(cudaGetLastError()));
+	return false;
+}
+
 static void *allocate(size_t bytes)
 {
 	void *p = malloc(bytes + 1);

@@ -8,6 +8,9 @@
 #include "kernels/cuda/refreekv.h"
 #include "tests/random.h"
 
+/* Is there a GPU? If not, says why, as a test that is skipped (exit status 77) has to. */
+bool gpu_there(void);
+
 /* How a cache's segments look; all of them alike but for n. */
 struct shape {
 	uint32_t n_q_heads, n_kv_heads, dim;

@@ -14,6 +14,7 @@ CUDA_BENCHES = \
 CUDA_CHECKS = \
 	tests/cuda/attend.c \
 	tests/cuda/attend.h \
+	tests/cuda/checks.h \
 	tests/cuda/gpu.c \
 	tests/cuda/gpu.h \
 	tests/cuda/test_attend.c \
@@ -28,20 +29,20 @@ CUDA_TEST_LIBS = libkernels_cuda.la libvectors.la libkernels.la $(CUDA_LIBS) $(L
 
 check_PROGRAMS += $(CUDA_TESTS) $(CUDA_BENCHES:.cu=)
 TESTS += $(CUDA_TESTS) tests/cuda/run.test.sh
-tests_cuda_test_attend_SOURCES = tests/cuda/test_attend.c tests/cuda/attend.c tests/cuda/attend.h \
+tests_cuda_test_attend_SOURCES = tests/cuda/test_attend.c tests/cuda/checks.h tests/cuda/attend.c tests/cuda/attend.h \
 	tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_attend_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_attend_LDADD = libpolicies.la $(CUDA_TEST_LIBS)
-tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/gpu.c tests/cuda/gpu.h
+tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
-tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c
+tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c tests/cuda/checks.h
 tests_cuda_test_policies_CPPFLAGS = $(AM_CPPFLAGS) -DMODULES='"$(abs_builddir)/.libs"'
 tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)
-tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/gpu.c tests/cuda/gpu.h
+tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
-tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c plugins/cuda/device.c \
+tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c tests/cuda/checks.h plugins/cuda/device.c \
 	policies/cuda/attend.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c
 tests_cuda_test_workspace_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)

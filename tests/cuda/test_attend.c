@@ -15,19 +15,9 @@
 #include "core/cli/vectors.h"
 #include "policies/common.h"
 #include "tests/cuda/attend.h"
+#include "tests/cuda/checks.h"
 
 static bool quick;
-static unsigned checks, failures;
-
-#define CHECK(ok, ...) do {			\
-	checks++;				\
-	if (!(ok)) {				\
-		failures++;			\
-		printf("FAIL %s: ", __func__);	\
-		printf(__VA_ARGS__);		\
-		printf("\n");			\
-	}					\
-} while (0)
 
 static const struct kv_attend_params usual[] = {
 	{ KV_ATTEND_TOP, 0, 32, 32, 5, 0, 0 },
@@ -511,7 +501,7 @@ int main(int argc, char **argv)
 {
 	const char *golden = GOLDEN "policies.txt";
 	bool million = false;
-	int i, devices;
+	int i;
 
 	for (i = 1; i < argc; i++)
 		if (!strcmp(argv[i], "--quick"))
@@ -520,10 +510,8 @@ int main(int argc, char **argv)
 			million = true;
 		else
 			golden = argv[i];
-	if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-		printf("SKIP: no GPU: %s\n", cudaGetErrorString(cudaGetLastError()));
+	if (!gpu_there())
 		return 77;
-	}
 	if (!quick)
 		test_golden(golden);
 	test_shapes();

@@ -10,11 +10,10 @@
 
 #include "kernels/cpu/gather.h"
 #include "kernels/cuda/gather.h"
+#include "tests/cuda/checks.h"
 #include "tests/cuda/gpu.h"
 
 #define GATHERS 12
-
-static unsigned checks, failures;
 
 struct plan {
 	struct kvmod_gather g[GATHERS];
@@ -119,11 +118,8 @@ static void run(struct kv_random *r, uint32_t n, uint32_t row, uint32_t gap, uin
 			exit(1);
 	CUDA(cudaDeviceSynchronize());
 	CUDA(cudaMemcpy(got, device, bytes, cudaMemcpyDeviceToHost));
-	checks++;
-	if (memcmp(got, expected, bytes)) {
-		failures++;
-		printf("FAIL n=%u row=%u gap=%u offset=%u in place %d\n", n, row, gap, offset, in_place);
-	}
+	CHECK(!memcmp(got, expected, bytes), "n=%u row=%u gap=%u offset=%u in place %d", n, row, gap,
+	      offset, in_place);
 	for (i = 0; i < GATHERS; i++)
 		free(plan.indices[i]);
 	CUDA(cudaFree(device));
@@ -138,12 +134,9 @@ int main(int argc, char **argv)
 	static const uint32_t rows[] = { 16, 256, 136, 68, 34, 20, 1, 40000 };
 	uint32_t rounds = argc > 1 && !strcmp(argv[1], "--quick") ? 1 : 12, i, j;
 	struct kv_random r = { 42 };
-	int devices;
 
-	if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-		printf("SKIP: no GPU: %s\n", cudaGetErrorString(cudaGetLastError()));
+	if (!gpu_there())
 		return 77;
-	}
 	for (i = 0; i < rounds; i++)
 		for (j = 0; j < sizeof(rows) / sizeof(*rows); j++) {
 			uint32_t n = kv_random_range(&r, 1, rows[j] > 1000 ? 40 : 3000);

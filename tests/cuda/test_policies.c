@@ -14,19 +14,10 @@
 #include <kvmod/kvmod.h>
 
 #include "core/cli/madeup.h"
+#include "tests/cuda/checks.h"
 #include "tests/random.h"
 
-static unsigned checks, failures, sets, different;
-
-#define CHECK(ok, ...) do {			\
-	checks++;				\
-	if (!(ok)) {				\
-		failures++;			\
-		printf("FAIL ");		\
-		printf(__VA_ARGS__);		\
-		printf("\n");			\
-	}					\
-} while (0)
+static unsigned sets, different;
 
 /* A policy, with parameters, on both sides. */
 struct pair {

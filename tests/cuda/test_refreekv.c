@@ -11,20 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/cuda/checks.h"
 #include "tests/cuda/gpu.h"
 
 static bool quick;
-static unsigned checks, failures;
-
-#define CHECK(ok, ...) do {			\
-	checks++;				\
-	if (!(ok)) {				\
-		failures++;			\
-		printf("FAIL %s: ", __func__);	\
-		printf(__VA_ARGS__);		\
-		printf("\n");			\
-	}					\
-} while (0)
 
 static const struct kv_refreekv_params usual = { 0.01, 4, 1, 0, 1 };
 static const struct shape plain = { 8, 2, 64, KVMOD_BF16, KVMOD_F32, 1, 0, 0, false, 0.125f, 0, 2 };
@@ -382,7 +372,7 @@ int main(int argc, char **argv)
 {
 	const char *golden = GOLDEN "refreekv.txt";
 	bool million = false;
-	int i, devices;
+	int i;
 
 	for (i = 1; i < argc; i++)
 		if (!strcmp(argv[i], "--quick"))
@@ -391,10 +381,8 @@ int main(int argc, char **argv)
 			million = true;
 		else
 			golden = argv[i];
-	if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-		printf("SKIP: no GPU: %s\n", cudaGetErrorString(cudaGetLastError()));
+	if (!gpu_there())
 		return 77;
-	}
 	test_golden(golden);
 	test_shapes();
 	test_views();

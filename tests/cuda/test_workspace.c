@@ -12,22 +12,12 @@
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
 #include "policies/snapkv.h"
+#include "tests/cuda/checks.h"
 
 #define DIM 64u
 #define WINDOW 8u
 #define MOST_HEADS 8u
 #define MOST_SEGMENTS 3u
-
-static unsigned failures;
-
-#define CHECK(ok, ...) do {			\
-	if (!(ok)) {				\
-		failures++;			\
-		printf("FAIL ");		\
-		printf(__VA_ARGS__);		\
-		printf("\n");			\
-	}					\
-} while (0)
 
 /* --- a request whose numbers nobody reads --------------------------------------- */
 
@@ -172,6 +162,6 @@ int main(void)
 	layers_with_more_heads();
 	older_segments();
 	strides();
-	printf("%u failures\n", failures);
+	printf("%u checks, %u failures\n", checks, failures);
 	return failures != 0;
 }
