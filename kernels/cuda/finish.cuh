@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Where a segment is cut, by the block that finishes it: from the sums of the
- * tiles to the tile, from the sums of its parts to the part, and from its sixteen
+ * tiles to the tile, from the sums of its parts to the part, and from its
  * positions, whose attention is computed once more, to the position.
  *
  * Every step is the same: a range is cut into 32, eight lanes sum up for a query
@@ -29,8 +29,10 @@ struct kv_heads {
 	float norm[KV_MAX_HEADS];	/* of its attention */
 	float inverse[KV_MAX_HEADS];	/* 1 / (its sum of squares); 0 if that is 0 */
 	float sink2[KV_MAX_HEADS];	/* squares that are in the norm and always kept */
-	float before[KV_MAX_HEADS][32], after[KV_MAX_HEADS][32];	/* squares on both sides of a child */
-	float attention[KV_MAX_HEADS][KV_PART];	/* of positions, as 2^(x - reference) */
+	struct kv_children_of {
+		float before[32], after[32];	/* squares on both sides of a child */
+		float attention[KV_LONG_PART + 4];	/* of positions, as 2^(x - reference); and away from the next one's bank */
+	} of[KV_MAX_HEADS];		/* there is memory for those that there are */
 };
 
 /* A cut that is being closed in on. */
@@ -206,17 +208,17 @@ static __device__ __forceinline__ void kv_children(const struct kv_launch &p, co
 				x[k] += kv_scaled(t[k].sum2, t[k].max - reference);
 		}
 	} else if (f.range == KV_PARTS && child < f.count) {
-		float4 sum2 = *(const float4 *)&p.parts[(cell + f.tile) * f.count + child];
+		float4 sum2 = *(const float4 *)&p.parts[(cell + f.tile) * KV_TILE_PARTS + child];
 		float max = p.cells[cell + f.tile].max - reference;
 
 		x[0] = kv_scaled(sum2.x, max);
 		x[1] = kv_scaled(sum2.y, max);
 		x[2] = kv_scaled(sum2.z, max);
 		x[3] = kv_scaled(sum2.w, max);
-	} else if (f.range >= KV_POSITIONS && child < KV_PART) {
+	} else if (f.range >= KV_POSITIONS && child < kv_part(w.s.batches)) {
 #pragma unroll
 		for (int k = 0; k < 4; k++)
-			x[k] = heads->attention[h][child + k] * heads->attention[h][child + k];
+			x[k] = heads->of[h].attention[child + k] * heads->of[h].attention[child + k];
 	}
 }
 
@@ -273,8 +275,8 @@ static __device__ __forceinline__ float kv_losses(struct kv_heads *heads, uint32
 	if (there && cut.steps == 0) {
 		after[3] += heads->sink2[h];
 	} else if (there && cut.child < 32) {
-		before[0] += heads->before[h][cut.child];
-		after[3] += heads->after[h][cut.child];
+		before[0] += heads->of[h].before[cut.child];
+		after[3] += heads->of[h].after[cut.child];
 	}
 	__syncwarp();
 #pragma unroll
@@ -293,8 +295,8 @@ static __device__ __forceinline__ float kv_losses(struct kv_heads *heads, uint32
 		loss[k] += norm * kv_loss(dropped, kept);
 	}
 	if (there) {
-		*(float4 *)&heads->before[h][child] = make_float4(before[0], before[1], before[2], before[3]);
-		*(float4 *)&heads->after[h][child] = make_float4(after[0], after[1], after[2], after[3]);
+		*(float4 *)&heads->of[h].before[child] = make_float4(before[0], before[1], before[2], before[3]);
+		*(float4 *)&heads->of[h].after[child] = make_float4(after[0], after[1], after[2], after[3]);
 	}
 	return norm;
 }
@@ -372,14 +374,14 @@ static __device__ __forceinline__ bool kv_has_norm(const struct kv_cut &cut)
 /* What to cut after a step; false if there is nothing more. */
 static __device__ __forceinline__ bool kv_narrow(const struct kv_launch &p, const struct kv_place &w,
 						 struct kv_heads *heads, struct kv_cut *cut,
-						 struct kv_search *f, uint32_t parts)
+						 struct kv_search *f)
 {
 	if (f->range == KV_TILES) {
 		f->tile = min(f->tile + cut->child * f->count, w.n_tiles - 1);
 		f->end = min(f->tile + f->count, f->end);
 		if (f->count > 1)
 			return true;
-		f->begin = f->tile * parts * KV_PART;
+		f->begin = f->tile * w.s.batches * KV_BATCH;
 		f->range = KV_PARTS;
 		if (p.norm_all && kv_sinks_suffice(p, heads, cut->full)) {
 			f->range = KV_SINKS;
@@ -389,27 +391,29 @@ static __device__ __forceinline__ bool kv_narrow(const struct kv_launch &p, cons
 		return kv_has_norm(*cut);
 	}
 	if (f->range == KV_PARTS) {
-		f->begin += cut->child * KV_PART;
+		f->begin += cut->child * kv_part(w.s.batches);
 		f->range = KV_POSITIONS;
 		return true;
 	}
 	if (f->range == KV_SINKS && cut->loss > p.params.threshold * cut->full) {
-		f->begin += KV_PART;
+		f->begin += kv_part(w.s.batches);
 		return f->begin < p.sinks;
 	}
 	return false;
 }
 
-static __device__ __forceinline__ void kv_set_children(const struct kv_place &w, struct kv_search *f, uint32_t parts)
+static __device__ __forceinline__ void kv_set_children(const struct kv_place &w, struct kv_search *f)
 {
+	uint32_t part = kv_part(w.s.batches), parts = w.s.batches * KV_BATCH / part;
+
 	if (f->range == KV_TILES) {
 		f->count = (f->end - f->tile + 31) / 32;
 		f->n = (f->end - f->tile + f->count - 1) / f->count;
 	} else if (f->range == KV_PARTS) {
 		f->count = parts;
-		f->n = (min(w.s.n - f->begin, parts * KV_PART) + KV_PART - 1) / KV_PART;
+		f->n = (min(w.s.n - f->begin, parts * part) + part - 1) / part;
 	} else {
-		f->n = min(w.s.n - f->begin, KV_PART);
+		f->n = min(w.s.n - f->begin, part);
 	}
 }
 
@@ -427,12 +431,12 @@ static __device__ __forceinline__ void kv_make_up(const struct kv_launch &p, str
 }
 
 /*
- * `again` computes the attention of sixteen positions for all query heads into
+ * `again` computes the attention of a part for all query heads into
  * heads->attention. A rehearsal goes through all of it once, with no result.
  */
 template <class Again>
 static __device__ __forceinline__ struct kv_refreekv_result
-kv_finish(const struct kv_launch &p, const struct kv_place &w, struct kv_heads *heads, uint32_t parts,
+kv_finish(const struct kv_launch &p, const struct kv_place &w, struct kv_heads *heads,
 	  const Again &again, bool rehearsal)
 {
 	struct kv_search f = { rehearsal ? KV_POSITIONS : KV_TILES, 0, w.n_tiles, 0, 0, 1 };
@@ -441,14 +445,14 @@ kv_finish(const struct kv_launch &p, const struct kv_place &w, struct kv_heads *
 	bool more;
 
 	do {
-		kv_set_children(w, &f, parts);
+		kv_set_children(w, &f);
 		if (f.range >= KV_POSITIONS) {
 			__syncthreads();
 			again(p, w, heads, f.begin, f.range == KV_SINKS);
 			__syncthreads();
 		}
 		kv_step(p, w, heads, &cut, f);
-		more = kv_narrow(p, w, heads, &cut, &f, parts);
+		more = kv_narrow(p, w, heads, &cut, &f);
 	} while (more);
 	if (!kv_has_norm(cut))
 		return kv_result(p, w, 0, cut.full == 0 ? KV_REFREEKV_FLAT : KVMOD_ENUMERIC, cut.full == 0 ? 0 : NAN);

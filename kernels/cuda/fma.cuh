@@ -9,7 +9,7 @@
 #include "kernels/cuda/keys.cuh"
 
 template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
-	enum { AHEAD = 0, KEPT = 1 };	/* see mma.cuh */
+	enum { AHEAD = 0 };		/* see mma.cuh */
 
 	/* Keys g and g + 8, still in memory. */
 	struct Batch {

@@ -25,11 +25,12 @@ struct kv_item {
 	struct kv_queries q;
 	size_t cell;			/* of the first query head of the group */
 	uint32_t next_head;		/* cells from one query head to the next */
-	uint32_t segment, tile, limit;	/* the tile is numbered in its segment */
+	uint32_t segment, limit;
+	uint32_t begin, batches;	/* the tile's first position; its size */
 	uint32_t valid;			/* 0: there are no more */
 };
 
-/* What the warps of a block found in each part of a tile, by query. */
+/* What the warps of a block found in each sixteen positions of a tile, by query. */
 struct kv_tile_sums {
 	float max[8][33], sum[8][33], sum2[8][33], sink2[8][33];
 };
@@ -47,23 +48,33 @@ template <class P> struct kv_reader {
 	struct kv_item items[4];	/* before, this, next, the one after it */
 };
 
-/* A block that finishes; it keeps in shared memory as many groups as have room. */
-template <class P> struct kv_finisher {
-	struct kv_heads heads;
-	struct kv_kept<P> kept[P::KEPT];
-};
-
+/* A block that finishes: behind its heads are the groups that it keeps there, p.kept of them. */
 template <class P> union kv_shared {
 	struct kv_reader<P> reader;
-	struct kv_finisher<P> finisher;
+	struct kv_heads heads;
 };
 
+/* Shared memory of a block; two that take more leave the L1 cache too small for the loads under way. */
+#define KV_SHARED_MOST 98304u
+
+template <class P> static size_t kv_size_shared(struct kv_launch *p)
+{
+	size_t heads = offsetof(struct kv_heads, of) + p->n_q_heads * sizeof(struct kv_heads::kv_children_of);
+	size_t groups = p->n_kv_heads * p->groups, room = 0;
+
+	if (heads < KV_SHARED_MOST)
+		room = (KV_SHARED_MOST - heads) / sizeof(struct kv_kept<P>);
+	p->kept = (uint32_t)(groups < room ? groups : room);
+	heads += p->kept * sizeof(struct kv_kept<P>);
+	return heads > sizeof(struct kv_reader<P>) ? heads : sizeof(struct kv_reader<P>);
+}
+
 template <class P>
-static __device__ __forceinline__ struct kv_kept<P> *kv_kept_group(const struct kv_launch &p, struct kv_finisher<P> &s,
+static __device__ __forceinline__ struct kv_kept<P> *kv_kept_group(const struct kv_launch &p, struct kv_heads &s,
 								   uint32_t segment, uint32_t u)
 {
-	if (u < P::KEPT)
-		return &s.kept[u];
+	if (u < p.kept)
+		return (struct kv_kept<P> *)&s.of[p.n_q_heads] + u;
 	u += segment * p.n_kv_heads * p.groups;
 	return (struct kv_kept<P> *)(p.stages + (size_t)u * p.stage_bytes);
 }
@@ -71,7 +82,7 @@ static __device__ __forceinline__ struct kv_kept<P> *kv_kept_group(const struct 
 /* By the block that will finish a segment. */
 template <class P>
 static __device__ __forceinline__ void kv_keep_groups(const struct kv_launch &p, const struct kv_place &w,
-						      struct kv_finisher<P> &s)
+						      struct kv_heads &s)
 {
 	uint32_t at = 64 * (threadIdx.x % 8), bytes = p.dim * (p.q_type == KVMOD_F32 ? 4 : 2);
 
@@ -79,7 +90,7 @@ static __device__ __forceinline__ void kv_keep_groups(const struct kv_launch &p,
 		kv_prefetch(w.s.q + h * w.s.q_head_stride + at);
 #pragma unroll 1
 	for (uint32_t u = threadIdx.x / 32; u < p.n_kv_heads * p.groups; u += KV_WARPS) {
-		struct kv_kept<P> *kept = kv_kept_group(p, s, w.segment, u);
+		struct kv_kept<P> *kept = kv_kept_group<P>(p, s, w.segment, u);
 		uint32_t g = u / p.groups;
 
 		P::stage(kept->stage, kv_group(p, w, g, u % p.groups), 0, 1);
@@ -89,31 +100,40 @@ static __device__ __forceinline__ void kv_keep_groups(const struct kv_launch &p,
 	__syncthreads();
 }
 
-/* Attention of sixteen positions, by a warp for each group of heads. */
+/* Attention of a part, by a warp for each group of heads. */
 template <class P> struct kv_again_last {
-	struct kv_finisher<P> &s;
+	struct kv_heads &s;
 
 	__device__ __forceinline__ void operator()(const struct kv_launch &p, const struct kv_place &w,
 						   struct kv_heads *heads, uint32_t begin, bool sinks) const
 	{
 		uint32_t lane = threadIdx.x % 32, limit = p.limits[w.s.first_limit];
+		uint32_t part = kv_part(w.s.batches);
 
 #pragma unroll 1
 		for (uint32_t u = threadIdx.x / 32; u < p.n_kv_heads * p.groups; u += KV_WARPS) {
-			const struct kv_kept<P> *kept = kv_kept_group(p, s, w.segment, u);
+			const struct kv_kept<P> *kept = kv_kept_group<P>(p, s, w.segment, u);
 			uint32_t g = u / p.groups, first = g * p.ratio + u % p.groups * 8;
-			typename P::Batch batch;
+			typename P::Batch batch, second;
 			float acc[4];
 
 			P::load(batch, kept->keys, begin);
-			P::dots(kept->stage, batch, acc);
-			for (int i = 0; i < 4; i++) {
-				uint32_t h = first + 2 * (lane % 4) + i % 2, row = lane / 4 + i / 2 * 8;
-				uint32_t at = begin + row;
+			if (P::AHEAD && part > 16)
+				P::load(second, kept->keys, begin + 16);
+#pragma unroll 1
+			for (uint32_t row = lane / 4; row < part; row += 16) {
+				P::dots(kept->stage, batch, acc);
+				for (int i = 0; i < 4; i++) {
+					uint32_t h = first + 2 * (lane % 4) + i % 2, at = begin + row + i / 2 * 8;
 
-				if (h < min(first + 8, (g + 1) * p.ratio))
-					heads->attention[h][row] = at < limit && (at < p.sinks) == sinks ?
-						exp2f(kv_logit(p, acc[i]) - heads->reference[h]) : 0;
+					if (h < min(first + 8, (g + 1) * p.ratio))
+						heads->of[h].attention[at - begin] = at < limit && (at < p.sinks) == sinks ?
+							exp2f(kv_logit(p, acc[i]) - heads->reference[h]) : 0;
+				}
+				if (P::AHEAD)
+					batch = second;
+				else if (row + 16 < part)
+					P::load(batch, kept->keys, begin + 16);
 			}
 		}
 	}
@@ -142,7 +162,8 @@ static __device__ __forceinline__ void kv_fill_item(const struct kv_launch &p, u
 	item->cell = kv_cell_at(p, w, g * p.ratio + 8 * group, tile);
 	item->next_head = kv_padded(w.n_tiles);
 	item->segment = w.segment;
-	item->tile = tile;
+	item->begin = tile * w.s.batches * KV_BATCH;
+	item->batches = w.s.batches;
 	item->limit = p.limits[w.s.first_limit];
 	item->valid = 1;
 }
@@ -156,7 +177,7 @@ static __device__ __forceinline__ uint32_t kv_next_item(const struct kv_launch &
 }
 
 /*
- * From the logits of a part's keys, at `at` and `at` + 8 in this lane, to its
+ * From the logits of sixteen keys, at `at` and `at` + 8 in this lane, to its
  * largest, the sum of exp(x - largest) and of the squares.
  */
 static __device__ __forceinline__ void kv_part_sums(const struct kv_launch &p, const float x[4], uint32_t at,
@@ -189,18 +210,18 @@ static __device__ __forceinline__ void kv_part_sums(const struct kv_launch &p, c
 	}
 }
 
-/* From a tile's parts to the tile, and all that to memory, by a warp for each query. */
-template <int B>
+/* From that to the sums of the tile and of its parts, all to memory, by a warp for each query. */
 static __device__ __forceinline__ void kv_end_item(const struct kv_launch &p, const struct kv_item &item,
 						   const struct kv_tile_sums *sums)
 {
 	uint32_t column = threadIdx.x / 32, lane = threadIdx.x % 32;
+	uint32_t step = kv_part(item.batches) / 16;
 	size_t cell = item.cell + column * item.next_head;
-	float max = -FLT_MAX, sum = 0, sum2 = 0, sink2 = 0, all, e;
+	float max = -FLT_MAX, sum = 0, sum2 = 0, sink2 = 0, all, e, part;
 
 	if (column >= item.q.count)
 		return;
-	if (lane < B * KV_WARPS) {
+	if (lane < item.batches * KV_WARPS) {
 		max = sums->max[column][lane];
 		sum = sums->sum[column][lane];
 		sum2 = sums->sum2[column][lane];
@@ -211,8 +232,11 @@ static __device__ __forceinline__ void kv_end_item(const struct kv_launch &p, co
 	sum = kv_sum_warp(sum * e);
 	e *= e;
 	sum2 *= e;
-	if (lane < B * KV_WARPS)
-		kv_store_kept(&p.parts[cell * (B * KV_WARPS) + lane], sum2);
+	part = sum2;
+	if (step > 1)
+		part += __shfl_xor_sync(KV_LANES, sum2, 1);
+	if (lane < item.batches * KV_WARPS && lane % step == 0)
+		kv_store_kept(&p.parts[cell * KV_TILE_PARTS + lane / step], part);
 	sum2 = kv_sum_warp(sum2);
 	sink2 = kv_sum_warp(sink2 * e);
 	if (lane == 0) {
@@ -223,17 +247,17 @@ static __device__ __forceinline__ void kv_end_item(const struct kv_launch &p, co
 }
 
 /* Warps take turns, sixteen keys each: the first of this warp's batch b of an item. */
-template <int B> static __device__ __forceinline__ uint32_t kv_batch(const struct kv_item &item, uint32_t b)
+static __device__ __forceinline__ uint32_t kv_batch(const struct kv_item &item, uint32_t b)
 {
-	return 16 * (item.tile * B * KV_WARPS + b * KV_WARPS + threadIdx.x / 32);
+	return item.begin + 16 * (b * KV_WARPS + threadIdx.x / 32);
 }
 
 /*
- * This warp's 16 B keys of an item. Of a path that loads a batch ahead, the first
+ * This warp's keys of an item. Of a path that loads a batch ahead, the first
  * are in `batch`, and then the next item's. A limit of 0: nothing, to go through
  * the code once while the first keys are on their way.
  */
-template <class P, int B>
+template <class P>
 static __device__ __forceinline__ void kv_read_item(const struct kv_launch &p, const struct kv_item &item,
 						    const struct kv_item &next, typename P::Batch &batch, uint32_t limit,
 						    const typename P::Stage &stage, struct kv_tile_sums *sums,
@@ -249,13 +273,13 @@ static __device__ __forceinline__ void kv_read_item(const struct kv_launch &p, c
 
 		P::clear(fetched);
 		if (P::AHEAD && ahead.valid)
-			P::template load<true>(fetched, ahead.keys, kv_batch<B>(ahead, b + 1 < batches ? b + 1 : 0));
+			P::template load<true>(fetched, ahead.keys, kv_batch(ahead, b + 1 < batches ? b + 1 : 0));
 		if (!P::AHEAD && limit)
-			P::template load<true>(batch, item.keys, kv_batch<B>(item, b));
+			P::template load<true>(batch, item.keys, kv_batch(item, b));
 		P::dots(stage, batch, x);
 		for (int i = 0; i < 4; i++)
 			x[i] = kv_logit(p, x[i]);
-		kv_part_sums(p, x, kv_batch<B>(item, b) + lane / 4, limit, part, sums);
+		kv_part_sums(p, x, kv_batch(item, b) + lane / 4, limit, part, sums);
 		if (P::AHEAD)
 			batch = fetched;
 	}
@@ -266,7 +290,7 @@ static __device__ __forceinline__ void kv_read_item(const struct kv_launch &p, c
  * soon as there is room for them, queries for the next item, items two ahead. That
  * a tile is done is said when the next one has been read.
  */
-template <class P, int B> static __device__ __forceinline__ void kv_work(const struct kv_launch &p, struct kv_reader<P> &s)
+template <class P> static __device__ __forceinline__ void kv_work(const struct kv_launch &p, struct kv_reader<P> &s)
 {
 	uint32_t warp = threadIdx.x / 32, drawn = blockIdx.x, done = p.n_segments;
 	typename P::Batch batch;
@@ -284,11 +308,11 @@ template <class P, int B> static __device__ __forceinline__ void kv_work(const s
 			drawn = kv_next_item(p, drawn, &s.items[(i + 2) & 3]);
 		if (next.valid)
 			P::stage(s.stages[(i + 1) & 1], next.q, warp, KV_WARPS);
-		kv_read_item<P, B>(p, item, next, batch, i < 0 ? 0 : item.limit, s.stages[i & 1], &s.sums[i & 1],
-				   i < 0 ? 1 : B);
+		kv_read_item<P>(p, item, next, batch, i < 0 ? 0 : item.limit, s.stages[i & 1], &s.sums[i & 1],
+				   i < 0 ? 1 : item.batches);
 		__syncthreads();
 		if (i >= 0)
-			kv_end_item<B>(p, item, &s.sums[i & 1]);
+			kv_end_item(p, item, &s.sums[i & 1]);
 		if (warp == KV_WARPS - 2) {
 			kv_say_done(p, done);
 			done = i < 0 ? done : item.segment;
@@ -304,8 +328,8 @@ template <class P, int B> static __device__ __forceinline__ void kv_work(const s
  * read. The code runs from memory the first time, so a block begins with a made-up
  * segment, while others read.
  */
-template <class P, int B>
-static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p, struct kv_finisher<P> &s,
+template <class P>
+static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p, struct kv_heads &s,
 						       uint32_t segment)
 {
 	uint32_t kept = p.n_segments;
@@ -322,13 +346,13 @@ static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p
 			continue;
 		}
 		if (kept != segment)
-			kv_keep_groups(p, w, s);
+			kv_keep_groups<P>(p, w, s);
 		kept = segment;
 		if (rehearsal)
 			kv_make_up(p, &w);
 		else
 			kv_wait_done(p, segment, w.n_tiles * p.n_kv_heads * p.groups);
-		r = kv_finish(p, w, &s.heads, B * KV_WARPS, kv_again_last<P>{ s }, rehearsal);
+		r = kv_finish(p, w, &s, kv_again_last<P>{ s }, rehearsal);
 		if (!rehearsal) {
 			if (threadIdx.x == 0)
 				p.results[segment] = r;
@@ -343,19 +367,19 @@ static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p
  * Blocks that read come first; those that finish wait for them, so none waits for
  * a block that cannot run.
  */
-template <class P, int B>
+template <class P>
 __global__ __launch_bounds__(32 * KV_WARPS, 2) void kv_decide_last(const __grid_constant__ struct kv_launch p)
 {
 	extern __shared__ uint4 memory[];
 	union kv_shared<P> &s = *(union kv_shared<P> *)memory;
 
 	if (blockIdx.x < p.workers) {
-		kv_work<P, B>(p, s.reader);
+		kv_work<P>(p, s.reader);
 		return;
 	}
 	if (blockIdx.x == p.workers)
 		kv_report_whole(p);
-	kv_end_segments<P, B>(p, s.finisher, blockIdx.x - p.workers);
+	kv_end_segments<P>(p, s.heads, blockIdx.x - p.workers);
 }
 
 #endif

@@ -34,6 +34,7 @@ struct kv_launch {
 	uint32_t interleaved;		/* or [segment][tile][KV head][group]: as keys lie in memory */
 	uint32_t blocks;		/* that run at once */
 	uint32_t workers;		/* that read, the others finish: of one row's decision */
+	uint32_t kept;			/* groups in the shared memory of a block that finishes */
 	uint32_t spare_cell;		/* where a segment of one tile can be made up */
 	uint32_t sinks, recent, norm_all;	/* as in params */
 };

@@ -88,10 +88,7 @@ static __device__ __forceinline__ uint4 kv_load_shared(const uint4 *p)
  * elements of T, exactly, so products are exact and sums are fp32.
  */
 template <class T, int CHUNKS> struct kv_mma {
-	enum {
-		AHEAD = CHUNKS < 8,		/* two batches fit in registers */
-		KEPT = CHUNKS >= 8 ? 4 : 8	/* groups that a finishing block has room for */
-	};
+	enum { AHEAD = CHUNKS < 8 };	/* two batches fit in registers */
 
 	/* What a lane has of a batch: of key g, of key g + 8. */
 	struct Batch {

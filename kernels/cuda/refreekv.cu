@@ -63,18 +63,18 @@ static uint32_t kv_finishers(const struct kv_launch &p)
 	return n < p.n_segments ? n : p.n_segments;
 }
 
-template <class P, int B>
+template <class P>
 static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
 {
 	uint32_t finishers = kv_finishers(p), room = p.blocks - finishers;
-	const size_t shared = sizeof(union kv_shared<P>);
-	cudaError_t err = cudaFuncSetAttribute(kv_decide_last<P, B>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+	const size_t shared = kv_size_shared<P>(&p);
+	cudaError_t err = cudaFuncSetAttribute(kv_decide_last<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
 					       (int)shared);
 
 	if (err != cudaSuccess)
 		return err;
 	p.workers = p.n_items < room ? p.n_items : room;
-	kv_decide_last<P, B><<<p.workers + finishers, 32 * KV_WARPS, shared, stream>>>(p);
+	kv_decide_last<P><<<p.workers + finishers, 32 * KV_WARPS, shared, stream>>>(p);
 	return cudaPeekAtLastError();
 }
 
@@ -95,9 +95,7 @@ static cudaError_t kv_launch_path(const struct kv_refreekv_job *job, const struc
 {
 	if (job->rows > 1)
 		return kv_launch_rows<P>(p, stream);
-	if (job->tile == KV_SMALL_TILE)
-		return kv_launch_last<P, KV_SMALL_BATCHES>(p, stream);
-	return kv_launch_last<P, KV_BATCHES>(p, stream);
+	return kv_launch_last<P>(p, stream);
 }
 
 template <class T, uint32_t TYPE>

@@ -46,7 +46,6 @@ struct kv_refreekv_job {
 	uint32_t k_type, q_type;
 	uint32_t aligned;		/* every key begins at a multiple of 16 bytes */
 	uint32_t interleaved;		/* the heads of a position lie side by side */
-	uint32_t tile;			/* positions that one block reads of one head */
 	uint32_t rows;			/* the most that a segment uses */
 	uint32_t n_tiles, n_cells, n_limits;
 	float scale, softcap;

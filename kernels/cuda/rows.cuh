@@ -12,13 +12,11 @@
 
 #include "kernels/cuda/finish.cuh"
 
-#define KV_ROWS_PARTS (KV_ROWS_BATCHES * KV_WARPS)
-
 template <class P> struct kv_rows_shared {
 	typename P::Stage stages[KV_WARPS];	/* the first is the block's, too */
 	struct kv_heads heads;
 	float max[KV_WARPS][8], sum[KV_WARPS][8];
-	float sum2[KV_WARPS], sink2[KV_WARPS];
+	float sum2[KV_BATCHES * KV_WARPS], sink2[KV_WARPS];	/* of sixteen positions; of a warp */
 	uint32_t item, last;
 };
 
@@ -53,7 +51,7 @@ static __device__ __forceinline__ size_t kv_row_index(const struct kv_launch &p,
 /* First position of batch b of a tile, for this warp and lane. */
 static __device__ __forceinline__ uint32_t kv_row_position(uint32_t tile, int b)
 {
-	return 16 * (tile * KV_ROWS_PARTS + b * KV_WARPS + threadIdx.x / 32) + threadIdx.x % 32 / 4;
+	return 16 * (tile * KV_BATCHES * KV_WARPS + b * KV_WARPS + threadIdx.x / 32) + threadIdx.x % 32 / 4;
 }
 
 /* Largest logit and sum of eight rows over a tile, by the block. */
@@ -63,11 +61,11 @@ static __device__ void kv_rows_stats(const struct kv_launch &p, const struct kv_
 {
 	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = threadIdx.x;
 	typename P::Batch batch;
-	float x[KV_ROWS_BATCHES][4], max[2] = { -FLT_MAX, -FLT_MAX }, sum[2] = { 0, 0 };
+	float x[KV_BATCHES][4], max[2] = { -FLT_MAX, -FLT_MAX }, sum[2] = { 0, 0 };
 	uint32_t limit[2] = { kv_row_limit(p, w, row, 0), kv_row_limit(p, w, row, 1) };
 
 #pragma unroll
-	for (int b = 0; b < KV_ROWS_BATCHES; b++) {
+	for (int b = 0; b < KV_BATCHES; b++) {
 		uint32_t at = kv_row_position(tile, b);
 
 		P::load(batch, k, at - lane / 4);
@@ -81,7 +79,7 @@ static __device__ void kv_rows_stats(const struct kv_launch &p, const struct kv_
 	}
 	for (int c = 0; c < 2; c++) {
 		max[c] = kv_max_keys(max[c]);
-		for (int b = 0; b < KV_ROWS_BATCHES; b++)
+		for (int b = 0; b < KV_BATCHES; b++)
 			sum[c] += exp2f(x[b][c] - max[c]) + exp2f(x[b][2 + c] - max[c]);
 		sum[c] = kv_sum_keys(sum[c]);
 		if (lane < 4) {
@@ -158,7 +156,7 @@ static __device__ void kv_rows_squares(const struct kv_launch &p, const struct k
 {
 	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 	size_t cell = kv_cell_at(p, w, head, tile);
-	float a[KV_ROWS_BATCHES][2] = {}, acc[4], sum2 = 0, sink2 = 0;
+	float a[KV_BATCHES][2] = {}, acc[4], sum2 = 0, sink2 = 0;
 	typename P::Batch batch;
 
 	for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
@@ -166,14 +164,14 @@ static __device__ void kv_rows_squares(const struct kv_launch &p, const struct k
 		P::stage(s.stages[0], kv_rows_of(p, w, head, row), warp, KV_WARPS);
 		__syncthreads();
 #pragma unroll
-		for (int b = 0; b < KV_ROWS_BATCHES; b++) {
+		for (int b = 0; b < KV_BATCHES; b++) {
 			P::load(batch, k, kv_row_position(tile, b) - lane / 4);
 			P::dots(s.stages[0], batch, acc);
 			kv_rows_add(p, w, head, row, kv_row_position(tile, b), acc, a[b]);
 		}
 	}
 #pragma unroll
-	for (int b = 0; b < KV_ROWS_BATCHES; b++) {
+	for (int b = 0; b < KV_BATCHES; b++) {
 		float part = 0;
 
 		for (int i = 0; i < 2; i++) {
@@ -186,27 +184,26 @@ static __device__ void kv_rows_squares(const struct kv_launch &p, const struct k
 				sink2 += mean * mean;
 		}
 		part = kv_sum_keys(part);
-		sum2 += part;
 		if (lane == 0)
-			p.parts[cell * KV_ROWS_PARTS + b * KV_WARPS + warp] = part;
+			s.sum2[b * KV_WARPS + warp] = part;
 	}
 	sink2 = kv_sum_keys(sink2);
-	if (lane == 0) {
-		s.sum2[warp] = sum2;
+	if (lane == 0)
 		s.sink2[warp] = sink2;
-	}
 	__syncthreads();
+	if (threadIdx.x < KV_TILE_PARTS)
+		p.parts[cell * KV_TILE_PARTS + threadIdx.x] = s.sum2[2 * threadIdx.x] + s.sum2[2 * threadIdx.x + 1];
 	if (threadIdx.x == 0) {
-		for (int i = 1; i < KV_WARPS; i++) {
+		for (int i = 0; i < KV_BATCHES * KV_WARPS; i++)
 			sum2 += s.sum2[i];
+		for (int i = 1; i < KV_WARPS; i++)
 			sink2 += s.sink2[i];
-		}
 		/* attention needs no weight any more */
 		p.cells[cell] = { 0, (float)(tile == 0), sum2, p.norm_all ? sink2 : 0 };
 	}
 }
 
-/* Attention of sixteen positions, by a warp for each query head. */
+/* Attention of a part, by a warp for each query head. */
 template <class P> struct kv_again_rows {
 	struct kv_rows_shared<P> &s;
 
@@ -217,23 +214,25 @@ template <class P> struct kv_again_rows {
 
 		for (uint32_t h = warp; h < p.n_q_heads; h += KV_WARPS) {
 			struct kv_keys k = kv_keys_of(p, w, h / p.ratio);
-			float a[2] = { 0, 0 }, acc[4];
+			float a[2][2] = {}, acc[4];
 			typename P::Batch batch;
 
 			for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
 				__syncwarp();
 				P::stage(s.stages[warp], kv_rows_of(p, w, h, row), 0, 1);
 				__syncwarp();
-				P::load(batch, k, begin);
-				P::dots(s.stages[warp], batch, acc);
-				kv_rows_add(p, w, h, row, begin + lane / 4, acc, a);
+				for (int b = 0; b < 2; b++) {
+					P::load(batch, k, begin + 16 * b);
+					P::dots(s.stages[warp], batch, acc);
+					kv_rows_add(p, w, h, row, begin + 16 * b + lane / 4, acc, a[b]);
+				}
 			}
-			for (int i = 0; i < 2; i++) {
+			for (int i = 0; i < 4; i++) {
 				uint32_t at = begin + lane / 4 + 8 * i;
-				float mean = kv_rows_mean(p, w, at, a[i]);
+				float mean = kv_rows_mean(p, w, at, a[i / 2][i % 2]);
 
 				if (lane % 4 == 0)
-					heads->attention[h][lane / 4 + 8 * i] = (at < p.sinks) == sinks ?
+					heads->of[h].attention[lane / 4 + 8 * i] = (at < p.sinks) == sinks ?
 						mean * exp2f(-heads->reference[h]) : 0;
 			}
 		}
@@ -299,7 +298,7 @@ static __device__ void kv_rows_second(const struct kv_launch &p, const struct kv
 		return;
 	if (threadIdx.x == 0)
 		counters->stats_ready = 0;
-	result = kv_finish(p, w, &s.heads, KV_ROWS_PARTS, kv_again_rows<P>{ s }, false);
+	result = kv_finish(p, w, &s.heads, kv_again_rows<P>{ s }, false);
 	if (threadIdx.x == 0)
 		p.results[w.segment] = result;
 }

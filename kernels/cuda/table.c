@@ -5,8 +5,13 @@
 #include "kernels/cuda/segment.h"
 #include "kernels/cuda/table.h"
 
-/* Below so many blocks, smaller ones use more of the GPU. */
-#define FEW_BLOCKS 1536
+/*
+ * Tiles get smaller when the end is near: a block that reads a large one then
+ * would be waited for. In positions to read, of all KV heads and groups. More than
+ * 32 tiles would take the finish a step more, so that long segments keep large ones.
+ */
+#define FAR (1u << 18)
+#define NEAR (1u << 16)
 
 static uint32_t rows_used(const struct kv_refreekv_params *params, const struct kvmod_segment *s)
 {
@@ -74,31 +79,62 @@ static bool keys_aligned(const struct kvmod_segment *s)
 	return true;
 }
 
-/* None where there is nothing to decide. */
-static uint32_t tiles_of(const struct kv_refreekv_job *job, const struct kvmod_segment *s)
+/* What is read of a segment for all its KV heads, in positions: none where there is nothing to decide. */
+static uint64_t reads(const struct kv_refreekv_job *job, const struct kvmod_segment *s)
 {
-	uint32_t n = kvmod_head_at(s, 0)->n;
+	uint32_t n = kvmod_head_at(s, 0)->n, ratio = job->n_q_heads / job->n_kv_heads;
 
-	if (kv_keeps_all(&job->params, n))
-		return 0;
-	return (n + job->tile - 1) / job->tile;
+	return kv_keeps_all(&job->params, n) ? 0 : (uint64_t)n * job->n_kv_heads * ((ratio + 7) / 8);
+}
+
+static uint64_t reads_all(const struct kv_refreekv_job *job, const struct kvmod_segment *const *segments)
+{
+	uint64_t sum = 0;
+	uint32_t i;
+
+	for (i = 0; i < job->n_segments; i++)
+		sum += reads(job, segments[i]);
+	return sum;
+}
+
+/* A segment's tiles; left: what there is to read from it on, and it is no more after. */
+struct tiles {
+	uint32_t batches, n;
+};
+
+static struct tiles next_tiles(const struct kv_refreekv_job *job, const struct kvmod_segment *s, uint64_t *left)
+{
+	uint32_t n = kvmod_head_at(s, 0)->n, batches = KV_BATCHES;
+
+	if (job->rows == 1 && *left <= NEAR && n <= 32 * KV_BATCH)
+		batches = 1;
+	else if (job->rows == 1 && *left <= FAR && n <= 64 * KV_BATCH)
+		batches = 2;
+	*left -= reads(job, s);
+	if (reads(job, s) == 0)
+		return (struct tiles){ batches, 0 };
+	return (struct tiles){ batches, (n + batches * KV_BATCH - 1) / (batches * KV_BATCH) };
 }
 
 static void measure(struct kv_refreekv_job *job, const struct kvmod_segment *const *segments)
 {
+	uint64_t left = reads_all(job, segments);
 	uint32_t i, rows;
 
-	job->n_tiles = job->n_cells = job->n_limits = job->rows = 0;
-	job->n_stats = 0;
 	job->aligned = 1;
 	for (i = 0; i < job->n_segments; i++) {
 		rows = rows_used(&job->params, segments[i]);
 		job->rows = rows > job->rows ? rows : job->rows;
 		job->n_limits += rows;
-		job->n_tiles += tiles_of(job, segments[i]);
-		job->n_cells += kv_padded(tiles_of(job, segments[i]));
-		job->n_stats += (uint64_t)rows * tiles_of(job, segments[i]) * job->n_q_heads;
 		job->aligned &= keys_aligned(segments[i]);
+	}
+	for (i = 0; i < job->n_segments; i++) {
+		struct tiles tiles = next_tiles(job, segments[i], &left);
+
+		rows = rows_used(&job->params, segments[i]);
+		job->n_tiles += tiles.n;
+		job->n_cells += kv_padded(tiles.n);
+		job->n_stats += (uint64_t)rows * tiles.n * job->n_q_heads;
 	}
 }
 
@@ -127,12 +163,7 @@ int kv_cuda_refreekv_prepare(const struct kv_refreekv_params *params,
 		return err;
 	job->interleaved = job->n_kv_heads > 1 && kvmod_head_at(first, 0)->k.stride >=
 			   (int64_t)(job->n_kv_heads * kvmod_row_bytes(job->k_type, job->head_dim));
-	job->tile = KV_ROWS_TILE;
 	measure(job, segments);
-	if (job->rows == 1) {
-		job->tile = (uint64_t)job->n_tiles * job->n_kv_heads < FEW_BLOCKS ? KV_SMALL_TILE : KV_TILE;
-		measure(job, segments);
-	}
 	job->table_bytes = kv_table_layout(job).end;
 	job->scratch_bytes = kv_scratch_layout(job).end;
 	return 0;
@@ -156,26 +187,28 @@ void kv_cuda_refreekv_table(const struct kv_refreekv_job *job,
 	uint32_t *first_tile = (void *)((char *)table + l.first_tiles);
 	uint32_t *limit = (void *)((char *)table + l.limits);
 	uint32_t tiles = 0, cells = 0, limits = 0, i, g, j;
-	uint64_t stats = 0;
+	uint64_t stats = 0, left = reads_all(job, segments);
 
 	memset(table, 0, l.end);
 	for (i = 0; i < job->n_segments; i++, entry++) {
 		const struct kvmod_segment *s = segments[i];
+		struct tiles tiles_of = next_tiles(job, s, &left);
 
 		fill_entry(entry, s, rows_used(&job->params, s));
 		entry->first_tile = first_tile[i] = tiles;
 		entry->first_limit = limits;
 		entry->first_cell = cells;
 		entry->stats = stats;
+		entry->batches = tiles_of.batches;
 		for (g = 0; g < job->n_kv_heads; g++, head++) {
 			head->k = kvmod_head_at(s, g)->k.data;
 			head->stride = kvmod_head_at(s, g)->k.stride;
 		}
 		for (j = 0; j < entry->n_rows; j++)
 			*limit++ = row_limit(s, entry->n_rows, j);
-		tiles += tiles_of(job, s);
-		cells += kv_padded(tiles_of(job, s));
+		tiles += tiles_of.n;
+		cells += kv_padded(tiles_of.n);
 		limits += entry->n_rows;
-		stats += (uint64_t)entry->n_rows * tiles_of(job, s) * job->n_q_heads;
+		stats += (uint64_t)entry->n_rows * tiles_of.n * job->n_q_heads;
 	}
 }

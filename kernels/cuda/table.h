@@ -9,13 +9,16 @@
 #define KV_MAX_HEADS 128	/* query heads */
 #define KV_WARPS 8		/* in a block */
 
-/* Positions that a block takes at a time, sixteen for each warp and batch. */
+/* A tile: batches of sixteen positions for each warp, 1, 2 or 4 of them. */
+#define KV_BATCH (16 * KV_WARPS)
 #define KV_BATCHES 4
-#define KV_SMALL_BATCHES 2
-#define KV_ROWS_BATCHES 4
-#define KV_TILE (16 * KV_WARPS * KV_BATCHES)
-#define KV_SMALL_TILE (16 * KV_WARPS * KV_SMALL_BATCHES)
-#define KV_ROWS_TILE (16 * KV_WARPS * KV_ROWS_BATCHES)
+
+/*
+ * Positions of a tile that have a sum of squares of their own: 16, or 32 of a large
+ * tile, for that is half of what is written. So a tile has 16 parts at most.
+ */
+#define KV_TILE_PARTS 16
+#define KV_LONG_PART 32u
 
 struct kv_segment_entry {
 	const char *q;			/* the first row that is used */
@@ -24,7 +27,8 @@ struct kv_segment_entry {
 	uint32_t n, n_rows;
 	uint32_t first_tile;
 	uint32_t first_limit;
-	uint32_t first_cell, reserved;
+	uint32_t first_cell;
+	uint32_t batches;		/* of its tiles */
 };
 
 struct kv_head_entry {
@@ -45,6 +49,11 @@ struct kv_counters {
 #else
 #define KV_BOTH
 #endif
+
+KV_BOTH static inline uint32_t kv_part(uint32_t batches)
+{
+	return batches == KV_BATCHES ? KV_LONG_PART : 16;
+}
 
 /* Is there nothing to decide? */
 KV_BOTH static inline int kv_keeps_all(const struct kv_refreekv_params *params, uint32_t n)
@@ -78,9 +87,6 @@ KV_BOTH static inline uint32_t kv_padded(uint32_t tiles)
 	return (tiles + 3) & ~3u;
 }
 
-/* Parts of a tile, sixteen positions each, that have a sum of squares of their own. */
-#define KV_PART 16u
-
 /* Bytes of what is kept of a group of query heads, at most. */
 static inline size_t kv_stage_bytes(uint32_t dim)
 {
@@ -105,7 +111,7 @@ static inline struct kv_scratch_layout kv_scratch_layout(const struct kv_refreek
 	l.stages = 0;
 	l.cells = l.stages + units * kv_stage_bytes(job->head_dim);
 	l.parts = l.cells + cells * 4 * sizeof(float);
-	l.stats_max = l.parts + cells * (job->tile / KV_PART) * sizeof(float);
+	l.stats_max = l.parts + cells * KV_TILE_PARTS * sizeof(float);
 	l.stats_sum = l.stats_max + stats * sizeof(float);
 	l.row_max = l.stats_sum + stats * sizeof(float);
 	l.row_weight = l.row_max + rows * sizeof(float);
