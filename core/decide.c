@@ -10,7 +10,6 @@
 #include <string.h>
 #include <time.h>
 
-#define SCRATCH_ALIGN 64u
 #define DEVICE_SCRATCH_ALIGN 256u
 #define MAX_SCRATCH ((uint64_t)1 << 48)
 
@@ -105,19 +104,11 @@ static int check_request(const struct kvmod_policy *p, const struct kvmod_reques
 
 static int give_host_scratch(struct kvmod_policy *p, struct kvmod_request *r, uint64_t need)
 {
-	size_t bytes = (need + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
+	int err = kv_buffer_reserve(p->device, &p->scratch, need);
 
-	if (bytes > p->scratch_size) {
-		free(p->scratch);
-		p->scratch_size = 0;
-		p->scratch = aligned_alloc(SCRATCH_ALIGN, bytes);
-		if (!p->scratch)
-			return kv_fail(KVMOD_ENOMEM, "no memory for %zu bytes of scratch", bytes);
-		p->scratch_size = bytes;
-	}
-	r->scratch = p->scratch;
-	r->scratch_size = p->scratch_size;
-	return KVMOD_OK;
+	r->scratch = p->scratch.memory;
+	r->scratch_size = p->scratch.size;
+	return err;
 }
 
 /* What a device gives may be aligned to less. */

@@ -248,6 +248,32 @@ int kv_device_wait(struct kvmod_device *device, void *stream)
 	return err ? kv_device_failed(device, err) : err;
 }
 
+/* What the host's scratch is aligned to. */
+#define HOST_ALIGN 64u
+
+static bool gives_host_memory(const struct kvmod_device *device)
+{
+	return KVMOD_HAS(device->ops, host_free) && device->ops->host_alloc && device->ops->host_free;
+}
+
+static int alloc_buffer(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
+{
+	int err;
+
+	if (buffer->on_host && !gives_host_memory(device)) {
+		buffer->memory = aligned_alloc(HOST_ALIGN, (bytes + HOST_ALIGN - 1) / HOST_ALIGN * HOST_ALIGN);
+		return buffer->memory ? KVMOD_OK : kv_fail(KVMOD_ENOMEM, "no memory for %llu bytes of scratch",
+							   (unsigned long long)bytes);
+	}
+	if (buffer->on_host)
+		err = device->ops->host_alloc(device->instance, bytes, &buffer->memory);
+	else
+		err = device->ops->alloc(device->instance, bytes, &buffer->memory);
+	if (err)
+		buffer->memory = NULL;
+	return err ? kv_device_failed(device, err) : KVMOD_OK;
+}
+
 /* What has to grow will grow again, and gets more than it asks for if there is more. */
 int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
 {
@@ -257,24 +283,25 @@ int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uin
 	if (bytes <= buffer->size)
 		return KVMOD_OK;
 	kv_buffer_free(device, buffer);
-	err = device->ops->alloc(device->instance, room, &buffer->memory);
+	err = alloc_buffer(device, buffer, room);
 	if (err && room > bytes) {
 		room = bytes;
-		err = device->ops->alloc(device->instance, room, &buffer->memory);
+		err = alloc_buffer(device, buffer, room);
 	}
-	if (err) {
-		buffer->memory = NULL;
-		return kv_device_failed(device, err);
-	}
-	buffer->size = room;
-	return KVMOD_OK;
+	if (err == KVMOD_OK)
+		buffer->size = room;
+	return err;
 }
 
 void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer)
 {
-	if (buffer->memory)
+	if (buffer->on_host && !gives_host_memory(device))
+		free(buffer->memory);
+	else if (buffer->memory && buffer->on_host)
+		device->ops->host_free(device->instance, buffer->memory);
+	else if (buffer->memory)
 		device->ops->free(device->instance, buffer->memory);
-	*buffer = (struct kv_buffer){ 0 };
+	*buffer = (struct kv_buffer){ .on_host = buffer->on_host };
 }
 
 /* --- the host's own -------------------------------------------------------------------- */

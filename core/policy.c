@@ -126,6 +126,7 @@ int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *devic
 		return kv_fail(KVMOD_ENOMEM, "no memory for a policy");
 	p->ctx = ctx;
 	p->counters.size = sizeof(p->counters);
+	p->scratch.on_host = true;
 	err = open_at(p, name, device, model);
 	if (err)
 		free(p);
@@ -141,11 +142,11 @@ void kvmod_policy_close(struct kvmod_policy *p)
 	if (p->ops->close)
 		p->ops->close(p->instance);
 	kv_staging_free(p);
+	kv_buffer_free(p->device, &p->scratch);
 	kv_buffer_free(p->device, &p->device_scratch);
 	kv_instance_free(p->instance);
 	kvmod_device_close(p->device);
 	kv_provider_put(p->ctx, p->provider);
-	free(p->scratch);
 	free(p);
 }
 

@@ -5,10 +5,11 @@
 
 #include "core/internal.h"
 
-/* Memory of a device that is asked for again and again: kept, and grown. */
+/* Memory that is asked for again and again: kept, and grown. */
 struct kv_buffer {
 	void *memory;
 	uint64_t size;
+	bool on_host;			/* within the device's reach if it can give such memory */
 };
 
 /* Copies of what lies on another device than the policy runs on. */
@@ -28,9 +29,7 @@ struct kvmod_policy {
 	struct kvmod_device *device;	/* where it runs */
 	struct kvmod_needs needs;
 	struct kvmod_counters counters;
-	void *scratch;
-	size_t scratch_size;
-	struct kv_buffer device_scratch;
+	struct kv_buffer scratch, device_scratch;
 	struct kv_staging staging;
 };
 

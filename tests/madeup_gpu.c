@@ -160,6 +160,22 @@ static void free_it(void *self, void *memory)
 	gpu_free(memory);
 }
 
+static int32_t host_alloc(void *self, uint64_t bytes, void **memory)
+{
+	if (gpu.fail_host_alloc)
+		return host_of(self)->fail(host_of(self)->ctx, gpu.fail_host_alloc, "no page can be pinned");
+	*memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+	gpu.n_host_live += *memory != NULL;
+	return *memory ? KVMOD_OK : KVMOD_ENOMEM;
+}
+
+static void host_free(void *self, void *memory)
+{
+	(void)self;
+	free(memory);
+	gpu.n_host_live--;
+}
+
 struct copy {
 	void *to;
 	const void *from;
@@ -254,6 +270,7 @@ static const struct kvmod_device_ops device_ops = {
 	.params = cuda_params, .n_params = 1, .param_stride = sizeof(*cuda_params),
 	.open = open_it, .close = close_it, .alloc = alloc, .free = free_it, .to_host = to_host,
 	.from_host = from_host, .synchronize = synchronize, .gather = gather,
+	.host_alloc = host_alloc, .host_free = host_free,
 };
 
 /* --- what runs there: keeps where K begins with a positive number ----------------- */

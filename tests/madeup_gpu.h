@@ -17,10 +17,11 @@ extern const struct kvmod_module gpu_module;
 struct gpu {
 	unsigned n_opened, n_closed;
 	unsigned n_allocations, n_live;
+	unsigned n_host_live;		/* allocations of the host's memory */
 	unsigned n_to_host, n_from_host, n_gathers, n_waits;
 	unsigned n_queued;		/* and not done */
 	uint64_t bytes_copied;
-	int32_t fail_open, fail_wait, fail_copy;	/* a code; 0: succeed */
+	int32_t fail_open, fail_wait, fail_copy, fail_host_alloc;	/* a code; 0: succeed */
 	unsigned fail_allocation;	/* which one, from 1; 0: none */
 };
 extern struct gpu gpu;

@@ -158,6 +158,7 @@ static int32_t reader_compress(void *self, const struct kvmod_request *r, struct
 	snprintf(reader.device, sizeof(reader.device), "%s", r->device);
 	reader.stream = r->stream;
 	reader.scratch = r->device_scratch;
+	reader.given_host_scratch = r->scratch;
 	if (reader.device_scratch) {
 		ck_assert_uint_ge(r->device_scratch_size, reader.device_scratch);
 		ck_assert_uint_eq((uintptr_t)r->device_scratch % 256, 0);

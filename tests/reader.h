@@ -30,7 +30,7 @@ extern struct reader {
 	/* What it saw. */
 	char device[16];
 	const void *stream;
-	void *scratch;
+	void *scratch, *given_host_scratch;
 	unsigned n_views, n_wrong;
 	const struct kvmod_device_ops *ops;
 	void *self;

@@ -273,7 +273,7 @@ static const struct pin pins[] = {
 	AT(kvmod_gather, src_stride, 56),
 	AT(kvmod_gather, dst_stride, 64),
 
-	SIZE(kvmod_device_ops, 160),
+	SIZE(kvmod_device_ops, 176),
 	AT(kvmod_device_ops, size, 0),
 	AT(kvmod_device_ops, on, 4),
 	AT(kvmod_device_ops, name, 8),
@@ -297,6 +297,8 @@ static const struct pin pins[] = {
 	AT(kvmod_device_ops, mark_free, 136),
 	AT(kvmod_device_ops, mark_set, 144),
 	AT(kvmod_device_ops, elapsed, 152),
+	AT(kvmod_device_ops, host_alloc, 160),
+	AT(kvmod_device_ops, host_free, 168),
 
 	SIZE(kvmod_finding, 48),
 	AT(kvmod_finding, size, 0),

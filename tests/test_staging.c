@@ -235,6 +235,31 @@ START_TEST(scratch_on_the_device)
 }
 END_TEST
 
+/* On the host: the device's own kind of it, as soon as the policy runs there. */
+START_TEST(scratch_on_the_host)
+{
+	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
+	struct kvmod_policy *policy = open_reader(ctx, _i == 0 ? "cuda" : "cpu");
+	void *first;
+
+	make_request("cpu", "cpu", 0, DENSE);
+	reader.host_scratch = 1000;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	first = reader.given_host_scratch;
+	ck_assert_ptr_nonnull(first);
+	ck_assert_uint_eq((uintptr_t)first % 64, 0);
+	ck_assert_uint_eq(gpu.n_host_live, _i == 0);
+	reader.host_scratch = 500;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_ptr_eq(reader.given_host_scratch, first);
+	reader.host_scratch = 50000;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_uint_eq(gpu.n_host_live, _i == 0);
+	reader_end(ctx, policy);
+	ck_assert_uint_eq(gpu.n_host_live, 0);
+}
+END_TEST
+
 /* --- what goes wrong ----------------------------------------------------------------------------------- */
 
 static void check_failure(struct kvmod_policy *policy, int code, const char *why)
@@ -251,6 +276,22 @@ static void check_failure(struct kvmod_policy *policy, int code, const char *why
 	ck_assert_uint_eq(c.failed_calls, 1);
 	ck_assert_uint_eq(c.failed_segments, LAYERS);
 }
+
+START_TEST(no_host_memory)
+{
+	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
+	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+
+	make_request("cpu", "cpu", 0, DENSE);
+	reader.host_scratch = 1000;
+	gpu.fail_host_alloc = KVMOD_ENOMEM;
+	check_failure(policy, KVMOD_ENOMEM, "policy reader: device cuda: no page can be pinned");
+	gpu.fail_host_alloc = 0;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_uint_eq(gpu.n_host_live, 1);
+	reader_end(ctx, policy);
+}
+END_TEST
 
 START_TEST(no_memory)
 {
@@ -412,6 +453,8 @@ int main(void)
 	tcase_add_test(tc, no_such_device);
 	tcase_add_loop_test(tc, streams, 0, 2);
 	tcase_add_test(tc, scratch_on_the_device);
+	tcase_add_loop_test(tc, scratch_on_the_host, 0, 2);
+	tcase_add_test(tc, no_host_memory);
 	tcase_add_loop_test(tc, no_memory, 0, 3);
 	tcase_add_test(tc, no_memory_to_spare);
 	tcase_add_loop_test(tc, broken_copies, 0, 2);

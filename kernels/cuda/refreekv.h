@@ -67,8 +67,8 @@ void kv_cuda_refreekv_table(const struct kv_refreekv_job *job,
 			    const struct kvmod_segment *const *segments, void *table);
 
 /*
- * table, scratch (job->scratch_bytes, 256-byte aligned) and results (one for each
- * segment) are on the device; stream is a cudaStream_t. 0, or KVMOD_EDEVICE and
+ * table and scratch (job->scratch_bytes, 256-byte aligned) are on the device, results
+ * (one for each segment) within its reach; stream is a cudaStream_t. 0, or KVMOD_EDEVICE and
  * CUDA's last error says why.
  */
 int kv_cuda_refreekv(const struct kv_refreekv_job *job, void *table, void *scratch,

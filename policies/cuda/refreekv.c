@@ -133,19 +133,10 @@ static int32_t prepare(const struct refreekv *self, const struct cuts *cuts,
 	return err ? kv_refuse_cache(host, err) : 0;
 }
 
-/* Of the table, on both sides; then results, on both; then scratch, on the GPU. */
-struct layout {
-	size_t results, scratch, end;
-};
-
-static struct layout lay_out(const struct kv_refreekv_job *job)
+/* The table is on both sides; then, on the host, results, to which the kernel writes, and on the GPU scratch. */
+static size_t after_table(const struct kv_refreekv_job *job)
 {
-	struct layout l;
-
-	l.results = kv_rounded(job->table_bytes);
-	l.scratch = l.results + kv_rounded(job->n_segments * sizeof(struct kv_refreekv_result));
-	l.end = l.scratch + job->scratch_bytes;
-	return l;
+	return kv_rounded(job->table_bytes);
 }
 
 static int32_t refreekv_workspace(void *self_, const struct kvmod_request *request,
@@ -168,8 +159,8 @@ static int32_t refreekv_workspace(void *self_, const struct kvmod_request *reque
 	if (cuts.n > 0)
 		err = prepare(self, &cuts, &job);
 	if (cuts.n > 0 && err == 0) {
-		need->host += lay_out(&job).scratch;
-		need->device = lay_out(&job).end;
+		need->host += after_table(&job) + job.n_segments * sizeof(struct kv_refreekv_result);
+		need->device = after_table(&job) + job.scratch_bytes;
 	}
 	free(memory);
 	return err;
@@ -177,23 +168,31 @@ static int32_t refreekv_workspace(void *self_, const struct kvmod_request *reque
 
 /* --- deciding ---------------------------------------------------------------------------- */
 
-static int32_t launch(const struct kvmod_request *request, const struct kv_refreekv_job *job,
-		      const struct cuts *cuts, char *host)
+/* Scratch on the host must be what the device "cuda" allocates: the kernel writes there. */
+static cudaError_t check_reach(const char *host)
+{
+	struct cudaPointerAttributes attributes;
+	cudaError_t error = cudaPointerGetAttributes(&attributes, host);
+
+	if (error == cudaSuccess && attributes.devicePointer != host)
+		error = cudaErrorHostMemoryNotRegistered;
+	return error;
+}
+
+static cudaError_t launch(const struct kvmod_request *request, const struct kv_refreekv_job *job,
+			  const struct cuts *cuts, char *host)
 {
 	char *device = request->device_scratch;
-	struct layout l = lay_out(job);
-	cudaError_t error;
+	size_t after = after_table(job);
+	cudaError_t error = check_reach(host);
 
 	kv_cuda_refreekv_table(job, cuts->segments, host);
-	error = cudaMemcpyAsync(device, host, job->table_bytes, cudaMemcpyHostToDevice, request->stream);
 	if (error == cudaSuccess)
-		error = kv_cuda_cause(kv_cuda_refreekv(job, device, device + l.scratch,
-						       (struct kv_refreekv_result *)(device + l.results),
+		error = cudaMemcpyAsync(device, host, job->table_bytes, cudaMemcpyHostToDevice, request->stream);
+	if (error == cudaSuccess)
+		error = kv_cuda_cause(kv_cuda_refreekv(job, device, device + after,
+						       (struct kv_refreekv_result *)(host + after),
 						       request->stream));
-	if (error == cudaSuccess)
-		error = cudaMemcpyAsync(host + l.results, device + l.results,
-					cuts->n * sizeof(struct kv_refreekv_result),
-					cudaMemcpyDeviceToHost, request->stream);
 	return error == cudaSuccess ? cudaStreamSynchronize(request->stream) : error;
 }
 
@@ -235,7 +234,7 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 	err = kv_cuda_say(self->instance.host, launch(request, &job, &cuts, host), "deciding on the GPU");
 	if (err)
 		return err;
-	results = (const void *)(host + lay_out(&job).results);
+	results = (const void *)(host + after_table(&job));
 	for (uint32_t i = 0; i < cuts.n; i++)
 		read_result(self, &results[i], cuts.segments[i],
 			    kvmod_keep_at(plan, cuts.numbers[i]), &said);

@@ -75,6 +75,15 @@ struct kvmod_device_ops {
 	void (*mark_free)(void *self, void *mark);
 	int32_t (*mark_set)(void *self, void *stream, void *mark);
 	int32_t (*elapsed)(void *self, void *begin, void *end, double *seconds);
+
+	/* --- optional: memory of the host that work on the device reaches ---------- */
+
+	/*
+	 * At the same address; 64-byte aligned. A policy's request->scratch is made of
+	 * it where a device has it, else of plain memory.
+	 */
+	int32_t (*host_alloc)(void *self, uint64_t bytes, void **memory);
+	void (*host_free)(void *self, void *memory);
 };
 
 #ifdef __cplusplus

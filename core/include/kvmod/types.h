@@ -185,7 +185,7 @@ struct kvmod_request {
 	const struct kvmod_comm *comm;	/* sums across ranks; NULL: one rank */
 
 	/* Scratch from the core, as big as the policy's workspace() asked for. */
-	void *scratch;			/* on the host, 64-byte aligned */
+	void *scratch;			/* on the host, 64-byte aligned; see host_alloc() of a device */
 	size_t scratch_size;
 	void *device_scratch;		/* on request->device, 256-byte aligned */
 	size_t device_scratch_size;
