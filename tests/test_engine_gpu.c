@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define N 96
-#define N_MODELS 3
+#define N_MODELS 4
 
 #ifdef FAKE_GPU
 #define DEVICE "cpu"
@@ -27,7 +27,7 @@
 #define NEAR 2e-2
 #endif
 
-static const unsigned models[N_MODELS] = { 3, 8, 9 };
+static const unsigned models[N_MODELS] = { 3, 8, 9, 10 };
 
 /* --- the device, whose gathers can be made to fail ---------------------------------------- */
 
@@ -252,6 +252,26 @@ START_TEST(whole)
 	run(&s, 60, 80, true);
 	run(&s, 80, N, false);
 	check(&s, 0, N);
+	tear_down(&s);
+}
+END_TEST
+
+/* Q, K and V lie side by side there, and what one token takes of them is one node. */
+START_TEST(joined)
+{
+	static struct setup s;
+	const struct gg_layer *all, *last;
+
+	set_up(&s, MODEL, LAYERS);
+	all = s.gpu.engine->net.layers;
+	last = &all[TINY_LAYERS - 1];
+	ck_assert_ptr_nonnull(last->qkv);
+	ck_assert_ptr_eq(last->qkv->data, last->w[GG_Q]->data);
+	ck_assert_int_eq(last->qkv->ne[1],
+			 last->w[GG_Q]->ne[1] + last->w[GG_K]->ne[1] + last->w[GG_V]->ne[1]);
+	ck_assert_int_eq(!last->qkv_bias, !last->w[GG_Q_BIAS]);
+	ck_assert_int_eq(!all[0].qkv, LAYERS >= 0 && LAYERS < TINY_LAYERS);
+	ck_assert_ptr_null(s.cpu.engine->net.layers[TINY_LAYERS - 1].qkv);
 	tear_down(&s);
 }
 END_TEST
@@ -562,6 +582,7 @@ static bool skip(void)
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, whole, 0, N_MODELS * N_LAYERS);
+	tcase_add_loop_test(tc, joined, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, cut_and_decode, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, fork_and_truncate, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, long_decode, N_LAYERS, 2 * N_LAYERS);

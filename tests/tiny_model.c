@@ -37,6 +37,8 @@ const struct tiny_model tiny_models[] = {
 	  .n_q_heads = 8, .n_kv_heads = 2, .head_dim = 64, .rope_factors = true, .tied = true },
 	{ .name = "qwen3, heads of 128", .architecture = "qwen3", COMMON,
 	  .n_q_heads = 4, .n_kv_heads = 2, .head_dim = 128, .qk_norms = true },
+	{ .name = "llama, heads of 64, biases", .architecture = "llama", COMMON,
+	  .n_q_heads = 4, .n_kv_heads = 2, .head_dim = 64, .qkv_biases = true },
 };
 const unsigned n_tiny_models = sizeof(tiny_models) / sizeof(tiny_models[0]);
 

@@ -152,6 +152,8 @@ struct gg_rope {
 
 struct gg_layer {
 	struct ggml_tensor *w[GG_N_WEIGHTS];	/* NULL: not in this model */
+	/* Over the same memory: Q, K and V, and their biases, as one. NULL: they lie apart. */
+	struct ggml_tensor *qkv, *qkv_bias;
 };
 
 struct gg_model {

@@ -94,6 +94,28 @@ static struct ggml_tensor *linear(const struct builder *b, struct ggml_tensor *x
 	return bias ? ggml_add(b->context, x, bias) : x;
 }
 
+/* Queries, keys and values of a layer: for one token at once, if that can be. */
+static void project(const struct builder *b, uint32_t layer, struct ggml_tensor *x, struct ggml_tensor *qkv[3])
+{
+	const struct gg_layer *l = &b->model->layers[layer];
+	bool biased = l->w[GG_Q_BIAS] || l->w[GG_K_BIAS] || l->w[GG_V_BIAS];
+	struct ggml_tensor *all;
+	size_t offset = 0;
+
+	if (b->n_tokens > 1 || !l->qkv || (biased && !l->qkv_bias)) {
+		for (int i = 0; i < 3; i++)
+			qkv[i] = linear(b, x, l->w[GG_Q + i], l->w[GG_Q_BIAS + i]);
+		return;
+	}
+	all = linear(b, x, l->qkv, l->qkv_bias);
+	for (int i = 0; i < 3; i++) {
+		int64_t rows = l->w[GG_Q + i]->ne[1];
+
+		qkv[i] = ggml_view_2d(b->context, all, rows, 1, all->nb[1], offset);
+		offset += (size_t)rows * sizeof(float);
+	}
+}
+
 /* Queries or keys: by heads, normalised if the family does that, turned by position. */
 static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor *x, uint32_t n_heads,
 				    const struct gg_input *positions, struct ggml_tensor *norm_weight)
@@ -243,13 +265,13 @@ static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, st
 				     bool output)
 {
 	struct ggml_tensor *const *w = b->model->layers[layer].w;
-	struct ggml_tensor *q = linear(b, x, w[GG_Q], w[GG_Q_BIAS]);
-	struct ggml_tensor *k = linear(b, x, w[GG_K], w[GG_K_BIAS]);
-	struct ggml_tensor *v = linear(b, x, w[GG_V], w[GG_V_BIAS]);
+	struct ggml_tensor *qkv[3], *q, *k, *v;
 	uint32_t begin = 0;
 
-	q = by_heads(b, q, b->model->n_q_heads, &b->graph->positions, w[GG_Q_NORM]);
-	k = keys(b, k, w[GG_K_NORM]);
+	project(b, layer, x, qkv);
+	v = qkv[2];
+	q = by_heads(b, qkv[0], b->model->n_q_heads, &b->graph->positions, w[GG_Q_NORM]);
+	k = keys(b, qkv[1], w[GG_K_NORM]);
 	for (uint32_t i = 0; i < b->n_slots; begin += b->slots[i++].n_tokens) {
 		const struct gg_cache *cache = &b->slots[i].seq->caches[layer];
 		uint32_t n_rows = cache->first[b->model->n_kv_heads];

@@ -62,8 +62,9 @@ static int32_t parse_file(struct gg_engine *engine)
 	if (!model->gguf)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: a truncated or damaged GGUF file (%s)",
 			       engine->model, *why ? why : "its header cannot be read");
-	model->extra = ggml_init((struct ggml_init_params){ .mem_size = 4 * ggml_tensor_overhead(),
-							    .no_alloc = true });
+	model->extra = ggml_init((struct ggml_init_params){
+		.mem_size = ((size_t)gguf_get_n_tensors(model->gguf) + 4) * ggml_tensor_overhead(),
+		.no_alloc = true });
 	/* Output matrix and RoPE factors may be there twice. */
 	model->buffers = calloc((size_t)gguf_get_n_tensors(model->gguf) + 2, sizeof(*model->buffers));
 	if (!model->extra || !model->buffers)
@@ -78,6 +79,7 @@ static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, 
 			 ggml_backend_buffer_type_t type)
 {
 	struct ggml_init_params params = { .mem_size = 4 * ggml_tensor_overhead(), .no_alloc = true };
+	ggml_backend_buffer_t buffer = weight->buffer;
 	struct ggml_context *context;
 	struct ggml_tensor *op;
 	bool yes = false;
@@ -96,8 +98,8 @@ static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, 
 	if (weight->buffer) {
 		yes = ggml_backend_dev_supports_op(device, op);
 		ggml_backend_buffer_free(weight->buffer);
-		weight->buffer = NULL;
 	}
+	weight->buffer = buffer;
 	ggml_free(context);
 	return yes;
 }
@@ -118,25 +120,48 @@ static ggml_backend_buffer_type_t extra_type(const struct gg_engine *engine, str
 	return NULL;
 }
 
-static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
-		       ggml_backend_buffer_type_t type, const void *data)
+/* Memory of that type for a weight, which the model then owns. */
+static int32_t buffer_for(struct gg_engine *engine, const struct ggml_tensor *weight,
+			  ggml_backend_buffer_type_t type, ggml_backend_buffer_t *out)
 {
 	struct gg_model *model = &engine->net;
-	ggml_backend_buffer_t buffer =
-		ggml_backend_buft_alloc_buffer(type, ggml_backend_buft_get_alloc_size(type, weight));
 
-	if (!buffer)
+	*out = ggml_backend_buft_alloc_buffer(type, ggml_backend_buft_get_alloc_size(type, weight));
+	if (!*out)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory%s for weight %s%s",
 			       ggml_backend_buft_is_host(type) || !engine->gpu.handle ? "" : " on the GPU",
 			       weight->name,
 			       engine->gpu.handle ? ": set a smaller gpu_layers" : "");
-	model->buffers[model->n_buffers++] = buffer;
-	ggml_backend_buffer_set_usage(buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-	if (ggml_backend_tensor_alloc(buffer, weight, ggml_backend_buffer_get_base(buffer)) !=
-	    GGML_STATUS_SUCCESS)
-		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
-	ggml_backend_tensor_set(weight, data, 0, ggml_nbytes(weight));
+	model->buffers[model->n_buffers++] = *out;
+	ggml_backend_buffer_set_usage(*out, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
 	return KVMOD_OK;
+}
+
+static int32_t put_at(struct gg_engine *engine, struct ggml_tensor *weight,
+		      ggml_backend_buffer_t buffer, size_t offset)
+{
+	char *base = ggml_backend_buffer_get_base(buffer);
+
+	if (ggml_backend_tensor_alloc(buffer, weight, base + offset) != GGML_STATUS_SUCCESS)
+		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
+	return KVMOD_OK;
+}
+
+/* To memory of its own, unless it has its place. */
+static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
+		       ggml_backend_buffer_type_t type, const void *data)
+{
+	ggml_backend_buffer_t buffer;
+	int32_t code = KVMOD_OK;
+
+	if (!weight->buffer) {
+		code = buffer_for(engine, weight, type, &buffer);
+		if (!code)
+			code = put_at(engine, weight, buffer, 0);
+	}
+	if (!code)
+		ggml_backend_tensor_set(weight, data, 0, ggml_nbytes(weight));
+	return code;
 }
 
 static int32_t refuse_type(struct gg_engine *engine, const struct ggml_tensor *weight, const char *where)
@@ -233,18 +258,80 @@ static int32_t need(struct gg_engine *engine, const char *name, enum gg_dim colu
 	return code;
 }
 
+/* --- Q, K and V as one --------------------------------------------------------------------------- */
+
+static struct ggml_tensor *find_weight(struct gg_engine *engine, uint32_t layer, unsigned weight)
+{
+	char name[GGML_MAX_NAME];
+
+	snprintf(name, sizeof(name), "blk.%u.%s", layer, gg_weight_infos[weight].name);
+	return ggml_get_tensor(engine->net.tensors, name);
+}
+
+/* Can they be one tensor, each beginning where the one before ends? */
+static bool go_together(struct ggml_tensor *const parts[3], int dim, ggml_backend_buffer_type_t type)
+{
+	for (int i = 0; i < 3; i++) {
+		size_t bytes = parts[i] ? ggml_nbytes(parts[i]) : 0;
+
+		if (!bytes || parts[i]->type != parts[0]->type || bytes % ggml_backend_buft_get_alignment(type) ||
+		    ggml_backend_buft_get_alloc_size(type, parts[i]) != bytes ||
+		    (dim == 1 && parts[i]->ne[0] != parts[0]->ne[0]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Three weights from `first` on get their places side by side, and *all is the three
+ * of them: a GPU multiplies them for a single token in one go, where K and V alone are
+ * too small to be read at full speed. What is in them comes later, as for any weight.
+ */
+static int32_t place_together(struct gg_engine *engine, uint32_t layer, unsigned first,
+			      struct ggml_tensor **all)
+{
+	ggml_backend_buffer_type_t type = ggml_backend_dev_buffer_type(engine->gpu.device);
+	int dim = gg_weight_infos[first].rows == GG_ONE ? 0 : 1;
+	int64_t ne[2] = { 1, 1 };
+	struct ggml_tensor *parts[3], *sum;
+	ggml_backend_buffer_t buffer;
+	size_t offset = 0;
+	int32_t code;
+
+	for (unsigned i = 0; i < 3; i++)
+		parts[i] = find_weight(engine, layer, first + i);
+	if (!go_together(parts, dim, type))
+		return KVMOD_OK;
+	ne[0] = parts[0]->ne[0];
+	ne[dim] = parts[0]->ne[dim] + parts[1]->ne[dim] + parts[2]->ne[dim];
+	sum = ggml_new_tensor_2d(engine->net.extra, parts[0]->type, ne[0], ne[1]);
+	ggml_set_name(sum, parts[0]->name);
+	code = buffer_for(engine, sum, type, &buffer);
+	if (!code)
+		code = put_at(engine, sum, buffer, 0);
+	for (int i = 0; !code && i < 3; offset += ggml_nbytes(parts[i++]))
+		code = put_at(engine, parts[i], buffer, offset);
+	if (!code)
+		*all = sum;
+	return code;
+}
+
 static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 {
 	struct gg_model *model = &engine->net;
 	const struct gg_family *family = model->family;
 	enum gg_side side = gg_side_of(engine, index);
+	struct gg_layer *layer = &model->layers[index];
+	int32_t code = KVMOD_OK;
 
+	if (side == GG_GPU && ((code = place_together(engine, index, GG_Q, &layer->qkv)) ||
+			       (code = place_together(engine, index, GG_Q_BIAS, &layer->qkv_bias))))
+		return code;
 	for (unsigned w = 0; w < GG_N_WEIGHTS; w++) {
 		const struct gg_weight_info *info = &gg_weight_infos[w];
 		enum use use = info->rows == GG_ONE ? USE_VECTOR : USE_MATRIX;
-		struct ggml_tensor **out = &model->layers[index].w[w];
+		struct ggml_tensor **out = &layer->w[w];
 		char name[GGML_MAX_NAME];
-		int32_t code = KVMOD_OK;
 
 		snprintf(name, sizeof(name), "blk.%u.%s", index, info->name);
 		if (family->required & (1u << w))
