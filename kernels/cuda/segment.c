@@ -39,10 +39,15 @@ uint32_t kv_seen(const struct kvmod_segment *s, const struct kvmod_head *head, u
 	int64_t at = s->row_positions ? s->row_positions[row] : (int64_t)s->logical - s->n_rows + row;
 	uint32_t low = 0, high = head->n;
 
+	/* This is asked of every head of every layer: mostly all is seen, or positions have no gaps. */
+	if (high > 0 && at >= (head->positions ? head->positions[high - 1] : (int64_t)high - 1))
+		return high;
+	if (!head->positions)
+		return at < 0 ? 0 : (uint32_t)at + 1;
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 
-		if ((head->positions ? head->positions[middle] : (int64_t)middle) <= at)
+		if (head->positions[middle] <= at)
 			low = middle + 1;
 		else
 			high = middle;

@@ -10,10 +10,11 @@
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/read.h"
 
-/* Host memory for a gather's table. */
+/* Pinned memory for a gather's table. */
 struct table {
 	size_t room;
-	char bytes[];
+	cudaEvent_t copied;		/* the GPU has it: the memory can be used again */
+	char *bytes;
 };
 
 struct cuda_device {
@@ -63,6 +64,19 @@ static int32_t check_gpu(const struct kvmod_host *host)
 	return kv_cuda_say(host, error, "the GPU cannot be used");
 }
 
+static void free_table(struct table *t)
+{
+	if (!t)
+		return;
+	if (t->copied) {
+		cudaEventSynchronize(t->copied);
+		cudaEventDestroy(t->copied);
+	}
+	if (t->bytes)
+		cudaFreeHost(t->bytes);
+	free(t);
+}
+
 static int32_t cuda_open(void *self_)
 {
 	struct cuda_device *self = self_;
@@ -80,7 +94,7 @@ static void cuda_close(void *self_)
 	struct cuda_device *self = self_;
 
 	cudaFree(self->sink);
-	free(atomic_load(&self->spare));
+	free_table(atomic_load(&self->spare));
 }
 
 /* --- memory -------------------------------------------------------------------------- */
@@ -152,31 +166,48 @@ static int32_t cuda_memory(void *self, uint64_t *free_bytes, uint64_t *total_byt
 
 /* --- gathers ---------------------------------------------------------------------------- */
 
+static cudaError_t new_table(size_t bytes, struct table **out)
+{
+	struct table *t = calloc(1, sizeof(*t));
+	cudaError_t error;
+
+	if (!t)
+		return cudaErrorMemoryAllocation;
+	t->room = bytes;
+	error = cudaHostAlloc((void **)&t->bytes, bytes, cudaHostAllocDefault);
+	if (error == cudaSuccess)
+		error = cudaEventCreateWithFlags(&t->copied, cudaEventDisableTiming);
+	if (error == cudaSuccess)
+		*out = t;
+	else
+		free_table(t);
+	return error;
+}
+
 /*
- * With long lists a table is large, and to touch fresh pages of it would take
- * longer than the gather: so the last one is used again.
+ * With long lists a table is large, and to pin pages for it takes longer than the
+ * gather: so the last one is used again.
  */
-static struct table *take_table(struct cuda_device *self, size_t bytes)
+static cudaError_t take_table(struct cuda_device *self, size_t bytes, struct table **out)
 {
 	struct table *t = atomic_exchange(&self->spare, NULL);
 
-	if (t && t->room >= bytes)
-		return t;
-	free(t);
-	t = malloc(sizeof(*t) + bytes);
-	if (t)
-		t->room = bytes;
-	return t;
+	if (!t || t->room < bytes) {
+		free_table(t);
+		return new_table(bytes, out);
+	}
+	*out = t;
+	return cudaEventSynchronize(t->copied);
 }
 
 static void put_table(struct cuda_device *self, struct table *t)
 {
-	free(atomic_exchange(&self->spare, t));
+	free_table(atomic_exchange(&self->spare, t));
 }
 
-/* The table's memory comes from the stream's own pool: it may go while the gather runs. */
+/* The table's memory on the GPU comes from the stream's own pool: it may go while the gather runs. */
 static int32_t launch_gather(const struct kvmod_host *host, const struct kv_gather_job *job,
-			     const void *table, void *stream)
+			     const struct table *table, void *stream)
 {
 	cudaError_t error;
 	void *memory;
@@ -184,10 +215,15 @@ static int32_t launch_gather(const struct kvmod_host *host, const struct kv_gath
 	error = cudaMallocAsync(&memory, job->table_bytes, stream);
 	if (error != cudaSuccess)
 		return kv_cuda_say(host, error, "no memory on the GPU for a gather");
-	error = cudaMemcpyAsync(memory, table, job->table_bytes, cudaMemcpyHostToDevice, stream);
+	error = cudaMemcpyAsync(memory, table->bytes, job->table_bytes, cudaMemcpyHostToDevice, stream);
+	if (error == cudaSuccess)
+		error = cudaEventRecord(table->copied, stream);
 	if (error == cudaSuccess)
 		error = kv_cuda_cause(kv_cuda_gather(job, memory, stream));
 	cudaFreeAsync(memory, stream);
+	/* What is queued may still read the table, and nothing may tell when it has. */
+	if (error != cudaSuccess)
+		cudaStreamSynchronize(stream);
 	return kv_cuda_say(host, error, "gathering on the GPU");
 }
 
@@ -196,7 +232,8 @@ static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *
 {
 	const struct kvmod_host *host = host_of(self);
 	struct kv_gather_job job;
-	struct table *table;
+	struct table *table = NULL;
+	cudaError_t error;
 	int32_t err;
 
 	err = kv_cuda_gather_prepare(gathers, n_gathers, gather_stride, &job);
@@ -205,11 +242,13 @@ static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *
 				  "more, and where source and target overlap, rows that move to the front");
 	if (job.n_tiles == 0)
 		return 0;
-	table = take_table(self, job.table_bytes);
-	if (!table)
-		return host->fail(host->ctx, KVMOD_ENOMEM, "no memory for a gather of %u", n_gathers);
+	error = take_table(self, job.table_bytes, &table);
+	if (error != cudaSuccess) {
+		free_table(table);
+		return kv_cuda_say(host, error, "no pinned memory for a gather");
+	}
 	kv_cuda_gather_table(&job, gathers, gather_stride, table->bytes);
-	err = launch_gather(host, &job, table->bytes, stream);
+	err = launch_gather(host, &job, table, stream);
 	put_table(self, table);
 	return err;
 }
