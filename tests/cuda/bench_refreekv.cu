@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Times the decision against one plain read of the same keys, in the same run:
- * device events, medians, inputs rotated so that no run finds its own in L2. The GPU
- * is kept busy while the host launches, as in `kvmod bench decision`.
+ * device events, medians, inputs rotated so that no run finds its own in L2.
  */
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -14,7 +13,6 @@
 
 #define CUDA(call) check((call), #call, __LINE__)
 #define RUNS 41
-#define BUSY_BYTES ((size_t)256 << 20)
 
 static void check(cudaError_t error, const char *what, int line)
 {
@@ -175,17 +173,12 @@ static void once(struct bench *b, enum what what, const struct set *s)
 		read_all<8><<<1, 32>>>((const uint4 *)s->k, 0, out);
 }
 
-/* What the GPU reads while the host launches: some 80 us. */
-static char *busy;
-
 static float median(struct bench *b, enum what what)
 {
 	float us[RUNS];
 	int runs = b->bytes > (1u << 30) ? RUNS / 2 : RUNS;
 
 	for (int i = -3; i < runs; i++) {
-		read_all<8><<<(unsigned)(BUSY_BYTES / 16 / 2048), 256>>>((const uint4 *)busy, BUSY_BYTES / 16,
-									 (uint32_t *)b->results);
 		CUDA(cudaEventRecord(b->begin));
 		once(b, what, &b->set[(i + 3) % b->sets]);
 		CUDA(cudaEventRecord(b->end));
@@ -244,8 +237,6 @@ int main(int argc, char **argv)
 {
 	cudaDeviceProp prop;
 
-	CUDA(cudaMalloc(&busy, BUSY_BYTES));
-	CUDA(cudaMemset(busy, 0, BUSY_BYTES));
 	CUDA(cudaGetDeviceProperties(&prop, 0));
 	printf("%s, %d multiprocessors\n", prop.name, prop.multiProcessorCount);
 	bench(32, 2048, 32, 8, 128, KVMOD_BF16, 1);
