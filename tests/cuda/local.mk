@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # What needs a GPU: built wherever nvcc is, skipped aloud where no GPU is; only
-# test_workspace needs none. The benches are run by hand.
+# test_host and test_workspace need none. The benches are run by hand.
 CUDA_TESTS = \
 	tests/cuda/test_attend \
 	tests/cuda/test_gather \
+	tests/cuda/test_host \
 	tests/cuda/test_policies \
 	tests/cuda/test_refreekv \
 	tests/cuda/test_workspace
@@ -17,8 +18,11 @@ CUDA_CHECKS = \
 	tests/cuda/checks.h \
 	tests/cuda/gpu.c \
 	tests/cuda/gpu.h \
+	tests/cuda/runtime.c \
+	tests/cuda/runtime.h \
 	tests/cuda/test_attend.c \
 	tests/cuda/test_gather.c \
+	tests/cuda/test_host.c \
 	tests/cuda/test_policies.c \
 	tests/cuda/test_refreekv.c \
 	tests/cuda/test_workspace.c
@@ -36,6 +40,11 @@ tests_cuda_test_attend_LDADD = libpolicies.la $(CUDA_TEST_LIBS)
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
+# Without CUDA's runtime: it has one of its own.
+tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/runtime.c tests/cuda/runtime.h \
+	$(CUDA_TABLES) plugins/cuda/device.c policies/cuda/attend.c policies/cuda/refreekv.c policies/refreekv_params.c
+tests_cuda_test_host_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
+tests_cuda_test_host_LDADD = libpolicies.la libkvmod.la $(LIBM)
 tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c tests/cuda/checks.h
 tests_cuda_test_policies_CPPFLAGS = $(AM_CPPFLAGS) -DMODULES='"$(abs_builddir)/.libs"'
 tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The host's side of the module "cuda" over a made-up runtime: what is queued finds
+ * its memory as it was, each call may fail, and nothing is left behind.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <kvmod/kvmod.h>
+
+#include "kernels/cuda/segment.h"
+#include "plugins/cuda/cuda.h"
+#include "policies/cuda/policies.h"
+#include "policies/refreekv_params.h"
+#include "tests/cuda/checks.h"
+#include "tests/cuda/runtime.h"
+
+static const struct kvmod_device_ops *const ops = &kv_cuda_device_ops;
+
+/* --- a host that keeps the reason ---------------------------------------------------- */
+
+static char reason[256];
+
+static int32_t fail(void *ctx, int32_t code, const char *format, ...)
+{
+	va_list args;
+
+	(void)ctx;
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
+	return code;
+}
+
+static const struct kvmod_host host = { .size = sizeof(host), .fail = fail };
+
+/* NULL, and a reason, if it does not open. */
+static struct kvmod_instance *open_device(void)
+{
+	struct kvmod_instance *device = calloc(1, ops->instance_size);
+
+	if (!device)
+		abort();
+	device->host = &host;
+	if (!ops->open(device))
+		return device;
+	free(device);
+	return NULL;
+}
+
+static void close_device(struct kvmod_instance *device)
+{
+	if (device)
+		ops->close(device);
+	free(device);
+	CHECK(runtime.n_device == 0 && runtime.n_pinned == 0 && runtime.n_events == 0,
+	      "left behind: %u on the GPU, %u pinned, %u events", runtime.n_device, runtime.n_pinned,
+	      runtime.n_events);
+	CHECK(runtime.n_early == 0, "%u times memory went that was still used", runtime.n_early);
+}
+
+/* --- gathers ---------------------------------------------------------------------------- */
+
+#define ROWS 5000u
+#define KEPT 2000u
+#define ROW 4u				/* numbers */
+
+struct job {
+	uint32_t source[2][ROWS][ROW], target[2][KEPT][ROW];
+	uint32_t indices[KEPT];
+	struct kvmod_span spans[2];
+	uint32_t n;
+	bool by_spans;
+};
+
+static void make_job(struct job *j, uint32_t seed, uint32_t n, bool by_spans)
+{
+	memset(j->target, 0, sizeof(j->target));
+	for (uint32_t i = 0; i < 2 * ROWS; i++)
+		for (uint32_t k = 0; k < ROW; k++)
+			j->source[i / ROWS][i % ROWS][k] = (i * ROW + k) * 2654435761u + seed;
+	for (uint32_t i = 0; i < n; i++)
+		j->indices[i] = 2 * i + seed % 2;
+	j->spans[0] = (struct kvmod_span){ .begin = seed, .end = seed + n / 3 };
+	j->spans[1] = (struct kvmod_span){ .begin = 2 * n, .end = 3 * n - n / 3 };
+	j->n = n;
+	j->by_spans = by_spans;
+}
+
+/* K and V by the same list. The host's arrays are dead when the call is back. */
+static int32_t gather(struct kvmod_instance *device, struct job *j)
+{
+	struct kvmod_gather g[2];
+	int32_t err;
+
+	for (int i = 0; i < 2; i++)
+		g[i] = (struct kvmod_gather){
+			.size = sizeof(g[i]), .row_bytes = sizeof(j->source[0][0]), .src = j->source[i],
+			.dst = j->target[i], .src_stride = sizeof(j->source[0][0]),
+			.dst_stride = sizeof(j->source[0][0]),
+			.indices = j->by_spans ? NULL : j->indices, .n_indices = j->by_spans ? 0 : j->n,
+			.spans = j->by_spans ? j->spans : NULL, .n_spans = j->by_spans ? 2 : 0,
+		};
+	err = ops->gather(device, NULL, g, 2, sizeof(g[0]));
+	memset(j->indices, 0xff, sizeof(j->indices));
+	return err;
+}
+
+static uint32_t source_row(const struct job *j, uint32_t seed, uint32_t i)
+{
+	if (!j->by_spans)
+		return 2 * i + seed % 2;
+	return i < j->n / 3 ? seed + i : 2 * j->n + i - j->n / 3;
+}
+
+static void check_job(const struct job *j, uint32_t seed)
+{
+	uint32_t wrong = 0;
+
+	for (int kv = 0; kv < 2; kv++)
+		for (uint32_t i = 0; i < j->n; i++)
+			wrong += memcmp(j->target[kv][i], j->source[kv][source_row(j, seed, i)],
+					sizeof(j->target[kv][i])) != 0;
+	CHECK(wrong == 0, "%u of %u rows are wrong (%s)", wrong, 2 * j->n, j->by_spans ? "spans" : "lists");
+}
+
+/* One gather's table must not be in the way of another's, be it shorter or longer. */
+static void gathers_in_a_row(void)
+{
+	static const uint32_t lengths[] = { 500, 500, 30, 2000, 1999, 1 };
+	enum { N = sizeof(lengths) / sizeof(lengths[0]) };
+	struct kvmod_instance *device = open_device();
+	struct job *jobs = calloc(N, sizeof(*jobs));
+
+	if (!device || !jobs)
+		abort();
+	for (uint32_t wait = 0; wait < 2; wait++) {
+		for (uint32_t i = 0; i < N; i++) {
+			make_job(&jobs[i], i, lengths[i], i % 3 == 2);
+			CHECK(gather(device, &jobs[i]) == 0, "gather %u: %s", i, reason);
+			if (wait)
+				ops->synchronize(device, NULL);
+		}
+		ops->synchronize(device, NULL);
+		for (uint32_t i = 0; i < N; i++)
+			check_job(&jobs[i], i);
+	}
+	gather(device, &jobs[0]);	/* and is closed over it */
+	runtime_run();
+	close_device(device);
+	free(jobs);
+}
+
+/* Whichever call fails: a reason, no memory lost, and the next gather is right. */
+static void gathers_that_fail(void)
+{
+	struct job *job = calloc(1, sizeof(*job));
+	bool reached = true;
+
+	if (!job)
+		abort();
+	for (unsigned n = 1; reached; n++) {
+		struct kvmod_instance *device;
+		int32_t err = 0;
+
+		runtime.n_calls = 0;
+		runtime.fail_call = n;
+		reason[0] = '\0';
+		device = open_device();
+		for (uint32_t i = 0; device && i < 3 && !err; i++) {
+			make_job(job, 1, 100 + 300 * i, false);
+			err = gather(device, job);
+		}
+		reached = runtime.n_calls >= n;
+		CHECK((device && !err) != reached, "call %u fails, and it is not said", n);
+		CHECK(!reached || *reason, "call %u fails without a reason", n);
+		runtime.fail_call = 0;
+		if (device) {
+			make_job(job, 1, 700, false);
+			CHECK(gather(device, job) == 0, "after call %u failed: %s", n, reason);
+			ops->synchronize(device, NULL);
+			check_job(job, 1);
+		}
+		close_device(device);
+	}
+	free(job);
+}
+
+/* --- a decision ---------------------------------------------------------------------------- */
+
+#define LAYERS 3u
+#define N 100u
+#define DIM 64u
+
+static float numbers[N * DIM];
+static struct kvmod_head head = { .size = sizeof(head), .n = N };
+static struct kvmod_segment segments[LAYERS];
+static struct kvmod_request request;
+static struct refreekv policy = {
+	.instance = { .host = &host }, .threshold = 0.01, .sinks = 4, .recent = 1,
+	.rows = { .value = 1, .is_count = 1 }, .window = 8,
+};
+
+static void describe(void)
+{
+	const struct kvmod_view view = {
+		.size = sizeof(view), .type = KVMOD_F32, .data = numbers, .stride = DIM * sizeof(float),
+		.head_stride = DIM * sizeof(float),
+	};
+
+	head.k = view;
+	for (uint32_t i = 0; i < LAYERS; i++)
+		segments[i] = (struct kvmod_segment){
+			.size = sizeof(segments[i]), .layer = i, .logical = N, .n_q_heads = 1, .n_kv_heads = 1,
+			.head_dim = DIM, .scale = 1, .head_stride = sizeof(head), .heads = &head, .q = view,
+			.n_rows = 1,
+		};
+	request = (struct kvmod_request){
+		.size = sizeof(request), .n_layers = LAYERS, .n_segments = LAYERS,
+		.segment_stride = sizeof(segments[0]), .segments = segments,
+	};
+}
+
+/* As the core does it; scratch on the host is pinned, or not. */
+static int32_t decide(struct kvmod_instance *device, bool pinned, struct kvmod_plan *plan)
+{
+	struct kvmod_workspace need = { .size = sizeof(need) };
+	int32_t err = kv_cuda_refreekv_ops.workspace(&policy, &request, &need);
+	void *on_host = NULL, *on_device = NULL;
+
+	if (!err && pinned)
+		err = ops->host_alloc(device, need.host, &on_host);
+	else if (!err)
+		on_host = aligned_alloc(64, (need.host + 63) / 64 * 64);
+	if (!err)
+		err = ops->alloc(device, need.device, &on_device);
+	request.scratch = on_host;
+	request.device_scratch = on_device;
+	if (!err)
+		err = kv_cuda_refreekv_ops.compress(&policy, &request, plan);
+	runtime_run();
+	if (on_device)
+		ops->free(device, on_device);
+	if (on_host && pinned)
+		ops->host_free(device, on_host);
+	else
+		free(on_host);
+	return err;
+}
+
+static void check_plan(const struct kvmod_plan *plan)
+{
+	for (uint32_t i = 0; i < LAYERS; i++) {
+		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		CHECK(keep->kind == KVMOD_KEEP_SPANS && keep->n_spans == 2 &&
+		      keep->spans[0].end == 4 && keep->spans[1].begin == RUNTIME_FIRST &&
+		      keep->spans[1].end == N && keep->loss > 0, "layer %u: %u spans", i, keep->n_spans);
+	}
+}
+
+static void decisions(void)
+{
+	struct kvmod_instance *device;
+	struct kvmod_plan *plan;
+	bool reached = true;
+
+	describe();
+	if (kvmod_plan_new(&request, &plan))
+		abort();
+	for (unsigned n = 1; reached; n++) {
+		int32_t err;
+
+		runtime.fail_call = 0;
+		device = open_device();
+		runtime.n_calls = 0;
+		runtime.fail_call = n;
+		reason[0] = '\0';
+		err = decide(device, true, plan);
+		reached = runtime.n_calls >= n;
+		CHECK((err == 0) != reached && (!err || *reason), "call %u fails: %d, `%s`", n, err, reason);
+		if (!err)
+			check_plan(plan);
+		close_device(device);
+	}
+	runtime.fail_call = 0;
+	device = open_device();
+	CHECK(decide(device, false, plan) == KVMOD_EDEVICE && strstr(reason, "deciding on the GPU"),
+	      "scratch out of reach: %s", reason);
+	close_device(device);
+	kvmod_plan_free(plan);
+}
+
+/* --- what a row sees ------------------------------------------------------------------------ */
+
+/* Counted one by one, of positions with gaps and without, by rows of every age. */
+static void rows_that_see(void)
+{
+	enum { LENGTH = 40, ROWS_TESTED = 130 };
+	int32_t positions[LENGTH], rows[ROWS_TESTED];
+
+	for (int i = 0; i < LENGTH; i++)
+		positions[i] = 5 + 2 * i + (i > 20 ? 7 : 0);
+	for (int i = 0; i < ROWS_TESTED; i++)
+		rows[i] = i - 2;
+	for (uint32_t gaps = 0; gaps < 2; gaps++)
+		for (uint32_t named = 0; named < 2; named++) {
+			const struct kvmod_head h = { .n = LENGTH, .positions = gaps ? positions : NULL };
+			const struct kvmod_segment s = {
+				.logical = ROWS_TESTED - 2, .n_rows = ROWS_TESTED, .row_positions = named ? rows : NULL,
+			};
+
+			for (uint32_t row = 0; row < ROWS_TESTED; row++) {
+				uint32_t expected = 0;
+
+				for (int i = 0; i < LENGTH; i++)
+					expected += (gaps ? positions[i] : i) <= rows[row];
+				CHECK(kv_seen(&s, &h, row) == expected, "row %u sees %u, expected %u", row,
+				      kv_seen(&s, &h, row), expected);
+			}
+		}
+}
+
+int main(void)
+{
+	rows_that_see();
+	gathers_in_a_row();
+	gathers_that_fail();
+	decisions();
+	printf("%u checks, %u failures\n", checks, failures);
+	return failures != 0;
+}
