@@ -26,6 +26,7 @@ static const struct {
 } faults[] = {
 	{ TINY_NO_WEIGHT, KVMOD_EFORMAT, ": weight blk.1.ffn_up.weight is missing" },
 	{ TINY_WRONG_SHAPE, KVMOD_EFORMAT, ": blk.1.attn_k.weight is 64 x 128 x 1 x 1, expected 64 x 64" },
+	{ TINY_DEEP_WEIGHT, KVMOD_EFORMAT, ": blk.1.attn_q.weight is 64 x 128 x 2 x 1, expected 64 x 128" },
 	{ TINY_EXTRA_WEIGHT, KVMOD_ENOTSUP,
 	  ": weight blk.1.attn_sinks.weight is no part of the llama family" },
 	{ TINY_UNKNOWN_ARCH, KVMOD_ENOTSUP,

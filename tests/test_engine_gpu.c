@@ -113,12 +113,12 @@ static struct gg_engine *open_on_gpu(const char *model, int64_t layers)
 	return engine;
 }
 
-static void set_up(struct setup *s, unsigned model, int64_t layers)
+static void set_up_with(struct setup *s, unsigned model, int64_t layers, enum tiny_fault variant)
 {
 	struct test_engine_params params = { .batch = 16 };
 
 	memset(s, 0, sizeof(*s));
-	s->model = tiny_model_write(&tiny_models[models[model]], TINY_GOOD);
+	s->model = tiny_model_write(&tiny_models[models[model]], variant);
 	params.model = s->model;
 	s->cpu.engine = test_engine_open(&params);
 	ck_assert_msg(s->cpu.engine, "%s", test_engine_error());
@@ -126,6 +126,11 @@ static void set_up(struct setup *s, unsigned model, int64_t layers)
 	s->cpu.seq = test_seq(s->cpu.engine);
 	s->gpu.seq = test_seq(s->gpu.engine);
 	tiny_tokens(s->tokens, N, 3);
+}
+
+static void set_up(struct setup *s, unsigned model, int64_t layers)
+{
+	set_up_with(s, model, layers, TINY_GOOD);
 }
 
 static void tear_down(struct setup *s)
@@ -256,6 +261,20 @@ START_TEST(whole)
 }
 END_TEST
 
+/* How many products the last graph has with a weight. */
+static unsigned products_with(const struct gg_engine *engine, const struct ggml_tensor *weight)
+{
+	struct ggml_cgraph *nodes = engine->graph.nodes;
+	unsigned n = 0;
+
+	for (int i = 0; i < ggml_graph_n_nodes(nodes); i++) {
+		const struct ggml_tensor *node = ggml_graph_node(nodes, i);
+
+		n += node->op == GGML_OP_MUL_MAT && node->src[0] == weight;
+	}
+	return n;
+}
+
 /* Q, K and V lie side by side there, and what one token takes of them is one node. */
 START_TEST(joined)
 {
@@ -272,7 +291,47 @@ START_TEST(joined)
 	ck_assert_int_eq(!last->qkv_bias, !last->w[GG_Q_BIAS]);
 	ck_assert_int_eq(!all[0].qkv, LAYERS >= 0 && LAYERS < TINY_LAYERS);
 	ck_assert_ptr_null(s.cpu.engine->net.layers[TINY_LAYERS - 1].qkv);
+	run(&s, 0, 20, false);
+	ck_assert_uint_eq(products_with(s.gpu.engine, last->qkv), 0);
+	ck_assert_uint_eq(products_with(s.gpu.engine, last->w[GG_K]), 1);
+	run(&s, 20, 21, true);
+	ck_assert_uint_eq(products_with(s.gpu.engine, last->qkv), 1);
+	ck_assert_uint_eq(products_with(s.gpu.engine, last->w[GG_K]), 0);
 	tear_down(&s);
+}
+END_TEST
+
+/* Of different types they lie apart, and are multiplied one by one. */
+START_TEST(apart)
+{
+	static struct setup s;
+	const struct gg_layer *last;
+
+	set_up_with(&s, MODEL, LAYERS, TINY_F16_VALUES);
+	last = &s.gpu.engine->net.layers[TINY_LAYERS - 1];
+	ck_assert_ptr_null(last->qkv);
+	run(&s, 0, 50, false);
+	run(&s, 50, 60, true);
+	ck_assert_uint_eq(products_with(s.gpu.engine, last->w[GG_V]), 1);
+	check(&s, 0, 60);
+	tear_down(&s);
+}
+END_TEST
+
+/* What is no matrix of that shape is refused in words, as on the CPU. */
+START_TEST(wrong_shapes)
+{
+	char *model = tiny_model_write(&tiny_models[models[1]], _i ? TINY_DEEP_WEIGHT : TINY_WRONG_SHAPE);
+	struct test_engine_params params = {
+		.model = model, .batch = 16, .gpu_layers = -1, .context_override = 1, .gpu = find_gpu(),
+	};
+
+	ck_assert_ptr_null(test_engine_open(&params));
+	ck_assert_msg(strstr(test_engine_error(), _i ? ": blk.1.attn_q.weight is 64 x 512 x 2 x 1, expected" :
+						       ": blk.1.attn_k.weight is 64 x 256 x 1 x 1, expected"),
+		      "%s", test_engine_error());
+	unlink(model);
+	free(model);
 }
 END_TEST
 
@@ -583,6 +642,8 @@ static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, whole, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, joined, 0, N_MODELS * N_LAYERS);
+	tcase_add_loop_test(tc, apart, 0, N_MODELS * N_LAYERS);
+	tcase_add_loop_test(tc, wrong_shapes, 0, 2);
 	tcase_add_loop_test(tc, cut_and_decode, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, fork_and_truncate, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, long_decode, N_LAYERS, 2 * N_LAYERS);

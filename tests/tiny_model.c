@@ -61,17 +61,20 @@ void tiny_tokens(int32_t *tokens, uint32_t n, uint32_t seed)
 static void put(struct writer *w, const char *name, int64_t columns, int64_t rows, float middle,
 		float width)
 {
-	enum ggml_type type = w->fault == TINY_F16_NORM && !strcmp(name, "blk.1.ffn_norm.weight") ?
-				      GGML_TYPE_F16 :
-				      GGML_TYPE_F32;
+	bool is_f16 = (w->fault == TINY_F16_NORM && !strcmp(name, "blk.1.ffn_norm.weight")) ||
+		      (w->fault == TINY_F16_VALUES && strstr(name, "attn_v.weight"));
+	enum ggml_type type = is_f16 ? GGML_TYPE_F16 : GGML_TYPE_F32;
 	struct ggml_tensor *tensor;
 
 	if (w->fault == TINY_NO_WEIGHT && !strcmp(name, "blk.1.ffn_up.weight"))
 		return;
 	if (w->fault == TINY_WRONG_SHAPE && !strcmp(name, "blk.1.attn_k.weight"))
 		rows *= 2;
-	tensor = rows ? ggml_new_tensor_2d(w->context, type, columns, rows) :
-			ggml_new_tensor_1d(w->context, type, columns);
+	if (w->fault == TINY_DEEP_WEIGHT && !strcmp(name, "blk.1.attn_q.weight"))
+		tensor = ggml_new_tensor_3d(w->context, type, columns, rows, 2);
+	else
+		tensor = rows ? ggml_new_tensor_2d(w->context, type, columns, rows) :
+				ggml_new_tensor_1d(w->context, type, columns);
 	ggml_set_name(tensor, name);
 	for (int64_t i = 0; i < ggml_nelements(tensor); i++) {
 		float value = middle + width * kv_random_normal(&w->random);

@@ -59,14 +59,15 @@ template <class P> union kv_shared {
 
 template <class P> static size_t kv_size_shared(struct kv_launch *p)
 {
-	size_t heads = offsetof(struct kv_heads, of) + p->n_q_heads * sizeof(struct kv_heads::kv_children_of);
-	size_t groups = p->n_kv_heads * p->groups, room = 0;
+	size_t bytes = offsetof(struct kv_heads, of) + p->n_q_heads * sizeof(struct kv_heads::kv_children_of);
+	size_t room = (KV_SHARED_MOST - bytes) / sizeof(struct kv_kept<P>);
+	size_t groups = p->n_kv_heads * p->groups;
 
-	if (heads < KV_SHARED_MOST)
-		room = (KV_SHARED_MOST - heads) / sizeof(struct kv_kept<P>);
+	static_assert(sizeof(struct kv_heads) < KV_SHARED_MOST && sizeof(struct kv_reader<P>) <= KV_SHARED_MOST,
+		      "what a block needs at least");
 	p->kept = (uint32_t)(groups < room ? groups : room);
-	heads += p->kept * sizeof(struct kv_kept<P>);
-	return heads > sizeof(struct kv_reader<P>) ? heads : sizeof(struct kv_reader<P>);
+	bytes += p->kept * sizeof(struct kv_kept<P>);
+	return bytes > sizeof(struct kv_reader<P>) ? bytes : sizeof(struct kv_reader<P>);
 }
 
 template <class P>

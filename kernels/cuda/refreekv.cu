@@ -68,8 +68,9 @@ static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
 {
 	uint32_t finishers = kv_finishers(p), room = p.blocks - finishers;
 	const size_t shared = kv_size_shared<P>(&p);
+	/* The most, for it holds for launches of other threads too. */
 	cudaError_t err = cudaFuncSetAttribute(kv_decide_last<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-					       (int)shared);
+					       (int)KV_SHARED_MOST);
 
 	if (err != cudaSuccess)
 		return err;

@@ -39,11 +39,11 @@ uint32_t kv_seen(const struct kvmod_segment *s, const struct kvmod_head *head, u
 	int64_t at = s->row_positions ? s->row_positions[row] : (int64_t)s->logical - s->n_rows + row;
 	uint32_t low = 0, high = head->n;
 
-	/* This is asked of every head of every layer: mostly all is seen, or positions have no gaps. */
-	if (high > 0 && at >= (head->positions ? head->positions[high - 1] : (int64_t)high - 1))
-		return high;
+	/* This is asked of every head of every layer: mostly positions have no gaps, or all is seen. */
 	if (!head->positions)
-		return at < 0 ? 0 : (uint32_t)at + 1;
+		return at < 0 ? 0 : at < high ? (uint32_t)at + 1 : high;
+	if (high > 0 && at >= head->positions[high - 1])
+		return high;
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 

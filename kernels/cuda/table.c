@@ -98,11 +98,11 @@ static uint64_t reads_all(const struct kv_refreekv_job *job, const struct kvmod_
 }
 
 /* A segment's tiles; left: what there is to read from it on, and it is no more after. */
-struct tiles {
+struct tiling {
 	uint32_t batches, n;
 };
 
-static struct tiles next_tiles(const struct kv_refreekv_job *job, const struct kvmod_segment *s, uint64_t *left)
+static struct tiling next_tiling(const struct kv_refreekv_job *job, const struct kvmod_segment *s, uint64_t *left)
 {
 	uint32_t n = kvmod_head_at(s, 0)->n, batches = KV_BATCHES;
 
@@ -112,8 +112,8 @@ static struct tiles next_tiles(const struct kv_refreekv_job *job, const struct k
 		batches = 2;
 	*left -= reads(job, s);
 	if (reads(job, s) == 0)
-		return (struct tiles){ batches, 0 };
-	return (struct tiles){ batches, (n + batches * KV_BATCH - 1) / (batches * KV_BATCH) };
+		return (struct tiling){ batches, 0 };
+	return (struct tiling){ batches, (n + batches * KV_BATCH - 1) / (batches * KV_BATCH) };
 }
 
 static void measure(struct kv_refreekv_job *job, const struct kvmod_segment *const *segments)
@@ -129,12 +129,12 @@ static void measure(struct kv_refreekv_job *job, const struct kvmod_segment *con
 		job->aligned &= keys_aligned(segments[i]);
 	}
 	for (i = 0; i < job->n_segments; i++) {
-		struct tiles tiles = next_tiles(job, segments[i], &left);
+		struct tiling t = next_tiling(job, segments[i], &left);
 
 		rows = rows_used(&job->params, segments[i]);
-		job->n_tiles += tiles.n;
-		job->n_cells += kv_padded(tiles.n);
-		job->n_stats += (uint64_t)rows * tiles.n * job->n_q_heads;
+		job->n_tiles += t.n;
+		job->n_cells += kv_padded(t.n);
+		job->n_stats += (uint64_t)rows * t.n * job->n_q_heads;
 	}
 }
 
@@ -192,23 +192,23 @@ void kv_cuda_refreekv_table(const struct kv_refreekv_job *job,
 	memset(table, 0, l.end);
 	for (i = 0; i < job->n_segments; i++, entry++) {
 		const struct kvmod_segment *s = segments[i];
-		struct tiles tiles_of = next_tiles(job, s, &left);
+		struct tiling t = next_tiling(job, s, &left);
 
 		fill_entry(entry, s, rows_used(&job->params, s));
 		entry->first_tile = first_tile[i] = tiles;
 		entry->first_limit = limits;
 		entry->first_cell = cells;
 		entry->stats = stats;
-		entry->batches = tiles_of.batches;
+		entry->batches = t.batches;
 		for (g = 0; g < job->n_kv_heads; g++, head++) {
 			head->k = kvmod_head_at(s, g)->k.data;
 			head->stride = kvmod_head_at(s, g)->k.stride;
 		}
 		for (j = 0; j < entry->n_rows; j++)
 			*limit++ = row_limit(s, entry->n_rows, j);
-		tiles += tiles_of.n;
-		cells += kv_padded(tiles_of.n);
+		tiles += t.n;
+		cells += kv_padded(t.n);
 		limits += entry->n_rows;
-		stats += (uint64_t)entry->n_rows * tiles_of.n * job->n_q_heads;
+		stats += (uint64_t)entry->n_rows * t.n * job->n_q_heads;
 	}
 }

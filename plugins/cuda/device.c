@@ -113,7 +113,7 @@ static void cuda_free(void *self, void *memory)
 	cudaFree(memory);
 }
 
-/* Kernels write there, and it is copied at full speed. With one address space on 64 bits that goes for all GPUs. */
+/* Kernels write there, at the same address, and it is copied at full speed. */
 static int32_t cuda_host_alloc(void *self, uint64_t bytes, void **memory)
 {
 	char what[64];
@@ -166,6 +166,7 @@ static int32_t cuda_memory(void *self, uint64_t *free_bytes, uint64_t *total_byt
 
 /* --- gathers ---------------------------------------------------------------------------- */
 
+/* Lists grow turn by turn: a table has room for some of that. */
 static cudaError_t new_table(size_t bytes, struct table **out)
 {
 	struct table *t = calloc(1, sizeof(*t));
@@ -173,8 +174,8 @@ static cudaError_t new_table(size_t bytes, struct table **out)
 
 	if (!t)
 		return cudaErrorMemoryAllocation;
-	t->room = bytes;
-	error = cudaHostAlloc((void **)&t->bytes, bytes, cudaHostAllocDefault);
+	t->room = bytes + bytes / 8;
+	error = cudaHostAlloc((void **)&t->bytes, t->room, cudaHostAllocDefault);
 	if (error == cudaSuccess)
 		error = cudaEventCreateWithFlags(&t->copied, cudaEventDisableTiming);
 	if (error == cudaSuccess)
@@ -186,7 +187,7 @@ static cudaError_t new_table(size_t bytes, struct table **out)
 
 /*
  * With long lists a table is large, and to pin pages for it takes longer than the
- * gather: so the last one is used again.
+ * gather: so the last one is used again, when the GPU has its copy.
  */
 static cudaError_t take_table(struct cuda_device *self, size_t bytes, struct table **out)
 {

@@ -219,25 +219,31 @@ static const void *find_data(struct gg_engine *engine, const struct ggml_tensor 
 	return model->file + begin + offset;
 }
 
+static bool has_shape(const struct gg_model *model, const struct ggml_tensor *tensor, enum gg_dim columns,
+		      enum gg_dim rows)
+{
+	return tensor->ne[0] == model->dims[columns] && tensor->ne[1] == model->dims[rows] &&
+	       tensor->ne[2] == 1 && tensor->ne[3] == 1;
+}
+
 /* Takes a weight of that shape from the file. *out is NULL if it is not there. */
 static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim columns,
 		    enum gg_dim rows, enum use use, enum gg_side side, struct ggml_tensor **out)
 {
 	struct gg_model *model = &engine->net;
 	struct ggml_tensor *tensor = ggml_get_tensor(model->tensors, name);
-	int64_t n_columns = model->dims[columns], n_rows = model->dims[rows];
 	const void *data;
 
 	*out = NULL;
 	if (!tensor)
 		return KVMOD_OK;
-	if (tensor->ne[0] != n_columns || tensor->ne[1] != n_rows || tensor->ne[2] != 1 ||
-	    tensor->ne[3] != 1)
+	if (!has_shape(model, tensor, columns, rows))
 		return gg_fail(engine, KVMOD_EFORMAT,
 			       "%s: %s is %lld x %lld x %lld x %lld, expected %lld x %lld",
 			       engine->model, name, (long long)tensor->ne[0],
 			       (long long)tensor->ne[1], (long long)tensor->ne[2],
-			       (long long)tensor->ne[3], (long long)n_columns, (long long)n_rows);
+			       (long long)tensor->ne[3], (long long)model->dims[columns],
+			       (long long)model->dims[rows]);
 	if (use == USE_VECTOR && tensor->type != GGML_TYPE_F32)
 		return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s is %s, expected f32", engine->model,
 			       name, ggml_type_name(tensor->type));
@@ -268,15 +274,26 @@ static struct ggml_tensor *find_weight(struct gg_engine *engine, uint32_t layer,
 	return ggml_get_tensor(engine->net.tensors, name);
 }
 
-/* Can they be one tensor, each beginning where the one before ends? */
-static bool go_together(struct ggml_tensor *const parts[3], int dim, ggml_backend_buffer_type_t type)
+/*
+ * Can three weights from `first` on be one tensor, each beginning where the one before
+ * ends? What is wrong with them is said when they are taken.
+ */
+static bool go_together(const struct gg_engine *engine, unsigned first, struct ggml_tensor *const parts[3],
+			ggml_backend_buffer_type_t type)
 {
-	for (int i = 0; i < 3; i++) {
-		size_t bytes = parts[i] ? ggml_nbytes(parts[i]) : 0;
+	const struct gg_family *family = engine->net.family;
 
-		if (!bytes || parts[i]->type != parts[0]->type || bytes % ggml_backend_buft_get_alignment(type) ||
-		    ggml_backend_buft_get_alloc_size(type, parts[i]) != bytes ||
-		    (dim == 1 && parts[i]->ne[0] != parts[0]->ne[0]))
+	for (unsigned i = 0; i < 3; i++) {
+		const struct gg_weight_info *info = &gg_weight_infos[first + i];
+		size_t bytes;
+
+		if (!parts[i] || !((family->required | family->optional) & (1u << (first + i))) ||
+		    !has_shape(&engine->net, parts[i], info->columns, info->rows) ||
+		    parts[i]->type != parts[0]->type)
+			return false;
+		bytes = ggml_nbytes(parts[i]);
+		if (bytes % ggml_backend_buft_get_alignment(type) ||
+		    ggml_backend_buft_get_alloc_size(type, parts[i]) != bytes)
 			return false;
 	}
 	return true;
@@ -300,7 +317,7 @@ static int32_t place_together(struct gg_engine *engine, uint32_t layer, unsigned
 
 	for (unsigned i = 0; i < 3; i++)
 		parts[i] = find_weight(engine, layer, first + i);
-	if (!go_together(parts, dim, type))
+	if (!go_together(engine, first, parts, type))
 		return KVMOD_OK;
 	ne[0] = parts[0]->ne[0];
 	ne[dim] = parts[0]->ne[dim] + parts[1]->ne[dim] + parts[2]->ne[dim];

@@ -168,15 +168,16 @@ static int32_t refreekv_workspace(void *self_, const struct kvmod_request *reque
 
 /* --- deciding ---------------------------------------------------------------------------- */
 
-/* Scratch on the host must be what the device "cuda" allocates: the kernel writes there. */
-static cudaError_t check_reach(const char *host)
+/* The kernel writes results to scratch on the host. */
+static int32_t check_reach(const struct kvmod_host *host, const void *scratch)
 {
 	struct cudaPointerAttributes attributes;
-	cudaError_t error = cudaPointerGetAttributes(&attributes, host);
+	cudaError_t error = cudaPointerGetAttributes(&attributes, scratch);
 
-	if (error == cudaSuccess && attributes.devicePointer != host)
-		error = cudaErrorHostMemoryNotRegistered;
-	return error;
+	if (error == cudaSuccess && attributes.devicePointer != scratch)
+		return host->fail(host->ctx, KVMOD_ENOTSUP, "scratch on the host is out of the GPU's reach: "
+				  "expected what the device's host_alloc() gives");
+	return kv_cuda_say(host, error, "looking at scratch");
 }
 
 static cudaError_t launch(const struct kvmod_request *request, const struct kv_refreekv_job *job,
@@ -184,11 +185,10 @@ static cudaError_t launch(const struct kvmod_request *request, const struct kv_r
 {
 	char *device = request->device_scratch;
 	size_t after = after_table(job);
-	cudaError_t error = check_reach(host);
+	cudaError_t error;
 
 	kv_cuda_refreekv_table(job, cuts->segments, host);
-	if (error == cudaSuccess)
-		error = cudaMemcpyAsync(device, host, job->table_bytes, cudaMemcpyHostToDevice, request->stream);
+	error = cudaMemcpyAsync(device, host, job->table_bytes, cudaMemcpyHostToDevice, request->stream);
 	if (error == cudaSuccess)
 		error = kv_cuda_cause(kv_cuda_refreekv(job, device, device + after,
 						       (struct kv_refreekv_result *)(host + after),
@@ -229,6 +229,8 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 	if (cuts.n == 0)
 		return 0;
 	err = prepare(self, &cuts, &job);
+	if (!err)
+		err = check_reach(self->instance.host, host);
 	if (err)
 		return err;
 	err = kv_cuda_say(self->instance.host, launch(request, &job, &cuts, host), "deciding on the GPU");

@@ -44,7 +44,7 @@ tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
 tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/runtime.c tests/cuda/runtime.h \
 	$(CUDA_TABLES) plugins/cuda/device.c policies/cuda/attend.c policies/cuda/refreekv.c policies/refreekv_params.c
 tests_cuda_test_host_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
-tests_cuda_test_host_LDADD = libpolicies.la libkvmod.la $(LIBM)
+tests_cuda_test_host_LDADD = libvectors.la libpolicies.la libkvmod.la $(LIBM)
 tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c tests/cuda/checks.h
 tests_cuda_test_policies_CPPFLAGS = $(AM_CPPFLAGS) -DMODULES='"$(abs_builddir)/.libs"'
 tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)

@@ -49,8 +49,10 @@ static cudaError_t get(void **p, size_t bytes, bool pinned)
 
 	if (fails())
 		return cudaErrorMemoryAllocation;
-	while (b->memory)
+	while (b < blocks + MOST_BLOCKS && b->memory)
 		b++;
+	if (b == blocks + MOST_BLOCKS)
+		abort();
 	*b = (struct block){ aligned_alloc(256, (bytes + 255) / 256 * 256), bytes, pinned };
 	if (!b->memory)
 		return cudaErrorMemoryAllocation;

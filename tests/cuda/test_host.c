@@ -11,11 +11,13 @@
 #include <kvmod/kvmod.h>
 
 #include "kernels/cuda/segment.h"
+#include "kernels/cuda/table.h"
 #include "plugins/cuda/cuda.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
 #include "tests/cuda/checks.h"
 #include "tests/cuda/runtime.h"
+#include "tests/random.h"
 
 static const struct kvmod_device_ops *const ops = &kv_cuda_device_ops;
 
@@ -287,7 +289,7 @@ static void decisions(void)
 	}
 	runtime.fail_call = 0;
 	device = open_device();
-	CHECK(decide(device, false, plan) == KVMOD_EDEVICE && strstr(reason, "deciding on the GPU"),
+	CHECK(decide(device, false, plan) == KVMOD_ENOTSUP && strstr(reason, "host_alloc"),
 	      "scratch out of reach: %s", reason);
 	close_device(device);
 	kvmod_plan_free(plan);
@@ -308,6 +310,7 @@ static void rows_that_see(void)
 	for (uint32_t gaps = 0; gaps < 2; gaps++)
 		for (uint32_t named = 0; named < 2; named++) {
 			const struct kvmod_head h = { .n = LENGTH, .positions = gaps ? positions : NULL };
+			const struct kvmod_head empty = { .positions = gaps ? positions : NULL };
 			const struct kvmod_segment s = {
 				.logical = ROWS_TESTED - 2, .n_rows = ROWS_TESTED, .row_positions = named ? rows : NULL,
 			};
@@ -317,15 +320,82 @@ static void rows_that_see(void)
 
 				for (int i = 0; i < LENGTH; i++)
 					expected += (gaps ? positions[i] : i) <= rows[row];
+				CHECK(kv_seen(&s, &empty, row) == 0, "row %u sees what is not there", row);
 				CHECK(kv_seen(&s, &h, row) == expected, "row %u sees %u, expected %u", row,
 				      kv_seen(&s, &h, row), expected);
 			}
 		}
 }
 
+/* --- a table, and the memory that was asked for it --------------------------------------------- */
+
+/* Of segment i: what the table says agrees with where the next one begins. */
+static void check_entry(const struct kv_refreekv_job *job, const struct kv_segment_entry *e,
+			const uint32_t *first_tile, uint32_t i)
+{
+	bool last = i + 1 == job->n_segments;
+	uint32_t tiles = (last ? job->n_tiles : first_tile[1]) - *first_tile;
+	uint32_t cells = (last ? job->n_cells : e[1].first_cell) - e->first_cell;
+	uint64_t stats = (last ? job->n_stats : e[1].stats) - e->stats;
+	uint32_t size = e->batches * KV_BATCH;
+	uint32_t expected = kv_keeps_all(&job->params, e->n) ? 0 : (e->n + size - 1) / size;
+
+	CHECK(tiles == expected && e->first_tile == *first_tile, "segment %u of %u: %u tiles, expected %u", i,
+	      e->n, tiles, expected);
+	CHECK(cells == kv_padded(tiles), "segment %u: room for %u tiles, expected %u", i, cells, kv_padded(tiles));
+	CHECK(stats == (uint64_t)e->n_rows * tiles * job->n_q_heads, "segment %u: room for %llu sums", i,
+	      (unsigned long long)stats);
+	CHECK(job->rows == 1 || e->batches == KV_BATCHES, "segment %u: small tiles for several rows", i);
+}
+
+static void tables(void)
+{
+	enum { MOST = 24, HEADS = 8, RUNS = 3000 };
+	static struct kvmod_head h[MOST];
+	static struct kvmod_segment s[MOST];
+	const struct kvmod_segment *list[MOST];
+	struct kv_random r = { 11 };
+	uint32_t seen = 0;
+
+	describe();
+	for (uint32_t run = 0; run < RUNS; run++) {
+		uint32_t count = kv_random_range(&r, 1, MOST), groups = kv_random_range(&r, 1, 2);
+		struct kv_refreekv_params p = { run % 10 ? 0.01 : 0, kv_random_range(&r, 0, 9), 1, 0, run % 3 ? 1 : 4 };
+		struct kv_refreekv_job job;
+		char *table;
+
+		for (uint32_t i = 0; i < count; i++) {
+			h[i] = head;
+			h[i].n = kv_random_range(&r, 4, 4u << kv_random_range(&r, 1, 15));
+			s[i] = segments[0];
+			s[i].logical = h[i].n;
+			s[i].n_q_heads = HEADS * groups;
+			s[i].n_kv_heads = HEADS;
+			s[i].head_stride = 0;	/* all alike */
+			s[i].heads = &h[i];
+			s[i].n_rows = kv_random_range(&r, 1, 4);
+			list[i] = &s[i];
+		}
+		CHECK(kv_cuda_refreekv_prepare(&p, list, count, &job) == 0, "run %u is refused", run);
+		table = malloc(job.table_bytes);
+		if (!table)
+			abort();
+		kv_cuda_refreekv_table(&job, list, table);
+		for (uint32_t i = 0; i < count; i++) {
+			const struct kv_segment_entry *e = (const void *)table;
+
+			check_entry(&job, e + i, (const uint32_t *)(table + kv_table_layout(&job).first_tiles) + i, i);
+			seen |= e[i].batches;
+		}
+		free(table);
+	}
+	CHECK(seen == (1 | 2 | 4), "tiles of batches %u were seen", seen);
+}
+
 int main(void)
 {
 	rows_that_see();
+	tables();
 	gathers_in_a_row();
 	gathers_that_fail();
 	decisions();

@@ -238,6 +238,54 @@ static void test_many_sequences(void)
 	run("64 sequences", &plain, &usual, n, 64);
 }
 
+/* Tiles of all three sizes in one launch, the first two segments with parts of 32. */
+static void test_tiles(void)
+{
+	static const uint32_t n[] = { 8300, 9000, 5000, 2000, 700 }, dims[] = { 64, 128, 256 };
+	struct kv_refreekv_params p = usual;
+	struct shape s = plain;
+	unsigned i, t;
+
+	for (i = 0; i < 3; i++)
+		for (t = KVMOD_F32; t <= KVMOD_Q8_0; t++) {
+			char name[80];
+
+			if (quick && (i != 1 || t != KVMOD_F16))
+				continue;
+			s.dim = dims[i];
+			s.scale = 1 / sqrtf((float)s.dim);
+			s.k_type = t;
+			s.softcap = t == KVMOD_F16 ? 5 : 0;
+			p.sinks = (i + t) % 2 ? 40 : 600;
+			p.norm_all = t % 2;
+			p.threshold = i == 1 ? 0.2 : 0.01;
+			snprintf(name, sizeof(name), "tiles, heads of %u, %s", s.dim, kv_type_name(t));
+			run(name, &s, &p, n, 5);
+		}
+}
+
+/* As many as there may be: not all that a finish needs has room in shared memory. */
+static void test_most_heads(void)
+{
+	static const uint32_t heads[][2] = { { 128, 128 }, { 128, 1 }, { 127, 127 } }, n[] = { 700, 130 };
+	struct shape s = plain;
+	unsigned i, t;
+
+	for (i = 0; i < 3; i++)
+		for (t = KVMOD_F32; t <= KVMOD_Q8_0; t++) {
+			char name[80];
+
+			if (quick && i + t != 3)
+				continue;
+			s.n_q_heads = heads[i][0];
+			s.n_kv_heads = heads[i][1];
+			s.dim = t == KVMOD_F16 ? 256 : 64;
+			s.k_type = t;
+			snprintf(name, sizeof(name), "%u/%u heads, %s", s.n_q_heads, s.n_kv_heads, kv_type_name(t));
+			run(name, &s, &usual, n, 2);
+		}
+}
+
 static void test_parameters(void)
 {
 	static const double thresholds[] = { 0, 1e-5, 0.001, 0.3, 0.99, 1 };
@@ -314,7 +362,7 @@ static void test_special(void)
 /* The same bits 200 times, from scratch memory in any state, and from a graph. */
 static void test_repeats(uint32_t rows)
 {
-	uint32_t n[] = { 3000, 257, 1, 1500 }, runs = quick ? 3 : 200, i;
+	uint32_t n[] = { 9000, 257, 1, 1500 }, runs = quick ? 3 : 200, i;
 	struct kv_refreekv_params p = usual;
 	struct shape s = plain;
 	struct cache c[4];
@@ -387,6 +435,8 @@ int main(int argc, char **argv)
 	test_shapes();
 	test_views();
 	test_many_sequences();
+	test_tiles();
+	test_most_heads();
 	test_parameters();
 	test_special();
 	test_repeats(1);

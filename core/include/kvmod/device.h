@@ -79,8 +79,9 @@ struct kvmod_device_ops {
 	/* --- optional: memory of the host that work on the device reaches ---------- */
 
 	/*
-	 * At the same address; 64-byte aligned. A policy's request->scratch is made of
-	 * it where a device has it, else of plain memory.
+	 * At the same address; 64-byte aligned. What is written there is seen after
+	 * synchronize(), and copies that are queued read it when they run. A policy's
+	 * request->scratch is made of it where a device has it, else of plain memory.
 	 */
 	int32_t (*host_alloc)(void *self, uint64_t bytes, void **memory);
 	void (*host_free)(void *self, void *memory);
