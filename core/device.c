@@ -12,8 +12,6 @@
 
 #include "kernels/cpu/gather.h"
 
-#define CPU_ALIGN 256u
-
 struct kvmod_device {
 	struct kvmod_device *next;
 	struct kvmod_ctx *ctx;
@@ -248,30 +246,53 @@ int kv_device_wait(struct kvmod_device *device, void *stream)
 	return err ? kv_device_failed(device, err) : err;
 }
 
-/* What the host's scratch is aligned to. */
-#define HOST_ALIGN 64u
+/* --- buffers ----------------------------------------------------------------------------- */
 
-static bool gives_host_memory(const struct kvmod_device *device)
+#define CPU_ALIGN 256u
+
+static int32_t cpu_alloc(void *self, uint64_t bytes, void **memory)
 {
-	return KVMOD_HAS(device->ops, host_free) && device->ops->host_alloc && device->ops->host_free;
+	(void)self;
+	if (bytes > SIZE_MAX - CPU_ALIGN)
+		return kv_no_memory();
+	*memory = aligned_alloc(CPU_ALIGN, (bytes + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN);
+	return *memory ? KVMOD_OK : kv_no_memory();
+}
+
+static void cpu_free(void *self, void *memory)
+{
+	(void)self;
+	free(memory);
+}
+
+struct giver {
+	int32_t (*alloc)(void *self, uint64_t bytes, void **memory);
+	void (*free)(void *self, void *memory);
+};
+
+/* Who gives a buffer its memory; of the host's a device may have some within its reach. */
+static struct giver giver_of(const struct kvmod_device *device, const struct kv_buffer *buffer)
+{
+	const struct kvmod_device_ops *ops = device->ops;
+
+	if (!buffer->on_host)
+		return (struct giver){ ops->alloc, ops->free };
+	if (KVMOD_HAS(ops, host_free) && ops->host_alloc && ops->host_free)
+		return (struct giver){ ops->host_alloc, ops->host_free };
+	return (struct giver){ cpu_alloc, cpu_free };
 }
 
 static int alloc_buffer(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
 {
-	int err;
+	struct giver giver = giver_of(device, buffer);
+	int err = giver.alloc(device->instance, bytes, &buffer->memory);
 
-	if (buffer->on_host && !gives_host_memory(device)) {
-		buffer->memory = aligned_alloc(HOST_ALIGN, (bytes + HOST_ALIGN - 1) / HOST_ALIGN * HOST_ALIGN);
-		return buffer->memory ? KVMOD_OK : kv_fail(KVMOD_ENOMEM, "no memory for %llu bytes of scratch",
-							   (unsigned long long)bytes);
-	}
-	if (buffer->on_host)
-		err = device->ops->host_alloc(device->instance, bytes, &buffer->memory);
-	else
-		err = device->ops->alloc(device->instance, bytes, &buffer->memory);
-	if (err)
-		buffer->memory = NULL;
-	return err ? kv_device_failed(device, err) : KVMOD_OK;
+	if (!err)
+		return KVMOD_OK;
+	buffer->memory = NULL;
+	if (buffer->on_host && giver.alloc == cpu_alloc)
+		return kv_fail(err, "no memory for %llu bytes of scratch", (unsigned long long)bytes);
+	return kv_device_failed(device, err);
 }
 
 /* What has to grow will grow again, and gets more than it asks for if there is more. */
@@ -295,12 +316,8 @@ int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uin
 
 void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer)
 {
-	if (buffer->on_host && !gives_host_memory(device))
-		free(buffer->memory);
-	else if (buffer->memory && buffer->on_host)
-		device->ops->host_free(device->instance, buffer->memory);
-	else if (buffer->memory)
-		device->ops->free(device->instance, buffer->memory);
+	if (buffer->memory)
+		giver_of(device, buffer).free(device->instance, buffer->memory);
 	*buffer = (struct kv_buffer){ .on_host = buffer->on_host };
 }
 
@@ -315,21 +332,6 @@ static int32_t cpu_open(void *self)
 static void cpu_close(void *self)
 {
 	(void)self;
-}
-
-static int32_t cpu_alloc(void *self, uint64_t bytes, void **memory)
-{
-	(void)self;
-	if (bytes > SIZE_MAX - CPU_ALIGN)
-		return kv_no_memory();
-	*memory = aligned_alloc(CPU_ALIGN, (bytes + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN);
-	return *memory ? KVMOD_OK : kv_no_memory();
-}
-
-static void cpu_free(void *self, void *memory)
-{
-	(void)self;
-	free(memory);
 }
 
 static int32_t cpu_to_host(void *self, void *stream, void *host, const void *device, uint64_t bytes)
