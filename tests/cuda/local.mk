@@ -18,6 +18,7 @@ CUDA_CHECKS = \
 	tests/cuda/checks.h \
 	tests/cuda/gpu.c \
 	tests/cuda/gpu.h \
+	tests/cuda/host.h \
 	tests/cuda/runtime.c \
 	tests/cuda/runtime.h \
 	tests/cuda/test_attend.c \
@@ -41,7 +42,7 @@ tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/checks.h te
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
 # Without CUDA's runtime: it has one of its own.
-tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/runtime.c tests/cuda/runtime.h \
+tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/host.h tests/cuda/runtime.c tests/cuda/runtime.h \
 	$(CUDA_TABLES) plugins/cuda/device.c policies/cuda/attend.c policies/cuda/refreekv.c policies/refreekv_params.c
 tests_cuda_test_host_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_host_LDADD = libvectors.la libpolicies.la libkvmod.la $(LIBM)
@@ -51,7 +52,7 @@ tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
-tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c tests/cuda/checks.h plugins/cuda/device.c \
+tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c tests/cuda/checks.h tests/cuda/host.h plugins/cuda/device.c \
 	policies/cuda/attend.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c
 tests_cuda_test_workspace_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)

@@ -3,7 +3,6 @@
  * The host's side of the module "cuda" over a made-up runtime: what is queued finds
  * its memory as it was, each call may fail, and nothing is left behind.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,27 +15,13 @@
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
 #include "tests/cuda/checks.h"
+#include "tests/cuda/host.h"
 #include "tests/cuda/runtime.h"
 #include "tests/random.h"
 
 static const struct kvmod_device_ops *const ops = &kv_cuda_device_ops;
 
-/* --- a host that keeps the reason ---------------------------------------------------- */
-
-static char reason[256];
-
-static int32_t fail(void *ctx, int32_t code, const char *format, ...)
-{
-	va_list args;
-
-	(void)ctx;
-	va_start(args, format);
-	vsnprintf(reason, sizeof(reason), format, args);
-	va_end(args);
-	return code;
-}
-
-static const struct kvmod_host host = { .size = sizeof(host), .fail = fail };
+/* --- a device ------------------------------------------------------------------------- */
 
 /* NULL, and a reason, if it does not open. */
 static struct kvmod_instance *open_device(void)

@@ -3,7 +3,6 @@
  * What policies for a GPU ask for before they go there, how they read a request, and
  * what the device refuses: no GPU is used.
  */
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "policies/refreekv_params.h"
 #include "policies/snapkv.h"
 #include "tests/cuda/checks.h"
+#include "tests/cuda/host.h"
 
 #define DIM 64u
 #define WINDOW 8u
@@ -54,23 +54,6 @@ static struct kvmod_request request_of(const struct kvmod_segment *first, uint32
 		.segment_stride = sizeof(*first), .segments = first,
 	};
 }
-
-/* --- a host that keeps the reason ------------------------------------------------- */
-
-static char reason[256];
-
-static int32_t fail(void *ctx, int32_t code, const char *format, ...)
-{
-	va_list args;
-
-	(void)ctx;
-	va_start(args, format);
-	vsnprintf(reason, sizeof(reason), format, args);
-	va_end(args);
-	return code;
-}
-
-static const struct kvmod_host host = { .size = sizeof(host), .fail = fail };
 
 static struct kvmod_workspace asked(const struct kvmod_policy_ops *ops, void *self,
 				    const struct kvmod_request *request)
