@@ -103,8 +103,6 @@ static __device__ __forceinline__ void kv_keep_groups(const struct kv_launch &p,
 
 /* Attention of a part, by a warp for each group of heads. */
 template <class P> struct kv_again_last {
-	struct kv_heads &s;
-
 	__device__ __forceinline__ void operator()(const struct kv_launch &p, const struct kv_place &w,
 						   struct kv_heads *heads, uint32_t begin, bool sinks) const
 	{
@@ -113,7 +111,7 @@ template <class P> struct kv_again_last {
 
 #pragma unroll 1
 		for (uint32_t u = threadIdx.x / 32; u < p.n_kv_heads * p.groups; u += KV_WARPS) {
-			const struct kv_kept<P> *kept = kv_kept_group<P>(p, s, w.segment, u);
+			const struct kv_kept<P> *kept = kv_kept_group<P>(p, *heads, w.segment, u);
 			uint32_t g = u / p.groups, first = g * p.ratio + u % p.groups * 8;
 			typename P::Batch batch, second;
 			float acc[4];
@@ -353,7 +351,7 @@ static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p
 			kv_make_up(p, &w);
 		else
 			kv_wait_done(p, segment, w.n_tiles * p.n_kv_heads * p.groups);
-		r = kv_finish(p, w, &s, kv_again_last<P>{ s }, rehearsal);
+		r = kv_finish(p, w, &s, kv_again_last<P>{}, rehearsal);
 		if (!rehearsal) {
 			if (threadIdx.x == 0)
 				p.results[segment] = r;

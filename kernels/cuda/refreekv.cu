@@ -38,7 +38,7 @@ static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *ta
 	p.n_q_heads = job->n_q_heads;
 	p.n_kv_heads = job->n_kv_heads;
 	p.ratio = job->n_q_heads / job->n_kv_heads;
-	p.groups = (p.ratio + 7) / 8;
+	p.groups = kv_groups(job);
 	p.n_items = job->n_tiles * job->n_kv_heads * p.groups;
 	p.spare_cell = job->n_cells;
 	p.dim = job->head_dim;

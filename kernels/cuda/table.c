@@ -82,9 +82,9 @@ static bool keys_aligned(const struct kvmod_segment *s)
 /* What is read of a segment for all its KV heads, in positions: none where there is nothing to decide. */
 static uint64_t reads(const struct kv_refreekv_job *job, const struct kvmod_segment *s)
 {
-	uint32_t n = kvmod_head_at(s, 0)->n, ratio = job->n_q_heads / job->n_kv_heads;
+	uint32_t n = kvmod_head_at(s, 0)->n;
 
-	return kv_keeps_all(&job->params, n) ? 0 : (uint64_t)n * job->n_kv_heads * ((ratio + 7) / 8);
+	return kv_keeps_all(&job->params, n) ? 0 : (uint64_t)n * job->n_kv_heads * kv_groups(job);
 }
 
 static uint64_t reads_all(const struct kv_refreekv_job *job, const struct kvmod_segment *const *segments)
@@ -104,16 +104,16 @@ struct tiling {
 
 static struct tiling next_tiling(const struct kv_refreekv_job *job, const struct kvmod_segment *s, uint64_t *left)
 {
-	uint32_t n = kvmod_head_at(s, 0)->n, batches = KV_BATCHES;
+	uint32_t n = kvmod_head_at(s, 0)->n, batches = KV_BATCHES, size;
+	uint64_t own = reads(job, s);
 
 	if (job->rows == 1 && *left <= NEAR && n <= 32 * KV_BATCH)
 		batches = 1;
 	else if (job->rows == 1 && *left <= FAR && n <= 64 * KV_BATCH)
 		batches = 2;
-	*left -= reads(job, s);
-	if (reads(job, s) == 0)
-		return (struct tiling){ batches, 0 };
-	return (struct tiling){ batches, (n + batches * KV_BATCH - 1) / (batches * KV_BATCH) };
+	*left -= own;
+	size = batches * KV_BATCH;
+	return (struct tiling){ batches, own ? (n + size - 1) / size : 0 };
 }
 
 static void measure(struct kv_refreekv_job *job, const struct kvmod_segment *const *segments)

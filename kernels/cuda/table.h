@@ -87,6 +87,12 @@ KV_BOTH static inline uint32_t kv_padded(uint32_t tiles)
 	return (tiles + 3) & ~3u;
 }
 
+/* Query heads of a KV head come in groups of eight; so many are there for each. */
+static inline uint32_t kv_groups(const struct kv_refreekv_job *job)
+{
+	return (job->n_q_heads / job->n_kv_heads + 7) / 8;
+}
+
 /* Bytes of what is kept of a group of query heads, at most. */
 static inline size_t kv_stage_bytes(uint32_t dim)
 {
@@ -103,8 +109,7 @@ static inline struct kv_scratch_layout kv_scratch_layout(const struct kv_refreek
 {
 	struct kv_scratch_layout l;
 	size_t cells = (size_t)(job->n_cells + kv_padded(1)) * job->n_q_heads;
-	size_t units = (size_t)job->n_segments * job->n_kv_heads *
-		       ((job->n_q_heads / job->n_kv_heads + 7) / 8);
+	size_t units = (size_t)job->n_segments * job->n_kv_heads * kv_groups(job);
 	size_t stats = job->rows > 1 ? job->n_stats : 0;
 	size_t rows = job->rows > 1 ? (size_t)job->n_limits * job->n_q_heads : 0;
 

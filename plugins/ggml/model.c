@@ -264,13 +264,19 @@ static int32_t need(struct gg_engine *engine, const char *name, enum gg_dim colu
 	return code;
 }
 
+/* As the file calls it. */
+static void name_weight(char name[GGML_MAX_NAME], uint32_t layer, unsigned weight)
+{
+	snprintf(name, GGML_MAX_NAME, "blk.%u.%s", layer, gg_weight_infos[weight].name);
+}
+
 /* --- Q, K and V as one --------------------------------------------------------------------------- */
 
 static struct ggml_tensor *find_weight(struct gg_engine *engine, uint32_t layer, unsigned weight)
 {
 	char name[GGML_MAX_NAME];
 
-	snprintf(name, sizeof(name), "blk.%u.%s", layer, gg_weight_infos[weight].name);
+	name_weight(name, layer, weight);
 	return ggml_get_tensor(engine->net.tensors, name);
 }
 
@@ -350,7 +356,7 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 		struct ggml_tensor **out = &layer->w[w];
 		char name[GGML_MAX_NAME];
 
-		snprintf(name, sizeof(name), "blk.%u.%s", index, info->name);
+		name_weight(name, index, w);
 		if (family->required & (1u << w))
 			code = need(engine, name, info->columns, info->rows, use, side, out);
 		else if (family->optional & (1u << w))
