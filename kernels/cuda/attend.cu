@@ -188,6 +188,17 @@ static cudaError_t kv_launch_rows_half(const struct kv_attend_job *job, const st
 	return kv_launch_rows_kernel<kv_mma<T, 8>>(p, stream);
 }
 
+static cudaError_t kv_launch_rows_q8(const struct kv_attend_job *job, const struct kv_attend &p, cudaStream_t stream)
+{
+	if (!job->aligned || job->head_dim % 64)
+		return kv_launch_rows_kernel<kv_fma<KVMOD_Q8_0, false>>(p, stream);
+	if (job->head_dim <= 64)
+		return kv_launch_rows_kernel<kv_q8<2>>(p, stream);
+	if (job->head_dim <= 128)
+		return kv_launch_rows_kernel<kv_q8<4>>(p, stream);
+	return kv_launch_rows_kernel<kv_q8<8>>(p, stream);
+}
+
 static cudaError_t kv_launch_rows_type(const struct kv_attend_job *job, const struct kv_attend &p, cudaStream_t stream)
 {
 	switch (job->k_type) {
@@ -196,7 +207,7 @@ static cudaError_t kv_launch_rows_type(const struct kv_attend_job *job, const st
 	case KVMOD_F16:
 		return kv_launch_rows_half<__half, KVMOD_F16>(job, p, stream);
 	case KVMOD_Q8_0:
-		return kv_launch_rows_kernel<kv_fma<KVMOD_Q8_0, false>>(p, stream);
+		return kv_launch_rows_q8(job, p, stream);
 	default:
 		if (job->aligned)
 			return kv_launch_rows_kernel<kv_fma<KVMOD_F32, true>>(p, stream);

@@ -63,7 +63,7 @@ struct kv_attend_job {
 	struct kv_attend_params params;
 	uint32_t n_segments, n_q_heads, n_kv_heads, head_dim;
 	uint32_t k_type, q_type;
-	uint32_t aligned;		/* every key begins at a multiple of 16 bytes */
+	uint32_t aligned;		/* every key begins at a multiple of 16 bytes, 4 if q8_0 */
 	uint32_t tile;			/* positions that a block reads of one head */
 	uint32_t rows;			/* the most that a segment uses */
 	float scale, softcap;

@@ -15,6 +15,7 @@
 #include "kernels/cuda/attend.cuh"
 #include "kernels/cuda/fma.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/q8.cuh"
 
 #define KV_UNITS KV_WARPS
 #define KV_COLUMNS (8 * KV_UNITS)
@@ -30,44 +31,21 @@ template <class P> struct kv_rows_memory {
 
 /* Sixteen keys, as a warp has them: read again for each unit where they can't be held. */
 template <class P> struct kv_held {
-	enum { BLOCKS = 2 };	/* that have room on a multiprocessor */
+	enum { BLOCKS = sizeof(typename P::Stage) > 9000 ? 1 : 2 };	/* that have room on a multiprocessor */
 
-	typename P::Batch batch;
+	typename P::Held held;
 
 	__device__ __forceinline__ kv_held(const struct kv_keys &k, uint32_t at)
 	{
+		typename P::Batch batch;
+
 		P::load(batch, k, at);
+		P::hold(held, batch);
 	}
 
 	__device__ __forceinline__ void dots(const typename P::Stage &s, float acc[4]) const
 	{
-		P::dots(s, batch, acc);
-	}
-};
-
-template <class T, int CHUNKS> struct kv_held<kv_mma<T, CHUNKS>> {
-	typedef kv_mma<T, CHUNKS> P;
-	enum { BLOCKS = CHUNKS > 4 ? 1 : 2 };
-
-	typename P::Batch batch;
-
-	__device__ __forceinline__ kv_held(const struct kv_keys &k, uint32_t at)
-	{
-		P::load(batch, k, at);
-	}
-
-	__device__ __forceinline__ void dots(const typename P::Stage &s, float acc[4]) const
-	{
-		float sums[3][4] = {};
-		uint4 parts[3];
-
-#pragma unroll
-		for (int j = 0; j < CHUNKS; j++) {
-			for (int i = 0; i < 3; i++)
-				parts[i] = kv_load_shared(&s.parts[i][j][threadIdx.x % 32]);
-			P::add(sums, batch.low[j], batch.high[j], parts);
-		}
-		P::put_together(s, sums, acc);
+		P::dots(s, held, acc);
 	}
 };
 

@@ -22,6 +22,12 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		uint32_t count;
 	};
 
+	/* Of a key. */
+	static __device__ __forceinline__ uint32_t bytes(uint32_t dim)
+	{
+		return TYPE == KVMOD_F32 ? 4 * dim : TYPE == KVMOD_Q8_0 ? dim / 32 * 34 : 2 * dim;
+	}
+
 	template <bool ONCE = false>
 	static __device__ __forceinline__ void load(Batch &b, const struct kv_keys &k, uint32_t row)
 	{
@@ -30,6 +36,13 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		b.low = k.data + min(row + g, k.n - 1) * k.stride;
 		b.high = k.data + min(row + g + 8, k.n - 1) * k.stride;
 		b.dim = k.dim;
+	}
+
+	typedef Batch Held;		/* see mma.cuh */
+
+	static __device__ __forceinline__ void hold(Held &h, const Batch &b)
+	{
+		h = b;
 	}
 
 	/* A batch of nothing. */

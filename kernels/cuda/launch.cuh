@@ -24,7 +24,7 @@ struct kv_launch {
 	size_t stage_bytes;
 	struct kv_cell *cells;
 	float *parts;
-	float *stats_max, *stats_sum, *row_max, *row_weight;
+	float *stats_max, *stats_sum, *row_references;
 	struct kv_refreekv_result *results;
 	struct kv_refreekv_params params;
 	float scale, softcap;		/* scale without softcap: times log2(e) */
@@ -36,6 +36,8 @@ struct kv_launch {
 	uint32_t workers;		/* that read, the others finish: of one row's decision */
 	uint32_t kept;			/* groups in the shared memory of a block that finishes */
 	uint32_t spare_cell;		/* where a segment of one tile can be made up */
+	uint32_t row_heads;		/* query heads of a group, in a decision of several rows; */
+	uint32_t lag;			/* segments that are read between a segment's two readings */
 	uint32_t sinks, recent, norm_all;	/* as in params */
 };
 
@@ -45,20 +47,26 @@ struct kv_place {
 	uint32_t segment, n_tiles;
 };
 
-/* The last segment that begins at or before a tile; every lane gets it. */
-static __device__ __forceinline__ uint32_t kv_find_segment(const struct kv_launch &p, uint32_t tile)
+/* The last of `count` that begins at or before x; every lane gets it. */
+template <class Begin>
+static __device__ __forceinline__ uint32_t kv_find(uint32_t count, uint32_t x, const Begin &begin)
 {
-	uint32_t lane = threadIdx.x % 32, low = 0, count = p.n_segments;
+	uint32_t lane = threadIdx.x % 32, low = 0;
 
 	while (count > 1) {
 		uint32_t step = (count + 31) / 32, at = lane * step;
-		bool before = at < count && p.first_tiles[low + at] <= tile;
+		bool before = at < count && begin(low + at) <= x;
 		uint32_t k = __popc(__ballot_sync(KV_LANES, before)) - 1;
 
 		low += k * step;
 		count = min(step, count - k * step);
 	}
 	return low;
+}
+
+static __device__ __forceinline__ uint32_t kv_find_segment(const struct kv_launch &p, uint32_t tile)
+{
+	return kv_find(p.n_segments, tile, [&](uint32_t i) { return p.first_tiles[i]; });
 }
 
 static __device__ __forceinline__ void kv_place_of(const struct kv_launch &p, uint32_t segment,

@@ -100,6 +100,12 @@ template <class T, int CHUNKS> struct kv_mma {
 		float unscale[8];
 	};
 
+	/* Of a key. */
+	static __device__ __forceinline__ uint32_t bytes(uint32_t dim)
+	{
+		return 2 * dim;
+	}
+
 	static __device__ __forceinline__ const char *address(const struct kv_keys &k, uint32_t row)
 	{
 		return k.data + min(row, k.n - 1) * k.stride + 16 * (threadIdx.x % 4);
@@ -155,7 +161,23 @@ template <class T, int CHUNKS> struct kv_mma {
 			return 1;
 	}
 
+	/* Elements two further on, of 32 that four lanes have; the last ones have the first. */
+	static __device__ __forceinline__ void turn(float x[8])
+	{
+		float next[2];
+
+#pragma unroll
+		for (int i = 0; i < 2; i++)
+			next[i] = __shfl_sync(KV_LANES, x[i], threadIdx.x + 1, 4);
+#pragma unroll
+		for (int i = 0; i < 6; i++)
+			x[i] = x[i + 2];
+		x[6] = next[0];
+		x[7] = next[1];
+	}
+
 	/* The operand of lane (g, t) for chunk j: query g, in three parts. */
+	template <bool TURNED>
 	static __device__ __forceinline__ void split(const struct kv_queries &q, int j, float scale,
 						     uint4 parts[3])
 	{
@@ -163,6 +185,8 @@ template <class T, int CHUNKS> struct kv_mma {
 		float x[8];
 
 		kv_query8(q, lane / 4, 32 * j + 8 * (lane % 4), x);
+		if (TURNED && j % 2 == 0)
+			turn(x);
 		for (int i = 0; i < 8; i++)
 			x[i] *= scale;
 #pragma unroll
@@ -174,7 +198,11 @@ template <class T, int CHUNKS> struct kv_mma {
 		}
 	}
 
-	/* By `warps` warps, of which this is number `warp`; they then have to meet. */
+	/*
+	 * By `warps` warps, of which this is number `warp`; they then have to meet. TURNED:
+	 * every other chunk begins with its third element.
+	 */
+	template <bool TURNED = false>
 	static __device__ __forceinline__ void stage(Stage &s, const struct kv_queries &q, uint32_t warp, uint32_t warps)
 	{
 		uint32_t lane = threadIdx.x % 32;
@@ -185,7 +213,7 @@ template <class T, int CHUNKS> struct kv_mma {
 			s.unscale[lane / 4] = 1 / scale;
 #pragma unroll 1
 		for (int j = warp; j < CHUNKS; j += warps) {
-			split(q, j, scale, parts);
+			split<TURNED>(q, j, scale, parts);
 			for (int p = 0; p < 3; p++)
 				s.parts[p][j][lane] = parts[p];
 		}
@@ -201,6 +229,28 @@ template <class T, int CHUNKS> struct kv_mma {
 #pragma unroll
 		for (int p = 0; p < 3; p++)
 			kv_pair<T>::mma(sums[p], low.z, high.z, low.w, high.w, parts[p].z, parts[p].w);
+	}
+
+	/*
+	 * Keys that go past many queries, as operands. The compiler would move them into place
+	 * for each of these, if it knew that nothing is added to them.
+	 */
+	struct Held {
+		uint4 a[CHUNKS][2];
+	};
+
+	static __device__ __forceinline__ void hold(Held &h, const Batch &b)
+	{
+		uint32_t nothing;
+
+		asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(nothing));
+#pragma unroll
+		for (int j = 0; j < CHUNKS; j++) {
+			const uint4 &low = b.low[j], &high = b.high[j];
+
+			h.a[j][0] = make_uint4(low.x | nothing, high.x | nothing, low.y | nothing, high.y | nothing);
+			h.a[j][1] = make_uint4(low.z | nothing, high.z | nothing, low.w | nothing, high.w | nothing);
+		}
 	}
 
 	static __device__ __forceinline__ void put_together(const Stage &s, const float sums[3][4], float acc[4])
@@ -223,6 +273,24 @@ template <class T, int CHUNKS> struct kv_mma {
 			uint4 parts[3] = { s.parts[0][j][lane], s.parts[1][j][lane], s.parts[2][j][lane] };
 
 			add(sums, b.low[j], b.high[j], parts);
+		}
+		put_together(s, sums, acc);
+	}
+
+	static __device__ __forceinline__ void dots(const Stage &s, const Held &h, float acc[4])
+	{
+		uint32_t lane = threadIdx.x % 32;
+		float sums[3][4] = {};
+
+#pragma unroll
+		for (int j = 0; j < CHUNKS; j++) {
+#pragma unroll
+			for (int p = 0; p < 3; p++) {
+				uint4 part = kv_load_shared(&s.parts[p][j][lane]);
+
+				kv_pair<T>::mma(sums[p], h.a[j][0].x, h.a[j][0].y, h.a[j][0].z, h.a[j][0].w, part.x, part.y);
+				kv_pair<T>::mma(sums[p], h.a[j][1].x, h.a[j][1].y, h.a[j][1].z, h.a[j][1].w, part.z, part.w);
+			}
 		}
 		put_together(s, sums, acc);
 	}

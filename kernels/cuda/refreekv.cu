@@ -3,6 +3,7 @@
 #include "kernels/cuda/fma.cuh"
 #include "kernels/cuda/last.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/q8.cuh"
 #include "kernels/cuda/rows.cuh"
 
 /* Blocks that finish segments, at least. */
@@ -27,8 +28,7 @@ static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *ta
 	p.parts = (float *)(scratch + s.parts);
 	p.stats_max = (float *)(scratch + s.stats_max);
 	p.stats_sum = (float *)(scratch + s.stats_sum);
-	p.row_max = (float *)(scratch + s.row_max);
-	p.row_weight = (float *)(scratch + s.row_weight);
+	p.row_references = (float *)(scratch + s.row_references);
 	p.results = results;
 	p.params = job->params;
 	p.softcap = job->softcap;
@@ -79,12 +79,32 @@ static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
 	return cudaPeekAtLastError();
 }
 
-template <class P> static cudaError_t kv_launch_rows(const struct kv_launch &p, cudaStream_t stream)
+/*
+ * Query heads of a group have all their rows in it, so that positions' means are
+ * formed by one block. A block holds up to three steps: if there are as many between
+ * a segment's two readings, the first is done when the second begins.
+ */
+static void kv_order_rows(struct kv_launch *p, uint32_t rows)
 {
-	const size_t shared = sizeof(struct kv_rows_shared<P>);
-	cudaError_t err = cudaFuncSetAttribute(kv_decide_rows<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-					       (int)shared);
+	uint32_t each = (rows + 7) / 8;
+	uint64_t steps, held = 3 * p->blocks;
 
+	p->row_heads = each < KV_ROW_GROUPS ? KV_ROW_GROUPS / each : 1;
+	p->groups = (p->ratio + p->row_heads - 1) / p->row_heads;
+	steps = (uint64_t)p->n_tiles * p->n_kv_heads * p->groups;
+	p->n_items = 2 * steps;
+	p->lag = steps ? (held * p->n_segments + steps) / (2 * steps) : 0;
+	p->lag = p->lag ? p->lag : 1;
+}
+
+template <class P> static cudaError_t kv_launch_rows(struct kv_launch p, uint32_t rows, cudaStream_t stream)
+{
+	cudaError_t err;
+	size_t shared;
+
+	kv_order_rows(&p, rows);
+	shared = kv_size_rows<P>(p);
+	err = cudaFuncSetAttribute(kv_decide_rows<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
 	if (err != cudaSuccess)
 		return err;
 	kv_decide_rows<P><<<p.blocks, 32 * KV_WARPS, shared, stream>>>(p);
@@ -95,7 +115,7 @@ template <class P>
 static cudaError_t kv_launch_path(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
 {
 	if (job->rows > 1)
-		return kv_launch_rows<P>(p, stream);
+		return kv_launch_rows<P>(p, job->rows, stream);
 	return kv_launch_last<P>(p, stream);
 }
 
@@ -111,6 +131,17 @@ static cudaError_t kv_launch_half(const struct kv_refreekv_job *job, const struc
 	return kv_launch_path<kv_mma<T, 8>>(job, p, stream);
 }
 
+static cudaError_t kv_launch_q8(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
+{
+	if (!job->aligned || job->head_dim % 64)
+		return kv_launch_path<kv_fma<KVMOD_Q8_0, false>>(job, p, stream);
+	if (job->head_dim <= 64)
+		return kv_launch_path<kv_q8<2>>(job, p, stream);
+	if (job->head_dim <= 128)
+		return kv_launch_path<kv_q8<4>>(job, p, stream);
+	return kv_launch_path<kv_q8<8>>(job, p, stream);
+}
+
 static cudaError_t kv_launch_type(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
 {
 	switch (job->k_type) {
@@ -119,7 +150,7 @@ static cudaError_t kv_launch_type(const struct kv_refreekv_job *job, const struc
 	case KVMOD_F16:
 		return kv_launch_half<__half, KVMOD_F16>(job, p, stream);
 	case KVMOD_Q8_0:
-		return kv_launch_path<kv_fma<KVMOD_Q8_0, false>>(job, p, stream);
+		return kv_launch_q8(job, p, stream);
 	default:
 		if (job->aligned)
 			return kv_launch_path<kv_fma<KVMOD_F32, true>>(job, p, stream);

@@ -44,7 +44,7 @@ struct kv_refreekv_job {
 	struct kv_refreekv_params params;
 	uint32_t n_segments, n_q_heads, n_kv_heads, head_dim;
 	uint32_t k_type, q_type;
-	uint32_t aligned;		/* every key begins at a multiple of 16 bytes */
+	uint32_t aligned;		/* every key begins at a multiple of 16 bytes, 4 if q8_0 */
 	uint32_t interleaved;		/* the heads of a position lie side by side */
 	uint32_t rows;			/* the most that a segment uses */
 	uint32_t n_tiles, n_cells, n_limits;

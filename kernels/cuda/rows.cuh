@@ -4,240 +4,130 @@
  * sum must be known before squares can be formed, so each segment is read twice:
  * first for those, tile by tile, then for the mean attention of its positions.
  *
- * Blocks take items from one queue, a segment's first reading before its second.
- * So whoever waits for a first reading waits for blocks that are running.
+ * Rows come in groups of eight of one query head. A block takes several groups past
+ * a tile at once, so that keys are loaded once for all of them.
  */
 #ifndef KV_CUDA_ROWS_CUH
 #define KV_CUDA_ROWS_CUH
 
 #include "kernels/cuda/finish.cuh"
+#include "kernels/cuda/row_steps.cuh"
+
+/* Attention of a tile: after sixteen positions a gap of four, so that it is read without conflicts. */
+#define KV_ROW_GAP 20
+#define KV_ROW_TILE (KV_BATCHES * KV_WARPS * KV_ROW_GAP + 8)
 
 template <class P> struct kv_rows_shared {
-	typename P::Stage stages[KV_WARPS];	/* the first is the block's, too */
-	struct kv_heads heads;
-	float max[KV_WARPS][8], sum[KV_WARPS][8];
-	float sum2[KV_BATCHES * KV_WARPS], sink2[KV_WARPS];	/* of sixteen positions; of a warp */
-	uint32_t item, last;
+	typename P::Stage stages[2][KV_ROW_GROUPS];	/* of this step, of the next */
+	float attention[KV_ROW_GROUPS][KV_ROW_TILE];
+	float2 warps[KV_WARPS][KV_ROW_COLUMNS];		/* largest logit and sum */
+	uint32_t limits[2][KV_ROW_COLUMNS];		/* cached positions that a row sees */
+	float references[KV_ROW_COLUMNS];		/* attention is 2^(logit - this) */
+	struct kv_step steps[4];
+	uint32_t last;
+	alignas(16) struct kv_heads heads;		/* there is memory for those that there are */
 };
 
-/* Eight rows of a query head, from `row` on. */
-static __device__ __forceinline__ struct kv_queries kv_rows_of(const struct kv_launch &p, const struct kv_place &w,
-							       uint32_t head, uint32_t row)
+template <class P> static size_t kv_size_rows(const struct kv_launch &p)
 {
-	struct kv_queries q;
-
-	q.data = w.s.q + row * w.s.q_row_stride + head * w.s.q_head_stride;
-	q.step = w.s.q_row_stride;
-	q.count = min(8u, w.s.n_rows - row);
-	q.type = p.q_type;
-	q.dim = p.dim;
-	return q;
+	return offsetof(struct kv_rows_shared<P>, heads) + offsetof(struct kv_heads, of) +
+	       p.n_q_heads * sizeof(struct kv_heads::kv_children_of);
 }
 
-/* How many cached positions this lane's query `c` (0 or 1) of eight rows sees. */
-static __device__ __forceinline__ uint32_t kv_row_limit(const struct kv_launch &p, const struct kv_place &w,
-							uint32_t row, int c)
-{
-	row += 2 * (threadIdx.x % 4) + c;
-	return row < w.s.n_rows ? p.limits[w.s.first_limit + row] : 0;
-}
-
-static __device__ __forceinline__ size_t kv_row_index(const struct kv_launch &p, const struct kv_place &w,
-						      uint32_t head, uint32_t row)
-{
-	return (size_t)p.n_q_heads * w.s.first_limit + (size_t)head * w.s.n_rows + row;
-}
-
-/* First position of batch b of a tile, for this warp and lane. */
-static __device__ __forceinline__ uint32_t kv_row_position(uint32_t tile, int b)
-{
-	return 16 * (tile * KV_BATCHES * KV_WARPS + b * KV_WARPS + threadIdx.x / 32) + threadIdx.x % 32 / 4;
-}
-
-/* Largest logit and sum of eight rows over a tile, by the block. */
-template <class P>
-static __device__ void kv_rows_stats(const struct kv_launch &p, const struct kv_place &w, struct kv_rows_shared<P> &s,
-				     const struct kv_keys &k, uint32_t head, uint32_t row, uint32_t tile)
-{
-	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = threadIdx.x;
-	typename P::Batch batch;
-	float x[KV_BATCHES][4], max[2] = { -FLT_MAX, -FLT_MAX }, sum[2] = { 0, 0 };
-	uint32_t limit[2] = { kv_row_limit(p, w, row, 0), kv_row_limit(p, w, row, 1) };
-
-#pragma unroll
-	for (int b = 0; b < KV_BATCHES; b++) {
-		uint32_t at = kv_row_position(tile, b);
-
-		P::load(batch, k, at - lane / 4);
-		P::dots(s.stages[0], batch, x[b]);
-		for (int i = 0; i < 4; i++) {
-			x[b][i] = at + i / 2 * 8 < limit[i % 2] ? kv_logit(p, x[b][i]) : -INFINITY;
-			if (at + i / 2 * 8 < limit[i % 2])
-				sum[i % 2] = fmaf(x[b][i], 0.f, sum[i % 2]);	/* NaN if not finite */
-			max[i % 2] = fmaxf(max[i % 2], x[b][i]);
-		}
-	}
-	for (int c = 0; c < 2; c++) {
-		max[c] = kv_max_keys(max[c]);
-		for (int b = 0; b < KV_BATCHES; b++)
-			sum[c] += exp2f(x[b][c] - max[c]) + exp2f(x[b][2 + c] - max[c]);
-		sum[c] = kv_sum_keys(sum[c]);
-		if (lane < 4) {
-			s.max[warp][2 * lane + c] = max[c];
-			s.sum[warp][2 * lane + c] = sum[c];
-		}
-	}
-	__syncthreads();
-	if (column < 8 && row + column < w.s.n_rows) {
-		size_t at = w.s.stats + (size_t)(head * w.s.n_rows + row + column) * w.n_tiles + tile;
-		float all = -FLT_MAX, total = 0;
-
-		for (int i = 0; i < KV_WARPS; i++)
-			all = fmaxf(all, s.max[i][column]);
-		for (int i = 0; i < KV_WARPS; i++)
-			total += s.sum[i][column] * exp2f(s.max[i][column] - all);
-		p.stats_max[at] = all;
-		p.stats_sum[at] = total;
-	}
-}
-
-/* From the tiles' statistics to the rows'. */
-static __device__ void kv_rows_combine(const struct kv_launch &p, const struct kv_place &w)
-{
-	for (uint32_t i = threadIdx.x; i < p.n_q_heads * w.s.n_rows; i += blockDim.x) {
-		const float *max = p.stats_max + w.s.stats + (size_t)i * w.n_tiles;
-		const float *sum = p.stats_sum + w.s.stats + (size_t)i * w.n_tiles;
-		float all = -FLT_MAX;
-		double total = 0;
-
-		for (uint32_t t = 0; t < w.n_tiles; t++)
-			all = fmaxf(all, max[t]);
-		for (uint32_t t = 0; t < w.n_tiles; t++)
-			total += (double)sum[t] * exp2f(max[t] - all);
-		p.row_max[kv_row_index(p, w, 0, i)] = all;
-		p.row_weight[kv_row_index(p, w, 0, i)] = (float)(1 / total);
-	}
-}
-
-/* Adds eight rows' attention to the keys of this lane, from dots: a[0] is key g, a[1] key g + 8. */
-static __device__ __forceinline__ void kv_rows_add(const struct kv_launch &p, const struct kv_place &w, uint32_t head,
-						   uint32_t row, uint32_t at, const float acc[4], float a[2])
-{
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		uint32_t j = row + 2 * (threadIdx.x % 4) + i % 2;
-
-		if (at + i / 2 * 8 < kv_row_limit(p, w, row, i % 2)) {
-			size_t index = kv_row_index(p, w, head, j);
-
-			a[i / 2] += exp2f(kv_logit(p, acc[i]) - p.row_max[index]) * p.row_weight[index];
-		}
-	}
-}
-
-/* The mean over the rows that see position `at`, in all lanes of the key. */
-static __device__ __forceinline__ float kv_rows_mean(const struct kv_launch &p, const struct kv_place &w,
-						     uint32_t at, float a)
-{
-	const uint32_t *limits = p.limits + w.s.first_limit;
-	uint32_t unseen = 0;
-
-	a += __shfl_xor_sync(KV_LANES, a, 1);
-	a += __shfl_xor_sync(KV_LANES, a, 2);
-	while (unseen < w.s.n_rows && limits[unseen] <= at)
-		unseen++;
-	return unseen < w.s.n_rows ? a / (w.s.n_rows - unseen) : 0;
-}
-
-/* Squared mean attention of a head over a tile, by the block: its parts and sums. */
-template <class P>
-static __device__ void kv_rows_squares(const struct kv_launch &p, const struct kv_place &w, struct kv_rows_shared<P> &s,
-				       const struct kv_keys &k, uint32_t head, uint32_t tile)
-{
-	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-	size_t cell = kv_cell_at(p, w, head, tile);
-	float a[KV_BATCHES][2] = {}, acc[4], sum2 = 0, sink2 = 0;
-	typename P::Batch batch;
-
-	for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
-		__syncthreads();
-		P::stage(s.stages[0], kv_rows_of(p, w, head, row), warp, KV_WARPS);
-		__syncthreads();
-#pragma unroll
-		for (int b = 0; b < KV_BATCHES; b++) {
-			P::load(batch, k, kv_row_position(tile, b) - lane / 4);
-			P::dots(s.stages[0], batch, acc);
-			kv_rows_add(p, w, head, row, kv_row_position(tile, b), acc, a[b]);
-		}
-	}
-#pragma unroll
-	for (int b = 0; b < KV_BATCHES; b++) {
-		float part = 0;
-
-		for (int i = 0; i < 2; i++) {
-			uint32_t at = kv_row_position(tile, b) + 8 * i;
-			float mean = kv_rows_mean(p, w, at, a[b][i]);
-
-			if (at >= p.sinks)
-				part += mean * mean;
-			else
-				sink2 += mean * mean;
-		}
-		part = kv_sum_keys(part);
-		if (lane == 0)
-			s.sum2[b * KV_WARPS + warp] = part;
-	}
-	sink2 = kv_sum_keys(sink2);
-	if (lane == 0)
-		s.sink2[warp] = sink2;
-	__syncthreads();
-	if (threadIdx.x < KV_TILE_PARTS)
-		p.parts[cell * KV_TILE_PARTS + threadIdx.x] = s.sum2[2 * threadIdx.x] + s.sum2[2 * threadIdx.x + 1];
-	if (threadIdx.x == 0) {
-		for (int i = 0; i < KV_BATCHES * KV_WARPS; i++)
-			sum2 += s.sum2[i];
-		for (int i = 1; i < KV_WARPS; i++)
-			sink2 += s.sink2[i];
-		/* attention needs no weight any more */
-		p.cells[cell] = { 0, (float)(tile == 0), sum2, p.norm_all ? sink2 : 0 };
-	}
-}
-
-/* Attention of a part, by a warp for each query head. */
-template <class P> struct kv_again_rows {
-	struct kv_rows_shared<P> &s;
-
-	__device__ __forceinline__ void operator()(const struct kv_launch &p, const struct kv_place &w,
-						   struct kv_heads *heads, uint32_t begin, bool sinks) const
-	{
-		uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-
-		for (uint32_t h = warp; h < p.n_q_heads; h += KV_WARPS) {
-			struct kv_keys k = kv_keys_of(p, w, h / p.ratio);
-			float a[2][2] = {}, acc[4];
-			typename P::Batch batch;
-
-			for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
-				__syncwarp();
-				P::stage(s.stages[warp], kv_rows_of(p, w, h, row), 0, 1);
-				__syncwarp();
-				for (int b = 0; b < 2; b++) {
-					P::load(batch, k, begin + 16 * b);
-					P::dots(s.stages[warp], batch, acc);
-					kv_rows_add(p, w, h, row, begin + 16 * b + lane / 4, acc, a[b]);
-				}
-			}
-			for (int i = 0; i < 4; i++) {
-				uint32_t at = begin + lane / 4 + 8 * i;
-				float mean = kv_rows_mean(p, w, at, a[i / 2][i % 2]);
-
-				if (lane % 4 == 0)
-					heads->of[h].attention[lane / 4 + 8 * i] = (at < p.sinks) == sinks ?
-						mean * exp2f(-heads->reference[h]) : 0;
-			}
-		}
-	}
+/* Keys of a head dimension above 128 leave room for one block on a multiprocessor. */
+template <class P> struct kv_rows_room {
+	enum { BLOCKS = sizeof(typename P::Stage) > 9000 ? 1 : 2 };
 };
+
+/* The results of the special function unit for what is not negligible: no denormals. */
+static __device__ __forceinline__ float kv_exp2(float x)
+{
+	float r;
+
+	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+	return r;
+}
+
+/* The rows of a step into shared memory, by two warps for each group. */
+template <class P>
+static __device__ __forceinline__ void kv_stage_step(const struct kv_launch &p, const struct kv_step &step,
+						     typename P::Stage *stages, uint32_t *limits)
+{
+	struct kv_column c = kv_column_of(step, threadIdx.x / 64 * 8);
+
+	if (c.there)
+		P::stage(stages[threadIdx.x / 64], kv_rows_of(p, step.w, c.head, c.row), threadIdx.x / 32 % 2, 2);
+	if (threadIdx.x < KV_ROW_COLUMNS) {
+		c = kv_column_of(step, threadIdx.x);
+		limits[threadIdx.x] = c.there ? p.limits[step.w.s.first_limit + c.row] : 0;
+	}
+}
+
+/* --- both readings ---------------------------------------------------------------- */
+
+/* First position of this warp's batch b of a tile. */
+static __device__ __forceinline__ uint32_t kv_batch_row(const struct kv_step &step, uint32_t b)
+{
+	return 16 * ((step.tile * KV_BATCHES + b) * KV_WARPS + threadIdx.x / 32);
+}
+
+/* Sixteen keys: where they lie, and which is the first. */
+struct kv_row_batch {
+	const struct kv_keys &keys;
+	uint32_t row;
+};
+
+/* This warp's batch b of a tile, or of the tile after it; the same again if there is none. */
+static __device__ __forceinline__ struct kv_row_batch kv_batch_of(const struct kv_step &step,
+								  const struct kv_step &next, uint32_t b)
+{
+	bool other = b >= KV_BATCHES && next.valid;
+	const struct kv_step &of = other ? next : step;
+
+	return { of.keys, kv_batch_row(of, other ? b - KV_BATCHES : min(b, KV_BATCHES - 1)) };
+}
+
+template <class P>
+static __device__ __forceinline__ void kv_load_batch(typename P::Batch &batch, const struct kv_row_batch &b)
+{
+	P::load(batch, b.keys, b.row);
+}
+
+/* Into L2, where they are near. */
+template <class P> static __device__ __forceinline__ void kv_prefetch_keys(const struct kv_row_batch &b)
+{
+	uint32_t lane = threadIdx.x % 32;
+	const char *key = b.keys.data + min(b.row + lane / 2, b.keys.n - 1) * b.keys.stride;
+
+	for (uint32_t at = 128 * (lane % 2); at < P::bytes(b.keys.dim); at += 256)
+		kv_prefetch(key + at);
+}
+
+/* Out of the way, for it is rare. */
+static __device__ __noinline__ float4 kv_soften_dots(float4 x, float scale, float cap)
+{
+	x.x = kv_soften(x.x * scale, cap);
+	x.y = kv_soften(x.y * scale, cap);
+	x.z = kv_soften(x.z * scale, cap);
+	x.w = kv_soften(x.w * scale, cap);
+	return x;
+}
+
+/* From dots to logits. */
+static __device__ __forceinline__ void kv_row_logits(const struct kv_launch &p, float x[4])
+{
+	if (p.softcap > 0) {
+		float4 soft = kv_soften_dots(make_float4(x[0], x[1], x[2], x[3]), p.scale, p.softcap);
+
+		x[0] = soft.x;
+		x[1] = soft.y;
+		x[2] = soft.z;
+		x[3] = soft.w;
+	} else {
+		for (int i = 0; i < 4; i++)
+			x[i] *= p.scale;
+	}
+}
 
 /* Is this block the last of `total`? Then it may read what all wrote. */
 static __device__ bool kv_last_block(uint32_t *counter, uint32_t total, uint32_t *last)
@@ -252,84 +142,422 @@ static __device__ bool kv_last_block(uint32_t *counter, uint32_t total, uint32_t
 	return *last;
 }
 
-/* A tile of a KV head, read the first time. */
-template <class P>
-static __device__ void kv_rows_first(const struct kv_launch &p, const struct kv_place &w, struct kv_rows_shared<P> &s,
-				     uint32_t g, uint32_t tile)
-{
-	struct kv_counters *counters = &p.counters[w.segment];
-	struct kv_keys k = kv_keys_of(p, w, g);
+/* --- the first reading ------------------------------------------------------------ */
 
-	for (uint32_t h = g * p.ratio; h < (g + 1) * p.ratio; h++)
-		for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
-			__syncthreads();
-			P::stage(s.stages[0], kv_rows_of(p, w, h, row), threadIdx.x / 32, KV_WARPS);
-			__syncthreads();
-			kv_rows_stats(p, w, s, k, h, row, tile);
-		}
-	if (!kv_last_block(&counters->stats_done, w.n_tiles * p.n_kv_heads, &s.last))
+/* Where a row does not see a position, it is as good as none. */
+static __device__ __forceinline__ void kv_hide(float x[4], float hidden, uint32_t at, const uint32_t *limits)
+{
+	uint2 limit = *(const uint2 *)(limits + 2 * (threadIdx.x % 4));
+
+	x[0] = at < limit.x ? x[0] : hidden;
+	x[1] = at < limit.y ? x[1] : hidden;
+	x[2] = at + 8 < limit.x ? x[2] : hidden;
+	x[3] = at + 8 < limit.y ? x[3] : hidden;
+}
+
+/* Logits into two rows' largest and sum, as far as a lane has them. */
+static __device__ __forceinline__ void kv_add_rows(const float x[4], float max[2], float sum[2])
+{
+#pragma unroll
+	for (int c = 0; c < 2; c++) {
+		float now = fmaxf(max[c], fmaxf(x[c], x[2 + c]));
+
+		sum[c] = sum[c] * kv_exp2(max[c] - now) + (kv_exp2(x[c] - now) + kv_exp2(x[2 + c] - now));
+		/* NaN if not finite, also where it is infinity below */
+		sum[c] = fmaf(x[2 + c], 0.f, fmaf(x[c], 0.f, sum[c]));
+		max[c] = now;
+	}
+}
+
+/* A warp's largest and sum of a group's rows, from its lanes'. */
+static __device__ __forceinline__ void kv_join_lanes(float2 *to, const float max[2], const float sum[2])
+{
+#pragma unroll
+	for (int c = 0; c < 2; c++) {
+		float all = kv_max_keys(max[c]), total = kv_sum_keys(sum[c] * kv_exp2(max[c] - all));
+
+		if (threadIdx.x % 32 < 4)
+			to[2 * (threadIdx.x % 4) + c] = make_float2(all, total);
+	}
+}
+
+/* By a thread for each row: what the warps have of it, as statistics of the tile. */
+static __device__ __forceinline__ void kv_join_warps(const struct kv_launch &p, const struct kv_step &step,
+						     const float2 (*warps)[KV_ROW_COLUMNS])
+{
+	struct kv_column c = kv_column_of(step, threadIdx.x);
+	size_t at = step.w.s.stats + (size_t)(c.head * step.w.s.n_rows + c.row) * step.w.n_tiles + step.tile;
+	float all = -FLT_MAX, total = 0;
+
+	if (!c.there)
 		return;
-	kv_rows_combine(p, w);
+	for (int i = 0; i < KV_WARPS; i++)
+		all = fmaxf(all, warps[i][threadIdx.x].x);
+	for (int i = 0; i < KV_WARPS; i++)
+		total += warps[i][threadIdx.x].y * kv_exp2(warps[i][threadIdx.x].x - all);
+	p.stats_max[at] = all;
+	p.stats_sum[at] = total;
+}
+
+/*
+ * From the tiles' statistics to what a logit of a row is compared with to have its
+ * attention, by eight lanes for each row.
+ */
+static __device__ void kv_rows_combine(const struct kv_launch &p, const struct kv_place &w)
+{
+	uint32_t rows = p.n_q_heads * w.s.n_rows;
+
+#pragma unroll 1
+	for (uint32_t base = 0; base < rows; base += blockDim.x / 8) {
+		uint32_t row = min(base + threadIdx.x / 8, rows - 1);
+		const float *max = p.stats_max + w.s.stats + (size_t)row * w.n_tiles;
+		const float *sum = p.stats_sum + w.s.stats + (size_t)row * w.n_tiles;
+		float all = -FLT_MAX;
+		double total = 0;
+
+		for (uint32_t t = threadIdx.x % 8; t < w.n_tiles; t += 8)
+			all = fmaxf(all, __ldcg(max + t));
+		all = kv_max8(all);
+		for (uint32_t t = threadIdx.x % 8; t < w.n_tiles; t += 8)
+			total += (double)(__ldcg(sum + t) * exp2f(__ldcg(max + t) - all));
+		for (int d = 4; d; d /= 2)
+			total += __shfl_xor_sync(KV_LANES, total, d);
+		if (threadIdx.x % 8 == 0)
+			p.row_references[kv_row_index(p, w, 0, row)] = (float)(all + log2(total));
+	}
+}
+
+template <class P>
+static __device__ __forceinline__ void kv_read_first(const struct kv_launch &p, struct kv_rows_shared<P> &s,
+						     const struct kv_step &step, const struct kv_step &next,
+						     typename P::Batch &batch, uint32_t buffer)
+{
+	float max[KV_ROW_GROUPS][2], sum[KV_ROW_GROUPS][2], x[4];
+	uint32_t groups = step.n_groups - step.group, seen = step.seen;
+
+#pragma unroll
+	for (int u = 0; u < KV_ROW_GROUPS; u++) {
+		max[u][0] = max[u][1] = -FLT_MAX;
+		sum[u][0] = sum[u][1] = 0;
+	}
+#pragma unroll 1
+	for (uint32_t b = 0; b < KV_BATCHES; b++) {
+		uint32_t at = kv_batch_row(step, b) + threadIdx.x % 32 / 4;
+		typename P::Held held;
+
+		kv_prefetch_keys<P>(kv_batch_of(step, next, b + 2));
+		P::hold(held, batch);
+#pragma unroll
+		for (int u = 0; u < KV_ROW_GROUPS; u++) {
+			if (u < groups)
+				P::dots(s.stages[buffer][u], held, x);
+			if (u == KV_ROW_GROUPS - 1)
+				kv_load_batch<P>(batch, kv_batch_of(step, next, b + 1));
+			if (u >= groups)
+				continue;
+			kv_row_logits(p, x);
+			if (!seen)
+				kv_hide(x, -FLT_MAX, at, s.limits[buffer] + 8 * u);
+			kv_add_rows(x, max[u], sum[u]);
+		}
+	}
+#pragma unroll
+	for (int u = 0; u < KV_ROW_GROUPS; u++)
+		kv_join_lanes(s.warps[threadIdx.x / 32] + 8 * u, max[u], sum[u]);
+}
+
+/* A segment's last tile to be read makes the second reading possible. Was it that? */
+template <class P>
+static __device__ __forceinline__ bool kv_end_first(const struct kv_launch &p, struct kv_rows_shared<P> &s,
+						    const struct kv_step &step)
+{
+	struct kv_counters *counters = &p.counters[step.w.segment];
+
+	if (threadIdx.x < KV_ROW_COLUMNS)
+		kv_join_warps(p, step, s.warps);
+	if (!kv_ends_tile(step)) {
+		__syncthreads();
+		return false;
+	}
+	if (!kv_last_block(&counters->stats_done, step.w.n_tiles * p.n_kv_heads * p.groups, &s.last))
+		return false;
+	kv_rows_combine(p, step.w);
 	__syncthreads();
 	if (threadIdx.x == 0) {
 		kv_fence();
 		atomicExch(&counters->stats_ready, 1);
 	}
+	return true;
 }
 
-/* And the second time. */
-template <class P>
-static __device__ void kv_rows_second(const struct kv_launch &p, const struct kv_place &w, struct kv_rows_shared<P> &s,
-				      uint32_t g, uint32_t tile)
-{
-	struct kv_counters *counters = &p.counters[w.segment];
-	struct kv_keys k = kv_keys_of(p, w, g);
-	struct kv_refreekv_result result;
+/* --- the second reading ----------------------------------------------------------- */
 
-	if (threadIdx.x == 0) {
-		while (!atomicAdd(&counters->stats_ready, 0))
+/* By one warp: waits for the first, then has its results at hand. A row that is not there has no attention. */
+template <class P>
+static __device__ __forceinline__ void kv_await_first(const struct kv_launch &p, struct kv_rows_shared<P> &s,
+						      const struct kv_step &step)
+{
+	struct kv_column c = kv_column_of(step, threadIdx.x);
+	uint32_t ready;
+
+	if (threadIdx.x == 0)
+		for (;;) {
+			asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(ready)
+				     : "l"(&p.counters[step.w.segment].stats_ready) : "memory");
+			if (ready)
+				break;
 			__nanosleep(100);
-		kv_fence();
+		}
+	__syncwarp();
+	s.references[threadIdx.x] = c.there ? __ldcg(p.row_references + kv_row_index(p, step.w, c.head, c.row)) : INFINITY;
+}
+
+/* Sums over the lanes of a key, for two keys of four groups; lane t has those of group t. */
+static __device__ __forceinline__ void kv_sum_groups(const float a[KV_ROW_GROUPS][2], float sum[2])
+{
+	bool t1 = threadIdx.x & 1, t2 = threadIdx.x & 2;
+
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		float half[2];
+
+#pragma unroll
+		for (int u = 0; u < 2; u++)
+			half[u] = (t2 ? a[u + 2][i] : a[u][i]) +
+				  __shfl_xor_sync(KV_LANES, t2 ? a[u][i] : a[u + 2][i], 2);
+		sum[i] = (t1 ? half[1] : half[0]) + __shfl_xor_sync(KV_LANES, t1 ? half[0] : half[1], 1);
 	}
-	__syncthreads();
-	for (uint32_t h = g * p.ratio; h < (g + 1) * p.ratio; h++)
-		kv_rows_squares(p, w, s, k, h, tile);
-	if (!kv_last_block(&counters->done, w.n_tiles * p.n_kv_heads, &s.last))
-		return;
+}
+
+template <class P>
+static __device__ __forceinline__ void kv_read_second(const struct kv_launch &p, struct kv_rows_shared<P> &s,
+						      const struct kv_step &step, const struct kv_step &next,
+						      typename P::Batch &batch, uint32_t buffer)
+{
+	uint32_t lane = threadIdx.x % 32, groups = step.n_groups - step.group, seen = step.seen;
+	float *to = s.attention[lane % 4] + threadIdx.x / 32 * KV_ROW_GAP + lane / 4;
+
+#pragma unroll 1
+	for (uint32_t b = 0; b < KV_BATCHES; b++, to += KV_WARPS * KV_ROW_GAP) {
+		uint32_t at = kv_batch_row(step, b) + lane / 4;
+		float a[KV_ROW_GROUPS][2] = {}, x[4], sum[2];
+		typename P::Held held;
+
+		kv_prefetch_keys<P>(kv_batch_of(step, next, b + 2));
+		P::hold(held, batch);
+#pragma unroll
+		for (int u = 0; u < KV_ROW_GROUPS; u++) {
+			float2 reference = *(const float2 *)(s.references + 8 * u + 2 * (lane % 4));
+
+			if (u < groups)
+				P::dots(s.stages[buffer][u], held, x);
+			if (u == KV_ROW_GROUPS - 1)
+				kv_load_batch<P>(batch, kv_batch_of(step, next, b + 1));
+			if (u >= groups)
+				continue;
+			kv_row_logits(p, x);
+			for (int i = 0; i < 4; i++)
+				x[i] = kv_exp2(x[i] - (i % 2 ? reference.y : reference.x));
+			if (!seen)
+				kv_hide(x, 0, at, s.limits[buffer] + 8 * u);
+			a[u][0] = x[0] + x[1];
+			a[u][1] = x[2] + x[3];
+		}
+		kv_sum_groups(a, sum);
+		if (step.group) {	/* of a head that has more than fit */
+			sum[0] += to[0];
+			sum[1] += to[8];
+		}
+		to[0] = sum[0];
+		to[8] = sum[1];
+	}
+}
+
+/* How many rows see position `at`; one if none does. */
+static __device__ __forceinline__ uint32_t kv_rows_that_see(const struct kv_launch &p, const struct kv_place &w,
+							    uint32_t at)
+{
+	const uint32_t *limits = p.limits + w.s.first_limit;
+	uint32_t unseen = 0;
+
+	while (unseen + 1 < w.s.n_rows && limits[unseen] <= at)
+		unseen++;
+	return w.s.n_rows - unseen;
+}
+
+/* Squared mean attention of a query head over a tile, by a warp: its parts and sums. */
+template <class P>
+static __device__ __forceinline__ void kv_square(const struct kv_launch &p, const struct kv_rows_shared<P> &s,
+						 const struct kv_step &step, uint32_t head)
+{
+	uint32_t lane = threadIdx.x % 32, each = min(kv_row_groups(step.w), KV_ROW_GROUPS);
+	uint32_t begin = step.tile * KV_BATCHES * KV_BATCH + 16 * lane;
+	size_t cell = kv_cell_at(p, step.w, step.head + head, step.tile);
+	float sum2 = 0, sink2 = 0;
+
+	for (uint32_t i = 0; i < 16; i++) {
+		uint32_t see = step.seen ? step.w.s.n_rows : kv_rows_that_see(p, step.w, begin + i);
+		float a = 0;
+
+		for (uint32_t u = head * each; u < (head + 1) * each; u++)
+			a += s.attention[u][KV_ROW_GAP * lane + i];
+		a /= see;
+		sum2 += begin + i >= p.sinks ? a * a : 0;
+		sink2 += begin + i >= p.sinks ? 0 : a * a;
+	}
+	sum2 += __shfl_xor_sync(KV_LANES, sum2, 1);
+	if (lane % 2 == 0)
+		p.parts[cell * KV_TILE_PARTS + lane / 2] = sum2;
+	sum2 = kv_sum_warp(lane % 2 ? 0 : sum2);
+	sink2 = kv_sum_warp(sink2);
+	/* attention needs no weight any more */
+	if (lane == 0)
+		p.cells[cell] = { 0, (float)(step.tile == 0), sum2, p.norm_all ? sink2 : 0 };
+}
+
+/* Attention of a part for the finish: four query heads at once, by two warps each. */
+template <class P> struct kv_again_rows {
+	typename P::Stage *stages;
+
+	/* What eight rows pay to this lane's keys. */
+	__device__ __forceinline__ void add(const struct kv_launch &p, const struct kv_place &w, uint32_t head,
+					    uint32_t row, uint32_t begin, float a[2]) const
+	{
+		uint32_t lane = threadIdx.x % 32;
+		typename P::Batch batch;
+		float x[4];
+
+		P::load(batch, kv_keys_of(p, w, head / p.ratio), begin);
+		P::dots(stages[threadIdx.x / 64], batch, x);
+		kv_row_logits(p, x);
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			uint32_t j = row + 2 * (lane % 4) + i % 2;
+
+			if (j < w.s.n_rows && begin + lane / 4 + i / 2 * 8 < p.limits[w.s.first_limit + j])
+				a[i / 2] += kv_exp2(x[i] - p.row_references[kv_row_index(p, w, head, j)]);
+		}
+	}
+
+	__device__ __forceinline__ void operator()(const struct kv_launch &p, const struct kv_place &w,
+						   struct kv_heads *heads, uint32_t begin, bool sinks) const
+	{
+		uint32_t lane = threadIdx.x % 32, half = threadIdx.x / 32 % 2 * 16;
+
+#pragma unroll 1
+		for (uint32_t h = threadIdx.x / 64; h - threadIdx.x / 64 < p.n_q_heads; h += KV_ROW_GROUPS) {
+			float a[2] = { 0, 0 };
+
+#pragma unroll 1
+			for (uint32_t row = 0; row < w.s.n_rows; row += 8) {
+				__syncthreads();
+				if (h < p.n_q_heads)
+					P::stage(stages[threadIdx.x / 64], kv_rows_of(p, w, h, row), half / 16, 2);
+				__syncthreads();
+				if (h < p.n_q_heads)
+					add(p, w, h, row, begin + half, a);
+			}
+			for (int i = 0; i < 2 && h < p.n_q_heads; i++) {
+				uint32_t place = half + lane / 4 + 8 * i, at = begin + place;
+
+				a[i] += __shfl_xor_sync(KV_LANES, a[i], 1);
+				a[i] += __shfl_xor_sync(KV_LANES, a[i], 2);
+				a[i] *= exp2f(-heads->reference[h]) / kv_rows_that_see(p, w, at);
+				if (lane % 4 == 0)
+					heads->of[h].attention[place] = (at < p.sinks) == sinks ? a[i] : 0;
+			}
+		}
+	}
+};
+
+/* A segment's last tile to be read a second time makes it possible to decide. Was it that? */
+template <class P>
+static __device__ __forceinline__ bool kv_end_second(const struct kv_launch &p, struct kv_rows_shared<P> &s,
+						     const struct kv_step &step, uint32_t buffer)
+{
+	struct kv_counters *counters = &p.counters[step.w.segment];
+	struct kv_refreekv_result result;
+	struct kv_place w;
+
+	if (!kv_ends_tile(step))
+		return false;
+	if (threadIdx.x / 32 < step.n_groups / kv_row_groups(step.w))
+		kv_square(p, s, step, threadIdx.x / 32);
+	if (!kv_last_block(&counters->done, step.w.n_tiles * p.n_kv_heads * p.groups, &s.last))
+		return false;
 	if (threadIdx.x == 0)
 		counters->stats_ready = 0;
-	result = kv_finish(p, w, &s.heads, kv_again_rows<P>{ s }, false);
+	w = step.w;
+	result = kv_finish(p, w, &s.heads, kv_again_rows<P>{ s.stages[buffer] }, false);
 	if (threadIdx.x == 0)
 		p.results[w.segment] = result;
+	return true;
 }
 
+/* --- all of it --------------------------------------------------------------------- */
+
+/* What a block needs to begin with: a step, its rows and its first keys, and the step after it. */
 template <class P>
-__global__ __launch_bounds__(32 * KV_WARPS, 1) void kv_decide_rows(const __grid_constant__ struct kv_launch p)
+static __device__ __forceinline__ uint32_t kv_begin_rows(const struct kv_launch &p, struct kv_rows_shared<P> &s,
+							 typename P::Batch &batch)
+{
+	uint32_t drawn = 0;
+
+	if (threadIdx.x / 32 == KV_WARPS - 1) {
+		kv_fill_step(p, __shfl_sync(KV_LANES, kv_draw_step(p), 0), &s.steps[0]);
+		__syncwarp();
+		if (s.steps[0].valid)
+			drawn = kv_draw_step(p);
+		else
+			drawn = p.n_items;
+		drawn = kv_next_step(p, drawn, s.steps[0], &s.steps[1]);
+	}
+	__syncthreads();
+	if (s.steps[0].valid) {
+		P::load(batch, s.steps[0].keys, kv_batch_row(s.steps[0], 0));
+		kv_stage_step<P>(p, s.steps[0], s.stages[0], s.limits[0]);
+	}
+	__syncthreads();
+	return drawn;
+}
+
+/* What takes time is asked for early: keys a batch ahead, rows a step, steps two. */
+template <class P>
+__global__ __launch_bounds__(32 * KV_WARPS, kv_rows_room<P>::BLOCKS)
+void kv_decide_rows(const __grid_constant__ struct kv_launch p)
 {
 	extern __shared__ uint4 memory[];
 	struct kv_rows_shared<P> &s = *(struct kv_rows_shared<P> *)memory;
-	uint32_t items = 2 * p.n_tiles * p.n_kv_heads;
+	typename P::Batch batch;
+	uint32_t drawn;
+	bool ended;
 
 	if (blockIdx.x == 0)
 		kv_report_whole(p);
-	for (;;) {
-		struct kv_place w;
-		uint32_t at, g, half;
+	drawn = kv_begin_rows<P>(p, s, batch);
+#pragma unroll 1
+	for (uint32_t i = 0; s.steps[i & 3].valid; i++) {
+		const struct kv_step &step = s.steps[i & 3], &next = s.steps[(i + 1) & 3];
 
-		__syncthreads();
-		if (threadIdx.x == 0)
-			s.item = atomicInc(p.queue, items + gridDim.x - 1);
-		__syncthreads();
-		if (s.item >= items)
-			break;
-		kv_place_of(p, kv_find_segment(p, s.item / (2 * p.n_kv_heads)), &w);
-		at = s.item - 2 * p.n_kv_heads * w.s.first_tile;
-		half = w.n_tiles * p.n_kv_heads;
-		g = at % p.n_kv_heads;
-		if (at < half)
-			kv_rows_first(p, w, s, g, at / p.n_kv_heads);
-		else
-			kv_rows_second(p, w, s, g, (at - half) / p.n_kv_heads);
+		if (threadIdx.x / 32 == KV_WARPS - 1)
+			drawn = kv_next_step(p, drawn, next, &s.steps[(i + 2) & 3]);
+		if (next.valid)
+			kv_stage_step<P>(p, next, s.stages[(i + 1) & 1], s.limits[(i + 1) & 1]);
+		if (step.second && threadIdx.x / 32 == 0)
+			kv_await_first<P>(p, s, step);
+		if (step.second) {
+			__syncthreads();
+			kv_read_second<P>(p, s, step, next, batch, i & 1);
+			__syncthreads();
+			ended = kv_end_second<P>(p, s, step, i & 1);
+		} else {
+			kv_read_first<P>(p, s, step, next, batch, i & 1);
+			__syncthreads();
+			ended = kv_end_first<P>(p, s, step);
+		}
+		/* again, so that they need no registers in between */
+		if (ended)
+			kv_load_batch<P>(batch, kv_batch_of(step, next, KV_BATCHES));
 	}
 }
 

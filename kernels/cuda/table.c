@@ -66,14 +66,15 @@ static int check_segment(const struct kv_refreekv_job *job, const struct kvmod_s
 	return check_rows(s, rows);
 }
 
-static bool keys_aligned(const struct kvmod_segment *s)
+static bool keys_aligned(const struct kvmod_segment *s, uint32_t type)
 {
+	size_t bytes = type == KVMOD_Q8_0 ? 4 : 16;
 	uint32_t g;
 
 	for (g = 0; g < s->n_kv_heads; g++) {
 		const struct kvmod_view *k = &kvmod_head_at(s, g)->k;
 
-		if (!kv_aligned_to(k->data, k->stride, 16))
+		if (!kv_aligned_to(k->data, k->stride, bytes))
 			return false;
 	}
 	return true;
@@ -126,7 +127,7 @@ static void measure(struct kv_refreekv_job *job, const struct kvmod_segment *con
 		rows = rows_used(&job->params, segments[i]);
 		job->rows = rows > job->rows ? rows : job->rows;
 		job->n_limits += rows;
-		job->aligned &= keys_aligned(segments[i]);
+		job->aligned &= keys_aligned(segments[i], job->k_type);
 	}
 	for (i = 0; i < job->n_segments; i++) {
 		struct tiling t = next_tiling(job, segments[i], &left);

@@ -102,7 +102,7 @@ static inline size_t kv_stage_bytes(uint32_t dim)
 /* Where the scratch's parts begin. A "cell" is a tile of one query head. */
 struct kv_scratch_layout {
 	size_t stages, cells, parts;
-	size_t stats_max, stats_sum, row_max, row_weight, end;
+	size_t stats_max, stats_sum, row_references, end;
 };
 
 static inline struct kv_scratch_layout kv_scratch_layout(const struct kv_refreekv_job *job)
@@ -118,9 +118,8 @@ static inline struct kv_scratch_layout kv_scratch_layout(const struct kv_refreek
 	l.parts = l.cells + cells * 4 * sizeof(float);
 	l.stats_max = l.parts + cells * KV_TILE_PARTS * sizeof(float);
 	l.stats_sum = l.stats_max + stats * sizeof(float);
-	l.row_max = l.stats_sum + stats * sizeof(float);
-	l.row_weight = l.row_max + rows * sizeof(float);
-	l.end = l.row_weight + rows * sizeof(float);
+	l.row_references = l.stats_sum + stats * sizeof(float);
+	l.end = l.row_references + rows * sizeof(float);
 	return l;
 }
 
