@@ -97,7 +97,7 @@ static void aim(struct gather_bench *b, struct compaction *c, int way)
 			.size = sizeof(c->gathers[i]), .row_bytes = row,
 			.src = i % 2 ? head->v.data : head->k.data,
 			.dst = (char *)c->to + i * c->kept * row,
-			.src_stride = (int64_t)row, .dst_stride = (int64_t)row,
+			.src_stride = (int64_t)row, .dst_stride = (int64_t)row, .n_rows = c->n,
 		};
 		if (way == BY_SPANS) {
 			c->gathers[i].spans = c->spans;

@@ -28,6 +28,13 @@ struct kv_gather_job {
  */
 int kv_cuda_gather_prepare(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
 			   struct kv_gather_job *job);
+/*
+ * How many of the first gathers have lists of n_indices together or little more, and
+ * all that share one: what may be a launch of its own, so that the GPU moves rows
+ * while the host goes on to the next lists.
+ */
+uint32_t kv_cuda_gather_part(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
+			     uint64_t n_indices);
 void kv_cuda_gather_table(const struct kv_gather_job *job, const struct kvmod_gather *gathers,
 			  uint32_t stride, void *table);
 int kv_cuda_gather(const struct kv_gather_job *job, void *table, void *stream);

@@ -21,7 +21,7 @@ static uint64_t rows_of(const struct kvmod_gather *g)
 	return rows;
 }
 
-/* One past the highest source row. Long lists make this most of the host's work. */
+/* One past the highest source row. To look through long lists would be most of the host's work. */
 static uint64_t source_end(const struct kvmod_gather *g)
 {
 	uint32_t last = 0, end = 0, i;
@@ -31,6 +31,8 @@ static uint64_t source_end(const struct kvmod_gather *g)
 		end = g->spans[i].end > end ? g->spans[i].end : end;
 	if (g->spans || g->n_indices == 0)
 		return end;
+	if (KVMOD_HAS(g, n_rows) && g->n_rows)
+		return g->n_rows;
 	for (k = 0; k < g->n_indices; k++)
 		last = g->indices[k] > last ? g->indices[k] : last;
 	return last + 1ull;
@@ -84,6 +86,24 @@ static bool same_list(const struct kvmod_gather *gathers, uint32_t stride, uint3
 	before = gather_at(gathers, stride, i - 1);
 	return g->spans == before->spans && g->n_spans == before->n_spans &&
 	       (g->spans || (g->indices == before->indices && g->n_indices == before->n_indices));
+}
+
+uint32_t kv_cuda_gather_part(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
+			     uint64_t n_indices)
+{
+	uint64_t listed = 0;
+	uint32_t i;
+
+	for (i = 0; i < n_gathers; i++) {
+		const struct kvmod_gather *g = gather_at(gathers, stride, i);
+
+		if (same_list(gathers, stride, i))
+			continue;
+		if (listed >= n_indices)
+			break;
+		listed += g->spans ? 0 : g->n_indices;
+	}
+	return i;
 }
 
 int kv_cuda_gather_prepare(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,

@@ -10,11 +10,11 @@
 #include "kernels/cuda/gather.h"
 #include "kernels/cuda/read.h"
 
-/* Pinned memory for a gather's table. */
+/* Memory for a gather's table, pinned and on the GPU. */
 struct table {
 	size_t room;
-	cudaEvent_t copied;		/* the GPU has it: the memory can be used again */
-	char *bytes;
+	cudaEvent_t done;		/* the gather is: both can be used again */
+	char *host, *device;
 };
 
 struct cuda_device {
@@ -68,12 +68,14 @@ static void free_table(struct table *t)
 {
 	if (!t)
 		return;
-	if (t->copied) {
-		cudaEventSynchronize(t->copied);
-		cudaEventDestroy(t->copied);
+	if (t->done) {
+		cudaEventSynchronize(t->done);
+		cudaEventDestroy(t->done);
 	}
-	if (t->bytes)
-		cudaFreeHost(t->bytes);
+	if (t->device)
+		cudaFree(t->device);
+	if (t->host)
+		cudaFreeHost(t->host);
 	free(t);
 }
 
@@ -166,6 +168,49 @@ static int32_t cuda_memory(void *self, uint64_t *free_bytes, uint64_t *total_byt
 
 /* --- gathers ---------------------------------------------------------------------------- */
 
+/*
+ * A part of a call's gathers: a launch of its own where lists are long, so that the
+ * GPU moves rows while the host goes on to the next lists.
+ */
+#define PART_INDICES (1u << 18)
+#define MOST_PARTS 64			/* the last one has all that is left */
+#define TABLE_ALIGN 64
+
+struct part {
+	const struct kvmod_gather *gathers;
+	size_t at;			/* its table begins there */
+	struct kv_gather_job job;
+};
+
+struct parts {
+	uint32_t n, stride;
+	size_t bytes;
+	struct part part[MOST_PARTS];
+};
+
+static int32_t divide(const struct kvmod_gather *gathers, uint32_t n, uint32_t stride, struct parts *parts)
+{
+	uint32_t first = 0;
+	int32_t err = 0;
+
+	parts->n = 0;
+	parts->bytes = 0;
+	parts->stride = stride;
+	while (first < n && !err) {
+		struct part *p = &parts->part[parts->n++];
+		uint64_t most = parts->n < MOST_PARTS ? PART_INDICES : UINT64_MAX;
+		uint32_t count;
+
+		p->gathers = KVMOD_AT(const struct kvmod_gather, gathers, stride, first);
+		p->at = parts->bytes;
+		count = kv_cuda_gather_part(p->gathers, n - first, stride, most);
+		err = kv_cuda_gather_prepare(p->gathers, count, stride, &p->job);
+		parts->bytes += (p->job.table_bytes + TABLE_ALIGN - 1) / TABLE_ALIGN * TABLE_ALIGN;
+		first += count;
+	}
+	return err;
+}
+
 /* Lists grow turn by turn: a table has room for some of that. */
 static cudaError_t new_table(size_t bytes, struct table **out)
 {
@@ -175,9 +220,11 @@ static cudaError_t new_table(size_t bytes, struct table **out)
 	if (!t)
 		return cudaErrorMemoryAllocation;
 	t->room = bytes + bytes / 8;
-	error = cudaHostAlloc((void **)&t->bytes, t->room, cudaHostAllocDefault);
+	error = cudaHostAlloc((void **)&t->host, t->room, cudaHostAllocDefault);
 	if (error == cudaSuccess)
-		error = cudaEventCreateWithFlags(&t->copied, cudaEventDisableTiming);
+		error = cudaMalloc((void **)&t->device, t->room);
+	if (error == cudaSuccess)
+		error = cudaEventCreateWithFlags(&t->done, cudaEventDisableTiming);
 	if (error == cudaSuccess)
 		*out = t;
 	else
@@ -186,8 +233,8 @@ static cudaError_t new_table(size_t bytes, struct table **out)
 }
 
 /*
- * With long lists a table is large, and to pin pages for it takes longer than the
- * gather: so the last one is used again, when the GPU has its copy.
+ * With long lists a table is large, and to get memory for it takes longer than the
+ * gather: so the last one is used again, when its gather is done.
  */
 static cudaError_t take_table(struct cuda_device *self, size_t bytes, struct table **out)
 {
@@ -198,7 +245,7 @@ static cudaError_t take_table(struct cuda_device *self, size_t bytes, struct tab
 		return new_table(bytes, out);
 	}
 	*out = t;
-	return cudaEventSynchronize(t->copied);
+	return cudaEventSynchronize(t->done);
 }
 
 static void put_table(struct cuda_device *self, struct table *t)
@@ -206,52 +253,54 @@ static void put_table(struct cuda_device *self, struct table *t)
 	free_table(atomic_exchange(&self->spare, t));
 }
 
-/* The table's memory on the GPU comes from the stream's own pool: it may go while the gather runs. */
-static int32_t launch_gather(const struct kvmod_host *host, const struct kv_gather_job *job,
-			     const struct table *table, void *stream)
+static cudaError_t launch_part(const struct part *p, uint32_t stride, const struct table *table,
+			       cudaStream_t stream)
 {
+	char *host = table->host + p->at, *device = table->device + p->at;
 	cudaError_t error;
-	void *memory;
 
-	error = cudaMallocAsync(&memory, job->table_bytes, stream);
-	if (error != cudaSuccess)
-		return kv_cuda_say(host, error, "no memory on the GPU for a gather");
-	error = cudaMemcpyAsync(memory, table->bytes, job->table_bytes, cudaMemcpyHostToDevice, stream);
+	kv_cuda_gather_table(&p->job, p->gathers, stride, host);
+	error = cudaMemcpyAsync(device, host, p->job.table_bytes, cudaMemcpyHostToDevice, stream);
+	return error == cudaSuccess ? kv_cuda_cause(kv_cuda_gather(&p->job, device, stream)) : error;
+}
+
+static cudaError_t launch_parts(const struct parts *parts, const struct table *table, cudaStream_t stream)
+{
+	cudaError_t error = cudaSuccess;
+
+	for (uint32_t i = 0; i < parts->n && error == cudaSuccess; i++)
+		error = launch_part(&parts->part[i], parts->stride, table, stream);
 	if (error == cudaSuccess)
-		error = cudaEventRecord(table->copied, stream);
-	if (error == cudaSuccess)
-		error = kv_cuda_cause(kv_cuda_gather(job, memory, stream));
-	cudaFreeAsync(memory, stream);
+		error = cudaEventRecord(table->done, stream);
 	/* What is queued may still read the table, and nothing may tell when it has. */
 	if (error != cudaSuccess)
 		cudaStreamSynchronize(stream);
-	return kv_cuda_say(host, error, "gathering on the GPU");
+	return error;
 }
 
 static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *gathers,
 			   uint32_t n_gathers, uint32_t gather_stride)
 {
 	const struct kvmod_host *host = host_of(self);
-	struct kv_gather_job job;
 	struct table *table = NULL;
+	struct parts parts;
 	cudaError_t error;
 	int32_t err;
 
-	err = kv_cuda_gather_prepare(gathers, n_gathers, gather_stride, &job);
+	err = divide(gathers, n_gathers, gather_stride, &parts);
 	if (err)
 		return host->fail(host->ctx, err, "these rows cannot be gathered: expected strides of a row or "
 				  "more, and where source and target overlap, rows that move to the front");
-	if (job.n_tiles == 0)
+	if (parts.bytes == 0)
 		return 0;
-	error = take_table(self, job.table_bytes, &table);
+	error = take_table(self, parts.bytes, &table);
 	if (error != cudaSuccess) {
 		free_table(table);
-		return kv_cuda_say(host, error, "no pinned memory for a gather");
+		return kv_cuda_say(host, error, "no memory for a gather's table, pinned and on the GPU");
 	}
-	kv_cuda_gather_table(&job, gathers, gather_stride, table->bytes);
-	err = launch_gather(host, &job, table, stream);
+	error = launch_parts(&parts, table, stream);
 	put_table(self, table);
-	return err;
+	return kv_cuda_say(host, error, "gathering on the GPU");
 }
 
 /* --- measuring ------------------------------------------------------------------------------ */

@@ -165,6 +165,7 @@ static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, con
 
 	gather.row_bytes = row;
 	gather.src_stride = gather.dst_stride = (int64_t)row;
+	gather.n_rows = caches[1]->n[g];
 	gather.dst = (char *)to + caches[0]->first[g] * row;
 	gather.src = (const char *)from + caches[1]->first[g] * row;
 	return gather;

@@ -164,24 +164,6 @@ cudaError_t cudaFreeHost(void *p)
 	return cudaSuccess;
 }
 
-cudaError_t cudaMallocAsync(void **p, size_t bytes, cudaStream_t stream)
-{
-	(void)stream;
-	return get(p, bytes, false);
-}
-
-static void run_free(struct work *w)
-{
-	give_back(w->to);
-}
-
-cudaError_t cudaFreeAsync(void *p, cudaStream_t stream)
-{
-	(void)stream;
-	enqueue(run_free, p, NULL, 0, 0);
-	return cudaSuccess;
-}
-
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p)
 {
 	const struct block *b = block_of(p);
@@ -370,6 +352,7 @@ int kv_cuda_gather(const struct kv_gather_job *job, void *table, void *stream)
 	(void)stream;
 	if (fails())
 		return KVMOD_EDEVICE;
+	runtime.n_gathers++;
 	enqueue(run_gather, NULL, table, 0, 0)->job = *job;
 	return 0;
 }

@@ -11,6 +11,7 @@ struct runtime {
 	unsigned n_device, n_pinned, n_events;	/* that are held */
 	unsigned n_calls, fail_call;	/* which one is to fail, from 1; 0: none */
 	unsigned n_early;		/* memory that went while what is queued uses it */
+	unsigned n_gathers;		/* launches of them */
 };
 extern struct runtime runtime;
 

@@ -140,6 +140,81 @@ static void gathers_in_a_row(void)
 	free(jobs);
 }
 
+/* Of long lists there are many launches, and one for what is left. */
+static void gathers_in_parts(void)
+{
+	enum { N = 70, ROWS_OF_EACH = 1 << 18 };
+	struct kvmod_instance *device = open_device();
+	struct kvmod_gather g[2 * N] = { 0 };
+	uint32_t *lists = malloc(2 * ROWS_OF_EACH * sizeof(*lists));
+	uint8_t *source = malloc(ROWS_OF_EACH + N), *target = calloc(2 * N, ROWS_OF_EACH);
+	uint64_t wrong = 0;
+
+	if (!device || !lists || !source || !target)
+		abort();
+	for (uint32_t i = 0; i < ROWS_OF_EACH + N; i++)
+		source[i] = (uint8_t)(i * 2654435761u >> 24);
+	for (uint32_t i = 0; i < ROWS_OF_EACH; i++) {
+		lists[i] = i;
+		lists[ROWS_OF_EACH + i] = ROWS_OF_EACH - 1 - i;
+	}
+	for (uint32_t i = 0; i < 2 * N; i++)
+		g[i] = (struct kvmod_gather){
+			.size = sizeof(g[i]), .row_bytes = 1, .src_stride = 1, .dst_stride = 1,
+			.src = source + i / 2, .dst = target + (size_t)i * ROWS_OF_EACH,
+			.indices = lists + i / 2 % 2 * ROWS_OF_EACH, .n_indices = ROWS_OF_EACH,
+			.n_rows = i % 3 ? ROWS_OF_EACH : 0,
+		};
+	runtime.n_gathers = 0;
+	CHECK(ops->gather(device, NULL, g, 2 * N, sizeof(g[0])) == 0, "gathers in parts: %s", reason);
+	CHECK(runtime.n_gathers == 64, "%u launches, not 64", runtime.n_gathers);
+	memset(lists, 0xff, 2 * ROWS_OF_EACH * sizeof(*lists));
+	ops->synchronize(device, NULL);
+	for (uint32_t i = 0; i < 2 * N; i++)
+		for (uint32_t k = 0; k < ROWS_OF_EACH; k++)
+			wrong += target[(size_t)i * ROWS_OF_EACH + k] !=
+				 source[i / 2 + (i / 2 % 2 ? ROWS_OF_EACH - 1 - k : k)];
+	CHECK(wrong == 0, "%llu rows of parts are wrong", (unsigned long long)wrong);
+	close_device(device);
+	free(lists);
+	free(source);
+	free(target);
+}
+
+/* Where the target begins within the source it is refused: as lists or the number of rows tell. */
+static void gathers_that_overlap(void)
+{
+	static const struct {
+		uint32_t dst, n_rows;		/* in rows */
+		bool right;
+	} cases[] = { { 9, 0, true }, { 8, 0, false }, { 9, 10, false }, { 10, 10, true }, { 0, 10, true } };
+	static const uint32_t list[] = { 2, 8, 5 }, ascending[] = { 2, 5, 8 };
+	struct kvmod_instance *device = open_device();
+	uint32_t memory[16];
+
+	if (!device)
+		abort();
+	for (uint32_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct kvmod_gather g = {
+			.size = sizeof(g), .row_bytes = sizeof(memory[0]), .src = memory,
+			.dst = memory + cases[i].dst, .src_stride = sizeof(memory[0]),
+			.dst_stride = sizeof(memory[0]), .indices = cases[i].dst ? list : ascending,
+			.n_indices = 3, .n_rows = cases[i].n_rows,
+		};
+
+		for (uint32_t k = 0; k < 16; k++)
+			memory[k] = k;
+		reason[0] = '\0';
+		CHECK((ops->gather(device, NULL, &g, 1, sizeof(g)) == 0) == cases[i].right,
+		      "row %u of %u as target: %s", cases[i].dst, cases[i].n_rows, reason);
+		ops->synchronize(device, NULL);
+		for (uint32_t k = 0; k < 3 && cases[i].right; k++)
+			CHECK(memory[cases[i].dst + k] == g.indices[k], "row %u at row %u: is %u", k,
+			      cases[i].dst, memory[cases[i].dst + k]);
+	}
+	close_device(device);
+}
+
 /* Whichever call fails: a reason, no memory lost, and the next gather is right. */
 static void gathers_that_fail(void)
 {
@@ -382,6 +457,8 @@ int main(void)
 	rows_that_see();
 	tables();
 	gathers_in_a_row();
+	gathers_in_parts();
+	gathers_that_overlap();
 	gathers_that_fail();
 	decisions();
 	printf("%u checks, %u failures\n", checks, failures);

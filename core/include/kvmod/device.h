@@ -28,6 +28,7 @@ struct kvmod_gather {
 	const void *src;
 	void *dst;
 	int64_t src_stride, dst_stride;
+	uint64_t n_rows;		/* that src has; 0: unknown, and lists are looked through for the last */
 };
 
 /*
