@@ -3,19 +3,27 @@
 #include "core/internal.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cpu/gather.h"
 
 #define MAX_SPANS 1024u
 
 /*
- * A plan and its arrays in one allocation, so that one free() is all of it. The
- * indices are most of it; calloc() leaves them pages of zeros that take no memory
- * until a policy writes lists of them.
+ * A plan and its arrays, all in one allocation. The indices are most of it and come
+ * last: they are not cleared, so they take no memory until a policy writes lists.
  */
+struct block {
+	size_t room;			/* bytes of all of it */
+	struct kvmod_plan plan;
+	struct kvmod_keep keeps[];	/* then spans, counts, indices */
+};
+
 struct plan_sizes {
 	size_t spans, counts, indices;		/* elements */
+	size_t cleared, all;			/* bytes: up to the indices, of all of it */
 };
 
 static uint32_t spans_of(const struct kvmod_segment *s)
@@ -27,7 +35,7 @@ static uint32_t spans_of(const struct kvmod_segment *s)
 
 static struct plan_sizes sizes_of(const struct kvmod_request *request)
 {
-	struct plan_sizes sizes = { 0, 0, 0 };
+	struct plan_sizes sizes = { .cleared = sizeof(struct block) };
 
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
@@ -36,50 +44,81 @@ static struct plan_sizes sizes_of(const struct kvmod_request *request)
 		sizes.counts += s->n_kv_heads;
 		sizes.indices += (size_t)s->n_kv_heads * kvmod_longest_head(s);
 	}
+	sizes.cleared += request->n_segments * sizeof(struct kvmod_keep) +
+			 sizes.spans * sizeof(struct kvmod_span) + sizes.counts * sizeof(uint32_t);
+	sizes.all = sizes.cleared + sizes.indices * sizeof(uint32_t);
 	return sizes;
+}
+
+static struct block *block_of(struct kvmod_plan *plan)
+{
+	return (struct block *)((char *)plan - offsetof(struct block, plan));
+}
+
+/* Everything is kept whole. */
+static void lay_out(struct block *b, const struct kvmod_request *request, const struct plan_sizes *sizes)
+{
+	struct kvmod_span *spans = (struct kvmod_span *)(b->keeps + request->n_segments);
+	uint32_t *counts = (uint32_t *)(spans + sizes->spans), *indices = counts + sizes->counts;
+
+	memset(&b->plan, 0, sizes->cleared - offsetof(struct block, plan));
+	b->plan = (struct kvmod_plan){
+		.size = sizeof(b->plan),
+		.n_keeps = request->n_segments,
+		.keep_stride = sizeof(struct kvmod_keep),
+		.keeps = b->keeps,
+	};
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(request, i);
+
+		b->keeps[i] = (struct kvmod_keep){
+			.size = sizeof(b->keeps[i]),
+			.loss = NAN,
+			.max_spans = spans_of(s),
+			.spans = spans,
+			.counts = counts,
+			.indices = indices,
+			.index_stride = kvmod_longest_head(s),
+		};
+		spans += b->keeps[i].max_spans;
+		counts += s->n_kv_heads;
+		indices += s->n_kv_heads * b->keeps[i].index_stride;
+	}
+}
+
+/* A cache grows token by token: what has to grow gets room for some of that. */
+int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan)
+{
+	struct plan_sizes sizes = sizes_of(request);
+	struct block *b = *plan ? block_of(*plan) : NULL;
+	size_t room = sizes.all + (b ? sizes.all / 8 : 0);
+
+	if (!b || b->room < sizes.all) {
+		b = malloc(room);
+		if (!b)
+			return kv_fail(KVMOD_ENOMEM, "no memory for a plan of %zu bytes", room);
+		b->room = room;
+		kvmod_plan_free(*plan);
+		*plan = &b->plan;
+	}
+	lay_out(b, request, &sizes);
+	return KVMOD_OK;
 }
 
 int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **out)
 {
-	struct plan_sizes sizes = sizes_of(request);
-	size_t head = sizeof(struct kvmod_plan) + request->n_segments * sizeof(struct kvmod_keep);
-	size_t bytes = head + sizes.spans * sizeof(struct kvmod_span) +
-		       (sizes.counts + sizes.indices) * sizeof(uint32_t);
-	struct kvmod_plan *plan = calloc(1, bytes);
-	struct kvmod_span *spans;
-	uint32_t *numbers;
+	struct kvmod_plan *plan = NULL;
+	int err = kvmod_plan_renew(request, &plan);
 
-	if (!plan)
-		return kv_fail(KVMOD_ENOMEM, "no memory for a plan of %zu bytes", bytes);
-	*plan = (struct kvmod_plan){
-		.size = sizeof(*plan),
-		.n_keeps = request->n_segments,
-		.keep_stride = sizeof(struct kvmod_keep),
-		.keeps = (struct kvmod_keep *)(plan + 1),
-	};
-	spans = (struct kvmod_span *)((char *)plan + head);
-	numbers = (uint32_t *)(spans + sizes.spans);
-	for (uint32_t i = 0; i < request->n_segments; i++) {
-		const struct kvmod_segment *s = kvmod_segment_at(request, i);
-		struct kvmod_keep *keep = &plan->keeps[i];
-
-		keep->size = sizeof(*keep);
-		keep->max_spans = spans_of(s);
-		keep->spans = spans;
-		keep->counts = numbers;
-		keep->indices = numbers + s->n_kv_heads;
-		keep->index_stride = kvmod_longest_head(s);
-		keep->loss = NAN;
-		spans += keep->max_spans;
-		numbers = keep->indices + s->n_kv_heads * keep->index_stride;
-	}
-	*out = plan;
-	return KVMOD_OK;
+	if (err == KVMOD_OK)
+		*out = plan;
+	return err;
 }
 
 void kvmod_plan_free(struct kvmod_plan *plan)
 {
-	free(plan);
+	if (plan)
+		free(block_of(plan));
 }
 
 uint64_t kvmod_plan_count(const struct kvmod_request *request, const struct kvmod_plan *plan,

@@ -16,6 +16,7 @@ struct kvmod_session {
 	void *instance;			/* the engine's */
 	const struct kvmod_model *model;
 	struct kvmod_policy *policy;
+	struct kvmod_plan *plan;	/* of the last decision: its memory is used again */
 	uint64_t next_sequence;
 };
 
@@ -62,6 +63,8 @@ int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 
 void kvmod_session_close(struct kvmod_session *s)
 {
+	if (s)
+		kvmod_plan_free(s->plan);
 	free(s);
 }
 
@@ -306,25 +309,23 @@ static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
 static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_rows,
 		    struct kvmod_prompted *out)
 {
+	struct kvmod_session *s = q->session;
 	struct kvmod_request r;
-	struct kvmod_plan *plan;
 	int err = q->status;
 
 	if (err != KVMOD_OK)
 		return err;
 	err = ask_engine(q, &r);
 	if (err == KVMOD_OK)
-		err = kvmod_plan_new(&r, &plan);
+		err = kvmod_plan_renew(&r, &s->plan);
 	if (err != KVMOD_OK) {
-		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR,
+		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR,
 		       "the cache stays whole: %s", *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
 		return err;
 	}
 	r.phase = phase;
 	r.state = q->state;
-	err = decide_and_apply(q, &r, plan, replay_rows, out);
-	kvmod_plan_free(plan);
-	return err;
+	return decide_and_apply(q, &r, s->plan, replay_rows, out);
 }
 
 static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt)

@@ -84,6 +84,59 @@ START_TEST(new_plan_keeps_all)
 }
 END_TEST
 
+static void is_new(const struct fixture *f)
+{
+	static const struct kvmod_span none;
+	const struct kvmod_keep *keep = kvmod_keep_at(f->plan, 0);
+
+	ck_assert_uint_eq(f->plan->n_keeps, 1);
+	ck_assert_uint_eq(keep->kind, KVMOD_KEEP_ALL);
+	ck_assert_int_eq(keep->status, 0);
+	ck_assert(isnan(keep->loss));
+	ck_assert_uint_eq(keep->n_spans, 0);
+	for (uint32_t i = 0; i < keep->max_spans; i++)
+		ck_assert_mem_eq(&keep->spans[i], &none, sizeof(none));
+	for (uint32_t g = 0; g < HEADS; g++)
+		ck_assert_uint_eq(keep->counts[g], 0);
+}
+
+/* As dirty as a plan can be, up to the ends of its arrays. */
+static void spoil(struct fixture *f, uint32_t n)
+{
+	struct kvmod_keep *keep = f->keep = kvmod_keep_at(f->plan, 0);
+
+	memset(keep->spans, 0xff, keep->max_spans * sizeof(*keep->spans));
+	memset(keep->counts, 0xff, HEADS * sizeof(*keep->counts));
+	memset(keep->indices, 0xff, HEADS * n * sizeof(*keep->indices));
+	keep->kind = KVMOD_KEEP_HEADS;
+	keep->status = KVMOD_EPLAN;
+	keep->loss = 1;
+	keep->n_spans = 3;
+}
+
+START_TEST(renewed_plan_is_new)
+{
+	static const uint32_t lengths[] = { 10, 10, 3, 9, 11, 11, 4000, 2, 4001 };
+	struct fixture *f = fixture_new(10, 6);
+
+	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
+		const struct kvmod_plan *before = f->plan;
+		bool fits = f->heads[0].n >= lengths[i];
+
+		spoil(f, f->heads[0].n);
+		f->heads[0].n = lengths[i];
+		ck_assert_int_eq(kvmod_plan_renew(&f->request, &f->plan), 0);
+		if (fits)
+			ck_assert_ptr_eq(f->plan, before);
+		is_new(f);
+		accepted(f, 0);
+		ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), lengths[i]);
+	}
+	spoil(f, 4001);
+	fixture_free(f);
+}
+END_TEST
+
 START_TEST(spans)
 {
 	struct fixture *f = fixture_new(10, 10);
@@ -227,6 +280,7 @@ int main(void)
 	int failed;
 
 	tcase_add_test(tc, new_plan_keeps_all);
+	tcase_add_test(tc, renewed_plan_is_new);
 	tcase_add_test(tc, spans);
 	tcase_add_test(tc, spans_need_equal_heads);
 	tcase_add_test(tc, heads);

@@ -17,6 +17,7 @@ struct decision_bench {
 	struct bench_device device;	/* not open: the rounds are the host's own */
 	struct kvmod_policy *policy;
 	struct kvmod_policy *rival;	/* on the host: a device has a read of its own */
+	struct kvmod_plan *plan;	/* of the last decision, as a session keeps it */
 	double *ours, *wall, *theirs;	/* [rounds], milliseconds */
 	json_t *rows, *growth;		/* with --json */
 };

@@ -54,6 +54,7 @@ void decision_close(struct decision_bench *b)
 {
 	kvmod_policy_close(b->policy);
 	kvmod_policy_close(b->rival);
+	kvmod_plan_free(b->plan);
 	bench_device_close(&b->device);
 }
 
@@ -102,39 +103,30 @@ static int read_plan(const struct kvmod_request *request, const struct kvmod_pla
 }
 
 /* Milliseconds that the caller waits. row NULL: the plan does not matter. */
-static int time_wall(struct kvmod_policy *policy, const struct kvmod_request *request,
-		     double *ms, struct decision_row *row)
+static int time_wall(struct decision_bench *b, struct kvmod_policy *policy,
+		     const struct kvmod_request *request, double *ms, struct decision_row *row)
 {
-	struct kvmod_plan *plan;
 	double begin;
-	int err;
 
-	if (kvmod_plan_new(request, &plan))
+	if (kvmod_plan_renew(request, &b->plan))
 		return cli_error_kvmod();
 	begin = cli_now();
-	err = kvmod_decide(policy, request, plan) ? cli_error_kvmod() : CLI_OK;
+	if (kvmod_decide(policy, request, b->plan))
+		return cli_error_kvmod();
 	*ms = 1e3 * (cli_now() - begin);
-	if (!err && row)
-		err = read_plan(request, plan, row);
-	kvmod_plan_free(plan);
-	return err;
+	return row ? read_plan(request, b->plan, row) : CLI_OK;
 }
 
 /* Milliseconds on the device, which is kept busy while the host prepares. */
 static int time_marks(struct decision_bench *b, const struct kvmod_request *request, double *ms)
 {
-	struct kvmod_plan *plan;
-	int err;
-
-	if (kvmod_plan_new(request, &plan))
+	if (kvmod_plan_renew(request, &b->plan))
 		return cli_error_kvmod();
-	err = bench_device_begin(&b->device, 2 + request->n_segments / 32);
-	if (!err && kvmod_decide(b->policy, request, plan))
-		err = cli_error_kvmod();
-	if (!err)
-		err = bench_device_end(&b->device, ms);
-	kvmod_plan_free(plan);
-	return err;
+	if (bench_device_begin(&b->device, 2 + request->n_segments / 32))
+		return CLI_FAILED;
+	if (kvmod_decide(b->policy, request, b->plan))
+		return cli_error_kvmod();
+	return bench_device_end(&b->device, ms);
 }
 
 /* --- rounds ---------------------------------------------------------------------------------- */
@@ -148,8 +140,8 @@ static int host_round(struct decision_bench *b, void *cache_, struct times *t,
 {
 	const struct bench_cache *cache = cache_;
 
-	if (time_wall(b->policy, &cache->request, &t->ours, row) ||
-	    time_wall(b->rival, &cache->request, &t->theirs, NULL))
+	if (time_wall(b, b->policy, &cache->request, &t->ours, row) ||
+	    time_wall(b, b->rival, &cache->request, &t->theirs, NULL))
 		return CLI_FAILED;
 	t->wall = t->ours;
 	return CLI_OK;
@@ -166,7 +158,7 @@ static int device_round(struct decision_bench *b, void *place_, struct times *t,
 		return CLI_FAILED;
 	if (d->ops->synchronize(d->self, NULL))
 		return cli_error_kvmod();
-	if (time_wall(b->policy, &bench_place_next(place)->request, &t->wall, row))
+	if (time_wall(b, b->policy, &bench_place_next(place)->request, &t->wall, row))
 		return CLI_FAILED;
 	cache = bench_place_next(place);
 	return bench_device_time_read(d, cache->k, (cache->k_bytes + 15) / 16 * 16, &t->theirs);

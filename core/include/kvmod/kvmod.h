@@ -195,6 +195,12 @@ void kvmod_policy_counters(const struct kvmod_policy *policy, struct kvmod_count
  * this request; every segment is kept whole.
  */
 int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **plan);
+/*
+ * The same in the memory of *plan if it has room, else in new memory, and *plan is
+ * freed; NULL is none. For who decides again and again: making a plan can take longer
+ * than the decision. On an error *plan is as it was.
+ */
+int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan);
 void kvmod_plan_free(struct kvmod_plan *plan);
 /* How many positions KV head `head` of segment `i` keeps. */
 uint64_t kvmod_plan_count(const struct kvmod_request *request, const struct kvmod_plan *plan,

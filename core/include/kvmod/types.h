@@ -206,8 +206,9 @@ struct kvmod_span {
 /*
  * What one segment keeps. The arrays are the core's, on the host. Those of
  * indices are big enough for any answer; spans are as many as can be apart from
- * each other, but 1024 at most: what needs more goes in indices. A policy on an accelerator copies into them on
- * request->stream, and the core waits for that stream before it reads.
+ * each other, but 1024 at most: what needs more goes in indices. Spans and counts
+ * are zero as the policy gets them, indices anything. A policy on an accelerator
+ * copies into them on request->stream, and the core waits for that stream before it reads.
  *
  * A plan names cached positions by index: 0 is the oldest cached, n-1 the
  * newest. Where nothing was cut before, index and position are the same.
