@@ -76,7 +76,10 @@ static int32_t prepare(const struct kvmod_host *host, const struct kv_ranking *r
 	return err ? kv_refuse_cache(host, err) : 0;
 }
 
-/* Of the table, on both sides; of results and counts, on both; of the rest, on the GPU. */
+/*
+ * Of the table, on both sides; of results and counts, on both; of the rest, on the GPU.
+ * On the host two buffers follow the counts.
+ */
 struct layout {
 	size_t results, counts, indices, scratch, end;
 };
@@ -91,6 +94,20 @@ static struct layout lay_out(const struct kv_attend_job *job)
 	l.scratch = kv_rounded(l.indices + job->n_indices * sizeof(uint32_t));
 	l.end = l.scratch + job->scratch_bytes;
 	return l;
+}
+
+/* The lists of any one segment. */
+static size_t buffer_bytes(const struct picks *picks)
+{
+	size_t most = 0;
+
+	for (uint32_t i = 0; i < picks->n; i++) {
+		const struct kvmod_segment *s = picks->segments[i];
+		size_t bytes = (size_t)s->n_kv_heads * kvmod_longest_head(s) * sizeof(uint32_t);
+
+		most = bytes > most ? bytes : most;
+	}
+	return kv_rounded(most);
 }
 
 int32_t kv_ranking_workspace(const void *self, const struct kv_ranking *ranking,
@@ -109,7 +126,7 @@ int32_t kv_ranking_workspace(const void *self, const struct kv_ranking *ranking,
 	if (picks.n > 0)
 		err = prepare(instance->host, ranking, &picks, &job);
 	if (picks.n > 0 && err == 0) {
-		need->host += lay_out(&job).indices;
+		need->host += lay_out(&job).indices + 2 * buffer_bytes(&picks);
 		need->device = lay_out(&job).end;
 	}
 	free(memory);
@@ -154,22 +171,6 @@ static uint32_t most_kept(const struct kvmod_segment *segment, const uint32_t *c
 	return whole ? 0 : most;
 }
 
-/* A segment's lists into the plan: as much of each as the longest of them has. */
-static cudaError_t copy_lists(const struct kvmod_request *request, const struct kvmod_segment *segment,
-			      const uint32_t *counts, const uint32_t *lists, uint32_t stride,
-			      struct kvmod_keep *keep)
-{
-	size_t most = most_kept(segment, counts);
-
-	keep->kind = most ? KVMOD_KEEP_HEADS : KVMOD_KEEP_ALL;
-	if (most == 0)
-		return cudaSuccess;
-	memcpy(keep->counts, counts, segment->n_kv_heads * sizeof(*counts));
-	return cudaMemcpy2DAsync(keep->indices, keep->index_stride * sizeof(*lists),
-				 lists, stride * sizeof(*lists), most * sizeof(*lists),
-				 segment->n_kv_heads, cudaMemcpyDeviceToHost, request->stream);
-}
-
 static void fail(const struct kvmod_host *host, struct kvmod_keep *keep, int32_t status, bool *said)
 {
 	keep->status = status;
@@ -178,43 +179,137 @@ static void fail(const struct kvmod_host *host, struct kvmod_keep *keep, int32_t
 	*said = true;
 }
 
-/* host: where the table was; results and counts are after it. */
-static cudaError_t read_answers(const struct kvmod_host *kvmod, const struct kvmod_request *request,
-				const struct kv_attend_job *job, const struct picks *picks,
-				const char *host, struct kvmod_plan *plan)
+/* --- lists into the plan ------------------------------------------------------------------- */
+
+/* Of a segment. */
+struct lists {
+	const uint32_t *lists, *counts;		/* on the GPU, on the host */
+	uint32_t n, stride;
+	uint32_t most;				/* so much of each comes; 0: of none */
+	struct kvmod_keep *keep;
+};
+
+/* Two buffers on the host: lists come into one while those in the other go into the plan. */
+struct buffers {
+	uint32_t *memory[2];
+	cudaEvent_t filled[2];
+};
+
+static cudaError_t open_buffers(struct buffers *b, void *memory, size_t each)
 {
-	struct layout l = lay_out(job);
-	const struct kv_attend_result *results = (const void *)(host + l.results);
-	const uint32_t *counts = (const void *)(host + l.counts);
-	const uint32_t *lists = (const void *)((char *)request->device_scratch + l.indices);
 	cudaError_t error = cudaSuccess;
-	bool said = false;
 
-	for (uint32_t i = 0; i < picks->n && error == cudaSuccess; i++) {
-		struct kvmod_keep *keep = kvmod_keep_at(plan, picks->numbers[i]);
-		const struct kvmod_segment *segment = picks->segments[i];
-		uint32_t stride = kvmod_longest_head(segment);
+	*b = (struct buffers){ .memory = { memory, (void *)((char *)memory + each) } };
+	for (int i = 0; i < 2 && error == cudaSuccess; i++)
+		error = cudaEventCreateWithFlags(&b->filled[i], cudaEventDisableTiming);
+	return error;
+}
 
-		if (results[i].status)
-			fail(kvmod, keep, results[i].status, &said);
-		else
-			error = copy_lists(request, segment, counts, lists, stride, keep);
-		if (results[i].status == 0 && job->params.rule == KV_ATTEND_NORM)
-			keep->loss = results[i].loss;
-		lists += (size_t)segment->n_kv_heads * stride;
-		counts += segment->n_kv_heads;
+static void close_buffers(const struct buffers *b)
+{
+	for (int i = 0; i < 2; i++)
+		if (b->filled[i])
+			cudaEventDestroy(b->filled[i]);
+}
+
+static cudaError_t fetch(const struct lists *l, const struct buffers *b, uint32_t i, cudaStream_t stream)
+{
+	size_t bytes = l->most * sizeof(*l->lists);
+	cudaError_t error = cudaMemcpy2DAsync(b->memory[i], bytes, l->lists, l->stride * sizeof(*l->lists),
+					      bytes, l->n, cudaMemcpyDeviceToHost, stream);
+
+	return error == cudaSuccess ? cudaEventRecord(b->filled[i], stream) : error;
+}
+
+static cudaError_t deliver(const struct lists *l, const struct buffers *b, uint32_t i)
+{
+	cudaError_t error = cudaEventSynchronize(b->filled[i]);
+
+	l->keep->kind = KVMOD_KEEP_HEADS;
+	memcpy(l->keep->counts, l->counts, l->n * sizeof(*l->counts));
+	for (uint32_t g = 0; g < l->n && error == cudaSuccess; g++)
+		memcpy(l->keep->indices + g * l->keep->index_stride, b->memory[i] + (size_t)g * l->most,
+		       l->counts[g] * sizeof(*l->lists));
+	return error;
+}
+
+/* Results and counts, on the host, say what comes of the lists, on the GPU. */
+struct answers {
+	const struct kvmod_host *host;
+	const struct kv_attend_result *results;
+	const uint32_t *counts, *lists;
+	bool loss;			/* is there one? */
+	bool said;			/* that a segment was not decided */
+};
+
+/* Of picked segment i, and on to the next one. */
+static struct lists next_lists(struct answers *a, const struct picks *picks, uint32_t i, struct kvmod_plan *plan)
+{
+	const struct kvmod_segment *segment = picks->segments[i];
+	const struct kv_attend_result *result = &a->results[i];
+	struct lists l = {
+		.lists = a->lists, .counts = a->counts, .n = segment->n_kv_heads,
+		.stride = kvmod_longest_head(segment), .keep = kvmod_keep_at(plan, picks->numbers[i]),
+	};
+
+	if (result->status)
+		fail(a->host, l.keep, result->status, &a->said);
+	else
+		l.most = most_kept(segment, l.counts);
+	if (result->status == 0 && a->loss)
+		l.keep->loss = result->loss;
+	a->lists += (size_t)l.n * l.stride;
+	a->counts += l.n;
+	return l;
+}
+
+static cudaError_t read_answers(struct answers *a, const struct picks *picks, const struct buffers *b,
+				cudaStream_t stream, struct kvmod_plan *plan)
+{
+	struct lists before = { .most = 0 }, now;
+	cudaError_t error = cudaSuccess;
+
+	for (uint32_t i = 0; i <= picks->n && error == cudaSuccess; i++, before = now) {
+		now = (struct lists){ .most = 0 };
+		if (i < picks->n)
+			now = next_lists(a, picks, i, plan);
+		if (now.most > 0)
+			error = fetch(&now, b, i % 2, stream);
+		if (before.most > 0 && error == cudaSuccess)
+			error = deliver(&before, b, (i + 1) % 2);
 	}
-	return error == cudaSuccess ? cudaStreamSynchronize(request->stream) : error;
+	return error;
+}
+
+/* --- all of it ---------------------------------------------------------------------------------- */
+
+static cudaError_t decide(const struct kvmod_host *kvmod, const struct kvmod_request *request,
+			  const struct kv_attend_job *job, const struct picks *picks, struct kvmod_plan *plan)
+{
+	char *host = (char *)request->scratch + picks_bytes(request);
+	struct layout l = lay_out(job);
+	struct answers answers = {
+		.host = kvmod, .results = (void *)(host + l.results), .counts = (void *)(host + l.counts),
+		.lists = (void *)((char *)request->device_scratch + l.indices),
+		.loss = job->params.rule == KV_ATTEND_NORM,
+	};
+	struct buffers buffers;
+	cudaError_t error = open_buffers(&buffers, host + l.indices, buffer_bytes(picks));
+
+	if (error == cudaSuccess)
+		error = launch(request, job, picks, host);
+	if (error == cudaSuccess)
+		error = read_answers(&answers, picks, &buffers, request->stream, plan);
+	close_buffers(&buffers);
+	return error;
 }
 
 int32_t kv_ranking_decide(const void *self, const struct kv_ranking *ranking,
 			  const struct kvmod_request *request, struct kvmod_plan *plan)
 {
 	const struct kvmod_host *kvmod = ((const struct kvmod_instance *)self)->host;
-	char *host = (char *)request->scratch + picks_bytes(request);
 	struct kv_attend_job job;
 	struct picks picks;
-	cudaError_t error;
 	int32_t err;
 
 	pick(self, ranking, request, request->scratch, &picks);
@@ -223,8 +318,5 @@ int32_t kv_ranking_decide(const void *self, const struct kv_ranking *ranking,
 	err = prepare(kvmod, ranking, &picks, &job);
 	if (err)
 		return err;
-	error = launch(request, &job, &picks, host);
-	if (error == cudaSuccess)
-		error = read_answers(kvmod, request, &job, &picks, host, plan);
-	return kv_cuda_say(kvmod, error, "deciding on the GPU");
+	return kv_cuda_say(kvmod, decide(kvmod, request, &job, &picks, plan), "deciding on the GPU");
 }

@@ -43,7 +43,8 @@ tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
 # Without CUDA's runtime: it has one of its own.
 tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/host.h tests/cuda/runtime.c tests/cuda/runtime.h \
-	$(CUDA_TABLES) plugins/cuda/device.c policies/cuda/attend.c policies/cuda/refreekv.c policies/refreekv_params.c
+	$(CUDA_TABLES) plugins/cuda/device.c policies/cuda/attend.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
+	policies/refreekv_params.c
 tests_cuda_test_host_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_host_LDADD = libvectors.la libpolicies.la libkvmod.la $(LIBM)
 tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c tests/cuda/checks.h

@@ -14,6 +14,7 @@
 #include "plugins/cuda/cuda.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
+#include "policies/snapkv.h"
 #include "tests/cuda/checks.h"
 #include "tests/cuda/host.h"
 #include "tests/cuda/runtime.h"
@@ -255,6 +256,8 @@ static void gathers_that_fail(void)
 #define LAYERS 3u
 #define N 100u
 #define DIM 64u
+#define KV_HEADS 2u
+#define WINDOW 8u
 
 static float numbers[N * DIM];
 static struct kvmod_head head = { .size = sizeof(head), .n = N };
@@ -262,7 +265,7 @@ static struct kvmod_segment segments[LAYERS];
 static struct kvmod_request request;
 static struct refreekv policy = {
 	.instance = { .host = &host }, .threshold = 0.01, .sinks = 4, .recent = 1,
-	.rows = { .value = 1, .is_count = 1 }, .window = 8,
+	.rows = { .value = 1, .is_count = 1 }, .window = WINDOW,
 };
 
 static void describe(void)
@@ -285,11 +288,19 @@ static void describe(void)
 	};
 }
 
+/* Of a policy on the GPU, whose answers are checked by the last one. */
+struct decider {
+	const struct kvmod_policy_ops *ops;
+	void *self;
+	void (*check)(const struct kvmod_plan *plan);
+};
+
 /* As the core does it; scratch on the host is pinned, or not. */
-static int32_t decide(struct kvmod_instance *device, bool pinned, struct kvmod_plan *plan)
+static int32_t decide(const struct decider *d, struct kvmod_instance *device, bool pinned,
+		      struct kvmod_plan *plan)
 {
 	struct kvmod_workspace need = { .size = sizeof(need) };
-	int32_t err = kv_cuda_refreekv_ops.workspace(&policy, &request, &need);
+	int32_t err = d->ops->workspace(d->self, &request, &need);
 	void *on_host = NULL, *on_device = NULL;
 
 	if (!err && pinned)
@@ -301,7 +312,7 @@ static int32_t decide(struct kvmod_instance *device, bool pinned, struct kvmod_p
 	request.scratch = on_host;
 	request.device_scratch = on_device;
 	if (!err)
-		err = kv_cuda_refreekv_ops.compress(&policy, &request, plan);
+		err = d->ops->compress(d->self, &request, plan);
 	runtime_run();
 	if (on_device)
 		ops->free(device, on_device);
@@ -312,7 +323,7 @@ static int32_t decide(struct kvmod_instance *device, bool pinned, struct kvmod_p
 	return err;
 }
 
-static void check_plan(const struct kvmod_plan *plan)
+static void check_spans(const struct kvmod_plan *plan)
 {
 	for (uint32_t i = 0; i < LAYERS; i++) {
 		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
@@ -323,16 +334,33 @@ static void check_plan(const struct kvmod_plan *plan)
 	}
 }
 
-static void decisions(void)
+static void check_lists(const struct kvmod_plan *plan)
 {
-	struct kvmod_instance *device;
+	for (uint32_t i = 0; i < LAYERS; i++) {
+		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		CHECK(keep->kind == KVMOD_KEEP_HEADS, "layer %u: no lists", i);
+		for (uint32_t g = 0; g < KV_HEADS; g++) {
+			uint32_t n = RUNTIME_COUNT(i, g), wrong = 0;
+
+			for (uint32_t k = 0; k < n; k++)
+				wrong += keep->indices[g * keep->index_stride + k] != RUNTIME_INDEX(i, g, k);
+			CHECK(keep->counts[g] == n && wrong == 0, "layer %u, head %u: %u of %u, %u wrong", i, g,
+			      keep->counts[g], n, wrong);
+		}
+	}
+}
+
+/* Whichever call fails. */
+static void decisions_of(const struct decider *d)
+{
 	struct kvmod_plan *plan;
 	bool reached = true;
 
-	describe();
 	if (kvmod_plan_new(&request, &plan))
 		abort();
 	for (unsigned n = 1; reached; n++) {
+		struct kvmod_instance *device;
 		int32_t err;
 
 		runtime.fail_call = 0;
@@ -340,16 +368,50 @@ static void decisions(void)
 		runtime.n_calls = 0;
 		runtime.fail_call = n;
 		reason[0] = '\0';
-		err = decide(device, true, plan);
+		err = decide(d, device, true, plan);
 		reached = runtime.n_calls >= n;
-		CHECK((err == 0) != reached && (!err || *reason), "call %u fails: %d, `%s`", n, err, reason);
+		CHECK((err == 0) != reached && (!err || *reason), "%s: call %u fails: %d, `%s`", d->ops->name, n,
+		      err, reason);
 		if (!err)
-			check_plan(plan);
+			d->check(plan);
 		close_device(device);
 	}
 	runtime.fail_call = 0;
-	device = open_device();
-	CHECK(decide(device, false, plan) == KVMOD_ENOTSUP && strstr(reason, "host_alloc"),
+	kvmod_plan_free(plan);
+}
+
+static const struct decider by_spans = { &kv_cuda_refreekv_ops, &policy, check_spans };
+
+static void decisions(bool early)
+{
+	struct snapkv snapkv = {
+		.instance = { .host = &host }, .budget = { .value = 32, .is_count = 1 }, .window = WINDOW,
+		.pool = 1,
+	};
+	const struct decider by_lists = { &kv_cuda_snapkv_ops, &snapkv, check_lists };
+
+	describe();
+	runtime.early = early;
+	decisions_of(&by_spans);
+	for (uint32_t i = 0; i < LAYERS; i++) {
+		segments[i].n_q_heads = segments[i].n_kv_heads = KV_HEADS;
+		segments[i].head_stride = 0;	/* all alike */
+		segments[i].n_rows = WINDOW;
+	}
+	decisions_of(&by_lists);
+	runtime.early = false;
+}
+
+/* The kernel writes its results there. */
+static void scratch_out_of_reach(void)
+{
+	struct kvmod_instance *device = open_device();
+	struct kvmod_plan *plan;
+
+	describe();
+	if (kvmod_plan_new(&request, &plan))
+		abort();
+	CHECK(decide(&by_spans, device, false, plan) == KVMOD_ENOTSUP && strstr(reason, "host_alloc"),
 	      "scratch out of reach: %s", reason);
 	close_device(device);
 	kvmod_plan_free(plan);
@@ -460,7 +522,9 @@ int main(void)
 	gathers_in_parts();
 	gathers_that_overlap();
 	gathers_that_fail();
-	decisions();
+	decisions(false);
+	decisions(true);
+	scratch_out_of_reach();
 	printf("%u checks, %u failures\n", checks, failures);
 	return failures != 0;
 }
