@@ -261,7 +261,7 @@ static const struct pin pins[] = {
 	AT(kvmod_engine_ops, apply, 168),
 	AT(kvmod_engine_ops, bytes, 176),
 
-	SIZE(kvmod_gather, 72),
+	SIZE(kvmod_gather, 80),
 	AT(kvmod_gather, size, 0),
 	AT(kvmod_gather, n_spans, 4),
 	AT(kvmod_gather, spans, 8),
@@ -272,6 +272,7 @@ static const struct pin pins[] = {
 	AT(kvmod_gather, dst, 48),
 	AT(kvmod_gather, src_stride, 56),
 	AT(kvmod_gather, dst_stride, 64),
+	AT(kvmod_gather, n_rows, 72),
 
 	SIZE(kvmod_device_ops, 176),
 	AT(kvmod_device_ops, size, 0),
