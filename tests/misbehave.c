@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 enum how {
-	WELL, CRASH, HANG, EXIT, UNSORTED, EMPTY, OLDEST, WRITE, FICKLE, SILENT, CODE, MUTE,
+	WELL, CRASH, HANG, EXIT, UNSORTED, EMPTY, OLDEST, UNWRITTEN, WRITE, FICKLE, SILENT,
+	CODE, MUTE,
 };
 
 struct misbehave {
@@ -20,7 +21,7 @@ struct misbehave {
 
 #define PARAMS(P, owner) \
 	P(owner, struct misbehave, how, CHOICE, "well", \
-	  "well|crash|hang|exit|unsorted|empty|oldest|write|fickle|silent|code|mute", \
+	  "well|crash|hang|exit|unsorted|empty|oldest|unwritten|write|fickle|silent|code|mute", \
 	  "what it does wrong")
 KVMOD_PARAMS(policy, misbehave, PARAMS);
 
@@ -66,6 +67,13 @@ static int32_t misbehave(struct misbehave *self, const struct kvmod_segment *seg
 		return 0;
 	case OLDEST:
 		keep(segment, kept, 2, 0, 1);
+		return 0;
+	case UNWRITTEN:
+		kept->kind = KVMOD_KEEP_HEADS;
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+			kept->counts[g] = 2;
+			kept->indices[g * kept->index_stride + 1] = n - 1;
+		}
 		return 0;
 	case WRITE:
 		*(char *)(uintptr_t)kvmod_head_at(segment, 0)->k.data += 1;

@@ -133,6 +133,15 @@ START_TEST(renewed_plan_is_new)
 		ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), lengths[i]);
 	}
 	spoil(f, 4001);
+	/* what has grown has room for a little more, and no more than there is */
+	for (uint32_t n = 5000; n <= 5300; n += 20) {
+		const struct kvmod_plan *before = f->plan;
+
+		f->heads[0].n = n;
+		ck_assert_int_eq(kvmod_plan_renew(&f->request, &f->plan), 0);
+		ck_assert(n == 5000 || f->plan == before);
+		spoil(f, n);
+	}
 	fixture_free(f);
 }
 END_TEST

@@ -90,6 +90,17 @@ static int decide(struct trial *trial, struct kvmod_request *request, struct kvm
 	return err;
 }
 
+/* What a policy counts and does not write is then no list that passes. */
+static void spoil_indices(const struct kvmod_request *request, struct kvmod_plan *plan)
+{
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		memset(keep->indices, 0xff, kvmod_segment_at(request, i)->n_kv_heads *
+		       keep->index_stride * sizeof(*keep->indices));
+	}
+}
+
 /* Decides twice, and looks at everything; the first plan, to be freed, or NULL. */
 static struct kvmod_plan *try_cache(struct trial *trial, struct madeup *m)
 {
@@ -103,6 +114,8 @@ static struct kvmod_plan *try_cache(struct trial *trial, struct madeup *m)
 		goto out;
 	}
 	memcpy(before, m->bytes, m->n_bytes);
+	spoil_indices(&m->request, first);
+	spoil_indices(&m->request, second);
 	err = decide(trial, &m->request, first);
 	if (judge(trial, err, first)) {
 		again = decide(trial, &m->request, second);

@@ -82,7 +82,7 @@ static __device__ void kv_decide_norm(const struct kv_attend &p, struct kv_norm_
 }
 
 template <class P>
-__global__ __launch_bounds__(KV_THREADS, kv_held<P>::BLOCKS) void kv_decide_rows_kernel(const __grid_constant__ struct kv_attend p)
+__global__ __launch_bounds__(KV_THREADS, kv_room<P>::BLOCKS) void kv_decide_rows_kernel(const __grid_constant__ struct kv_attend p)
 {
 	extern __shared__ uint4 memory[];
 	union kv_attend_memory<P> &s = *(union kv_attend_memory<P> *)memory;
@@ -158,8 +158,7 @@ template <class P> static cudaError_t kv_launch_rows_kernel(struct kv_attend p, 
 	void *arguments[] = { &p };
 	int device, processors, each;
 	uint32_t blocks;
-	cudaError_t err = cudaFuncSetAttribute(kv_decide_rows_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-					       (int)shared);
+	cudaError_t err = kv_allow_shared((const void *)kv_decide_rows_kernel<P>, shared, shared);
 
 	if (err == cudaSuccess)
 		err = cudaGetDevice(&device);
@@ -176,49 +175,13 @@ template <class P> static cudaError_t kv_launch_rows_kernel(struct kv_attend p, 
 					   arguments, shared, stream);
 }
 
-template <class T, uint32_t TYPE>
-static cudaError_t kv_launch_rows_half(const struct kv_attend_job *job, const struct kv_attend &p, cudaStream_t stream)
-{
-	if (!job->aligned)
-		return kv_launch_rows_kernel<kv_fma<TYPE, false>>(p, stream);
-	if (job->head_dim <= 64)
-		return kv_launch_rows_kernel<kv_mma<T, 2>>(p, stream);
-	if (job->head_dim <= 128)
-		return kv_launch_rows_kernel<kv_mma<T, 4>>(p, stream);
-	return kv_launch_rows_kernel<kv_mma<T, 8>>(p, stream);
-}
-
-static cudaError_t kv_launch_rows_q8(const struct kv_attend_job *job, const struct kv_attend &p, cudaStream_t stream)
-{
-	if (!job->aligned || job->head_dim % 64)
-		return kv_launch_rows_kernel<kv_fma<KVMOD_Q8_0, false>>(p, stream);
-	if (job->head_dim <= 64)
-		return kv_launch_rows_kernel<kv_q8<2>>(p, stream);
-	if (job->head_dim <= 128)
-		return kv_launch_rows_kernel<kv_q8<4>>(p, stream);
-	return kv_launch_rows_kernel<kv_q8<8>>(p, stream);
-}
-
-static cudaError_t kv_launch_rows_type(const struct kv_attend_job *job, const struct kv_attend &p, cudaStream_t stream)
-{
-	switch (job->k_type) {
-	case KVMOD_BF16:
-		return kv_launch_rows_half<__nv_bfloat16, KVMOD_BF16>(job, p, stream);
-	case KVMOD_F16:
-		return kv_launch_rows_half<__half, KVMOD_F16>(job, p, stream);
-	case KVMOD_Q8_0:
-		return kv_launch_rows_q8(job, p, stream);
-	default:
-		if (job->aligned)
-			return kv_launch_rows_kernel<kv_fma<KVMOD_F32, true>>(p, stream);
-		return kv_launch_rows_kernel<kv_fma<KVMOD_F32, false>>(p, stream);
-	}
-}
-
 int kv_cuda_attend(const struct kv_attend_job *job, const void *table, void *scratch,
 		   const struct kv_attend_output *output, void *stream)
 {
 	struct kv_attend p = kv_attend_of(job, (const char *)table, (char *)scratch, output);
+	cudaError_t err = kv_with_path(job->k_type, job->aligned, job->head_dim, [&](auto path) {
+		return kv_launch_rows_kernel<typename decltype(path)::type>(p, (cudaStream_t)stream);
+	});
 
-	return kv_launch_rows_type(job, p, (cudaStream_t)stream) == cudaSuccess ? 0 : KVMOD_EDEVICE;
+	return err == cudaSuccess ? 0 : KVMOD_EDEVICE;
 }

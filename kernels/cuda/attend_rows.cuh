@@ -13,9 +13,7 @@
 #define KV_CUDA_ATTEND_ROWS_CUH
 
 #include "kernels/cuda/attend.cuh"
-#include "kernels/cuda/fma.cuh"
-#include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/q8.cuh"
+#include "kernels/cuda/paths.cuh"
 
 #define KV_UNITS KV_WARPS
 #define KV_COLUMNS (8 * KV_UNITS)
@@ -29,10 +27,8 @@ template <class P> struct kv_rows_memory {
 	float score[KV_ATTEND_TILE];
 };
 
-/* Sixteen keys, as a warp has them: read again for each unit where they can't be held. */
+/* Sixteen keys, as a warp has them for all units. */
 template <class P> struct kv_held {
-	enum { BLOCKS = sizeof(typename P::Stage) > 9000 ? 1 : 2 };	/* that have room on a multiprocessor */
-
 	typename P::Held held;
 
 	__device__ __forceinline__ kv_held(const struct kv_keys &k, uint32_t at)
@@ -279,23 +275,6 @@ static __device__ void kv_totals(const struct kv_attend &p)
 
 /* --- the second reading ------------------------------------------------------------- */
 
-/* How many of the rows that make the norm see position `at`. */
-static __device__ __forceinline__ uint32_t kv_seen_by(const struct kv_attend &p, const struct kv_attend_task &t,
-						      uint32_t at)
-{
-	uint32_t low = t.n_rows - t.norm_rows, high = t.n_rows;
-
-	while (low < high) {
-		uint32_t middle = (low + high) / 2;
-
-		if (p.limits[t.limits + middle] <= at)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return t.n_rows - low;
-}
-
 /*
  * What a unit's queries pay to this lane's keys, for the norm. One row: each query
  * is a head. Several: summed up, and averaged over the rows when the head is done.
@@ -321,7 +300,8 @@ static __device__ void kv_keep_attention(const struct kv_attend &p, const struct
 		if (column == 0 && at + 8 * i < t.n) {
 			sum += u.row ? to[8 * i] : 0;
 			if (u.last && t.norm_rows > 1)
-				sum /= max(1u, kv_seen_by(p, t, at + 8 * i));
+				sum /= max(1u, kv_count_above(p.limits + t.limits + t.n_rows - t.norm_rows,
+							      t.norm_rows, at + 8 * i));
 			to[8 * i] = sum;
 		}
 	}

@@ -53,7 +53,7 @@ static int check_segment(struct kv_attend_job *job, const struct kvmod_segment *
 			return KVMOD_ENOTSUP;
 		if (head->n && (!head->k.data || !kv_aligned_to(head->k.data, head->k.stride, kv_element_bytes(job->k_type))))
 			return KVMOD_EINVAL;
-		job->aligned &= kv_aligned_to(head->k.data, head->k.stride, job->k_type == KVMOD_Q8_0 ? 4 : 16);
+		job->aligned &= kv_aligned_to(head->k.data, head->k.stride, kv_key_alignment(job->k_type));
 	}
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Dots with f32 and q8_0 keys, and with f16 and bf16 keys that are not aligned
- * to 16 bytes, in fp32 arithmetic; see keys.cuh.
+ * Dots with f32 keys, and with those that the tensor cores do not take (paths.cuh),
+ * in fp32 arithmetic; see keys.cuh.
  */
 #ifndef KV_CUDA_FMA_CUH
 #define KV_CUDA_FMA_CUH
@@ -38,7 +38,7 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		b.dim = k.dim;
 	}
 
-	typedef Batch Held;		/* see mma.cuh */
+	typedef Batch Held;		/* read again for each stage */
 
 	static __device__ __forceinline__ void hold(Held &h, const Batch &b)
 	{

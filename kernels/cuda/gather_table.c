@@ -21,6 +21,12 @@ static uint64_t rows_of(const struct kvmod_gather *g)
 	return rows;
 }
 
+/* Of the source; 0: unknown. */
+static uint64_t rows_there(const struct kvmod_gather *g)
+{
+	return KVMOD_HAS(g, n_rows) ? g->n_rows : 0;
+}
+
 /* One past the highest source row. To look through long lists would be most of the host's work. */
 static uint64_t source_end(const struct kvmod_gather *g)
 {
@@ -31,8 +37,8 @@ static uint64_t source_end(const struct kvmod_gather *g)
 		end = g->spans[i].end > end ? g->spans[i].end : end;
 	if (g->spans || g->n_indices == 0)
 		return end;
-	if (KVMOD_HAS(g, n_rows) && g->n_rows)
-		return g->n_rows;
+	if (rows_there(g))
+		return rows_there(g);
 	for (k = 0; k < g->n_indices; k++)
 		last = g->indices[k] > last ? g->indices[k] : last;
 	return last + 1ull;
@@ -85,7 +91,8 @@ static bool same_list(const struct kvmod_gather *gathers, uint32_t stride, uint3
 		return false;
 	before = gather_at(gathers, stride, i - 1);
 	return g->spans == before->spans && g->n_spans == before->n_spans &&
-	       (g->spans || (g->indices == before->indices && g->n_indices == before->n_indices));
+	       (g->spans || (g->indices == before->indices && g->n_indices == before->n_indices &&
+			     rows_there(g) == rows_there(before)));
 }
 
 uint32_t kv_cuda_gather_part(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,

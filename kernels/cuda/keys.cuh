@@ -8,10 +8,16 @@
  * layout of a tensor core's operands, up to a permutation of the dimension,
  * which a dot does not see. So keys go from memory straight into the operand.
  *
- * A path is how that is done: kv_mma for aligned f16 and bf16, kv_fma for the
- * rest. Its Stage is the queries as a block shares them, its Batch sixteen keys as
- * a warp has them, loaded while it works on others if the path is one that loads
- * AHEAD.
+ * A path is how that is done: kv_mma for aligned f16 and bf16, kv_q8 for q8_0 where
+ * blocks come in pairs (it has other elements in a lane, see there), kv_fma for the
+ * rest; paths.cuh chooses. A path has
+ *
+ *	Stage		the queries as a block shares them, which stage() writes
+ *	Batch		sixteen keys as a warp has them, which load() fills, while it works
+ *			on others if the path loads AHEAD; clear() makes one of nothing
+ *	Held		the same, which hold() makes ready to go past many stages
+ *	dots()		of a stage with either
+ *	bytes()		of a key
  */
 #ifndef KV_CUDA_KEYS_CUH
 #define KV_CUDA_KEYS_CUH
@@ -38,6 +44,27 @@ struct kv_queries {
 	int64_t step;
 	uint32_t count, type, dim;
 };
+
+/* Blocks that have room on a multiprocessor: queries of more than 128 dimensions leave it for one. */
+template <class P> struct kv_room {
+	enum { BLOCKS = sizeof(typename P::Stage) > 9000 ? 1 : 2 };
+};
+
+/* How many of n ascending numbers are above x. */
+static __device__ __forceinline__ uint32_t kv_count_above(const uint32_t *numbers, uint32_t n, uint32_t x)
+{
+	uint32_t low = 0, high = n;
+
+	while (low < high) {
+		uint32_t middle = (low + high) / 2;
+
+		if (numbers[middle] <= x)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return n - low;
+}
 
 template <uint32_t TYPE>
 static __device__ __forceinline__ float kv_element(const char *row, uint32_t i)

@@ -30,13 +30,13 @@ struct kv_launch {
 	float scale, softcap;		/* scale without softcap: times log2(e) */
 	uint32_t n_segments, n_tiles;
 	uint32_t n_q_heads, n_kv_heads, ratio, groups, dim, q_type;
-	uint32_t n_items;		/* [segment][KV head][tile][group of query heads] */
+	uint32_t n_items;		/* [segment][KV head][tile][group of query heads]; of several rows, see row_steps.cuh */
 	uint32_t interleaved;		/* or [segment][tile][KV head][group]: as keys lie in memory */
 	uint32_t blocks;		/* that run at once */
 	uint32_t workers;		/* that read, the others finish: of one row's decision */
 	uint32_t kept;			/* groups in the shared memory of a block that finishes */
 	uint32_t spare_cell;		/* where a segment of one tile can be made up */
-	uint32_t row_heads;		/* query heads of a group, in a decision of several rows; */
+	uint32_t row_heads;		/* of several rows: query heads of one of `groups`; */
 	uint32_t lag;			/* segments that are read between a segment's two readings */
 	uint32_t sinks, recent, norm_all;	/* as in params */
 };

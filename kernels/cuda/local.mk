@@ -17,6 +17,7 @@ CUDA_INCLUDES = \
 	kernels/cuda/last.cuh \
 	kernels/cuda/launch.cuh \
 	kernels/cuda/mma.cuh \
+	kernels/cuda/paths.cuh \
 	kernels/cuda/q8.cuh \
 	kernels/cuda/row_steps.cuh \
 	kernels/cuda/rows.cuh

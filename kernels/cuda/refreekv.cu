@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Which kernel decides, and with what. */
-#include "kernels/cuda/fma.cuh"
 #include "kernels/cuda/last.cuh"
-#include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/q8.cuh"
+#include "kernels/cuda/paths.cuh"
 #include "kernels/cuda/rows.cuh"
 
 /* Blocks that finish segments, at least. */
@@ -68,9 +66,7 @@ static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
 {
 	uint32_t finishers = kv_finishers(p), room = p.blocks - finishers;
 	const size_t shared = kv_size_shared<P>(&p);
-	/* The most, for it holds for launches of other threads too. */
-	cudaError_t err = cudaFuncSetAttribute(kv_decide_last<P>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-					       (int)KV_SHARED_MOST);
+	cudaError_t err = kv_allow_shared((const void *)kv_decide_last<P>, shared, KV_SHARED_MOST);
 
 	if (err != cudaSuccess)
 		return err;
@@ -81,8 +77,9 @@ static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
 
 /*
  * Query heads of a group have all their rows in it, so that positions' means are
- * formed by one block. A block holds up to three steps: if there are as many between
- * a segment's two readings, the first is done when the second begins.
+ * formed by one block. A block knows of up to three steps besides the one that it is
+ * at: if there are as many between a segment's two readings, the first is done when
+ * the second begins.
  */
 static void kv_order_rows(struct kv_launch *p, uint32_t rows)
 {
@@ -102,60 +99,14 @@ template <class P> static cudaError_t kv_launch_rows(struct kv_launch p, uint32_
 	cudaError_t err;
 	size_t shared;
 
+	p.blocks = p.blocks / 2 * kv_room<P>::BLOCKS;
 	kv_order_rows(&p, rows);
-	shared = kv_size_rows<P>(p);
-	err = cudaFuncSetAttribute(kv_decide_rows<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+	shared = kv_size_rows<P>(p.n_q_heads);
+	err = kv_allow_shared((const void *)kv_decide_rows<P>, shared, kv_size_rows<P>(KV_MAX_HEADS));
 	if (err != cudaSuccess)
 		return err;
 	kv_decide_rows<P><<<p.blocks, 32 * KV_WARPS, shared, stream>>>(p);
 	return cudaPeekAtLastError();
-}
-
-template <class P>
-static cudaError_t kv_launch_path(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
-{
-	if (job->rows > 1)
-		return kv_launch_rows<P>(p, job->rows, stream);
-	return kv_launch_last<P>(p, stream);
-}
-
-template <class T, uint32_t TYPE>
-static cudaError_t kv_launch_half(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
-{
-	if (!job->aligned)
-		return kv_launch_path<kv_fma<TYPE, false>>(job, p, stream);
-	if (job->head_dim <= 64)
-		return kv_launch_path<kv_mma<T, 2>>(job, p, stream);
-	if (job->head_dim <= 128)
-		return kv_launch_path<kv_mma<T, 4>>(job, p, stream);
-	return kv_launch_path<kv_mma<T, 8>>(job, p, stream);
-}
-
-static cudaError_t kv_launch_q8(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
-{
-	if (!job->aligned || job->head_dim % 64)
-		return kv_launch_path<kv_fma<KVMOD_Q8_0, false>>(job, p, stream);
-	if (job->head_dim <= 64)
-		return kv_launch_path<kv_q8<2>>(job, p, stream);
-	if (job->head_dim <= 128)
-		return kv_launch_path<kv_q8<4>>(job, p, stream);
-	return kv_launch_path<kv_q8<8>>(job, p, stream);
-}
-
-static cudaError_t kv_launch_type(const struct kv_refreekv_job *job, const struct kv_launch &p, cudaStream_t stream)
-{
-	switch (job->k_type) {
-	case KVMOD_BF16:
-		return kv_launch_half<__nv_bfloat16, KVMOD_BF16>(job, p, stream);
-	case KVMOD_F16:
-		return kv_launch_half<__half, KVMOD_F16>(job, p, stream);
-	case KVMOD_Q8_0:
-		return kv_launch_q8(job, p, stream);
-	default:
-		if (job->aligned)
-			return kv_launch_path<kv_fma<KVMOD_F32, true>>(job, p, stream);
-		return kv_launch_path<kv_fma<KVMOD_F32, false>>(job, p, stream);
-	}
 }
 
 int kv_cuda_refreekv(const struct kv_refreekv_job *job, void *table, void *scratch,
@@ -163,10 +114,17 @@ int kv_cuda_refreekv(const struct kv_refreekv_job *job, void *table, void *scrat
 {
 	struct kv_launch p = kv_launch_of(job, (char *)table, (char *)scratch, results);
 	int device, processors;
+	cudaError_t err;
 
 	if (cudaGetDevice(&device) != cudaSuccess ||
 	    cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
 		return KVMOD_EDEVICE;
 	p.blocks = 2 * processors;
-	return kv_launch_type(job, p, (cudaStream_t)stream) == cudaSuccess ? 0 : KVMOD_EDEVICE;
+	err = kv_with_path(job->k_type, job->aligned, job->head_dim, [&](auto path) {
+		typedef typename decltype(path)::type P;
+
+		return job->rows > 1 ? kv_launch_rows<P>(p, job->rows, (cudaStream_t)stream) :
+				       kv_launch_last<P>(p, (cudaStream_t)stream);
+	});
+	return err == cudaSuccess ? 0 : KVMOD_EDEVICE;
 }

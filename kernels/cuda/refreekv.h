@@ -2,7 +2,8 @@
 /*
  * ReFreeKV's decision on a GPU, position ranking: how much of a suffix each of
  * many segments (layers x sequences, each of its own length) must keep. One
- * launch for all of them, which reads K from memory once.
+ * launch for all of them, which reads K from memory once (twice, where the norm is
+ * of several rows).
  *
  *	kv_cuda_refreekv_prepare()	checks, and says how much memory it takes
  *	kv_cuda_refreekv_table()	writes a table on the host, for the caller

@@ -19,25 +19,24 @@
 
 template <class P> struct kv_rows_shared {
 	typename P::Stage stages[2][KV_ROW_GROUPS];	/* of this step, of the next */
-	float attention[KV_ROW_GROUPS][KV_ROW_TILE];
 	float2 warps[KV_WARPS][KV_ROW_COLUMNS];		/* largest logit and sum */
 	uint32_t limits[2][KV_ROW_COLUMNS];		/* cached positions that a row sees */
 	float references[KV_ROW_COLUMNS];		/* attention is 2^(logit - this) */
 	struct kv_step steps[4];
 	uint32_t last;
-	alignas(16) struct kv_heads heads;		/* there is memory for those that there are */
+	union {
+		float attention[KV_ROW_GROUPS][KV_ROW_TILE];
+		alignas(16) struct kv_heads heads;	/* of the finish; there is memory for those that there are */
+	};
 };
 
-template <class P> static size_t kv_size_rows(const struct kv_launch &p)
+template <class P> static size_t kv_size_rows(uint32_t n_q_heads)
 {
-	return offsetof(struct kv_rows_shared<P>, heads) + offsetof(struct kv_heads, of) +
-	       p.n_q_heads * sizeof(struct kv_heads::kv_children_of);
-}
+	size_t heads = offsetof(struct kv_heads, of) + n_q_heads * sizeof(struct kv_heads::kv_children_of);
+	const size_t attention = sizeof(kv_rows_shared<P>::attention);
 
-/* Keys of a head dimension above 128 leave room for one block on a multiprocessor. */
-template <class P> struct kv_rows_room {
-	enum { BLOCKS = sizeof(typename P::Stage) > 9000 ? 1 : 2 };
-};
+	return offsetof(struct kv_rows_shared<P>, heads) + (heads > attention ? heads : attention);
+}
 
 /* The results of the special function unit for what is not negligible: no denormals. */
 static __device__ __forceinline__ float kv_exp2(float x)
@@ -378,11 +377,9 @@ static __device__ __forceinline__ uint32_t kv_rows_that_see(const struct kv_laun
 							    uint32_t at)
 {
 	const uint32_t *limits = p.limits + w.s.first_limit;
-	uint32_t unseen = 0;
 
-	while (unseen + 1 < w.s.n_rows && limits[unseen] <= at)
-		unseen++;
-	return w.s.n_rows - unseen;
+	/* most positions are seen by all */
+	return at < limits[0] ? w.s.n_rows : max(1u, kv_count_above(limits, w.s.n_rows, at));
 }
 
 /* Squared mean attention of a query head over a tile, by a warp: its parts and sums. */
@@ -523,7 +520,7 @@ static __device__ __forceinline__ uint32_t kv_begin_rows(const struct kv_launch 
 
 /* What takes time is asked for early: keys a batch ahead, rows a step, steps two. */
 template <class P>
-__global__ __launch_bounds__(32 * KV_WARPS, kv_rows_room<P>::BLOCKS)
+__global__ __launch_bounds__(32 * KV_WARPS, kv_room<P>::BLOCKS)
 void kv_decide_rows(const __grid_constant__ struct kv_launch p)
 {
 	extern __shared__ uint4 memory[];

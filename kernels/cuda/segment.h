@@ -17,6 +17,12 @@ static inline bool kv_aligned_to(const void *p, int64_t stride, size_t bytes)
 	return (uintptr_t)p % bytes == 0 && stride % (int64_t)bytes == 0;
 }
 
+/* What keys begin at a multiple of, to be read by as many bytes: those of q8_0 have blocks of 34. */
+static inline size_t kv_key_alignment(uint32_t type)
+{
+	return type == KVMOD_Q8_0 ? 4 : 16;
+}
+
 /* Are heads, dimension and types such as the kernels take? KVMOD_EINVAL, KVMOD_ENOTSUP. */
 int kv_check_shape(const struct kvmod_segment *segment);
 /* One launch decides segments that are alike in all but length. */

@@ -68,13 +68,12 @@ static int check_segment(const struct kv_refreekv_job *job, const struct kvmod_s
 
 static bool keys_aligned(const struct kvmod_segment *s, uint32_t type)
 {
-	size_t bytes = type == KVMOD_Q8_0 ? 4 : 16;
 	uint32_t g;
 
 	for (g = 0; g < s->n_kv_heads; g++) {
 		const struct kvmod_view *k = &kvmod_head_at(s, g)->k;
 
-		if (!kv_aligned_to(k->data, k->stride, bytes))
+		if (!kv_aligned_to(k->data, k->stride, kv_key_alignment(type)))
 			return false;
 	}
 	return true;

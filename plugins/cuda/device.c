@@ -3,6 +3,7 @@
 #include "plugins/cuda/cuda.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -17,10 +18,12 @@ struct table {
 	char *host, *device;
 };
 
+#define N_TABLES 4			/* gathers on their way without one waiting for another */
+
 struct cuda_device {
 	struct kvmod_instance instance;
 	uint32_t *sink;			/* what reads may write to */
-	_Atomic(struct table *) spare;	/* of the last gather; NULL: one is using it */
+	_Atomic(struct table *) tables[N_TABLES];	/* of earlier gathers; NULL: none, or a call has it */
 };
 
 static const struct kvmod_host *host_of(void *self)
@@ -96,7 +99,8 @@ static void cuda_close(void *self_)
 	struct cuda_device *self = self_;
 
 	cudaFree(self->sink);
-	free_table(atomic_load(&self->spare));
+	for (int i = 0; i < N_TABLES; i++)
+		free_table(atomic_load(&self->tables[i]));
 }
 
 /* --- memory -------------------------------------------------------------------------- */
@@ -205,8 +209,11 @@ static int32_t divide(const struct kvmod_gather *gathers, uint32_t n, uint32_t s
 		p->at = parts->bytes;
 		count = kv_cuda_gather_part(p->gathers, n - first, stride, most);
 		err = kv_cuda_gather_prepare(p->gathers, count, stride, &p->job);
-		parts->bytes += (p->job.table_bytes + TABLE_ALIGN - 1) / TABLE_ALIGN * TABLE_ALIGN;
 		first += count;
+		if (p->job.n_tiles == 0)
+			parts->n--;	/* there is nothing to move */
+		else
+			parts->bytes += (p->job.table_bytes + TABLE_ALIGN - 1) / TABLE_ALIGN * TABLE_ALIGN;
 	}
 	return err;
 }
@@ -232,25 +239,56 @@ static cudaError_t new_table(size_t bytes, struct table **out)
 	return error;
 }
 
+/* Where there is room; else it goes, for there are enough. */
+static void put_table(struct cuda_device *self, struct table *t)
+{
+	for (int i = 0; i < N_TABLES; i++) {
+		struct table *none = NULL;
+
+		if (atomic_compare_exchange_strong(&self->tables[i], &none, t))
+			return;
+	}
+	free_table(t);
+}
+
+static bool is_done(const struct table *t)
+{
+	bool done = cudaEventQuery(t->done) == cudaSuccess;
+
+	cudaGetLastError();	/* that it is not done is no error */
+	return done;
+}
+
+/* One that is large enough, and whose gather is done or else will be waited for. NULL: *full if all are in use. */
+static struct table *find_table(struct cuda_device *self, size_t bytes, bool wait, bool *full)
+{
+	*full = true;
+	for (int i = 0; i < N_TABLES; i++) {
+		struct table *t = atomic_exchange(&self->tables[i], NULL);
+
+		if (t && t->room >= bytes && (wait || is_done(t)))
+			return t;
+		*full &= t && t->room >= bytes;
+		if (t && t->room < bytes && is_done(t))
+			free_table(t);
+		else if (t)
+			put_table(self, t);
+	}
+	return NULL;
+}
+
 /*
  * With long lists a table is large, and to get memory for it takes longer than the
- * gather: so the last one is used again, when its gather is done.
+ * gather: so those of earlier gathers are used again, when these are done.
  */
 static cudaError_t take_table(struct cuda_device *self, size_t bytes, struct table **out)
 {
-	struct table *t = atomic_exchange(&self->spare, NULL);
+	bool full;
 
-	if (!t || t->room < bytes) {
-		free_table(t);
-		return new_table(bytes, out);
-	}
-	*out = t;
-	return cudaEventSynchronize(t->done);
-}
-
-static void put_table(struct cuda_device *self, struct table *t)
-{
-	free_table(atomic_exchange(&self->spare, t));
+	*out = find_table(self, bytes, false, &full);
+	if (!*out && full)
+		*out = find_table(self, bytes, true, &full);
+	return *out ? cudaEventSynchronize((*out)->done) : new_table(bytes, out);
 }
 
 static cudaError_t launch_part(const struct part *p, uint32_t stride, const struct table *table,
@@ -291,7 +329,7 @@ static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *
 	if (err)
 		return host->fail(host->ctx, err, "these rows cannot be gathered: expected strides of a row or "
 				  "more, and where source and target overlap, rows that move to the front");
-	if (parts.bytes == 0)
+	if (parts.n == 0)
 		return 0;
 	error = take_table(self, parts.bytes, &table);
 	if (error != cudaSuccess) {

@@ -252,6 +252,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 	return cudaSuccess;
 }
 
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+	if (!((struct event *)event)->n_ahead)
+		return cudaSuccess;
+	last_error = cudaErrorNotReady;
+	return cudaErrorNotReady;
+}
+
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
 	cudaEventSynchronize(event);
@@ -353,7 +361,7 @@ static void run_gather(struct work *w)
 int kv_cuda_gather(const struct kv_gather_job *job, void *table, void *stream)
 {
 	(void)stream;
-	if (fails())
+	if (fails() || last_error)
 		return KVMOD_EDEVICE;
 	runtime.n_gathers++;
 	enqueue(run_gather, NULL, table, 0, 0)->job = *job;

@@ -114,6 +114,15 @@ static void check_job(const struct job *j, uint32_t seed)
 	CHECK(wrong == 0, "%u of %u rows are wrong (%s)", wrong, 2 * j->n, j->by_spans ? "spans" : "lists");
 }
 
+/* Has its GPU begun with it? */
+static bool is_begun(const struct job *j)
+{
+	for (uint32_t k = 0; k < ROW; k++)
+		if (j->target[0][0][k])
+			return true;
+	return false;
+}
+
 /* One gather's table must not be in the way of another's, be it shorter or longer. */
 static void gathers_in_a_row(void)
 {
@@ -130,6 +139,8 @@ static void gathers_in_a_row(void)
 			CHECK(gather(device, &jobs[i]) == 0, "gather %u: %s", i, reason);
 			if (wait)
 				ops->synchronize(device, NULL);
+			CHECK(wait || i >= 4 || !is_begun(&jobs[0]), "gather %u waits for the first", i);
+			CHECK(runtime.n_pinned <= 5, "%u tables", runtime.n_pinned);
 		}
 		ops->synchronize(device, NULL);
 		for (uint32_t i = 0; i < N; i++)
@@ -213,6 +224,31 @@ static void gathers_that_overlap(void)
 			CHECK(memory[cases[i].dst + k] == g.indices[k], "row %u at row %u: is %u", k,
 			      cases[i].dst, memory[cases[i].dst + k]);
 	}
+	close_device(device);
+}
+
+/* Nothing to move: nothing is asked of the GPU. Of an older header there is no number of rows. */
+static void gathers_of_nothing(void)
+{
+	static const uint32_t list[] = { 3, 1 };
+	struct kvmod_instance *device = open_device();
+	uint32_t memory[8] = { 0, 1, 2, 3, 4, 5, 6, 7 }, i;
+	struct kvmod_gather g[2];
+
+	if (!device)
+		abort();
+	for (i = 0; i < 2; i++)
+		g[i] = (struct kvmod_gather){
+			.size = offsetof(struct kvmod_gather, n_rows), .row_bytes = 4, .src = memory,
+			.dst = memory + 4, .src_stride = 4, .dst_stride = 4, .indices = list, .n_rows = 100,
+		};
+	runtime.n_calls = 0;
+	CHECK(ops->gather(device, NULL, g, 2, sizeof(g[0])) == 0 && runtime.n_calls == 0, "%u calls for nothing",
+	      runtime.n_calls);
+	g[1].n_indices = 2;
+	CHECK(ops->gather(device, NULL, g, 2, sizeof(g[0])) == 0, "of an older header: %s", reason);
+	ops->synchronize(device, NULL);
+	CHECK(memory[4] == 3 && memory[5] == 1, "rows %u and %u", memory[4], memory[5]);
 	close_device(device);
 }
 
@@ -521,6 +557,7 @@ int main(void)
 	gathers_in_a_row();
 	gathers_in_parts();
 	gathers_that_overlap();
+	gathers_of_nothing();
 	gathers_that_fail();
 	decisions(false);
 	decisions(true);

@@ -46,16 +46,21 @@ static void check_result(const char *name, const struct cache *c, const struct k
 	free(a.loss);
 }
 
-static void run(const char *name, const struct shape *s, const struct kv_refreekv_params *p,
-		const uint32_t *n, uint32_t count)
+/* Segments of a shape, each with its own length and rows. */
+static void run_mixed(const char *name, const struct shape *shape, const struct kv_refreekv_params *p,
+		      const uint32_t *n, const uint32_t *rows, uint32_t count)
 {
 	struct cache *caches = calloc(count, sizeof(*caches));
 	struct kv_random r = { 77 };
 	struct launch l;
 	uint32_t i;
 
-	for (i = 0; i < count; i++)
-		cache_make(&caches[i], &r, s, n[i], NULL, NULL);
+	for (i = 0; i < count; i++) {
+		struct shape s = *shape;
+
+		s.rows = rows ? rows[i] : s.rows;
+		cache_make(&caches[i], &r, &s, n[i], NULL, NULL);
+	}
 	launch_make(&l, p, caches, count);
 	launch_queue(&l, NULL);
 	launch_fetch(&l);
@@ -65,6 +70,12 @@ static void run(const char *name, const struct shape *s, const struct kv_refreek
 	for (i = 0; i < count; i++)
 		cache_free(&caches[i]);
 	free(caches);
+}
+
+static void run(const char *name, const struct shape *shape, const struct kv_refreekv_params *p,
+		const uint32_t *n, uint32_t count)
+{
+	run_mixed(name, shape, p, n, NULL, count);
 }
 
 /* --- golden vectors ---------------------------------------------------------- */
@@ -177,7 +188,7 @@ static void test_golden(const char *path)
 static void test_shapes(void)
 {
 	static const uint32_t heads[][2] = { { 4, 2 }, { 9, 3 }, { 5, 5 }, { 16, 1 }, { 20, 1 }, { 32, 8 }, { 40, 40 } };
-	static const uint32_t dims[] = { 8, 24, 64, 72, 96, 128, 136, 256 };
+	static const uint32_t dims[] = { 8, 24, 64, 72, 96, 128, 136, 192, 256 };
 	static const uint32_t n[] = { 1, 4, 5, 6, 17, 255, 256, 257, 700, 1025 };
 	unsigned i, j, t, q = 0;
 
@@ -206,6 +217,87 @@ static void test_shapes(void)
 				/* n must be at least rows */
 				run(name, &s, &p, n + (s.rows > 1 ? 2 : 0), quick ? 5 : s.rows > 1 ? 8 : 10);
 			}
+}
+
+/* More rows than a step has room for, in segments of which each has other ones, and views of all kinds. */
+static void test_rows(void)
+{
+	static const uint32_t rows[] = { 8, 9, 16, 17, 25, 32, 33, 70 }, ratios[] = { 1, 3, 4, 5, 9 };
+	static const uint32_t n[] = { 1030, 70, 300 };
+	struct kv_refreekv_params p = usual;
+	struct shape s = plain;
+	unsigned i, j;
+
+	p.rows = UINT32_MAX;
+	for (i = 0; i < sizeof(rows) / sizeof(*rows); i++)
+		for (j = 0; j < sizeof(ratios) / sizeof(*ratios); j++) {
+			uint32_t these[] = { rows[i], 1 + rows[i] / 2, 1 };
+			char name[80];
+
+			if (quick && i * 5 + j != 28)
+				continue;
+			s.n_q_heads = 2 * ratios[j];
+			s.k_type = KVMOD_F32 + (i + j) % 4;
+			s.dim = (i + j) % 4 == 3 ? 64 + 64 * (i % 3) : 64;
+			s.scale = 1 / sqrtf((float)s.dim);
+			s.gap = 16 * (j % 2) + 2 * (j % 3 == 2 && s.k_type != KVMOD_F32);
+			s.offset = i % 3 == 2 ? 8 : 16 * (i % 3);
+			s.interleaved = (i + j) % 3 == 0;
+			p.sinks = i % 2 ? 4 : 70;
+			p.norm_all = j % 2;
+			snprintf(name, sizeof(name), "%u rows, %u query heads to a KV head, %s", rows[i], ratios[j],
+				 kv_type_name(s.k_type));
+			run_mixed(name, &s, &p, n, these, 3);
+		}
+}
+
+/* So much work that a segment's two readings have others between them, some segments with nothing to read. */
+static void test_order(void)
+{
+	enum { SEGMENTS = 30 };
+	struct kv_refreekv_params p = usual;
+	uint32_t n[SEGMENTS], rows[SEGMENTS], i;
+	struct kv_random r = { 21 };
+	struct shape s = plain;
+
+	s.n_q_heads = s.n_kv_heads = 4;
+	p.rows = UINT32_MAX;
+	for (i = 0; i < SEGMENTS; i++) {
+		n[i] = i % 7 == 3 ? 3 : kv_random_range(&r, 2000, quick ? 2300 : 9000);
+		rows[i] = i % 7 == 3 ? 3 : 2 + i % 2;
+	}
+	run_mixed("30 segments", &s, &p, n, rows, SEGMENTS);
+	s.dim = 256;		/* one block at a time on a multiprocessor */
+	s.k_type = KVMOD_F16;
+	s.scale = 1.f / 16;
+	if (!quick)
+		run_mixed("30 segments of 256", &s, &p, n, rows, SEGMENTS);
+}
+
+/* q8_0 where a key is read by fours and where it is not, and not a multiple of 128. */
+static void test_q8(void)
+{
+	static const uint32_t n[] = { 1030, 33 }, dims[] = { 96, 192, 96, 192, 128, 256 }, gaps[] = { 2, 0, 6, 68, 2, 4 };
+	struct shape s = plain;
+	unsigned i, rows;
+
+	s.k_type = KVMOD_Q8_0;
+	for (i = 0; i < sizeof(dims) / sizeof(*dims); i++)
+		for (rows = 1; rows <= 3; rows += 2) {
+			const uint32_t these[] = { rows, rows };
+			struct kv_refreekv_params p = usual;
+			char name[80];
+
+			if (quick && i != 1)
+				continue;
+			s.dim = dims[i];
+			s.gap = gaps[i];
+			s.interleaved = i % 2;
+			s.scale = 1 / sqrtf((float)s.dim);
+			p.rows = rows;
+			snprintf(name, sizeof(name), "q8_0, heads of %u, gap %u, %u rows", s.dim, s.gap, rows);
+			run_mixed(name, &s, &p, n, these, 2);
+		}
 }
 
 static void test_views(void)
@@ -268,6 +360,7 @@ static void test_tiles(void)
 static void test_most_heads(void)
 {
 	static const uint32_t heads[][2] = { { 128, 128 }, { 128, 1 }, { 127, 127 } }, n[] = { 700, 130 };
+	struct kv_refreekv_params p = usual;
 	struct shape s = plain;
 	unsigned i, t;
 
@@ -281,8 +374,12 @@ static void test_most_heads(void)
 			s.n_kv_heads = heads[i][1];
 			s.dim = t == KVMOD_F16 ? 256 : 64;
 			s.k_type = t;
-			snprintf(name, sizeof(name), "%u/%u heads, %s", s.n_q_heads, s.n_kv_heads, kv_type_name(t));
-			run(name, &s, &usual, n, 2);
+			for (s.rows = 1; s.rows <= 2; s.rows++) {
+				p.rows = s.rows;
+				snprintf(name, sizeof(name), "%u/%u heads, %s, %u rows", s.n_q_heads, s.n_kv_heads,
+					 kv_type_name(t), s.rows);
+				run(name, &s, &p, n, 2);
+			}
 		}
 }
 
@@ -309,6 +406,7 @@ static void test_parameters(void)
 /* One segment with values of the caller's between two ordinary ones. */
 static void run_special(const char *name, const struct shape *s, uint32_t n, const float *k, const float *q, int32_t status)
 {
+	struct kv_refreekv_params p = usual;
 	struct kv_random r = { 9 };
 	struct cache c[3];
 	struct launch l;
@@ -316,18 +414,19 @@ static void run_special(const char *name, const struct shape *s, uint32_t n, con
 
 	for (i = 0; i < 3; i++)
 		cache_make(&c[i], &r, s, n, i == 1 ? k : NULL, i == 1 ? q : NULL);
-	launch_make(&l, &usual, c, 3);
+	p.rows = s->rows;
+	launch_make(&l, &p, c, 3);
 	launch_queue(&l, NULL);
 	launch_fetch(&l);
 	for (i = 0; i < 3; i++)
-		check_result(name, &c[i], &usual, &l.host[i]);
+		check_result(name, &c[i], &p, &l.host[i]);
 	CHECK(l.host[1].status == status, "%s: status %d, expected %d", name, l.host[1].status, status);
 	launch_free(&l);
 	for (i = 0; i < 3; i++)
 		cache_free(&c[i]);
 }
 
-static void test_special(void)
+static void test_special(uint32_t rows)
 {
 	static const float bad[] = { NAN, INFINITY, -INFINITY };
 	uint32_t n = 600, t, b;
@@ -335,9 +434,11 @@ static void test_special(void)
 	for (t = KVMOD_F32; t <= KVMOD_BF16; t++) {
 		struct shape s = plain;
 		size_t size = (size_t)n * s.n_kv_heads * s.dim, i;
+		size_t q_size = (size_t)rows * s.n_q_heads * s.dim;
 		float *k = malloc(size * sizeof(*k));
 
 		s.k_type = t;
+		s.rows = rows;
 		for (i = 0; i < size; i++)
 			k[i] = 0.25f;
 		run_special("equal keys", &s, n, k, NULL, 0);
@@ -350,8 +451,8 @@ static void test_special(void)
 		for (i = 0; i < s.dim; i++)
 			k[i] = k[(size_t)n * s.dim + i] = 60;
 		s.spread = 0;
-		float *q = malloc(s.n_q_heads * s.dim * sizeof(*q));
-		for (i = 0; i < s.n_q_heads * s.dim; i++)
+		float *q = malloc(q_size * sizeof(*q));
+		for (i = 0; i < q_size; i++)
 			q[i] = 60;
 		run_special("nothing to rank", &s, n, k, q, KV_REFREEKV_FLAT);
 		free(q);
@@ -433,12 +534,16 @@ int main(int argc, char **argv)
 		return 77;
 	test_golden(golden);
 	test_shapes();
+	test_rows();
+	test_order();
+	test_q8();
 	test_views();
 	test_many_sequences();
 	test_tiles();
 	test_most_heads();
 	test_parameters();
-	test_special();
+	test_special(1);
+	test_special(3);
 	test_repeats(1);
 	test_repeats(6);
 	if (million)

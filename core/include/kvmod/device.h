@@ -28,7 +28,11 @@ struct kvmod_gather {
 	const void *src;
 	void *dst;
 	int64_t src_stride, dst_stride;
-	uint64_t n_rows;		/* that src has; 0: unknown, and lists are looked through for the last */
+	/*
+	 * That src has; 0: unknown, and a list is looked through for its last row. Where
+	 * dst is behind src, it may not begin before the end of these rows.
+	 */
+	uint64_t n_rows;
 };
 
 /*
@@ -58,7 +62,10 @@ struct kvmod_device_ops {
 	int32_t (*to_host)(void *self, void *stream, void *host, const void *device, uint64_t bytes);
 	int32_t (*from_host)(void *self, void *stream, void *device, const void *host, uint64_t bytes);
 	int32_t (*synchronize)(void *self, void *stream);
-	/* All of them in one call, on the stream. */
+	/*
+	 * All of them in one call, on the stream; the arrays may be used again after it.
+	 * KVMOD_EINVAL moves no row; after any other error some rows may have been moved.
+	 */
 	int32_t (*gather)(void *self, void *stream, const struct kvmod_gather *gathers,
 			  uint32_t n_gathers, uint32_t gather_stride);
 
