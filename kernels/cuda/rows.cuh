@@ -26,7 +26,8 @@ template <class P> struct kv_rows_shared {
 	uint32_t last;
 	union {
 		float attention[KV_ROW_GROUPS][KV_ROW_TILE];
-		alignas(16) struct kv_heads heads;	/* of the finish; there is memory for those that there are */
+		/* of the finish, after a tile whose attention is squared; there is memory for those that there are */
+		alignas(16) struct kv_heads heads;
 	};
 };
 
