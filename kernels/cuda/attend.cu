@@ -148,18 +148,42 @@ static struct kv_attend kv_attend_of(const struct kv_attend_job *job, const char
 	p.q_type = job->q_type;
 	p.tile = job->tile;
 	p.rows = job->rows;
+	p.units = job->units;
 	return p;
+}
+
+/* As many units of queries as have room, and what shared memory all takes then. */
+template <class P> static cudaError_t kv_size_attend(uint32_t *units, size_t *shared)
+{
+	const size_t before = offsetof(struct kv_rows_memory<P>, stages), each = sizeof(typename P::Stage);
+	const size_t least = sizeof(kv_select_memory) > sizeof(kv_norm_memory) ? sizeof(kv_select_memory) :
+										  sizeof(kv_norm_memory);
+	size_t limit, rows;
+	cudaError_t err = kv_shared_limit(&limit);
+
+	if (err != cudaSuccess)
+		return err;
+	if (*units == 0 || *units > KV_UNITS)
+		*units = KV_UNITS;
+	while (*units > 1 && before + *units * each > limit)
+		--*units;
+	rows = before + *units * each;
+	*shared = rows > least ? rows : least;
+	return cudaSuccess;
 }
 
 /* As many blocks as there is work for, but no more than can run at once. */
 template <class P> static cudaError_t kv_launch_rows_kernel(struct kv_attend p, cudaStream_t stream)
 {
-	const size_t shared = sizeof(union kv_attend_memory<P>);
 	void *arguments[] = { &p };
 	int device, processors, each;
 	uint32_t blocks;
-	cudaError_t err = kv_allow_shared((const void *)kv_decide_rows_kernel<P>, shared, shared);
+	size_t shared;
+	cudaError_t err = kv_size_attend<P>(&p.units, &shared);
 
+	if (err == cudaSuccess)
+		err = kv_allow_shared((const void *)kv_decide_rows_kernel<P>, shared,
+				      sizeof(union kv_attend_memory<P>));
 	if (err == cudaSuccess)
 		err = cudaGetDevice(&device);
 	if (err == cudaSuccess)

@@ -26,6 +26,7 @@ struct kv_attend {
 	uint32_t n_segments, n_tasks, n_items, n_limits;
 	uint32_t n_q_heads, n_kv_heads, group, dim, q_type;
 	uint32_t tile, rows;
+	uint32_t units;			/* of eight queries that a block holds */
 };
 
 /*

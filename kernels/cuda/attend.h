@@ -66,6 +66,7 @@ struct kv_attend_job {
 	uint32_t aligned;		/* every key begins at a multiple of 16 bytes, 4 if q8_0 */
 	uint32_t tile;			/* positions that a block reads of one head */
 	uint32_t rows;			/* the most that a segment uses */
+	uint32_t units;			/* of eight queries that a block may hold; 0: as many as there is room for */
 	float scale, softcap;
 	uint32_t n_items;		/* tiles of all heads */
 	uint32_t n_limits;

@@ -6,7 +6,8 @@
  * read them, and rows x positions of them would need more memory than the keys.
  *
  * A tile of a KV head is the work of one block at a time. It holds up to KV_UNITS
- * units of eight queries; each warp takes sixteen keys at a time past all of them.
+ * units of eight queries, fewer where shared memory is short; each warp takes sixteen
+ * keys at a time past all of them.
  * With one row a unit is eight query heads, else eight rows of one.
  */
 #ifndef KV_CUDA_ATTEND_ROWS_CUH
@@ -19,12 +20,12 @@
 #define KV_COLUMNS (8 * KV_UNITS)
 
 template <class P> struct kv_rows_memory {
-	typename P::Stage stages[KV_UNITS];
 	/* of each query: positions that it sees, largest logit, weights in score and norm */
 	uint32_t limit[KV_COLUMNS];
 	float max[KV_COLUMNS], ranks[KV_COLUMNS], norms[KV_COLUMNS];
 	float warp_max[KV_WARPS][KV_COLUMNS], warp_sum[KV_WARPS][KV_COLUMNS];
 	float score[KV_ATTEND_TILE];
+	typename P::Stage stages[KV_UNITS];	/* there is memory for p.units */
 };
 
 /* Sixteen keys, as a warp has them for all units. */
@@ -96,7 +97,7 @@ static __device__ __forceinline__ void kv_set_column(const struct kv_attend &p, 
 	s.norms[threadIdx.x] = row + t.norm_rows >= t.n_rows ? weight : 0;
 }
 
-/* Up to KV_UNITS units into shared memory, one by each warp. */
+/* As many units as fit into shared memory, one by each warp. */
 template <class P>
 static __device__ void kv_stage_units(const struct kv_attend &p, const struct kv_attend_task &t,
 				      struct kv_rows_memory<P> &s, uint32_t first, bool second)
@@ -104,7 +105,7 @@ static __device__ void kv_stage_units(const struct kv_attend &p, const struct kv
 	uint32_t i = first + threadIdx.x / 32;
 
 	__syncthreads();
-	if (i < kv_n_units(p, t)) {
+	if (threadIdx.x / 32 < p.units && i < kv_n_units(p, t)) {
 		struct kv_unit u = kv_unit_of(p, t, i);
 		struct kv_queries q;
 
@@ -115,7 +116,7 @@ static __device__ void kv_stage_units(const struct kv_attend &p, const struct kv
 		q.dim = p.dim;
 		P::stage(s.stages[threadIdx.x / 32], q, 0, 1);
 	}
-	if (threadIdx.x < KV_COLUMNS)
+	if (threadIdx.x < 8 * p.units)
 		kv_set_column(p, t, s, first, second);
 	__syncthreads();
 }
@@ -201,10 +202,11 @@ static __device__ void kv_read_first(const struct kv_attend &p, const struct kv_
 	uint32_t n_units = kv_n_units(p, t), end = min((tile + 1) * p.tile, t.n);
 	struct kv_keys k = kv_task_keys(p, t);
 
-	for (uint32_t first = 0; first < n_units; first += KV_UNITS) {
+	for (uint32_t first = 0; first < n_units; first += p.units) {
 		float max[KV_UNITS][2], sum[KV_UNITS][2], acc[4];
+		uint32_t here = min(p.units, n_units - first);
 
-		if (!staged || n_units > KV_UNITS)
+		if (!staged || n_units > p.units)
 			kv_stage_units(p, t, s, first, false);
 #pragma unroll
 		for (int u = 0; u < KV_UNITS; u++)
@@ -217,7 +219,7 @@ static __device__ void kv_read_first(const struct kv_attend &p, const struct kv_
 
 #pragma unroll
 			for (int u = 0; u < KV_UNITS; u++)
-				if (first + u < n_units) {
+				if (u < here) {
 					held.dots(s.stages[u], acc);
 					kv_add_logits(p, s.limit + 8 * u, row, acc, max[u], sum[u]);
 				}
@@ -226,7 +228,7 @@ static __device__ void kv_read_first(const struct kv_attend &p, const struct kv_
 		for (int u = 0; u < KV_UNITS; u++)
 			kv_join_lanes(s, u, max[u], sum[u]);
 		__syncthreads();
-		if (threadIdx.x < KV_COLUMNS)
+		if (threadIdx.x < 8 * here)
 			kv_join_warps(p, t, s, first, tile);
 		__syncthreads();
 	}
@@ -317,7 +319,7 @@ static __device__ __forceinline__ void kv_pay(const struct kv_attend &p, const s
 	float score[2] = { 0, 0 }, acc[4], norm[4];
 
 #pragma unroll 1
-	for (uint32_t u = 0; u < KV_UNITS && first + u < n_units; u++) {
+	for (uint32_t u = 0; u < p.units && first + u < n_units; u++) {
 		held.dots(s.stages[u], acc);
 #pragma unroll
 		for (int i = 0; i < 4; i++) {
@@ -348,8 +350,8 @@ static __device__ void kv_read_second(const struct kv_attend &p, const struct kv
 	uint32_t n_units = kv_n_units(p, t), begin = tile * p.tile, end = min(begin + p.tile, t.n);
 	struct kv_keys k = kv_task_keys(p, t);
 
-	for (uint32_t first = 0; first < n_units; first += KV_UNITS) {
-		if (!staged || n_units > KV_UNITS)
+	for (uint32_t first = 0; first < n_units; first += p.units) {
+		if (!staged || n_units > p.units)
 			kv_stage_units(p, t, s, first, true);
 		for (uint32_t row = begin + threadIdx.x / 32 * 16; row < end; row += 16 * KV_WARPS)
 			kv_pay(p, t, s, kv_held<P>(k, row), first, n_units, row);

@@ -53,23 +53,34 @@ static cudaError_t kv_with_path(uint32_t type, bool aligned, uint32_t dim, const
 	}
 }
 
-/*
- * Lets a kernel have shared memory: up to `most`, whatever this launch needs, for it
- * holds for launches of other threads too.
- */
-static inline cudaError_t kv_allow_shared(const void *kernel, size_t needed, size_t most)
+/* The most that a block may have. */
+static inline cudaError_t kv_shared_limit(size_t *bytes)
 {
 	int device, limit;
 	cudaError_t err = cudaGetDevice(&device);
 
 	if (err == cudaSuccess)
 		err = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+	if (err == cudaSuccess)
+		*bytes = limit;
+	return err;
+}
+
+/*
+ * Lets a kernel have shared memory: up to `most`, whatever this launch needs, for it
+ * holds for launches of other threads too.
+ */
+static inline cudaError_t kv_allow_shared(const void *kernel, size_t needed, size_t most)
+{
+	size_t limit;
+	cudaError_t err = kv_shared_limit(&limit);
+
 	if (err != cudaSuccess)
 		return err;
-	if (needed > (size_t)limit)
+	if (needed > limit)
 		return cudaErrorLaunchOutOfResources;
 	return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-				    most < (size_t)limit ? (int)most : limit);
+				    (int)(most < limit ? most : limit));
 }
 
 #endif

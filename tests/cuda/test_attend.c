@@ -18,6 +18,7 @@
 #include "tests/cuda/checks.h"
 
 static bool quick;
+static uint32_t units;			/* of queries that a block may hold at once; 0: as it likes */
 
 static const struct kv_attend_params usual[] = {
 	{ KV_ATTEND_TOP, 0, 32, 32, 5, 0, 0 },
@@ -44,6 +45,7 @@ static void decide(const char *name, const struct kv_attend_params *p, struct ca
 	struct attend a;
 
 	attend_make(&a, p, caches, n, amount);
+	a.job.units = units;
 	attend_queue(&a, NULL);
 	attend_fetch(&a);
 	check_all(name, &a, n);
@@ -439,6 +441,30 @@ static void test_special(void)
 		}
 }
 
+/* --- little shared memory ---------------------------------------------------------------- */
+
+static void test_units(void)
+{
+	static const uint32_t n[] = { 900, 70, 1500 };
+	struct shape s = plain;
+
+	s.n_q_heads = 6;		/* 12 units of a KV head */
+	for (uint32_t dim = 64; dim <= 256; dim *= 4)
+		for (units = 1; units <= 7; units += 2)
+			for (unsigned rule = 0; rule < N_RULES; rule++) {
+				char name[80];
+
+				if (quick && (units != 5 || dim == 64))
+					continue;
+				s.dim = dim;
+				s.scale = 1 / sqrtf((float)dim);
+				s.k_type = KVMOD_F32 + (units / 2 + rule) % 4;
+				snprintf(name, sizeof(name), "%u units, heads of %u", units, dim);
+				run(name, &s, &usual[rule], n, 3, 100);
+			}
+	units = 0;
+}
+
 /* --- the same bits -------------------------------------------------------------------- */
 
 /* From scratch memory in any state, and from a graph. */
@@ -521,6 +547,7 @@ int main(int argc, char **argv)
 	test_parameters();
 	test_positions();
 	test_special();
+	test_units();
 	for (unsigned rule = 0; rule < N_RULES; rule++)
 		test_repeats(rule);
 	if (million)
