@@ -33,10 +33,10 @@ tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
 # With a CUDA GPU, and with a CPU backend that plays one.
-tests_test_engine_gpu_SOURCES = tests/test_engine_gpu.c
+tests_test_engine_gpu_SOURCES = tests/test_engine_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
-tests_test_engine_sides_SOURCES = tests/test_engine_gpu.c
+tests_test_engine_sides_SOURCES = tests/test_engine_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_sides_LDADD = libtest_engine.la $(GGML_LIBS)
 # On the default model; skipped where configure was given none.

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/sides.h"
+#include "tests/random.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+const unsigned sides_models[N_MODELS] = { 3, 8, 9, 10 };
+
+/* --- the device, whose gathers can be made to fail ---------------------------------------- */
+
+struct kvmod_device_ops sides_device_ops;
+static int32_t (*good_gather)(void *self, void *stream, const struct kvmod_gather *gathers,
+			      uint32_t n_gathers, uint32_t gather_stride);
+bool sides_gathers_fail;
+void *sides_device_self;
+
+static int32_t gather(void *self, void *stream, const struct kvmod_gather *gathers, uint32_t n_gathers,
+		      uint32_t gather_stride)
+{
+	return sides_gathers_fail ? KVMOD_EDEVICE : good_gather(self, stream, gathers, n_gathers, gather_stride);
+}
+
+static int32_t open_device(void *ctx, const char *name, const struct kvmod_device_ops **ops, void **self)
+{
+	static struct kvmod_device *device;
+	static struct kvmod_ctx *kvmod;
+	const char *path = getenv("MODULE_PATH");
+	char override[512];
+	const char *overrides[] = { override };
+	int err = KVMOD_OK;
+
+	(void)ctx;
+	snprintf(override, sizeof(override), "kvmod.module_path=%s", path ? path : "");
+	if (!kvmod)
+		err = kvmod_new(&kvmod);
+	if (err == KVMOD_OK && !device)
+		err = kvmod_configure(kvmod, "/dev/null", overrides, path ? 1 : 0);
+	if (err == KVMOD_OK && !device)
+		err = kvmod_device_open(kvmod, name, &device);
+	if (err != KVMOD_OK)
+		return err;
+	sides_device_ops = *kvmod_device_ops(device);
+	good_gather = sides_device_ops.gather;
+	sides_device_ops.gather = gather;
+	*ops = &sides_device_ops;
+	*self = sides_device_self = kvmod_device_instance(device);
+	return KVMOD_OK;
+}
+
+#ifdef FAKE_GPU
+const struct gg_gpu *sides_find_gpu(void)
+{
+	static struct gg_gpu gpu;
+
+	gpu.device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+	ck_assert_msg(!open_device(NULL, "cpu", &gpu.ops, &gpu.self), "%s", kvmod_error());
+	return &gpu;
+}
+#else
+const struct gg_gpu *sides_find_gpu(void)
+{
+	test_host_device(open_device);
+	return NULL;
+}
+#endif
+
+/* --- two engines, side by side ------------------------------------------------------------- */
+
+static struct gg_engine *open_on_gpu(const char *model, int64_t layers)
+{
+	struct test_engine_params params = {
+		.model = model, .batch = 16, .gpu_layers = layers, .context_override = 1,
+		.gpu = sides_find_gpu(),
+	};
+	struct gg_engine *engine = test_engine_open(&params);
+
+	ck_assert_msg(engine, "%s / %s", test_engine_error(), kvmod_error());
+	return engine;
+}
+
+void sides_set_up_with(struct setup *s, unsigned model, int64_t layers, enum tiny_fault variant)
+{
+	struct test_engine_params params = { .batch = 16 };
+
+	memset(s, 0, sizeof(*s));
+	s->model = tiny_model_write(&tiny_models[sides_models[model]], variant);
+	params.model = s->model;
+	s->cpu.engine = test_engine_open(&params);
+	ck_assert_msg(s->cpu.engine, "%s", test_engine_error());
+	s->gpu.engine = open_on_gpu(s->model, layers);
+	s->cpu.seq = test_seq(s->cpu.engine);
+	s->gpu.seq = test_seq(s->gpu.engine);
+	tiny_tokens(s->tokens, N, 3);
+}
+
+void sides_set_up(struct setup *s, unsigned model, int64_t layers)
+{
+	sides_set_up_with(s, model, layers, TINY_GOOD);
+}
+
+void sides_tear_down(struct setup *s)
+{
+	struct side *sides[] = { &s->cpu, &s->gpu };
+
+	for (int i = 0; i < 2; i++) {
+		gg_seq_close(sides[i]->engine, sides[i]->seq);
+		test_engine_close(sides[i]->engine);
+	}
+	unlink(s->model);
+	free(s->model);
+}
+
+void sides_run_one(struct setup *s, struct side *side, uint32_t from, uint32_t to, bool single)
+{
+	uint32_t n = single ? 1 : to - from;
+
+	for (uint32_t i = from; i < to; i += n)
+		test_run(side->seq, s->tokens + i, n, side->logits + i * TINY_VOCAB, n);
+}
+
+void sides_run(struct setup *s, uint32_t from, uint32_t to, bool single)
+{
+	sides_run_one(s, &s->cpu, from, to, single);
+	sides_run_one(s, &s->gpu, from, to, single);
+}
+
+double sides_distance(const float *a, const float *b, size_t n)
+{
+	double sum = 0, whole = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		sum += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+		whole += (double)b[i] * (double)b[i];
+	}
+	return sqrt(sum / whole);
+}
+
+void sides_check(const struct setup *s, uint32_t from, uint32_t to)
+{
+	double d = sides_distance(s->gpu.logits + from * TINY_VOCAB, s->cpu.logits + from * TINY_VOCAB,
+			    (to - from) * TINY_VOCAB);
+
+	ck_assert_msg(d <= NEAR, "tokens %u to %u differ by %g, expected %g at most", from, to, d, NEAR);
+}
+
+/* The first three and the newest 9 + 4 * layer, the last layer whole. */
+static void cut_spans(const struct kvmod_segment *segment, struct kvmod_keep *keep)
+{
+	uint32_t n = kvmod_head_at(segment, 0)->n, newest = 9 + 4 * segment->layer;
+
+	if (segment->layer + 1 == TINY_LAYERS)
+		return;
+	keep->kind = KVMOD_KEEP_SPANS;
+	keep->n_spans = 2;
+	keep->spans[0] = (struct kvmod_span){ .begin = 0, .end = 3 };
+	keep->spans[1] = (struct kvmod_span){ .begin = n - newest, .end = n };
+}
+
+/* Each head others, the newest always. */
+static void cut_heads(const struct kvmod_segment *segment, struct kvmod_keep *keep)
+{
+	struct kv_random random = { 7 + segment->layer };
+
+	keep->kind = KVMOD_KEEP_HEADS;
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+		uint32_t n = kvmod_head_at(segment, g)->n, kept = 0;
+
+		for (uint32_t i = 0; i < n; i++) {
+			if (i + 1 == n || kv_random_range(&random, 0, 99) < 30 + 20 * g)
+				keep->indices[g * keep->index_stride + kept++] = i;
+		}
+		keep->counts[g] = kept;
+	}
+}
+
+struct kvmod_plan *sides_plan(struct kvmod_seq *seq, uint32_t kind, struct kvmod_request *request)
+{
+	struct kvmod_plan *plan = test_plan(seq, request);
+
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		if (kind == KVMOD_KEEP_SPANS)
+			cut_spans(kvmod_segment_at(request, i), keep);
+		else
+			cut_heads(kvmod_segment_at(request, i), keep);
+		ck_assert_msg(!kvmod_plan_check(request, plan, i, 0), "%s", kvmod_error());
+	}
+	return plan;
+}
+
+void sides_cut(struct setup *s, uint32_t kind)
+{
+	struct kvmod_request request;
+
+	test_apply(s->cpu.seq, sides_plan(s->cpu.seq, kind, &request));
+	test_apply(s->gpu.seq, sides_plan(s->gpu.seq, kind, &request));
+	for (uint32_t i = 0; i < TINY_LAYERS; i++)
+		ck_assert_mem_eq(s->gpu.seq->caches[i].n, s->cpu.seq->caches[i].n,
+				 s->cpu.engine->net.n_kv_heads * sizeof(uint32_t));
+}
+
+#ifndef FAKE_GPU
+static void silent(enum ggml_log_level level, const char *text, void *arg)
+{
+	(void)level, (void)text, (void)arg;
+}
+
+/* CUDA must not be used before a fork: a child says whether there is a GPU. */
+bool sides_skip(void)
+{
+	int status = 0;
+	pid_t child = fork();
+
+	if (!child) {
+		const struct kvmod_device_ops *ops;
+		const char *why = NULL;
+		void *self;
+
+		ggml_log_set(silent, NULL);
+		if (!ggml_backend_reg_by_name("CUDA"))
+			why = "this ggml was built without CUDA";
+		else if (!ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU))
+			why = "ggml's CUDA backend finds no GPU";
+		else if (open_device(NULL, "cuda", &ops, &self))
+			why = kvmod_error();
+		if (why)
+			printf("SKIP: %s\n", why);
+		fflush(stdout);
+		_exit(why != NULL);
+	}
+	return child < 0 || waitpid(child, &status, 0) != child || status;
+}
+#endif
