@@ -446,12 +446,18 @@ static void test_special(uint32_t rows)
 			k[size / 2 + 77] = bad[b];
 			run_special("a key that is not finite", &s, n, k, NULL, KVMOD_ENUMERIC);
 		}
+		/* every logit of it is infinity below; it is no sink */
+		k[size / 2 + 77] = 0.25f;
+		k[size / 2 + 100 * s.dim] = -INFINITY;
+		float *q = malloc(q_size * sizeof(*q));
+		for (i = 0; i < q_size; i++)
+			q[i] = 0.5f;
+		run_special("a key infinitely far away", &s, n, k, q, KVMOD_ENUMERIC);
 		/* the first position takes all attention: nothing is left to rank */
 		memset(k, 0, size * sizeof(*k));
 		for (i = 0; i < s.dim; i++)
 			k[i] = k[(size_t)n * s.dim + i] = 60;
 		s.spread = 0;
-		float *q = malloc(q_size * sizeof(*q));
 		for (i = 0; i < q_size; i++)
 			q[i] = 60;
 		run_special("nothing to rank", &s, n, k, q, KV_REFREEKV_FLAT);
