@@ -23,7 +23,7 @@ struct block {
 
 struct plan_sizes {
 	size_t spans, counts, indices;		/* elements */
-	size_t cleared, all;			/* bytes: up to the indices, of all of it */
+	size_t bytes;				/* of all of it */
 };
 
 static uint32_t spans_of(const struct kvmod_segment *s)
@@ -35,7 +35,7 @@ static uint32_t spans_of(const struct kvmod_segment *s)
 
 static struct plan_sizes sizes_of(const struct kvmod_request *request)
 {
-	struct plan_sizes sizes = { .cleared = sizeof(struct block) };
+	struct plan_sizes sizes = { .bytes = sizeof(struct block) };
 
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
@@ -44,9 +44,9 @@ static struct plan_sizes sizes_of(const struct kvmod_request *request)
 		sizes.counts += s->n_kv_heads;
 		sizes.indices += (size_t)s->n_kv_heads * kvmod_longest_head(s);
 	}
-	sizes.cleared += request->n_segments * sizeof(struct kvmod_keep) +
-			 sizes.spans * sizeof(struct kvmod_span) + sizes.counts * sizeof(uint32_t);
-	sizes.all = sizes.cleared + sizes.indices * sizeof(uint32_t);
+	sizes.bytes += request->n_segments * sizeof(struct kvmod_keep) +
+		       sizes.spans * sizeof(struct kvmod_span) +
+		       (sizes.counts + sizes.indices) * sizeof(uint32_t);
 	return sizes;
 }
 
@@ -61,7 +61,7 @@ static void lay_out(struct block *b, const struct kvmod_request *request, const 
 	struct kvmod_span *spans = (struct kvmod_span *)(b->keeps + request->n_segments);
 	uint32_t *counts = (uint32_t *)(spans + sizes->spans), *indices = counts + sizes->counts;
 
-	memset(&b->plan, 0, sizes->cleared - offsetof(struct block, plan));
+	memset(spans, 0, (char *)indices - (char *)spans);
 	b->plan = (struct kvmod_plan){
 		.size = sizeof(b->plan),
 		.n_keeps = request->n_segments,
@@ -91,9 +91,9 @@ int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **pl
 {
 	struct plan_sizes sizes = sizes_of(request);
 	struct block *b = *plan ? block_of(*plan) : NULL;
-	size_t room = sizes.all + (b ? sizes.all / 8 : 0);
+	size_t room = sizes.bytes + (b ? sizes.bytes / 8 : 0);
 
-	if (!b || b->room < sizes.all) {
+	if (!b || b->room < sizes.bytes) {
 		b = malloc(room);
 		if (!b)
 			return kv_fail(KVMOD_ENOMEM, "no memory for a plan of %zu bytes", room);

@@ -196,9 +196,9 @@ void kvmod_policy_counters(const struct kvmod_policy *policy, struct kvmod_count
  */
 int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **plan);
 /*
- * The same in the memory of *plan if it has room, else in new memory, and *plan is
- * freed; NULL is none. It is one that these functions made. For who decides again and again: making a plan can take longer
- * than the decision. On an error *plan is as it was.
+ * The same in the memory of *plan, NULL or one that these functions made, if that
+ * has room, else in new memory, and *plan is freed. For who decides again and again:
+ * making a plan can take longer than the decision. On an error *plan is as it was.
  */
 int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan);
 void kvmod_plan_free(struct kvmod_plan *plan);
