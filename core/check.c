@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <search.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -397,18 +398,18 @@ static void try_one(struct trial *t, enum kv_kind kind, const char *name)
 
 /* --- what is to be tried -------------------------------------------------------------------- */
 
-static bool seen_before(const struct kv_config *config, size_t i)
+static int by_name(const void *a, const void *b)
 {
-	const struct kv_entry *e = &config->entries[i];
-
-	for (size_t k = 0; k < i; k++)
-		if (strcmp(config->entries[k].kind, e->kind) == 0 &&
-		    kv_name_eq(config->entries[k].name, e->name))
-			return true;
-	return false;
+	return kv_name_cmp(a, b);
 }
 
-static void try_named(struct trial *t, enum kv_kind kind, const char *chosen)
+static void keep_it(void *name)
+{
+	(void)name;			/* the configuration's */
+}
+
+/* Each name once, in the order of the file. */
+static int try_each(struct trial *t, enum kv_kind kind, const char *chosen, void **tried)
 {
 	const struct kv_config *config = t->config;
 	bool met = !chosen;
@@ -416,13 +417,25 @@ static void try_named(struct trial *t, enum kv_kind kind, const char *chosen)
 	for (size_t i = 0; i < config->n_entries; i++) {
 		const struct kv_entry *e = &config->entries[i];
 
-		if (strcmp(e->kind, kv_kind_name(kind)) != 0 || seen_before(config, i))
+		if (strcmp(e->kind, kv_kind_name(kind)) != 0 || tfind(e->name, tried, by_name))
 			continue;
+		if (!tsearch(e->name, tried, by_name))
+			return kv_no_memory();
 		met = met || kv_name_eq(e->name, chosen);
 		try_one(t, kind, e->name);
 	}
 	if (!met)
 		try_one(t, kind, chosen);
+	return KVMOD_OK;
+}
+
+static int try_named(struct trial *t, enum kv_kind kind, const char *chosen)
+{
+	void *tried = NULL;
+	int err = try_each(t, kind, chosen, &tried);
+
+	tdestroy(tried, keep_it);
+	return err;
 }
 
 /* The one of [kvmod], if it is said there. */
@@ -439,12 +452,17 @@ int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t li
 		.limit_ms = limit_ms == 0 ? DEFAULT_LIMIT_MS :
 			    limit_ms < MAX_LIMIT_MS ? limit_ms : MAX_LIMIT_MS,
 	};
+	int err;
 
 	report_config(&t, config->path, KVMOD_OK, "");
-	try_named(&t, KV_POLICY, kv_config_alias(config, config->settings.policy));
-	try_named(&t, KV_ENGINE, chosen(config, "engine", config->settings.engine));
+	err = try_named(&t, KV_POLICY, kv_config_alias(config, config->settings.policy));
+	if (err == KVMOD_OK)
+		err = try_named(&t, KV_ENGINE, chosen(config, "engine", config->settings.engine));
 	/* The host's own is always there. */
-	try_named(&t, KV_DEVICE, kv_device_name(device_chosen(config) & ~KVMOD_ON_CPU));
+	if (err == KVMOD_OK)
+		err = try_named(&t, KV_DEVICE, kv_device_name(device_chosen(config) & ~KVMOD_ON_CPU));
+	if (err)
+		return err;
 	return t.first_code ? kv_fail(t.first_code, "%s", t.first) : KVMOD_OK;
 }
 

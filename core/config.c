@@ -149,7 +149,7 @@ static int settle_entries(struct kv_config *config)
 		else if (e->key)
 			err = check_entry(e);
 	}
-	return err;
+	return err ? err : kv_config_renamed(config);
 }
 
 /* --- all of it ------------------------------------------------------------------------------------ */
@@ -200,6 +200,7 @@ void kv_config_free(struct kv_config *config)
 	while (config) {
 		struct kv_config *older = config->older;
 
+		kv_config_forget_newest(config);
 		kv_pile_free(&config->pile);
 		free(config->entries);
 		free(config);
@@ -240,24 +241,12 @@ const char *kvmod_config_path(struct kvmod_ctx *ctx)
 	return path;
 }
 
-static const char *find_value(const struct kv_config *config, const char *section, const char *key)
-{
-	struct kv_pile pile = { 0 };
-	const struct kv_entry *entry = NULL;
-	const char *kind, *name;
-
-	if (kv_section_split(&pile, section, &kind, &name) == KVMOD_OK)
-		entry = kv_config_find(config, kind, kv_config_alias(config, name), key);
-	kv_pile_free(&pile);
-	return entry ? entry->value : NULL;
-}
-
 const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key)
 {
 	const char *value;
 
 	pthread_mutex_lock(&ctx->lock);
-	value = find_value(ctx->config, section, key);
+	value = kv_config_value(ctx->config, section, key);
 	pthread_mutex_unlock(&ctx->lock);
 	return value;
 }

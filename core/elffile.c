@@ -177,8 +177,10 @@ static int read_section(struct kvmod_modinfo *info, Elf *elf, char **text, size_
 	if (!scn)
 		return kv_fail(KVMOD_EFORMAT, "not a kvmod module: it has no " KVMOD_INFO_SECTION
 			       " section; define one with KVMOD_MODULE()");
-	data = shdr.sh_type == SHT_PROGBITS && shdr.sh_size <= MAX_SECTION ?
-	       elf_getdata(scn, NULL) : NULL;
+	if (shdr.sh_size > MAX_SECTION)
+		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section has %llu bytes: %u at "
+			       "most", (unsigned long long)shdr.sh_size, MAX_SECTION);
+	data = shdr.sh_type == SHT_PROGBITS ? elf_getdata(scn, NULL) : NULL;
 	if (!data || !data->d_buf)
 		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section cannot be read");
 	*text = kv_pile_strndup(&info->pile, data->d_buf, data->d_size);

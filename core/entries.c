@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Entries of a configuration: what sections there are, what is set, and where it stands. */
+/*
+ * Entries of a configuration: what sections there are, what is set, and where it
+ * stands. A tree has the newest entry of each key, so that a search costs little
+ * however many entries there are.
+ */
 #include "core/parts.h"
 
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,26 +68,81 @@ int kv_section_split(struct kv_pile *pile, const char *section, const char **kin
 
 /* --- entries --------------------------------------------------------------------------- */
 
-static bool same(const struct kv_entry *a, const char *kind, const char *name, const char *key)
+/* A key that is set, and the last of its entries. */
+struct newest {
+	const char *kind, *name, *key;
+	size_t entry;
+};
+
+static int compare(const void *a_, const void *b_)
 {
-	return a->key && strcmp(a->kind, kind) == 0 && kv_name_eq(a->name, name) &&
-	       kv_name_eq(a->key, key);
+	const struct newest *a = a_, *b = b_;
+	int order = kv_name_cmp(a->key, b->key);
+
+	if (order == 0)
+		order = kv_name_cmp(a->name, b->name);
+	return order ? order : strcmp(a->kind, b->kind);
+}
+
+const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
+				      const char *name, const char *key)
+{
+	const struct newest wanted = { .kind = kind, .name = name, .key = key };
+	struct newest **found = config ? tfind(&wanted, &config->newest, compare) : NULL;
+
+	return found ? &config->entries[(*found)->entry] : NULL;
+}
+
+static int note_newest(struct kv_config *config, size_t i)
+{
+	const struct kv_entry *e = &config->entries[i];
+	struct newest *new = kv_pile_alloc(&config->pile, sizeof(*new)), **found;
+
+	if (!new)
+		return KVMOD_ENOMEM;
+	*new = (struct newest){ .kind = e->kind, .name = e->name, .key = e->key };
+	found = tsearch(new, &config->newest, compare);
+	if (!found)
+		return kv_no_memory();
+	(*found)->entry = i;
+	return KVMOD_OK;
+}
+
+static void keep_it(void *newest)
+{
+	(void)newest;			/* the pile's */
+}
+
+void kv_config_forget_newest(struct kv_config *config)
+{
+	tdestroy(config->newest, keep_it);
+	config->newest = NULL;
+}
+
+int kv_config_renamed(struct kv_config *config)
+{
+	int err = KVMOD_OK;
+
+	kv_config_forget_newest(config);
+	for (size_t i = 0; i < config->n_entries && err == KVMOD_OK; i++)
+		if (config->entries[i].key)
+			err = note_newest(config, i);
+	return err;
 }
 
 static int check_new(const struct kv_config *config, const struct kv_entry *new)
 {
+	const struct kv_entry *old;
+
 	if (new->key[0] == '\0')
 		return kv_fail(KVMOD_EINVAL, "expected a key before the `=`");
 	if (!new->source->path)		/* -o: the last one counts */
 		return KVMOD_OK;
-	for (size_t i = 0; i < config->n_entries; i++) {
-		const struct kv_entry *e = &config->entries[i];
-
-		if (e->source == new->source && same(e, new->kind, new->name, new->key))
-			return kv_fail(KVMOD_EINVAL, "[%s%s%s] %s is set a second time; first on line %u",
-				       new->kind, *new->name ? " " : "", new->name, new->key, e->line);
-	}
-	return KVMOD_OK;
+	old = kv_config_find(config, new->kind, new->name, new->key);
+	if (!old || old->source != new->source)
+		return KVMOD_OK;
+	return kv_fail(KVMOD_EINVAL, "[%s%s%s] %s is set a second time; first on line %u",
+		       new->kind, *new->name ? " " : "", new->name, new->key, old->line);
 }
 
 static int append(struct kv_config *config, const struct kv_entry *entry)
@@ -97,7 +157,7 @@ static int append(struct kv_config *config, const struct kv_entry *entry)
 		config->room = room;
 	}
 	config->entries[config->n_entries++] = *entry;
-	return KVMOD_OK;
+	return entry->key ? note_newest(config, config->n_entries - 1) : KVMOD_OK;
 }
 
 int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
@@ -119,20 +179,24 @@ int kv_config_add(struct kv_config *config, const struct kv_source *source, unsi
 	return err ? err : append(config, &entry);
 }
 
-const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
-				      const char *name, const char *key)
-{
-	for (size_t i = config ? config->n_entries : 0; i-- > 0;)
-		if (same(&config->entries[i], kind, name, key))
-			return &config->entries[i];
-	return NULL;
-}
-
 const char *kv_config_alias(const struct kv_config *config, const char *name)
 {
 	const struct kv_entry *entry = kv_config_find(config, "alias", "", name);
 
 	return entry ? entry->value : name;
+}
+
+/* Nothing is allocated: NULL says that it is not set, and only that. */
+const char *kv_config_value(const struct kv_config *config, const char *section, const char *key)
+{
+	size_t n = strcspn(section, " \t");
+	const char *name = section + n + strspn(section + n, " \t");
+	const struct kv_entry *entry = NULL;
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds) && !entry; i++)
+		if (strlen(kinds[i].kind) == n && memcmp(kinds[i].kind, section, n) == 0)
+			entry = kv_config_find(config, kinds[i].kind, kv_config_alias(config, name), key);
+	return entry ? entry->value : NULL;
 }
 
 /* --- where it stands ---------------------------------------------------------------------- */

@@ -40,6 +40,7 @@ enum kv_kind { KV_POLICY, KV_ENGINE, KV_DEVICE, KV_COLLECTIVE };
 /* One registered ops table. */
 struct kv_provider {
 	struct kv_provider *next;
+	struct kv_provider *namesake;	/* the next one of the same kind and name */
 	enum kv_kind kind;
 	const char *name;
 	const void *ops;		/* a full-size, zero-extended copy of the module's table */
@@ -93,7 +94,8 @@ struct kvmod_ctx {
 	uint32_t usual_level;		/* where the configuration says none */
 	struct kv_config *config;	/* never changed in place: a reload puts another */
 	struct kv_module *modules;
-	struct kv_provider *providers;
+	struct kv_provider *providers, **providers_end;
+	void *provider_names;		/* a tree: the first of each kind and name */
 	struct kvmod_device *devices;	/* that are open */
 	struct kv_pool *pool;
 };

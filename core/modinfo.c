@@ -25,7 +25,10 @@ int kv_abi_check(uint32_t major, uint32_t minor)
 
 /* --- the section ------------------------------------------------------------------------------ */
 
-static int add_fact(struct kvmod_modinfo *info, char *text, size_t room)
+/* Far more than any module says; what follows compares some of them with each other. */
+#define MAX_FACTS 4096
+
+static int add_fact(struct kvmod_modinfo *info, char *text)
 {
 	char *equal = strchr(text, '=');
 
@@ -44,11 +47,21 @@ static int add_fact(struct kvmod_modinfo *info, char *text, size_t room)
 	if (!equal || equal == text)
 		return kv_fail(KVMOD_EFORMAT, "`%.40s` in its " KVMOD_INFO_SECTION
 			       " section is no key=value", text);
-	if (info->n_facts == room)
-		return kv_no_memory();
+	if (info->n_facts == MAX_FACTS)
+		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section holds more than %d "
+			       "strings, which is the most that is read", MAX_FACTS);
 	*equal = '\0';
 	info->facts[info->n_facts++] = (struct kv_fact){ text, equal + 1 };
 	return KVMOD_OK;
+}
+
+/* By key; those of one key as they stand in the section. */
+static int by_key(const void *a_, const void *b_)
+{
+	const struct kv_fact *a = a_, *b = b_;
+	int order = strcmp(a->key, b->key);
+
+	return order ? order : (a->key > b->key) - (a->key < b->key);
 }
 
 /* Zero-terminated strings; the linker may put zeros between them. */
@@ -59,25 +72,43 @@ static int parse_facts(struct kvmod_modinfo *info, char *text, size_t size)
 
 	for (size_t i = 0; i < size; i++)
 		room += text[i] == '\0';
+	if (room > MAX_FACTS)
+		room = MAX_FACTS;
 	info->facts = kv_pile_alloc(&info->pile, (room + 1) * sizeof(*info->facts));
 	if (!info->facts)
 		return KVMOD_ENOMEM;
 	for (size_t i = 0; i < size && err == KVMOD_OK; i += n + 1) {
 		n = strlen(text + i);
 		if (n)
-			err = add_fact(info, text + i, room + 1);
+			err = add_fact(info, text + i);
 	}
+	qsort(info->facts, info->n_facts, sizeof(*info->facts), by_key);
 	return err;
 }
 
 /* --- what the section must say ------------------------------------------------------------------- */
 
+/* Where the facts of a key begin, if there are any. */
+static size_t first_fact(const struct kvmod_modinfo *info, const char *key)
+{
+	size_t low = 0, high = info->n_facts;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (strcmp(info->facts[middle].key, key) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 const char *kvmod_modinfo_get(const struct kvmod_modinfo *info, const char *key, unsigned i)
 {
-	for (size_t k = 0; k < info->n_facts; k++)
-		if (strcmp(info->facts[k].key, key) == 0 && i-- == 0)
-			return info->facts[k].value;
-	return NULL;
+	size_t k = first_fact(info, key) + i;
+
+	return k < info->n_facts && strcmp(info->facts[k].key, key) == 0 ? info->facts[k].value : NULL;
 }
 
 bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const char *name)
@@ -155,6 +186,15 @@ static bool parse_param(char *text, struct kv_param_fact *fact)
 	return kv_param_check(&fact->param) == KVMOD_OK;
 }
 
+/* By owner and name, so that a search need not look at all. */
+static int by_owner(const void *a_, const void *b_)
+{
+	const struct kv_param_fact *a = a_, *b = b_;
+	int order = kv_name_cmp(a->owner, b->owner);
+
+	return order ? order : kv_name_cmp(a->param.name, b->param.name);
+}
+
 static int parse_params(struct kvmod_modinfo *info)
 {
 	const char *said;
@@ -174,18 +214,40 @@ static int parse_params(struct kvmod_modinfo *info)
 			return kv_fail(KVMOD_EFORMAT, "param=%.40s in its " KVMOD_INFO_SECTION
 				       " section: use KVMOD_PARAMS()", said);
 	}
+	qsort(info->params, info->n_params, sizeof(*info->params), by_owner);
 	return KVMOD_OK;
 }
 
-/* --- devices: "mine\tcpu cuda" ------------------------------------------------------------------- */
-
-static bool is_owner(const char *said, size_t n, const char *policy)
+bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsigned i,
+		      struct kvmod_param *param)
 {
-	char owner[64];
+	size_t low = 0, high = info->n_params;
 
-	snprintf(owner, sizeof(owner), "%.*s", (int)n, said);
-	return kv_name_eq(owner, policy);
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (kv_name_cmp(info->params[middle].owner, owner) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low + i >= info->n_params || !kv_name_eq(info->params[low + i].owner, owner))
+		return false;
+	*param = info->params[low + i].param;
+	return true;
 }
+
+const struct kvmod_param *kv_modinfo_find_param(const struct kvmod_modinfo *info,
+						const char *owner, const char *name)
+{
+	const struct kv_param_fact wanted = { .owner = owner, .param = { .name = name } };
+	const struct kv_param_fact *found = bsearch(&wanted, info->params, info->n_params,
+						    sizeof(*info->params), by_owner);
+
+	return found ? &found->param : NULL;
+}
+
+/* --- devices: "mine\tcpu cuda" ------------------------------------------------------------------- */
 
 /* Devices that are not known here are no mistake: a later kvmod may know them. */
 static uint32_t bits_of(const char *devices)
@@ -208,7 +270,7 @@ uint32_t kv_modinfo_on(const struct kvmod_modinfo *info, const char *policy)
 	for (unsigned i = 0; (said = kvmod_modinfo_get(info, "on", i)); i++) {
 		size_t n = strcspn(said, "\t");
 
-		if (is_owner(said, n, policy))
+		if (kv_name_is(said, n, policy))
 			return bits_of(said + n + 1);
 	}
 	return KVMOD_ON_CPU;
@@ -303,16 +365,4 @@ void kvmod_modinfo_free(struct kvmod_modinfo *info)
 const char *kvmod_modinfo_path(const struct kvmod_modinfo *info)
 {
 	return info->path;
-}
-
-bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsigned i,
-		      struct kvmod_param *param)
-{
-	for (unsigned k = 0; k < info->n_params; k++) {
-		if (!kv_name_eq(info->params[k].owner, owner) || i-- > 0)
-			continue;
-		*param = info->params[k].param;
-		return true;
-	}
-	return false;
 }

@@ -10,13 +10,27 @@ static char fold(char c)
 	return c == '-' ? '_' : c;
 }
 
-bool kv_name_eq(const char *a, const char *b)
+int kv_name_cmp(const char *a, const char *b)
 {
 	while (*a && fold(*a) == fold(*b)) {
 		a++;
 		b++;
 	}
-	return fold(*a) == fold(*b);
+	return (unsigned char)fold(*a) - (unsigned char)fold(*b);
+}
+
+bool kv_name_eq(const char *a, const char *b)
+{
+	return kv_name_cmp(a, b) == 0;
+}
+
+bool kv_name_is(const char *text, size_t n, const char *name)
+{
+	size_t i = 0;
+
+	while (i < n && name[i] && fold(text[i]) == fold(name[i]))
+		i++;
+	return i == n && name[i] == '\0';
 }
 
 static bool name_char(char c)

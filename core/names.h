@@ -9,6 +9,10 @@
 
 /* '-' and '_' are the same. */
 bool kv_name_eq(const char *a, const char *b);
+/* The same for a name of n bytes that stands in a longer text. */
+bool kv_name_is(const char *text, size_t n, const char *name);
+/* An order of names, for sorting: 0 where they are the same. */
+int kv_name_cmp(const char *a, const char *b);
 /* Letters, digits, '-' and '_', not empty. */
 bool kv_name_valid(const char *name);
 

@@ -63,6 +63,7 @@ struct kv_config {
 	size_t n_overrides;
 	struct kv_entry *entries;
 	size_t n_entries, room;
+	void *newest;			/* the entries that count (entries.c) */
 	struct kv_settings settings;
 };
 
@@ -82,11 +83,16 @@ int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *o
 void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config);
 void kv_config_free(struct kv_config *config);
 
+/* Call it after entries got other names. */
+int kv_config_renamed(struct kv_config *config);
+void kv_config_forget_newest(struct kv_config *config);
 /* The entry that counts: the last one. NULL: not set. config may be NULL. */
 const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
 				      const char *name, const char *key);
 /* What [alias] says of the name, or the name. */
 const char *kv_config_alias(const struct kv_config *config, const char *name);
+/* The value that counts; section "policy refreekv". NULL: not set. */
+const char *kv_config_value(const struct kv_config *config, const char *section, const char *key);
 
 /* "FILE:12: [policy refreekv] threshold = 1.5: " and so on; returns code. */
 int kv_entry_fail(int code, const struct kv_entry *entry, const char *format, ...)
@@ -152,9 +158,9 @@ struct kvmod_modinfo {
 	const char *path;		/* without symbolic links */
 	int fd;				/* the file that was checked; -1 once it is closed */
 	struct stat st;
-	struct kv_fact *facts;
+	struct kv_fact *facts;		/* by key */
 	size_t n_facts;
-	struct kv_param_fact *params;
+	struct kv_param_fact *params;	/* by owner and name */
 	unsigned n_params;
 	uint32_t flags;			/* of the descriptor */
 };
@@ -170,6 +176,9 @@ bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const c
  */
 bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsigned i,
 		      struct kvmod_param *param);
+/* The owner's parameter of that name; NULL: it has none. */
+const struct kvmod_param *kv_modinfo_find_param(const struct kvmod_modinfo *info,
+						const char *owner, const char *name);
 
 /* Where it says that the policy runs: KVMOD_ON_... */
 uint32_t kv_modinfo_on(const struct kvmod_modinfo *info, const char *policy);

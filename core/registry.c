@@ -6,11 +6,14 @@
  */
 #include "core/parts.h"
 
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Bigger than any instance that holds no cache; catches a size that is garbage. */
 #define MAX_INSTANCE (16u << 20)
+/* Of one table: each is compared with the others. */
+#define MAX_PARAMS 1024u
 
 /* What all ops tables have, in whichever order. */
 struct common {
@@ -181,8 +184,6 @@ static int check_table(const struct common *c)
 /* `kvmod info` must have told the truth. */
 static int check_section(const struct kvmod_modinfo *info, const char *kind, const struct common *c)
 {
-	struct kvmod_param said;
-
 	if (!kv_modinfo_says(info, kind, c->name))
 		return kv_fail(KVMOD_EFORMAT, "the file's " KVMOD_INFO_SECTION
 			       " section does not name it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
@@ -192,12 +193,10 @@ static int check_section(const struct kvmod_modinfo *info, const char *kind, con
 			       KVMOD_INFO_SECTION " section says: use KVMOD_RUNS_ON");
 	for (uint32_t i = 0; i < c->n_params; i++) {
 		const struct kvmod_param *p = &c->params[i];
-		unsigned k = 0;
+		const struct kvmod_param *said = kv_modinfo_find_param(info, c->name, p->name);
 
-		while (kv_modinfo_param(info, c->name, k, &said) && !kv_name_eq(said.name, p->name))
-			k++;
-		if (!kv_modinfo_param(info, c->name, k, &said) || said.type != p->type ||
-		    strcmp(said.def, p->def) != 0 || strcmp(said.range, p->range) != 0)
+		if (!said || said->type != p->type || strcmp(said->def, p->def) != 0 ||
+		    strcmp(said->range, p->range) != 0)
 			return kv_fail(KVMOD_EFORMAT, "its parameter `%s` is not what the file's "
 				       KVMOD_INFO_SECTION " section says: use KVMOD_PARAMS", p->name);
 	}
@@ -226,6 +225,8 @@ static int copy_params(struct kvmod_param **out, const struct common *c)
 	*out = NULL;
 	if (c->n_params == 0)
 		return KVMOD_OK;
+	if (c->n_params > MAX_PARAMS)
+		return kv_fail(KVMOD_EINVAL, "it has %u parameters: %u at most", c->n_params, MAX_PARAMS);
 	if (!c->params || c->param_stride < offsetof(struct kvmod_param, help) + sizeof(void *) ||
 	    c->n_params > MAX_INSTANCE / c->param_stride)
 		return kv_fail(KVMOD_EINVAL, "%u parameters %u bytes apart make no table",
@@ -317,13 +318,42 @@ static int check_provider(const struct kvmod_ctx *ctx, const struct kv_provider 
 	return err;
 }
 
-static void append(struct kvmod_ctx *ctx, struct kv_provider *provider)
+static int by_name(const void *a_, const void *b_)
 {
-	struct kv_provider **link = &ctx->providers;
+	const struct kv_provider *a = a_, *b = b_;
 
-	while (*link)
-		link = &(*link)->next;
+	return a->kind != b->kind ? (a->kind < b->kind ? -1 : 1) : kv_name_cmp(a->name, b->name);
+}
+
+static int append(struct kvmod_ctx *ctx, struct kv_provider *provider)
+{
+	struct kv_provider **first = tsearch(provider, &ctx->provider_names, by_name);
+	struct kv_provider **link;
+
+	if (!first)
+		return kv_no_memory();
+	/* No more of them than there are devices. */
+	for (link = first; *link && *link != provider; link = &(*link)->namesake)
+		;
 	*link = provider;
+	if (!ctx->providers)
+		ctx->providers_end = &ctx->providers;
+	*ctx->providers_end = provider;
+	ctx->providers_end = &provider->next;
+	return KVMOD_OK;
+}
+
+static void forget_name(struct kvmod_ctx *ctx, struct kv_provider *provider)
+{
+	struct kv_provider **first = tfind(provider, &ctx->provider_names, by_name);
+	struct kv_provider **link = first;
+
+	while (*link != provider)
+		link = &(*link)->namesake;
+	if (link == first && !provider->namesake)
+		tdelete(provider, &ctx->provider_names, by_name);
+	else
+		*link = provider->namesake;
 }
 
 int kv_register(struct kvmod_ctx *ctx, struct kv_module *module, enum kv_kind kind,
@@ -345,10 +375,10 @@ int kv_register(struct kvmod_ctx *ctx, struct kv_module *module, enum kv_kind ki
 	if (!provider)
 		return err;
 	err = check_provider(ctx, provider);
+	if (err == KVMOD_OK)
+		err = append(ctx, provider);
 	if (err)
 		free_provider(provider);
-	else
-		append(ctx, provider);
 	return err;
 }
 
@@ -364,8 +394,10 @@ void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module)
 			continue;
 		}
 		*link = p->next;
+		forget_name(ctx, p);
 		free_provider(p);
 	}
+	ctx->providers_end = link;
 }
 
 bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module)
@@ -379,10 +411,13 @@ bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *mod
 struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
 				     const char *name, uint32_t on)
 {
-	for (struct kv_provider *p = ctx->providers; p; p = p->next)
-		if (p->kind == kind && kv_name_eq(p->name, name) && (on == 0 || p->on & on))
-			return p;
-	return NULL;
+	const struct kv_provider wanted = { .kind = kind, .name = name };
+	struct kv_provider **first = tfind(&wanted, &ctx->provider_names, by_name);
+	struct kv_provider *p = first ? *first : NULL;
+
+	while (p && on && !(p->on & on))
+		p = p->namesake;
+	return p;
 }
 
 void kv_provider_put(struct kvmod_ctx *ctx, struct kv_provider *provider)

@@ -105,39 +105,48 @@ static int missing(const struct catalog *c, const struct kv_entry *e, enum kv_ki
 
 /* --- keys --------------------------------------------------------------------------- */
 
-static int check_param(const struct kv_entry *e, const struct kvmod_param *param,
-		       struct kv_nearest *nearest, bool *known)
+static int no_parameter(const struct catalog *c, const struct kv_entry *e, enum kv_kind kind)
 {
-	kv_nearest_offer(nearest, param->name);
-	if (!kv_name_eq(param->name, e->key))
-		return KVMOD_OK;
-	*known = true;
-	return kv_entry_check(e, param);
+	const struct kv_provider *p = kv_provider_find(c->ctx, kind, e->name, 0);
+	struct kv_nearest nearest;
+	struct kvmod_param param;
+	char hint[KV_HINT_ROOM];
+
+	kv_nearest_start(&nearest, e->key);
+	for (; p; p = p->namesake)
+		for (uint32_t k = 0; kv_provider_param(p, k, &param); k++)
+			kv_nearest_offer(&nearest, param.name);
+	for (size_t i = 0; i < c->n; i++)
+		for (unsigned k = 0; c->files[i].info &&
+		     kv_modinfo_param(c->files[i].info, e->name, k, &param); k++)
+			kv_nearest_offer(&nearest, param.name);
+	return kv_place_fail(KVMOD_EINVAL, e, "[%s %s] has no parameter `%s`%s", e->kind, e->name,
+			     e->key, kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 
 /* A name may have several implementations, and each its own parameters. */
 static int check_key(const struct catalog *c, const struct kv_entry *e, enum kv_kind kind)
 {
-	struct kv_nearest nearest;
+	const struct kv_provider *p = kv_provider_find(c->ctx, kind, e->name, 0);
+	const struct kvmod_param *said;
 	struct kvmod_param param;
-	char hint[KV_HINT_ROOM];
 	int err = KVMOD_OK;
 	bool known = false;
 
-	kv_nearest_start(&nearest, e->key);
-	for (const struct kv_provider *p = c->ctx->providers; p && !err; p = p->next)
-		if (p->kind == kind && kv_name_eq(p->name, e->name))
-			for (uint32_t k = 0; kv_provider_param(p, k, &param) && !err; k++)
-				err = check_param(e, &param, &nearest, &known);
-	for (size_t i = 0; i < c->n && !err; i++)
-		if (c->files[i].info)
-			for (unsigned k = 0; kv_modinfo_param(c->files[i].info, e->name, k, &param) &&
-			     !err; k++)
-				err = check_param(e, &param, &nearest, &known);
-	if (err || known)
-		return err;
-	return kv_place_fail(KVMOD_EINVAL, e, "[%s %s] has no parameter `%s`%s", e->kind, e->name,
-			     e->key, kv_nearest_hint(&nearest, hint, sizeof(hint)));
+	for (; p && !err; p = p->namesake) {
+		for (uint32_t k = 0; kv_provider_param(p, k, &param) && !err; k++) {
+			if (!kv_name_eq(param.name, e->key))
+				continue;
+			known = true;
+			err = kv_entry_check(e, &param);
+		}
+	}
+	for (size_t i = 0; i < c->n && !err; i++) {
+		said = c->files[i].info ? kv_modinfo_find_param(c->files[i].info, e->name, e->key) : NULL;
+		known = known || said;
+		err = said ? kv_entry_check(e, said) : KVMOD_OK;
+	}
+	return err || known ? err : no_parameter(c, e, kind);
 }
 
 static bool kind_of(const char *text, enum kv_kind *kind)

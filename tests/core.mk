@@ -57,6 +57,12 @@ tests_test_registry_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_registry_LDFLAGS = $(UNIT_LINK)
 tests_test_registry_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_scale
+tests_test_scale_SOURCES = tests/test_scale.c
+tests_test_scale_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_scale_LDFLAGS = $(UNIT_LINK)
+tests_test_scale_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_staging
 tests_test_staging_SOURCES = tests/test_staging.c $(GPU_SOURCES)
 tests_test_staging_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module

@@ -19,12 +19,12 @@ struct search {
 const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy)
 {
 	const char *said;
-	char owner[64];
 
 	for (unsigned i = 0; (said = kvmod_modinfo_get(info, "on", i)); i++) {
-		snprintf(owner, sizeof(owner), "%.*s", (int)strcspn(said, "\t"), said);
-		if (kv_name_eq(owner, policy))
-			return said + strcspn(said, "\t") + 1;
+		size_t n = strcspn(said, "\t");
+
+		if (kv_name_is(said, n, policy))
+			return said + n + 1;
 	}
 	return "cpu";
 }
