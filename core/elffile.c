@@ -3,9 +3,10 @@
  * A module file as libelf sees it: of this machine, whole, with a descriptor and
  * a section. Nothing here runs the file or maps it to run.
  */
+#include "core/elffile.h"
 #include "core/parts.h"
 
-#include <gelf.h>
+#include <errno.h>
 #include <limits.h>
 #include <link.h>
 #include <string.h>
@@ -121,19 +122,41 @@ static bool find_symbol(Elf *elf, GElf_Sym *symbol)
 	return false;
 }
 
-/* The file's bytes at a run-time address. */
-static bool read_address(Elf *elf, int fd, uint64_t address, void *to, size_t size)
+bool kv_elf_offset(Elf *elf, uint64_t address, uint64_t size, uint64_t *offset)
 {
 	GElf_Phdr p;
 	size_t n = 0;
 
 	elf_getphdrnum(elf, &n);
-	for (size_t i = 0; i < n; i++)
-		if (gelf_getphdr(elf, (int)i, &p) && p.p_type == PT_LOAD && address >= p.p_vaddr &&
-		    !beyond(address - p.p_vaddr, size, p.p_filesz))
-			return pread(fd, to, size, (off_t)(p.p_offset + address - p.p_vaddr)) ==
-			       (ssize_t)size;
+	for (size_t i = 0; i < n; i++) {
+		if (!gelf_getphdr(elf, (int)i, &p) || p.p_type != PT_LOAD || address < p.p_vaddr ||
+		    beyond(address - p.p_vaddr, size, p.p_filesz))
+			continue;
+		*offset = p.p_offset + address - p.p_vaddr;
+		return true;
+	}
 	return false;
+}
+
+/* All of it, whatever signals come; a file may be read in parts. */
+static bool read_at(int fd, void *to, size_t size, uint64_t offset)
+{
+	for (size_t have = 0; have < size;) {
+		ssize_t n = pread(fd, (char *)to + have, size - have, (off_t)(offset + have));
+
+		if (n == 0 || (n < 0 && errno != EINTR))
+			return false;
+		have += n > 0 ? (size_t)n : 0;
+	}
+	return true;
+}
+
+/* The file's bytes at a run-time address. */
+static bool read_address(Elf *elf, int fd, uint64_t address, void *to, size_t size)
+{
+	uint64_t offset;
+
+	return kv_elf_offset(elf, address, size, &offset) && read_at(fd, to, size, offset);
 }
 
 /* The numbers at its front are in the file; its pointers are not, before it is loaded. */

@@ -110,21 +110,8 @@ static int check_agreement(const struct kvmod_module *desc, const struct kvmod_m
 
 /* --- files ------------------------------------------------------------------------------- */
 
-/* Is what dlopen() mapped the file that was checked? */
-static int check_mapped(const struct link_map *map, const struct kvmod_modinfo *info)
-{
-	struct stat st;
-
-	if (stat(map->l_name, &st) != 0)
-		return kv_fail(KVMOD_EIO, "%s", strerror(errno));
-	if (st.st_dev != info->st.st_dev || st.st_ino != info->st.st_ino)
-		return kv_fail(KVMOD_EPERM, "another file was put in its place while it was loaded");
-	return KVMOD_OK;
-}
-
 /* dlsym() also searches what the file depends on; the descriptor must be its own. */
-static int find_descriptor(void *handle, const struct kvmod_modinfo *info,
-			   const struct kvmod_module **desc)
+static int find_descriptor(void *handle, const struct kvmod_module **desc)
 {
 	struct link_map *map = NULL, *owner = NULL;
 	Dl_info where;
@@ -136,18 +123,16 @@ static int find_descriptor(void *handle, const struct kvmod_modinfo *info,
 		return kv_fail(KVMOD_EFORMAT, "its `kvmod_module` comes from %s, which it depends on: "
 			       "define its own with KVMOD_MODULE()",
 			       owner ? owner->l_name : "another file");
-	return check_mapped(map, info);
+	return KVMOD_OK;
 }
 
 static int take_file(struct kv_module *module, const struct kvmod_modinfo *info)
 {
 	const struct kvmod_module *desc;
-	int err;
+	int err = kv_dl_open(info, &module->handle);
 
-	module->handle = dlopen(info->path, RTLD_NOW | RTLD_LOCAL);
-	if (!module->handle)
-		return kv_fail(KVMOD_EFORMAT, "%s", dlerror());
-	err = find_descriptor(module->handle, info, &desc);
+	if (err == KVMOD_OK)
+		err = find_descriptor(module->handle, &desc);
 	if (err == KVMOD_OK)
 		err = take_descriptor(module, desc);
 	return err == KVMOD_OK ? check_agreement(&module->desc, info) : err;

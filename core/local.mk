@@ -17,7 +17,9 @@ libkvmod_la_SOURCES = \
 	core/context.c \
 	core/decide.c \
 	core/device.c \
+	core/dlfile.c \
 	core/elffile.c \
+	core/elffile.h \
 	core/engine.c \
 	core/entries.c \
 	core/fullkv.c \
@@ -29,6 +31,7 @@ libkvmod_la_SOURCES = \
 	core/modinfo.c \
 	core/names.c \
 	core/names.h \
+	core/needed.c \
 	core/param.c \
 	core/params.c \
 	core/parts.h \

@@ -311,7 +311,9 @@ static int read_info(const struct kv_config *config, struct kvmod_modinfo *info)
 		return kv_fail(errno == ENOENT ? KVMOD_ENOENT : errno == EACCES ? KVMOD_EPERM : KVMOD_EIO,
 			       "cannot be read: %s", strerror(errno));
 	err = kv_trust(config, info->path, &info->st);
-	return err == KVMOD_OK ? kv_elf_read(info) : err;
+	if (err == KVMOD_OK)
+		err = kv_elf_read(info);
+	return err == KVMOD_OK ? kv_needed_check(config, info) : err;
 }
 
 int kv_modinfo_open(const struct kv_config *config, const char *path,

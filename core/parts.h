@@ -142,7 +142,7 @@ int kv_module_files(const struct kv_config *config, struct kv_pile *pile,
 /* "/x/refreekv.so" is the file of "refreekv". */
 bool kv_path_stem_is(const char *path, const char *name);
 
-/* --- module files (modinfo.c, elffile.c, trust.c) ------------------------------------------------ */
+/* --- module files (modinfo.c, elffile.c, needed.c, trust.c, dlfile.c) ------------------------------------------------ */
 
 struct kv_fact {
 	const char *key, *value;
@@ -163,6 +163,7 @@ struct kvmod_modinfo {
 	struct kv_param_fact *params;	/* by owner and name */
 	unsigned n_params;
 	uint32_t flags;			/* of the descriptor */
+	bool needs_origin;		/* its libraries are found relative to its own folder */
 };
 
 /* As kvmod_modinfo_read(), with `config` saying whose files pass; keeps fd open. */
@@ -183,6 +184,12 @@ const struct kvmod_param *kv_modinfo_find_param(const struct kvmod_modinfo *info
 /* Where it says that the policy runs: KVMOD_ON_... */
 uint32_t kv_modinfo_on(const struct kvmod_modinfo *info, const char *policy);
 
+/*
+ * Loads the very file that info->fd is, under its own name. *handle is set, to be
+ * closed, even where what was loaded is not that file.
+ */
+int kv_dl_open(const struct kvmod_modinfo *info, void **handle);
+
 /* Checks the ELF file info->fd, its section by kv_facts_read(), its descriptor. */
 int kv_elf_read(struct kvmod_modinfo *info);
 /* Takes what the section says, of `size` bytes; text is cut up. */
@@ -193,6 +200,17 @@ int kv_abi_check(uint32_t major, uint32_t minor);
 int kv_owners_check(const struct kv_entry *entry);
 /* May this file and its folders be trusted? path must be without links. */
 int kv_trust(const struct kv_config *config, const char *path, const struct stat *st);
+/*
+ * The same of a path that others will follow, links and all, and of what it leads
+ * to, a file or a folder. *there: is it there? Where it is not, nobody else may
+ * be able to put it there.
+ */
+int kv_trust_walk(const struct kv_config *config, const char *path, bool *there);
+/*
+ * May the libraries be trusted that the dynamic loader will take for info->fd?
+ * Sets info->needs_origin.
+ */
+int kv_needed_check(const struct kv_config *config, struct kvmod_modinfo *info);
 
 /* --- modules (loader.c, host.c) ---------------------------------------------------------- */
 
