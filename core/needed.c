@@ -163,14 +163,16 @@ static int add_folder(struct needs *s, struct object *o, const char *part)
 static int split_run_path(struct needs *s, struct object *o)
 {
 	const char *rest = o->runpath ? o->runpath : o->rpath;
+	bool more = rest && *rest;
 	int err = KVMOD_OK;
 
-	while (rest && *rest && err == KVMOD_OK) {
+	while (more && err == KVMOD_OK) {
 		size_t n = strcspn(rest, ":");
 		char *part = kv_pile_strndup(&s->info->pile, rest, n);
 
 		err = part ? add_folder(s, o, part) : KVMOD_ENOMEM;
-		rest += n + (rest[n] == ':');
+		more = rest[n] == ':';
+		rest += n + 1;
 	}
 	return err;
 }

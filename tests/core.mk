@@ -27,6 +27,12 @@ tests_test_device_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
 tests_test_device_LDFLAGS = $(UNIT_LINK)
 tests_test_device_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_dlfile
+tests_test_dlfile_SOURCES = tests/test_dlfile.c
+tests_test_dlfile_CPPFLAGS = $(TEST_CPPFLAGS) -DTEST_MODULES='"$(abs_top_builddir)/tests/modules/.libs"'
+tests_test_dlfile_LDFLAGS = $(UNIT_LINK) -Wl,--wrap=dlopen
+tests_test_dlfile_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_fuzz
 tests_test_fuzz_SOURCES = tests/test_fuzz.c
 tests_test_fuzz_CPPFLAGS = $(TEST_CPPFLAGS)

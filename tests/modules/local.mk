@@ -34,6 +34,7 @@ check_LTLIBRARIES += \
 	tests/modules/depends.la \
 	tests/modules/shadow.la \
 	tests/modules/undefined.la \
+	tests/modules/constructs.la \
 	tests/modules/resident.la
 endif
 
@@ -111,6 +112,10 @@ tests_modules_later_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_undefined_la_SOURCES = tests/modules/module.c
 tests_modules_undefined_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"undefined"' -DTEST_POLICY=undefined -DTEST_UNDEFINED
 tests_modules_undefined_la_LDFLAGS = $(LOOSE_MODULE_LINK)
+tests_modules_constructs_la_SOURCES = tests/modules/module.c
+tests_modules_constructs_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"constructs"' \
+	-DTEST_POLICY=constructs -DTEST_CONSTRUCTOR
+tests_modules_constructs_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_resident_la_SOURCES = tests/modules/module.c
 tests_modules_resident_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"resident"' -DTEST_POLICY=resident -DTEST_FLAGS=KVMOD_MODULE_RESIDENT
 tests_modules_resident_la_LDFLAGS = $(TEST_MODULE_LINK)

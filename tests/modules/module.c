@@ -130,6 +130,14 @@ static const struct kvmod_policy_ops ops = {
 	.compress = compress,
 };
 
+#ifdef TEST_CONSTRUCTOR
+/* Runs as soon as the file is loaded, whatever is found out about it afterwards. */
+__attribute__((constructor)) static void constructed(void)
+{
+	setenv("KVMOD_TEST_CONSTRUCTED", "yes", 1);
+}
+#endif
+
 static int32_t init(const struct kvmod_host *host)
 {
 	int32_t err = host->register_policy(host->ctx, &ops);
