@@ -12,6 +12,7 @@
 #include <search.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -19,12 +20,14 @@
 
 #define DEFAULT_LIMIT_MS 10000
 #define MAX_LIMIT_MS	(24 * 3600 * 1000)
+#define LOOK_MS		50		/* how often to look whether the child has ended */
 
 /* What the child writes; short enough for the pipe to take it whole. */
 enum message_kind { STEP, LOG, DONE };
 struct message {
 	uint32_t kind;
 	int32_t code;			/* of DONE; the level of LOG */
+	pid_t pid;			/* whose word it is: a module may fork */
 	char text[1024];
 };
 
@@ -50,7 +53,7 @@ static double now(void)
 
 static void tell(int fd, enum message_kind kind, int code, const char *text)
 {
-	struct message m = { .kind = kind, .code = code };
+	struct message m = { .kind = kind, .code = code, .pid = getpid() };
 	ssize_t n;
 
 	snprintf(m.text, sizeof(m.text), "%s", text);
@@ -79,6 +82,8 @@ static void plain_signals(void)
 		signal(signals[i], SIG_DFL);
 	signal(SIGPIPE, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &none);
+	/* In a group of its own it does not hear of Ctrl-C. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name)
@@ -204,8 +209,8 @@ static void child(struct trial *t, enum kv_kind kind, const char *name, int fd)
 	int err;
 
 	plain_signals();
-	kvmod_set_log(ctx, tell_log, &fd);
 	err = kv_context_after_fork(ctx);
+	kvmod_set_log(ctx, tell_log, &fd);
 	if (err == KVMOD_OK) {
 		kv_config_install(ctx, t->config);
 		tell(fd, STEP, 0, "loading it");
@@ -242,22 +247,43 @@ static void hear(struct trial *t, struct watch *w, const struct message *m)
 	}
 }
 
-/* False: nothing more will come, or the time is up. */
-static bool hear_next(struct trial *t, struct watch *w, int fd, double deadline)
+static bool has_ended(pid_t pid)
+{
+	siginfo_t info = { .si_pid = 0 };
+
+	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+	       info.si_pid == pid;
+}
+
+/*
+ * False: nothing more will come, or the time is up. A process that the module has
+ * left behind may hold the pipe open, so its end is not waited for: what the child
+ * wrote before it ended is in the pipe by then.
+ */
+static bool hear_next(struct trial *t, struct watch *w, pid_t pid, int fd, double deadline)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
+	bool ended = has_ended(pid);
 	double left = deadline - now();
+	int wait_ms = ended || left <= 0 ? 0 : left < LOOK_MS / 1e3 ? (int)(left * 1e3) + 1 : LOOK_MS;
+	int ready = poll(&p, 1, wait_ms);
 	struct message m;
-	int ready = left > 0 ? poll(&p, 1, (int)(left * 1e3) + 1) : 0;
+	ssize_t n;
 
-	if (ready < 0 && errno == EINTR)
-		return true;
-	if (ready <= 0)
+	if (ready < 0 && errno != EINTR)
+		return false;
+	if (ready <= 0 && !ended && left <= 0)
 		w->code = KVMOD_ETIMEOUT;
-	if (ready <= 0 || read(fd, &m, sizeof(m)) != sizeof(m))
+	if (ready <= 0)
+		return !ended && left > 0;
+	n = read(fd, &m, sizeof(m));
+	if (n < 0 && errno == EINTR)
+		return true;
+	if (n != sizeof(m))
 		return false;
 	m.text[sizeof(m.text) - 1] = '\0';
-	hear(t, w, &m);
+	if (m.pid == pid)
+		hear(t, w, &m);
 	return !w->done;
 }
 
@@ -283,20 +309,16 @@ static void judge(struct trial *t, struct watch *w, int status)
 static void await_end(struct watch *w, pid_t pid, double deadline)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
-	siginfo_t info;
 
-	for (;;) {
-		info.si_pid = 0;
-		if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-		    info.si_pid == pid)
+	while (!has_ended(pid)) {
+		if (now() >= deadline) {
+			if (!w->done)
+				w->code = KVMOD_ETIMEOUT;
+			kill(pid, SIGKILL);
 			return;
-		if (now() >= deadline)
-			break;
+		}
 		nanosleep(&pause, NULL);
 	}
-	if (!w->done)
-		w->code = KVMOD_ETIMEOUT;
-	kill(pid, SIGKILL);
 }
 
 static void watch_child(struct trial *t, struct watch *w, pid_t pid, int fd)
@@ -304,9 +326,10 @@ static void watch_child(struct trial *t, struct watch *w, pid_t pid, int fd)
 	double deadline = now() + t->limit_ms / 1e3;
 	int status = 0;
 
-	while (hear_next(t, w, fd, deadline))
+	while (hear_next(t, w, pid, fd, deadline))
 		;
 	await_end(w, pid, deadline);
+	kill(-pid, SIGKILL);		/* what it has left behind */
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	judge(t, w, status);
@@ -359,14 +382,20 @@ static void report_watch(struct trial *t, enum kv_kind kind, const char *name,
 	kv_pile_free(&pile);
 }
 
-/* No other thread is amid a change while the child is made. */
+/*
+ * No other thread is amid a change while the child is made. It leads a process
+ * group, so that whatever it starts can be ended with it.
+ */
 static pid_t start_child(struct trial *t, enum kv_kind kind, const char *name, const int ends[2])
 {
 	pid_t pid;
 
 	pthread_mutex_lock(&t->ctx->lock);
 	pid = fork();
+	if (pid > 0)
+		setpgid(pid, pid);	/* whichever of the two is first */
 	if (pid == 0) {
+		setpgid(0, 0);
 		close(ends[0]);
 		child(t, kind, name, ends[1]);
 		_exit(0);

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -204,6 +205,57 @@ START_TEST(with_other_threads)
 }
 END_TEST
 
+/* --- what a module leaves behind ------------------------------------------------------------- */
+
+/* What check finds of a module whose trial forks; how the process that it left has ended. */
+static int check_leaving(const char *module, int *ending)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *file = fixture_path("pid");
+	char text[256];
+	long pid = 0;
+	FILE *f;
+	int err;
+
+	/* It is this process's child when its own parent has ended. */
+	ck_assert_int_eq(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+	fixture_module(module, NULL);
+	snprintf(text, sizeof(text), "[policy %s]\nfile = %s\n[kvmod]\npolicy = %s\n", module, file,
+		 module);
+	found[0] = '\0';
+	snprintf(text + strlen(text), sizeof(text) - strlen(text), "module_path = %s\n", fixture_dir);
+	err = kvmod_check(ctx, fixture_write("tried.conf", text), NULL, 0, 20000, note, NULL);
+	f = fopen(file, "re");
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_eq(fscanf(f, "%ld", &pid), 1);
+	fclose(f);
+	ck_assert_int_eq(waitpid((pid_t)pid, ending, 0), pid);
+	kvmod_unref(ctx);
+	return err;
+}
+
+START_TEST(crashes_and_leaves_a_process)
+{
+	int ending = 0;
+
+	ck_assert_int_eq(check_leaving("leaves", &ending), KVMOD_ECRASH);
+	ck_assert_str_eq(found, "configuration -: KVMOD_OK\npolicy leaves: KVMOD_ECRASH died of "
+			 "SIGSEGV (Segmentation fault) while opening it\n");
+	ck_assert(WIFSIGNALED(ending) && WTERMSIG(ending) == SIGKILL);
+}
+END_TEST
+
+/* What goes on is not the process that was tried, whatever it says. */
+START_TEST(goes_on_in_another_process)
+{
+	int ending = 0;
+
+	ck_assert_int_eq(check_leaving("daemon", &ending), KVMOD_ECRASH);
+	ck_assert_str_eq(found, "configuration -: KVMOD_OK\npolicy daemon: KVMOD_ECRASH ended the "
+			 "process with status 0 while opening it\n");
+}
+END_TEST
+
 /* --- reloading ---------------------------------------------------------------------------- */
 
 START_TEST(reload)
@@ -228,7 +280,7 @@ START_TEST(a_bad_reload_changes_nothing)
 	struct kvmod_ctx *ctx = fixture_context();
 
 	fixture_module("crash", NULL);
-	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 3\n"));
+	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 1\n"));
 	fixture_write("kvmod.conf", "[kvmod]\nthreads = 4\nthreeds = 5\n");
 	assert_fails(kvmod_reload(ctx), KVMOD_EINVAL, "the configuration stays as it was: "
 		     "kvmod.conf:3: [kvmod] has no setting `threeds`; did you mean `threads`?");
@@ -237,8 +289,8 @@ START_TEST(a_bad_reload_changes_nothing)
 		     "crash: died of SIGSEGV (Segmentation fault) while deciding");
 	ck_assert_int_eq(unlink(fixture_path("kvmod.conf")), 0);
 	ck_assert_int_eq(kvmod_reload(ctx), KVMOD_ENOENT);
-	ck_assert_str_eq(kvmod_config_get(ctx, "kvmod", "threads"), "3");
-	ck_assert_uint_eq(kv_n_threads(ctx), 3);
+	ck_assert_str_eq(kvmod_config_get(ctx, "kvmod", "threads"), "1");
+	ck_assert_uint_eq(kv_n_threads(ctx), 1);
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -264,5 +316,6 @@ END_TEST
 
 FIXTURE_MAIN("check", fine, names_the_file, wrong_configuration, crashes, hangs,
 	     ends_the_process, fails, bad_plan, on_another_device, engine_is_missing,
-	     the_child_runs_no_exit_handlers, with_other_threads, reload,
+	     the_child_runs_no_exit_handlers, with_other_threads,
+	     crashes_and_leaves_a_process, goes_on_in_another_process, reload,
 	     a_bad_reload_changes_nothing, reload_while_a_policy_is_open)

@@ -24,6 +24,8 @@ check_LTLIBRARIES += \
 	tests/modules/hang.la \
 	tests/modules/mute.la \
 	tests/modules/exits.la \
+	tests/modules/leaves.la \
+	tests/modules/daemon.la \
 	tests/modules/failing.la \
 	tests/modules/badplan.la \
 	tests/modules/unsaid.la \
@@ -90,6 +92,13 @@ tests_modules_hang_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_exits_la_SOURCES = tests/modules/module.c
 tests_modules_exits_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"exits"' -DTEST_POLICY=exits -DTEST_EXIT
 tests_modules_exits_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_leaves_la_SOURCES = tests/modules/module.c
+tests_modules_leaves_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"leaves"' -DTEST_POLICY=leaves -DTEST_LEAVES
+tests_modules_leaves_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_daemon_la_SOURCES = tests/modules/module.c
+tests_modules_daemon_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"daemon"' -DTEST_POLICY=daemon \
+	-DTEST_LEAVES -DTEST_DAEMON
+tests_modules_daemon_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_failing_la_SOURCES = tests/modules/module.c
 tests_modules_failing_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"failing"' -DTEST_POLICY=failing -DTEST_FAIL
 tests_modules_failing_la_LDFLAGS = $(TEST_MODULE_LINK)

@@ -11,6 +11,7 @@
 #include <kvmod/policy.h>
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -70,11 +71,40 @@ DEFINE_DEVICES(TEST_POLICY);
 int32_t symbol_that_nobody_defines(void);
 #endif
 
+#ifdef TEST_LEAVES
+/*
+ * A child that holds all that is open, and never ends of its own. Its number goes
+ * to the file; what stays behind crashes, or goes on in the child (TEST_DAEMON).
+ */
+static void leave_a_child(const char *file)
+{
+	pid_t pid = fork();
+	FILE *f = pid > 0 ? fopen(file, "w") : NULL;
+
+	if (f) {
+		fprintf(f, "%ld\n", (long)pid);
+		fclose(f);
+	}
+#ifdef TEST_DAEMON
+	if (pid > 0)
+		_exit(0);
+#else
+	if (pid > 0)
+		raise(SIGSEGV);
+	for (;;)
+		pause();
+#endif
+}
+#endif
+
 static int32_t open_it(void *instance, const struct kvmod_model *model)
 {
 	const struct self *self = instance;
 
 	(void)model;
+#ifdef TEST_LEAVES
+	leave_a_child(self->file);
+#endif
 #ifdef TEST_MUTE
 	for (int fd = 0; fd < 1024; fd++)
 		close(fd);
