@@ -208,13 +208,24 @@ void kv_config_free(struct kv_config *config)
 	}
 }
 
+/* Threads beyond the processors only wait for each other; said once, not at each reload. */
+static void set_threads(struct kvmod_ctx *ctx, const struct kv_config *config)
+{
+	uint32_t asked = (uint32_t)config->settings.threads, most = kv_n_processors();
+
+	if (asked > most && !(config->older && config->older->settings.threads == asked))
+		kv_log(ctx, KVMOD_NOTE, "[kvmod] threads = %u, but this process may use %u processors: "
+		       "%u threads", asked, most, most);
+	kv_pool_set_threads(ctx->pool, asked < most ? asked : most);
+}
+
 void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config)
 {
 	config->older = ctx->config;
 	ctx->config = config;
-	kv_pool_set_threads(ctx->pool, (uint32_t)config->settings.threads);
 	ctx->log_level = kv_config_find(config, "kvmod", "", "log_level") ?
 			 KVMOD_ERROR + (uint32_t)config->settings.log_level : ctx->usual_level;
+	set_threads(ctx, config);
 }
 
 int kvmod_configure(struct kvmod_ctx *ctx, const char *path,

@@ -24,7 +24,8 @@ int kvmod_new(struct kvmod_ctx **out)
 		return kv_no_memory();
 	atomic_init(&ctx->refs, 1);
 	atomic_init(&ctx->log_level, KVMOD_NOTE);
-	ctx->usual_level = KVMOD_NOTE;
+	atomic_init(&ctx->usual_level, KVMOD_NOTE);
+	pthread_mutex_init(&ctx->log_lock, NULL);
 	make_lock(&ctx->lock);
 	ctx->pool = kv_pool_new();
 	err = ctx->pool ? kv_register(ctx, NULL, KV_POLICY, &kv_fullkv_ops) : KVMOD_ENOMEM;
@@ -52,11 +53,13 @@ void kvmod_unref(struct kvmod_ctx *ctx)
 	kv_pool_free(ctx->pool);
 	kv_config_free(ctx->config);
 	pthread_mutex_destroy(&ctx->lock);
+	pthread_mutex_destroy(&ctx->log_lock);
 	free(ctx);
 }
 
 int kv_context_after_fork(struct kvmod_ctx *ctx)
 {
+	pthread_mutex_init(&ctx->log_lock, NULL);
 	make_lock(&ctx->lock);
 	ctx->pool = kv_pool_new();
 	return ctx->pool ? KVMOD_OK : KVMOD_ENOMEM;

@@ -87,11 +87,12 @@ uint32_t kv_n_threads(struct kvmod_ctx *ctx);
 
 struct kvmod_ctx {
 	atomic_uint refs;
-	pthread_mutex_t lock;		/* guards all below */
+	pthread_mutex_t log_lock;	/* guards log and its arg; nothing is called with it held */
 	kvmod_log_fn *log;
 	void *log_arg;
 	atomic_uint log_level;
-	uint32_t usual_level;		/* where the configuration says none */
+	atomic_uint usual_level;	/* where the configuration says none */
+	pthread_mutex_t lock;		/* guards all below */
 	struct kv_config *config;	/* never changed in place: a reload puts another */
 	struct kv_module *modules;
 	struct kv_provider *providers, **providers_end;

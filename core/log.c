@@ -86,7 +86,9 @@ static void log_to_stderr(uint32_t level, const char *line)
 void kv_vlog(struct kvmod_ctx *ctx, uint32_t level, const char *prefix,
 	     const char *format, va_list args)
 {
+	kvmod_log_fn *log;
 	char line[1024];
+	void *log_arg;
 	int n;
 
 	if (level > ctx->log_level)
@@ -96,8 +98,12 @@ void kv_vlog(struct kvmod_ctx *ctx, uint32_t level, const char *prefix,
 		n = 0;
 	vsnprintf(line + n, sizeof(line) - (size_t)n, format, args);
 	kv_one_line(line);
-	if (ctx->log)
-		ctx->log(ctx->log_arg, level, line);
+	pthread_mutex_lock(&ctx->log_lock);
+	log = ctx->log;
+	log_arg = ctx->log_arg;
+	pthread_mutex_unlock(&ctx->log_lock);
+	if (log)
+		log(log_arg, level, line);
 	else
 		log_to_stderr(level, line);
 }
@@ -113,8 +119,10 @@ void kv_log(struct kvmod_ctx *ctx, uint32_t level, const char *format, ...)
 
 void kvmod_set_log(struct kvmod_ctx *ctx, kvmod_log_fn *fn, void *arg)
 {
+	pthread_mutex_lock(&ctx->log_lock);
 	ctx->log = fn;
 	ctx->log_arg = arg;
+	pthread_mutex_unlock(&ctx->log_lock);
 }
 
 void kvmod_set_log_level(struct kvmod_ctx *ctx, uint32_t level)

@@ -300,5 +300,6 @@ int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 struct kv_pool *kv_pool_new(void);
 void kv_pool_free(struct kv_pool *pool);
 void kv_pool_set_threads(struct kv_pool *pool, uint32_t n);	/* 0: one per processor */
+uint32_t kv_n_processors(void);		/* that this process may use */
 
 #endif

@@ -50,7 +50,7 @@ static void relax(void)
 #endif
 }
 
-static uint32_t n_processors(void)
+uint32_t kv_n_processors(void)
 {
 	cpu_set_t set;
 	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
@@ -219,7 +219,7 @@ uint32_t kv_n_threads(struct kvmod_ctx *ctx)
 void kv_pool_set_threads(struct kv_pool *pool, uint32_t n)
 {
 	if (n == 0)
-		n = n_processors();
+		n = kv_n_processors();
 	atomic_store(&pool->wanted, n < MAX_THREADS ? n : MAX_THREADS);
 }
 

@@ -93,6 +93,9 @@ TESTS += tests/cli/device.test.sh
 endif
 EXTRA_DIST += tests/cli/device.test.sh
 
+TESTS += tests/threads.test.sh
+EXTRA_DIST += tests/threads.test.sh tests/races.c
+
 TESTS += tests/abi.test.sh
 EXTRA_DIST += tests/abi.test.sh
 

@@ -197,5 +197,37 @@ START_TEST(on_several_threads)
 }
 END_TEST
 
-FIXTURE_MAIN("pool", each_index_once, many_short_jobs, sleepers_wake, nested_jobs,
+static bool says(const char *text)
+{
+	bool found = strstr(fixture_log, text);
+
+	fixture_log[0] = '\0';
+	return found;
+}
+
+/* More threads than processors only get in each other's way. */
+START_TEST(no_more_threads_than_processors)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	uint32_t most = kv_n_processors();
+	char text[128];
+
+	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 1024\n"));
+	ck_assert_uint_eq(kv_n_threads(ctx), most);
+	snprintf(text, sizeof(text), "[kvmod] threads = 1024, but this process may use %u processors: "
+		 "%u threads\n", most, most);
+	ck_assert_str_eq(fixture_log, text);
+	fixture_log[0] = '\0';
+	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 1024\n"));
+	ck_assert(!says("threads"));
+	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 1\n"));
+	ck_assert_uint_eq(kv_n_threads(ctx), 1);
+	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 0\n"));
+	ck_assert_uint_eq(kv_n_threads(ctx), most);
+	ck_assert(!says("threads"));
+	kvmod_unref(ctx);
+}
+END_TEST
+
+FIXTURE_MAIN("pool", no_more_threads_than_processors, each_index_once, many_short_jobs, sleepers_wake, nested_jobs,
 	     several_callers, another_number_of_threads, on_several_threads)

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What ggml runs on: device, threads, cancelling, log. */
+#include <config.h>
+
 #include "engine.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
 
 /* --- log: ggml's is one for the process, ours is one per host ------------------ */
@@ -80,16 +83,33 @@ static void start_threads(struct gg_engine *engine)
 	}
 }
 
+/*
+ * ggml's threads wait for each other at full speed after every operation: more of
+ * them than there are processors take a hundred times as long.
+ */
+static int count_threads(const struct gg_engine *engine)
+{
+	const struct kvmod_host *host = engine->base.host;
+	int n = (int)(engine->threads ? engine->threads : host->n_threads(host->ctx));
+	cpu_set_t set;
+	int most = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : GGML_MAX_N_THREADS;
+
+	if (most > GGML_MAX_N_THREADS)
+		most = GGML_MAX_N_THREADS;
+	if (n <= most)
+		return n;
+	gg_log(engine, KVMOD_NOTE, "threads = %d, but this process may use %d processors: %d threads",
+	       n, most, most);
+	return most;
+}
+
 int32_t gg_backend_open(struct gg_engine *engine)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct gg_backend *backend = &engine->backend;
-	const struct kvmod_host *host = engine->base.host;
 
 	pthread_once(&once, init_once);
-	backend->n_threads = (int)(engine->threads ? engine->threads : host->n_threads(host->ctx));
-	if (backend->n_threads > GGML_MAX_N_THREADS)
-		backend->n_threads = GGML_MAX_N_THREADS;
+	backend->n_threads = count_threads(engine);
 	backend->device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
 	if (!backend->device)
 		return gg_fail(engine, KVMOD_ENOTSUP,

@@ -37,7 +37,15 @@ struct kvmod_ctx *kvmod_ref(struct kvmod_ctx *ctx);
 /* Frees it with the last reference; a policy or engine that is open holds one too. */
 void kvmod_unref(struct kvmod_ctx *ctx);
 
-/* Where log lines go (default: stderr) and the least important level wanted. */
+/*
+ * Where log lines go (default: stderr) and the least important level wanted. Both
+ * may be set at any time, by any thread. fn is called by whichever thread has
+ * something to say, by several at once, and perhaps while that thread changes the
+ * context: it must not use the context but for these two. fn and arg belong
+ * together. A line that was under way when they were replaced may still come to
+ * the old pair, so keep that until the calls that other threads were in have
+ * returned.
+ */
 typedef void kvmod_log_fn(void *arg, uint32_t level, const char *line);
 void kvmod_set_log(struct kvmod_ctx *ctx, kvmod_log_fn *fn, void *arg);
 void kvmod_set_log_level(struct kvmod_ctx *ctx, uint32_t level);
