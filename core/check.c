@@ -146,6 +146,8 @@ static bool is_in_use(const struct trial *t, const char *policy)
  */
 static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
 {
+	if (err == KVMOD_ENOMEM)
+		return err;
 	if (err)
 		kv_log(ctx, KVMOD_NOTE, "%s %s is not tried: %s", what, name, kvmod_error());
 	return KVMOD_OK;

@@ -77,6 +77,8 @@ static int read_drop_ins(struct kv_config *config)
 	if (!dir)
 		return KVMOD_ENOMEM;
 	n = scandir(dir, &entries, is_drop_in, by_name);
+	if (n < 0)
+		err = kv_path_unread(dir);
 	for (int i = 0; i < n; i++) {
 		char *path = NULL;
 

@@ -72,6 +72,8 @@ static int say_why(const char *name)
 	const char *text = dlerror();
 	size_t n = strlen(name);
 
+	if (!text)
+		return kv_no_memory();	/* not even for the words */
 	if (strncmp(text, name, n) == 0 && strncmp(text + n, ": ", 2) == 0)
 		text += n + 2;
 	return kv_fail(KVMOD_EFORMAT, "%s", text);

@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <link.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #define MAX_SECTION	(1u << 20)
@@ -233,12 +234,22 @@ static int read_elf(struct kvmod_modinfo *info, Elf *elf)
 	return err == KVMOD_OK ? check_descriptor(info, elf) : err;
 }
 
+/* libelf has numbers for its errors, but no names. */
+int kv_elf_failed(int err)
+{
+	int number = elf_errno();
+	const char *text = number ? elf_errmsg(number) : NULL;
+
+	return text && strcasecmp(text, "out of memory") == 0 ? kv_no_memory() : err;
+}
+
 int kv_elf_read(struct kvmod_modinfo *info)
 {
 	Elf *elf;
 	int err;
 
 	elf_version(EV_CURRENT);
+	elf_errno();			/* forgets an older error */
 	elf = elf_begin(info->fd, ELF_C_READ, NULL);
 	if (!elf)
 		return kv_fail(KVMOD_EFORMAT, "not an ELF file: %s", elf_errmsg(-1));

@@ -313,7 +313,9 @@ static int read_info(const struct kv_config *config, struct kvmod_modinfo *info)
 	err = kv_trust(config, info->path, &info->st);
 	if (err == KVMOD_OK)
 		err = kv_elf_read(info);
-	return err == KVMOD_OK ? kv_needed_check(config, info) : err;
+	if (err == KVMOD_OK)
+		err = kv_needed_check(config, info);
+	return err ? kv_elf_failed(err) : err;
 }
 
 int kv_modinfo_open(const struct kv_config *config, const char *path,
@@ -327,7 +329,8 @@ int kv_modinfo_open(const struct kv_config *config, const char *path,
 		return kv_no_memory();
 	info->fd = -1;
 	if (!realpath(path, real))
-		err = kv_fail(errno == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s", strerror(errno));
+		err = errno == ENOMEM ? kv_no_memory() :
+		      kv_fail(errno == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s", strerror(errno));
 	if (err == KVMOD_OK) {
 		info->path = kv_pile_strdup(&info->pile, real);
 		err = info->path ? read_info(config, info) : KVMOD_ENOMEM;

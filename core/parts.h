@@ -133,6 +133,8 @@ struct kv_strings {
 	const char **item;
 	size_t n, room;
 };
+/* After scandir() failed: KVMOD_OK where that is as good as an empty folder. */
+int kv_path_unread(const char *dir);
 int kv_strings_add(struct kv_pile *pile, struct kv_strings *list, const char *text);
 /* The folders that modules are looked for in, absolute. */
 int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct kv_strings *out);
@@ -192,6 +194,11 @@ int kv_dl_open(const struct kvmod_modinfo *info, void **handle);
 
 /* Checks the ELF file info->fd, its section by kv_facts_read(), its descriptor. */
 int kv_elf_read(struct kvmod_modinfo *info);
+/*
+ * After reading ELF failed with err: it is the file's fault unless libelf had no
+ * memory. Returns the code.
+ */
+int kv_elf_failed(int err);
 /* Takes what the section says, of `size` bytes; text is cut up. */
 int kv_facts_read(struct kvmod_modinfo *info, char *text, size_t size);
 int kv_abi_check(uint32_t major, uint32_t minor);

@@ -98,18 +98,25 @@ char *kv_installed(struct kv_pile *pile, const char *dir)
 
 /* --- one path ---------------------------------------------------------------------------- */
 
-/* The user's; not what the environment says to a set-uid program. */
-static const char *home_dir(struct kv_pile *pile)
+/* The user's; not what the environment says to a set-uid program. *found NULL: none. */
+static int home_dir(struct kv_pile *pile, const char **found)
 {
 	const char *dir = secure_getenv("HOME");
-	char text[1024];
 	struct passwd entry, *user = NULL;
+	char text[16384];
+	int err = 0;
 
-	if (dir && *dir == '/')
-		return kv_pile_strdup(pile, dir);
-	if (getpwuid_r(geteuid(), &entry, text, sizeof(text), &user) != 0 || !user)
-		return NULL;
-	return kv_pile_strdup(pile, user->pw_dir);
+	*found = NULL;
+	if (!dir || *dir != '/') {
+		err = getpwuid_r(geteuid(), &entry, text, sizeof(text), &user);
+		dir = user ? user->pw_dir : NULL;
+	}
+	if (err == ENOMEM)
+		return kv_no_memory();
+	if (!dir)
+		return KVMOD_OK;
+	*found = kv_pile_strdup(pile, dir);
+	return *found ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
 static char *below_cwd(struct kv_pile *pile, const char *path)
@@ -131,7 +138,9 @@ static char *below_data(struct kv_pile *pile, const char *path)
 	char *here = build ? kv_pile_printf(pile, "%s/%s", build, path) : NULL;
 	char *there = data ? kv_pile_printf(pile, "%s/%s", data, path) : NULL;
 
-	if (here && there && access(here, F_OK) != 0 && access(there, F_OK) == 0)
+	if (!there || (build && !here))
+		return NULL;
+	if (here && access(here, F_OK) != 0 && access(there, F_OK) == 0)
 		return there;
 	return here ? here : there;
 }
@@ -144,7 +153,8 @@ char *kv_path_resolve(struct kv_pile *pile, const char *path, const char *dir)
 	if (path[0] == '/')
 		return kv_pile_strdup(pile, path);
 	if (path[0] == '~' && (path[1] == '/' || path[1] == '\0')) {
-		user = home_dir(pile);
+		if (home_dir(pile, &user))
+			return NULL;
 		if (!user) {
 			kv_fail(KVMOD_ENOENT, "%s: this user has no home folder", path);
 			return NULL;
@@ -182,24 +192,35 @@ static int must_exist(const char *path, const char *who)
 		       "%s%s: %s", who, path, strerror(errno));
 }
 
-static char *user_config(struct kv_pile *pile)
+/* *path NULL: the user has no folder for it. */
+static int user_config(struct kv_pile *pile, const char **path)
 {
-	const char *base = secure_getenv("XDG_CONFIG_HOME");
-	const char *user = home_dir(pile);
+	const char *base = secure_getenv("XDG_CONFIG_HOME"), *user;
+	int err = home_dir(pile, &user);
 
+	*path = NULL;
+	if (err)
+		return err;
 	if (base && *base == '/')
-		return kv_pile_printf(pile, "%s/kvmod/kvmod.conf", base);
-	return user ? kv_pile_printf(pile, "%s/.config/kvmod/kvmod.conf", user) : NULL;
+		*path = kv_pile_printf(pile, "%s/kvmod/kvmod.conf", base);
+	else if (user)
+		*path = kv_pile_printf(pile, "%s/.config/kvmod/kvmod.conf", user);
+	else
+		return KVMOD_OK;
+	return *path ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
 int kv_path_config(struct kv_pile *pile, const char *asked, const char **path)
 {
 	const char *from_env = secure_getenv("KVMOD_CONF");
 	const char *build = kv_build_tree();
-	const char *candidates[3] = { user_config(pile) };
-	size_t n = candidates[0] ? 1 : 0;
+	const char *candidates[3];
+	size_t n;
 
 	*path = NULL;
+	if (user_config(pile, &candidates[0]))
+		return KVMOD_ENOMEM;
+	n = candidates[0] ? 1 : 0;
 	if (asked || (from_env && *from_env)) {
 		*path = kv_pile_strdup(pile, asked ? asked : from_env);
 		return *path ? must_exist(*path, asked ? "" : "KVMOD_CONF=") : KVMOD_ENOMEM;
@@ -276,11 +297,21 @@ static int by_name(const struct dirent **a, const struct dirent **b)
 	return strcmp((*a)->d_name, (*b)->d_name);
 }
 
+/* A folder that is not there has nothing in it, nor has one that is not ours to read. */
+int kv_path_unread(const char *dir)
+{
+	if (errno == ENOENT || errno == ENOTDIR || errno == EACCES)
+		return KVMOD_OK;
+	if (errno == ENOMEM)
+		return kv_no_memory();
+	return kv_fail(KVMOD_EIO, "%s: %s", dir, strerror(errno));
+}
+
 static int add_files(struct kv_pile *pile, const char *dir, struct kv_strings *out)
 {
 	struct dirent **entries;
 	int n = scandir(dir, &entries, is_module, by_name);
-	int err = KVMOD_OK;
+	int err = n < 0 ? kv_path_unread(dir) : KVMOD_OK;
 
 	for (int i = 0; i < n; i++) {
 		char *path = NULL;

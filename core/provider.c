@@ -89,7 +89,7 @@ static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
 	struct kvmod_modinfo *info;
 	int err = kv_modinfo_open(ctx->config, path, &info);
 
-	if (err && !kv_path_stem_is(path, s->name)) {
+	if (err && err != KVMOD_ENOMEM && !kv_path_stem_is(path, s->name)) {
 		s->n_refused++;
 		return KVMOD_OK;
 	}
@@ -214,6 +214,10 @@ int kvmod_modules_each(struct kvmod_ctx *ctx,
 	for (size_t i = 0; i < files.n && err == KVMOD_OK; i++) {
 		int refused = kvmod_modinfo_read(ctx, files.item[i], &info);
 
+		if (refused == KVMOD_ENOMEM) {
+			err = refused;	/* that is no fault of the file's */
+			break;
+		}
 		err = fn(arg, files.item[i], refused, refused ? NULL : info);
 		if (!refused)
 			kvmod_modinfo_free(info);

@@ -39,6 +39,8 @@ static int open_catalog(struct catalog *c)
 
 		f->path = paths.item[c->n];
 		f->err = kv_modinfo_open(c->config, f->path, &f->info);
+		if (f->err == KVMOD_ENOMEM)
+			return f->err;
 		if (f->err)
 			f->refused = kv_pile_strdup(&c->pile, kvmod_error());
 		if (f->err && !f->refused)

@@ -153,6 +153,13 @@ bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const 
 int cli_error(const char *format, ...) CLI_PRINTF(1, 2);
 /* The same with the reason of the libkvmod call that just failed. */
 int cli_error_kvmod(void);
+/*
+ * Memory that the answer is made of. A command without it has no answer: it says
+ * so and ends the program with CLI_FAILED. Free with free().
+ */
+void *cli_alloc(size_t size) __attribute__((malloc));
+char *cli_strdup(const char *text);
+void cli_no_memory(void) __attribute__((noreturn));
 
 /*
  * The answer as JSON on stdout, a line, and gives the reference up; NULL (out of

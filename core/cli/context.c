@@ -55,6 +55,7 @@ static int configure_all(struct kvmod_ctx *ctx, const struct cli_common *common)
 struct kvmod_ctx *cli_context_to_look(const struct cli_common *common)
 {
 	struct kvmod_ctx *ctx;
+	int err;
 
 	if (common->config || common->overrides.n)
 		return cli_context(common);
@@ -62,7 +63,10 @@ struct kvmod_ctx *cli_context_to_look(const struct cli_common *common)
 		cli_error_kvmod();
 		return NULL;
 	}
-	if (kvmod_configure(ctx, NULL, NULL, 0))
+	err = kvmod_configure(ctx, NULL, NULL, 0);
+	if (err == KVMOD_ENOMEM)
+		cli_no_memory();
+	if (err)
 		fprintf(stderr, "kvmod: warning: looking in the usual module path only: %s\n",
 			kvmod_error());
 	return ctx;

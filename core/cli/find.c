@@ -67,10 +67,11 @@ static bool is_named(const struct search *s, const char *path)
 /* A module of that name comes first. */
 static int add(struct cli_found *found, const char *path, bool first)
 {
-	char *copy = found->n < CLI_MAX_FOUND ? strdup(path) : NULL;
+	char *copy;
 
-	if (!copy)
-		return found->n < CLI_MAX_FOUND ? KVMOD_ENOMEM : 0;
+	if (found->n == CLI_MAX_FOUND)
+		return 0;
+	copy = cli_strdup(path);
 	if (first)
 		memmove(found->path + 1, found->path, found->n * sizeof(*found->path));
 	found->path[first ? 0 : found->n] = copy;

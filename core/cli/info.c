@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_PARAMS 64
-
 static const char *const facts[] = { "name", "version", "license", "author", "description", "abi" };
 static const char *const kinds[] = { "policy", "engine", "device", "collective" };
 
@@ -20,10 +18,8 @@ struct param {
 
 static bool split_param(const char *text, struct param *p)
 {
-	char *rest = p->owner = strdup(text);
+	char *rest = p->owner = cli_strdup(text);
 
-	if (!rest)
-		return false;
 	strsep(&rest, ".");
 	p->name = strsep(&rest, "\t");
 	p->type = strsep(&rest, "\t");
@@ -41,27 +37,32 @@ static int by_name(const void *a, const void *b)
 }
 
 /* The parameters of an owner by name: a section's own order is the compiler's. */
-static size_t read_params(const struct kvmod_modinfo *info, const char *owner, struct param *params)
+static struct param *read_params(const struct kvmod_modinfo *info, const char *owner, size_t *n)
 {
+	struct param *params;
 	const char *text;
-	size_t n = 0;
+	unsigned room = 0;
 
-	for (unsigned i = 0; n < MAX_PARAMS && (text = kvmod_modinfo_get(info, "param", i)); i++) {
-		if (split_param(text, &params[n]) && !strcmp(params[n].owner, owner))
-			n++;
+	while (kvmod_modinfo_get(info, "param", room))
+		room++;
+	params = cli_alloc(room * sizeof(*params));
+	*n = 0;
+	for (unsigned i = 0; (text = kvmod_modinfo_get(info, "param", i)); i++) {
+		if (split_param(text, &params[*n]) && !strcmp(params[*n].owner, owner))
+			++*n;
 		else
-			free(params[n].owner);
+			free(params[*n].owner);
 	}
-	qsort(params, n, sizeof(*params), by_name);
-	return n;
+	qsort(params, *n, sizeof(*params), by_name);
+	return params;
 }
 
 /* --- printing -------------------------------------------------------------------------------- */
 
 static void print_params(const struct kvmod_modinfo *info, const char *owner)
 {
-	struct param params[MAX_PARAMS];
-	size_t n = read_params(info, owner, params);
+	size_t n;
+	struct param *params = read_params(info, owner, &n);
 
 	if (n)
 		printf("  %-16s %-7s %-12s %-16s %s\n", "PARAMETER", "TYPE", "DEFAULT", "RANGE", "HELP");
@@ -70,6 +71,7 @@ static void print_params(const struct kvmod_modinfo *info, const char *owner)
 		       *p->range ? p->range : "-", p->help);
 		free(p->owner);
 	}
+	free(params);
 }
 
 static void print_heading(const struct kvmod_modinfo *info, const char *kind, const char *name)
@@ -101,8 +103,8 @@ static int print_info(const struct kvmod_modinfo *info)
 
 static json_t *params_json(const struct kvmod_modinfo *info, const char *owner)
 {
-	struct param params[MAX_PARAMS];
-	size_t n = read_params(info, owner, params);
+	size_t n;
+	struct param *params = read_params(info, owner, &n);
 	json_t *array = json_array();
 
 	for (struct param *p = params; p < params + n; p++) {
@@ -112,6 +114,7 @@ static json_t *params_json(const struct kvmod_modinfo *info, const char *owner)
 						       "help", p->help));
 		free(p->owner);
 	}
+	free(params);
 	return array;
 }
 

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -79,6 +80,8 @@ int main(int argc, char **argv)
 	int status, flushed;
 
 	occupy_standard_streams();
+	/* A JSON value that could not be had would be left out of the answer. */
+	json_set_alloc_funcs(cli_alloc, free);
 	setlocale(LC_CTYPE, "");
 	/* A reader that goes away is a write error like any other. */
 	signal(SIGPIPE, SIG_IGN);

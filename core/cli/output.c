@@ -28,6 +28,28 @@ int cli_error_kvmod(void)
 	return cli_error("%s", kvmod_error());
 }
 
+void cli_no_memory(void)
+{
+	cli_error("out of memory");
+	exit(CLI_FAILED);
+}
+
+void *cli_alloc(size_t size)
+{
+	void *memory = malloc(size ? size : 1);
+
+	if (!memory)
+		cli_no_memory();
+	return memory;
+}
+
+char *cli_strdup(const char *text)
+{
+	size_t n = strlen(text) + 1;
+
+	return memcpy(cli_alloc(n), text, n);
+}
+
 int cli_flush(void)
 {
 	static bool said;

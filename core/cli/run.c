@@ -209,6 +209,8 @@ static bool read_line(struct run *r, struct cli_text *text)
 		fputs("> ", stderr);
 	errno = 0;
 	n = getline(&text->bytes, &text->room, stdin);
+	if (n < 0 && errno == ENOMEM)
+		cli_no_memory();
 	if (n < 0)
 		return false;
 	text->n = (size_t)n;

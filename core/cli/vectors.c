@@ -92,7 +92,7 @@ static int next_line(struct vectors *v)
 		if (n > 0)
 			return 1;
 	}
-	if (ferror(v->file))
+	if (!feof(v->file))
 		return malformed(v, "%s", strerror(errno));
 	return 0;
 }
