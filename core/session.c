@@ -240,14 +240,18 @@ static double budget_of(const struct kvmod_sequence *q)
 }
 
 /* The counts of a prompt are what the engine holds before and after, whatever was planned. */
-static void note_counts(struct kvmod_sequence *q, uint32_t *counts)
+static int note_counts(struct kvmod_sequence *q, uint32_t *counts)
 {
+	int err = KVMOD_OK;
 	struct kvmod_request r;
 
-	if (q->session->policy && ask_engine(q, &r) == KVMOD_OK)
+	if (q->session->policy)
+		err = ask_engine(q, &r);
+	if (q->session->policy && err == KVMOD_OK)
 		note_cached(q, &r, counts);
 	else
 		note_whole(q, kvmod_sequence_length(q), counts);
+	return err;
 }
 
 static int first_status(const struct kvmod_plan *plan)
@@ -375,7 +379,12 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	note_counts(q, q->cached);
 	if (q->session->policy)
 		out.status = compress(q, KVMOD_PREFILL, prompt->replay_rows, &out);
-	note_counts(q, q->kept);
+	err = note_counts(q, q->kept);
+	if (err && out.status == KVMOD_OK) {
+		out.status = err;
+		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "what was kept cannot be counted: %s",
+		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+	}
 	out.budget = budget_of(q);
 	kvmod_sequence_bytes(q, &out.after);
 	copy_out(result, result->size, &out, sizeof(out));

@@ -10,6 +10,12 @@ check_LTLIBRARIES += tests/cli/device/fake_device.la
 tests_cli_device_fake_device_la_SOURCES = tests/cli/fake_device.c
 tests_cli_device_fake_device_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 
+# Preloaded into the command, so no part of it is built with sanitizers.
+check_LTLIBRARIES += tests/cli/failing.la
+tests_cli_failing_la_SOURCES = tests/cli/failing.c
+tests_cli_failing_la_CFLAGS = $(AM_CFLAGS) -fno-builtin -fno-sanitize=all
+tests_cli_failing_la_LDFLAGS = $(AM_LDFLAGS) -module -avoid-version -shared -rpath /nowhere
+
 check_PROGRAMS += tests/cli/json_check
 tests_cli_json_check_SOURCES = tests/cli/json_check.c
 tests_cli_json_check_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
@@ -25,6 +31,7 @@ CLI_TESTS = \
 	tests/cli/model.test.sh \
 	tests/cli/modules.test.sh \
 	tests/cli/new.test.sh \
+	tests/cli/oom.test.sh \
 	tests/cli/run.test.sh \
 	tests/cli/terminal.test.sh \
 	tests/cli/usage.test.sh
