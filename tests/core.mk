@@ -79,7 +79,7 @@ UNIT_TESTS += tests/test_oom
 tests_test_oom_SOURCES = tests/test_oom.c
 tests_test_oom_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_oom_LDFLAGS = $(UNIT_LINK) -Wl,--wrap=malloc,--wrap=calloc,--wrap=reallocarray \
-	-Wl,--wrap=aligned_alloc,--wrap=strdup
+	-Wl,--wrap=aligned_alloc,--wrap=strdup,--wrap=realpath,--wrap=scandir,--wrap=tsearch
 tests_test_oom_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_abi
