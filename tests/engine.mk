@@ -50,6 +50,11 @@ tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la lib
 E2E_CPPFLAGS = $(JANSSON_CFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"' -DTEST_MODEL='"$(DEFAULT_MODEL)"'
 UNIT_TESTS += $(ENGINE_TESTS)
 
+UNIT_TESTS += tests/test_engine_threads
+tests_test_engine_threads_SOURCES = tests/test_engine_threads.c
+tests_test_engine_threads_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_threads_LDADD = libtest_engine.la $(GGML_LIBS)
+
 # Writes models to measure with.
 check_PROGRAMS += tests/random_model
 tests_random_model_SOURCES = tests/random_model.c tests/random.c tests/random.h
