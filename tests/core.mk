@@ -30,7 +30,7 @@ tests_test_device_LDADD = $(FIXTURE_LIBS)
 UNIT_TESTS += tests/test_dlfile
 tests_test_dlfile_SOURCES = tests/test_dlfile.c
 tests_test_dlfile_CPPFLAGS = $(TEST_CPPFLAGS) -DTEST_MODULES='"$(abs_top_builddir)/tests/modules/.libs"'
-tests_test_dlfile_LDFLAGS = $(UNIT_LINK) -Wl,--wrap=dlopen
+tests_test_dlfile_LDFLAGS = $(UNIT_LINK) -Wl,--wrap=dlopen,--wrap=pread
 tests_test_dlfile_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_fuzz

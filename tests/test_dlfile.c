@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which file is loaded: the one that was checked, under its own name, and its
- * libraries from folders that nobody else may write. The linker puts the function
- * below in dlopen()'s place (see core.mk).
+ * libraries from folders that nobody else may write. The linker puts functions of
+ * these tests in the place of dlopen() and pread() (see core.mk).
  */
 #include "core/parts.h"
 #include "tests/fixture.h"
 
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -127,6 +128,43 @@ START_TEST(swapped_where_the_origin_counts)
 	before = swap;
 	after = swap_back;
 	assert_swap_is_seen();
+}
+END_TEST
+
+/* --- reading it --------------------------------------------------------------------------- */
+
+enum { PLAIN, IN_PIECES, AT_ITS_END } reading;
+static unsigned n_reads;
+
+ssize_t __real_pread(int fd, void *to, size_t size, off_t offset);
+ssize_t __wrap_pread(int fd, void *to, size_t size, off_t offset);
+
+/* A signal comes before each read, which then gives little. */
+ssize_t __wrap_pread(int fd, void *to, size_t size, off_t offset)
+{
+	n_reads++;
+	if (reading == AT_ITS_END)
+		return 0;
+	if (reading == IN_PIECES && n_reads % 2) {
+		errno = EINTR;
+		return -1;
+	}
+	return __real_pread(fd, to, reading == IN_PIECES && size > 3 ? 3 : size, offset);
+}
+
+START_TEST(read_in_pieces)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	const char *path = fixture_module("good", NULL);
+	struct kvmod_modinfo *info;
+
+	reading = IN_PIECES;
+	assert_ok(kvmod_load(ctx, path));
+	ck_assert_uint_gt(n_reads, 8);
+	reading = AT_ITS_END;
+	assert_fails(kvmod_modinfo_read(ctx, path, &info), KVMOD_EFORMAT,
+		     "good.so: its `kvmod_module` is not in the file");
+	kvmod_unref(ctx);
 }
 END_TEST
 
@@ -315,6 +353,6 @@ START_TEST(library_of_a_library)
 END_TEST
 
 FIXTURE_MAIN("dlfile", constructors_show, swapped_before_it_is_loaded,
-	     swapped_where_the_origin_counts, goes_by_its_path, another_file_at_the_same_path,
+	     swapped_where_the_origin_counts, read_in_pieces, goes_by_its_path, another_file_at_the_same_path,
 	     library_in_a_folder_of_others, library_behind_links, run_path_that_is_not_there,
 	     run_path_relative, library_relative, origin, library_of_a_library)
