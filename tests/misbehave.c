@@ -10,7 +10,7 @@
 
 enum how {
 	WELL, CRASH, HANG, EXIT, UNSORTED, EMPTY, OLDEST, UNWRITTEN, WRITE, FICKLE, SILENT,
-	CODE, MUTE,
+	CODE, MUTE, LEAVE,
 };
 
 struct misbehave {
@@ -21,7 +21,7 @@ struct misbehave {
 
 #define PARAMS(P, owner) \
 	P(owner, struct misbehave, how, CHOICE, "well", \
-	  "well|crash|hang|exit|unsorted|empty|oldest|unwritten|write|fickle|silent|code|mute", \
+	  "well|crash|hang|exit|unsorted|empty|oldest|unwritten|write|fickle|silent|code|mute|leave", \
 	  "what it does wrong")
 KVMOD_PARAMS(policy, misbehave, PARAMS);
 
@@ -48,6 +48,10 @@ static int32_t misbehave(struct misbehave *self, const struct kvmod_segment *seg
 			 struct kvmod_keep *kept, uint32_t n)
 {
 	switch (self->how) {
+	case LEAVE:
+		while (fork() == 0)	/* one that never ends, and holds all that is open */
+			pause();
+		abort();
 	case CRASH:
 		abort();
 	case MUTE:

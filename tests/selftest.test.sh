@@ -60,6 +60,7 @@ misdeed() {
 
 run 0 tests/.libs/misbehave.so
 misdeed crash 'crashed: signal 6 (Aborted)'
+misdeed leave 'crashed: signal 6 (Aborted)'
 misdeed hang 'still at it after 3 seconds'
 misdeed mute 'still at it after 3 seconds'
 misdeed exit 'ended the program, with exit code 42'

@@ -5,6 +5,7 @@
 #include "core/names.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libgen.h>
 #include <poll.h>
 #include <signal.h>
@@ -20,6 +21,7 @@
 #define DEFAULT_LIMIT	60.0
 #define MAX_CHILDREN	32		/* then the module is beyond testing */
 #define LONGEST		1024		/* line about a check */
+#define LOOK_MS		50		/* how often to look whether the child has ended */
 #define VECTOR		"vector "	/* names of checks that are golden vectors */
 
 struct job {
@@ -204,19 +206,37 @@ static void hear(struct job *job, const char *line)
 	}
 }
 
-/* Hears the child out. False: it said nothing for too long. */
-static bool listen_to(struct job *job, int fd)
+static bool has_ended(pid_t child)
+{
+	siginfo_t info = { .si_pid = 0 };
+
+	return waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+	       info.si_pid == child;
+}
+
+/*
+ * Hears the child out. False: it said nothing for too long. A process that the
+ * module has left behind may hold the pipe open, so its end is not waited for.
+ */
+static bool listen_to(struct job *job, pid_t child, int fd)
 {
 	char text[2 * LONGEST];
 	size_t have = 0;
+	double quiet = 0;
 
 	for (;;) {
 		struct pollfd ready = { .fd = fd, .events = POLLIN };
 		char *begin = text, *newline;
+		bool ended = has_ended(child);
 		ssize_t got;
 
-		if (poll(&ready, 1, (int)(job->limit * 1000)) == 0)
-			return false;
+		if (poll(&ready, 1, ended ? 0 : LOOK_MS) == 0) {
+			quiet += LOOK_MS / 1e3;
+			if (ended || quiet > job->limit)
+				return ended;
+			continue;
+		}
+		quiet = 0;
 		got = read(fd, text + have, sizeof(text) - have);
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -250,13 +270,16 @@ static pid_t start_child(const struct job *job, int *fd)
 	int fds[2];
 	pid_t child;
 
-	if (pipe(fds)) {
+	if (pipe2(fds, O_CLOEXEC)) {
 		cli_error("pipe: %s", strerror(errno));
 		return -1;
 	}
 	fflush(NULL);
 	child = fork();
+	if (child > 0)
+		setpgid(child, child);	/* whichever of the two is first */
 	if (child == 0) {
+		setpgid(0, 0);
 		close(fds[0]);
 		_exit(be_child(job, job->n_begun, fds[1]));
 	}
@@ -273,12 +296,9 @@ static pid_t start_child(const struct job *job, int *fd)
 static bool ends_in_time(const struct job *job, pid_t child)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
-	siginfo_t info;
 
 	for (double waited = 0; waited < job->limit; waited += 2e-3) {
-		info.si_pid = 0;
-		if (waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-		    info.si_pid == child)
+		if (has_ended(child))
 			return true;
 		nanosleep(&pause, NULL);
 	}
@@ -295,9 +315,10 @@ static bool run_child(struct job *job)
 
 	if (child < 0)
 		return false;
-	hung = !listen_to(job, fd) || !ends_in_time(job, child);
+	hung = !listen_to(job, child, fd) || !ends_in_time(job, child);
 	if (hung)
 		kill(child, SIGKILL);
+	kill(-child, SIGKILL);		/* what it has left behind */
 	close(fd);
 	waitpid(child, &status, 0);
 	if (job->done)
