@@ -9,8 +9,10 @@ static _Thread_local char last_error[1024];
 
 int kv_vfail(int code, const char *format, va_list args)
 {
-	vsnprintf(last_error, sizeof(last_error), format, args);
-	kv_one_line(last_error);
+	char text[sizeof(last_error)];
+
+	vsnprintf(text, sizeof(text), format, args);
+	kv_show(text, last_error, sizeof(last_error));
 	return code;
 }
 
@@ -86,18 +88,18 @@ static void log_to_stderr(uint32_t level, const char *line)
 void kv_vlog(struct kvmod_ctx *ctx, uint32_t level, const char *prefix,
 	     const char *format, va_list args)
 {
+	char text[1024], line[sizeof(text)];
 	kvmod_log_fn *log;
-	char line[1024];
 	void *log_arg;
 	int n;
 
 	if (level > ctx->log_level)
 		return;
-	n = snprintf(line, sizeof(line), "%s%s", prefix ? prefix : "", prefix ? ": " : "");
-	if (n < 0 || (size_t)n >= sizeof(line))
+	n = snprintf(text, sizeof(text), "%s%s", prefix ? prefix : "", prefix ? ": " : "");
+	if (n < 0 || (size_t)n >= sizeof(text))
 		n = 0;
-	vsnprintf(line + n, sizeof(line) - (size_t)n, format, args);
-	kv_one_line(line);
+	vsnprintf(text + n, sizeof(text) - (size_t)n, format, args);
+	kv_show(text, line, sizeof(line));
 	pthread_mutex_lock(&ctx->log_lock);
 	log = ctx->log;
 	log_arg = ctx->log_arg;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Words: when two names are the same, which is nearest to an unknown one, yes and no. */
+/* Words: when two names are the same, which is nearest to an unknown one, yes and no; text that is safe to show. */
 #include "core/names.h"
 
 #include <stdio.h>
@@ -110,13 +110,6 @@ const char *kv_nearest_hint(const struct kv_nearest *nearest, char *text, size_t
 	return text;
 }
 
-void kv_one_line(char *text)
-{
-	for (; *text; text++)
-		if ((unsigned char)*text < ' ' || *text == 0x7f)
-			*text = *text == '\n' || *text == '\t' ? ' ' : '?';
-}
-
 bool kv_parse_bool(const char *text, int32_t *value)
 {
 	static const char *const words[] = {
@@ -162,4 +155,64 @@ int kv_utf8_length(const char *s, size_t n)
 		most = 0xbf;
 	}
 	return length;
+}
+
+/* --- text that is safe to show ----------------------------------------------------- */
+
+/* Characters of UTF-8, decoded; its length was found before. */
+static uint32_t code_point(const unsigned char *u, int length)
+{
+	uint32_t c = length == 1 ? u[0] : u[0] & (0xffu >> (length + 1));
+
+	for (int i = 1; i < length; i++)
+		c = c << 6 | (u[i] & 0x3f);
+	return c;
+}
+
+/*
+ * Controls (C0, DEL and C1) drive a terminal, line separators break a line, and marks
+ * of direction make text read as another than it is.
+ */
+static bool is_harmful(uint32_t c)
+{
+	return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0x61c || c == 0x200e || c == 0x200f ||
+	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
+}
+
+/* What stands for the character at s, into text; returns how many bytes of s that is. */
+static size_t show_character(const char *s, size_t n, char text[KV_SHOWN_ROOM])
+{
+	int length = kv_utf8_length(s, n);
+	uint32_t c;
+
+	if (length <= 0) {
+		snprintf(text, KV_SHOWN_ROOM, "\\x%02x", (unsigned char)*s);
+		return 1;
+	}
+	c = code_point((const unsigned char *)s, length);
+	if (c == '\n' || c == '\t')
+		snprintf(text, KV_SHOWN_ROOM, " ");
+	else if (is_harmful(c))
+		snprintf(text, KV_SHOWN_ROOM, c < 0x100 ? "\\x%02x" : "\\u%04x", (unsigned)c);
+	else
+		snprintf(text, KV_SHOWN_ROOM, "%.*s", length, s);
+	return (size_t)length;
+}
+
+size_t kv_show(const char *from, char *to, size_t room)
+{
+	size_t n = strlen(from), shown = 0, added;
+	char text[KV_SHOWN_ROOM];
+	bool fits = true;
+
+	if (room)
+		*to = '\0';
+	for (size_t i = 0; i < n; shown += added) {
+		i += show_character(from + i, n - i, text);
+		added = strlen(text);
+		fits = fits && shown + added < room;
+		if (fits)
+			memcpy(to + shown, text, added + 1);
+	}
+	return shown;
 }

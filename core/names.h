@@ -31,13 +31,20 @@ const char *kv_nearest_hint(const struct kv_nearest *nearest, char *text, size_t
 /* Is it a word for yes or no? Then *value is 1 or 0. */
 bool kv_parse_bool(const char *text, int32_t *value);
 
-/* Puts '?' where a byte would break a line or a terminal. */
-void kv_one_line(char *text);
-
 /*
  * Bytes of the UTF-8 character at s: 1 to 4; 0 if the end cuts it off, -1 if
  * there is none.
  */
 int kv_utf8_length(const char *s, size_t n);
+
+/*
+ * Text as one line of UTF-8 that a terminal shows and does not obey: newlines and
+ * tabs become spaces; bytes that are no UTF-8 and controls "\x9b", marks of direction
+ * and line separators "\u202e". What does not fit into `room` bytes is left out from
+ * the first character on that does not. Returns the length of the whole. Shown
+ * again, it stays as it is.
+ */
+size_t kv_show(const char *from, char *to, size_t room);
+#define KV_SHOWN_ROOM 8		/* of one character, the terminating zero included */
 
 #endif

@@ -17,6 +17,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/llama.c \
 	plugins/ggml/memory.c \
 	plugins/ggml/model.c \
+	plugins/ggml/pace.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
 	plugins/ggml/rows.c \

@@ -39,6 +39,12 @@ tests_test_fuzz_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_fuzz_LDFLAGS = $(UNIT_LINK)
 tests_test_fuzz_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_names
+tests_test_names_SOURCES = tests/test_names.c
+tests_test_names_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_names_LDFLAGS = $(UNIT_LINK)
+tests_test_names_LDADD = $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_loader
 tests_test_loader_SOURCES = tests/test_loader.c
 tests_test_loader_CPPFLAGS = $(TEST_CPPFLAGS)

@@ -10,7 +10,7 @@ libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
-	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
+	tests/test_engine_pace tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -26,6 +26,9 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c tests/random.c tests
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
+tests_test_engine_pace_SOURCES = tests/test_engine_pace.c
+tests_test_engine_pace_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_pace_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_request_SOURCES = tests/test_engine_request.c
 tests_test_engine_request_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)

@@ -162,6 +162,22 @@ char *cli_strdup(const char *text);
 void cli_no_memory(void) __attribute__((noreturn));
 
 /*
+ * Text that somebody else wrote (a path, a module's description) as a terminal may
+ * get it: see kv_show(). The answer lives until the eighth call after this one.
+ */
+const char *cli_show(const char *text);
+
+/*
+ * From here on standard output belongs to cli_print_json() alone: what a module prints
+ * there goes to standard error. Returns CLI_OK, or CLI_FAILED after a message.
+ */
+int cli_json_alone(void);
+/*
+ * The text as it is, if it is UTF-8, else as kv_show() has it. NULL: no memory. For
+ * whatever comes from outside: json_string() and json_pack() refuse all but UTF-8.
+ */
+json_t *cli_json_text(const char *text);
+/*
  * The answer as JSON on stdout, a line, and gives the reference up; NULL (out of
  * memory while it was built) is an error. Returns CLI_OK or CLI_FAILED.
  */

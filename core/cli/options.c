@@ -268,8 +268,11 @@ int cli_parse(const struct cli_command *self, struct cli_common *common,
 	add_options(&set, self->takes & CLI_TAKES_JSON ? json : NULL);
 	add_options(&set, last);
 	first = read_options(self, &set, argc, argv);
-	if (!help)
+	if (!help) {
+		if (common->json && cli_json_alone())
+			exit(CLI_FAILED);
 		return first;
+	}
 	print_help(self, &set);
 	exit(cli_flush());
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Messages, JSON, colours, and a standard output that may fail. */
 #include "core/cli/cli.h"
+#include "core/names.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,11 +52,20 @@ char *cli_strdup(const char *text)
 	return memcpy(cli_alloc(n), text, n);
 }
 
+/* Where the answer goes when it is JSON, and standard output is for nothing else. */
+static FILE *json_file;
+
+static FILE *answer_file(void)
+{
+	return json_file ? json_file : stdout;
+}
+
 int cli_flush(void)
 {
 	static bool said;
 
-	if (!fflush(stdout) && !ferror(stdout))
+	fflush(stdout);
+	if (!fflush(answer_file()) && !ferror(answer_file()))
 		return CLI_OK;
 	if (!said)
 		fprintf(stderr, "kvmod: standard output: %s\n", strerror(errno));
@@ -64,17 +75,67 @@ int cli_flush(void)
 
 bool cli_stdout_broken(void)
 {
-	return ferror(stdout);
+	return ferror(answer_file());
+}
+
+/* --- text of others ------------------------------------------------------------------ */
+
+/* As long as it gets, on the heap; NULL: no memory. */
+static char *shown(const char *text)
+{
+	size_t room = kv_show(text, NULL, 0) + 1;
+	char *copy = malloc(room);
+
+	if (copy)
+		kv_show(text, copy, room);
+	return copy;
+}
+
+const char *cli_show(const char *text)
+{
+	static char *last[8];
+	static unsigned next;
+	char **place = &last[next++ % CLI_COUNT(last)];
+
+	free(*place);
+	*place = shown(text);
+	return *place ? *place : "(out of memory)";
+}
+
+/* --- JSON ---------------------------------------------------------------------------- */
+
+int cli_json_alone(void)
+{
+	int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+
+	json_file = fd < 0 ? NULL : fdopen(fd, "w");
+	if (!json_file || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+		return cli_error("standard output: %s", strerror(errno));
+	return CLI_OK;
+}
+
+json_t *cli_json_text(const char *text)
+{
+	json_t *string = json_string(text);
+	char *copy;
+
+	if (string)
+		return string;
+	copy = shown(text);
+	string = copy ? json_string(copy) : NULL;
+	free(copy);
+	return string;
 }
 
 int cli_print_json(json_t *value)
 {
-	int failed = !value || json_dumpf(value, stdout, JSON_REAL_PRECISION(9));
+	FILE *f = answer_file();
+	int failed = !value || json_dumpf(value, f, JSON_REAL_PRECISION(9));
 
 	json_decref(value);
-	if (failed && !ferror(stdout))
+	if (failed && !ferror(f))
 		return cli_error("out of memory");
-	putchar('\n');
+	putc('\n', f);
 	return cli_flush();
 }
 

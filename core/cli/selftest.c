@@ -45,12 +45,11 @@ struct job {
 /* One line of UTF-8, whatever is in it. */
 static void tell(struct selftest *t, char mark, const char *format, va_list args)
 {
-	char text[LONGEST];
+	char text[LONGEST], line[LONGEST];
 
 	vsnprintf(text, sizeof(text), format, args);
-	kv_one_line(text);
-	text[cli_utf8_bad(text, strlen(text))] = '\0';
-	fprintf(t->report, "%c%s\n", mark, text);
+	kv_show(text, line, sizeof(line));
+	fprintf(t->report, "%c%s\n", mark, line);
 	fflush(t->report);
 }
 

@@ -59,21 +59,28 @@ static bool was_cancelled(void *arg)
 	return atomic_load_explicit(&backend->cancelled, memory_order_relaxed);
 }
 
+void gg_backend_use_threads(struct gg_backend *backend, int n)
+{
+	if (backend->set_n_threads && backend->n_now != n)
+		backend->set_n_threads(backend->handle, n);
+	backend->n_now = n;
+}
+
 static void start_threads(struct gg_engine *engine)
 {
 	struct gg_backend *backend = &engine->backend;
 	struct ggml_threadpool_params params = ggml_threadpool_params_default(backend->n_threads);
 	ggml_threadpool_t (*new_pool)(struct ggml_threadpool_params *);
 	void (*set_pool)(ggml_backend_t, ggml_threadpool_t);
-	ggml_backend_set_n_threads_t set_n;
 	ggml_backend_set_abort_callback_t set_abort;
 
 	new_pool = backend_call(engine, "ggml_threadpool_new");
 	set_pool = backend_call(engine, "ggml_backend_cpu_set_threadpool");
-	set_n = backend_call(engine, "ggml_backend_set_n_threads");
+	backend->set_n_threads = backend_call(engine, "ggml_backend_set_n_threads");
 	set_abort = backend_call(engine, "ggml_backend_set_abort_callback");
-	if (set_n)
-		set_n(backend->handle, backend->n_threads);
+	gg_backend_use_threads(backend, backend->n_threads);
+	/* A number that was asked for is kept to. */
+	gg_pace_start(&backend->pace, engine->threads ? 0 : backend->n_threads);
 	if (set_abort)
 		set_abort(backend->handle, was_cancelled, backend);
 	if (new_pool && set_pool) {

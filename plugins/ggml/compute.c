@@ -71,12 +71,34 @@ static enum ggml_status compute_with_gpu(struct gg_engine *engine, struct gg_gra
 	return ggml_backend_sched_graph_compute_async(graph->sched, graph->nodes);
 }
 
+/* Is it one token for each sequence? */
+static bool decodes(const struct gg_graph *graph)
+{
+	for (uint32_t i = 0; i < graph->n_slots; i++)
+		if (graph->shapes[i].n_tokens > 1)
+			return false;
+	return true;
+}
+
+static enum ggml_status compute_on_host(struct gg_engine *engine, struct gg_graph *graph)
+{
+	struct gg_backend *backend = &engine->backend;
+	bool paced = backend->pace.most > 1 && decodes(graph);
+	struct gg_pace_clock begun;
+	enum ggml_status status;
+
+	gg_backend_use_threads(backend, paced ? backend->pace.now : backend->n_threads);
+	gg_pace_begin(&begun);
+	status = ggml_backend_graph_compute(backend->handle, graph->nodes);
+	if (paced)
+		gg_pace_end(&backend->pace, &begun);
+	return status;
+}
+
 int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph)
 {
-	return gg_backend_status(engine, engine->gpu.handle ?
-						 compute_with_gpu(engine, graph) :
-						 ggml_backend_graph_compute(engine->backend.handle,
-									    graph->nodes));
+	return gg_backend_status(engine, engine->gpu.handle ? compute_with_gpu(engine, graph) :
+							      compute_on_host(engine, graph));
 }
 
 /* The logits as they lie in memory that the host can read; NULL: there is none. */

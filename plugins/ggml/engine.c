@@ -13,7 +13,7 @@
 	P(owner, struct gg_engine, context_override, BOOL, "no", "", \
 	  "let sequences go past the context, for policies that bound the cache") \
 	P(owner, struct gg_engine, threads, INT, "0", "0..512", \
-	  "threads of ggml; 0: as many as the host has") \
+	  "threads of ggml; 0: as many as the host has, or fewer where others want them") \
 	P(owner, struct gg_engine, batch, INT, "512", "1..16384", \
 	  "tokens that one pass takes at most") \
 	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \

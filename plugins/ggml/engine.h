@@ -33,6 +33,29 @@ static inline uint32_t gg_padded(uint64_t n)
 	return (uint32_t)((n + GG_PAD - 1) / GG_PAD * GG_PAD);
 }
 
+/* --- on how many threads (pace.c) -------------------------------------------------- */
+
+/* Of passes that are one token for each sequence. Times are in seconds. */
+struct gg_pace {
+	int most;			/* threads that there are; 0: it is not for us to choose */
+	int now;			/* threads of the next pass */
+	int before;			/* while another number is tried: what to go back to; else 0 */
+	uint32_t passes;		/* since the number was another */
+	uint32_t wait;			/* so many before the next trial */
+	double usual, on_processor;	/* a pass: how long it takes, how long this thread runs in it */
+	double trial;			/* sum of the trial's passes, but for its first */
+};
+/* When a pass began: by the clock, and by this thread's time on a processor. */
+struct gg_pace_clock {
+	double wall, thread;
+};
+
+void gg_pace_start(struct gg_pace *pace, int most);
+void gg_pace_begin(struct gg_pace_clock *clock);
+void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun);
+/* What gg_pace_end() measured: chooses `now`. */
+void gg_pace_pass(struct gg_pace *pace, double seconds, double on_processor);
+
 /* --- what ggml runs on (backend.c) --------------------------------------------- */
 
 struct gg_backend {
@@ -40,10 +63,15 @@ struct gg_backend {
 	ggml_backend_t handle;
 	ggml_threadpool_t threads;
 	int n_threads;
+	int n_now;			/* of them in use */
+	struct gg_pace pace;
+	ggml_backend_set_n_threads_t set_n_threads;	/* NULL: it cannot be said */
 	atomic_bool cancelled;
 };
 
 int32_t gg_backend_open(struct gg_engine *engine);
+/* From the next pass on. */
+void gg_backend_use_threads(struct gg_backend *backend, int n);
 void gg_backend_close(struct gg_engine *engine);
 /* What a graph's run ended with; KVMOD_ECANCELED if cancel() came. */
 int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status);
