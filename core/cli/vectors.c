@@ -85,6 +85,11 @@ static int next_line(struct vectors *v)
 
 	while ((n = getline(&v->text, &v->room, v->file)) >= 0) {
 		v->line++;
+		/* An editor's signature (a BOM) is no part of the text. */
+		if (v->line == 1 && n >= 3 && !memcmp(v->text, "\xef\xbb\xbf", 3)) {
+			n -= 3;
+			memmove(v->text, v->text + 3, (size_t)n + 1);
+		}
 		while (n > 0 && isspace((unsigned char)v->text[n - 1]))
 			v->text[--n] = '\0';
 		if (strlen(v->text) != (size_t)n)

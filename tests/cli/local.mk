@@ -27,6 +27,7 @@ CLI_TESTS = \
 	tests/cli/new.test.sh \
 	tests/cli/run.test.sh \
 	tests/cli/terminal.test.sh \
+	tests/cli/text.test.sh \
 	tests/cli/usage.test.sh
 TESTS += $(CLI_TESTS)
 EXTRA_DIST += tests/cli/lib.sh $(CLI_TESTS)
