@@ -8,6 +8,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/cache.c \
 	plugins/ggml/chat.c \
 	plugins/ggml/compute.c \
+	plugins/ggml/deep.c \
 	plugins/ggml/engine.c \
 	plugins/ggml/engine.h \
 	plugins/ggml/gguf.c \
@@ -21,6 +22,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/request.c \
 	plugins/ggml/rows.c \
 	plugins/ggml/seq.c \
+	plugins/ggml/special.c \
 	plugins/ggml/step.c \
 	plugins/ggml/text.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)

@@ -176,25 +176,13 @@ static int32_t flush(struct chat *chat)
 	return code == KVMOD_ERANGE ? KVMOD_OK : code;
 }
 
-/* The special token that is written here; NULL: none. */
-static const struct gg_special *special_at(const struct gg_text *text, const char *at, size_t n)
-{
-	for (size_t i = 0; i < text->n_specials; i++) {
-		const struct gg_special *special = &text->specials[i];
-
-		if (special->length <= n && !memcmp(special->text, at, special->length))
-			return special;
-	}
-	return NULL;
-}
-
 /* What the template itself says. */
 static int32_t push_template(struct chat *chat, const char *text, size_t n)
 {
 	int32_t code = KVMOD_OK;
 
 	while (n && !code) {
-		const struct gg_special *special = special_at(&chat->engine->text, text, n);
+		const struct gg_special *special = gg_special_at(&chat->engine->text, text, n);
 		size_t length = special ? special->length : 1;
 
 		if (special) {
@@ -271,13 +259,12 @@ static int32_t push_rendered(struct chat *chat, const char *text)
 /* Templates of libllama leave the start token to the tokenizer. */
 static void push_bos(struct chat *chat, const char *rendered)
 {
-	const struct llama_vocab *vocab = chat->engine->text.vocab;
-	int32_t bos = llama_vocab_bos(vocab);
+	int32_t bos = chat->engine->text.bos;
 	const char *text;
 
-	if (!chat->first || !llama_vocab_get_add_bos(vocab))
+	if (!chat->first || !chat->engine->text.add_bos || bos < 0)
 		return;
-	text = llama_vocab_get_text(vocab, bos);
+	text = llama_vocab_get_text(chat->engine->text.vocab, bos);
 	if (!text || strncmp(rendered, text, strlen(text)))
 		push_token(chat, bos);
 }

@@ -188,7 +188,7 @@ int32_t gg_model_read(struct gg_engine *engine);
 int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
 
-/* --- text (text.c, chat.c) ----------------------------------------------------------- */
+/* --- text (text.c, special.c, deep.c, chat.c) ----------------------------------------------------------- */
 
 /* A token with a meaning of its own, and how it is written. */
 struct gg_special {
@@ -204,12 +204,27 @@ struct gg_text {
 	uint32_t n_end_tokens;
 	struct gg_special *specials;
 	size_t n_specials;
+	int32_t bos, eos;		/* that the file names, not that libllama guesses; -1: none */
+	bool add_bos;			/* a text begins with the start token */
+	size_t longest;			/* bytes of the longest token; 0: not known */
 	char *system;			/* the model's default system message; NULL: none */
 };
 
 int32_t gg_text_open(struct gg_engine *engine);
 void gg_text_close(struct gg_engine *engine);
-/* Is it UTF-8? */
+/*
+ * Around libllama's reading of the vocabulary from gguf. Before: refuses special
+ * tokens that are none, and makes what the template writes control tokens. After:
+ * finds out which start and end are the file's own, and warns of what it lacks.
+ */
+int32_t gg_special_prepare(struct gg_engine *engine, struct gguf_context *gguf);
+void gg_special_settle(struct gg_engine *engine, const struct gguf_context *gguf);
+/* The longest special token that is written here, in n bytes; NULL: none. */
+const struct gg_special *gg_special_at(const struct gg_text *text, const char *at, size_t n);
+/* llama_tokenize() for words of any length. *n is what it returns. */
+int32_t gg_tokenize_deep(struct gg_engine *engine, const char *text, size_t length, bool special,
+			 int32_t *tokens, size_t room, int32_t *n);
+/* Is it UTF-8, and not too long for the context whatever its tokens are? */
 int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length);
 /* Makes it UTF-8: a '?' for each byte that is not. */
 void gg_mend_text(char *text);
