@@ -5,12 +5,13 @@ if HAVE_CHECK
 check_LTLIBRARIES += libtest_engine.la
 endif
 libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h tests/oracle.c tests/oracle.h \
-	tests/random.c tests/random.h tests/tiny_model.c tests/tiny_model.h
+	tests/random.c tests/random.h tests/tiny_model.c tests/tiny_model.h \
+	tests/edited_model.c tests/edited_model.h
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
-	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
+	tests/test_engine_replay tests/test_engine_request tests/test_engine_special tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -43,6 +44,9 @@ tests_test_engine_sides_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_text_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_special_SOURCES = tests/test_engine_special.c
+tests_test_engine_special_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_special_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la libpolicies.la \

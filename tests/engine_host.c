@@ -5,13 +5,26 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static char message[512];
 static int32_t code;
 
+static char warnings[2048];
+
 static void host_log(void *ctx, uint32_t level, const char *format, ...)
 {
-	(void)ctx, (void)level, (void)format;
+	size_t used = strlen(warnings);
+	va_list args;
+
+	(void)ctx;
+	if (level > KVMOD_WARN)
+		return;
+	va_start(args, format);
+	vsnprintf(warnings + used, sizeof(warnings) - used, format, args);
+	va_end(args);
+	used = strlen(warnings);
+	snprintf(warnings + used, sizeof(warnings) - used, "\n");
 }
 
 static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
@@ -61,7 +74,7 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 :
 			     params->type == GGML_TYPE_F16 ? 1 :
 							     2;
-	message[0] = '\0';
+	message[0] = warnings[0] = '\0';
 	if (!gg_engine_ops.open(engine))
 		return engine;
 	free(engine);
@@ -86,6 +99,11 @@ void test_engine_close(struct gg_engine *engine)
 const char *test_engine_error(void)
 {
 	return message;
+}
+
+const char *test_engine_warnings(void)
+{
+	return warnings;
 }
 
 int32_t test_engine_code(void)
