@@ -5,26 +5,22 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-static char message[512];
+static char message[512], warning[512];
+static unsigned n_warnings;
 static int32_t code;
-
-static char warnings[2048];
 
 static void host_log(void *ctx, uint32_t level, const char *format, ...)
 {
-	size_t used = strlen(warnings);
 	va_list args;
 
 	(void)ctx;
-	if (level > KVMOD_WARN)
+	if (level != KVMOD_WARN)
 		return;
+	n_warnings++;
 	va_start(args, format);
-	vsnprintf(warnings + used, sizeof(warnings) - used, format, args);
+	vsnprintf(warning, sizeof(warning), format, args);
 	va_end(args);
-	used = strlen(warnings);
-	snprintf(warnings + used, sizeof(warnings) - used, "\n");
 }
 
 static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
@@ -74,7 +70,7 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 :
 			     params->type == GGML_TYPE_F16 ? 1 :
 							     2;
-	message[0] = warnings[0] = '\0';
+	message[0] = '\0';
 	if (!gg_engine_ops.open(engine))
 		return engine;
 	free(engine);
@@ -101,14 +97,15 @@ const char *test_engine_error(void)
 	return message;
 }
 
-const char *test_engine_warnings(void)
-{
-	return warnings;
-}
-
 int32_t test_engine_code(void)
 {
 	return code;
+}
+
+const char *test_engine_warning(unsigned *n)
+{
+	*n = n_warnings;
+	return warning;
 }
 
 struct kvmod_seq *test_seq(struct gg_engine *engine)

@@ -30,8 +30,8 @@ void test_engine_close(struct gg_engine *engine);
 /* The last failure in words, and its code. */
 const char *test_engine_error(void);
 int32_t test_engine_code(void);
-/* What it warned of since it was opened, a line each. */
-const char *test_engine_warnings(void);
+/* The last warning in words; *n: how many have come. */
+const char *test_engine_warning(unsigned *n);
 
 /* The calls below abort the test when they fail. */
 struct kvmod_seq *test_seq(struct gg_engine *engine);
