@@ -188,7 +188,7 @@ int32_t gg_model_read(struct gg_engine *engine);
 int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
 
-/* --- text (text.c, special.c, deep.c, chat.c) ----------------------------------------------------------- */
+/* --- text (text.c, special.c, deep.c, chat.c) ------------------------------------------ */
 
 /* A token with a meaning of its own, and how it is written. */
 struct gg_special {
