@@ -188,7 +188,7 @@ int32_t gg_model_read(struct gg_engine *engine);
 int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
 
-/* --- text (text.c, chat.c) ----------------------------------------------------------- */
+/* --- text (text.c, chat.c, chat.h) ----------------------------------------------------------- */
 
 /* A token with a meaning of its own, and how it is written. */
 struct gg_special {
@@ -204,7 +204,9 @@ struct gg_text {
 	uint32_t n_end_tokens;
 	struct gg_special *specials;
 	size_t n_specials;
-	char *system;			/* the model's default system message; NULL: none */
+	const struct gg_template *template;	/* how conversations are rendered; NULL: by a guess */
+	char *system;			/* the template's default system message; NULL: the row's */
+	bool guessed;			/* that was said */
 };
 
 int32_t gg_text_open(struct gg_engine *engine);
@@ -216,6 +218,8 @@ void gg_mend_text(char *text);
 int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 		    int32_t *tokens, size_t *n_tokens);
 int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length);
+/* Which template it is; the vocabulary has been read. */
+int32_t gg_chat_open(struct gg_engine *engine);
 int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
 		uint32_t first, int32_t *tokens, size_t *n_tokens);
 
@@ -452,7 +456,7 @@ struct gg_engine {
 	/* Parameters. */
 	const char *model;
 	int64_t context, threads, batch, gpu_layers;
-	int32_t context_override, cache_type;
+	int32_t context_override, cache_type, chat_template;
 
 	enum ggml_type type;		/* of K and V */
 	uint64_t limit;			/* longest logical length */

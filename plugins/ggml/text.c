@@ -49,6 +49,7 @@ int32_t gg_text_open(struct gg_engine *engine)
 	ggml_backend_dev_t no_devices[] = { NULL };
 	struct gg_text *text = &engine->text;
 	const char *why;
+	int32_t code;
 
 	params.vocab_only = true;
 	params.devices = no_devices;
@@ -66,7 +67,8 @@ int32_t gg_text_open(struct gg_engine *engine)
 	/* A model made for tests may have none; it can still run token ids. */
 	if (llama_vocab_type(text->vocab) == LLAMA_VOCAB_TYPE_NONE)
 		return KVMOD_OK;
-	return read_specials(engine);
+	code = read_specials(engine);
+	return code ? code : gg_chat_open(engine);
 }
 
 void gg_text_close(struct gg_engine *engine)
@@ -77,6 +79,7 @@ void gg_text_close(struct gg_engine *engine)
 		llama_model_free(text->model);
 	free(text->specials);
 	free(text->end_tokens);
+	free(text->system);
 	memset(text, 0, sizeof(*text));
 }
 
