@@ -10,7 +10,8 @@ libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_chat \
-	tests/test_engine_files tests/test_engine_llama tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
+	tests/test_engine_files tests/test_engine_llama tests/test_engine_replay \
+	tests/test_engine_request tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)

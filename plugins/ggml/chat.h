@@ -71,6 +71,8 @@ enum gg_template_flag {
 	GG_QWEN3_THOUGHTS	= 32,
 	/* and if it is the last message, it has thoughts, be they empty. */
 	GG_LAST_THINKS		= 64,
+	/* The same as GG_DROP_THOUGHTS, but that a last message stays as it is. */
+	GG_QWQ_THOUGHTS		= 128,
 };
 
 struct gg_template {
@@ -81,6 +83,7 @@ struct gg_template {
 	const char *system_user;	/* in place of `system`: the user's turn that holds it */
 	const char *later_system;	/* a system message further on; NULL: refused */
 	const char *user, *assistant;
+	const char *last_assistant;	/* where nothing follows; NULL: as `assistant` */
 	const char *generation;		/* then the model answers */
 	uint32_t flags;
 };
@@ -88,10 +91,11 @@ struct gg_template {
 /* "auto", then the rows in their order. */
 #define GG_TEMPLATE_NAMES \
 	"auto|chatml|chatml-bos|chatml-think|smollm2|qwen1.5|qwen2|qwen2.5|qwen3|" \
-	"qwen3-instruct|qwen3-thinking|llama-2|llama-3|llama-3.1|llama-3.2|" \
+	"qwen3-instruct|qwen3-thinking|qwq|llama-2|llama-3|llama-3.1|llama-3.2|" \
 	"mistral-v0.1|mistral-v0.2|mistral-v1|mistral-v3|mistral-v3-tekken|mistral-v7|" \
 	"mistral-v7-tekken|zephyr|vicuna|deepseek-coder|deepseek-llm|deepseek-r1|" \
-	"deepseek-r1-think|openchat|solar"
+	"deepseek-r1-think|falcon3|openchat|openchat-3.6|" \
+	"solar|yi"
 
 extern const struct gg_template gg_templates[];
 extern const size_t gg_n_templates;

@@ -242,11 +242,20 @@ static size_t last_question(const struct gg_talk *talk)
 static void put_answer(struct render *r, size_t i)
 {
 	struct span answer = message(r->talk->messages[i].text);
+	const char *format = r->row->assistant;
+	bool last = i + 1 == r->talk->n;
 
-	if (r->row->flags & GG_QWEN3_THOUGHTS)
+	if (r->row->flags & GG_QWEN3_THOUGHTS) {
 		put_qwen3_answer(r, i, answer);
-	else
-		put(r, r->row->assistant, r->row->flags & GG_DROP_THOUGHTS ? said(answer) : answer);
+		return;
+	}
+	if (r->row->flags & GG_DROP_THOUGHTS)
+		answer = said(answer);
+	if ((r->row->flags & GG_QWQ_THOUGHTS) && !last)
+		answer = without_newlines(said(answer));
+	if (last && r->row->last_assistant)
+		format = r->row->last_assistant;
+	put(r, format, answer);
 }
 
 static void put_question(struct render *r, size_t i)

@@ -55,10 +55,10 @@
 
 enum row {
 	CHATML_PLAIN, CHATML_BOS, CHATML_THINK, SMOLLM2, QWEN1_5, QWEN2, QWEN2_5, QWEN3,
-	QWEN3_INSTRUCT, QWEN3_THINKING, LLAMA_2, LLAMA_3_0, LLAMA_3_1, LLAMA_3_2,
+	QWEN3_INSTRUCT, QWEN3_THINKING, QWQ, LLAMA_2, LLAMA_3_0, LLAMA_3_1, LLAMA_3_2,
 	MISTRAL_0_1, MISTRAL_0_2, MISTRAL_V1, MISTRAL_V3, MISTRAL_V3_TEKKEN, MISTRAL_V7,
 	MISTRAL_V7_TEKKEN, ZEPHYR_, VICUNA, DEEPSEEK_CODER, DEEPSEEK_LLM, DEEPSEEK_R1_,
-	DEEPSEEK_R1_THINK, OPENCHAT_, SOLAR,
+	DEEPSEEK_R1_THINK, FALCON3, OPENCHAT_, OPENCHAT_3_6, SOLAR, YI,
 	N_ROWS
 };
 
@@ -82,6 +82,8 @@ const struct gg_template gg_templates[] = {
 			     .flags = GG_QWEN3_THOUGHTS },
 	[QWEN3_THINKING] = { "qwen3-thinking", CHATML_TURNS, .generation = CHATML_PROMPT "<think>\n",
 			     .flags = GG_QWEN3_THOUGHTS | GG_LAST_THINKS },
+	[QWQ] = { "qwq", CHATML_TURNS, .generation = CHATML_PROMPT "<think>\n",
+		  .flags = GG_QWQ_THOUGHTS },
 	[LLAMA_2] = { "llama-2", .flags = GG_TURNS,
 		      .system_user = GG_BOS "[INST] " GG_STRIP("<<SYS>>\n" GG_SYSTEM "\n<</SYS>>\n\n" GG_TEXT) " [/INST]",
 		      .user = GG_BOS "[INST] " GG_STRIP(GG_TEXT) " [/INST]",
@@ -133,12 +135,23 @@ const struct gg_template gg_templates[] = {
 	[DEEPSEEK_R1_] = { "deepseek-r1", DEEPSEEK_R1, .generation = "<｜Assistant｜>" },
 	[DEEPSEEK_R1_THINK] = { "deepseek-r1-think", DEEPSEEK_R1,
 				.generation = "<｜Assistant｜><think>\n" },
+	[FALCON3] = { "falcon3", .system = "<|system|>\n" GG_TEXT "\n",
+		      .later_system = "<|system|>\n" GG_TEXT "\n", .user = "<|user|>\n" GG_TEXT "\n",
+		      .assistant = ZEPHYR("assistant"),
+		      .last_assistant = "<|assistant|>\n" GG_TEXT GG_EOS,
+		      .generation = "<|assistant|>\n" },
 	[OPENCHAT_] = { "openchat", .begin = GG_BOS, .system = OPENCHAT("System"),
 			.later_system = OPENCHAT("System"), .user = OPENCHAT("User"),
 			.assistant = OPENCHAT("Assistant"), .generation = "GPT4 Correct Assistant:" },
+	[OPENCHAT_3_6] = { "openchat-3.6", .begin = GG_BOS, .system = LLAMA_3("System"),
+			   .later_system = LLAMA_3("System"), .user = LLAMA_3("GPT4 Correct User"),
+			   .assistant = LLAMA_3("GPT4 Correct Assistant"),
+			   .generation = "<|start_header_id|>GPT4 Correct Assistant<|end_header_id|>\n\n" },
 	[SOLAR] = { "solar", .flags = GG_SKIP_EMPTY_SYSTEM, .system = "### System:\n" GG_TEXT "\n\n",
 		    .user = "### User:\n" GG_TEXT "\n\n", .assistant = "### Assistant:\n" GG_TEXT,
 		    .generation = "### Assistant:\n" },
+	[YI] = { "yi", .system = GG_TEXT, .user = CHATML("user", GG_TEXT) CHATML_PROMPT,
+		 .assistant = GG_TEXT "<|im_end|>\n" },
 };
 const size_t gg_n_templates = N_ROWS;
 
@@ -150,14 +163,14 @@ static const struct {
 } known[] = {
 	{ 0x679f20b35506c517u, CHATML_PLAIN }, /* SmolLM2-135M-Instruct; Qwen2-Instruct */
 	{ 0x5d024df2da48de7eu, CHATML_PLAIN }, /* transformers, for a tokenizer without one; OpenHermes-2.5-Mistral-7B */
-	{ 0x192afab84b7e1cedu, CHATML_PLAIN }, /* Yi-1.5-Chat */
+	{ 0x192afab84b7e1cedu, CHATML_PLAIN }, /* Mistral-7B-OpenOrca */
 	{ 0x7429fbf2e175c67du, CHATML_PLAIN }, /* unsloth, chatml */
 	{ 0xd3b732e7097e2176u, CHATML_BOS }, /* Hermes-2-Pro */
 	{ 0xea29c9253aeefd3bu, CHATML_BOS }, /* chatml with a start token */
 	{ 0x0e555394f740e916u, CHATML_THINK }, /* Qwen3-Thinking, short */
 	{ 0x88f1d3cabae493c7u, QWEN1_5 }, /* Qwen1.5-Chat */
 	{ 0xbeda804301bce9adu, QWEN2 }, /* Smaug-2 */
-	{ 0x087b30da2d3c975bu, CHATML_PLAIN }, /* Qwen2.5-Instruct */
+	{ 0x087b30da2d3c975bu, CHATML_PLAIN }, /* Qwen2.5-Instruct; Qwen2.5-Math-Instruct */
 	{ 0x4e4e88266b578c16u, QWEN3 }, /* Qwen3 */
 	{ 0x906c95863c4b25e6u, QWEN3 }, /* Qwen3, unsloth */
 	{ 0x73441d72911cb745u, QWEN3_INSTRUCT }, /* Qwen3-Instruct-2507 */
@@ -189,6 +202,12 @@ static const struct {
 	{ 0xe582db3518dee7e9u, DEEPSEEK_R1_THINK }, /* DeepSeek-R1-Distill, llama.cpp */
 	{ 0xf923c8179b5174d3u, OPENCHAT_ }, /* openchat-3.5, Starling-LM */
 	{ 0x9905da912cb62c25u, SOLAR }, /* SOLAR-10.7B-Instruct */
+	{ 0x365a0095cc3a5cb9u, QWQ }, /* QwQ-32B */
+	{ 0x1b15dfdbb4a34531u, QWEN3 }, /* Qwen3, later */
+	{ 0x538b30292e895495u, CHATML_PLAIN }, /* dolphin-2.6-mistral */
+	{ 0xb83cc474472a4b90u, FALCON3 }, /* Falcon3-Instruct */
+	{ 0x66b8c017d4d6e67eu, OPENCHAT_3_6 }, /* openchat-3.6 */
+	{ 0x903cbee051e4b8cau, YI }, /* Yi-1.5-Chat */
 };
 
 bool gg_template_find(const char *template, const struct gg_template **row, char **system)
