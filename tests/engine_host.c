@@ -6,12 +6,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static char message[512];
+static char message[512], warning[512];
+static unsigned n_warnings;
 static int32_t code;
 
 static void host_log(void *ctx, uint32_t level, const char *format, ...)
 {
-	(void)ctx, (void)level, (void)format;
+	va_list args;
+
+	(void)ctx;
+	if (level != KVMOD_WARN)
+		return;
+	n_warnings++;
+	va_start(args, format);
+	vsnprintf(warning, sizeof(warning), format, args);
+	va_end(args);
 }
 
 static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
@@ -56,6 +65,7 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 	engine->context_override = params->context_override;
 	engine->batch = params->batch ? params->batch : 512;
 	engine->gpu_layers = params->gpu_layers;
+	engine->chat_template = params->chat_template;
 	if (params->gpu)
 		engine->gpu = *params->gpu;
 	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 :
@@ -91,6 +101,12 @@ const char *test_engine_error(void)
 int32_t test_engine_code(void)
 {
 	return code;
+}
+
+const char *test_engine_warning(unsigned *n)
+{
+	*n = n_warnings;
+	return warning;
 }
 
 struct kvmod_seq *test_seq(struct gg_engine *engine)

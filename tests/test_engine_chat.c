@@ -258,6 +258,98 @@ START_TEST(every_row)
 }
 END_TEST
 
+/* --- which row --------------------------------------------------------------------------------------- */
+
+static const struct kvmod_message hello = { "user", "Hello" };
+
+static int32_t say_hello(void)
+{
+	n_tokens = ROOM;
+	return gg_chat(engine, &hello, 1, 1, tokens, &n_tokens);
+}
+
+static void check_hello(const char *expected)
+{
+	char *text;
+
+	ck_assert_msg(!say_hello(), "%s", test_engine_error());
+	text = text_of_tokens();
+	ck_assert_str_eq(text, expected);
+	free(text);
+}
+
+/* By the template in the model's file, whose default system message that is. */
+START_TEST(by_the_file)
+{
+	unsigned before, after;
+
+	test_engine_warning(&before);
+	ck_assert_str_eq(engine->text.template->name, "chatml");
+	ck_assert_str_eq(engine->text.system,
+			 "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
+	check_hello("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+		    "Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+	test_engine_warning(&after);
+	ck_assert_uint_eq(after, before);
+}
+END_TEST
+
+/* [engine ggml] chat_template says another one: its name's place in the choice counts. */
+START_TEST(by_name)
+{
+	struct test_engine_params params = { .model = TEST_MODEL, .type = GGML_TYPE_F16 };
+
+	params.chat_template = (int32_t)(row("vicuna") - gg_templates) + 1;
+	test_engine_close(engine);
+	engine = test_engine_open(&params);
+	ck_assert_msg(engine, "%s", test_engine_error());
+	check_hello("A chat between a curious user and an artificial intelligence assistant. The assistant "
+		    "gives helpful, detailed, and polite answers to the user's questions. USER: Hello ASSISTANT:");
+}
+END_TEST
+
+/* A template that is not known is guessed at: that is said once, with what to do. */
+START_TEST(by_a_guess)
+{
+	unsigned before, after;
+	const char *warning;
+
+	test_engine_warning(&before);
+	engine->text.template = NULL;
+	for (int i = 0; i < 3; i++)
+		check_hello("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+			    "Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+	warning = test_engine_warning(&after);
+	ck_assert_uint_eq(after, before + 1);
+	ck_assert_str_eq(warning, TEST_MODEL ": kvmod does not know its chat template: libllama's guess is "
+					     "used, which may differ; set [engine ggml] chat_template = NAME, "
+					     "or use --raw");
+}
+END_TEST
+
+/* What a row has no place for is refused, and the message says what it is. */
+START_TEST(refused)
+{
+	struct kvmod_message messages[2] = { { "system", "Be brief." }, hello };
+
+	use(row("mistral-v0.2"), NULL);
+	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
+	ck_assert_str_eq(test_engine_error(), "the chat template mistral-v0.2 of " TEST_MODEL
+					      " has no place for a system message: say it in the prompt");
+	messages[0] = hello;
+	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
+	ck_assert_str_eq(test_engine_error(), "message 2 is by \"user\": in the chat template mistral-v0.2 "
+					      "user and assistant take turns");
+	messages[1].role = "system";
+	use(row("deepseek-r1"), NULL);
+	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
+	ck_assert_str_eq(test_engine_error(), "the chat template deepseek-r1 of " TEST_MODEL
+					      " has a place for a system message at the beginning only");
+}
+END_TEST
+
+/* --- how a text is known ------------------------------------------------------------------------------- */
+
 static const struct {
 	const char *a, *b;
 	bool same;
@@ -367,20 +459,28 @@ static void add(TCase *tc)
 	tcase_add_test(tc, odd_texts);
 }
 
+static bool have_jinja;
+
 static void add_model(TCase *tc)
 {
 	add(tc);
 	tcase_add_checked_fixture(tc, set_up, tear_down);
-	tcase_add_test(tc, like_jinja);
+	tcase_add_test(tc, by_the_file);
+	tcase_add_test(tc, by_name);
+	tcase_add_test(tc, by_a_guess);
+	tcase_add_test(tc, refused);
+	if (have_jinja)
+		tcase_add_test(tc, like_jinja);
 }
 
 int main(void)
 {
 	int failed;
 
-	if (*TEST_MODEL && !system("python3 -c 'import jinja2' 2>/dev/null"))
-		return test_main("engine chat", add_model);
-	failed = test_main("engine chat", add);
+	have_jinja = !system("python3 -c 'import jinja2' 2>/dev/null");
+	failed = test_main("engine chat", *TEST_MODEL ? add_model : add);
+	if (*TEST_MODEL && have_jinja)
+		return failed;
 	puts(*TEST_MODEL ? "skipped: no python3-jinja2 to compare templates with" :
 			   "skipped: no default model: configure --with-model=FILE");
 	return failed ? failed : 77;
