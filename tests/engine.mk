@@ -10,8 +10,9 @@ libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h tests/oracle
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
-ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
-	tests/test_engine_replay tests/test_engine_request tests/test_engine_special tests/test_engine_text \
+ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_chat \
+	tests/test_engine_files tests/test_engine_llama tests/test_engine_replay \
+	tests/test_engine_request tests/test_engine_special tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -47,6 +48,10 @@ tests_test_engine_text_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_special_SOURCES = tests/test_engine_special.c
 tests_test_engine_special_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_special_LDADD = libtest_engine.la $(GGML_LIBS)
+# Also needs Python's jinja2, to compare with.
+tests_test_engine_chat_SOURCES = tests/test_engine_chat.c
+tests_test_engine_chat_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la libpolicies.la \
@@ -61,4 +66,4 @@ tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_random_model_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
-EXTRA_DIST += tests/golden/e2e-smollm2.jsonl
+EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/chat_templates.jsonl tests/chat_templates.py

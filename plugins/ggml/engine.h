@@ -188,7 +188,7 @@ int32_t gg_model_read(struct gg_engine *engine);
 int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
 
-/* --- text (text.c, special.c, deep.c, chat.c) ------------------------------------------ */
+/* --- text (text.c, special.c, deep.c, chat.c, chat.h) ---------------------------------- */
 
 /* A token with a meaning of its own, and how it is written. */
 struct gg_special {
@@ -207,7 +207,9 @@ struct gg_text {
 	int32_t bos, eos;		/* that the file names, not that libllama guesses; -1: none */
 	bool add_bos;			/* a text begins with the start token */
 	size_t longest;			/* bytes of the longest token; 0: not known */
-	char *system;			/* the model's default system message; NULL: none */
+	const struct gg_template *template;	/* how conversations are rendered; NULL: by a guess */
+	char *system;			/* the template's default system message; NULL: the row's */
+	bool guessed;			/* that was said */
 };
 
 int32_t gg_text_open(struct gg_engine *engine);
@@ -231,6 +233,8 @@ void gg_mend_text(char *text);
 int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 		    int32_t *tokens, size_t *n_tokens);
 int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length);
+/* Which template it is; the vocabulary has been read. */
+int32_t gg_chat_open(struct gg_engine *engine);
 int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
 		uint32_t first, int32_t *tokens, size_t *n_tokens);
 
@@ -467,7 +471,7 @@ struct gg_engine {
 	/* Parameters. */
 	const char *model;
 	int64_t context, threads, batch, gpu_layers;
-	int32_t context_override, cache_type;
+	int32_t context_override, cache_type, chat_template;
 
 	enum ggml_type type;		/* of K and V */
 	uint64_t limit;			/* longest logical length */

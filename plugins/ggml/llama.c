@@ -3,7 +3,7 @@
  * The engine "llama": libllama itself, with its own cache, which is always
  * whole. It is what the engine "ggml" is measured against.
  */
-#include "engine.h"
+#include "chat.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +26,9 @@ struct llama_engine {
 	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
 	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
 	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
-	  "element type of the cached K and V")
+	  "element type of the cached K and V") \
+	P(owner, struct gg_engine, chat_template, CHOICE, "auto", GG_TEMPLATE_NAMES, \
+	  "how a conversation is rendered; auto: as the model's file says")
 KVMOD_PARAMS(engine, llama, LLAMA_PARAMS);
 
 static const enum ggml_type cache_types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 };

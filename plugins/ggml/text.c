@@ -110,9 +110,10 @@ static int32_t read_text(struct gg_engine *engine, struct gguf_context *gguf)
 	if (code || llama_vocab_type(engine->text.vocab) == LLAMA_VOCAB_TYPE_NONE)
 		return code;
 	code = read_specials(engine);
-	if (!code)
-		gg_special_settle(engine, gguf);
-	return code;
+	if (code)
+		return code;
+	gg_special_settle(engine, gguf);
+	return gg_chat_open(engine);
 }
 
 int32_t gg_text_open(struct gg_engine *engine)
@@ -140,6 +141,7 @@ void gg_text_close(struct gg_engine *engine)
 		llama_model_free(text->model);
 	free(text->specials);
 	free(text->end_tokens);
+	free(text->system);
 	memset(text, 0, sizeof(*text));
 }
 

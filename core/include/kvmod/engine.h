@@ -93,6 +93,7 @@ struct kvmod_engine_ops {
 	 * tokens. The model's own default system message is supplied where the
 	 * first message is not a system one. With first = 0 it renders what goes on
 	 * after an answer: the conversation so far is in the cache already.
+	 * KVMOD_EINVAL for messages that the template has no place for.
 	 */
 	int32_t (*chat)(void *self, const struct kvmod_message *messages, size_t n_messages,
 			uint32_t first, int32_t *tokens, size_t *n_tokens);
