@@ -10,9 +10,12 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/compute.c \
 	plugins/ggml/engine.c \
 	plugins/ggml/engine.h \
+	plugins/ggml/file.c \
+	plugins/ggml/file.h \
 	plugins/ggml/gguf.c \
 	plugins/ggml/gpu.c \
 	plugins/ggml/graph.c \
+	plugins/ggml/header.c \
 	plugins/ggml/inputs.c \
 	plugins/ggml/llama.c \
 	plugins/ggml/memory.c \
@@ -22,7 +25,9 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/rows.c \
 	plugins/ggml/seq.c \
 	plugins/ggml/step.c \
-	plugins/ggml/text.c
+	plugins/ggml/text.c \
+	plugins/ggml/vocab.c \
+	plugins/ggml/weights.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 

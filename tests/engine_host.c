@@ -56,6 +56,7 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 	engine->context_override = params->context_override;
 	engine->batch = params->batch ? params->batch : 512;
 	engine->gpu_layers = params->gpu_layers;
+	engine->mmap = !params->no_mmap;
 	if (params->gpu)
 		engine->gpu = *params->gpu;
 	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 :

@@ -14,7 +14,7 @@ struct test_engine_params {
 	const char *model;
 	enum ggml_type type;		/* of K and V; F32 is 0 */
 	int64_t context, batch, gpu_layers;
-	int32_t context_override;
+	int32_t context_override, no_mmap;
 	const struct gg_gpu *gpu;	/* a GPU that need not be looked for */
 };
 

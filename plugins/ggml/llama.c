@@ -96,6 +96,7 @@ static void ll_close(void *self)
 	gg_text_close(&e->gg);
 	if (e->model)
 		llama_model_free(e->model);
+	gg_model_close(&e->gg);
 	gg_gpu_close(&e->gg);
 	gg_backend_close(&e->gg);
 }
@@ -105,20 +106,35 @@ static int32_t open_model(struct llama_engine *e)
 	struct llama_model_params params = llama_model_default_params();
 	ggml_backend_dev_t devices[] = { e->gg.gpu.device, NULL };
 	const char *why;
+	char path[32];
 
+	/* The file that was checked, whatever its name stands for by now. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", e->gg.net.file.fd);
 	params.devices = devices;
 	params.n_gpu_layers = !e->gg.gpu.device ? 0 : -1;
 	/* libllama counts the output matrix as one of them, and takes it first. */
 	if (e->gg.gpu.device && e->gg.gpu_layers > 0 && e->gg.gpu_layers < INT32_MAX)
 		params.n_gpu_layers = (int32_t)e->gg.gpu_layers + 1;
 	gg_log_begin(&e->gg);
-	e->model = llama_model_load_from_file(e->gg.model, params);
+	e->model = llama_model_load_from_file(path, params);
 	why = gg_log_end();
 	if (!e->model)
 		return gg_fail(&e->gg, KVMOD_EFORMAT, "%s: libllama cannot load it (%s)", e->gg.model,
 			       *why ? why : "it does not say why");
-	e->gg.net.dims[GG_VOCAB] = llama_vocab_n_tokens(llama_model_get_vocab(e->model));
 	return KVMOD_OK;
+}
+
+/* What ggml's checks let pass, and libllama ends the process for. */
+static int32_t check_model(struct llama_engine *e)
+{
+	const struct gg_model *net = &e->gg.net;
+	int32_t code = gg_model_check(&e->gg);
+
+	if (!code && net->rope.n_dims != (int)net->head_dim)
+		return gg_fail(&e->gg, KVMOD_ENOTSUP,
+			       "%s: RoPE over %d of %u dimensions: libllama turns all of them in this family",
+			       e->gg.model, net->rope.n_dims, net->head_dim);
+	return code;
 }
 
 static int32_t ll_open(void *self)
@@ -128,6 +144,10 @@ static int32_t ll_open(void *self)
 
 	if (!code)
 		code = gg_gpu_find(&e->gg);
+	if (!code)
+		code = gg_model_read(&e->gg);
+	if (!code)
+		code = check_model(e);
 	if (!code)
 		code = open_model(e);
 	if (!code)
