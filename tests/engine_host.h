@@ -16,6 +16,7 @@ struct test_engine_params {
 	int64_t context, batch, gpu_layers;
 	int32_t context_override, no_mmap;
 	const struct gg_gpu *gpu;	/* a GPU that need not be looked for */
+	bool llama;			/* the engine "llama", of which only open() and close() are for these */
 };
 
 /* What the host's device() does; NULL, as at the start: there is no such call. */
