@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ROUNDS	250
+#define ROUNDS	150
 
 struct fuzz {
 	struct kv_random random;

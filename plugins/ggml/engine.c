@@ -86,6 +86,7 @@ static int32_t gg_open(void *self)
 		gg_close(engine);
 		return code;
 	}
+	gg_file_forget(&engine->net.file);
 	describe(engine);
 	return KVMOD_OK;
 }

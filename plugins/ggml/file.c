@@ -163,7 +163,7 @@ int32_t gg_file_check(struct gg_engine *engine)
 		       engine->model);
 }
 
-static void forget_header(struct gg_file *file)
+void gg_file_forget(struct gg_file *file)
 {
 	free(file->bytes);
 	free(file->pairs);
@@ -184,7 +184,7 @@ static int32_t read_header(struct gg_engine *engine)
 	int32_t code = KVMOD_OK;
 
 	for (n = FIRST_READ; !code && more; n *= 2) {
-		forget_header(file);
+		gg_file_forget(file);
 		file->n_bytes = n < most ? n : most;
 		file->bytes = malloc(file->n_bytes);
 		if (!file->bytes)
@@ -208,7 +208,7 @@ int32_t gg_file_open(struct gg_engine *engine)
 
 void gg_file_close(struct gg_file *file)
 {
-	forget_header(file);
+	gg_file_forget(file);
 	if (file->is_open)
 		close(file->fd);
 	file->is_open = false;

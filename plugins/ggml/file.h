@@ -60,6 +60,8 @@ struct gg_file {
  * known type and said once; texts have no zero bytes, numbers are finite.
  */
 int32_t gg_file_open(struct gg_engine *engine);
+/* The header was used; the file stays open. */
+void gg_file_forget(struct gg_file *file);
 void gg_file_close(struct gg_file *file);
 /* NULL: it is not there. */
 const struct gg_pair *gg_file_find(const struct gg_file *file, const char *key);

@@ -156,6 +156,7 @@ static int32_t ll_open(void *self)
 		ll_close(e);
 		return code;
 	}
+	gg_file_forget(&e->gg.net.file);
 	describe(e);
 	return KVMOD_OK;
 }
@@ -186,7 +187,7 @@ static bool was_cancelled(void *arg)
 	return atomic_load_explicit(&((struct gg_backend *)arg)->cancelled, memory_order_relaxed);
 }
 
-static struct llama_context *new_context(struct llama_engine *e)
+static struct llama_context *new_context(struct llama_engine *e, const char **why)
 {
 	struct llama_context_params params = llama_context_default_params();
 	struct llama_context *context;
@@ -199,7 +200,7 @@ static struct llama_context *new_context(struct llama_engine *e)
 	params.abort_callback_data = &e->gg.backend;
 	gg_log_begin(&e->gg);
 	context = llama_init_from_model(e->model, params);
-	gg_log_end();
+	*why = gg_log_end();
 	if (context && e->gg.backend.threads)
 		llama_attach_threadpool(context, e->gg.backend.threads, NULL);
 	return context;
@@ -210,16 +211,17 @@ static int32_t ll_seq_open(void *self, struct kvmod_seq **out)
 	struct llama_engine *e = self;
 	const struct kvmod_model *m = &e->gg.public_model;
 	struct llama_seq *s = calloc(1, sizeof(*s));
+	const char *why = "";
 
 	if (s) {
 		s->heads = calloc(m->n_kv_heads, sizeof(*s->heads));
 		s->segments = calloc(m->n_layers, sizeof(*s->segments));
-		s->context = new_context(e);
+		s->context = new_context(e, &why);
 	}
 	if (!s || !s->heads || !s->segments || !s->context) {
 		ll_seq_close(e, (struct kvmod_seq *)s);
-		return gg_fail(&e->gg, KVMOD_ENOMEM, "no memory for a context of %llu tokens",
-			       (unsigned long long)m->context);
+		return gg_fail(&e->gg, KVMOD_ENOMEM, "no memory for a context of %llu tokens%s%s%s",
+			       (unsigned long long)m->context, *why ? " (" : "", why, *why ? ")" : "");
 	}
 	*out = (struct kvmod_seq *)s;
 	return KVMOD_OK;
@@ -337,6 +339,9 @@ static int32_t run_item(struct llama_engine *e, const struct kvmod_batch_item *i
 		n = item->n_tokens - at < e->gg.batch ? item->n_tokens - at : (uint32_t)e->gg.batch;
 		skip = first > at ? first - at : 0;
 		left = skip < n ? n - skip : 0;
+		code = gg_file_check(&e->gg);
+		if (code)
+			break;
 		code = run_pass(e, s, item->tokens + at, n,
 				left ? item->logits + (at + skip - first) * width : NULL, left);
 		*done += code ? 0 : n;

@@ -179,7 +179,7 @@ static int32_t refuse_twice(const struct vocab *v)
 {
 	const struct gg_text_at *twice = NULL;
 	size_t n_empty = 0;
-	char why[64];
+	char why[64] = "";
 
 	while (n_empty < v->n && !v->sorted[n_empty]->n)
 		n_empty++;
@@ -359,19 +359,16 @@ static bool begins(const struct gg_pair *pair, const char *prefix)
 	return pair->key.n > n && !memcmp(pair->key.at, prefix, n);
 }
 
-/* Is it libllama's to see? */
-static bool is_for_libllama(const struct gg_engine *engine, const struct gg_pair *pair)
+/* Is it libllama's to see, where there are n tokens? */
+static bool is_for_libllama(const struct gg_pair *pair, uint64_t n)
 {
-	const struct gg_pair *tokens = find(engine, PREFIX "tokens");
 	size_t i = 0;
 
 	if (begins(pair, "general.") || begins(pair, "tokenizer.chat_template."))
 		return pair->type == GGUF_TYPE_STRING && !pair->is_array;
-	if (pair == size_key(engine))
-		return true;
 	while (i < N_KEYS && !gg_text_is(pair->key, keys[i].key))
 		i++;
-	return i < N_KEYS && (keys[i].form != OTHER_ID || (tokens && u32_of(pair) < tokens->n));
+	return i < N_KEYS && (keys[i].form != OTHER_ID || u32_of(pair) < n);
 }
 
 static bool write_all(int fd, const void *bytes, size_t n)
@@ -389,6 +386,8 @@ static bool write_all(int fd, const void *bytes, size_t n)
 static bool write_pairs(const struct gg_engine *engine, int fd)
 {
 	const struct gg_file *file = &engine->net.file;
+	const struct gg_pair *tokens = find(engine, PREFIX "tokens"), *size = size_key(engine);
+	uint64_t n = tokens ? tokens->n : 0;
 	struct {
 		char magic[4];
 		uint32_t version;
@@ -396,13 +395,13 @@ static bool write_pairs(const struct gg_engine *engine, int fd)
 	} head = { { 'G', 'G', 'U', 'F' }, 3, 0, 0 };
 
 	for (uint64_t i = 0; i < file->n_pairs; i++)
-		head.n_pairs += is_for_libllama(engine, &file->pairs[i]);
+		head.n_pairs += &file->pairs[i] == size || is_for_libllama(&file->pairs[i], n);
 	if (!write_all(fd, &head, sizeof(head)))
 		return false;
 	for (uint64_t i = 0; i < file->n_pairs; i++) {
 		const struct gg_pair *pair = &file->pairs[i];
 
-		if (is_for_libllama(engine, pair) &&
+		if ((pair == size || is_for_libllama(pair, n)) &&
 		    !write_all(fd, pair->begin, (size_t)(pair->end - pair->begin)))
 			return false;
 	}
