@@ -119,7 +119,8 @@ static void change_tensor(struct fuzz *f, struct edit *e)
 		t->offset = number(f);
 		break;
 	default:
-		e->n_tensors = draw(f, e->n_tensors) + 1;
+		for (uint32_t n = draw(f, e->n_tensors); n; n--)
+			free(e->tensors[--e->n_tensors].name.bytes);
 	}
 }
 
