@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where prompts come from. */
 #include "core/cli/run.h"
+#include "core/regular.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
+
 
 static int check_utf8(const struct cli_text *text, const char *what)
 {
@@ -38,15 +41,44 @@ static int read_all(struct cli_text *text, FILE *f, const char *name)
 	return CLI_OK;
 }
 
+/*
+ * A prompt may come through a pipe as well (`-f <(...)`, /dev/stdin), and be typed;
+ * a FIFO into which nobody writes is empty, instead of waited for.
+ */
+static int open_prompt(const char *file, FILE **f, bool *is_pipe)
+{
+	int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st;
+
+	if (fd < 0)
+		return cli_error("%s: %s", file, strerror(errno));
+	if (fstat(fd, &st) || !(kv_is_regular(&st) || S_ISFIFO(st.st_mode) || isatty(fd))) {
+		close(fd);
+		return cli_error("%s: %s, expected a regular file, a pipe or a terminal", file,
+				 S_ISDIR(st.st_mode) ? "a directory" : "a device");
+	}
+	*is_pipe = S_ISFIFO(st.st_mode);
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+	*f = fdopen(fd, "r");
+	if (*f)
+		return CLI_OK;
+	close(fd);
+	return cli_error("%s: %s", file, strerror(errno));
+}
+
 static int read_file(struct cli_text *text, const char *file)
 {
-	FILE *f = fopen(file, "re");
-	int err;
+	size_t before = text->n;
+	bool is_pipe = false;
+	FILE *f = NULL;
+	int err = open_prompt(file, &f, &is_pipe);
 
-	if (!f)
-		return cli_error("%s: %s", file, strerror(errno));
+	if (err)
+		return err;
 	err = read_all(text, f, file);
 	fclose(f);
+	if (!err && is_pipe && text->n == before)
+		return cli_error("%s: nothing came through the pipe", file);
 	return err;
 }
 

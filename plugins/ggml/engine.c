@@ -18,6 +18,8 @@
 	  "tokens that one pass takes at most") \
 	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
 	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
+	P(owner, struct gg_engine, mmap, BOOL, "yes", "", \
+	  "use weights where the mapped file has them; no: read them, so that the file may change") \
 	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
 	  "element type of the cached K and V") \
 	P(owner, struct gg_engine, chat_template, CHOICE, "auto", GG_TEMPLATE_NAMES, \
@@ -86,6 +88,7 @@ static int32_t gg_open(void *self)
 		gg_close(engine);
 		return code;
 	}
+	gg_file_forget(&engine->net.file);
 	describe(engine);
 	return KVMOD_OK;
 }

@@ -9,34 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What stands in a file for "none" as well. */
 #define NO_TOKEN UINT32_MAX
 
 /* --- before libllama reads the vocabulary ---------------------------------------------------- */
-
-/* Special tokens that a file may name. A start or an end is not to be guessed. */
-static const struct {
-	const char *key;
-	bool required;
-} ids[] = {
-	{ "tokenizer.ggml.bos_token_id", true },
-	{ "tokenizer.ggml.eos_token_id", true },
-	{ "tokenizer.ggml.eot_token_id", true },
-	{ "tokenizer.ggml.eom_token_id", true },
-	{ "tokenizer.ggml.unknown_token_id", false },
-	{ "tokenizer.ggml.seperator_token_id", false }, /* [sic] */
-	{ "tokenizer.ggml.padding_token_id", false },
-	{ "tokenizer.ggml.mask_token_id", false },
-	{ "tokenizer.ggml.fim_pre_token_id", false },
-	{ "tokenizer.ggml.fim_suf_token_id", false },
-	{ "tokenizer.ggml.fim_mid_token_id", false },
-	{ "tokenizer.ggml.fim_pad_token_id", false },
-	{ "tokenizer.ggml.fim_rep_token_id", false },
-	{ "tokenizer.ggml.fim_sep_token_id", false },
-	{ "tokenizer.ggml.prefix_token_id", false },
-	{ "tokenizer.ggml.suffix_token_id", false },
-	{ "tokenizer.ggml.middle_token_id", false },
-};
 
 static int64_t find(const struct gguf_context *gguf, const char *key, enum gguf_type type)
 {
@@ -64,22 +39,6 @@ static uint32_t named(const struct gguf_context *gguf, const char *key)
 	int64_t id = find(gguf, key, GGUF_TYPE_UINT32);
 
 	return id < 0 ? NO_TOKEN : gguf_get_val_u32(gguf, id);
-}
-
-static int32_t check_ids(struct gg_engine *engine, const struct gguf_context *gguf, size_t n)
-{
-	for (size_t i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
-		uint32_t token = named(gguf, ids[i].key);
-
-		if (token == NO_TOKEN || token < n)
-			continue;
-		if (ids[i].required)
-			return gg_fail(engine, KVMOD_EFORMAT, "%s: %s is %u, expected a token of the vocabulary: 0 to %zu",
-				       engine->model, ids[i].key, token, n - 1);
-		gg_log(engine, KVMOD_WARN, "%s: %s is %u, and the vocabulary has %zu tokens: ignored",
-		       engine->model, ids[i].key, token, n);
-	}
-	return KVMOD_OK;
 }
 
 /*
@@ -129,12 +88,8 @@ int32_t gg_special_prepare(struct gg_engine *engine, struct gguf_context *gguf)
 {
 	int64_t tokens = find_array(gguf, "tokenizer.ggml.tokens", GGUF_TYPE_STRING);
 	size_t n = tokens < 0 ? 0 : gguf_get_arr_n(gguf, tokens);
-	int32_t code;
 
-	if (!n)
-		return KVMOD_OK;
-	code = check_ids(engine, gguf, n);
-	return code ? code : make_control(engine, gguf, tokens, n);
+	return n ? make_control(engine, gguf, tokens, n) : KVMOD_OK;
 }
 
 /* --- after that -------------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool is_special(const struct llama_vocab *vocab, int32_t token)
 {
@@ -93,10 +94,6 @@ static int32_t load(struct gg_engine *engine, struct gguf_context *gguf)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: its vocabulary cannot be read (%s)",
 			       engine->model, *why ? why : "libllama does not say why");
 	text->vocab = llama_model_get_vocab(text->model);
-	if (llama_vocab_n_tokens(text->vocab) > engine->net.dims[GG_VOCAB])
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %d tokens, embeddings for %lld",
-			       engine->model, llama_vocab_n_tokens(text->vocab),
-			       (long long)engine->net.dims[GG_VOCAB]);
 	return KVMOD_OK;
 }
 
@@ -120,14 +117,20 @@ int32_t gg_text_open(struct gg_engine *engine)
 {
 	struct gguf_context *gguf;
 	const char *why;
-	int32_t code;
+	char path[32];
+	int fd;
+	int32_t code = gg_vocab_write(engine, &fd);
 
+	if (code)
+		return code;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	gg_log_begin(engine);
-	gguf = gguf_init_from_file(engine->model, (struct gguf_init_params){ .no_alloc = true });
+	gguf = gguf_init_from_file(path, (struct gguf_init_params){ .no_alloc = true });
 	why = gg_log_end();
+	close(fd);
 	if (!gguf)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a truncated or damaged GGUF file (%s)",
-			       engine->model, *why ? why : "its header cannot be read");
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: its vocabulary cannot be read (%s)",
+			       engine->model, *why ? why : "ggml does not say why");
 	code = read_text(engine, gguf);
 	gguf_free(gguf);
 	return code;
