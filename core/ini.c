@@ -5,9 +5,9 @@
  * reader of ours, which counts and refuses what inih would misread.
  */
 #include "core/parts.h"
+#include "core/regular.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <ini.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,12 +151,12 @@ static int read_all(const char *path, int fd, char *text, size_t *size)
 
 static int read_file(const char *path, char **text, size_t *size)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	int err;
+	struct stat st;
+	int fd = kv_open_regular(path, &st), why = errno, err;
 
 	if (fd < 0)
-		return kv_fail(errno == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s: %s", path,
-			       strerror(errno));
+		return kv_fail(why == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s: %s", path,
+			       kv_open_regular_error(&st, why));
 	*text = malloc(MAX_FILE + 1);
 	err = *text ? read_all(path, fd, *text, size) : kv_no_memory();
 	if (err)

@@ -44,6 +44,7 @@ libkvmod_la_SOURCES = \
 	core/probe.c \
 	core/provider.c \
 	core/registry.c \
+	core/regular.h \
 	core/sections.c \
 	core/session.c \
 	core/staging.c \

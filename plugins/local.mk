@@ -7,23 +7,35 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/backend.c \
 	plugins/ggml/cache.c \
 	plugins/ggml/chat.c \
+	plugins/ggml/chat.h \
 	plugins/ggml/compute.c \
+	plugins/ggml/deep.c \
 	plugins/ggml/engine.c \
 	plugins/ggml/engine.h \
+	plugins/ggml/file.c \
+	plugins/ggml/file.h \
 	plugins/ggml/gguf.c \
 	plugins/ggml/gpu.c \
 	plugins/ggml/graph.c \
+	plugins/ggml/guess.c \
+	plugins/ggml/header.c \
 	plugins/ggml/inputs.c \
 	plugins/ggml/llama.c \
 	plugins/ggml/memory.c \
 	plugins/ggml/model.c \
 	plugins/ggml/pace.c \
+	plugins/ggml/render.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
 	plugins/ggml/rows.c \
 	plugins/ggml/seq.c \
+	plugins/ggml/special.c \
 	plugins/ggml/step.c \
-	plugins/ggml/text.c
+	plugins/ggml/template_key.c \
+	plugins/ggml/templates.c \
+	plugins/ggml/text.c \
+	plugins/ggml/vocab.c \
+	plugins/ggml/weights.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 

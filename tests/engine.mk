@@ -4,14 +4,27 @@ if HAVE_GGML
 if HAVE_CHECK
 check_LTLIBRARIES += libtest_engine.la
 endif
-libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h tests/oracle.c tests/oracle.h \
+libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h \
+	tests/edited_model.c tests/edited_model.h tests/gguf_edit.c tests/gguf_edit.h tests/oracle.c tests/oracle.h \
 	tests/random.c tests/random.h tests/tiny_model.c tests/tiny_model.h
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
-ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
-	tests/test_engine_pace tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
-	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides
+ENGINE_TESTS = tests/test_engine \
+	tests/test_engine_cache \
+	tests/test_engine_chat \
+	tests/test_engine_files \
+	tests/test_engine_fuzz \
+	tests/test_engine_gguf \
+	tests/test_engine_golden \
+	tests/test_engine_gpu \
+	tests/test_engine_llama \
+	tests/test_engine_pace \
+	tests/test_engine_replay \
+	tests/test_engine_request \
+	tests/test_engine_sides \
+	tests/test_engine_special \
+	tests/test_engine_text
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -21,6 +34,12 @@ tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_files_SOURCES = tests/test_engine_files.c
 tests_test_engine_files_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_fuzz_SOURCES = tests/test_engine_fuzz.c
+tests_test_engine_fuzz_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_fuzz_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_gguf_SOURCES = tests/test_engine_gguf.c
+tests_test_engine_gguf_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
 # Loads the module, as the core does.
 tests_test_engine_llama_SOURCES = tests/test_engine_llama.c tests/random.c tests/random.h \
 	tests/tiny_model.c tests/tiny_model.h
@@ -46,6 +65,13 @@ tests_test_engine_sides_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_text_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_special_SOURCES = tests/test_engine_special.c
+tests_test_engine_special_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_special_LDADD = libtest_engine.la $(GGML_LIBS)
+# Also needs Python's jinja2, to compare with.
+tests_test_engine_chat_SOURCES = tests/test_engine_chat.c
+tests_test_engine_chat_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la libpolicies.la \
@@ -65,4 +91,4 @@ tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_random_model_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
-EXTRA_DIST += tests/golden/e2e-smollm2.jsonl
+EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/chat_templates.jsonl tests/chat_templates.py

@@ -6,12 +6,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static char message[512];
+static char message[512], warning[512];
+static unsigned n_warnings;
 static int32_t code;
 
 static void host_log(void *ctx, uint32_t level, const char *format, ...)
 {
-	(void)ctx, (void)level, (void)format;
+	va_list args;
+
+	(void)ctx;
+	if (level != KVMOD_WARN)
+		return;
+	n_warnings++;
+	va_start(args, format);
+	vsnprintf(warning, sizeof(warning), format, args);
+	va_end(args);
 }
 
 static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
@@ -46,23 +55,26 @@ void test_host_device(int32_t (*device)(void *ctx, const char *name,
 
 struct gg_engine *test_engine_open(const struct test_engine_params *params)
 {
-	struct gg_engine *engine = calloc(1, gg_engine_ops.instance_size);
+	const struct kvmod_engine_ops *ops = params->llama ? &gg_llama_ops : &gg_engine_ops;
+	struct gg_engine *engine = calloc(1, ops->instance_size);
 
 	ck_assert_ptr_nonnull(engine);
 	engine->base.host = &host;
-	engine->base.ops = &gg_engine_ops;
+	engine->base.ops = ops;
 	engine->model = params->model;
 	engine->context = params->context;
 	engine->context_override = params->context_override;
 	engine->batch = params->batch ? params->batch : 512;
 	engine->gpu_layers = params->gpu_layers;
+	engine->chat_template = params->chat_template;
+	engine->mmap = !params->no_mmap;
 	if (params->gpu)
 		engine->gpu = *params->gpu;
 	engine->cache_type = params->type == GGML_TYPE_F32 ? 0 :
 			     params->type == GGML_TYPE_F16 ? 1 :
 							     2;
 	message[0] = '\0';
-	if (!gg_engine_ops.open(engine))
+	if (!ops->open(engine))
 		return engine;
 	free(engine);
 	return NULL;
@@ -79,7 +91,7 @@ struct gg_engine *test_engine(const char *model, enum ggml_type type)
 
 void test_engine_close(struct gg_engine *engine)
 {
-	gg_engine_ops.close(engine);
+	((const struct kvmod_engine_ops *)engine->base.ops)->close(engine);
 	free(engine);
 }
 
@@ -91,6 +103,12 @@ const char *test_engine_error(void)
 int32_t test_engine_code(void)
 {
 	return code;
+}
+
+const char *test_engine_warning(unsigned *n)
+{
+	*n = n_warnings;
+	return warning;
 }
 
 struct kvmod_seq *test_seq(struct gg_engine *engine)

@@ -14,8 +14,9 @@ struct test_engine_params {
 	const char *model;
 	enum ggml_type type;		/* of K and V; F32 is 0 */
 	int64_t context, batch, gpu_layers;
-	int32_t context_override;
+	int32_t context_override, chat_template, no_mmap;
 	const struct gg_gpu *gpu;	/* a GPU that need not be looked for */
+	bool llama;			/* the engine "llama", of which only open() and close() are for these */
 };
 
 /* What the host's device() does; NULL, as at the start: there is no such call. */
@@ -30,6 +31,8 @@ void test_engine_close(struct gg_engine *engine);
 /* The last failure in words, and its code. */
 const char *test_engine_error(void);
 int32_t test_engine_code(void);
+/* The last warning in words; *n: how many have come. */
+const char *test_engine_warning(unsigned *n);
 
 /* The calls below abort the test when they fail. */
 struct kvmod_seq *test_seq(struct gg_engine *engine);

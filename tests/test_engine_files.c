@@ -32,7 +32,7 @@ static const struct {
 	{ TINY_UNKNOWN_ARCH, KVMOD_ENOTSUP,
 	  ": architecture \"mamba\" is not supported; supported are llama, qwen2, qwen3" },
 	{ TINY_NO_SIZES, KVMOD_EFORMAT, ": its header has no number llama.block_count" },
-	{ TINY_NO_LAYERS, KVMOD_EFORMAT, ": llama.block_count is 0, expected 1 to 1024" },
+	{ TINY_NO_LAYERS, KVMOD_EFORMAT, ": llama.block_count is 0, expected 1 to 512" },
 	{ TINY_ODD_HEADS, KVMOD_EFORMAT, ": 4 query heads cannot share 3 KV heads" },
 	{ TINY_EXPERTS, KVMOD_ENOTSUP, ": a mixture of 8 experts; only dense models are supported" },
 	{ TINY_SOFTCAP, KVMOD_ENOTSUP, ": llama.final_logit_softcapping = 30 is not supported" },
@@ -54,7 +54,7 @@ START_TEST(no_file)
 {
 	refuse("/nonexistent/model.gguf", KVMOD_ENOENT,
 	       "/nonexistent/model.gguf: No such file or directory");
-	refuse("/", KVMOD_EFORMAT, "/: not a GGUF file (not even a regular file)");
+	refuse("/", KVMOD_EFORMAT, "/: not a GGUF file: a directory, expected a regular file");
 }
 END_TEST
 
@@ -154,7 +154,7 @@ START_TEST(junk)
 		bytes[i] = (char)kv_random_u32(&random);
 	write_all(model, bytes, sizeof(bytes));
 	refuse(model, KVMOD_EFORMAT, ": not a GGUF file");
-	memcpy(bytes, "GGUF", 4);
+	memcpy(bytes, "GGUF\3\0\0", 8);
 	write_all(model, bytes, sizeof(bytes));
 	refuse(model, KVMOD_EFORMAT, ": a truncated or damaged GGUF file (");
 	unlink(model);

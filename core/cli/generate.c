@@ -2,6 +2,8 @@
 /* Token after token, shown as soon as its characters are whole. */
 #include "core/cli/run.h"
 
+#include <stdlib.h>
+
 bool cli_is_end(const struct kvmod_model *model, int32_t token)
 {
 	for (uint32_t i = 0; i < model->n_end_tokens; i++)
@@ -21,15 +23,25 @@ static void show(const struct cli_generate *g, const struct cli_text *text, size
 static int say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
 	       struct cli_text *text)
 {
-	char bytes[1024];
-	size_t n = sizeof(bytes), shown = text->n;
+	const struct cli_model *m = g->model;
+	char usual[1024], *bytes = usual, *longer = NULL;
+	size_t n = sizeof(usual), shown = text->n;
+	int err = m->ops->detokenize(m->instance, token, bytes, &n);
 
-	if (g->model->ops->detokenize(g->model->instance, token, bytes, &n))
-		return cli_error_kvmod();
-	if (cli_utf8_add(stream, bytes, n, text))
-		return cli_error("out of memory");
-	show(g, text, shown);
-	return CLI_OK;
+	if (err == KVMOD_ERANGE && n > sizeof(usual)) {
+		bytes = longer = malloc(n);
+		if (!longer)
+			return cli_error("out of memory for a token of %zu bytes", n);
+		err = m->ops->detokenize(m->instance, token, bytes, &n);
+	}
+	if (err)
+		err = cli_error_kvmod();
+	else if (cli_utf8_add(stream, bytes, n, text))
+		err = cli_error("out of memory");
+	else
+		show(g, text, shown);
+	free(longer);
+	return err;
 }
 
 static int finish(const struct cli_generate *g, struct cli_utf8_stream *stream,

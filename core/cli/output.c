@@ -27,7 +27,10 @@ int cli_error(const char *format, ...)
 
 int cli_error_kvmod(void)
 {
-	return cli_error("%s", kvmod_error());
+	const char *why = kvmod_error();
+
+	/* A module need not have said it. */
+	return cli_error("%s", *why ? why : "the call failed, and gave no reason");
 }
 
 void cli_no_memory(void)

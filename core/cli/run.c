@@ -15,6 +15,7 @@ struct run {
 	const struct cli_command *self;
 	struct cli_common common;
 	const char *file, *system;
+	struct cli_text system_text;	/* what `system` points to from then on */
 	bool interactive, raw, compare;
 	uint64_t limit;			/* -n; UINT64_MAX: not given */
 	struct cli_sampling sampling;
@@ -190,13 +191,18 @@ static int take_turn(struct run *r, const struct cli_text *text)
 /* Lines that begin with '/' are for us. */
 static bool is_command(const char *line, bool *quit)
 {
+	size_t n = strlen(line);
+
 	if (*line != '/')
 		return false;
-	*quit = !strcmp(line, "/quit");
-	if (!strcmp(line, "/help"))
+	/* With --raw, and on a line of another system, its end is still there. */
+	while (strchr(" \t\r\n", line[n - 1]))
+		n--;
+	*quit = n == 5 && !memcmp(line, "/quit", n);
+	if (n == 5 && !memcmp(line, "/help", n))
 		fputs("/quit or Ctrl-D ends the conversation, Ctrl-C an answer\n", stderr);
 	else if (!*quit)
-		cli_error("no command `%s`; there are /help and /quit", line);
+		cli_error("no command `%.*s`; there are /help and /quit", (int)n, line);
 	return true;
 }
 
@@ -214,8 +220,7 @@ static bool read_line(struct run *r, struct cli_text *text)
 	if (n < 0)
 		return false;
 	text->n = (size_t)n;
-	if (!r->raw && text->bytes[text->n - 1] == '\n')
-		text->bytes[--text->n] = '\0';
+	cli_clean_line(text, r->raw);
 	return true;
 }
 
@@ -279,6 +284,10 @@ static int run_all(struct run *r, int argc, char **argv)
 	struct cli_text text = { 0 };
 	int err = ask ? cli_read_prompt(&text, r->file, r->raw, argc, argv) : CLI_OK;
 
+	if (!err && r->system) {
+		err = cli_read_system(&r->system_text, r->system);
+		r->system = r->system_text.bytes;
+	}
 	if (!err)
 		err = open_all(r);
 	if (!err && ask)
@@ -286,6 +295,7 @@ static int run_all(struct run *r, int argc, char **argv)
 	if (!err && r->interactive)
 		err = converse(r);
 	close_all(r);
+	cli_text_free(&r->system_text);
 	cli_text_free(&text);
 	return err;
 }
@@ -346,8 +356,9 @@ const struct cli_command cli_run = {
 	.details =
 "The prompt is the operands, with spaces between; or the text of -f FILE; or both,\n"
 "the file first, a blank line between; or else stdin. The last newline of a file or\n"
-"of stdin is dropped. With --raw nothing is dropped or put between, and special\n"
-"tokens (\"<|im_end|>\") in the text count as such.\n"
+"of stdin is dropped, and CR LF is read as LF. With --raw nothing of that is done,\n"
+"and special tokens (\"<|im_end|>\") in the text count as such. A byte order mark at\n"
+"the front of a text is never part of it.\n"
 "\n"
 "The answer goes to stdout, all figures to stderr. Ctrl-C ends the answer, a second\n"
 "one the program.\n",

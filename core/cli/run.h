@@ -121,6 +121,13 @@ uint64_t cli_resident(void);
  * stdin. CLI_FAILED after the reason was printed; CLI_USAGE has none.
  */
 int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc, char **argv);
+/*
+ * One text as it was read or typed: a BOM goes, and, unless raw, CR LF becomes LF
+ * and the last newline goes.
+ */
+void cli_clean_line(struct cli_text *line, bool raw);
+/* --system's text, cleaned like a prompt's. CLI_FAILED after the reason was printed. */
+int cli_read_system(struct cli_text *text, const char *system);
 /* Is it text, and not empty? Else CLI_FAILED after saying so; what: "stdin". */
 int cli_check_prompt(const struct cli_text *text, const char *what);
 

@@ -3,6 +3,7 @@
 #include "core/cli/text.h"
 #include "core/names.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,35 @@ void cli_text_free(struct cli_text *text)
 {
 	free(text->bytes);
 	*text = (struct cli_text){ 0 };
+}
+
+void cli_text_drop_bom(struct cli_text *text, size_t from)
+{
+	static const char bom[] = "\xef\xbb\xbf";
+	const size_t n = sizeof(bom) - 1;
+
+	if (text->n - from < n || memcmp(text->bytes + from, bom, n))
+		return;
+	/* With the NUL at the end. */
+	memmove(text->bytes + from, text->bytes + from + n, text->n - from - n + 1);
+	text->n -= n;
+}
+
+void cli_text_tidy(struct cli_text *text, size_t from)
+{
+	size_t n = from;
+
+	if (text->n == from)
+		return;
+	cli_text_drop_bom(text, from);
+	for (size_t i = from; i < text->n; i++) {
+		bool ends_line = i + 1 == text->n || text->bytes[i + 1] == '\n';
+
+		if (text->bytes[i] != '\r' || !ends_line)
+			text->bytes[n++] = text->bytes[i];
+	}
+	text->n = n;
+	text->bytes[n] = '\0';
 }
 
 size_t cli_utf8_bad(const char *s, size_t n)

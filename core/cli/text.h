@@ -15,6 +15,14 @@ struct cli_text {
 int cli_text_add(struct cli_text *text, const char *bytes, size_t n);
 void cli_text_free(struct cli_text *text);
 
+/* Drops the UTF-8 signature (a BOM) if the text has one at `from`: it is no part of a text. */
+void cli_text_drop_bom(struct cli_text *text, size_t from);
+/*
+ * From `from` on: without that signature, and with lines that end in LF, not in CR LF.
+ * A CR at the end goes too: a shell has dropped the LF behind it.
+ */
+void cli_text_tidy(struct cli_text *text, size_t from);
+
 /* Where text stops being UTF-8 without NULs; n if it does not. */
 size_t cli_utf8_bad(const char *s, size_t n);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reading files of golden vectors. */
 #include "core/cli/vectors.h"
+#include "core/regular.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -8,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Far above any real case; keeps products of the sizes below in range. */
 #define MAX_EXTENT (1u << 20)
@@ -36,11 +38,20 @@ static int no_memory(struct vectors *v)
 
 int vectors_open(struct vectors *v, const char *path)
 {
-	*v = (struct vectors){ .path = path, .file = fopen(path, "r") };
+	struct stat st = { 0 };
+	int fd = kv_open_regular(path, &st), why = errno;
+
+	*v = (struct vectors){ .path = path };
+	if (fd >= 0)
+		v->file = fdopen(fd, "r");
 	if (v->file)
 		return 0;
-	snprintf(v->error, sizeof(v->error), "%s: %s", path, strerror(errno));
-	return errno == ENOENT ? KVMOD_ENOENT : KVMOD_EIO;
+	if (fd >= 0) {
+		why = errno;
+		close(fd);
+	}
+	snprintf(v->error, sizeof(v->error), "%s: %s", path, kv_open_regular_error(&st, why));
+	return why == ENOENT ? KVMOD_ENOENT : KVMOD_EIO;
 }
 
 void vectors_close(struct vectors *v)
@@ -85,6 +96,11 @@ static int next_line(struct vectors *v)
 
 	while ((n = getline(&v->text, &v->room, v->file)) >= 0) {
 		v->line++;
+		/* An editor's signature (a BOM) is no part of the text. */
+		if (v->line == 1 && n >= 3 && !memcmp(v->text, "\xef\xbb\xbf", 3)) {
+			n -= 3;
+			memmove(v->text, v->text + 3, (size_t)n + 1);
+		}
 		while (n > 0 && isspace((unsigned char)v->text[n - 1]))
 			v->text[--n] = '\0';
 		if (strlen(v->text) != (size_t)n)

@@ -20,7 +20,8 @@ static void log_line(enum ggml_log_level level, const char *text, void *arg)
 	(void)arg;
 	if (!log_engine || !length)
 		return;
-	if (level == GGML_LOG_LEVEL_ERROR)
+	/* What goes wrong first is why; the lines after it say where that led. */
+	if (level == GGML_LOG_LEVEL_ERROR && !log_error[0])
 		snprintf(log_error, sizeof(log_error), "%.*s", (int)length, text);
 	gg_log(log_engine, KVMOD_DEBUG, "%.*s", (int)length, text);
 }

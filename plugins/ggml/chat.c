@@ -1,67 +1,150 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Conversations. libllama renders the template with marks in place of the
- * messages' texts; special tokens are then looked for in what the template says
- * only, and everything between two of them is tokenized as one text, so that
- * words merge across a mark as they would in the whole.
+ * Conversations to tokens. Special tokens are looked for in what the template
+ * says only, and everything between two of them is tokenized as one text, so that
+ * words merge across the edge of a message as they would in the whole.
  */
-#include "engine.h"
+#include "chat.h"
 
-#include <ctype.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* In place of message i: the blanks around it tell whether the template trims. */
-#define MARK_FORMAT "\t\001%zu\001\t"
-#define MARK_SIZE 32
+/* --- rendered text ------------------------------------------------------------------------ */
 
-struct chat {
+static bool grow(struct gg_rendered *out, size_t n)
+{
+	size_t room = out->room;
+	unsigned char *from;
+	char *bytes;
+
+	if (n <= room)
+		return true;
+	room = room + room / 2 > n ? room + room / 2 : n + 64;
+	bytes = realloc(out->bytes, room);
+	if (bytes)
+		out->bytes = bytes;
+	from = realloc(out->from, room);
+	if (from)
+		out->from = from;
+	if (!bytes || !from)
+		return false;
+	out->room = room;
+	return true;
+}
+
+void gg_put(struct gg_rendered *out, enum gg_from from, const char *bytes, size_t n)
+{
+	if (!n || out->failed)
+		return;
+	if (!grow(out, out->n + n)) {
+		out->failed = true;
+		return;
+	}
+	memcpy(out->bytes + out->n, bytes, n);
+	memset(out->from + out->n, from, n);
+	out->n += n;
+}
+
+void gg_rendered_free(struct gg_rendered *out)
+{
+	free(out->bytes);
+	free(out->from);
+	*out = (struct gg_rendered){ 0 };
+}
+
+/* --- tokens -------------------------------------------------------------------------------- */
+
+struct tokens {
 	struct gg_engine *engine;
-	struct llama_chat_message *messages;
-	const char **texts; /* what the marks stand for */
-	char (*marks)[MARK_SIZE];
-	size_t n;
-	bool first;
-	char *pending; /* plain text that is not yet tokens */
-	size_t n_pending;
-	int32_t *tokens;
-	size_t room, n_tokens;
+	int32_t *ids;
+	size_t room, n;
 };
 
-/* --- messages ---------------------------------------------------------------------------- */
-
-/*
- * The system message that a template supplies itself stands in it word for word,
- * between the opening of the turn and its end.
- */
-static char *default_system(const char *template)
+static void push_token(struct tokens *tokens, int32_t id)
 {
-	static const char opening[] = "<|im_start|>system", closing[] = "<|im_end|>";
-	const char *at = template, *end;
+	if (id < 0)
+		return; /* the model has no such token */
+	if (tokens->n < tokens->room)
+		tokens->ids[tokens->n] = id;
+	tokens->n++;
+}
 
-	while ((at = strstr(at, opening))) {
-		at += sizeof(opening) - 1;
-		/* A line break in Jinja's notation, or as it is. */
-		if (!strncmp(at, "\\n", 2))
-			at += 2;
-		else if (*at == '\n')
-			at++;
-		end = strstr(at, closing);
-		if (end && end > at && strcspn(at, "'\"{}") > (size_t)(end - at))
-			return strndup(at, (size_t)(end - at));
+static int32_t push_text(struct tokens *tokens, const char *text, size_t n)
+{
+	size_t room = tokens->n < tokens->room ? tokens->room - tokens->n : 0;
+	int32_t code;
+
+	if (!n)
+		return KVMOD_OK;
+	code = gg_tokenize(tokens->engine, text, n, 0, room ? tokens->ids + tokens->n : NULL, &room);
+	tokens->n += room;
+	return code == KVMOD_ERANGE ? KVMOD_OK : code;
+}
+
+/* Where the template's text that begins at byte i ends. */
+static size_t template_end(const struct gg_rendered *all, size_t i)
+{
+	while (i < all->n && all->from[i] == GG_FROM_TEMPLATE)
+		i++;
+	return i;
+}
+
+/* What stands at byte i is *length bytes long. Is it one token, *id? Else it is plain text. */
+static bool token_at(const struct gg_text *text, const struct gg_rendered *all, size_t i, int32_t *id,
+		     size_t *length)
+{
+	const struct gg_special *special;
+
+	*length = 1;
+	switch (all->from[i]) {
+	case GG_FROM_BOS:
+		*id = text->bos;
+		return true;
+	case GG_FROM_EOS:
+		*id = text->eos;
+		return true;
+	case GG_FROM_TEMPLATE:
+		special = gg_special_at(text, all->bytes + i, template_end(all, i) - i);
+		if (!special)
+			return false;
+		*id = special->token;
+		*length = special->length;
+		return true;
+	default:
+		return false;
 	}
-	return NULL;
 }
 
-static void add(struct chat *chat, const char *role, const char *text)
+static int32_t push_rendered(struct tokens *tokens, const struct gg_rendered *all)
 {
-	size_t i = chat->n++;
+	size_t begin = 0, length;
+	int32_t code = KVMOD_OK, id;
 
-	snprintf(chat->marks[i], MARK_SIZE, MARK_FORMAT, i);
-	chat->messages[i] = (struct llama_chat_message){ role, chat->marks[i] };
-	chat->texts[i] = text;
+	for (size_t i = 0; i < all->n && !code; i += length) {
+		if (!token_at(&tokens->engine->text, all, i, &id, &length))
+			continue;
+		code = push_text(tokens, all->bytes + begin, i - begin);
+		if (id >= 0) /* else the model has no such token */
+			push_token(tokens, id);
+		begin = i + length;
+	}
+	return code ? code : push_text(tokens, all->bytes + begin, all->n - begin);
 }
+
+/* Many templates leave the start token to the tokenizer. */
+static void push_bos(struct tokens *tokens, const struct gg_rendered *all)
+{
+	const struct gg_text *own = &tokens->engine->text;
+	const char *text;
+
+	if (own->bos < 0 || !own->add_bos || (all->n && all->from[0] == GG_FROM_BOS))
+		return;
+	text = llama_vocab_get_text(own->vocab, own->bos);
+	if (!text || strlen(text) > all->n || memcmp(all->bytes, text, strlen(text)))
+		push_token(tokens, own->bos);
+}
+
+/* --- chat() ---------------------------------------------------------------------------------- */
 
 static int32_t check_message(struct gg_engine *engine, const struct kvmod_message *message)
 {
@@ -75,240 +158,77 @@ static int32_t check_message(struct gg_engine *engine, const struct kvmod_messag
 		       message->role);
 }
 
-static int32_t check_messages(struct gg_engine *engine, const struct kvmod_message *messages, size_t n)
+static int32_t check_messages(struct gg_engine *engine, const struct gg_talk *talk)
 {
 	int32_t code = KVMOD_OK;
 
-	if (!n)
+	if (!talk->n)
 		return gg_fail(engine, KVMOD_EINVAL, "a conversation without messages");
-	for (size_t i = 0; i < n && !code; i++)
-		code = check_message(engine, &messages[i]);
+	for (size_t i = 0; i < talk->n && !code; i++)
+		code = check_message(engine, &talk->messages[i]);
 	return code;
 }
 
-static bool chat_new(struct chat *chat, const char *system, const struct kvmod_message *messages, size_t n)
+static void warn_of_guess(struct gg_engine *engine)
 {
-	size_t room = n + 3;
-
-	chat->messages = calloc(room, sizeof(*chat->messages));
-	chat->texts = calloc(room, sizeof(*chat->texts));
-	chat->marks = calloc(room, sizeof(*chat->marks));
-	if (!chat->messages || !chat->texts || !chat->marks)
-		return false;
-	if (system && strcmp(messages[0].role, "system"))
-		add(chat, "system", system);
-	/* What was said before: its text is in the cache, so it stands for nothing. */
-	if (!chat->first) {
-		add(chat, "user", "");
-		add(chat, "assistant", "");
-	}
-	for (size_t i = 0; i < n; i++)
-		add(chat, messages[i].role, messages[i].text);
-	return true;
+	if (!engine->text.guessed)
+		gg_log(engine, KVMOD_WARN,
+		       "%s: kvmod does not know its chat template: libllama's guess is used, which may "
+		       "differ; set [engine %s] chat_template = NAME, or use --raw",
+		       engine->model, gg_engine_name(engine));
+	engine->text.guessed = true;
 }
 
-static void chat_free(struct chat *chat)
+static int32_t render(struct gg_engine *engine, const struct gg_talk *talk, struct gg_rendered *out)
 {
-	free(chat->messages);
-	free(chat->texts);
-	free(chat->marks);
-	free(chat->pending);
-}
-
-/* --- rendering ---------------------------------------------------------------------------- */
-
-static int32_t render(struct chat *chat, const char *template, char **out)
-{
-	struct gg_engine *engine = chat->engine;
-	int32_t n = llama_chat_apply_template(template, chat->messages, chat->n, true, NULL, 0);
-	char *text;
-
-	if (n < 0)
-		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "%s: its chat template is none that libllama knows: use --raw",
-			       engine->model);
-	text = calloc((size_t)n + 1, 1);
-	if (!text)
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a conversation");
-	llama_chat_apply_template(template, chat->messages, chat->n, true, text, n);
-	*out = text;
-	return KVMOD_OK;
-}
-
-/* --- tokens -------------------------------------------------------------------------------- */
-
-static int32_t no_memory(const struct chat *chat)
-{
-	return gg_fail(chat->engine, KVMOD_ENOMEM, "no memory for a conversation");
-}
-
-static void push_token(struct chat *chat, int32_t token)
-{
-	if (chat->n_tokens < chat->room)
-		chat->tokens[chat->n_tokens] = token;
-	chat->n_tokens++;
-}
-
-static int32_t push_text(struct chat *chat, const char *text, size_t n)
-{
-	char *grown = realloc(chat->pending, chat->n_pending + n + 1);
-
-	if (!grown)
-		return no_memory(chat);
-	memcpy(grown + chat->n_pending, text, n);
-	chat->pending = grown;
-	chat->n_pending += n;
-	return KVMOD_OK;
-}
-
-/* Makes tokens of the plain text so far. */
-static int32_t flush(struct chat *chat)
-{
-	size_t room = chat->n_tokens < chat->room ? chat->room - chat->n_tokens : 0;
+	const char *template = llama_model_chat_template(engine->text.model, NULL);
+	const struct gg_template *row = engine->text.template;
 	int32_t code;
 
-	if (!chat->n_pending)
-		return KVMOD_OK;
-	code = gg_tokenize(chat->engine, chat->pending, chat->n_pending, 0,
-			   room ? chat->tokens + chat->n_tokens : NULL, &room);
-	chat->n_tokens += room;
-	chat->n_pending = 0;
-	return code == KVMOD_ERANGE ? KVMOD_OK : code;
-}
-
-/* The special token that is written here; NULL: none. */
-static const struct gg_special *special_at(const struct gg_text *text, const char *at, size_t n)
-{
-	for (size_t i = 0; i < text->n_specials; i++) {
-		const struct gg_special *special = &text->specials[i];
-
-		if (special->length <= n && !memcmp(special->text, at, special->length))
-			return special;
-	}
-	return NULL;
-}
-
-/* What the template itself says. */
-static int32_t push_template(struct chat *chat, const char *text, size_t n)
-{
-	int32_t code = KVMOD_OK;
-
-	while (n && !code) {
-		const struct gg_special *special = special_at(&chat->engine->text, text, n);
-		size_t length = special ? special->length : 1;
-
-		if (special) {
-			code = flush(chat);
-			push_token(chat, special->token);
-		} else {
-			code = push_text(chat, text, 1);
-		}
-		text += length;
-		n -= length;
-	}
-	return code;
-}
-
-/* A message, without the blanks around it if the template trims. */
-static int32_t push_message(struct chat *chat, const char *text, bool trim_front, bool trim_back)
-{
-	size_t n;
-
-	while (trim_front && isspace((unsigned char)*text))
-		text++;
-	n = strlen(text);
-	while (trim_back && n && isspace((unsigned char)text[n - 1]))
-		n--;
-	return push_text(chat, text, n);
-}
-
-/* The mark of message i in the rest of a rendered text; *size: with its blanks. */
-static const char *find_mark(const struct chat *chat, size_t i, const char *text, size_t *size,
-			     bool *trim_front, bool *trim_back)
-{
-	const char *bare = chat->marks[i] + 1; /* without the blank before it */
-	size_t n = strlen(bare) - 1;
-	const char *at = text;
-
-	while ((at = strchr(at, '\001')) && strncmp(at, bare, n))
-		at++;
-	if (!at)
-		return NULL;
-	*trim_front = at == text || at[-1] != '\t';
-	*trim_back = at[n] != '\t';
-	*size = n + !*trim_front + !*trim_back;
-	return at - !*trim_front;
-}
-
-static int32_t push_rendered(struct chat *chat, const char *text)
-{
-	size_t from = 0, size;
-	bool front, back;
-	int32_t code = KVMOD_OK;
-
-	for (size_t i = 0; i < chat->n && !code; i++) {
-		const char *mark = find_mark(chat, i, text, &size, &front, &back);
-
-		if (!mark)
-			return gg_fail(chat->engine, KVMOD_ENOTSUP,
-				       "%s: its chat template leaves out a %s message: use --raw",
-				       chat->engine->model, chat->messages[i].role);
-		/* What stands before the end of the last answer is in the cache. */
-		if (!chat->first && !from && !strcmp(chat->messages[i].role, "assistant"))
-			from = i + 1;
-		else if (chat->first || from) {
-			code = push_template(chat, text, (size_t)(mark - text));
-			if (!code)
-				code = push_message(chat, chat->texts[i], front, back);
-		}
-		text = mark + size;
-	}
+	if (row)
+		return gg_render_known(engine, row, engine->text.system, talk, out);
+	if (!template)
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "%s has no chat template: set [engine %s] chat_template = NAME, or use --raw",
+			       engine->model, gg_engine_name(engine));
+	code = gg_render_guess(engine, template, talk, out);
 	if (!code)
-		code = push_template(chat, text, strlen(text));
-	return code ? code : flush(chat);
-}
-
-/* Templates of libllama leave the start token to the tokenizer. */
-static void push_bos(struct chat *chat, const char *rendered)
-{
-	const struct llama_vocab *vocab = chat->engine->text.vocab;
-	int32_t bos = llama_vocab_bos(vocab);
-	const char *text;
-
-	if (!chat->first || !llama_vocab_get_add_bos(vocab))
-		return;
-	text = llama_vocab_get_text(vocab, bos);
-	if (!text || strncmp(rendered, text, strlen(text)))
-		push_token(chat, bos);
+		warn_of_guess(engine);
+	return code;
 }
 
 int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages, uint32_t first,
 		int32_t *tokens, size_t *n_tokens)
 {
-	struct gg_engine *engine = self;
-	struct chat chat = { .engine = engine, .first = first, .tokens = tokens, .room = *n_tokens };
-	const char *template = llama_model_chat_template(engine->text.model, NULL);
-	int32_t code = check_messages(engine, messages, n_messages);
-	char *rendered = NULL, *system;
+	struct tokens out = { .engine = self, .ids = tokens, .room = *n_tokens };
+	struct gg_talk talk = { .messages = messages, .n = n_messages, .first = first };
+	struct gg_rendered all = { 0 };
+	int32_t code = check_messages(self, &talk);
 
-	if (code)
-		return code;
-	if (!template)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s has no chat template: use --raw", engine->model);
-	system = default_system(template);
-	if (chat_new(&chat, system, messages, n_messages))
-		code = render(&chat, template, &rendered);
-	else
-		code = no_memory(&chat);
+	if (!code)
+		code = render(self, &talk, &all);
+	if (!code && all.failed)
+		code = gg_fail(out.engine, KVMOD_ENOMEM, "no memory for a conversation");
 	if (!code) {
-		push_bos(&chat, rendered);
-		code = push_rendered(&chat, rendered);
+		if (first)
+			push_bos(&out, &all);
+		code = push_rendered(&out, &all);
 	}
-	free(rendered);
-	free(system);
-	chat_free(&chat);
+	gg_rendered_free(&all);
 	if (code)
 		return code;
-	*n_tokens = chat.n_tokens;
-	return chat.n_tokens > chat.room ? KVMOD_ERANGE : KVMOD_OK;
+	*n_tokens = out.n;
+	return out.n > out.room ? KVMOD_ERANGE : KVMOD_OK;
+}
+
+int32_t gg_chat_open(struct gg_engine *engine)
+{
+	const char *template = llama_model_chat_template(engine->text.model, NULL);
+	struct gg_text *text = &engine->text;
+
+	if (engine->chat_template > 0)
+		text->template = &gg_templates[engine->chat_template - 1];
+	else if (template && !gg_template_find(template, &text->template, &text->system))
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the chat template");
+	return KVMOD_OK;
 }

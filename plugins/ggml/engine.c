@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The instance: its parameters, and what the core calls. */
-#include "engine.h"
+#include "chat.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +18,12 @@
 	  "tokens that one pass takes at most") \
 	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
 	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
+	P(owner, struct gg_engine, mmap, BOOL, "yes", "", \
+	  "use weights where the mapped file has them; no: read them, so that the file may change") \
 	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
-	  "element type of the cached K and V")
+	  "element type of the cached K and V") \
+	P(owner, struct gg_engine, chat_template, CHOICE, "auto", GG_TEMPLATE_NAMES, \
+	  "how a conversation is rendered; auto: as the model's file says")
 KVMOD_PARAMS(engine, ggml, ENGINE_PARAMS);
 
 static const enum ggml_type cache_types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 };
@@ -84,6 +88,7 @@ static int32_t gg_open(void *self)
 		gg_close(engine);
 		return code;
 	}
+	gg_file_forget(&engine->net.file);
 	describe(engine);
 	return KVMOD_OK;
 }

@@ -11,11 +11,12 @@
 
 #include <ggml.h>
 #include <ggml-backend.h>
-#include <gguf.h>
 #include <llama.h>
 
 #include <kvmod/device.h>
 #include <kvmod/engine.h>
+
+#include "file.h"
 
 /* Flash attention wants the length of K in whole blocks of this many rows. */
 #define GG_PAD		256u
@@ -77,7 +78,7 @@ void gg_backend_close(struct gg_engine *engine);
 int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status);
 /* While it is set, what ggml and libllama log in this thread goes to engine's host. */
 void gg_log_begin(struct gg_engine *engine);
-/* Ends that; returns the last error line that came, "" if none did. */
+/* Ends that; returns the first error line that came, "" if none did. */
 const char *gg_log_end(void);
 
 /* --- a GPU (gpu.c) --------------------------------------------------------------- */
@@ -171,7 +172,7 @@ const struct gg_family *gg_family_find(const char *architecture);
 /* "llama, qwen2, ...": what is known, for messages. */
 const char *gg_family_names(char *text, size_t size);
 
-/* --- a model (gguf.c, model.c) ----------------------------------------------------- */
+/* --- a model (gguf.c, model.c, weights.c) ----------------------------------------------------- */
 
 struct gg_rope {
 	int type, n_dims, n_context;
@@ -182,6 +183,12 @@ struct gg_layer {
 	struct ggml_tensor *w[GG_N_WEIGHTS];	/* NULL: not in this model */
 	/* Over the same memory: Q, K and V, and their biases, as one. NULL: they lie apart. */
 	struct ggml_tensor *qkv, *qkv_bias;
+};
+
+/* Bytes on their way from the file to where a weight is. */
+struct gg_staging {
+	char *bytes;
+	size_t room;
 };
 
 struct gg_model {
@@ -197,26 +204,58 @@ struct gg_model {
 	struct ggml_tensor *rope_factors[GG_N_SIDES];
 	struct gg_layer *layers;
 
-	struct gguf_context *gguf;
+	struct gg_file file;
 	struct ggml_context *tensors;	/* as the file has them */
 	struct ggml_context *extra;	/* a second one of what is used in two ways or places */
-	const char *file;		/* the mapped file */
-	size_t file_size;
-	ggml_backend_buffer_t file_buffer;
-	ggml_backend_buffer_t *buffers;	/* weights that the backend wants another way */
+	char *map;			/* the file; NULL: its weights were read */
+	ggml_backend_buffer_t map_buffer;
+	ggml_backend_buffer_t *buffers;	/* weights that are not where the map has them */
 	size_t n_buffers;
+	struct gg_staging staging;
+	bool dry;			/* weights are checked, and not taken */
 };
 
 /* Reads sizes and constants from the header of the file. */
 int32_t gg_model_read_header(struct gg_engine *engine);
+/* Refuses a key that holds something else than `expected`. */
+int32_t gg_refuse_kind(struct gg_engine *engine, const struct gg_pair *pair, const char *expected);
 
-/* Maps the file and reads its header. */
+/* Opens the file and reads its header. */
 int32_t gg_model_read(struct gg_engine *engine);
-/* Then, once it is known where layers run: takes the weights. */
+/* Checks that the weights are those of the family. */
+int32_t gg_model_check(struct gg_engine *engine);
+/* Takes them, once it is known where layers run. */
 int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
 
-/* --- text (text.c, chat.c) ----------------------------------------------------------- */
+/* What a weight is used for. */
+enum gg_use { GG_LOOKUP, GG_MATRIX, GG_VECTOR };
+
+/* Is it of a type that can be used so? */
+int32_t gg_weight_check(struct gg_engine *engine, struct ggml_tensor *weight, enum gg_use use);
+/* Gives a weight its place, unless it has one, and fills it. */
+int32_t gg_weight_place(struct gg_engine *engine, struct ggml_tensor *weight, enum gg_use use,
+			enum gg_side side, const struct gg_tensor_info *info);
+/* Memory of that type for a weight, which the model then owns. */
+int32_t gg_weight_buffer(struct gg_engine *engine, const struct ggml_tensor *weight,
+			 ggml_backend_buffer_type_t type, ggml_backend_buffer_t *out);
+int32_t gg_weight_put(struct gg_engine *engine, struct ggml_tensor *weight,
+		      ggml_backend_buffer_t buffer, size_t offset);
+/* Maps the file: what is used as it lies there is not copied then. */
+int32_t gg_weights_map(struct gg_engine *engine);
+void gg_weights_free(struct gg_model *model);
+
+/* --- the vocabulary in the header (vocab.c) ------------------------------------------- */
+
+/* Refuses what libllama would end the process for, or read otherwise than it is meant. */
+int32_t gg_vocab_check(struct gg_engine *engine);
+/*
+ * Writes the keys that were checked, and no others, to a file in memory for libllama.
+ * *fd is the caller's.
+ */
+int32_t gg_vocab_write(struct gg_engine *engine, int *fd);
+
+/* --- text (text.c, special.c, deep.c, chat.c, chat.h) ---------------------------------- */
 
 /* A token with a meaning of its own, and how it is written. */
 struct gg_special {
@@ -232,18 +271,37 @@ struct gg_text {
 	uint32_t n_end_tokens;
 	struct gg_special *specials;
 	size_t n_specials;
-	char *system;			/* the model's default system message; NULL: none */
+	int32_t bos, eos;		/* that the file names, not that libllama guesses; -1: none */
+	bool add_bos;			/* a text begins with the start token */
+	size_t longest;			/* bytes of the longest token; 0: not known */
+	const struct gg_template *template;	/* how conversations are rendered; NULL: by a guess */
+	char *system;			/* the template's default system message; NULL: the row's */
+	bool guessed;			/* that was said */
 };
 
 int32_t gg_text_open(struct gg_engine *engine);
 void gg_text_close(struct gg_engine *engine);
-/* Is it UTF-8? */
+/*
+ * Around libllama's reading of the vocabulary from gguf. Before: makes what the
+ * template writes control tokens. After: finds out which start and end are the
+ * file's own, and warns of what it lacks.
+ */
+int32_t gg_special_prepare(struct gg_engine *engine, struct gguf_context *gguf);
+void gg_special_settle(struct gg_engine *engine, const struct gguf_context *gguf);
+/* The longest special token that is written here, in n bytes; NULL: none. */
+const struct gg_special *gg_special_at(const struct gg_text *text, const char *at, size_t n);
+/* llama_tokenize() for words of any length. *n is what it returns. */
+int32_t gg_tokenize_deep(struct gg_engine *engine, const char *text, size_t length, bool special,
+			 int32_t *tokens, size_t room, int32_t *n);
+/* Is it UTF-8, and not too long for the context whatever its tokens are? */
 int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length);
 /* Makes it UTF-8: a '?' for each byte that is not. */
 void gg_mend_text(char *text);
 int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 		    int32_t *tokens, size_t *n_tokens);
 int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length);
+/* Which template it is; the vocabulary has been read. */
+int32_t gg_chat_open(struct gg_engine *engine);
 int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
 		uint32_t first, int32_t *tokens, size_t *n_tokens);
 
@@ -480,7 +538,7 @@ struct gg_engine {
 	/* Parameters. */
 	const char *model;
 	int64_t context, threads, batch, gpu_layers;
-	int32_t context_override, cache_type;
+	int32_t context_override, cache_type, chat_template, mmap;
 
 	enum ggml_type type;		/* of K and V */
 	uint64_t limit;			/* longest logical length */

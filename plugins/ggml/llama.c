@@ -3,7 +3,7 @@
  * The engine "llama": libllama itself, with its own cache, which is always
  * whole. It is what the engine "ggml" is measured against.
  */
-#include "engine.h"
+#include "chat.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +26,9 @@ struct llama_engine {
 	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
 	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
 	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
-	  "element type of the cached K and V")
+	  "element type of the cached K and V") \
+	P(owner, struct gg_engine, chat_template, CHOICE, "auto", GG_TEMPLATE_NAMES, \
+	  "how a conversation is rendered; auto: as the model's file says")
 KVMOD_PARAMS(engine, llama, LLAMA_PARAMS);
 
 static const enum ggml_type cache_types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 };
@@ -96,6 +98,7 @@ static void ll_close(void *self)
 	gg_text_close(&e->gg);
 	if (e->model)
 		llama_model_free(e->model);
+	gg_model_close(&e->gg);
 	gg_gpu_close(&e->gg);
 	gg_backend_close(&e->gg);
 }
@@ -105,20 +108,35 @@ static int32_t open_model(struct llama_engine *e)
 	struct llama_model_params params = llama_model_default_params();
 	ggml_backend_dev_t devices[] = { e->gg.gpu.device, NULL };
 	const char *why;
+	char path[32];
 
+	/* The file that was checked, whatever its name stands for by now. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", e->gg.net.file.fd);
 	params.devices = devices;
 	params.n_gpu_layers = !e->gg.gpu.device ? 0 : -1;
 	/* libllama counts the output matrix as one of them, and takes it first. */
 	if (e->gg.gpu.device && e->gg.gpu_layers > 0 && e->gg.gpu_layers < INT32_MAX)
 		params.n_gpu_layers = (int32_t)e->gg.gpu_layers + 1;
 	gg_log_begin(&e->gg);
-	e->model = llama_model_load_from_file(e->gg.model, params);
+	e->model = llama_model_load_from_file(path, params);
 	why = gg_log_end();
 	if (!e->model)
 		return gg_fail(&e->gg, KVMOD_EFORMAT, "%s: libllama cannot load it (%s)", e->gg.model,
 			       *why ? why : "it does not say why");
-	e->gg.net.dims[GG_VOCAB] = llama_vocab_n_tokens(llama_model_get_vocab(e->model));
 	return KVMOD_OK;
+}
+
+/* What ggml's checks let pass, and libllama ends the process for. */
+static int32_t check_model(struct llama_engine *e)
+{
+	const struct gg_model *net = &e->gg.net;
+	int32_t code = gg_model_check(&e->gg);
+
+	if (!code && net->rope.n_dims != (int)net->head_dim)
+		return gg_fail(&e->gg, KVMOD_ENOTSUP,
+			       "%s: RoPE over %d of %u dimensions: libllama turns all of them in this family",
+			       e->gg.model, net->rope.n_dims, net->head_dim);
+	return code;
 }
 
 static int32_t ll_open(void *self)
@@ -129,6 +147,10 @@ static int32_t ll_open(void *self)
 	if (!code)
 		code = gg_gpu_find(&e->gg);
 	if (!code)
+		code = gg_model_read(&e->gg);
+	if (!code)
+		code = check_model(e);
+	if (!code)
 		code = open_model(e);
 	if (!code)
 		code = gg_text_open(&e->gg);
@@ -136,6 +158,7 @@ static int32_t ll_open(void *self)
 		ll_close(e);
 		return code;
 	}
+	gg_file_forget(&e->gg.net.file);
 	describe(e);
 	return KVMOD_OK;
 }
@@ -166,7 +189,7 @@ static bool was_cancelled(void *arg)
 	return atomic_load_explicit(&((struct gg_backend *)arg)->cancelled, memory_order_relaxed);
 }
 
-static struct llama_context *new_context(struct llama_engine *e)
+static struct llama_context *new_context(struct llama_engine *e, const char **why)
 {
 	struct llama_context_params params = llama_context_default_params();
 	struct llama_context *context;
@@ -179,7 +202,7 @@ static struct llama_context *new_context(struct llama_engine *e)
 	params.abort_callback_data = &e->gg.backend;
 	gg_log_begin(&e->gg);
 	context = llama_init_from_model(e->model, params);
-	gg_log_end();
+	*why = gg_log_end();
 	if (context && e->gg.backend.threads)
 		llama_attach_threadpool(context, e->gg.backend.threads, NULL);
 	return context;
@@ -190,16 +213,17 @@ static int32_t ll_seq_open(void *self, struct kvmod_seq **out)
 	struct llama_engine *e = self;
 	const struct kvmod_model *m = &e->gg.public_model;
 	struct llama_seq *s = calloc(1, sizeof(*s));
+	const char *why = "";
 
 	if (s) {
 		s->heads = calloc(m->n_kv_heads, sizeof(*s->heads));
 		s->segments = calloc(m->n_layers, sizeof(*s->segments));
-		s->context = new_context(e);
+		s->context = new_context(e, &why);
 	}
 	if (!s || !s->heads || !s->segments || !s->context) {
 		ll_seq_close(e, (struct kvmod_seq *)s);
-		return gg_fail(&e->gg, KVMOD_ENOMEM, "no memory for a context of %llu tokens",
-			       (unsigned long long)m->context);
+		return gg_fail(&e->gg, KVMOD_ENOMEM, "no memory for a context of %llu tokens%s%s%s",
+			       (unsigned long long)m->context, *why ? " (" : "", why, *why ? ")" : "");
 	}
 	*out = (struct kvmod_seq *)s;
 	return KVMOD_OK;
@@ -317,6 +341,9 @@ static int32_t run_item(struct llama_engine *e, const struct kvmod_batch_item *i
 		n = item->n_tokens - at < e->gg.batch ? item->n_tokens - at : (uint32_t)e->gg.batch;
 		skip = first > at ? first - at : 0;
 		left = skip < n ? n - skip : 0;
+		code = gg_file_check(&e->gg);
+		if (code)
+			break;
 		code = run_pass(e, s, item->tokens + at, n,
 				left ? item->logits + (at + skip - first) * width : NULL, left);
 		*done += code ? 0 : n;

@@ -1,223 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * A model's weights. Those of the GPU's layers are copied there. The others stay
- * where the mapped file has them, but for matrices that the CPU multiplies faster
- * in a layout of its own (its extra buffer types): those are copied once.
- */
+/* A model: its file, and which weights of the file are its own. */
 #include "engine.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-enum use { USE_LOOKUP, USE_MATRIX, USE_VECTOR };
 
 /* --- the file ------------------------------------------------------------------------ */
 
-static int32_t map_file(struct gg_engine *engine)
+/* Tensors of the file, without memory yet. */
+static int32_t new_tensors(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
-	int fd = open(engine->model, O_RDONLY | O_CLOEXEC);
-	struct stat st;
-	void *map;
+	const struct gg_file *file = &model->file;
+	size_t n = (size_t)file->n_tensors;
 
-	if (fd < 0)
-		return gg_fail(engine, errno == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s: %s",
-			       engine->model, strerror(errno));
-	if (fstat(fd, &st) || !S_ISREG(st.st_mode) || !st.st_size) {
-		close(fd);
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: not a GGUF file (%s)", engine->model,
-			       S_ISREG(st.st_mode) ? "it is empty" : "not even a regular file");
-	}
-	map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
-	close(fd);
-	if (map == MAP_FAILED)
-		return gg_fail(engine, KVMOD_EIO, "%s: cannot be mapped: %s", engine->model,
-			       strerror(errno));
-	model->file = map;
-	model->file_size = (size_t)st.st_size;
-	model->file_buffer = ggml_backend_cpu_buffer_from_ptr(map, model->file_size);
-	if (!model->file_buffer)
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
-	ggml_backend_buffer_set_usage(model->file_buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-	return KVMOD_OK;
-}
-
-static int32_t parse_file(struct gg_engine *engine)
-{
-	struct gg_model *model = &engine->net;
-	struct gguf_init_params params = { .no_alloc = true, .ctx = &model->tensors };
-	const char *why;
-
-	if (model->file_size < 4 || memcmp(model->file, GGUF_MAGIC, 4))
-		return gg_fail(engine, KVMOD_EFORMAT,
-			       "%s: not a GGUF file: it does not begin with \"GGUF\"", engine->model);
-	gg_log_begin(engine);
-	model->gguf = gguf_init_from_file(engine->model, params);
-	why = gg_log_end();
-	if (!model->gguf)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a truncated or damaged GGUF file (%s)",
-			       engine->model, *why ? why : "its header cannot be read");
+	model->tensors = ggml_init((struct ggml_init_params){
+		.mem_size = (n + 1) * ggml_tensor_overhead(), .no_alloc = true });
 	model->extra = ggml_init((struct ggml_init_params){
-		.mem_size = ((size_t)gguf_get_n_tensors(model->gguf) + 4) * ggml_tensor_overhead(),
-		.no_alloc = true });
+		.mem_size = (n + 4) * ggml_tensor_overhead(), .no_alloc = true });
 	/* Output matrix and RoPE factors may be there twice. */
-	model->buffers = calloc((size_t)gguf_get_n_tensors(model->gguf) + 2, sizeof(*model->buffers));
-	if (!model->extra || !model->buffers)
+	model->buffers = calloc(n + 2, sizeof(*model->buffers));
+	if (!model->tensors || !model->extra || !model->buffers)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
-	return KVMOD_OK;
-}
+	for (size_t i = 0; i < n; i++) {
+		const struct gg_tensor_info *info = &file->tensors[i];
+		struct ggml_tensor *tensor = ggml_new_tensor(model->tensors, info->type,
+							     info->n_dims, info->ne);
 
-/* --- where a weight goes ----------------------------------------------------------------- */
-
-/* Can that device use weights of this type and shape, in such a buffer, for that? */
-static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, enum use use,
-			 ggml_backend_buffer_type_t type)
-{
-	struct ggml_init_params params = { .mem_size = 4 * ggml_tensor_overhead(), .no_alloc = true };
-	ggml_backend_buffer_t buffer = weight->buffer;
-	struct ggml_context *context;
-	struct ggml_tensor *op;
-	bool yes = false;
-
-	/* Lookups are not left to ggml: a row is turned into floats. */
-	if (use == USE_LOOKUP)
-		return weight->type == GGML_TYPE_F32 || ggml_get_type_traits(weight->type)->to_float;
-	if (use == USE_VECTOR)
-		return true;
-	context = ggml_init(params);
-	if (!context)
-		return false;
-	op = ggml_mul_mat(context, weight,
-			  ggml_new_tensor_2d(context, GGML_TYPE_F32, weight->ne[0], 512));
-	weight->buffer = ggml_backend_buft_alloc_buffer(type, 0);
-	if (weight->buffer) {
-		yes = ggml_backend_dev_supports_op(device, op);
-		ggml_backend_buffer_free(weight->buffer);
+		snprintf(tensor->name, sizeof(tensor->name), "%.*s", (int)info->name.n, info->name.at);
 	}
-	weight->buffer = buffer;
-	ggml_free(context);
-	return yes;
-}
-
-/* The layout of its own in which the backend wants this matrix; NULL: none. */
-static ggml_backend_buffer_type_t extra_type(const struct gg_engine *engine, struct ggml_tensor *weight)
-{
-	ggml_backend_dev_t device = engine->backend.device;
-	ggml_backend_dev_get_extra_bufts_t get =
-		ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device),
-						  "ggml_backend_dev_get_extra_bufts");
-	ggml_backend_buffer_type_t *types = get ? get(device) : NULL;
-
-	for (; types && *types; types++) {
-		if (is_supported(device, weight, USE_MATRIX, *types))
-			return *types;
-	}
-	return NULL;
-}
-
-/* Memory of that type for a weight, which the model then owns. */
-static int32_t buffer_for(struct gg_engine *engine, const struct ggml_tensor *weight,
-			  ggml_backend_buffer_type_t type, ggml_backend_buffer_t *out)
-{
-	struct gg_model *model = &engine->net;
-
-	*out = ggml_backend_buft_alloc_buffer(type, ggml_backend_buft_get_alloc_size(type, weight));
-	if (!*out)
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory%s for weight %s%s",
-			       ggml_backend_buft_is_host(type) || !engine->gpu.handle ? "" : " on the GPU",
-			       weight->name,
-			       engine->gpu.handle ? ": set a smaller gpu_layers" : "");
-	model->buffers[model->n_buffers++] = *out;
-	ggml_backend_buffer_set_usage(*out, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
-	return KVMOD_OK;
-}
-
-static int32_t put_at(struct gg_engine *engine, struct ggml_tensor *weight,
-		      ggml_backend_buffer_t buffer, size_t offset)
-{
-	char *base = ggml_backend_buffer_get_base(buffer);
-
-	if (ggml_backend_tensor_alloc(buffer, weight, base + offset) != GGML_STATUS_SUCCESS)
-		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
-	return KVMOD_OK;
-}
-
-/* To memory of its own, unless it has its place. */
-static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
-		       ggml_backend_buffer_type_t type, const void *data)
-{
-	ggml_backend_buffer_t buffer;
-	int32_t code = KVMOD_OK;
-
-	if (!weight->buffer) {
-		code = buffer_for(engine, weight, type, &buffer);
-		if (!code)
-			code = put_at(engine, weight, buffer, 0);
-	}
-	if (!code)
-		ggml_backend_tensor_set(weight, data, 0, ggml_nbytes(weight));
-	return code;
-}
-
-static int32_t refuse_type(struct gg_engine *engine, const struct ggml_tensor *weight, const char *where)
-{
-	return gg_fail(engine, KVMOD_ENOTSUP, "%s: ggml cannot compute with %s, which is %s%s",
-		       engine->model, weight->name, ggml_type_name(weight->type), where);
-}
-
-static int32_t place_on_gpu(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
-			    const void *data)
-{
-	ggml_backend_buffer_type_t type = ggml_backend_dev_buffer_type(engine->gpu.device);
-
-	if (!is_supported(engine->gpu.device, weight, use, type))
-		return refuse_type(engine, weight, ", on the GPU: set a smaller gpu_layers");
-	return copy_to(engine, weight, type, data);
-}
-
-static int32_t place(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
-		     enum gg_side side, const void *data)
-{
-	ggml_backend_buffer_type_t extra = NULL;
-
-	if (side == GG_GPU)
-		return place_on_gpu(engine, weight, use, data);
-	if (!is_supported(engine->backend.device, weight, use, ggml_backend_cpu_buffer_type()))
-		return refuse_type(engine, weight, "");
-	if (use == USE_MATRIX)
-		extra = extra_type(engine, weight);
-	if (extra)
-		return copy_to(engine, weight, extra, data);
-	if (ggml_backend_tensor_alloc(engine->net.file_buffer, weight, (void *)(uintptr_t)data) !=
-	    GGML_STATUS_SUCCESS)
-		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
 	return KVMOD_OK;
 }
 
 /* --- finding and checking weights ------------------------------------------------------------ */
-
-/* The bytes of a tensor in the file; NULL, and a message, if they are not all there. */
-static const void *find_data(struct gg_engine *engine, const struct ggml_tensor *tensor)
-{
-	struct gg_model *model = &engine->net;
-	int64_t id = gguf_find_tensor(model->gguf, tensor->name);
-	size_t begin = gguf_get_data_offset(model->gguf), offset, size = ggml_nbytes(tensor);
-
-	offset = gguf_get_tensor_offset(model->gguf, id);
-	if (begin > model->file_size || offset > model->file_size - begin ||
-	    size > model->file_size - begin - offset) {
-		gg_fail(engine, KVMOD_EFORMAT,
-			"%s: truncated: %s needs %zu bytes at %zu, the file has %zu", engine->model,
-			tensor->name, size, begin + offset, model->file_size);
-		return NULL;
-	}
-	return model->file + begin + offset;
-}
 
 static bool has_shape(const struct gg_model *model, const struct ggml_tensor *tensor, enum gg_dim columns,
 		      enum gg_dim rows)
@@ -228,11 +43,12 @@ static bool has_shape(const struct gg_model *model, const struct ggml_tensor *te
 
 /* Takes a weight of that shape from the file. *out is NULL if it is not there. */
 static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim columns,
-		    enum gg_dim rows, enum use use, enum gg_side side, struct ggml_tensor **out)
+		    enum gg_dim rows, enum gg_use use, enum gg_side side, struct ggml_tensor **out)
 {
 	struct gg_model *model = &engine->net;
 	struct ggml_tensor *tensor = ggml_get_tensor(model->tensors, name);
-	const void *data;
+	struct gg_tensor_info *info;
+	int32_t code;
 
 	*out = NULL;
 	if (!tensor)
@@ -244,18 +60,17 @@ static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim colu
 			       (long long)tensor->ne[1], (long long)tensor->ne[2],
 			       (long long)tensor->ne[3], (long long)model->dims[columns],
 			       (long long)model->dims[rows]);
-	if (use == USE_VECTOR && tensor->type != GGML_TYPE_F32)
-		return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s is %s, expected f32", engine->model,
-			       name, ggml_type_name(tensor->type));
-	data = find_data(engine, tensor);
-	if (!data)
-		return KVMOD_EFORMAT;
+	code = gg_weight_check(engine, tensor, use);
+	if (code)
+		return code;
+	info = gg_file_tensor(&model->file, name);
+	info->taken = true;
 	*out = tensor;
-	return place(engine, tensor, use, side, data);
+	return model->dry ? KVMOD_OK : gg_weight_place(engine, tensor, use, side, info);
 }
 
 static int32_t need(struct gg_engine *engine, const char *name, enum gg_dim columns,
-		    enum gg_dim rows, enum use use, enum gg_side side, struct ggml_tensor **out)
+		    enum gg_dim rows, enum gg_use use, enum gg_side side, struct ggml_tensor **out)
 {
 	int32_t code = take(engine, name, columns, rows, use, side, out);
 
@@ -329,11 +144,11 @@ static int32_t place_together(struct gg_engine *engine, uint32_t layer, unsigned
 	ne[dim] = parts[0]->ne[dim] + parts[1]->ne[dim] + parts[2]->ne[dim];
 	sum = ggml_new_tensor_2d(engine->net.extra, parts[0]->type, ne[0], ne[1]);
 	ggml_set_name(sum, parts[0]->name);
-	code = buffer_for(engine, sum, type, &buffer);
+	code = gg_weight_buffer(engine, sum, type, &buffer);
 	if (!code)
-		code = put_at(engine, sum, buffer, 0);
+		code = gg_weight_put(engine, sum, buffer, 0);
 	for (int i = 0; !code && i < 3; offset += ggml_nbytes(parts[i++]))
-		code = put_at(engine, parts[i], buffer, offset);
+		code = gg_weight_put(engine, parts[i], buffer, offset);
 	if (!code)
 		*all = sum;
 	return code;
@@ -352,7 +167,7 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 		return code;
 	for (unsigned w = 0; w < GG_N_WEIGHTS; w++) {
 		const struct gg_weight_info *info = &gg_weight_infos[w];
-		enum use use = info->rows == GG_ONE ? USE_VECTOR : USE_MATRIX;
+		enum gg_use use = info->rows == GG_ONE ? GG_VECTOR : GG_MATRIX;
 		struct ggml_tensor **out = &layer->w[w];
 		char name[GGML_MAX_NAME];
 
@@ -367,25 +182,27 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 	return KVMOD_OK;
 }
 
-/* A second one of a weight that lies in the mapped file. */
-static int32_t duplicate(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
+/* A second one of a weight, for another use or place. */
+static int32_t duplicate(struct gg_engine *engine, struct ggml_tensor *weight, enum gg_use use,
 			 enum gg_side side, struct ggml_tensor **out)
 {
+	if (engine->net.dry)
+		return KVMOD_OK;
 	*out = ggml_dup_tensor(engine->net.extra, weight);
 	ggml_set_name(*out, weight->name);
-	return place(engine, *out, use, side, weight->data);
+	return gg_weight_place(engine, *out, use, side, gg_file_tensor(&engine->net.file, weight->name));
 }
 
 /* Small models use one matrix for the input and the output. */
 static int32_t take_output(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
-	int32_t code = take(engine, "output.weight", GG_WIDTH, GG_VOCAB, USE_MATRIX,
+	int32_t code = take(engine, "output.weight", GG_WIDTH, GG_VOCAB, GG_MATRIX,
 			    gg_output_side(engine), &model->out);
 
 	if (code || model->out)
 		return code;
-	return duplicate(engine, model->embed, USE_MATRIX, gg_output_side(engine), &model->out);
+	return duplicate(engine, model->embed, GG_MATRIX, gg_output_side(engine), &model->out);
 }
 
 static int32_t take_rope_factors(struct gg_engine *engine)
@@ -395,44 +212,37 @@ static int32_t take_rope_factors(struct gg_engine *engine)
 
 	if (!engine->net.family->rope_factors)
 		return KVMOD_OK;
-	code = take(engine, "rope_freqs.weight", GG_HALF_ROT, GG_ONE, USE_VECTOR, GG_HOST,
+	code = take(engine, "rope_freqs.weight", GG_HALF_ROT, GG_ONE, GG_VECTOR, GG_HOST,
 		    &factors[GG_HOST]);
 	if (code || !factors[GG_HOST] || !engine->gpu.n_layers)
 		return code;
-	return duplicate(engine, factors[GG_HOST], USE_VECTOR, GG_GPU, &factors[GG_GPU]);
+	return duplicate(engine, factors[GG_HOST], GG_VECTOR, GG_GPU, &factors[GG_GPU]);
 }
 
 /* A weight that nothing takes would be left out of the sum, silently. */
 static int32_t refuse_leftovers(struct gg_engine *engine)
 {
-	struct gg_model *model = &engine->net;
-	struct ggml_tensor *tensor = ggml_get_first_tensor(model->tensors);
+	const struct gg_file *file = &engine->net.file;
+	char shown[GG_SHOWN];
 
-	for (; tensor; tensor = ggml_get_next_tensor(model->tensors, tensor)) {
-		if (!tensor->buffer)
+	for (uint64_t i = 0; i < file->n_tensors; i++) {
+		if (!file->tensors[i].taken)
 			return gg_fail(engine, KVMOD_ENOTSUP,
 				       "%s: weight %s is no part of the %s family as this engine knows it",
-				       engine->model, tensor->name, model->family->architecture);
+				       engine->model, gg_show(file->tensors[i].name, shown),
+				       engine->net.family->architecture);
 	}
 	return KVMOD_OK;
 }
 
-int32_t gg_model_load(struct gg_engine *engine)
+static int32_t take_all(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
-	struct ggml_tensor *embed = ggml_get_tensor(model->tensors, "token_embd.weight");
 	int32_t code;
 
-	if (!embed)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight token_embd.weight is missing",
-			       engine->model);
-	if (embed->ne[1] > INT32_MAX)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %lld tokens",
-			       engine->model, (long long)embed->ne[1]);
-	model->dims[GG_VOCAB] = embed->ne[1];
-	if ((code = need(engine, "token_embd.weight", GG_WIDTH, GG_VOCAB, USE_LOOKUP, GG_HOST,
+	if ((code = need(engine, "token_embd.weight", GG_WIDTH, GG_VOCAB, GG_LOOKUP, GG_HOST,
 			 &model->embed)) ||
-	    (code = need(engine, "output_norm.weight", GG_WIDTH, GG_ONE, USE_VECTOR,
+	    (code = need(engine, "output_norm.weight", GG_WIDTH, GG_ONE, GG_VECTOR,
 			 gg_output_side(engine), &model->out_norm)) ||
 	    (code = take_output(engine)) || (code = take_rope_factors(engine)))
 		return code;
@@ -444,13 +254,52 @@ int32_t gg_model_load(struct gg_engine *engine)
 	return refuse_leftovers(engine);
 }
 
+int32_t gg_model_check(struct gg_engine *engine)
+{
+	int32_t code;
+
+	engine->net.dry = true;
+	code = take_all(engine);
+	engine->net.dry = false;
+	return code;
+}
+
+int32_t gg_model_load(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	int32_t code;
+
+	if ((engine->mmap && (code = gg_weights_map(engine))) || (code = take_all(engine)))
+		return code;
+	free(model->staging.bytes);
+	model->staging = (struct gg_staging){ 0 };
+	return gg_file_check(engine);
+}
+
+/* As many tokens as the matrix of embeddings has rows. */
+static int32_t read_vocabulary_size(struct gg_engine *engine)
+{
+	struct gg_model *model = &engine->net;
+	const struct gg_tensor_info *embed = gg_file_tensor(&model->file, "token_embd.weight");
+
+	if (!embed)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight token_embd.weight is missing",
+			       engine->model);
+	if (embed->ne[1] > INT32_MAX)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %lld tokens",
+			       engine->model, (long long)embed->ne[1]);
+	model->dims[GG_VOCAB] = embed->ne[1];
+	return KVMOD_OK;
+}
+
 int32_t gg_model_read(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
 	int32_t code;
 
-	if ((code = map_file(engine)) || (code = parse_file(engine)) ||
-	    (code = gg_model_read_header(engine)))
+	if ((code = gg_file_open(engine)) || (code = gg_model_read_header(engine)) ||
+	    (code = read_vocabulary_size(engine)) || (code = gg_vocab_check(engine)) ||
+	    (code = new_tensors(engine)))
 		return code;
 	model->layers = calloc(model->n_layers, sizeof(*model->layers));
 	if (!model->layers)
@@ -462,20 +311,13 @@ void gg_model_close(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
 
-	for (size_t i = 0; i < model->n_buffers; i++)
-		ggml_backend_buffer_free(model->buffers[i]);
-	if (model->file_buffer)
-		ggml_backend_buffer_free(model->file_buffer);
-	if (model->file)
-		munmap((void *)(uintptr_t)model->file, model->file_size);
+	gg_weights_free(model);
 	if (model->extra)
 		ggml_free(model->extra);
 	if (model->tensors)
 		ggml_free(model->tensors);
-	if (model->gguf)
-		gguf_free(model->gguf);
-	free(model->buffers);
 	free(model->layers);
 	free(model->name);
+	gg_file_close(&model->file);
 	memset(model, 0, sizeof(*model));
 }

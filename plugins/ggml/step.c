@@ -34,7 +34,7 @@ static void append(struct gg_engine *engine, const struct gg_slot *slot)
 
 static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	int32_t code = KVMOD_OK;
+	int32_t code = engine->net.map ? gg_file_check(engine) : KVMOD_OK;
 
 	for (uint32_t i = 0; !code && i < n_slots; i++)
 		code = slots[i].n_rows ? gg_rows_reserve(slots[i].seq, slots[i].n_rows) : KVMOD_OK;

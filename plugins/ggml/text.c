@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool is_special(const struct llama_vocab *vocab, int32_t token)
 {
@@ -20,6 +21,27 @@ static int by_length(const void *a, const void *b)
 	if (x->length != y->length)
 		return x->length < y->length ? 1 : -1;
 	return (x->token > y->token) - (x->token < y->token);
+}
+
+/*
+ * Bytes of text that a token stands for at most; 0: there is no such bound, because
+ * some take blanks beside them along, or the text is changed before it is split.
+ */
+static size_t longest_token(const struct llama_vocab *vocab)
+{
+	enum llama_vocab_type type = llama_vocab_type(vocab);
+	int32_t n = llama_vocab_n_tokens(vocab), longest = 0;
+
+	if (type != LLAMA_VOCAB_TYPE_BPE && type != LLAMA_VOCAB_TYPE_SPM)
+		return 0;
+	for (int32_t i = 0; i < n; i++) {
+		int32_t n_bytes = -llama_token_to_piece(vocab, i, NULL, 0, 0, true);
+
+		if (llama_vocab_get_attr(vocab, i) & (LLAMA_TOKEN_ATTR_LSTRIP | LLAMA_TOKEN_ATTR_RSTRIP))
+			return 0;
+		longest = n_bytes > longest ? n_bytes : longest;
+	}
+	return (size_t)longest;
 }
 
 static int32_t read_specials(struct gg_engine *engine)
@@ -39,11 +61,24 @@ static int32_t read_specials(struct gg_engine *engine)
 		if (name && *name && is_special(text->vocab, i))
 			text->specials[text->n_specials++] = (struct gg_special){ name, strlen(name), i };
 	}
+	text->longest = longest_token(text->vocab);
 	qsort(text->specials, text->n_specials, sizeof(*text->specials), by_length);
 	return KVMOD_OK;
 }
 
-int32_t gg_text_open(struct gg_engine *engine)
+const struct gg_special *gg_special_at(const struct gg_text *text, const char *at, size_t n)
+{
+	for (size_t i = 0; i < text->n_specials; i++) {
+		const struct gg_special *special = &text->specials[i];
+
+		if (special->length <= n && !memcmp(special->text, at, special->length))
+			return special;
+	}
+	return NULL;
+}
+
+/* The vocabulary alone, as gguf has it. */
+static int32_t load(struct gg_engine *engine, struct gguf_context *gguf)
 {
 	struct llama_model_params params = llama_model_default_params();
 	ggml_backend_dev_t no_devices[] = { NULL };
@@ -53,20 +88,52 @@ int32_t gg_text_open(struct gg_engine *engine)
 	params.vocab_only = true;
 	params.devices = no_devices;
 	gg_log_begin(engine);
-	text->model = llama_model_load_from_file(engine->model, params);
+	text->model = llama_model_init_from_user(gguf, NULL, NULL, params);
 	why = gg_log_end();
 	if (!text->model)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: its vocabulary cannot be read (%s)",
 			       engine->model, *why ? why : "libllama does not say why");
 	text->vocab = llama_model_get_vocab(text->model);
-	if (llama_vocab_n_tokens(text->vocab) > engine->net.dims[GG_VOCAB])
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %d tokens, embeddings for %lld",
-			       engine->model, llama_vocab_n_tokens(text->vocab),
-			       (long long)engine->net.dims[GG_VOCAB]);
-	/* A model made for tests may have none; it can still run token ids. */
-	if (llama_vocab_type(text->vocab) == LLAMA_VOCAB_TYPE_NONE)
-		return KVMOD_OK;
-	return read_specials(engine);
+	return KVMOD_OK;
+}
+
+static int32_t read_text(struct gg_engine *engine, struct gguf_context *gguf)
+{
+	int32_t code = gg_special_prepare(engine, gguf);
+
+	if (!code)
+		code = load(engine, gguf);
+	/* A model made for tests may have no vocabulary; it can still run token ids. */
+	if (code || llama_vocab_type(engine->text.vocab) == LLAMA_VOCAB_TYPE_NONE)
+		return code;
+	code = read_specials(engine);
+	if (code)
+		return code;
+	gg_special_settle(engine, gguf);
+	return gg_chat_open(engine);
+}
+
+int32_t gg_text_open(struct gg_engine *engine)
+{
+	struct gguf_context *gguf;
+	const char *why;
+	char path[32];
+	int fd;
+	int32_t code = gg_vocab_write(engine, &fd);
+
+	if (code)
+		return code;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	gg_log_begin(engine);
+	gguf = gguf_init_from_file(path, (struct gguf_init_params){ .no_alloc = true });
+	why = gg_log_end();
+	close(fd);
+	if (!gguf)
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: its vocabulary cannot be read (%s)",
+			       engine->model, *why ? why : "ggml does not say why");
+	code = read_text(engine, gguf);
+	gguf_free(gguf);
+	return code;
 }
 
 void gg_text_close(struct gg_engine *engine)
@@ -77,6 +144,7 @@ void gg_text_close(struct gg_engine *engine)
 		llama_model_free(text->model);
 	free(text->specials);
 	free(text->end_tokens);
+	free(text->system);
 	memset(text, 0, sizeof(*text));
 }
 
@@ -116,20 +184,40 @@ static size_t character(const unsigned char *s, size_t left)
 	return n;
 }
 
+/*
+ * A text of more bytes than any tokens that the context has room for can stand for
+ * is refused before it is read: that may take minutes.
+ */
+static int32_t check_length(struct gg_engine *engine, size_t length)
+{
+	uint64_t limit = engine->limit ? engine->limit : engine->public_model.context;
+	size_t longest = engine->text.longest;
+
+	if (limit && longest && length > limit * longest)
+		return gg_fail(engine, KVMOD_EINVAL,
+			       "a text of %zu bytes does not fit the context of %llu tokens, the longest of which has %zu bytes",
+			       length, (unsigned long long)limit, longest);
+	if (length > INT32_MAX)
+		return gg_fail(engine, KVMOD_EINVAL, "a text of %zu bytes is too long: at most %d",
+			       length, INT32_MAX);
+	return KVMOD_OK;
+}
+
 /* libllama throws at what is no text, through C. */
 int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length)
 {
 	const unsigned char *s = (const unsigned char *)text;
+	int32_t code = check_length(engine, length);
 	size_t n;
 
-	for (size_t i = 0; i < length; i += n) {
+	for (size_t i = 0; i < length && !code; i += n) {
 		n = character(s + i, length - i);
 		if (!n)
 			return gg_fail(engine, KVMOD_EINVAL,
 				       "the text is not UTF-8: byte %zu of %zu is 0x%02x", i,
 				       length, s[i]);
 	}
-	return KVMOD_OK;
+	return code;
 }
 
 void gg_mend_text(char *text)
@@ -145,27 +233,39 @@ void gg_mend_text(char *text)
 	}
 }
 
+/* The start token that is to stand before a text; -1: none, or the text begins with it. */
+static int32_t start_of(const struct gg_text *text, const char *bytes, size_t length, uint32_t flags)
+{
+	const struct gg_special *first;
+
+	if (!(flags & KVMOD_TOKENIZE_BOS) || !text->add_bos)
+		return -1;
+	first = flags & KVMOD_TOKENIZE_SPECIAL ? gg_special_at(text, bytes, length) : NULL;
+	return first && first->token == text->bos ? -1 : text->bos;
+}
+
 int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags, int32_t *tokens,
 		    size_t *n_tokens)
 {
 	struct gg_engine *engine = self;
-	size_t room = *n_tokens, n_first;
-	int32_t code = check_vocab(engine), n;
+	size_t room = *n_tokens < INT32_MAX ? *n_tokens : INT32_MAX, n_first;
+	int32_t code = check_vocab(engine), start, n;
 
 	if (!code)
 		code = gg_check_text(engine, text, length);
 	if (code)
 		return code;
-	if (length > INT32_MAX || room > INT32_MAX)
-		return gg_fail(engine, KVMOD_ERANGE, "a text of %zu bytes is too long", length);
-	n_first = (flags & KVMOD_TOKENIZE_BOS) && llama_vocab_get_add_bos(engine->text.vocab);
+	start = start_of(&engine->text, text, length, flags);
+	n_first = start >= 0;
 	if (n_first && room)
-		tokens[0] = llama_vocab_bos(engine->text.vocab);
+		tokens[0] = start;
 	room = room > n_first ? room - n_first : 0;
-	n = llama_tokenize(engine->text.vocab, text, (int32_t)length, tokens ? tokens + n_first : NULL,
-			   (int32_t)room, false, flags & KVMOD_TOKENIZE_SPECIAL);
+	code = gg_tokenize_deep(engine, text, length, flags & KVMOD_TOKENIZE_SPECIAL,
+				tokens ? tokens + n_first : NULL, room, &n);
+	if (code)
+		return code;
 	if (n == INT32_MIN)
-		return gg_fail(engine, KVMOD_ERANGE, "a text of %zu bytes is too long", length);
+		return gg_fail(engine, KVMOD_EINVAL, "a text of %zu bytes has too many tokens", length);
 	*n_tokens = n_first + (size_t)(n < 0 ? -n : n);
 	return n < 0 || *n_tokens > room + n_first ? KVMOD_ERANGE : KVMOD_OK;
 }

@@ -26,7 +26,7 @@ enum { BOS = 256, END, USER, ASSISTANT, SYSTEM, VOCAB };
 static const char *const special[] = { "<bos>", "<end>", "<user>", "<assistant>", "<system>" };
 static const int32_t end_tokens[] = { END };
 
-enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY };
+enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY, BROKEN_TEXT };
 
 struct fake {
 	struct kvmod_instance instance;
@@ -34,6 +34,7 @@ struct fake {
 	int64_t context, threads;
 	int32_t context_override;
 	int64_t delay;			/* ms a text, and a chunk of a step */
+	int64_t repeat;			/* how many times a token has its byte */
 	int32_t broken;			/* one of these */
 	const char *device;		/* where it says that all layers are; "": the host */
 	atomic_int cancelled;
@@ -66,7 +67,8 @@ struct kvmod_seq {
 	P(owner, struct fake, context_override, BOOL, "no", "", "let decoding go past the context") \
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
-	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply", "which call fails") \
+	P(owner, struct fake, repeat, INT, "1", "1..1048576", "how many times the byte of a token stands in its text") \
+	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text", "which call fails") \
 	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 
@@ -192,14 +194,16 @@ static int32_t fake_tokenize(void *self, const char *text, size_t length, uint32
 
 static int32_t fake_detokenize(void *self, int32_t token, char *text, size_t *length)
 {
+	const struct fake *f = self;
 	size_t room = *length;
 
-	(void)self;
-	*length = token < BOS;
+	if (f->broken == BROKEN_TEXT)
+		return KVMOD_EIO;
+	*length = token < BOS ? (size_t)f->repeat : 0;
 	if (*length > room)
 		return KVMOD_ERANGE;
 	if (*length)
-		*text = (char)token;
+		memset(text, token, *length);
 	return KVMOD_OK;
 }
 

@@ -77,6 +77,11 @@ grep -q '^kvmod: .*/short.gguf: a truncated or damaged GGUF file' "$tmp/err" || 
 echo 'no model at all' >"$tmp/text.gguf"
 kvmod run -m "$tmp/text.gguf" hello
 says 1 'kvmod: TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
+mkfifo "$tmp/fifo.gguf"
+for engine in ggml llama; do
+	try timeout 20 "$build/kvmod" run -o kvmod.engine=$engine --policy fullkv -m "$tmp/fifo.gguf" hello
+	says 1 'kvmod: TMP/fifo.gguf: not a GGUF file: a FIFO, expected a regular file'
+done
 kvmod run -m "$tmp/nothing.gguf" hello
 says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
 

@@ -63,12 +63,13 @@ abi          1.0
 
 [engine fake]
   PARAMETER        TYPE    DEFAULT      RANGE            HELP
-  broken           choice  nothing      nothing|request|apply which call fails
+  broken           choice  nothing      nothing|request|apply|text which call fails
   context          int     4096         1..1048576       longest sequence, in tokens
   context_override bool    no           -                let decoding go past the context
   delay            int     0            0..10000         milliseconds that a text takes, or a chunk of tokens
   device           string  -            -                the device to say that the layers are on
   model            path    -            -                a file that must be there, if any is named
+  repeat           int     1            1..1048576       how many times the byte of a token stands in its text
   threads          int     0            0..512           taken as other engines do; one does it all
 END
 cd "$tmp/modules" || exit 99

@@ -51,7 +51,7 @@ says 1 'kvmod: TMP/junk: not text: byte 0xe9 at offset 2, UTF-8 was expected'
 kvmod run -f "$tmp/nothing"
 says 1 'kvmod: TMP/nothing: No such file or directory'
 kvmod run -f "$tmp"
-says 1 'kvmod: TMP: Is a directory'
+says 1 'kvmod: TMP: a directory, expected a regular file, a pipe or a terminal'
 kvmod run -o 'engine fake.context=10' 'longer than the context'
 says 1 'kvmod: 26 tokens after 0 do not fit the context of 10'
 kvmod run -o 'engine fake.context=20' -n 40 'fits itself'

@@ -79,7 +79,9 @@ struct kvmod_engine_ops {
 
 	/*
 	 * Text to tokens. *n_tokens is the room on entry and the count on return;
-	 * KVMOD_ERANGE, with the count, if the room was too small.
+	 * KVMOD_ERANGE, with the count, if the room was too small. A text that begins
+	 * with the start token gets no second one. One that cannot fit the context may
+	 * be refused with KVMOD_EINVAL before it is read.
 	 */
 	int32_t (*tokenize)(void *self, const char *text, size_t length, uint32_t flags,
 			    int32_t *tokens, size_t *n_tokens);
@@ -91,6 +93,7 @@ struct kvmod_engine_ops {
 	 * tokens. The model's own default system message is supplied where the
 	 * first message is not a system one. With first = 0 it renders what goes on
 	 * after an answer: the conversation so far is in the cache already.
+	 * KVMOD_EINVAL for messages that the template has no place for.
 	 */
 	int32_t (*chat)(void *self, const struct kvmod_message *messages, size_t n_messages,
 			uint32_t first, int32_t *tokens, size_t *n_tokens);

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libllama's tokenizer, on a stack that is deep enough: it splits a text into words
+ * with std::regex, whose matcher calls itself for each character of a word.
+ */
+#include "engine.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/*
+ * A character takes 330 bytes of stack, where the library is compiled as usual.
+ * This is address space only: memory is what the longest word takes.
+ */
+#define STACK_PER_BYTE 1024u
+#define STACK_LEAST (1u << 20)
+/* So long a text has room on any stack. */
+#define SHORT_TEXT 256u
+/* Some 340 MiB. */
+#define MAX_RUN (1u << 20)
+
+struct job {
+	const struct llama_vocab *vocab;
+	const char *text;
+	int32_t length, room, n;
+	int32_t *tokens;
+	bool special;
+};
+
+static void *run(void *arg)
+{
+	struct job *job = arg;
+
+	job->n = llama_tokenize(job->vocab, job->text, job->length, job->tokens, job->room, false,
+				job->special);
+	return NULL;
+}
+
+/* An error number, or 0. */
+static int run_on(struct job *job, char *stack, size_t size)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+	int err = pthread_attr_init(&attributes);
+
+	if (err)
+		return err;
+	err = pthread_attr_setstack(&attributes, stack, size);
+	if (!err)
+		err = pthread_create(&thread, &attributes, run, job);
+	pthread_attr_destroy(&attributes);
+	return err ? err : pthread_join(thread, NULL);
+}
+
+static int32_t run_deep(struct gg_engine *engine, struct job *job)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	size_t size = (STACK_LEAST + (size_t)job->length * STACK_PER_BYTE + page - 1) / page * page;
+	char *stack = mmap(NULL, size + page, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+	int err = stack == MAP_FAILED ? errno : 0;
+
+	if (!err && mprotect(stack, page, PROT_NONE))
+		err = errno;
+	if (!err)
+		err = run_on(job, stack + page, size);
+	if (stack != MAP_FAILED)
+		munmap(stack, size + page);
+	if (err)
+		return gg_fail(engine, KVMOD_ENOMEM, "no stack of %zu MiB to tokenize %d bytes on: %s",
+			       size >> 20, job->length, strerror(err));
+	return KVMOD_OK;
+}
+
+/* The longest run of characters without a blank, or of blanks: words are no longer. */
+static uint32_t longest_run(const char *text, size_t length)
+{
+	uint32_t n = 0, longest = 0;
+	int before = -1;
+
+	for (size_t i = 0; i < length; i++) {
+		int blank = isspace((unsigned char)text[i]) != 0;
+
+		if (((unsigned char)text[i] & 0xc0) == 0x80)
+			continue; /* of a character that was counted */
+		n = blank == before ? n + 1 : 1;
+		longest = n > longest ? n : longest;
+		before = blank;
+	}
+	return longest;
+}
+
+int32_t gg_tokenize_deep(struct gg_engine *engine, const char *text, size_t length, bool special,
+			 int32_t *tokens, size_t room, int32_t *n)
+{
+	struct job job = { engine->text.vocab, text, (int32_t)length, (int32_t)room, 0, tokens, special };
+	int32_t code = KVMOD_OK;
+	uint32_t longest;
+
+	if (length <= SHORT_TEXT || llama_vocab_type(job.vocab) != LLAMA_VOCAB_TYPE_BPE) {
+		run(&job);
+	} else {
+		longest = longest_run(text, length);
+		if (longest > MAX_RUN)
+			return gg_fail(engine, KVMOD_EINVAL,
+				       "a text with %u characters in a row without a blank, or of blanks; at most %u can be split into tokens",
+				       longest, MAX_RUN);
+		code = run_deep(engine, &job);
+	}
+	*n = job.n;
+	return code;
+}
