@@ -205,7 +205,7 @@ struct gg_text {
 	struct gg_special *specials;
 	size_t n_specials;
 	const struct gg_template *template;	/* how conversations are rendered; NULL: by a guess */
-	char *system;			/* the template's default system message; NULL: the row's */
+	char *system;			/* the template's own; NULL: none, or in the row */
 	bool guessed;			/* that was said */
 };
 
