@@ -278,6 +278,10 @@ static void check_hello(const char *expected)
 	free(text);
 }
 
+#define SMOLLM_HELLO \
+	"<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging " \
+	"Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
 /* By the template in the model's file, whose default system message that is. */
 START_TEST(by_the_file)
 {
@@ -287,9 +291,7 @@ START_TEST(by_the_file)
 	ck_assert_str_eq(engine->text.template->name, "chatml");
 	ck_assert_str_eq(engine->text.system,
 			 "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-	check_hello(
-		"<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-		"Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+	check_hello(SMOLLM_HELLO);
 	test_engine_warning(&after);
 	ck_assert_uint_eq(after, before);
 }
@@ -304,9 +306,9 @@ START_TEST(by_name)
 	test_engine_close(engine);
 	engine = test_engine_open(&params);
 	ck_assert_msg(engine, "%s", test_engine_error());
-	check_hello(
-		"A chat between a curious user and an artificial intelligence assistant. The assistant "
-		"gives helpful, detailed, and polite answers to the user's questions. USER: Hello ASSISTANT:");
+	check_hello("A chat between a curious user and an artificial intelligence assistant. The "
+		    "assistant gives helpful, detailed, and polite answers to the user's "
+		    "questions. USER: Hello ASSISTANT:");
 }
 END_TEST
 
@@ -319,9 +321,7 @@ START_TEST(by_a_guess)
 	test_engine_warning(&before);
 	engine->text.template = NULL;
 	for (int i = 0; i < 3; i++)
-		check_hello(
-			"<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-			"Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+		check_hello(SMOLLM_HELLO);
 	warning = test_engine_warning(&after);
 	ck_assert_uint_eq(after, before + 1);
 	ck_assert_str_eq(warning, TEST_MODEL

@@ -186,8 +186,8 @@ static void warn_of_guess(struct gg_engine *engine)
 {
 	if (!engine->text.guessed)
 		gg_log(engine, KVMOD_WARN,
-		       "%s: kvmod does not know its chat template: libllama's guess is used, which may "
-		       "differ; set [engine %s] chat_template = NAME, or use --raw",
+		       "%s: kvmod does not know its chat template: libllama's guess is used, "
+		       "which may differ; set [engine %s] chat_template = NAME, or use --raw",
 		       engine->model, gg_engine_name(engine));
 	engine->text.guessed = true;
 }
@@ -203,7 +203,8 @@ static int32_t render(struct gg_engine *engine, const struct gg_talk *talk, stru
 	if (!template)
 		return gg_fail(
 			engine, KVMOD_ENOTSUP,
-			"%s has no chat template: set [engine %s] chat_template = NAME, or use --raw",
+			"%s has no chat template: set [engine %s] chat_template = NAME, "
+			"or use --raw",
 			engine->model, gg_engine_name(engine));
 	code = gg_render_guess(engine, template, engine->text.system, talk, out);
 	if (!code)

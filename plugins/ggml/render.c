@@ -324,7 +324,8 @@ static int32_t put_turn(struct render *r, size_t i, bool *users)
 	if ((r->row->flags & GG_TURNS) && user != *users)
 		return gg_fail(
 			r->engine, KVMOD_EINVAL,
-			"message %zu is by \"%s\": in the chat template %s user and assistant take turns",
+			"message %zu is by \"%s\": in the chat template %s user and assistant "
+			"take turns",
 			i + 1, m->role, r->row->name);
 	*users = !user;
 	if (user)

@@ -38,14 +38,15 @@
 	"science questions, you will refuse to answer\n"
 
 #define MISTRAL_SMALL_SYSTEM \
-	"You are Mistral Small 3, a Large Language Model (LLM) created by Mistral AI, a French " \
-	"startup headquartered in Paris.\nYour knowledge base was last updated on 2023-10-01. The " \
-	"current date is " GG_DATE ".\n\nWhen you're not sure about some information, you say that " \
-	"you don't have the information and don't make up anything.\nIf the user's question is not " \
-	"clear, ambiguous, or does not provide enough context for you to accurately answer the " \
-	"question, you do not try to answer it right away and you rather ask the user to clarify " \
-	"their request (e.g. \"What are some good restaurants around me?\" => \"Where are you?\" or " \
-	"\"When is the next flight to Tokyo\" => \"Where do you travel from?\")"
+	"You are Mistral Small 3, a Large Language Model (LLM) created by Mistral AI, a " \
+	"French startup headquartered in Paris.\nYour knowledge base was last updated on " \
+	"2023-10-01. The current date is " GG_DATE ".\n\nWhen you're not sure about some " \
+	"information, you say that you don't have the information and don't make up " \
+	"anything.\nIf the user's question is not clear, ambiguous, or does not provide " \
+	"enough context for you to accurately answer the question, you do not try to answer " \
+	"it right away and you rather ask the user to clarify their request (e.g. \"What are " \
+	"some good restaurants around me?\" => \"Where are you?\" or \"When is the next " \
+	"flight to Tokyo\" => \"Where do you travel from?\")"
 
 #define VICUNA_SYSTEM \
 	"A chat between a curious user and an artificial intelligence assistant. The assistant " \
@@ -78,13 +79,14 @@ const struct gg_template gg_templates[] = {
 		    .flags = GG_QWEN3_THOUGHTS | GG_LAST_THINKS },
 	[QWEN3_INSTRUCT] = { "qwen3-instruct", CHATML_TURNS, .generation = CHATML_PROMPT,
 			     .flags = GG_QWEN3_THOUGHTS },
-	[QWEN3_THINKING] = { "qwen3-thinking", CHATML_TURNS, .generation = CHATML_PROMPT "<think>\n",
+	[QWEN3_THINKING] = { "qwen3-thinking", CHATML_TURNS,
+			     .generation = CHATML_PROMPT "<think>\n",
 			     .flags = GG_QWEN3_THOUGHTS | GG_LAST_THINKS },
 	[QWQ] = { "qwq", CHATML_TURNS, .generation = CHATML_PROMPT "<think>\n",
 		  .flags = GG_QWQ_THOUGHTS },
 	[LLAMA_2] = { "llama-2", .flags = GG_TURNS,
-		      .system_user = GG_BOS "[INST] " GG_STRIP("<<SYS>>\n" GG_SYSTEM "\n<</SYS>>\n\n"
-							      GG_TEXT) " [/INST]",
+		      .system_user = GG_BOS "[INST] "
+			      GG_STRIP("<<SYS>>\n" GG_SYSTEM "\n<</SYS>>\n\n" GG_TEXT) " [/INST]",
 		      .user = GG_BOS "[INST] " GG_STRIP(GG_TEXT) " [/INST]",
 		      .assistant = " " GG_STRIP(GG_TEXT) " " GG_EOS },
 	[LLAMA_3_0] = { "llama-3", .begin = GG_BOS, .system = LLAMA_3("system"), LLAMA_3_TURNS },
@@ -116,7 +118,8 @@ const struct gg_template gg_templates[] = {
 	[MISTRAL_V7_TEKKEN] = { "mistral-v7-tekken", .begin = GG_BOS,
 				.system = "[SYSTEM_PROMPT]" GG_TEXT "[/SYSTEM_PROMPT]",
 				.later_system = "[SYSTEM_PROMPT]" GG_TEXT "[/SYSTEM_PROMPT]",
-				.no_system = "[SYSTEM_PROMPT]" MISTRAL_SMALL_SYSTEM "[/SYSTEM_PROMPT]",
+				.no_system = "[SYSTEM_PROMPT]" MISTRAL_SMALL_SYSTEM
+					     "[/SYSTEM_PROMPT]",
 				.user = "[INST]" GG_TEXT "[/INST]", .assistant = GG_TEXT GG_EOS },
 	[ZEPHYR_] = { "zephyr", .system = ZEPHYR("system"), .later_system = ZEPHYR("system"),
 		      .user = ZEPHYR("user"), .assistant = ZEPHYR("assistant"),
@@ -149,8 +152,10 @@ const struct gg_template gg_templates[] = {
 	[OPENCHAT_3_6] = { "openchat-3.6", .begin = GG_BOS, .system = LLAMA_3("System"),
 			   .later_system = LLAMA_3("System"), .user = LLAMA_3("GPT4 Correct User"),
 			   .assistant = LLAMA_3("GPT4 Correct Assistant"),
-			   .generation = "<|start_header_id|>GPT4 Correct Assistant<|end_header_id|>\n\n" },
-	[SOLAR] = { "solar", .flags = GG_SKIP_EMPTY_SYSTEM, .system = "### System:\n" GG_TEXT "\n\n",
+			   .generation = "<|start_header_id|>GPT4 Correct Assistant"
+					 "<|end_header_id|>\n\n" },
+	[SOLAR] = { "solar", .flags = GG_SKIP_EMPTY_SYSTEM,
+		    .system = "### System:\n" GG_TEXT "\n\n",
 		    .user = "### User:\n" GG_TEXT "\n\n", .assistant = "### Assistant:\n" GG_TEXT,
 		    .generation = "### Assistant:\n" },
 	[YI] = { "yi", .system = GG_TEXT, .user = CHATML("user", GG_TEXT) CHATML_PROMPT,
