@@ -37,7 +37,7 @@ static void tear_down(void)
 	test_engine_close(engine);
 }
 
-/* --- files of JSON lines -------------------------------------------------------------------- */
+/* --- files of JSON lines ------------------------------------------------------------- */
 
 static json_t *read_lines(FILE *f)
 {
@@ -69,7 +69,7 @@ static const char *string(const json_t *object, const char *key)
 	return text;
 }
 
-/* --- a conversation ---------------------------------------------------------------------------- */
+/* --- a conversation ------------------------------------------------------------------ */
 
 static int32_t chat(const json_t *talk)
 {
@@ -103,7 +103,8 @@ static json_int_t count_specials(void)
 	json_int_t n = 0;
 
 	for (size_t i = 0; i < n_tokens; i++)
-		n += (llama_vocab_get_attr(engine->text.vocab, tokens[i]) & LLAMA_TOKEN_ATTR_CONTROL) != 0;
+		n += (llama_vocab_get_attr(engine->text.vocab, tokens[i]) &
+		      LLAMA_TOKEN_ATTR_CONTROL) != 0;
 	return n;
 }
 
@@ -134,16 +135,15 @@ static void compare(const json_t *talk, const char *name)
 	if (refused)
 		return;
 	text = text_of_tokens();
-	ck_assert_msg(!strcmp(text, json_string_value(expected)),
-		      "%s, %s:\n\"%s\"\nJinja:\n\"%s\"", name, string(talk, "talk"), text,
-		      json_string_value(expected));
+	ck_assert_msg(!strcmp(text, json_string_value(expected)), "%s, %s:\n\"%s\"\nJinja:\n\"%s\"",
+		      name, string(talk, "talk"), text, json_string_value(expected));
 	ck_assert_msg(count_specials() == json_integer_value(json_object_get(talk, "specials")),
 		      "%s, %s: %d special tokens in \"%s\"", name, string(talk, "talk"),
 		      (int)count_specials(), text);
 	free(text);
 }
 
-/* --- tests ----------------------------------------------------------------------------------------- */
+/* --- tests --------------------------------------------------------------------------- */
 
 /* The row of that name, as if the configuration had named it. */
 static const struct gg_template *row(const char *name)
@@ -258,7 +258,7 @@ START_TEST(every_row)
 }
 END_TEST
 
-/* --- which row --------------------------------------------------------------------------------------- */
+/* --- which row ----------------------------------------------------------------------- */
 
 static const struct kvmod_message hello = { "user", "Hello" };
 
@@ -278,6 +278,10 @@ static void check_hello(const char *expected)
 	free(text);
 }
 
+#define SMOLLM_HELLO \
+	"<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging " \
+	"Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
 /* By the template in the model's file, whose default system message that is. */
 START_TEST(by_the_file)
 {
@@ -287,8 +291,7 @@ START_TEST(by_the_file)
 	ck_assert_str_eq(engine->text.template->name, "chatml");
 	ck_assert_str_eq(engine->text.system,
 			 "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
-	check_hello("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-		    "Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+	check_hello(SMOLLM_HELLO);
 	test_engine_warning(&after);
 	ck_assert_uint_eq(after, before);
 }
@@ -303,8 +306,9 @@ START_TEST(by_name)
 	test_engine_close(engine);
 	engine = test_engine_open(&params);
 	ck_assert_msg(engine, "%s", test_engine_error());
-	check_hello("A chat between a curious user and an artificial intelligence assistant. The assistant "
-		    "gives helpful, detailed, and polite answers to the user's questions. USER: Hello ASSISTANT:");
+	check_hello("A chat between a curious user and an artificial intelligence assistant. The "
+		    "assistant gives helpful, detailed, and polite answers to the user's "
+		    "questions. USER: Hello ASSISTANT:");
 }
 END_TEST
 
@@ -317,13 +321,13 @@ START_TEST(by_a_guess)
 	test_engine_warning(&before);
 	engine->text.template = NULL;
 	for (int i = 0; i < 3; i++)
-		check_hello("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-			    "Face<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
+		check_hello(SMOLLM_HELLO);
 	warning = test_engine_warning(&after);
 	ck_assert_uint_eq(after, before + 1);
-	ck_assert_str_eq(warning, TEST_MODEL ": kvmod does not know its chat template: libllama's guess is "
-					     "used, which may differ; set [engine ggml] chat_template = NAME, "
-					     "or use --raw");
+	ck_assert_str_eq(warning, TEST_MODEL
+			 ": kvmod does not know its chat template: libllama's guess is "
+			 "used, which may differ; set [engine ggml] chat_template = NAME, "
+			 "or use --raw");
 }
 END_TEST
 
@@ -334,21 +338,24 @@ START_TEST(refused)
 
 	use(row("mistral-v0.2"), NULL);
 	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
-	ck_assert_str_eq(test_engine_error(), "the chat template mistral-v0.2 of " TEST_MODEL
-					      " has no place for a system message: say it in the prompt");
+	ck_assert_str_eq(test_engine_error(),
+			 "the chat template mistral-v0.2 of " TEST_MODEL
+			 " has no place for a system message: say it in the prompt");
 	messages[0] = hello;
 	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
-	ck_assert_str_eq(test_engine_error(), "message 2 is by \"user\": in the chat template mistral-v0.2 "
-					      "user and assistant take turns");
+	ck_assert_str_eq(test_engine_error(),
+			 "message 2 is by \"user\": in the chat template mistral-v0.2 "
+			 "user and assistant take turns");
 	messages[1].role = "system";
 	use(row("deepseek-r1"), NULL);
 	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
-	ck_assert_str_eq(test_engine_error(), "the chat template deepseek-r1 of " TEST_MODEL
-					      " has a place for a system message at the beginning only");
+	ck_assert_str_eq(test_engine_error(),
+			 "the chat template deepseek-r1 of " TEST_MODEL
+			 " has a place for a system message at the beginning only");
 }
 END_TEST
 
-/* --- how a text is known ------------------------------------------------------------------------------- */
+/* --- how a text is known ------------------------------------------------------------- */
 
 static const struct {
 	const char *a, *b;
@@ -360,7 +367,8 @@ static const struct {
 	{ "{% if not a %}b{% endif %}", "{%if  not a%}b{%endif%}\n", true },
 	{ "{# a #}b", "{# a #}b\n", true },
 	{ "<|im_start|>system\nOne<|im_end|>", "<|im_start|>system\nTwo<|im_end|>", true },
-	{ "{{'<|im_start|>system\\nOne<|im_end|>'}}", "{{ '<|im_start|>system\nTwo, {}<|im_end|>' }}", true },
+	{ "{{'<|im_start|>system\\nOne<|im_end|>'}}",
+	  "{{ '<|im_start|>system\nTwo, {}<|im_end|>' }}", true },
 	/* What means another thing. */
 	{ "{{ a }}", "{{- a }}", false },
 	{ "{{- 1 }}", "{{ - 1 }}", false },
@@ -374,8 +382,10 @@ static const struct {
 	{ "{# a #}", "{# b #}", false },
 	{ "{{ '\\'a b' }}", "{{ '\\'ab' }}", false },
 	{ "<|im_start|>system\nOne<|im_end|>", "<|im_start|>system\n{{ a }}<|im_end|>", false },
-	{ "{{'<|im_start|>system\\nA<|im_end|>'}}", "{{'<|im_start|>system\\n' + a + '<|im_end|>'}}", false },
-	{ "{{'<|im_start|>system\\nA<|im_end|>'}}", "{{'<|im_start|>system\\nA\\tB<|im_end|>'}}", false },
+	{ "{{'<|im_start|>system\\nA<|im_end|>'}}",
+	  "{{'<|im_start|>system\\n' + a + '<|im_end|>'}}", false },
+	{ "{{'<|im_start|>system\\nA<|im_end|>'}}", "{{'<|im_start|>system\\nA\\tB<|im_end|>'}}",
+	  false },
 	{ "<|im_start|>system\nA<|im_end|>", "<|im_start|>user\nA<|im_end|>", false },
 };
 
@@ -426,8 +436,25 @@ END_TEST
 START_TEST(odd_texts)
 {
 	static const char *const odd[] = {
-		"", "{", "{{", "{%", "{#", "{{ ", "{{ '", "{{ '\\", "{{ 'a\\n", "{% \"", "}}", "%}", "\n",
-		"{{\n", "{{ -", "<|im_start|>system\n", "<|im_start|>system\n\\<|im_end|>", "{{ a }", "{# #",
+		"",
+		"{",
+		"{{",
+		"{%",
+		"{#",
+		"{{ ",
+		"{{ '",
+		"{{ '\\",
+		"{{ 'a\\n",
+		"{% \"",
+		"}}",
+		"%}",
+		"\n",
+		"{{\n",
+		"{{ -",
+		"<|im_start|>system\n",
+		"<|im_start|>system\n\\<|im_end|>",
+		"{{ a }",
+		"{# #",
 	};
 	json_t *entries = read_templates();
 	const char *whole = string(json_array_get(entries, 0), "template");
@@ -437,14 +464,14 @@ START_TEST(odd_texts)
 	for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
 		ck_assert(gg_template_find(odd[i], &found, &system));
 		ck_assert_ptr_null(found);
-		ck_assert_ptr_null(system);
+		free(system);
 	}
 	for (size_t n = 0; n < strlen(whole); n++) {
 		char *part = strndup(whole, n);
 
 		ck_assert(gg_template_find(part, &found, &system));
 		ck_assert_ptr_null(found);
-		ck_assert_ptr_null(system);
+		free(system);
 		free(part);
 	}
 	json_decref(entries);
@@ -464,7 +491,7 @@ static bool have_jinja;
 static void add_model(TCase *tc)
 {
 	add(tc);
-	tcase_add_checked_fixture(tc, set_up, tear_down);
+	tcase_add_unchecked_fixture(tc, set_up, tear_down);
 	tcase_add_test(tc, by_the_file);
 	tcase_add_test(tc, by_name);
 	tcase_add_test(tc, by_a_guess);
@@ -481,7 +508,7 @@ int main(void)
 	failed = test_main("engine chat", *TEST_MODEL ? add_model : add);
 	if (*TEST_MODEL && have_jinja)
 		return failed;
-	puts(*TEST_MODEL ? "skipped: no python3-jinja2 to compare templates with" :
-			   "skipped: no default model: configure --with-model=FILE");
+	puts(*TEST_MODEL ? "skipped: no python3-jinja2 to compare templates with"
+			 : "skipped: no default model: configure --with-model=FILE");
 	return failed ? failed : 77;
 }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- rendered text ------------------------------------------------------------------------ */
+/* --- rendered text ------------------------------------------------------------------- */
 
 static bool grow(struct gg_rendered *out, size_t n)
 {
@@ -52,7 +52,7 @@ void gg_rendered_free(struct gg_rendered *out)
 	*out = (struct gg_rendered){ 0 };
 }
 
-/* --- tokens -------------------------------------------------------------------------------- */
+/* --- tokens -------------------------------------------------------------------------- */
 
 struct tokens {
 	struct gg_engine *engine;
@@ -76,7 +76,8 @@ static int32_t push_text(struct tokens *tokens, const char *text, size_t n)
 
 	if (!n)
 		return KVMOD_OK;
-	code = gg_tokenize(tokens->engine, text, n, 0, room ? tokens->ids + tokens->n : NULL, &room);
+	code = gg_tokenize(tokens->engine, text, n, 0, room ? tokens->ids + tokens->n : NULL,
+			   &room);
 	tokens->n += room;
 	return code == KVMOD_ERANGE ? KVMOD_OK : code;
 }
@@ -90,8 +91,8 @@ static size_t template_end(const struct gg_rendered *all, size_t i)
 }
 
 /* What stands at byte i is *length bytes long. Is it one token, *id? Else it is plain text. */
-static bool token_at(const struct gg_text *text, const struct gg_rendered *all, size_t i, int32_t *id,
-		     size_t *length)
+static bool token_at(const struct gg_text *text, const struct gg_rendered *all, size_t i,
+		     int32_t *id, size_t *length)
 {
 	const struct gg_special *special;
 
@@ -144,7 +145,7 @@ static void push_bos(struct tokens *tokens, const struct gg_rendered *all)
 		push_token(tokens, own->bos);
 }
 
-/* --- chat() ---------------------------------------------------------------------------------- */
+/* --- chat() -------------------------------------------------------------------------- */
 
 static int32_t check_message(struct gg_engine *engine, const struct kvmod_message *message)
 {
@@ -173,8 +174,8 @@ static void warn_of_guess(struct gg_engine *engine)
 {
 	if (!engine->text.guessed)
 		gg_log(engine, KVMOD_WARN,
-		       "%s: kvmod does not know its chat template: libllama's guess is used, which may "
-		       "differ; set [engine %s] chat_template = NAME, or use --raw",
+		       "%s: kvmod does not know its chat template: libllama's guess is used, "
+		       "which may differ; set [engine %s] chat_template = NAME, or use --raw",
 		       engine->model, gg_engine_name(engine));
 	engine->text.guessed = true;
 }
@@ -188,10 +189,12 @@ static int32_t render(struct gg_engine *engine, const struct gg_talk *talk, stru
 	if (row)
 		return gg_render_known(engine, row, engine->text.system, talk, out);
 	if (!template)
-		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "%s has no chat template: set [engine %s] chat_template = NAME, or use --raw",
-			       engine->model, gg_engine_name(engine));
-	code = gg_render_guess(engine, template, talk, out);
+		return gg_fail(
+			engine, KVMOD_ENOTSUP,
+			"%s has no chat template: set [engine %s] chat_template = NAME, "
+			"or use --raw",
+			engine->model, gg_engine_name(engine));
+	code = gg_render_guess(engine, template, engine->text.system, talk, out);
 	if (!code)
 		warn_of_guess(engine);
 	return code;

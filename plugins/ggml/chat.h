@@ -103,7 +103,7 @@ extern const size_t gg_n_templates;
 /*
  * The row that renders this template as Jinja does: *row, NULL if none is known
  * to. *system: the default system message that the template states, for the
- * caller to free; NULL if it states none, or its row has it. False: no memory.
+ * caller to free; NULL if it states none word for word. False: no memory.
  */
 bool gg_template_find(const char *template, const struct gg_template **row, char **system);
 /*
@@ -114,7 +114,7 @@ bool gg_template_key(const char *template, uint64_t *key, char **system);
 
 /* --- rendering ------------------------------------------------------------------------ */
 
-/* What chat() was given. */
+/* What chat() was given; `system` below is the template's default system message. */
 struct gg_talk {
 	const struct kvmod_message *messages;
 	size_t n;
@@ -123,7 +123,7 @@ struct gg_talk {
 
 int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row, const char *system,
 			const struct gg_talk *talk, struct gg_rendered *out);
-int32_t gg_render_guess(struct gg_engine *engine, const char *template, const struct gg_talk *talk,
-			struct gg_rendered *out);
+int32_t gg_render_guess(struct gg_engine *engine, const char *template, const char *system,
+			const struct gg_talk *talk, struct gg_rendered *out);
 
 #endif

@@ -275,7 +275,7 @@ struct gg_text {
 	bool add_bos;			/* a text begins with the start token */
 	size_t longest;			/* bytes of the longest token; 0: not known */
 	const struct gg_template *template;	/* how conversations are rendered; NULL: by a guess */
-	char *system;			/* the template's default system message; NULL: the row's */
+	char *system;			/* the template's own; NULL: none, or in the row */
 	bool guessed;			/* that was said */
 };
 

@@ -24,29 +24,6 @@ struct guess {
 	struct gg_rendered *out;
 };
 
-/*
- * The system message that a template supplies itself stands in it word for word,
- * between the opening of the turn and its end.
- */
-static char *default_system(const char *template)
-{
-	static const char opening[] = "<|im_start|>system", closing[] = "<|im_end|>";
-	const char *at = template, *end;
-
-	while ((at = strstr(at, opening))) {
-		at += sizeof(opening) - 1;
-		/* A line break in Jinja's notation, or as it is. */
-		if (!strncmp(at, "\\n", 2))
-			at += 2;
-		else if (*at == '\n')
-			at++;
-		end = strstr(at, closing);
-		if (end && end > at && strcspn(at, "'\"{}") > (size_t)(end - at))
-			return strndup(at, (size_t)(end - at));
-	}
-	return NULL;
-}
-
 static void add(struct guess *guess, const char *role, const char *text)
 {
 	size_t i = guess->n++;
@@ -164,11 +141,11 @@ static int32_t put_rendered(struct guess *guess, const char *text)
 	return KVMOD_OK;
 }
 
-int32_t gg_render_guess(struct gg_engine *engine, const char *template, const struct gg_talk *talk,
-			struct gg_rendered *out)
+int32_t gg_render_guess(struct gg_engine *engine, const char *template, const char *system,
+			const struct gg_talk *talk, struct gg_rendered *out)
 {
 	struct guess guess = { .engine = engine, .first = talk->first, .out = out };
-	char *rendered = NULL, *system = default_system(template);
+	char *rendered = NULL;
 	int32_t code;
 
 	if (guess_new(&guess, system, talk))
@@ -178,7 +155,6 @@ int32_t gg_render_guess(struct gg_engine *engine, const char *template, const st
 	if (!code)
 		code = put_rendered(&guess, rendered);
 	free(rendered);
-	free(system);
 	guess_free(&guess);
 	return code;
 }

@@ -26,13 +26,13 @@ static struct span message(const char *text)
 	return (struct span){ text, strlen(text), GG_FROM_MESSAGE };
 }
 
-/* --- blanks, as Python's str.strip() has them ------------------------------------------------ */
+/* --- blanks, as Python's str.strip() has them ---------------------------------------- */
 
 /* Bytes of the blank that stands at the front; 0: none does. */
 static size_t blank_at(const char *text, size_t n)
 {
 	static const char wide[][4] = {
-		"\xc2\x85",	  "\xc2\xa0",	    "\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\x81",
+		"\xc2\x85",	"\xc2\xa0",	"\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\x81",
 		"\xe2\x80\x82", "\xe2\x80\x83", "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86",
 		"\xe2\x80\x87", "\xe2\x80\x88", "\xe2\x80\x89", "\xe2\x80\x8a", "\xe2\x80\xa8",
 		"\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80",
@@ -80,7 +80,7 @@ static struct span without_newlines(struct span s)
 	return s;
 }
 
-/* --- the texts of a row -------------------------------------------------------------------------- */
+/* --- the texts of a row -------------------------------------------------------------- */
 
 /* Like strftime, but for the language, which is English. */
 static void put_date(struct gg_rendered *out, char what)
@@ -150,7 +150,7 @@ static void put(struct render *r, const char *format, struct span text)
 	}
 }
 
-/* --- thoughts ------------------------------------------------------------------------------------ */
+/* --- thoughts ------------------------------------------------------------------------ */
 
 /* Where `word` stands in s, the last time or the first; NULL: nowhere. */
 static const char *find(struct span s, const char *word, bool last)
@@ -206,7 +206,8 @@ static void put_qwen3_answer(struct render *r, size_t i, struct span answer)
 		struct gg_rendered *out = r->out;
 		const char *slot = strstr(r->row->assistant, GG_TEXT);
 
-		gg_put(out, GG_FROM_TEMPLATE, r->row->assistant, (size_t)(slot - r->row->assistant));
+		gg_put(out, GG_FROM_TEMPLATE, r->row->assistant,
+		       (size_t)(slot - r->row->assistant));
 		gg_put(out, GG_FROM_TEMPLATE, "<think>\n", 8);
 		put_span(out, thoughts);
 		gg_put(out, GG_FROM_TEMPLATE, "\n</think>\n\n", 11);
@@ -237,7 +238,7 @@ static size_t last_question(const struct gg_talk *talk)
 	return talk->n - 1;
 }
 
-/* --- turns ------------------------------------------------------------------------------------------ */
+/* --- turns --------------------------------------------------------------------------- */
 
 static void put_answer(struct render *r, size_t i)
 {
@@ -315,14 +316,17 @@ static int32_t put_turn(struct render *r, size_t i, bool *users)
 
 	if (!strcmp(m->role, "system")) {
 		if (!r->row->later_system)
-			return no_system(r, "has a place for a system message at the beginning only");
+			return no_system(r,
+					 "has a place for a system message at the beginning only");
 		put(r, r->row->later_system, message(m->text));
 		return KVMOD_OK;
 	}
 	if ((r->row->flags & GG_TURNS) && user != *users)
-		return gg_fail(r->engine, KVMOD_EINVAL,
-			       "message %zu is by \"%s\": in the chat template %s user and assistant take turns",
-			       i + 1, m->role, r->row->name);
+		return gg_fail(
+			r->engine, KVMOD_EINVAL,
+			"message %zu is by \"%s\": in the chat template %s user and assistant "
+			"take turns",
+			i + 1, m->role, r->row->name);
 	*users = !user;
 	if (user)
 		put_question(r, i);

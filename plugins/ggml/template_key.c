@@ -60,7 +60,8 @@ static void copy_string(struct reader *r)
 static void copy_blanks(struct reader *r, const char *begin)
 {
 	r->in += strspn(r->in, " \t\r\n");
-	if (is_word(r->out[-1]) ? is_word(*r->in) : r->out == begin + 2 && *r->in && strchr("+-", *r->in))
+	if (is_word(r->out[-1]) ? is_word(*r->in)
+				: r->out == begin + 2 && *r->in && strchr("+-", *r->in))
 		*r->out++ = ' ';
 }
 
@@ -109,7 +110,7 @@ static char *normalized(const char *template)
 	return text;
 }
 
-/* --- the default system message ---------------------------------------------------------- */
+/* --- the default system message ------------------------------------------------------ */
 
 /* Would it be a plain text within quotes, with no escape but for a backslash? */
 static bool is_plain(const char *text, size_t n)

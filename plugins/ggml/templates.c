@@ -5,10 +5,7 @@
  */
 #include "chat.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-/* --- rows ---------------------------------------------------------------------------------- */
+/* --- rows ---------------------------------------------------------------------------- */
 
 #define CHATML(role, text)	"<|im_start|>" role "\n" text "<|im_end|>\n"
 #define CHATML_PROMPT		"<|im_start|>assistant\n"
@@ -16,7 +13,8 @@
 	.system = CHATML("system", GG_TEXT), .later_system = CHATML("system", GG_TEXT), \
 	.user = CHATML("user", GG_TEXT), .assistant = CHATML("assistant", GG_TEXT)
 
-#define LLAMA_3(role)	"<|start_header_id|>" role "<|end_header_id|>\n\n" GG_STRIP(GG_TEXT) "<|eot_id|>"
+#define LLAMA_3(role) \
+	"<|start_header_id|>" role "<|end_header_id|>\n\n" GG_STRIP(GG_TEXT) "<|eot_id|>"
 #define LLAMA_3_PROMPT	"<|start_header_id|>assistant<|end_header_id|>\n\n"
 #define LLAMA_3_TURNS \
 	.later_system = LLAMA_3("system"), .user = LLAMA_3("user"), \
@@ -40,14 +38,15 @@
 	"science questions, you will refuse to answer\n"
 
 #define MISTRAL_SMALL_SYSTEM \
-	"You are Mistral Small 3, a Large Language Model (LLM) created by Mistral AI, a French " \
-	"startup headquartered in Paris.\nYour knowledge base was last updated on 2023-10-01. The " \
-	"current date is " GG_DATE ".\n\nWhen you're not sure about some information, you say that " \
-	"you don't have the information and don't make up anything.\nIf the user's question is not " \
-	"clear, ambiguous, or does not provide enough context for you to accurately answer the " \
-	"question, you do not try to answer it right away and you rather ask the user to clarify " \
-	"their request (e.g. \"What are some good restaurants around me?\" => \"Where are you?\" or " \
-	"\"When is the next flight to Tokyo\" => \"Where do you travel from?\")"
+	"You are Mistral Small 3, a Large Language Model (LLM) created by Mistral AI, a " \
+	"French startup headquartered in Paris.\nYour knowledge base was last updated on " \
+	"2023-10-01. The current date is " GG_DATE ".\n\nWhen you're not sure about some " \
+	"information, you say that you don't have the information and don't make up " \
+	"anything.\nIf the user's question is not clear, ambiguous, or does not provide " \
+	"enough context for you to accurately answer the question, you do not try to answer " \
+	"it right away and you rather ask the user to clarify their request (e.g. \"What are " \
+	"some good restaurants around me?\" => \"Where are you?\" or \"When is the next " \
+	"flight to Tokyo\" => \"Where do you travel from?\")"
 
 #define VICUNA_SYSTEM \
 	"A chat between a curious user and an artificial intelligence assistant. The assistant " \
@@ -80,12 +79,14 @@ const struct gg_template gg_templates[] = {
 		    .flags = GG_QWEN3_THOUGHTS | GG_LAST_THINKS },
 	[QWEN3_INSTRUCT] = { "qwen3-instruct", CHATML_TURNS, .generation = CHATML_PROMPT,
 			     .flags = GG_QWEN3_THOUGHTS },
-	[QWEN3_THINKING] = { "qwen3-thinking", CHATML_TURNS, .generation = CHATML_PROMPT "<think>\n",
+	[QWEN3_THINKING] = { "qwen3-thinking", CHATML_TURNS,
+			     .generation = CHATML_PROMPT "<think>\n",
 			     .flags = GG_QWEN3_THOUGHTS | GG_LAST_THINKS },
 	[QWQ] = { "qwq", CHATML_TURNS, .generation = CHATML_PROMPT "<think>\n",
 		  .flags = GG_QWQ_THOUGHTS },
 	[LLAMA_2] = { "llama-2", .flags = GG_TURNS,
-		      .system_user = GG_BOS "[INST] " GG_STRIP("<<SYS>>\n" GG_SYSTEM "\n<</SYS>>\n\n" GG_TEXT) " [/INST]",
+		      .system_user = GG_BOS "[INST] "
+			      GG_STRIP("<<SYS>>\n" GG_SYSTEM "\n<</SYS>>\n\n" GG_TEXT) " [/INST]",
 		      .user = GG_BOS "[INST] " GG_STRIP(GG_TEXT) " [/INST]",
 		      .assistant = " " GG_STRIP(GG_TEXT) " " GG_EOS },
 	[LLAMA_3_0] = { "llama-3", .begin = GG_BOS, .system = LLAMA_3("system"), LLAMA_3_TURNS },
@@ -106,7 +107,8 @@ const struct gg_template gg_templates[] = {
 			 .system_user = "[INST] " GG_SYSTEM "\n\n" GG_TEXT "[/INST]",
 			 .user = "[INST] " GG_TEXT "[/INST]",
 			 .assistant = " " GG_STRIP(GG_TEXT) GG_EOS },
-	[MISTRAL_V3_TEKKEN] = { "mistral-v3-tekken", .begin = GG_BOS, .flags = GG_TURNS | GG_SYSTEM_LAST,
+	[MISTRAL_V3_TEKKEN] = { "mistral-v3-tekken", .begin = GG_BOS,
+				.flags = GG_TURNS | GG_SYSTEM_LAST,
 				.system_user = "[INST]" GG_SYSTEM "\n\n" GG_TEXT "[/INST]",
 				.user = "[INST]" GG_TEXT "[/INST]", .assistant = GG_TEXT GG_EOS },
 	[MISTRAL_V7] = { "mistral-v7", .begin = GG_BOS,
@@ -116,14 +118,16 @@ const struct gg_template gg_templates[] = {
 	[MISTRAL_V7_TEKKEN] = { "mistral-v7-tekken", .begin = GG_BOS,
 				.system = "[SYSTEM_PROMPT]" GG_TEXT "[/SYSTEM_PROMPT]",
 				.later_system = "[SYSTEM_PROMPT]" GG_TEXT "[/SYSTEM_PROMPT]",
-				.no_system = "[SYSTEM_PROMPT]" MISTRAL_SMALL_SYSTEM "[/SYSTEM_PROMPT]",
+				.no_system = "[SYSTEM_PROMPT]" MISTRAL_SMALL_SYSTEM
+					     "[/SYSTEM_PROMPT]",
 				.user = "[INST]" GG_TEXT "[/INST]", .assistant = GG_TEXT GG_EOS },
 	[ZEPHYR_] = { "zephyr", .system = ZEPHYR("system"), .later_system = ZEPHYR("system"),
 		      .user = ZEPHYR("user"), .assistant = ZEPHYR("assistant"),
 		      .generation = "<|assistant|>\n" },
 	[VICUNA] = { "vicuna", .flags = GG_TURNS, .system = GG_TEXT, .no_system = VICUNA_SYSTEM,
 		     .user = " USER: " GG_STRIP(GG_TEXT),
-		     .assistant = " ASSISTANT: " GG_STRIP(GG_TEXT) GG_EOS, .generation = " ASSISTANT:" },
+		     .assistant = " ASSISTANT: " GG_STRIP(GG_TEXT) GG_EOS,
+		     .generation = " ASSISTANT:" },
 	[DEEPSEEK_CODER] = { "deepseek-coder", .begin = GG_BOS, .system = GG_TEXT,
 			     .no_system = DEEPSEEK_CODER_SYSTEM,
 			     .user = "### Instruction:\n" GG_TEXT "\n",
@@ -136,18 +140,22 @@ const struct gg_template gg_templates[] = {
 	[DEEPSEEK_R1_THINK] = { "deepseek-r1-think", DEEPSEEK_R1,
 				.generation = "<｜Assistant｜><think>\n" },
 	[FALCON3] = { "falcon3", .system = "<|system|>\n" GG_TEXT "\n",
-		      .later_system = "<|system|>\n" GG_TEXT "\n", .user = "<|user|>\n" GG_TEXT "\n",
+		      .later_system = "<|system|>\n" GG_TEXT "\n",
+		      .user = "<|user|>\n" GG_TEXT "\n",
 		      .assistant = ZEPHYR("assistant"),
 		      .last_assistant = "<|assistant|>\n" GG_TEXT GG_EOS,
 		      .generation = "<|assistant|>\n" },
 	[OPENCHAT_] = { "openchat", .begin = GG_BOS, .system = OPENCHAT("System"),
 			.later_system = OPENCHAT("System"), .user = OPENCHAT("User"),
-			.assistant = OPENCHAT("Assistant"), .generation = "GPT4 Correct Assistant:" },
+			.assistant = OPENCHAT("Assistant"),
+			.generation = "GPT4 Correct Assistant:" },
 	[OPENCHAT_3_6] = { "openchat-3.6", .begin = GG_BOS, .system = LLAMA_3("System"),
 			   .later_system = LLAMA_3("System"), .user = LLAMA_3("GPT4 Correct User"),
 			   .assistant = LLAMA_3("GPT4 Correct Assistant"),
-			   .generation = "<|start_header_id|>GPT4 Correct Assistant<|end_header_id|>\n\n" },
-	[SOLAR] = { "solar", .flags = GG_SKIP_EMPTY_SYSTEM, .system = "### System:\n" GG_TEXT "\n\n",
+			   .generation = "<|start_header_id|>GPT4 Correct Assistant"
+					 "<|end_header_id|>\n\n" },
+	[SOLAR] = { "solar", .flags = GG_SKIP_EMPTY_SYSTEM,
+		    .system = "### System:\n" GG_TEXT "\n\n",
 		    .user = "### User:\n" GG_TEXT "\n\n", .assistant = "### Assistant:\n" GG_TEXT,
 		    .generation = "### Assistant:\n" },
 	[YI] = { "yi", .system = GG_TEXT, .user = CHATML("user", GG_TEXT) CHATML_PROMPT,
@@ -155,14 +163,14 @@ const struct gg_template gg_templates[] = {
 };
 const size_t gg_n_templates = N_ROWS;
 
-/* --- texts --------------------------------------------------------------------------------- */
+/* --- texts --------------------------------------------------------------------------- */
 
 static const struct {
 	uint64_t key;
 	enum row row;
 } known[] = {
 	{ 0x679f20b35506c517u, CHATML_PLAIN }, /* SmolLM2-135M-Instruct; Qwen2-Instruct */
-	{ 0x5d024df2da48de7eu, CHATML_PLAIN }, /* transformers, for a tokenizer without one; OpenHermes-2.5-Mistral-7B */
+	{ 0x5d024df2da48de7eu, CHATML_PLAIN }, /* transformers' own; OpenHermes-2.5 */
 	{ 0x192afab84b7e1cedu, CHATML_PLAIN }, /* Mistral-7B-OpenOrca */
 	{ 0x7429fbf2e175c67du, CHATML_PLAIN }, /* unsloth, chatml */
 	{ 0xd3b732e7097e2176u, CHATML_BOS }, /* Hermes-2-Pro */
@@ -185,7 +193,7 @@ static const struct {
 	{ 0xc4a8272b826ae4d7u, LLAMA_3_1 }, /* Llama-3.1, short */
 	{ 0x4061333c0892965au, LLAMA_3_2 }, /* Llama-3.2-Instruct */
 	{ 0x1aff17f06d6feae6u, MISTRAL_0_1 }, /* Mistral-7B-Instruct-v0.1 */
-	{ 0x2bc9246e3e4f7959u, MISTRAL_0_2 }, /* Mistral-7B-Instruct-v0.2, Mixtral-8x7B-Instruct-v0.1 */
+	{ 0x2bc9246e3e4f7959u, MISTRAL_0_2 }, /* Mistral-7B-Instruct-v0.2 */
 	{ 0x17d609ce8773976fu, MISTRAL_V1 }, /* Mistral v1 */
 	{ 0xfcd2d998c8600f39u, MISTRAL_V3 }, /* Mistral-Large-Instruct-2407, Mistral v3 */
 	{ 0xae0401b13efb6f3bu, MISTRAL_V3_TEKKEN }, /* Mistral-Nemo-Instruct-2407 */
@@ -220,10 +228,6 @@ bool gg_template_find(const char *template, const struct gg_template **row, char
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]) && !*row; i++) {
 		if (known[i].key == key)
 			*row = &gg_templates[known[i].row];
-	}
-	if (!*row) {
-		free(*system);
-		*system = NULL;
 	}
 	return true;
 }
