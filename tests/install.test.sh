@@ -187,6 +187,21 @@ renewed 0 "" || fail "root's make install does not call ldconfig"
 renewed 0 "$tmp/root" && fail "make install with DESTDIR calls ldconfig"
 renewed 1000 "" && fail "make install of a user calls ldconfig"
 
+# --- another prefix ----------------------------------------------------------------
+
+# folders DIR - the header that says where things are installed, made for libdir=DIR.
+folders() {
+	expect "make core/dirs.h" "$MAKE" -f "$build/Makefile" core/dirs.h libdir="$1"
+	grep -q "LIB_DIR \"$1\"" core/dirs.h || fail "core/dirs.h: not of $1"
+}
+
+mkdir "$tmp/again" && cd "$tmp/again" || exit 99
+folders /one
+touch -d "2 days ago" core/dirs.h
+folders /one
+[ -z "$(find core/dirs.h -mtime -1)" ] || fail "core/dirs.h: made anew for the same prefix"
+folders /two
+
 # --- again, and away ---------------------------------------------------------------
 
 if [ "${INSTALLED:-no}" != yes ]; then
