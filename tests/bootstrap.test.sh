@@ -74,7 +74,7 @@ says "a library and a module are missing" <<'LINES'
 bootstrap: no apt-get here, and these are missing:
   library libelf >= 0.180, with headers and pkg-config file
   module pip of TMP/bin/python3
-Install them, then run this again; Debian's packages for them: libelf-dev python3-pip
+Install them, then run this again. Debian's packages for them: libelf-dev python3-pip
 LINES
 
 # All is there: the next step is reached, which is a fake's as well.
@@ -100,7 +100,7 @@ bootstrap: not root and no sudo, and these are missing:
   library inih >= 53, with headers and pkg-config file
   library libelf >= 0.180, with headers and pkg-config file
   library jansson >= 2.13, with headers and pkg-config file
-as root, apt-get install: libinih-dev libelf-dev libjansson-dev
+As root: apt-get install libinih-dev libelf-dev libjansson-dev
 LINES
 
 fake sudo 'echo "sudo: you may not" >&2; exit 1'
@@ -111,7 +111,7 @@ Debian packages: installing gcc make autoconf automake libtool pkgconf libinih-d
 sudo: you may not
 bootstrap: sudo refuses, and these are missing:
   library inih >= 53, with headers and pkg-config file
-as root, apt-get install: libinih-dev
+As root: apt-get install libinih-dev
 LINES
 
 fake ldd 'echo "musl libc (x86_64)" >&2; exit 1'
