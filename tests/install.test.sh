@@ -30,7 +30,8 @@ says() {
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-install.XXXXXX") || exit 99
 trap 'rm -rf "$tmp"' EXIT
-build=$PWD
+tmp=$(cd "$tmp" && pwd -P)
+build=$(pwd -P)
 
 where() {
 	"$MAKE" -s --no-print-directory --eval="where: ; @echo '\$($1)'" where
@@ -57,8 +58,8 @@ bundle=$(where GGML_BUNDLE)
 # What kvmod was built from, unless it was installed there, as distcheck does.
 model=$(where DEFAULT_MODEL)
 sources="$bundle $model"
-for folder in "$build" "$(where abs_top_srcdir)"; do
-	case $tmp/:$bin/ in
+for folder in "$build" "$(cd "$(where abs_top_srcdir)" && pwd -P)"; do
+	case $tmp/:$(cd "$bin" && pwd -P)/ in
 	"$folder"/* | *:"$folder"/*) ;;
 	*) sources="$sources $folder" ;;
 	esac
