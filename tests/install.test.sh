@@ -47,7 +47,6 @@ bin=$root$(where bindir)
 lib=$root$(where libdir)
 modules=$root$(where moduledir)
 private=$root$(where pkglibdir)
-models=$root$(where modeldir)
 doc=$root$(where docdir)
 conf=$root$(where confdir)/kvmod.conf
 mandir=$root$(where mandir)
