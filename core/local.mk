@@ -49,14 +49,27 @@ libkvmod_la_SOURCES = \
 	core/session.c \
 	core/staging.c \
 	core/trust.c
-libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)
+nodist_libkvmod_la_SOURCES = core/dirs.h
+libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS)
 libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)
 libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \
 	-Wl,--version-script=$(srcdir)/core/libkvmod.map
 libkvmod_la_DEPENDENCIES = libkernels.la core/libkvmod.map
 EXTRA_DIST += core/libkvmod.map
 
-KVMOD_DIRS = -DKVMOD_LIB_DIR='"$(libdir)"' -DKVMOD_MODULE_DIR='"$(moduledir)"' -DKVMOD_DATA_DIR='"$(pkgdatadir)"' \
-	-DKVMOD_CONF_DIR='"$(confdir)"'
+# A file, so that another prefix builds again what knows of it, and nothing else.
+BUILT_SOURCES += core/dirs.h
+CLEANFILES += core/dirs.h
+core/dirs.h: always
+	@$(MKDIR_P) core
+	@{ \
+		echo '#define KVMOD_LIB_DIR "$(libdir)"'; \
+		echo '#define KVMOD_MODULE_DIR "$(moduledir)"'; \
+		echo '#define KVMOD_DATA_DIR "$(pkgdatadir)"'; \
+		echo '#define KVMOD_CONF_DIR "$(confdir)"'; \
+	} >$@.new
+	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
+always:
+.PHONY: always
 
 include $(srcdir)/core/cli/local.mk

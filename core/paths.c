@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where things are: the build tree or the installed folders, never the working folder. */
+#include "core/dirs.h"
 #include "core/parts.h"
 
 #include <dirent.h>

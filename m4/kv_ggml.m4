@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 # --with-ggml[=DIR]: ggml and libllama, from DIR (as pip or `make install` leave
-# them) or from where the compiler looks.
+# them) or from where the compiler looks. Where the loader would not find them by
+# itself, they are GGML_BUNDLE, which is installed with the engine.
 AC_DEFUN([KV_WITH_GGML], [
 	AC_ARG_WITH([ggml],
 		[AS_HELP_STRING([--with-ggml@<:@=DIR@:>@],
-			[build the ggml engine with ggml and libllama from DIR @<:@if found@:>@])],
+			[build the ggml engine with ggml and libllama from DIR, which are then installed with it @<:@if found@:>@])],
 		[], [with_ggml=guess])
-	GGML_CFLAGS= GGML_LIBS= have_ggml=no kv_ggml_report=no
+	GGML_CFLAGS= GGML_LIBS= GGML_LDFLAGS= GGML_BUNDLE= kv_ggml_lib= have_ggml=no kv_ggml_report=no
 	AS_IF([test "$with_ggml" != no], [
 		AS_CASE([$with_ggml],
-			[yes|guess], [kv_ggml_lib=],
+			[yes|guess], [],
 			[
 				kv_ggml_dir=`cd "$with_ggml" 2>/dev/null && pwd`
 				AS_IF([test -z "$kv_ggml_dir"], [AC_MSG_ERROR([--with-ggml=$with_ggml: no such folder])])
@@ -34,6 +35,11 @@ AC_DEFUN([KV_WITH_GGML], [
 		GGML_LIBS="$GGML_LIBS -lllama -lggml -lggml-base"
 		CPPFLAGS=$kv_saved_cppflags LIBS=$kv_saved_libs
 		AC_MSG_RESULT([$have_ggml])
+		AS_IF([test "$have_ggml" = yes && test -n "$kv_ggml_lib"], [
+			AS_CASE([" $sys_lib_dlsearch_path_spec "],
+				[*" $kv_ggml_lib "*], [],
+				[KV_BUNDLE_GGML])
+		])
 		AS_IF([test "$have_ggml" = yes],
 			[kv_ggml_report="yes (${kv_ggml_lib:-system})"],
 			[test "$with_ggml" != guess],
@@ -44,6 +50,42 @@ AC_DEFUN([KV_WITH_GGML], [
 	AS_IF([test "$have_ggml" = yes], [AC_DEFINE([HAVE_GGML], [1], [The ggml engine is built])])
 	AC_SUBST([GGML_CFLAGS])
 	AC_SUBST([GGML_LIBS])
+	AC_SUBST([GGML_LDFLAGS])
+	AC_SUBST([GGML_BUNDLE])
+	AM_CONDITIONAL([BUNDLE_GGML], [test -n "$GGML_BUNDLE"])
+])
+
+# The libraries in kv_ggml_lib that the engine needs, and those that they need,
+# under the names that the loader asks for. The module finds them a folder above
+# its own. That is an RPATH, not a RUNPATH: it also holds for what these libraries
+# need of each other, whose own run paths their build may have left out.
+AC_DEFUN([KV_BUNDLE_GGML], [
+	kv_names= kv_next=
+	for kv_name in libllama.so libggml.so libggml-base.so; do
+		kv_soname=`$OBJDUMP -p "$kv_ggml_lib/$kv_name" | sed -n 's/^ *SONAME *//p'`
+		kv_next="$kv_next ${kv_soname:-$kv_name}"
+	done
+	while test -n "$kv_next"; do
+		kv_wanted=$kv_next kv_next=
+		for kv_name in $kv_wanted; do
+			AS_CASE([" $kv_names "], [*" $kv_name "*], [continue])
+			test -e "$kv_ggml_lib/$kv_name" || continue
+			kv_names="$kv_names $kv_name"
+			GGML_BUNDLE="$GGML_BUNDLE $kv_ggml_lib/$kv_name"
+			kv_next="$kv_next `$OBJDUMP -p "$kv_ggml_lib/$kv_name" | sed -n 's/^ *NEEDED *//p' | tr '\n' ' '`"
+		done
+	done
+	GGML_LDFLAGS="-Wl,-rpath-link,$kv_ggml_lib -Wl,--disable-new-dtags -Wl,-rpath,'\$\$ORIGIN/..'"
+])
+
+# In the build tree they lie where they will lie beside the installed module.
+AC_DEFUN([KV_LINK_GGML], [
+	AC_CONFIG_COMMANDS([ggml-links], [
+		rm -f libllama.so* libggml*.so*
+		for kv_file in $kv_bundle; do
+			$LN_S "$kv_file" "`AS_BASENAME(["$kv_file"])`"
+		done
+	], [kv_bundle='$GGML_BUNDLE' LN_S='$LN_S'])
 ])
 
 # --with-model=FILE: the GGUF that `kvmod run` takes when none is named; linked

@@ -42,9 +42,18 @@ libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 module_LTLIBRARIES += ggml.la
 ggml_la_SOURCES = plugins/ggml/module.c
 ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
-# The libraries again: a run path does not come through a convenience library.
-ggml_la_LIBADD = libengine_ggml.la $(GGML_LIBS)
-ggml_la_LDFLAGS = $(MODULE_LINK)
+ggml_la_LIBADD = libengine_ggml.la
+ggml_la_LDFLAGS = $(MODULE_LINK) $(GGML_LDFLAGS)
+endif
+
+# ggml and libllama, where they are not the system's: the engine must not need
+# the folder that they were built in.
+if BUNDLE_GGML
+ggmldir = $(pkglibdir)
+ggml_DATA = $(GGML_BUNDLE)
+dist_doc_DATA += plugins/ggml/supply/LICENSE.ggml
+else
+EXTRA_DIST += plugins/ggml/supply/LICENSE.ggml
 endif
 
 # The module "cuda" holds the device and the policies that run on it.
@@ -82,7 +91,7 @@ EXTRA_DIST += \
 	plugins/ggml/supply/model.txt \
 	plugins/ggml/supply/no-common.cmake
 
-DISTCLEANFILES += models/default.gguf
+DISTCLEANFILES += libllama.so* libggml*.so* models/default.gguf
 if HAVE_MODEL
 model_DATA = $(DEFAULT_MODEL)
 MODEL_INSTALL = install-model

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # What `make install` leaves, used as a stranger to the source tree would: the
-# command, the modules, and a policy written with `kvmod new` and pkg-config.
+# command, the modules, the engine, and a policy written with `kvmod new` and
+# pkg-config.
 # INSTALLED=yes looks at what is installed already (make installcheck).
 unset MAKEFLAGS MFLAGS MAKELEVEL KVMOD_CONF XDG_CONFIG_HOME
 : "${MAKE:=make}"
@@ -29,7 +30,8 @@ says() {
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-install.XXXXXX") || exit 99
 trap 'rm -rf "$tmp"' EXIT
-build=$PWD
+tmp=$(cd "$tmp" && pwd -P)
+build=$(pwd -P)
 
 where() {
 	"$MAKE" -s --no-print-directory --eval="where: ; @echo '\$($1)'" where
@@ -44,18 +46,36 @@ fi
 bin=$root$(where bindir)
 lib=$root$(where libdir)
 modules=$root$(where moduledir)
+private=$root$(where pkglibdir)
+doc=$root$(where docdir)
 conf=$root$(where confdir)/kvmod.conf
 mandir=$root$(where mandir)
 completion=$root$(where completiondir)/kvmod
 
-# Nobody's settings, a folder of no importance, the libraries of this place.
+bundle=$(where GGML_BUNDLE)
+
+# What kvmod was built from, unless it was installed there, as distcheck does.
+model=$(where DEFAULT_MODEL)
+sources="$bundle $model"
+for folder in "$build" "$(cd "$(where abs_top_srcdir)" && pwd -P)"; do
+	case $tmp/:$(cd "$bin" && pwd -P)/ in
+	"$folder"/* | *:"$folder"/*) ;;
+	*) sources="$sources $folder" ;;
+	esac
+done
+
+# Nobody's settings, a folder of no importance.
 mkdir "$tmp/home" "$tmp/work"
 HOME=$tmp/home
 PATH=$bin:$PATH
-LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 PKG_CONFIG_PATH=$lib/pkgconfig
 PKG_CONFIG_SYSROOT_DIR=$root
-export HOME PATH LD_LIBRARY_PATH PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR
+export HOME PATH PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR
+# The command finds its library by itself, except in a folder of the system's.
+if [ -z "$(where COMMAND_RPATH)" ]; then
+	LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+	export LD_LIBRARY_PATH
+fi
 cd "$tmp/work" || exit 99
 
 # --- the command and its modules -------------------------------------------------
@@ -77,8 +97,61 @@ else
 fi
 says "kvmod check" "$conf"
 
+# --- the engine, without what it was built from -------------------------------------
+
+# apart COMMAND... - runs it where no source can be reached, as if all had been
+# moved away. Only root may arrange that; elsewhere, what the loader says of its
+# search has to do.
+apart() {
+	if [ "$(id -u)" -ne 0 ] || ! unshare -m true 2>/dev/null; then
+		echo "cannot hide the sources here, only follow the loader"
+		"$@"
+		return
+	fi
+	unshare -m sh -c '
+		for source in $0; do
+			if [ -d "$source" ]; then
+				mount -t tmpfs none "$source" || exit
+			elif [ -e "$source" ]; then
+				mount --bind /dev/null "$source" || exit
+			fi
+		done
+		exec "$@"' "$sources" "$@"
+}
+
+# answers COMMAND... - asks it something, and keeps what it says in $tmp/answer.
+answers() {
+	"$@" "Name three colours." >"$tmp/answer" 2>"$tmp/err" && [ -s "$tmp/answer" ] && return
+	fail "$*: no answer"
+	cat "$tmp/err"
+}
+
+if [ -f "$modules/ggml.so" ]; then
+	for file in $bundle; do
+		cmp -s "$file" "$private/$(basename "$file")" || fail "$file: not in $private"
+	done
+	[ -z "$bundle" ] || [ -s "$doc/LICENSE.ggml" ] || fail "no license of ggml in $doc"
+
+	set -- run -n 8 -o kvmod.threads=1
+	if [ -z "$model" ]; then
+		expect "random_model" "$build/tests/random_model" --shape tiny --type f16 "$tmp/tiny.gguf"
+		set -- "$@" --raw -m "$tmp/tiny.gguf"
+	fi
+	KVMOD_CONF=$conf answers "$build/kvmod" "$@"
+	mv "$tmp/answer" "$tmp/expected"
+	LD_DEBUG=libs LD_DEBUG_OUTPUT=$tmp/loader answers apart kvmod "$@"
+	cmp "$tmp/expected" "$tmp/answer" || fail "kvmod run: another answer than in the build tree"
+
+	# On glibc: where the loader looked.
+	for source in "$build" $bundle; do
+		[ -d "$source" ] || source=$(dirname "$source")
+		grep -h "$source" "$tmp"/loader.* /dev/null && fail "kvmod run: looked for libraries in $source"
+	done
+fi
+
 # --- what goes with it -----------------------------------------------------------
 
+[ -s "$doc/LICENSE" ] || fail "$doc/LICENSE: not installed"
 for page in man1/kvmod.1 man3/libkvmod.3 man5/kvmod.conf.5 man7/kvmod-module.7 \
 	man7/kvmod-policies.7; do
 	[ -s "$mandir/$page" ] || fail "$mandir/$page: not installed"
@@ -97,6 +170,37 @@ expect "make check in mine" "$MAKE" -C mine check
 expect "make install in mine" env -u PKG_CONFIG_SYSROOT_DIR "$MAKE" -C mine install DESTDIR="$tmp/elsewhere"
 expect "kvmod list with mine" kvmod list -o "kvmod.module_path=$tmp/elsewhere${modules#"$root"}:"
 says "kvmod list with mine" "^mine "
+
+# --- the loader's cache ------------------------------------------------------------
+
+# renewed UID DESTDIR - does `make install` of that user renew it?
+renewed() {
+	rm -f "$tmp/renewed"
+	printf '#!/bin/sh\necho %s\n' "$1" >"$tmp/bin/id"
+	PATH=$tmp/bin:$PATH "$MAKE" -C "$build" install-exec-hook DESTDIR="$2" \
+		LDCONFIG="touch '$tmp/renewed'" >"$tmp/out" 2>&1 || fail "make install-exec-hook"
+	[ -e "$tmp/renewed" ]
+}
+
+mkdir "$tmp/bin" && touch "$tmp/bin/id" && chmod +x "$tmp/bin/id"
+renewed 0 "" || fail "root's make install does not call ldconfig"
+renewed 0 "$tmp/root" && fail "make install with DESTDIR calls ldconfig"
+renewed 1000 "" && fail "make install of a user calls ldconfig"
+
+# --- another prefix ----------------------------------------------------------------
+
+# folders DIR - the header that says where things are installed, made for libdir=DIR.
+folders() {
+	expect "make core/dirs.h" "$MAKE" -f "$build/Makefile" core/dirs.h libdir="$1"
+	grep -q "LIB_DIR \"$1\"" core/dirs.h || fail "core/dirs.h: not of $1"
+}
+
+mkdir "$tmp/again" && cd "$tmp/again" || exit 99
+folders /one
+touch -d "2 days ago" core/dirs.h
+folders /one
+[ -z "$(find core/dirs.h -mtime -1)" ] || fail "core/dirs.h: made anew for the same prefix"
+folders /two
 
 # --- again, and away ---------------------------------------------------------------
 

@@ -101,7 +101,7 @@ include $(srcdir)/tests/cuda/local.mk
 if HAVE_CHECK
 TESTS += tests/valgrind.test.sh
 endif
-TESTS += tests/install.test.sh
-EXTRA_DIST += tests/install.test.sh tests/valgrind.test.sh
+TESTS += tests/bootstrap.test.sh tests/install.test.sh
+EXTRA_DIST += tests/bootstrap.test.sh tests/install.test.sh tests/valgrind.test.sh
 installcheck-local:
 	INSTALLED=yes DESTDIR="$(DESTDIR)" $(SHELL) $(srcdir)/tests/install.test.sh

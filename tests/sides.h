@@ -52,6 +52,7 @@ void sides_run(struct setup *s, uint32_t from, uint32_t to, bool single);
 void sides_run_one(struct setup *s, struct side *side, uint32_t from, uint32_t to, bool single);
 /* Do they agree on these tokens' logits? */
 void sides_check(const struct setup *s, uint32_t from, uint32_t to);
+void sides_check_near(const struct setup *s, uint32_t from, uint32_t to, double near);
 /* Root of the mean square of a - b, as a share of b's. */
 double sides_distance(const float *a, const float *b, size_t n);
 

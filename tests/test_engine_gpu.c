@@ -5,6 +5,7 @@
  */
 #include "tests/sides.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,7 +87,8 @@ START_TEST(apart)
 	sides_run(&s, 0, 50, false);
 	sides_run(&s, 50, 60, true);
 	ck_assert_uint_eq(products_with(s.gpu.engine, last->w[GG_V]), 1);
-	sides_check(&s, 0, 60);
+	/* For F16 weights ggml rounds activations to F16 as well, unless the CPU has AMX. */
+	sides_check_near(&s, 0, 60, fmax(NEAR, 1e-3));
 	sides_tear_down(&s);
 }
 END_TEST

@@ -60,7 +60,8 @@ kvmod_SOURCES = \
 	core/cli/selftest_module.c \
 	core/cli/selftest_plans.c \
 	core/cli/selftest_policy.c
-kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS) $(KVMOD_DIRS)
+kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
+kvmod_LDFLAGS = $(AM_LDFLAGS) $(COMMAND_RPATH)
 kvmod_LDADD = libkvmodcli.la libvectors.la libkernels.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
 # Golden vectors and made-up caches, for selftest and for unit tests.
