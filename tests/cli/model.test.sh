@@ -12,6 +12,7 @@ cat >"$KVMOD_CONF" <<'END'
 [kvmod]
 policy = refreekv
 threads = 2
+leave_below = 0
 END
 
 # --- answers -----------------------------------------------------------------------------
