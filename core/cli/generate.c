@@ -18,8 +18,8 @@ static void show(const struct cli_generate *g, const struct cli_text *text, size
 	fflush(stdout);
 }
 
-static int say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
-	       struct cli_text *text)
+int cli_say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
+	    struct cli_text *text)
 {
 	char bytes[1024];
 	size_t n = sizeof(bytes), shown = text->n;
@@ -79,7 +79,7 @@ int cli_generate(const struct cli_generate *g, float *logits, struct cli_answer 
 			break;
 		answer->n_tokens++;
 		answer->pending = token;
-		err = say(g, &stream, token, &answer->text);
+		err = cli_say(g, &stream, token, &answer->text);
 		if (!err && answer->n_tokens < g->limit)
 			err = decode(g, token, logits, answer);
 	}

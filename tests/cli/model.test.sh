@@ -23,8 +23,8 @@ exits 0
 : | err
 json --only model:string policy=refreekv device=cpu prompt_tokens:integer \
 	generated_tokens:integer text:string kept.0.0:integer kept.29.2:integer budget:real \
-	cache_bytes_full:integer cache_bytes:integer prefill_tok_s:real decision_ms:real \
-	decode_tok_s:real
+	cache_bytes_full:integer cache_bytes:integer decode_cuts=0 prefill_tok_s:real \
+	decision_ms:real decode_tok_s:real
 
 # Both engines read the prompt alike, and say how large the whole cache is.
 kvmod run --policy fullkv --json -n 12 "$question"
@@ -61,7 +61,7 @@ json prompt_tokens=2
 kvmod run --json -n 1 --policy fullkv '<|im_start|>'
 json --only prompt_tokens:integer model:string policy:string device:string generated_tokens=1 \
 	text:string kept:array budget:real cache_bytes_full:integer cache_bytes:integer \
-	prefill_tok_s:real decision_ms:real decode_tok_s:real
+	decode_cuts=0 prefill_tok_s:real decision_ms:real decode_tok_s:real
 
 printf 'My name is Ada.\nWhat is my name?\n' | {
 	kvmod run -i -n 6
