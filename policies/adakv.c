@@ -107,27 +107,24 @@ static void count_heaviest(const struct decision *d, const struct kvmod_segment 
 
 /*
  * Heads that an earlier cut left less than their share give the rest to those that
- * have more: evenly, the remainder one each to the first of them.
+ * have more: to each as many, the last few to the first of them.
  */
 static void hand_on(const struct decision *d, const struct kvmod_segment *segment,
 		    uint64_t excess, uint32_t *counts)
 {
 	while (excess > 0) {
 		uint32_t n_open = 0;
-		uint64_t each, rest;
+		uint64_t each;
 
 		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
 			n_open += counts[g] < scored(d->self, segment, g);
 		if (n_open == 0)
 			return;
-		each = excess / n_open;
-		rest = excess % n_open;
-		for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+		each = excess > n_open ? excess / n_open : 1;
+		for (uint32_t g = 0; g < segment->n_kv_heads && excess > 0; g++) {
 			uint64_t room = scored(d->self, segment, g) - counts[g];
-			uint64_t more = each + (rest > 0);
+			uint64_t more = room < each ? room : each;
 
-			rest -= room > 0 && rest > 0;
-			more = more < room ? more : room;
 			counts[g] += (uint32_t)more;
 			excess -= more;
 		}

@@ -226,25 +226,23 @@ static __device__ uint32_t kv_count_before(const struct kv_attend &p, struct kv_
 
 /*
  * Heads that have less than their share give the rest to those that have more:
- * evenly, the remainder one each to the first of them. One thread's work.
+ * to each as many, the last few to the first of them. One thread's work.
  */
 static __device__ void kv_hand_on(const struct kv_attend_task *tasks, uint32_t n_kv_heads, uint64_t excess,
 				  uint32_t *counts)
 {
 	while (excess > 0) {
 		uint32_t n_open = 0;
-		uint64_t each, rest;
+		uint64_t each;
 
 		for (uint32_t g = 0; g < n_kv_heads; g++)
 			n_open += counts[g] < tasks[g].m;
 		if (n_open == 0)
 			return;
-		each = excess / n_open;
-		rest = excess % n_open;
-		for (uint32_t g = 0; g < n_kv_heads; g++) {
-			uint64_t room = tasks[g].m - counts[g], more = min(room, each + (rest > 0));
+		each = max(excess / n_open, (uint64_t)1);
+		for (uint32_t g = 0; g < n_kv_heads && excess > 0; g++) {
+			uint64_t more = min((uint64_t)(tasks[g].m - counts[g]), each);
 
-			rest -= room > 0 && rest > 0;
 			counts[g] += (uint32_t)more;
 			excess -= more;
 		}
