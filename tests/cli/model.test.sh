@@ -69,6 +69,25 @@ printf 'My name is Ada.\nWhat is my name?\n' | {
 	[ "$(grep -c '^kept' "$tmp/err")" -eq 2 ] || fail 'not two turns'
 }
 
+# Ten turns: a fraction is of all tokens seen, so no turn cuts again what one before it left.
+# adakv rounds the share of each of three heads: of 40 tokens and more that is 2% at most.
+for n in 1 2 3 4 5 6 7 8 9 10; do
+	echo 'Tell me more, please.'
+done | {
+	kvmod run -i -n 1 -o 'engine ggml.threads=1' --policy adakv \
+		-o 'policy adakv.budget=25%' -o 'policy adakv.window=4'
+	exits 0
+	sed -n 's/^policy   adakv on cpu: budget //p' "$tmp/err" >"$tmp/budgets"
+	awk '$1 < 0.22 || $1 > 0.27 { bad = 1 } END { exit bad || NR != 10 }' "$tmp/budgets" ||
+		fail "not a quarter in each of ten turns: $(paste -s -d' ' "$tmp/budgets")"
+}
+
+# Short prompts are not cut, unless that is asked for.
+kvmod run -n 1 -o 'engine ggml.threads=1' -o kvmod.leave_below=256 'What is 2+2?'
+exits 0
+grep -q '^policy   refreekv on cpu: budget 1.0000; so few tokens are left whole' "$tmp/err" ||
+	fail 'a short prompt was cut'
+
 # --- files that are no model -----------------------------------------------------------------
 
 head -c 5000 "$model" >"$tmp/short.gguf"
