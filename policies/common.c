@@ -139,8 +139,8 @@ static void run_task(struct job *job, uint32_t task, float *scratch)
 	const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
 	struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
 	struct kv_task t = {
-		.request = job->request, .segment = segment, .keep = keep, .i = i, .g = g, .scratch = scratch,
-		.group = segment->n_q_heads / segment->n_kv_heads,
+		.request = job->request, .segment = segment, .keep = keep, .i = i, .g = g,
+		.scratch = scratch, .group = segment->n_q_heads / segment->n_kv_heads,
 	};
 	int32_t code;
 

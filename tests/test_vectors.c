@@ -91,7 +91,7 @@ static const struct {
 	  ":2: 2 positions of 1 tokens seen" },
 	{ "case c\n" CACHED, ":2: cached positions before the shape" },
 	{ HEAD EXPECT CACHED, ":5: cached positions after an expectation" },
-	{ LATER EXPECT, ":4: an expectation, but of 1 heads it is said of 0 what they cache" },
+	{ LATER EXPECT, ":4: an expectation after lines of cached for 0 of 1 heads" },
 	{ LATER "cached layer=0 head=0 count=3 positions=0,7,8\n",
 	  ":4: `3`: expected a number of at most 2" },
 	{ LATER "cached layer=0 head=0 count=2 positions=0,9\n",

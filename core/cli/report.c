@@ -128,7 +128,8 @@ void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence
 
 	kvmod_sequence_left(sequence, &left);
 	title("policy");
-	fprintf(stderr, "%s on %s: budget %.4f", policy, kvmod_policy_device(m->policy), left.budget);
+	fprintf(stderr, "%s on %s: budget %.4f", policy, kvmod_policy_device(m->policy),
+		left.budget);
 	if (turn->prompted.left_whole && left.budget == 1 && strcmp(policy, "fullkv") != 0)
 		fprintf(stderr, "; so few tokens are left whole ([kvmod] leave_below)");
 	if (turn->prompted.status)

@@ -55,15 +55,27 @@ static bool may_overflow(struct run *r)
 	return value && kv_parse_bool(value, &yes) && yes;
 }
 
-/* In a conversation, once: the errors that follow say what does not fit. */
+static bool can_overflow(const struct kvmod_engine_ops *ops)
+{
+	for (uint32_t i = 0; i < ops->n_params; i++)
+		if (kv_name_eq(KVMOD_AT(const struct kvmod_param, ops->params, ops->param_stride, i)->name,
+			       "context_override"))
+			return true;
+	return false;
+}
+
+/* Of a conversation, once: the errors say what does not fit, this what can be done. */
 static void say_full(struct run *r)
 {
-	if (!r->interactive || r->said_full)
+	if (!r->interactive || r->said_full || kvmod_sequence_length(r->sequence) == 0)
 		return;
 	r->said_full = true;
-	fprintf(stderr, "kvmod: the conversation has filled the context of %llu tokens; begin a new one, "
-		"or let the oldest go: kvmod run -i --policy streamingllm -o 'engine %s.context_override=yes'\n",
-		(unsigned long long)r->model.about->context, r->model.ops->name);
+	fprintf(stderr, "kvmod: the conversation is at the end of the context of %llu tokens: begin a new one",
+		(unsigned long long)r->model.about->context);
+	if (can_overflow(r->model.ops))
+		fprintf(stderr, ", or let the oldest go: kvmod run -i --policy streamingllm "
+			"-o 'engine %s.context_override=yes'", r->model.ops->name);
+	fputc('\n', stderr);
 }
 
 /* Of an answer. */

@@ -452,8 +452,8 @@ static int set_expected(struct vectors *v, struct vectors_case *c, char *rest)
 	if (!c->n)
 		return malformed(v, "an expectation before the shape");
 	if (c->n_cached ? c->n_cached != c->n_layers * c->n_kv_heads : c->logical > c->n)
-		return malformed(v, "an expectation, but of %u heads it is said of %u what they cache",
-				 c->n_layers * c->n_kv_heads, c->n_cached);
+		return malformed(v, "an expectation after lines of cached for %u of %u heads",
+				 c->n_cached, c->n_layers * c->n_kv_heads);
 	return strncmp(rest, "keep=", 5) ? expect_head(v, c, rest) : expect_suffix(v, c, rest);
 }
 

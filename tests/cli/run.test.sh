@@ -191,13 +191,18 @@ printf 'first line\nseco\n' | out
 grep '^kvmod: ' "$tmp/err" >"$tmp/talk"
 mv "$tmp/talk" "$tmp/err"
 err <<'END'
-kvmod: the conversation has filled the context of 40 tokens; begin a new one, or let the oldest go: kvmod run -i --policy streamingllm -o 'engine fake.context_override=yes'
+kvmod: the conversation is at the end of the context of 40 tokens: begin a new one, or let the oldest go: kvmod run -i --policy streamingllm -o 'engine fake.context_override=yes'
 kvmod: 9 tokens after 40 do not fit the context of 40
 kvmod: 10 tokens after 40 do not fit the context of 40
 END
 kvmod run -i -n 20 -o 'engine fake.context=40' <"$tmp/lines"
 exits 1
 [ "$(grep -c 'let the oldest go' "$tmp/err")" -eq 1 ] || fail 'what can be done is not said once'
+# A prompt that is too long by itself is no end of a conversation.
+echo 'more than the context has' | {
+	kvmod run -i -o 'engine fake.context=20'
+	says 1 'kvmod: 28 tokens after 0 do not fit the context of 20'
+}
 # The cache is compressed after each prompt.
 kvmod run -i --policy streamingllm -o "policy streamingllm.budget=8" <<'END'
 a line of text
