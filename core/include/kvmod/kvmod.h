@@ -290,7 +290,7 @@ struct kvmod_prompted {
 int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *out);
 
-/* A sequence after its last cut, which came after a prompt or while decoding. */
+/* A sequence as it was left: after its last prompt, or a cut while decoding since. */
 struct kvmod_left {
 	uint32_t size;
 	uint32_t decode_cuts;		/* that freed something, since the last prompt */
@@ -301,8 +301,8 @@ struct kvmod_left {
 /* The caller sets out->size. All zero before the first prompt. */
 void kvmod_sequence_left(const struct kvmod_sequence *sequence, struct kvmod_left *out);
 /*
- * Positions that KV head `head` of `layer` kept in the last cut, of `*seen` tokens;
- * seen may be NULL.
+ * Positions that KV head `head` of `layer` kept then, of `*seen` tokens; seen may be
+ * NULL.
  */
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
 			     uint32_t head, uint64_t *seen);
