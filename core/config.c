@@ -97,6 +97,9 @@ static int read_drop_ins(struct kv_config *config)
 
 /* --- [kvmod] ------------------------------------------------------------------------------------ */
 
+/* Tokens; sequences as short as this gain nothing from a cut, and lose answers. */
+#define LEAVE_BELOW 256
+
 #define SETTING(field, kind, def_, range_) \
 	{ #field, KVMOD_PARAM_##kind, offsetof(struct kv_settings, field), def_, range_, "" }
 
@@ -106,6 +109,7 @@ static const struct kvmod_param settings[] = {
 	SETTING(engine, STRING, "ggml", ""),
 	SETTING(device, CHOICE, "auto", "auto|cpu|cuda"),
 	SETTING(threads, INT, "0", "0..1024"),
+	SETTING(leave_below, INT, KVMOD_STR(LEAVE_BELOW), "0.."),
 	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
 	SETTING(allow_owner, STRING, "", ""),
 };
@@ -242,6 +246,16 @@ int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 		kv_config_install(ctx, config);
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
+}
+
+uint64_t kv_leave_below(struct kvmod_ctx *ctx)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&ctx->lock);
+	n = ctx->config ? (uint64_t)ctx->config->settings.leave_below : LEAVE_BELOW;
+	pthread_mutex_unlock(&ctx->lock);
+	return n;
 }
 
 const char *kvmod_config_path(struct kvmod_ctx *ctx)

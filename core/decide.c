@@ -200,7 +200,7 @@ static void count_segment(struct kvmod_policy *p, const struct kvmod_request *r,
 		const struct kvmod_head *head = kvmod_head_at(s, g);
 		uint64_t kept = kvmod_plan_count(r, plan, i, g);
 
-		p->counters.positions_seen += head->n;
+		p->counters.positions_seen += kvmod_tokens_seen(s);
 		p->counters.positions_kept += kept;
 		p->counters.bytes_freed += (head->n - kept) * row_bytes(s, head);
 	}

@@ -69,6 +69,16 @@ void kv_provider_put(struct kvmod_ctx *ctx, struct kv_provider *provider);
 int kv_instance_new(struct kvmod_ctx *ctx, struct kv_provider *provider, void **instance);
 void kv_instance_free(void *instance);
 
+/* --- configuration (config.c) ---------------------------------------------------- */
+
+/* What [kvmod] leave_below says. */
+uint64_t kv_leave_below(struct kvmod_ctx *ctx);
+
+/* --- policies (policy.c) ----------------------------------------------------------- */
+
+/* Has it a parameter `budget` that is a count now? */
+bool kv_policy_counts_budget(const struct kvmod_policy *policy);
+
 /* --- devices (device.c) -------------------------------------------------------- */
 
 /* KVMOD_ON_... of a device's name; 0: unknown. */

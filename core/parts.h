@@ -47,6 +47,7 @@ struct kv_entry {
 
 struct kv_settings {
 	int64_t threads;
+	int64_t leave_below;		/* tokens */
 	int32_t log_level;		/* above KVMOD_ERROR */
 	const char *module_path;
 	const char *policy, *engine;

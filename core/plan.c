@@ -141,17 +141,17 @@ uint64_t kvmod_plan_count(const struct kvmod_request *request, const struct kvmo
 
 double kvmod_plan_budget(const struct kvmod_request *request, const struct kvmod_plan *plan)
 {
-	uint64_t cached = 0, kept = 0;
+	uint64_t seen = 0, kept = 0;
 
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
 
 		for (uint32_t g = 0; g < s->n_kv_heads; g++) {
-			cached += kvmod_head_at(s, g)->n;
+			seen += kvmod_tokens_seen(s);
 			kept += kvmod_plan_count(request, plan, i, g);
 		}
 	}
-	return cached ? (double)kept / (double)cached : 1.0;
+	return seen ? (double)kept / (double)seen : 1.0;
 }
 
 static int check_spans(const struct kvmod_segment *s, const struct kvmod_keep *keep,

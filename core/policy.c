@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Policies: where one is to run, and opening it there. */
+#include "core/names.h"
 #include "core/policy.h"
 
 #include <stdio.h>
@@ -151,6 +152,19 @@ void kvmod_policy_close(struct kvmod_policy *p)
 }
 
 /* --- what is open ------------------------------------------------------------------------ */
+
+bool kv_policy_counts_budget(const struct kvmod_policy *p)
+{
+	for (uint32_t i = 0; i < p->ops->n_params; i++) {
+		const struct kvmod_param *param = KVMOD_AT(const struct kvmod_param, p->ops->params,
+							   p->ops->param_stride, i);
+
+		if (param->type == KVMOD_PARAM_AMOUNT && kv_name_eq(param->name, "budget"))
+			return ((const struct kvmod_amount *)
+				((const char *)p->instance + param->offset))->is_count;
+	}
+	return false;
+}
 
 const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *p)
 {

@@ -16,6 +16,7 @@ struct kvmod_session {
 	void *instance;			/* the engine's */
 	const struct kvmod_model *model;
 	struct kvmod_policy *policy;
+	uint64_t leave_below;		/* tokens: what [kvmod] says */
 	struct kvmod_plan *plan;	/* of the last decision: its memory is used again */
 	uint64_t next_sequence;
 };
@@ -27,7 +28,8 @@ struct kvmod_sequence {
 	void *state;			/* the policy's */
 	int status;			/* its begin() failed: it is not asked */
 	uint64_t decoded;		/* tokens since the last prompt */
-	uint32_t *kept, *cached;	/* [n_layers][n_kv_heads], of the last prompt */
+	struct kvmod_left left;		/* in the last cut */
+	uint32_t *kept;			/* [n_layers][n_kv_heads], then too */
 };
 
 /* To a caller that may know fewer fields. */
@@ -57,6 +59,7 @@ int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 	s->instance = kvmod_engine_instance(engine);
 	s->model = kvmod_engine_model(engine);
 	s->policy = policy;
+	s->leave_below = kv_leave_below(kv_engine_ctx(engine));
 	*out = s;
 	return KVMOD_OK;
 }
@@ -73,7 +76,6 @@ void kvmod_session_close(struct kvmod_session *s)
 static void free_sequence(struct kvmod_sequence *q)
 {
 	free(q->kept);
-	free(q->cached);
 	free(q);
 }
 
@@ -88,8 +90,7 @@ static int new_sequence(struct kvmod_session *s, struct kvmod_sequence **out)
 	q->session = s;
 	q->id = s->next_sequence;
 	q->kept = calloc(n, sizeof(*q->kept));
-	q->cached = calloc(n, sizeof(*q->cached));
-	if (!q->kept || !q->cached) {
+	if (!q->kept) {
 		free_sequence(q);
 		return kv_fail(KVMOD_ENOMEM, "no memory for a sequence");
 	}
@@ -143,8 +144,8 @@ int kvmod_sequence_fork(struct kvmod_sequence *from, struct kvmod_sequence **out
 		return err;
 	}
 	q->decoded = from->decoded;
+	q->left = from->left;
 	memcpy(q->kept, from->kept, n * sizeof(*q->kept));
-	memcpy(q->cached, from->cached, n * sizeof(*q->cached));
 	*out = q;
 	return KVMOD_OK;
 }
@@ -181,23 +182,29 @@ struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *q)
 }
 
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *q, uint32_t layer,
-			     uint32_t head, uint64_t *cached)
+			     uint32_t head, uint64_t *seen)
 {
 	const struct kvmod_model *m = q->session->model;
 	size_t i = (size_t)layer * m->n_kv_heads + head;
 
 	if (layer >= m->n_layers || head >= m->n_kv_heads)
 		return 0;
-	if (cached)
-		*cached = q->cached[i];
+	if (seen)
+		*seen = q->left.seen;
 	return q->kept[i];
+}
+
+void kvmod_sequence_left(const struct kvmod_sequence *q, struct kvmod_left *out)
+{
+	struct kvmod_left left = q->left;
+
+	copy_out(out, out->size, &left, sizeof(left));
 }
 
 /* --- asking and cutting ------------------------------------------------------------ */
 
-/* What each KV head caches now, [n_layers][n_kv_heads]. */
-static void note_cached(const struct kvmod_sequence *q, const struct kvmod_request *r,
-			uint32_t *counts)
+/* What each KV head caches. */
+static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
 {
 	uint32_t n_heads = q->session->model->n_kv_heads;
 
@@ -205,17 +212,17 @@ static void note_cached(const struct kvmod_sequence *q, const struct kvmod_reque
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
 		for (uint32_t g = 0; g < s->n_kv_heads && g < n_heads; g++)
-			counts[(size_t)s->layer * n_heads + g] = kvmod_head_at(s, g)->n;
+			q->kept[(size_t)s->layer * n_heads + g] = kvmod_head_at(s, g)->n;
 	}
 }
 
 /* An engine that shows no cache holds all of it. */
-static void note_whole(const struct kvmod_sequence *q, uint64_t length, uint32_t *counts)
+static void note_whole(struct kvmod_sequence *q)
 {
 	const struct kvmod_model *m = q->session->model;
 
 	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++)
-		counts[i] = (uint32_t)length;
+		q->kept[i] = (uint32_t)q->left.seen;
 }
 
 static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
@@ -230,27 +237,33 @@ static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
 static double budget_of(const struct kvmod_sequence *q)
 {
 	const struct kvmod_model *m = q->session->model;
-	double kept = 0, cached = 0;
+	size_t n_heads = (size_t)m->n_layers * m->n_kv_heads;
+	double kept = 0;
 
-	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++) {
+	for (size_t i = 0; i < n_heads; i++)
 		kept += q->kept[i];
-		cached += q->cached[i];
-	}
-	return cached > 0 ? kept / cached : 1;
+	return q->left.seen ? kept / ((double)q->left.seen * (double)n_heads) : 1;
 }
 
-/* The counts of a prompt are what the engine holds before and after, whatever was planned. */
-static int note_counts(struct kvmod_sequence *q, uint32_t *counts)
+/* What is left is what the engine holds now, whatever was planned. */
+static int note_left(struct kvmod_sequence *q)
 {
 	int err = KVMOD_OK;
 	struct kvmod_request r;
 
+	q->left.seen = kvmod_sequence_length(q);
 	if (q->session->policy)
 		err = ask_engine(q, &r);
 	if (q->session->policy && err == KVMOD_OK)
-		note_cached(q, &r, counts);
+		note_cached(q, &r);
 	else
-		note_whole(q, kvmod_sequence_length(q), counts);
+		note_whole(q);
+	if (err != KVMOD_OK)
+		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "what was kept cannot be counted: %s",
+		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+	q->left.budget = budget_of(q);
+	q->left.bytes.size = sizeof(q->left.bytes);
+	kvmod_sequence_bytes(q, &q->left.bytes);
 	return err;
 }
 
@@ -260,6 +273,18 @@ static int first_status(const struct kvmod_plan *plan)
 		if (kvmod_keep_at(plan, i)->status != KVMOD_OK)
 			return kvmod_keep_at(plan, i)->status;
 	return KVMOD_OK;
+}
+
+static bool cuts(const struct kvmod_request *r, const struct kvmod_plan *plan)
+{
+	for (uint32_t i = 0; i < r->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+		for (uint32_t g = 0; g < s->n_kv_heads; g++)
+			if (kvmod_plan_count(r, plan, i, g) < kvmod_head_at(s, g)->n)
+				return true;
+	}
+	return false;
 }
 
 /* Of n tokens seen, at least half stay before those that are run again. */
@@ -275,8 +300,8 @@ static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r
 	rows = rows_to_replay(kvmod_sequence_length(q), rows);
 	if (rows == 0 || !r->replay)
 		return;
-	*loss = 0;		/* where nothing was cut: no need to run it twice */
-	if (kvmod_plan_budget(r, plan) == 1 || r->replay(r, plan, rows, loss) == KVMOD_OK)
+	*loss = 0;		/* where nothing is cut: no need to run it twice */
+	if (!cuts(r, plan) || r->replay(r, plan, rows, loss) == KVMOD_OK)
 		return;
 	*loss = NAN;
 	kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
@@ -306,6 +331,13 @@ static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
 	return err != KVMOD_OK ? err : status;
 }
 
+/* Too short for a cut to be of use; a budget that is a count means what it says. */
+static bool is_left_whole(struct kvmod_sequence *q)
+{
+	return kvmod_sequence_length(q) <= q->session->leave_below &&
+	       !kv_policy_counts_budget(q->session->policy);
+}
+
 /*
  * Asks the policy and cuts the cache. Whatever fails here costs compression
  * alone: the answer is why, and the tokens that were run stay run.
@@ -319,6 +351,10 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 
 	if (err != KVMOD_OK)
 		return err;
+	if (is_left_whole(q)) {
+		out->left_whole = 1;
+		return KVMOD_OK;
+	}
 	err = ask_engine(q, &r);
 	if (err == KVMOD_OK)
 		err = kvmod_plan_renew(&r, &s->plan);
@@ -329,6 +365,7 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 	}
 	r.phase = phase;
 	r.state = q->state;
+	r.leave_below = s->leave_below;
 	return decide_and_apply(q, &r, s->plan, replay_rows, out);
 }
 
@@ -376,17 +413,14 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	q->decoded = 0;
 	out.before.size = out.after.size = sizeof(out.before);
 	kvmod_sequence_bytes(q, &out.before);
-	note_counts(q, q->cached);
 	if (q->session->policy)
 		out.status = compress(q, KVMOD_PREFILL, prompt->replay_rows, &out);
-	err = note_counts(q, q->kept);
-	if (err && out.status == KVMOD_OK) {
+	q->left.decode_cuts = 0;
+	err = note_left(q);
+	if (out.status == KVMOD_OK)
 		out.status = err;
-		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "what was kept cannot be counted: %s",
-		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
-	}
-	out.budget = budget_of(q);
-	kvmod_sequence_bytes(q, &out.after);
+	out.budget = q->left.budget;
+	out.after = q->left.bytes;
 	copy_out(result, result->size, &out, sizeof(out));
 	return KVMOD_OK;
 }
@@ -397,11 +431,19 @@ static void after_decode(struct kvmod_sequence *q)
 {
 	struct kvmod_policy *policy = q->session->policy;
 	uint32_t every = policy ? kvmod_policy_needs(policy)->decode_every : 0;
+	struct kvmod_bytes before = { .size = sizeof(before) }, after = before;
 	struct kvmod_prompted unused;
 
 	q->decoded++;
-	if (every > 0 && q->decoded % every == 0)
-		compress(q, KVMOD_DECODE, 0, &unused);
+	if (every == 0 || q->decoded % every != 0)
+		return;
+	kvmod_sequence_bytes(q, &before);
+	compress(q, KVMOD_DECODE, 0, &unused);
+	kvmod_sequence_bytes(q, &after);
+	if (after.used >= before.used)
+		return;
+	q->left.decode_cuts++;
+	note_left(q);
 }
 
 int kvmod_session_decode(struct kvmod_session *s, struct kvmod_sequence *const *sequences,

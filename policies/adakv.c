@@ -13,6 +13,7 @@ KVMOD_PARAMS(policy, adakv, ADAKV_PARAMS);
 /* One call: the scores of all heads, those of a layer end to end. */
 struct decision {
 	const struct adakv *self;
+	const struct kvmod_request *request;
 	float *scores;
 	size_t layer_floats;
 };
@@ -41,13 +42,12 @@ static uint32_t scored(const struct adakv *self, const struct kvmod_segment *seg
 	return n > window ? n - window : 0;
 }
 
-/* What its own budget leaves a head besides the window. */
-static uint64_t own_budget(const struct adakv *self, const struct kvmod_segment *segment,
-			   uint32_t g)
+/* B: what its own budget leaves a head besides the window. A head may have less. */
+static uint64_t own_budget(const struct decision *d, const struct kvmod_segment *segment)
 {
-	uint32_t n = kvmod_head_at(segment, g)->n, window = (uint32_t)self->window;
+	uint32_t window = (uint32_t)d->self->window;
 
-	return kv_budget(&self->budget, n, window) - (n < window ? n : window);
+	return kv_budget(d->request, segment, &d->self->budget, window) - window;
 }
 
 static float *scores_of(const struct decision *d, const struct kvmod_segment *segment,
@@ -105,27 +105,53 @@ static void count_heaviest(const struct decision *d, const struct kvmod_segment 
 	}
 }
 
+/*
+ * Heads that an earlier cut left less than their share give the rest to those that
+ * have more: to each as many, the last few to the first of them.
+ */
+static void hand_on(const struct decision *d, const struct kvmod_segment *segment,
+		    uint64_t excess, uint32_t *counts)
+{
+	while (excess > 0) {
+		uint32_t n_open = 0;
+		uint64_t each;
+
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+			n_open += counts[g] < scored(d->self, segment, g);
+		if (n_open == 0)
+			return;
+		each = excess > n_open ? excess / n_open : 1;
+		for (uint32_t g = 0; g < segment->n_kv_heads && excess > 0; g++) {
+			uint64_t room = scored(d->self, segment, g) - counts[g];
+			uint64_t more = room < each ? room : each;
+
+			counts[g] += (uint32_t)more;
+			excess -= more;
+		}
+	}
+}
+
 /* How many scored positions each head may keep, in keep->counts. */
 static void share_out(const struct decision *d, const struct kvmod_segment *segment,
 		      uint32_t layer, struct kvmod_keep *keep)
 {
-	const struct adakv *self = d->self;
-	size_t n = 0, budget = 0;
+	double alpha = d->self->alpha, sure = floor(alpha * (double)own_budget(d, segment));
+	size_t n = 0, budget = segment->n_kv_heads * own_budget(d, segment);
+	uint64_t excess = 0;
 
-	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
-		n += scored(self, segment, g);
-		budget += own_budget(self, segment, g);
-	}
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+		n += scored(d->self, segment, g);
 	if (budget < n)
 		count_heaviest(d, segment, layer, n, budget, keep->counts);
 	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
-		double sure = floor(self->alpha * (double)own_budget(self, segment, g));
-		uint32_t m = scored(self, segment, g);
-		double share = budget < n ? (1 - self->alpha) * keep->counts[g] + sure : m;
-
+		uint32_t m = scored(d->self, segment, g);
 		/* Halves to even, as its code rounds. */
-		keep->counts[g] = rint(share) < m ? (uint32_t)rint(share) : m;
+		uint64_t share = budget < n ? (uint64_t)rint((1 - alpha) * keep->counts[g] + sure) : m;
+
+		keep->counts[g] = share < m ? (uint32_t)share : m;
+		excess += share - keep->counts[g];
 	}
+	hand_on(d, segment, excess, keep->counts);
 }
 
 static int32_t keep_head(const void *d_, const struct kv_task *t)
@@ -146,6 +172,7 @@ static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
 	size_t floats = kv_attention_floats(&extent);
 	struct decision d = {
 		.self = self,
+		.request = request,
 		.scores = request->scratch,
 		.layer_floats = layer_floats(&extent),
 	};

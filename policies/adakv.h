@@ -16,8 +16,8 @@ struct adakv {
 
 #define ADAKV_PARAMS(P, owner) \
 	P(owner, struct adakv, budget, AMOUNT, "0.25", "0..", \
-	  "positions kept by a KV head in the mean, window included: a fraction of those " \
-	  "cached, or a count") \
+	  "positions kept by a KV head in the mean, window included: a fraction of the " \
+	  "tokens seen, or a count") \
 	P(owner, struct adakv, window, INT, "32", "1..4096", \
 	  "newest positions, always kept, whose queries are the probes") \
 	P(owner, struct adakv, pool, INT, "7", "1..255", \

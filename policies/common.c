@@ -24,26 +24,26 @@ bool kv_same_lengths(const struct kvmod_segment *segment)
 
 /* --- budgets ------------------------------------------------------------------ */
 
-uint64_t kv_budget(const struct kvmod_amount *budget, uint64_t n, uint32_t least)
+uint64_t kv_budget(const struct kvmod_request *request, const struct kvmod_segment *segment,
+		   const struct kvmod_amount *budget, uint32_t least)
 {
-	uint64_t c = n;
+	uint64_t c = kvmod_budget_of(request, segment, budget);
 
-	if (budget->value < (budget->is_count ? (double)n : 1.0))
-		c = kvmod_amount_of(budget, n);
 	return c > least ? c : least;
 }
 
-void kv_budget_say(const struct kvmod_instance *self, const struct kvmod_amount *budget,
-		   uint64_t n, uint32_t least, bool *said)
+void kv_budget_say(const struct kvmod_instance *self, const struct kvmod_request *request,
+		   const struct kvmod_segment *segment, const struct kvmod_amount *budget,
+		   uint32_t least, bool *said)
 {
-	uint64_t c = kv_budget(budget, n, 0);
+	uint64_t c = kvmod_budget_of(request, segment, budget), seen = kvmod_tokens_seen(segment);
 
-	if (*said || c >= least || c >= n)
+	if (*said || c >= least || c >= seen)
 		return;
 	*said = true;
 	self->host->log(self->host->ctx, KVMOD_WARN,
 			"a budget of %llu of %llu positions is below what is always kept: "
-			"raised to %u", (unsigned long long)c, (unsigned long long)n, least);
+			"raised to %u", (unsigned long long)c, (unsigned long long)seen, least);
 }
 
 void kv_mark_over_budget(const struct kvmod_instance *self,
@@ -53,13 +53,9 @@ void kv_mark_over_budget(const struct kvmod_instance *self,
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
 
-		for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
-			uint32_t n = kvmod_head_at(segment, g)->n;
-
-			kv_budget_say(self, budget, n, least, said);
-			if (n > kv_budget(budget, n, least))
-				kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
-		}
+		kv_budget_say(self, request, segment, budget, least, said);
+		if (kvmod_longest_head(segment) > kv_budget(request, segment, budget, least))
+			kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
 	}
 }
 
@@ -143,8 +139,8 @@ static void run_task(struct job *job, uint32_t task, float *scratch)
 	const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
 	struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
 	struct kv_task t = {
-		.segment = segment, .keep = keep, .i = i, .g = g, .scratch = scratch,
-		.group = segment->n_q_heads / segment->n_kv_heads,
+		.request = job->request, .segment = segment, .keep = keep, .i = i, .g = g,
+		.scratch = scratch, .group = segment->n_q_heads / segment->n_kv_heads,
 	};
 	int32_t code;
 

@@ -24,13 +24,15 @@ bool kv_same_lengths(const struct kvmod_segment *segment);
 /* --- budgets ------------------------------------------------------------------ */
 
 /*
- * C: how many of n positions the budget buys, at most n, but never below `least`
- * (the sinks and the window). A head with n <= C is kept whole.
+ * C: what kvmod_budget_of() says, but never below `least` (the sinks and the window).
+ * A head with n <= C is kept whole.
  */
-uint64_t kv_budget(const struct kvmod_amount *budget, uint64_t n, uint32_t least);
+uint64_t kv_budget(const struct kvmod_request *request, const struct kvmod_segment *segment,
+		   const struct kvmod_amount *budget, uint32_t least);
 /* Says once for an instance that a budget was raised to `least`. */
-void kv_budget_say(const struct kvmod_instance *self, const struct kvmod_amount *budget,
-		   uint64_t n, uint32_t least, bool *said);
+void kv_budget_say(const struct kvmod_instance *self, const struct kvmod_request *request,
+		   const struct kvmod_segment *segment, const struct kvmod_amount *budget,
+		   uint32_t least, bool *said);
 
 /*
  * Gives each segment in which some head is above its budget a set per KV head
@@ -39,6 +41,7 @@ void kv_budget_say(const struct kvmod_instance *self, const struct kvmod_amount 
 void kv_mark_over_budget(const struct kvmod_instance *self,
 			 const struct kvmod_request *request, struct kvmod_plan *plan,
 			 const struct kvmod_amount *budget, uint32_t least, bool *said);
+
 /* --- work, shared out ------------------------------------------------------------ */
 
 /* The largest of each in a request. */
@@ -50,6 +53,7 @@ struct kv_extent kv_extent(const struct kvmod_request *request);
 
 /* One KV head of a segment that is to be cut. */
 struct kv_task {
+	const struct kvmod_request *request;
 	const struct kvmod_segment *segment;
 	const struct kvmod_head *head;
 	struct kvmod_keep *keep;

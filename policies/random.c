@@ -20,7 +20,7 @@ struct random {
 
 #define PARAMS(P, owner) \
 	P(owner, struct random, budget, AMOUNT, "0.25", "0..", \
-	  "positions kept: a fraction of those cached, or a count") \
+	  "positions kept: a fraction of the tokens seen, or a count") \
 	P(owner, struct random, seed, INT, "0", "0..", \
 	  "another number, another draw")
 
@@ -52,7 +52,7 @@ static uint64_t stream_of(uint64_t seed, const struct kvmod_segment *segment, ui
 static int32_t draw_head(const void *self_, const struct kv_task *t)
 {
 	const struct random *self = self_;
-	uint64_t c = kv_budget(&self->budget, t->n, 1);
+	uint64_t c = kv_budget(t->request, t->segment, &self->budget, 1);
 	uint64_t stream = stream_of((uint64_t)self->seed, t->segment, t->g);
 
 	if (t->n <= c) {

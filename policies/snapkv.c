@@ -20,7 +20,7 @@ static int32_t decide_head(const void *self_, const struct kv_task *t)
 {
 	const struct snapkv *self = self_;
 	uint32_t window = (uint32_t)self->window;
-	uint64_t c = kv_budget(&self->budget, t->n, window);
+	uint64_t c = kv_budget(t->request, t->segment, &self->budget, window);
 	const float *scores;
 	int32_t error;
 

@@ -15,7 +15,7 @@ struct snapkv {
 
 #define SNAPKV_PARAMS(P, owner) \
 	P(owner, struct snapkv, budget, AMOUNT, "0.25", "0..", \
-	  "positions kept, window included: a fraction of those cached, or a count") \
+	  "positions kept, window included: a fraction of the tokens seen, or a count") \
 	P(owner, struct snapkv, window, INT, "32", "1..4096", \
 	  "newest positions, always kept, whose queries are the probes") \
 	P(owner, struct snapkv, pool, INT, "5", "1..255", \

@@ -31,17 +31,13 @@ static int32_t streamingllm_needs(void *self, struct kvmod_needs *needs)
 	return 0;
 }
 
-/*
- * A fraction is of all tokens seen, not of those cached: else each cut while
- * decoding would take the same share again, until nothing is left.
- */
-static void keep_ends(struct streamingllm *self, const struct kvmod_segment *segment,
-		      struct kvmod_keep *keep)
+static void keep_ends(struct streamingllm *self, const struct kvmod_request *request,
+		      const struct kvmod_segment *segment, struct kvmod_keep *keep)
 {
 	uint32_t sinks = (uint32_t)self->sinks, n = kvmod_head_at(segment, 0)->n;
-	uint64_t c = kv_budget(&self->budget, segment->logical, sinks + 1);
+	uint64_t c = kv_budget(request, segment, &self->budget, sinks + 1);
 
-	kv_budget_say(&self->instance, &self->budget, segment->logical, sinks + 1,
+	kv_budget_say(&self->instance, request, segment, &self->budget, sinks + 1,
 		      &self->said_raised);
 	if (n <= c)
 		return;
@@ -64,7 +60,7 @@ static int32_t streamingllm_compress(void *self_, const struct kvmod_request *re
 		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
 
 		if (kv_same_lengths(segment)) {
-			keep_ends(self, segment, kvmod_keep_at(plan, i));
+			keep_ends(self, request, segment, kvmod_keep_at(plan, i));
 			continue;
 		}
 		kvmod_keep_at(plan, i)->status =

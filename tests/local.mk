@@ -63,6 +63,22 @@ tests_test_refreekv_SOURCES = tests/test_refreekv.c tests/refreekv_layer.c \
 tests_test_refreekv_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_refreekv_LDFLAGS = $(UNIT_LINK)
 tests_test_refreekv_LDADD = libbuiltin_refreekv.la libpolicies.la libvectors.la $(TEST_LIBS)
+
+# Conversations, held against references in double precision; second_turns writes
+# golden vectors of them.
+POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h \
+	tests/refreekv_reference.c tests/refreekv_reference.h
+UNIT_TESTS += tests/test_turns
+tests_test_turns_SOURCES = tests/test_turns.c $(POLICY_REFERENCES)
+tests_test_turns_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
+tests_test_turns_LDFLAGS = $(UNIT_LINK)
+tests_test_turns_LDADD = libbuiltin_adakv.la libbuiltin_fake.la libbuiltin_random.la \
+	libbuiltin_refreekv.la libbuiltin_snapkv.la libbuiltin_streamingllm.la libbuiltin_topp.la \
+	libpolicies.la libvectors.la $(TEST_LIBS)
+check_PROGRAMS += tests/second_turns
+tests_second_turns_SOURCES = tests/second_turns.c $(POLICY_REFERENCES)
+tests_second_turns_LDADD = libvectors.la libkernels.la libkvmod.la $(LIBM)
+
 UNIT_TESTS += tests/test_cli
 tests_test_cli_SOURCES = tests/test_cli.c
 tests_test_cli_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
@@ -93,7 +109,8 @@ TESTS += tests/selftest.test.sh
 EXTRA_DIST += \
 	tests/selftest.test.sh \
 	tests/golden/policies.txt \
-	tests/golden/refreekv.txt
+	tests/golden/refreekv.txt \
+	tests/golden/second-turns.txt
 
 include $(srcdir)/tests/cli/local.mk
 include $(srcdir)/tests/cuda/local.mk

@@ -24,8 +24,7 @@ static int64_t row_position(const struct kvmod_segment *s, uint32_t row)
 	return s->row_positions ? s->row_positions[row] : (int64_t)s->logical - s->n_rows + row;
 }
 
-/* Causal softmax of one row and query head. */
-static void attention(const struct kvmod_segment *s, uint32_t row, uint32_t h, double *a)
+void reference_attention(const struct kvmod_segment *s, uint32_t row, uint32_t h, double *a)
 {
 	const struct kvmod_head *head = kvmod_head_at(s, h / (s->n_q_heads / s->n_kv_heads));
 	double max = -INFINITY, sum = 0;
@@ -68,7 +67,7 @@ static void collect(struct work *w, uint32_t h, double *row_attention)
 		bool in_norm = row + w->p->rows >= s->n_rows;
 		bool in_window = row + w->p->window >= s->n_rows;
 
-		attention(s, row, h, row_attention);
+		reference_attention(s, row, h, row_attention);
 		for (uint32_t i = 0; i < w->n; i++) {
 			a[i] += in_norm ? row_attention[i] : 0;
 			score[i] += in_window ? row_attention[i] : 0;

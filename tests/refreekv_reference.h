@@ -24,6 +24,12 @@ struct reference {
 	unsigned char *kept;	/* [n_kv_heads][n] */
 };
 
+/*
+ * The attention that row `row` of Q and query head h pay, softmax over all cached
+ * positions that the row sees: [n] of its KV head, 0 where it sees nothing.
+ */
+void reference_attention(const struct kvmod_segment *segment, uint32_t row, uint32_t h, double *a);
+
 /* 0 or KVMOD_ENOMEM. Free kept. */
 int reference_decide(const struct kvmod_segment *segment, const struct reference_params *params,
 		     struct reference *out);

@@ -40,12 +40,18 @@ for policy in adakv snapkv streamingllm topp; do
 	passed 0 "$policy"
 	n=$(grep -c "^policy $policy\$" "$srcdir/tests/golden/policies.txt")
 	grep -qx "golden vectors: $n of $n" "$tmp/out" || fail "$policy: not all golden vectors"
+	# Of caches that earlier turns cut.
+	run 0 "./.libs/$policy.so" --vectors "$srcdir/tests/golden/second-turns.txt"
+	n=$(grep -c "^policy $policy\$" "$srcdir/tests/golden/second-turns.txt")
+	grep -qx "golden vectors: $n of $n" "$tmp/out" || fail "$policy: not all second turns"
 done
 
 run 0 refreekv --vectors "$srcdir/tests/golden/refreekv.txt" \
 	--vectors "$srcdir/tests/golden/policies.txt"
 passed 0 refreekv
 grep -qx 'golden vectors: 89 of 89' "$tmp/out" || fail "refreekv: not all golden vectors"
+run 0 refreekv --vectors "$srcdir/tests/golden/second-turns.txt"
+grep -qx 'golden vectors: 2 of 2' "$tmp/out" || fail "refreekv: not all second turns"
 
 # --- what goes wrong ---------------------------------------------------------------------
 

@@ -56,7 +56,7 @@ static const struct pin pins[] = {
 	AT(kvmod_segment, n_q_stat, 240),
 	AT(kvmod_segment, device, 248),
 
-	SIZE(kvmod_request, 112),
+	SIZE(kvmod_request, 120),
 	AT(kvmod_request, size, 0),
 	AT(kvmod_request, phase, 4),
 	AT(kvmod_request, n_layers, 8),
@@ -74,6 +74,7 @@ static const struct pin pins[] = {
 	AT(kvmod_request, scratch_size, 88),
 	AT(kvmod_request, device_scratch, 96),
 	AT(kvmod_request, device_scratch_size, 104),
+	AT(kvmod_request, leave_below, 112),
 
 	SIZE(kvmod_span, 16),
 	AT(kvmod_span, begin, 0),
@@ -332,7 +333,7 @@ static const struct pin pins[] = {
 	AT(kvmod_prompt, progress, 32),
 	AT(kvmod_prompt, progress_arg, 40),
 
-	SIZE(kvmod_prompted, 112),
+	SIZE(kvmod_prompted, 120),
 	AT(kvmod_prompted, size, 0),
 	AT(kvmod_prompted, status, 4),
 	AT(kvmod_prompted, prefill_seconds, 8),
@@ -342,6 +343,14 @@ static const struct pin pins[] = {
 	AT(kvmod_prompted, replay_loss, 40),
 	AT(kvmod_prompted, before, 48),
 	AT(kvmod_prompted, after, 80),
+	AT(kvmod_prompted, left_whole, 112),
+	AT(kvmod_prompted, reserved, 116),
+	SIZE(kvmod_left, 56),
+	AT(kvmod_left, size, 0),
+	AT(kvmod_left, decode_cuts, 4),
+	AT(kvmod_left, seen, 8),
+	AT(kvmod_left, budget, 16),
+	AT(kvmod_left, bytes, 24),
 };
 
 START_TEST(layout)

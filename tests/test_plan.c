@@ -79,7 +79,10 @@ START_TEST(new_plan_keeps_all)
 	ck_assert(isnan(f->keep->loss));
 	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), 10);
 	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 6);
-	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 1.0);
+	/* Of what was seen: that is what the longest head caches, if no more is said. */
+	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 16.0 / 20.0);
+	f->segment.logical = 40;
+	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 16.0 / 80.0);
 	fixture_free(f);
 }
 END_TEST
@@ -195,7 +198,7 @@ START_TEST(heads)
 	accepted(f, 0);
 	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), 3);
 	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 1);
-	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 4.0 / 16.0);
+	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 4.0 / 20.0);
 
 	set_head(f, 1, 1, (uint32_t[]){ 4 });
 	refused(f, "KV head 1 does not keep the newest position, 5");

@@ -444,7 +444,7 @@ START_TEST(numbers_that_are_not_finite)
 }
 END_TEST
 
-/* A second prompt after a ragged cut: each head by its own n, but no set a layer. */
+/* A second prompt after a ragged cut: each head by the tokens seen, but no set a layer. */
 START_TEST(ragged_second_turn)
 {
 	const char *name = policies[_i].module->name;
@@ -460,8 +460,9 @@ START_TEST(ragged_second_turn)
 		ck_assert_int_eq(kvmod_keep_at(plan, i)->status,
 				 strcmp(name, "streamingllm") ? 0 : KVMOD_ENOTSUP);
 	if (strcmp(name, "snapkv") == 0)
-		ck_assert_uint_eq(kvmod_plan_count(&second.request, plan, 0, 1),
-				  second.heads[1].n / 4);
+		for (uint32_t g = 0; g < 3; g++)
+			ck_assert_uint_eq(kvmod_plan_count(&second.request, plan, 0, g),
+					  second.heads[g].n < 340 / 4 ? second.heads[g].n : 340 / 4);
 	if (strcmp(name, "streamingllm") == 0)
 		ck_assert_ptr_nonnull(strstr(said, "one set a layer"));
 	kvmod_plan_free(plan);

@@ -296,18 +296,59 @@ START_TEST(layers_listed)
 }
 END_TEST
 
+static uint64_t budget_of(const struct kvmod_amount *budget, uint64_t seen, uint64_t leave_below,
+			  uint32_t least)
+{
+	const struct kvmod_request request = {
+		.size = sizeof(request), .leave_below = leave_below,
+	};
+	const struct kvmod_segment segment = { .size = sizeof(segment), .logical = seen };
+
+	return kv_budget(&request, &segment, budget, least);
+}
+
 START_TEST(budgets)
 {
 	const struct kvmod_amount quarter = { .value = 0.25 }, whole = { .value = 1 };
 	const struct kvmod_amount forty = { .value = 40, .is_count = 1 };
 	const struct kvmod_amount vast = { .value = 9e15, .is_count = 1 };
 
-	ck_assert_uint_eq(kv_budget(&quarter, 103, 1), 25);
-	ck_assert_uint_eq(kv_budget(&quarter, 103, 36), 36);
-	ck_assert_uint_eq(kv_budget(&whole, 103, 1), 103);
-	ck_assert_uint_eq(kv_budget(&forty, 103, 1), 40);
-	ck_assert_uint_eq(kv_budget(&forty, 30, 1), 30);
-	ck_assert_uint_eq(kv_budget(&vast, 4000000000u, 1), 4000000000u);
+	ck_assert_uint_eq(budget_of(&quarter, 103, 0, 1), 25);
+	ck_assert_uint_eq(budget_of(&quarter, 103, 0, 36), 36);
+	ck_assert_uint_eq(budget_of(&whole, 103, 0, 1), 103);
+	ck_assert_uint_eq(budget_of(&forty, 103, 0, 1), 40);
+	ck_assert_uint_eq(budget_of(&forty, 30, 0, 1), 30);
+	ck_assert_uint_eq(budget_of(&vast, 4000000000u, 0, 1), 4000000000u);
+	/* With leave_below a fraction buys at least so many, a count what it says. */
+	ck_assert_uint_eq(budget_of(&quarter, 1000, 256, 1), 256);
+	ck_assert_uint_eq(budget_of(&quarter, 1028, 256, 1), 257);
+	ck_assert_uint_eq(budget_of(&quarter, 200, 256, 1), 200);
+	ck_assert_uint_eq(budget_of(&forty, 1000, 256, 1), 40);
+}
+END_TEST
+
+/* Of what the sequence has seen, whatever earlier cuts left; and not less than is there. */
+START_TEST(budgets_are_of_tokens_seen)
+{
+	const struct kvmod_amount quarter = { .value = 0.25 };
+	struct kvmod_head heads[2] = {
+		{ .size = sizeof(*heads), .n = 20 }, { .size = sizeof(*heads), .n = 80 },
+	};
+	struct kvmod_segment segment = {
+		.size = sizeof(segment), .logical = 1000, .n_kv_heads = 2, .heads = heads,
+		.head_stride = sizeof(*heads),
+	};
+	struct kvmod_request request = { .size = sizeof(request) };
+
+	ck_assert_uint_eq(kvmod_tokens_seen(&segment), 1000);
+	ck_assert_uint_eq(kv_budget(&request, &segment, &quarter, 1), 250);
+	segment.logical = 0;
+	ck_assert_uint_eq(kvmod_tokens_seen(&segment), 80);
+	ck_assert_uint_eq(kv_budget(&request, &segment, &quarter, 1), 20);
+	/* A host that was built before there was a leave_below. */
+	request.leave_below = 77;
+	request.size = offsetof(struct kvmod_request, leave_below);
+	ck_assert_uint_eq(kv_budget(&request, &segment, &quarter, 1), 20);
 }
 END_TEST
 
@@ -325,6 +366,7 @@ int main(void)
 	tcase_add_test(tcase, attention_as_in_double);
 	tcase_add_test(tcase, layers_listed);
 	tcase_add_test(tcase, budgets);
+	tcase_add_test(tcase, budgets_are_of_tokens_seen);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);
 	failed = srunner_ntests_failed(runner);

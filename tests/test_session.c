@@ -116,12 +116,17 @@ static void quiet(void *arg, uint32_t level, const char *line)
 
 static void start(const char *name, const char *const *overrides, size_t n)
 {
+	const char *all[8] = { "kvmod.leave_below=0" };		/* what comes after it counts */
+
+	ck_assert_uint_lt(n, 8);
+	for (size_t i = 0; i < n; i++)
+		all[i + 1] = overrides[i];
 	ck_assert_int_eq(kvmod_new(&ctx), 0);
 	kvmod_set_log(ctx, quiet, NULL);
 	ck_assert_msg(kvmod_add_builtin(ctx, &kvmod_module_fake) == 0, "%s", kvmod_error());
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_streamingllm), 0);
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &session_module), 0);
-	ck_assert_msg(kvmod_configure(ctx, "/dev/null", overrides, n) == 0, "%s", kvmod_error());
+	ck_assert_msg(kvmod_configure(ctx, "/dev/null", all, n + 1) == 0, "%s", kvmod_error());
 	ck_assert_msg(kvmod_engine_open(ctx, "fake", &engine) == 0, "%s", kvmod_error());
 	model = kvmod_engine_model(engine);
 	logits = calloc(16 * model->n_vocab, sizeof(*logits));
@@ -219,18 +224,28 @@ START_TEST(prompt_is_cut)
 }
 END_TEST
 
-/* A second prompt goes on at the next position, over what the first one left. */
+/*
+ * A second prompt goes on at the next position, over what the first one left; what is
+ * kept is said of all that was seen.
+ */
 START_TEST(second_turn)
 {
+	struct kvmod_prompted out;
+	struct kvmod_counters counters = { .size = sizeof(counters) };
 	uint64_t n = 0;
 
 	start("watch", NULL, 0);
 	prompt(40);
 	decode(2);
-	prompt(10);
+	out = prompt(10);
 	ck_assert_uint_eq(kvmod_sequence_length(sequence), 52);
 	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 0, &n), 16);
-	ck_assert_uint_eq(n, 32);
+	ck_assert_uint_eq(n, 52);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 1, &n), 17);
+	ck_assert_double_eq_tol(out.budget, 33.0 / 104.0, 1e-12);
+	kvmod_policy_counters(policy, &counters);
+	ck_assert_uint_eq(counters.positions_seen, 4 * 2 * (40 + 52));
+	ck_assert_uint_eq(counters.positions_kept, 4 * (20 + 21 + 16 + 17));
 	ck_assert_str_eq(calls, "bPP");
 	ck_assert_int_eq(states[0], 2);
 }
@@ -288,6 +303,77 @@ START_TEST(failing_cut_costs_compression_only)
 }
 END_TEST
 
+/* A short sequence is left whole: the policy is not asked, until there is more of it. */
+START_TEST(short_sequence_is_left_whole)
+{
+	static const char *const leave[] = { "kvmod.leave_below=48", "policy watch.every=1" };
+	struct kvmod_prompted out;
+
+	start("watch", leave, 2);
+	out = prompt(40);
+	ck_assert_int_eq(out.status, 0);
+	ck_assert_uint_eq(out.left_whole, 1);
+	ck_assert_double_eq(out.budget, 1.0);
+	decode(8);
+	ck_assert_str_eq(calls, "b");
+	ck_assert_uint_eq(cached(0, 0), 48);
+	decode(1);
+	ck_assert_str_eq(calls, "bD");
+	ck_assert_uint_eq(cached(0, 0), 24);
+	out = prompt(1);
+	ck_assert_uint_eq(out.left_whole, 0);
+	ck_assert_str_eq(calls, "bDP");
+}
+END_TEST
+
+/* What the built-in policies make of it: a count is obeyed, a fraction is of more. */
+static const struct {
+	const char *budget;
+	uint32_t kept;			/* of 60, of 100, of 1000 */
+	uint32_t of_100, of_1000;
+} floors[] = {
+	{ "policy streamingllm.budget=24", 24, 24, 24 },
+	{ "policy streamingllm.budget=25%", 60, 80, 250 },
+	{ "policy streamingllm.budget=0.01", 60, 80, 80 },
+};
+
+START_TEST(fractions_have_a_floor)
+{
+	const char *const leave[] = {
+		"kvmod.leave_below=80", floors[_i].budget, "policy streamingllm.every=0",
+	};
+
+	start("streamingllm", leave, 3);
+	ck_assert_uint_eq(prompt(60).left_whole, _i != 0);
+	ck_assert_uint_eq(cached(0, 0), floors[_i].kept);
+	ck_assert_uint_eq(prompt(40).left_whole, 0);
+	ck_assert_uint_eq(cached(0, 0), floors[_i].of_100);
+	prompt(900);
+	ck_assert_uint_eq(cached(0, 0), floors[_i].of_1000);
+}
+END_TEST
+
+START_TEST(default_leaves_256)
+{
+	static const char *const usual[] = { "kvmod.leave_below=256" };
+	struct kvmod_prompted out;
+
+	start("watch", usual, 1);
+	ck_assert_str_eq(kvmod_config_get(ctx, "kvmod", "leave_below"), "256");
+	ck_assert_uint_eq(prompt(256).left_whole, 1);
+	kvmod_sequence_close(sequence);
+	kvmod_session_close(session);
+	/* And where nothing is said. */
+	ck_assert_int_eq(kvmod_configure(ctx, "/dev/null", NULL, 0), 0);
+	ck_assert_int_eq(kvmod_session_open(engine, policy, &session), 0);
+	ck_assert_int_eq(kvmod_sequence_open(session, &sequence), 0);
+	ck_assert_uint_eq(prompt(256).left_whole, 1);
+	out = prompt(1);
+	ck_assert_uint_eq(out.left_whole, 0);
+	ck_assert_uint_eq(cached(0, 0), 128);
+}
+END_TEST
+
 /* A caller that was built when the answer had fewer fields. */
 START_TEST(short_answer)
 {
@@ -311,6 +397,9 @@ END_TEST
 START_TEST(decode_calls_come_every_so_often)
 {
 	static const char *const every[] = { "policy watch.every=4" };
+	const uint64_t row_bytes = 2 * 32 * sizeof(float);	/* K and V of the engine */
+	struct kvmod_left left = { .size = sizeof(left) };
+	uint64_t n = 0;
 
 	start("watch", every, 1);
 	prompt(40);
@@ -321,13 +410,29 @@ START_TEST(decode_calls_come_every_so_often)
 	ck_assert_uint_eq(cached(0, 0), 12);
 	decode(8);
 	ck_assert_str_eq(calls, "bPDDD");
-	/* The counts are those of the prompt still. */
-	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 0, NULL), 20);
+	/* The counts are those of the last cut: (20 + 4) / 2, (12 + 4) / 2 and (8 + 4) / 2. */
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 0, &n), 6);
+	ck_assert_uint_eq(n, 52);
+	kvmod_sequence_left(sequence, &left);
+	ck_assert_uint_eq(left.decode_cuts, 3);
+	ck_assert_uint_eq(left.seen, 52);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 1, NULL), 7);
+	ck_assert_double_eq_tol(left.budget, (6 + 7) / (2 * 52.0), 1e-12);
+	ck_assert_uint_eq(left.bytes.used, 4 * (6 + 7) * row_bytes);
+	ck_assert_uint_eq(left.bytes.full, 4 * 2 * 52 * row_bytes);
+	decode(1);
+	kvmod_sequence_left(sequence, &left);
+	ck_assert_uint_eq(left.seen, 52);
+	decode(3);
+	ck_assert_str_eq(calls, "bPDDDD");
 	/* A new prompt starts the count anew. */
 	decode(3);
 	prompt(4);
 	decode(3);
-	ck_assert_str_eq(calls, "bPDDDP");
+	ck_assert_str_eq(calls, "bPDDDDP");
+	kvmod_sequence_left(sequence, &left);
+	ck_assert_uint_eq(left.decode_cuts, 0);
+	ck_assert_uint_eq(left.seen, 63);
 }
 END_TEST
 
@@ -457,6 +562,9 @@ int main(void)
 	tcase_add_test(tc, failing_policy_costs_compression_only);
 	tcase_add_test(tc, failing_begin_costs_compression_only);
 	tcase_add_loop_test(tc, failing_cut_costs_compression_only, 0, 2);
+	tcase_add_test(tc, short_sequence_is_left_whole);
+	tcase_add_loop_test(tc, fractions_have_a_floor, 0, 3);
+	tcase_add_test(tc, default_leaves_256);
 	tcase_add_test(tc, short_answer);
 	tcase_add_test(tc, decode_calls_come_every_so_often);
 	tcase_add_test(tc, streaming_cache_stays_bounded);

@@ -10,6 +10,8 @@
 
 #define HEAD "case c\npolicy p\nshape n=2 q_heads=2 kv_heads=1 head_dim=2 rows=1\n"
 #define K "k 1 2 3 4\n"
+#define LATER "case c\npolicy p\nshape n=2 q_heads=2 kv_heads=1 head_dim=2 rows=1 logical=9\n"
+#define CACHED "cached layer=0 head=0 count=2 positions=0,8\n"
 #define EXPECT "expect layer=0 head=0 count=1 positions=1\n"
 
 static char path[] = "/tmp/kvmod-vectors.XXXXXX";
@@ -44,7 +46,7 @@ static const struct {
 	{ "case c\n", ":1: the file ends within case c" },
 	{ "case c\nend\n", ":2: case c has no shape" },
 	{ "case c\nsize n=1\n",
-	  ":2: `size`: expected policy, shape, params, numbers, expect or end" },
+	  ":2: `size`: expected policy, shape, params, numbers, cached, expect or end" },
 	{ "case c\npolicy a\npolicy b\n", ":3: said twice in one case" },
 	{ "case c\nshape n=1 q_heads=1\n",
 	  ":2: a shape needs n, q_heads, kv_heads and head_dim" },
@@ -60,7 +62,7 @@ static const struct {
 	{ "case c\nshape n\n", ":2: `n`: expected KEY=VALUE" },
 	{ "case c\nk 1 2\n", ":2: numbers before the shape" },
 	{ "case c\nexpect layer=0\n", ":2: an expectation before the shape" },
-	{ HEAD HEAD, ":4: `case`: expected policy, shape, params, numbers, expect or end" },
+	{ HEAD HEAD, ":4: `case`: expected policy, shape, params, numbers, cached, expect or end" },
 	{ HEAD "shape n=1\n", ":4: said twice in one case" },
 	{ HEAD "params a=1 a=2\n", ":4: parameter a said twice" },
 	{ HEAD "params a=\n", ":4: `a=`: expected KEY=VALUE" },
@@ -85,6 +87,19 @@ static const struct {
 	{ HEAD "expect keep=1 suffix=1 loss=0\n", ":4: keep= without a parameter sinks" },
 	{ HEAD "params sinks=1\nexpect keep=1 suffix=1 loss=0\n",
 	  ":5: keep=1, but 1 sinks and all from 1 on are 2" },
+	{ "case c\nshape n=2 q_heads=1 kv_heads=1 head_dim=1 logical=1\n",
+	  ":2: 2 positions of 1 tokens seen" },
+	{ "case c\n" CACHED, ":2: cached positions before the shape" },
+	{ HEAD EXPECT CACHED, ":5: cached positions after an expectation" },
+	{ LATER EXPECT, ":4: an expectation after lines of cached for 0 of 1 heads" },
+	{ LATER "cached layer=0 head=0 count=3 positions=0,7,8\n",
+	  ":4: `3`: expected a number of at most 2" },
+	{ LATER "cached layer=0 head=0 count=2 positions=0,9\n",
+	  ":4: `9`: expected a number of at most 8" },
+	{ LATER CACHED CACHED, ":5: layer 0, head 0, count 2: out of order, or empty" },
+	{ LATER CACHED EXPECT, ":5: position 1 is not cached" },
+	{ LATER CACHED "params sinks=1\nexpect keep=2 suffix=9 loss=0\n",
+	  ":6: keep=2, but 1 sinks and all from 9 on are 1" },
 	{ HEAD "params sinks=1\nexpect keep=2 suffix=1 loss=nan\n",
 	  ":5: expected a loss, and nothing after it" },
 	{ "case c\nshape layers=2 n=2 q_heads=1 kv_heads=1 head_dim=2\n" K
@@ -196,6 +211,52 @@ START_TEST(a_case_as_a_request)
 }
 END_TEST
 
+/* What earlier cuts left: of each head other positions, and of one head fewer. */
+START_TEST(a_later_turn_as_a_request)
+{
+	struct vectors_case *c = only_case(
+		"case c\npolicy p\nshape n=3 q_heads=2 kv_heads=2 head_dim=1 rows=1 logical=9\n"
+		"q 1 2\nk 1 2 3 4 5 6\n"
+		"cached layer=0 head=0 count=3 positions=0,4,8\n"
+		"cached layer=0 head=1 count=2 positions=5,8\n"
+		"expect layer=0 head=0 count=2 positions=4,8\n"
+		"expect layer=0 head=1 count=1 positions=8\nend\n");
+	struct vectors_request r;
+	struct kvmod_plan *plan;
+	struct kvmod_keep *keep;
+	const struct kvmod_segment *s;
+	char why[256];
+
+	ck_assert_int_eq(vectors_request(c, KVMOD_F32, &r), 0);
+	s = kvmod_segment_at(&r.request, 0);
+	ck_assert_uint_eq(s->logical, 9);
+	ck_assert_uint_eq(kvmod_head_at(s, 0)->n, 3);
+	ck_assert_uint_eq(kvmod_head_at(s, 1)->n, 2);
+	ck_assert_int_eq(kvmod_head_at(s, 0)->positions[1], 4);
+	ck_assert_int_eq(kvmod_head_at(s, 1)->positions[0], 5);
+	/* Plans name indices. */
+	ck_assert_uint_eq(c->kept[0], 1);
+	ck_assert_uint_eq(c->kept[1], 2);
+	ck_assert_uint_eq(c->kept[3], 1);
+	ck_assert_int_eq(kvmod_plan_new(&r.request, &plan), 0);
+	keep = kvmod_keep_at(plan, 0);
+	keep->kind = KVMOD_KEEP_HEADS;
+	keep->counts[0] = 2;
+	keep->indices[0] = 1;
+	keep->indices[1] = 2;
+	keep->counts[1] = 1;
+	keep->indices[keep->index_stride] = 1;
+	ck_assert(vectors_match(c, &r.request, plan, why, sizeof(why)));
+	keep->indices[keep->index_stride] = 0;
+	ck_assert(!vectors_match(c, &r.request, plan, why, sizeof(why)));
+	ck_assert_str_eq(why, "layer 0, KV head 1 keeps 1 of 2 positions, expected 1; "
+			 "the first difference is position 5");
+	kvmod_plan_free(plan);
+	vectors_request_free(&r);
+	vectors_case_free(c);
+}
+END_TEST
+
 START_TEST(refreekv_has_a_form_of_its_own)
 {
 	struct vectors_case *c = only_case(
@@ -297,6 +358,7 @@ int main(void)
 	tcase_add_test(tcase, a_file_cut_anywhere);
 	tcase_add_test(tcase, no_such_file);
 	tcase_add_test(tcase, a_case_as_a_request);
+	tcase_add_test(tcase, a_later_turn_as_a_request);
 	tcase_add_test(tcase, refreekv_has_a_form_of_its_own);
 	tcase_add_test(tcase, plans_held_against_a_case);
 	tcase_add_test(tcase, our_own_files);

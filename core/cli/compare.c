@@ -58,8 +58,10 @@ static int feed(struct pair *pair, int32_t token, struct cli_comparison *out)
 	return CLI_OK;
 }
 
-static int follow(struct pair *pair, uint64_t limit, struct cli_comparison *out)
+static int follow(struct pair *pair, uint64_t limit, uint64_t room, struct cli_comparison *out)
 {
+	const struct cli_generate full = { .model = pair->model };
+	struct cli_utf8_stream stream = { .n_held = 0 };
 	uint32_t n_vocab = pair->model->about->n_vocab;
 	int32_t token = cli_likeliest(pair->full_logits, n_vocab);
 	uint64_t agreed = 0;
@@ -68,6 +70,10 @@ static int follow(struct pair *pair, uint64_t limit, struct cli_comparison *out)
 	while (out->n < limit && token >= 0 && !cli_is_end(pair->model->about, token)) {
 		double d;
 
+		if (cli_say(&full, &stream, token, &out->text))
+			return CLI_FAILED;
+		if (out->n == room)
+			break;
 		if (feed(pair, token, out))
 			return CLI_FAILED;
 		d = kl(pair->full_logits, pair->cut_logits, n_vocab);
@@ -78,6 +84,8 @@ static int follow(struct pair *pair, uint64_t limit, struct cli_comparison *out)
 	}
 	if (token < 0)
 		return cli_error("the engine's logits are not numbers");
+	if (cli_utf8_end(&stream, &out->text))
+		return cli_error("out of memory");
 	out->kl_mean = out->n ? sum / (double)out->n : 0;
 	out->agree = out->n ? (double)agreed / (double)out->n : 1;
 	return CLI_OK;
@@ -111,7 +119,8 @@ static int prefill_full(struct pair *pair, const struct cli_tokens *tokens,
 }
 
 int cli_compare(const struct cli_model *m, struct kvmod_sequence *cut,
-		const struct cli_tokens *prompt, uint64_t limit, struct cli_comparison *out)
+		const struct cli_tokens *prompt, uint64_t limit, uint64_t room,
+		struct cli_comparison *out)
 {
 	size_t bytes = m->about->n_vocab * sizeof(float);
 	struct pair pair = {
@@ -130,7 +139,7 @@ int cli_compare(const struct cli_model *m, struct kvmod_sequence *cut,
 	if (!err)
 		err = prefill_full(&pair, prompt, out);
 	if (!err)
-		err = follow(&pair, limit, out);
+		err = follow(&pair, limit, room, out);
 	if (pair.full)
 		kvmod_sequence_close(pair.full);
 	if (pair.session)

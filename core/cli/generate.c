@@ -20,8 +20,8 @@ static void show(const struct cli_generate *g, const struct cli_text *text, size
 	fflush(stdout);
 }
 
-static int say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
-	       struct cli_text *text)
+int cli_say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
+	    struct cli_text *text)
 {
 	const struct cli_model *m = g->model;
 	char usual[1024], *bytes = usual, *longer = NULL;
@@ -91,7 +91,7 @@ int cli_generate(const struct cli_generate *g, float *logits, struct cli_answer 
 			break;
 		answer->n_tokens++;
 		answer->pending = token;
-		err = say(g, &stream, token, &answer->text);
+		err = cli_say(g, &stream, token, &answer->text);
 		if (!err && answer->n_tokens < g->limit)
 			err = decode(g, token, logits, answer);
 	}

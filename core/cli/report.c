@@ -3,6 +3,7 @@
 #include "core/cli/run.h"
 
 #include <math.h>
+#include <string.h>
 #include <unistd.h>
 
 uint64_t cli_resident(void)
@@ -72,9 +73,10 @@ static void print_cache(const struct cli_turn *turn)
 		cli_bytes(turn->resident_before, before), cli_bytes(turn->resident_after, after));
 }
 
-static void print_speed(const struct cli_turn *turn)
+static void print_speed(const struct cli_turn *turn, const struct kvmod_left *left)
 {
 	const struct kvmod_prompted *p = &turn->prompted;
+	char used[CLI_BYTES_ROOM], full[CLI_BYTES_ROOM];
 
 	title("prefill");
 	fprintf(stderr, "%llu tokens, %.1f tok/s; decision %.2f ms",
@@ -84,8 +86,17 @@ static void print_speed(const struct cli_turn *turn)
 		fprintf(stderr, "; replayed loss %.4f nats a token", p->replay_loss);
 	fputc('\n', stderr);
 	title("decode");
-	fprintf(stderr, "%llu tokens, %.1f tok/s\n", (unsigned long long)turn->answer.n_tokens,
+	fprintf(stderr, "%llu tokens, %.1f tok/s", (unsigned long long)turn->answer.n_tokens,
 		per_second(turn->answer.n_decoded, turn->answer.seconds));
+	if (left->decode_cuts)
+		fprintf(stderr, "; %u cuts, the last left %s of %s", left->decode_cuts,
+			cli_bytes(left->bytes.used, used), cli_bytes(left->bytes.full, full));
+	fputc('\n', stderr);
+}
+
+static bool is_same_text(const struct cli_text *a, const struct cli_text *b)
+{
+	return a->n == b->n && (a->n == 0 || memcmp(a->bytes, b->bytes, a->n) == 0);
 }
 
 static void print_comparison(const struct cli_turn *turn)
@@ -102,23 +113,32 @@ static void print_comparison(const struct cli_turn *turn)
 	title("compare");
 	fprintf(stderr, "KL divergence mean %.5f, max %.5f nats; same likeliest token %.1f%% of %llu\n",
 		c->kl_mean, c->kl_max, 100 * c->agree, (unsigned long long)c->n);
+	title("answer");
+	if (is_same_text(&c->text, &turn->answer.text))
+		fputs("the full cache's is the same\n", stderr);
+	else
+		fprintf(stderr, "the full cache's is: %s\n", c->text.n ? c->text.bytes : "");
 }
 
 void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence,
 		const struct cli_turn *turn)
 {
 	const char *policy = kvmod_policy_ops(m->policy)->name;
+	struct kvmod_left left = { .size = sizeof(left) };
 
+	kvmod_sequence_left(sequence, &left);
 	title("policy");
-	fprintf(stderr, "%s on %s: budget %.4f", policy,
-		kvmod_policy_device(m->policy), turn->prompted.budget);
+	fprintf(stderr, "%s on %s: budget %.4f", policy, kvmod_policy_device(m->policy),
+		left.budget);
+	if (turn->prompted.left_whole && left.budget == 1 && strcmp(policy, "fullkv") != 0)
+		fprintf(stderr, "; so few tokens are left whole ([kvmod] leave_below)");
 	if (turn->prompted.status)
 		fprintf(stderr, " (failed with %s: what failed is whole)",
 			kvmod_strerror(turn->prompted.status));
 	fputc('\n', stderr);
 	print_kept(m, sequence);
 	print_cache(turn);
-	print_speed(turn);
+	print_speed(turn, &left);
 	if (turn->compared)
 		print_comparison(turn);
 }
@@ -148,11 +168,12 @@ static json_t *kept_json(const struct cli_model *m, const struct kvmod_sequence 
 
 static int add_comparison(json_t *object, const struct cli_comparison *c)
 {
-	json_t *more = json_pack("{s:o, s:o, s:f, s:f}",
+	json_t *more = json_pack("{s:o, s:o, s:f, s:f, s:s%}",
 				 "kl_mean", number(c->kl_mean),
 				 "kl_max", number(c->kl_max),
 				 "agree", c->agree,
-				 "full_decode_tok_s", per_second(c->n, c->full_seconds));
+				 "full_decode_tok_s", per_second(c->n, c->full_seconds),
+				 "full_text", c->text.n ? c->text.bytes : "", c->text.n);
 	int err = json_object_update(object, more);
 
 	json_decref(more);
@@ -164,8 +185,12 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 {
 	const struct kvmod_prompted *p = &turn->prompted;
 	const struct cli_answer *a = &turn->answer;
-	json_t *object = json_pack(
-		"{s:s, s:s, s:s, s:I, s:I, s:s%, s:o, s:f, s:I, s:I, s:f, s:f, s:f}",
+	struct kvmod_left left = { .size = sizeof(left) };
+	json_t *object;
+
+	kvmod_sequence_left(sequence, &left);
+	object = json_pack(
+		"{s:s, s:s, s:s, s:I, s:I, s:s%, s:o, s:f, s:I, s:I, s:I, s:f, s:f, s:f}",
 		"model", m->about->name,
 		"policy", kvmod_policy_ops(m->policy)->name,
 		"device", kvmod_policy_device(m->policy),
@@ -173,9 +198,10 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 		"generated_tokens", (json_int_t)a->n_tokens,
 		"text", a->text.n ? a->text.bytes : "", a->text.n,
 		"kept", kept_json(m, sequence),
-		"budget", p->budget,
-		"cache_bytes_full", (json_int_t)p->after.full,
-		"cache_bytes", (json_int_t)p->after.used,
+		"budget", left.budget,
+		"cache_bytes_full", (json_int_t)left.bytes.full,
+		"cache_bytes", (json_int_t)left.bytes.used,
+		"decode_cuts", (json_int_t)left.decode_cuts,
 		"prefill_tok_s", per_second(turn->prompt_tokens, p->prefill_seconds),
 		"decision_ms", 1e3 * p->decision_seconds,
 		"decode_tok_s", per_second(a->n_decoded, a->seconds));

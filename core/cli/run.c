@@ -17,6 +17,7 @@ struct run {
 	const char *file, *system;
 	struct cli_text system_text;	/* what `system` points to from then on */
 	bool interactive, raw, compare;
+	bool said_full;			/* what can be done at the end of the context */
 	uint64_t limit;			/* -n; UINT64_MAX: not given */
 	struct cli_sampling sampling;
 
@@ -55,21 +56,61 @@ static bool may_overflow(struct run *r)
 	return value && kv_parse_bool(value, &yes) && yes;
 }
 
-/* What -n asks for must fit; what is only our default takes what room there is. */
-static int limit_answer(struct run *r, uint64_t n_prompt, uint64_t *limit)
+static bool can_overflow(const struct kvmod_engine_ops *ops)
+{
+	for (uint32_t i = 0; i < ops->n_params; i++)
+		if (kv_name_eq(KVMOD_AT(const struct kvmod_param, ops->params, ops->param_stride, i)->name,
+			       "context_override"))
+			return true;
+	return false;
+}
+
+/* Of a conversation, once: the errors say what does not fit, this what can be done. */
+static void say_full(struct run *r)
+{
+	if (!r->interactive || r->said_full || kvmod_sequence_length(r->sequence) == 0)
+		return;
+	r->said_full = true;
+	fprintf(stderr, "kvmod: the conversation is at the end of the context of %llu tokens: begin a new one",
+		(unsigned long long)r->model.about->context);
+	if (can_overflow(r->model.ops))
+		fprintf(stderr, ", or let the oldest go: kvmod run -i --policy streamingllm "
+			"-o 'engine %s.context_override=yes'", r->model.ops->name);
+	fputc('\n', stderr);
+}
+
+/* Of an answer. */
+struct limits {
+	uint64_t tokens;
+	uint64_t room;			/* tokens that the context has room for after the prompt */
+	bool by_context;		/* it is the context that sets the limit */
+};
+
+/*
+ * What -n asks for must fit; what is only our default takes what room there is. The
+ * last token is not run, and needs none.
+ */
+static int limit_answer(struct run *r, uint64_t n_prompt, struct limits *limits)
 {
 	uint64_t used = kvmod_sequence_length(r->sequence) + n_prompt;
 	uint64_t context = r->model.about->context;
-	uint64_t room = used < context ? context - used + 1 : 1;
 
-	*limit = r->limit == UINT64_MAX ? DEFAULT_LIMIT : r->limit;
-	if (*limit <= room || used > context || may_overflow(r))
+	*limits = (struct limits){ .room = UINT64_MAX };
+	limits->tokens = r->limit == UINT64_MAX ? DEFAULT_LIMIT : r->limit;
+	if (used > context || may_overflow(r))
 		return CLI_OK;
-	if (r->limit != UINT64_MAX)
-		return cli_error("%llu tokens of prompt and %llu of answer do not fit the context of %llu",
-				 (unsigned long long)used, (unsigned long long)r->limit,
-				 (unsigned long long)context);
-	*limit = room;
+	limits->room = context - used;
+	if (limits->tokens <= limits->room + 1)
+		return CLI_OK;
+	if (r->limit != UINT64_MAX) {
+		cli_error("%llu tokens of prompt and %llu of answer do not fit the context of %llu",
+			  (unsigned long long)used, (unsigned long long)r->limit,
+			  (unsigned long long)context);
+		say_full(r);
+		return CLI_FAILED;
+	}
+	limits->tokens = limits->room + 1;
+	limits->by_context = true;
 	return CLI_OK;
 }
 
@@ -110,21 +151,25 @@ static int run_prompt(struct run *r, const struct cli_tokens *tokens, struct cli
 	cli_progress_end(&w.progress);
 	if (err == KVMOD_ECANCELED)
 		return cli_error("stopped before the prompt was done");
-	if (err)
-		return cli_error_kvmod();
+	if (err) {
+		cli_error_kvmod();
+		if (err == KVMOD_ERANGE)
+			say_full(r);
+		return CLI_FAILED;
+	}
 	turn->resident_after = cli_resident();
 	turn->prompt_tokens = tokens->n;
 	r->pending = -1;
 	return CLI_OK;
 }
 
-static int answer(struct run *r, uint64_t limit, struct cli_turn *turn)
+static int answer(struct run *r, const struct limits *limits, struct cli_turn *turn)
 {
 	const struct cli_generate g = {
 		.model = &r->model,
 		.sequence = r->sequence,
 		.sampler = r->sampler,
-		.limit = limit,
+		.limit = limits->tokens,
 		.show = !r->common.json,
 	};
 	int err = cli_generate(&g, r->logits, &turn->answer);
@@ -133,17 +178,18 @@ static int answer(struct run *r, uint64_t limit, struct cli_turn *turn)
 	return err;
 }
 
-static int answer_and_compare(struct run *r, const struct cli_tokens *tokens, uint64_t limit,
-			      struct cli_turn *turn)
+static int answer_and_compare(struct run *r, const struct cli_tokens *tokens,
+			      const struct limits *limits, struct cli_turn *turn)
 {
 	struct kvmod_sequence *copy = NULL;
 	int err;
 
 	if (r->compare && kvmod_sequence_fork(r->sequence, &copy))
 		return cli_error_kvmod();
-	err = answer(r, limit, turn);
+	err = answer(r, limits, turn);
 	if (!err && copy && !cli_interrupted()) {
-		err = cli_compare(&r->model, copy, tokens, limit, &turn->comparison);
+		err = cli_compare(&r->model, copy, tokens, limits->tokens, limits->room,
+				  &turn->comparison);
 		turn->compared = !err;
 		if (cli_interrupted())
 			err = CLI_OK;
@@ -166,22 +212,25 @@ static int take_turn(struct run *r, const struct cli_text *text)
 {
 	struct cli_turn turn = { .answer.pending = -1 };
 	struct cli_tokens tokens = { 0 };
-	uint64_t limit;
+	struct limits limits;
 	int err;
 
 	cli_catch_interrupt(&r->model);
 	err = make_tokens(r, text, &tokens);
 	if (!err)
-		err = limit_answer(r, tokens.n, &limit);
+		err = limit_answer(r, tokens.n, &limits);
 	if (!err)
 		err = run_prompt(r, &tokens, &turn);
 	if (!err)
-		err = answer_and_compare(r, &tokens, limit, &turn);
+		err = answer_and_compare(r, &tokens, &limits, &turn);
 	if (!err)
 		err = report(r, &turn);
+	if (!err && limits.by_context && turn.answer.n_tokens == limits.tokens)
+		say_full(r);
 	if (!err && cli_interrupted() && !r->interactive)
 		err = cli_error("stopped on request");
 	cli_text_free(&turn.answer.text);
+	cli_text_free(&turn.comparison.text);
 	cli_tokens_free(&tokens);
 	return err;
 }

@@ -75,6 +75,9 @@ struct cli_generate {
  */
 int cli_generate(const struct cli_generate *g, float *logits, struct cli_answer *answer);
 bool cli_is_end(const struct kvmod_model *model, int32_t token);
+/* Adds what became whole with this token to text, and shows it if g says so. */
+int cli_say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
+	    struct cli_text *text);
 
 /* --- comparing with the full cache (compare.c) ------------------------------------------ */
 
@@ -84,14 +87,17 @@ struct cli_comparison {
 	double agree;			/* share of tokens with the same likeliest next one */
 	double full_prefill_seconds, full_seconds;
 	uint64_t full_bytes;
+	struct cli_text text;		/* the full cache's answer */
 };
 
 /*
  * Runs the prompt with the full cache; feeds its own greedy answer, up to limit
- * tokens, to both caches, and compares the distributions after each.
+ * tokens, to both caches, and compares the distributions after each. room: tokens
+ * that the context has room for after the prompt; the answer's last may be one more.
  */
 int cli_compare(const struct cli_model *m, struct kvmod_sequence *cut,
-		const struct cli_tokens *prompt, uint64_t limit, struct cli_comparison *out);
+		const struct cli_tokens *prompt, uint64_t limit, uint64_t room,
+		struct cli_comparison *out);
 
 /* --- what a run was like (report.c) -------------------------------------------------------- */
 

@@ -74,9 +74,21 @@ void vectors_case_free(struct vectors_case *c)
 		free(c->input[i]);
 	free(c->name);
 	free(c->policy);
+	free(c->cached);
+	free(c->positions);
 	free(c->counts);
 	free(c->kept);
 	free(c);
+}
+
+uint32_t vectors_n(const struct vectors_case *c, size_t head)
+{
+	return c->n_cached ? c->cached[head] : c->n;
+}
+
+uint32_t vectors_position(const struct vectors_case *c, size_t head, uint32_t i)
+{
+	return c->n_cached ? (uint32_t)c->positions[head * c->n + i] : i;
 }
 
 const char *vectors_param(const struct vectors_case *c, const char *key)
@@ -171,7 +183,7 @@ static uint32_t *shape_field(struct vectors_case *c, const char *key)
 	} fields[] = {
 		{ "layers", &c->n_layers }, { "n", &c->n }, { "q_heads", &c->n_q_heads },
 		{ "kv_heads", &c->n_kv_heads }, { "head_dim", &c->head_dim },
-		{ "rows", &c->rows }, { "width", &c->width },
+		{ "rows", &c->rows }, { "width", &c->width }, { "logical", &c->logical },
 	};
 
 	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
@@ -186,12 +198,16 @@ static int check_shape(struct vectors *v, struct vectors_case *c)
 
 	if (!c->n_layers)
 		c->n_layers = 1;
+	if (!c->logical)
+		c->logical = c->n;
 	if (!c->n || !c->n_q_heads || !c->n_kv_heads || !c->head_dim)
 		return malformed(v, "a shape needs n, q_heads, kv_heads and head_dim");
 	if (c->n_q_heads % c->n_kv_heads)
 		return malformed(v, "%u query heads on %u KV heads", c->n_q_heads, c->n_kv_heads);
 	if (c->rows > c->n)
 		return malformed(v, "%u rows of %u positions", c->rows, c->n);
+	if (c->logical < c->n)
+		return malformed(v, "%u positions of %u tokens seen", c->n, c->logical);
 	heads = (size_t)c->n_layers * c->n_kv_heads;
 	if (heads > MAX_NUMBERS || heads * c->n > MAX_NUMBERS)
 		return malformed(v, "a shape too large to be meant");
@@ -305,10 +321,11 @@ static int set_input(struct vectors *v, struct vectors_case *c, int input, const
 	return read_floats(v, rest, size, c->input[input] + size * c->given[input]++);
 }
 
-/* --- what is expected ------------------------------------------------------------------ */
+/* --- lists of positions ---------------------------------------------------------------- */
 
-/* "p1,p2,...", ascending */
-static int read_kept(struct vectors *v, char *text, uint32_t n, uint32_t count, uint32_t *kept)
+/* "p1,p2,...", ascending, below n */
+static int read_positions(struct vectors *v, char *text, uint32_t n, uint32_t count,
+			  uint32_t *positions)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		char *comma = strchr(text, ',');
@@ -318,18 +335,22 @@ static int read_kept(struct vectors *v, char *text, uint32_t n, uint32_t count, 
 			return malformed(v, "expected %u positions", count);
 		if (comma)
 			*comma = '\0';
-		err = number(v, text, n - 1, &kept[i]);
+		err = number(v, text, n - 1, &positions[i]);
 		if (err)
 			return err;
-		if (i && kept[i] <= kept[i - 1])
-			return malformed(v, "position %u does not ascend", kept[i]);
+		if (i && positions[i] <= positions[i - 1])
+			return malformed(v, "position %u does not ascend", positions[i]);
 		text = comma ? comma + 1 : text;
 	}
 	return 0;
 }
 
-/* layer=l head=g count=COUNT positions=p1,p2,... */
-static int expect_head(struct vectors *v, struct vectors_case *c, char *rest)
+/*
+ * layer=l head=g count=COUNT positions=p1,p2,...: of the pair that is due, the
+ * *n_read-th. Into its places of counts and, [n] for each pair, positions.
+ */
+static int read_head(struct vectors *v, const struct vectors_case *c, char *rest, uint32_t *n_read,
+		     uint32_t *counts, uint32_t *positions)
 {
 	static const char *const keys[] = { "layer", "head", "count", "positions" };
 	char *key, *value[4];
@@ -345,12 +366,54 @@ static int expect_head(struct vectors *v, struct vectors_case *c, char *rest)
 	    (err = number(v, value[1], c->n_kv_heads - 1, &head)) ||
 	    (err = number(v, value[2], c->n, &count)))
 		return err;
-	if (layer * c->n_kv_heads + head != c->n_expected || count == 0)
+	if (layer * c->n_kv_heads + head != *n_read || count == 0)
 		return malformed(v, "layer %u, head %u, count %u: out of order, or empty",
 				 layer, head, count);
-	c->counts[c->n_expected] = count;
-	return read_kept(v, value[3], c->n, count,
-			 c->kept + (size_t)c->n_expected++ * c->n);
+	counts[*n_read] = count;
+	return read_positions(v, value[3], c->logical, count,
+			      positions + (size_t)(*n_read)++ * c->n);
+}
+
+/* What earlier cuts left, and the tokens after them. */
+static int set_cached(struct vectors *v, struct vectors_case *c, char *rest)
+{
+	size_t heads = (size_t)c->n_layers * c->n_kv_heads;
+
+	if (!c->n)
+		return malformed(v, "cached positions before the shape");
+	if (c->n_expected)
+		return malformed(v, "cached positions after an expectation");
+	if (!c->cached) {
+		c->cached = calloc(heads, sizeof(*c->cached));
+		c->positions = calloc(heads * c->n, sizeof(*c->positions));
+	}
+	if (!c->cached || !c->positions)
+		return no_memory(v);
+	return read_head(v, c, rest, &c->n_cached, c->cached, (uint32_t *)c->positions);
+}
+
+/* --- what is expected ------------------------------------------------------------------ */
+
+/* The index of each expected position among those that the head caches. */
+static int find_indices(struct vectors *v, const struct vectors_case *c, size_t head)
+{
+	uint32_t *kept = c->kept + head * c->n, n = vectors_n(c, head), at = 0;
+
+	for (uint32_t i = 0; i < c->counts[head]; i++, at++) {
+		while (at < n && vectors_position(c, head, at) < kept[i])
+			at++;
+		if (at == n || vectors_position(c, head, at) != kept[i])
+			return malformed(v, "position %u is not cached", kept[i]);
+		kept[i] = at;
+	}
+	return 0;
+}
+
+static int expect_head(struct vectors *v, struct vectors_case *c, char *rest)
+{
+	int err = read_head(v, c, rest, &c->n_expected, c->counts, c->kept);
+
+	return err ? err : find_indices(v, c, c->n_expected - 1);
 }
 
 /* The sinks, and all from `suffix` on, for every head. */
@@ -366,8 +429,8 @@ static int fill_suffix(struct vectors *v, struct vectors_case *c, uint32_t keep,
 	for (uint32_t head = 0; head < c->n_layers * c->n_kv_heads; head++) {
 		uint32_t *kept = c->kept + (size_t)head * c->n, count = 0;
 
-		for (uint32_t i = 0; i < c->n; i++)
-			if (i < sinks || i >= suffix)
+		for (uint32_t i = 0; i < vectors_n(c, head); i++)
+			if (i < sinks || vectors_position(c, head, i) >= suffix)
 				kept[count++] = i;
 		c->counts[head] = count;
 		c->n_expected++;
@@ -393,7 +456,7 @@ static int expect_suffix(struct vectors *v, struct vectors_case *c, char *rest)
 	if (*end || !isfinite(c->loss) || word(&rest))
 		return malformed(v, "expected a loss, and nothing after it");
 	if ((err = number(v, value[0], c->n, &keep)) ||
-	    (err = number(v, value[1], c->n, &suffix)))
+	    (err = number(v, value[1], c->logical, &suffix)))
 		return err;
 	if (c->n_expected)
 		return malformed(v, "said twice in one case");
@@ -404,6 +467,9 @@ static int set_expected(struct vectors *v, struct vectors_case *c, char *rest)
 {
 	if (!c->n)
 		return malformed(v, "an expectation before the shape");
+	if (c->n_cached ? c->n_cached != c->n_layers * c->n_kv_heads : c->logical > c->n)
+		return malformed(v, "an expectation after lines of cached for %u of %u heads",
+				 c->n_cached, c->n_layers * c->n_kv_heads);
 	return strncmp(rest, "keep=", 5) ? expect_head(v, c, rest) : expect_suffix(v, c, rest);
 }
 
@@ -419,12 +485,14 @@ static int set_line(struct vectors *v, struct vectors_case *c)
 		return set_shape(v, c, rest);
 	if (strcmp(key, "params") == 0)
 		return set_params(v, c, rest);
+	if (strcmp(key, "cached") == 0)
+		return set_cached(v, c, rest);
 	if (strcmp(key, "expect") == 0)
 		return set_expected(v, c, rest);
 	for (int i = 0; i < VECTORS_INPUTS; i++)
 		if (strcmp(key, input_names[i]) == 0)
 			return set_input(v, c, i, rest);
-	return malformed(v, "`%.40s`: expected policy, shape, params, numbers, expect or end", key);
+	return malformed(v, "`%.40s`: expected policy, shape, params, numbers, cached, expect or end", key);
 }
 
 /*

@@ -36,6 +36,10 @@ struct vectors_case {
 	unsigned line;			/* where it begins */
 	char *name, *policy;
 	uint32_t n_layers, n, n_q_heads, n_kv_heads, head_dim, rows, width;
+	uint32_t logical;		/* tokens seen: n, if the case says no other */
+	uint32_t n_cached;		/* (layer, KV head) pairs read so far; 0: none said */
+	uint32_t *cached;		/* [layer][kv_head]: how many of n it caches */
+	int32_t *positions;		/* [layer][kv_head][n], ascending */
 	uint32_t n_params;
 	struct vectors_param params[VECTORS_MAX_PARAMS];
 	float *input[VECTORS_INPUTS];	/* [layer][...]; NULL: not given */
@@ -43,7 +47,7 @@ struct vectors_case {
 
 	uint32_t n_expected;		/* (layer, KV head) pairs read so far */
 	uint32_t *counts;		/* [layer][kv_head] */
-	uint32_t *kept;			/* [layer][kv_head][n], ascending */
+	uint32_t *kept;			/* [layer][kv_head][n], ascending: of those cached */
 	double loss;			/* NaN: nothing is expected of it */
 };
 
@@ -63,6 +67,13 @@ void vectors_close(struct vectors *v);
 /* 1 and the next case, 0 at the end, or a negative code. */
 int vectors_next(struct vectors *v, struct vectors_case **c);
 void vectors_case_free(struct vectors_case *c);
+
+/*
+ * What a KV head caches, heads counted over all layers: how many positions, and which.
+ * Without a word of it that is 0 ... n-1.
+ */
+uint32_t vectors_n(const struct vectors_case *c, size_t head);
+uint32_t vectors_position(const struct vectors_case *c, size_t head, uint32_t i);
 
 /* The value of a parameter, or NULL. */
 const char *vectors_param(const struct vectors_case *c, const char *key);

@@ -121,13 +121,14 @@ static void fill_heads(const struct vectors_case *c, uint32_t type, uint32_t lay
 	size_t row = kvmod_row_bytes(type, c->head_dim), all = row * c->n_kv_heads;
 
 	for (uint32_t g = 0; g < c->n_kv_heads; g++) {
-		size_t at = layer * all * c->n + g * row;
+		size_t at = layer * all * c->n + g * row, head = (size_t)layer * c->n_kv_heads + g;
 
-		r->heads[layer * c->n_kv_heads + g] = (struct kvmod_head){
+		r->heads[head] = (struct kvmod_head){
 			.size = sizeof(struct kvmod_head),
-			.n = c->n,
+			.n = vectors_n(c, head),
 			.k = view_of(type, r->k ? r->k + at : NULL, all, 0),
 			.v = view_of(type, r->v ? r->v + at : NULL, all, 0),
+			.positions = c->n_cached ? c->positions + head * c->n : NULL,
 		};
 	}
 }
@@ -140,7 +141,7 @@ static void fill_segment(const struct vectors_case *c, uint32_t layer, struct ve
 	r->segments[layer] = (struct kvmod_segment){
 		.size = sizeof(struct kvmod_segment),
 		.layer = layer,
-		.logical = c->n,
+		.logical = c->logical,
 		.n_q_heads = c->n_q_heads,
 		.n_kv_heads = c->n_kv_heads,
 		.head_dim = c->head_dim,
@@ -158,7 +159,7 @@ static void fill_segment(const struct vectors_case *c, uint32_t layer, struct ve
 		.q_cov = view_of(KVMOD_F32, layer_of(c, VECTORS_SIGMA, layer, heads * dim * dim),
 				 dim * f, dim * dim * f),
 		.wo_norm = view_of(KVMOD_F32, norms, 0, c->n * f),
-		.n_q_stat = c->input[VECTORS_MU] ? c->n : 0,
+		.n_q_stat = c->input[VECTORS_MU] ? c->logical : 0,
 	};
 }
 
@@ -253,7 +254,8 @@ static bool match_head(const struct vectors_case *c, const struct kvmod_request 
 	if (at == c->n)
 		return true;
 	snprintf(why, room, "layer %u, KV head %u keeps %u of %u positions, expected %u; "
-		 "the first difference is position %u", layer, g, count, c->n, c->counts[head], at);
+		 "the first difference is position %u", layer, g, count, vectors_n(c, head),
+		 c->counts[head], vectors_position(c, head, at));
 	return false;
 }
 

@@ -225,6 +225,31 @@ static __device__ uint32_t kv_count_before(const struct kv_attend &p, struct kv_
 }
 
 /*
+ * Heads that have less than their share give the rest to those that have more:
+ * to each as many, the last few to the first of them. One thread's work.
+ */
+static __device__ void kv_hand_on(const struct kv_attend_task *tasks, uint32_t n_kv_heads, uint64_t excess,
+				  uint32_t *counts)
+{
+	while (excess > 0) {
+		uint32_t n_open = 0;
+		uint64_t each;
+
+		for (uint32_t g = 0; g < n_kv_heads; g++)
+			n_open += counts[g] < tasks[g].m;
+		if (n_open == 0)
+			return;
+		each = max(excess / n_open, (uint64_t)1);
+		for (uint32_t g = 0; g < n_kv_heads && excess > 0; g++) {
+			uint64_t more = min((uint64_t)(tasks[g].m - counts[g]), each);
+
+			counts[g] += (uint32_t)more;
+			excess -= more;
+		}
+	}
+}
+
+/*
  * AdaKV: each head is sure of a share of its own budget; the rest goes by how many
  * of the segment's heaviest are its. What it may keep is left in counts, which its
  * list then replaces by all that is kept.
@@ -232,7 +257,8 @@ static __device__ uint32_t kv_count_before(const struct kv_attend &p, struct kv_
 static __device__ void kv_share_segment(const struct kv_attend &p, struct kv_select_memory &s, uint32_t segment)
 {
 	const struct kv_attend_task *tasks = p.tasks + segment * p.n_kv_heads;
-	uint64_t n = 0, budget = 0;
+	uint32_t *counts = p.out.counts + segment * p.n_kv_heads;
+	uint64_t n = 0, budget = 0, excess = 0;
 	struct kv_end end = { UINT64_MAX, UINT64_MAX };
 
 	for (uint32_t g = 0; g < p.n_kv_heads; g++) {
@@ -244,12 +270,15 @@ static __device__ void kv_share_segment(const struct kv_attend &p, struct kv_sel
 	for (uint32_t g = 0; g < p.n_kv_heads; g++) {
 		uint32_t m = tasks[g].m, count = kv_count_before(p, s, tasks[g], &end);
 		double sure = floor(__dmul_rn(p.params.share, tasks[g].budget));
-		double share = budget < n ? __dadd_rn(__dmul_rn(1 - p.params.share, count), sure) : m;
-
 		/* Halves to even. */
+		uint64_t share = budget < n ? (uint64_t)rint(__dadd_rn(__dmul_rn(1 - p.params.share, count), sure)) : m;
+
+		excess += share > m ? share - m : 0;
 		if (threadIdx.x == 0)
-			p.out.counts[segment * p.n_kv_heads + g] = rint(share) < m ? (uint32_t)rint(share) : m;
+			counts[g] = share < m ? (uint32_t)share : m;
 	}
+	if (threadIdx.x == 0)
+		kv_hand_on(tasks, p.n_kv_heads, excess, counts);
 	__syncthreads();
 }
 

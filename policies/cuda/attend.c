@@ -36,7 +36,7 @@ static void pick(const void *self, const struct kv_ranking *ranking,
 		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
 
 		memset(amounts, 0, segment->n_kv_heads * sizeof(*amounts));
-		if (!ranking->takes(self, segment, amounts))
+		if (!ranking->takes(self, request, segment, amounts))
 			continue;
 		picks->segments[picks->n] = segment;
 		picks->numbers[picks->n++] = i;
@@ -45,18 +45,14 @@ static void pick(const void *self, const struct kv_ranking *ranking,
 }
 
 bool kv_window_takes(const struct kvmod_amount *budget, uint32_t window,
-		     const struct kvmod_segment *segment, uint32_t *amounts)
+		     const struct kvmod_request *request, const struct kvmod_segment *segment,
+		     uint32_t *amounts)
 {
-	bool above = false;
+	uint64_t c = kv_budget(request, segment, budget, window);
 
-	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
-		uint32_t n = kvmod_head_at(segment, g)->n;
-		uint64_t c = kv_budget(budget, n, window);
-
-		amounts[g] = (uint32_t)(c - (n < window ? n : window));
-		above |= n > c;
-	}
-	return above;
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+		amounts[g] = (uint32_t)(c - window);
+	return kvmod_longest_head(segment) > c;
 }
 
 /* --- what the launch takes ------------------------------------------------------------ */

@@ -15,7 +15,8 @@ struct kv_ranking {
 	 * Is the segment to be decided? amounts: what kv_cuda_attend_prepare() takes,
 	 * for each KV head.
 	 */
-	bool (*takes)(const void *self, const struct kvmod_segment *segment, uint32_t *amounts);
+	bool (*takes)(const void *self, const struct kvmod_request *request,
+		      const struct kvmod_segment *segment, uint32_t *amounts);
 };
 
 /* Where the next part of memory for a launch may begin. */
@@ -35,6 +36,7 @@ int32_t kv_ranking_decide(const void *self, const struct kv_ranking *ranking,
 
 /* Is some head above its budget? amounts: what the budget leaves besides the window. */
 bool kv_window_takes(const struct kvmod_amount *budget, uint32_t window,
-		     const struct kvmod_segment *segment, uint32_t *amounts);
+		     const struct kvmod_request *request, const struct kvmod_segment *segment,
+		     uint32_t *amounts);
 
 #endif

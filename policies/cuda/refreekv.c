@@ -91,10 +91,12 @@ static void collect(const struct refreekv *self, const struct kvmod_request *req
 
 /* --- rank = attention ----------------------------------------------------------------- */
 
-static bool takes(const void *self_, const struct kvmod_segment *segment, uint32_t *amounts)
+static bool takes(const void *self_, const struct kvmod_request *request,
+		  const struct kvmod_segment *segment, uint32_t *amounts)
 {
 	const struct refreekv *self = self_;
 
+	(void)request;
 	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
 		amounts[g] = refreekv_norm_rows(self, segment);
 	return is_cut(self, segment);

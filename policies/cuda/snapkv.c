@@ -8,11 +8,12 @@
 KVMOD_PARAMS(policy, snapkv, SNAPKV_PARAMS);
 KVMOD_RUNS_ON(snapkv, "cuda");
 
-static bool takes(const void *self_, const struct kvmod_segment *segment, uint32_t *amounts)
+static bool takes(const void *self_, const struct kvmod_request *request,
+		  const struct kvmod_segment *segment, uint32_t *amounts)
 {
 	const struct snapkv *self = self_;
 
-	return kv_window_takes(&self->budget, (uint32_t)self->window, segment, amounts);
+	return kv_window_takes(&self->budget, (uint32_t)self->window, request, segment, amounts);
 }
 
 static struct kv_ranking ranking(const struct snapkv *self)

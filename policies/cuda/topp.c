@@ -8,10 +8,12 @@
 KVMOD_PARAMS(policy, topp, TOPP_PARAMS);
 KVMOD_RUNS_ON(topp, "cuda");
 
-static bool takes(const void *self_, const struct kvmod_segment *segment, uint32_t *amounts)
+static bool takes(const void *self_, const struct kvmod_request *request,
+		  const struct kvmod_segment *segment, uint32_t *amounts)
 {
 	const struct topp *self = self_;
 
+	(void)request;
 	(void)amounts;
 	return !kv_layer_listed(&self->whole_layers, segment->layer);
 }

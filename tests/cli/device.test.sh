@@ -160,7 +160,7 @@ END
 # --- run -----------------------------------------------------------------------------
 
 # The engine's cache is on the host.
-kvmod run --policy positive -n 1 'to be kept or not'
+kvmod run -o kvmod.leave_below=0 --policy positive -n 1 'to be kept or not'
 exits 0
 head -n 2 "$tmp/err" >"$tmp/tidy"
 grep '^policy' "$tmp/err" | sed 's/:.*//' >>"$tmp/tidy"
@@ -170,12 +170,12 @@ kvmod: note: policy `positive` has no version for cpu; policy positive runs on c
 kvmod: note: policy positive runs on cuda; copied there from cpu: layer 0-3
 policy   positive on cuda
 END
-kvmod run --policy good -o kvmod.device=cuda -n 1 --json 'to be kept or not'
+kvmod run -o kvmod.leave_below=0 --policy good -o kvmod.device=cuda -n 1 --json 'to be kept or not'
 exits 0
 json device=cuda kept.0.0:integer
-kvmod run --policy good -o kvmod.device=cuda -o 'device cuda.broken=yes' hello
+kvmod run -o kvmod.leave_below=0 --policy good -o kvmod.device=cuda -o 'device cuda.broken=yes' hello
 says 1 'kvmod: device cuda: no GPU here'
-kvmod run --policy good -o 'device cuda.broken=yes' -n 1 --json hello
+kvmod run -o kvmod.leave_below=0 --policy good -o 'device cuda.broken=yes' -n 1 --json hello
 exits 0
 json device=cpu
 finish

@@ -8,7 +8,7 @@ tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-cli.XXXXXX") || exit 99
 tmp=$(cd "$tmp" && pwd -P)
 trap 'rm -rf "$tmp"' EXIT
 
-# Nobody's own configuration, no colours, English.
+# Nobody's own configuration, in which short prompts are cut too; no colours, English.
 KVMOD_CONF=$tmp/kvmod.conf
 LC_ALL=C.UTF-8
 export KVMOD_CONF LC_ALL
@@ -17,6 +17,7 @@ cat >"$KVMOD_CONF" <<END
 [kvmod]
 module_path = :$build/tests/cli/.libs
 engine = fake
+leave_below = 0
 END
 
 # try COMMAND... - runs it; $status, $tmp/out and $tmp/err tell how it went.

@@ -12,6 +12,7 @@ cat >"$KVMOD_CONF" <<'END'
 [kvmod]
 policy = refreekv
 threads = 2
+leave_below = 0
 END
 
 # --- answers -----------------------------------------------------------------------------
@@ -22,8 +23,8 @@ exits 0
 : | err
 json --only model:string policy=refreekv device=cpu prompt_tokens:integer \
 	generated_tokens:integer text:string kept.0.0:integer kept.29.2:integer budget:real \
-	cache_bytes_full:integer cache_bytes:integer prefill_tok_s:real decision_ms:real \
-	decode_tok_s:real
+	cache_bytes_full:integer cache_bytes:integer decode_cuts=0 prefill_tok_s:real \
+	decision_ms:real decode_tok_s:real
 
 # Both engines read the prompt alike, and say how large the whole cache is.
 kvmod run --policy fullkv --json -n 12 "$question"
@@ -60,13 +61,32 @@ json prompt_tokens=2
 kvmod run --json -n 1 --policy fullkv '<|im_start|>'
 json --only prompt_tokens:integer model:string policy:string device:string generated_tokens=1 \
 	text:string kept:array budget:real cache_bytes_full:integer cache_bytes:integer \
-	prefill_tok_s:real decision_ms:real decode_tok_s:real
+	decode_cuts=0 prefill_tok_s:real decision_ms:real decode_tok_s:real
 
 printf 'My name is Ada.\nWhat is my name?\n' | {
 	kvmod run -i -n 6
 	exits 0
 	[ "$(grep -c '^kept' "$tmp/err")" -eq 2 ] || fail 'not two turns'
 }
+
+# Ten turns: a fraction is of all tokens seen, so no turn cuts again what one before it left.
+# adakv rounds the share of each of three heads: of 40 tokens and more that is 2% at most.
+for n in 1 2 3 4 5 6 7 8 9 10; do
+	echo 'Tell me more, please.'
+done | {
+	kvmod run -i -n 1 -o 'engine ggml.threads=1' --policy adakv \
+		-o 'policy adakv.budget=25%' -o 'policy adakv.window=4'
+	exits 0
+	sed -n 's/^policy   adakv on cpu: budget //p' "$tmp/err" >"$tmp/budgets"
+	awk '$1 < 0.22 || $1 > 0.27 { bad = 1 } END { exit bad || NR != 10 }' "$tmp/budgets" ||
+		fail "not a quarter in each of ten turns: $(paste -s -d' ' "$tmp/budgets")"
+}
+
+# Short prompts are not cut, unless that is asked for.
+kvmod run -n 1 -o 'engine ggml.threads=1' -o kvmod.leave_below=256 'What is 2+2?'
+exits 0
+grep -q '^policy   refreekv on cpu: budget 1.0000; so few tokens are left whole' "$tmp/err" ||
+	fail 'a short prompt was cut'
 
 # --- files that are no model -----------------------------------------------------------------
 

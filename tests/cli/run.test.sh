@@ -88,14 +88,66 @@ exits 0
 : | err
 json --only model=Echo policy=streamingllm device=cpu prompt_tokens=27 generated_tokens=24 \
 	text:string kept.0.0=13 kept.3.1=13 budget:real cache_bytes_full=55296 cache_bytes=26624 \
-	prefill_tok_s:real decision_ms:real decode_tok_s:real \
-	kl_mean=9.33306 kl_max=15.9995 agree=0.416667 full_decode_tok_s:real
+	decode_cuts=0 prefill_tok_s:real decision_ms:real decode_tok_s:real \
+	kl_mean=9.33306 kl_max=15.9995 agree=0.416667 full_decode_tok_s:real \
+	'full_text=twenty-four letters long'
+kvmod run --policy streamingllm -o "$half" --compare 'twenty-four letters long'
+exits 0
+echo 'tw..............ers long' | out
+grep -qx 'answer   the full cache.s is: twenty-four letters long' "$tmp/err" ||
+	fail 'no answer of the full cache'
 kvmod run --json 'keep it'
 json --only model=Echo policy=fullkv device=cpu prompt_tokens=10 generated_tokens=7 \
 	'text=keep it' kept.0.0=10 kept.3.1=10 budget=1 cache_bytes_full=20480 cache_bytes=20480 \
-	prefill_tok_s:real decision_ms:real decode_tok_s:real
+	decode_cuts=0 prefill_tok_s:real decision_ms:real decode_tok_s:real
 kvmod run --compare --json 'keep it'
-json kl_mean=0 kl_max=0 agree=1
+json kl_mean=0 kl_max=0 agree=1 'full_text=keep it'
+kvmod run --compare 'keep it'
+grep -qx 'answer   the full cache.s is the same' "$tmp/err" || fail 'not said to be the same'
+# Where the answer fills the context: its last token needs no room in it.
+kvmod run -o 'engine fake.context=20' --compare 'fits itself'
+exits 0
+echo 'fits it' | out
+grep -q '^compare .* 100.0% of 6$' "$tmp/err" || fail 'not compared up to the context'
+grep -qx 'answer   the full cache.s is the same' "$tmp/err" || fail 'not said to be the same'
+kvmod run -o 'engine fake.context=14' --compare --json 'fits itself'
+exits 0
+json generated_tokens=1 text=f full_text=f kl_mean=0 agree=1
+
+# What cuts while decoding freed is counted: 27 + 24 tokens seen, of 256 bytes a KV head.
+bounded='policy streamingllm.budget=8'
+kvmod run --policy streamingllm -o "$bounded" -o 'policy streamingllm.every=4' --json \
+	'twenty-four letters long'
+exits 0
+json kept.0.0=8 kept.3.1=8 budget=0.156863 cache_bytes_full=104448 cache_bytes=16384 decode_cuts=6
+kvmod run --policy streamingllm -o "$bounded" -o 'policy streamingllm.every=4' \
+	'twenty-four letters long'
+exits 0
+grep -q '^policy   streamingllm on cpu: budget 0.1569$' "$tmp/err" || fail 'the budget of the prompt'
+grep -q '^cache    54.00 KiB before, 16.00 KiB after' "$tmp/err" || fail 'not the cut of the prompt'
+grep -q '^decode   24 tokens, .* tok/s; 6 cuts, the last left 16.00 KiB of 102.0 KiB$' "$tmp/err" ||
+	fail 'no word of the cuts while decoding'
+# The prompt is below the budget and stays whole, the answer goes above it.
+kvmod run --policy streamingllm -o 'policy streamingllm.budget=16' -o 'policy streamingllm.every=4' \
+	--json 'ten bytes.'
+json prompt_tokens=13 kept.0.0=16 budget=0.761905 cache_bytes=32768 decode_cuts=2
+
+# --- short prompts are left whole -----------------------------------------------------------
+
+kvmod run --policy random -o kvmod.leave_below=24 'twenty-four letters long'
+grep -q '^policy   random on cpu: budget 0.8889$' "$tmp/err" || fail 'the fraction has no floor'
+kvmod run --policy random -o kvmod.leave_below=27 'twenty-four letters long'
+exits 0
+echo 'twenty-four letters long' | out
+grep -qx 'policy   random on cpu: budget 1.0000; so few tokens are left whole (\[kvmod\] leave_below)' \
+	"$tmp/err" || fail 'not left whole, or not said so'
+kvmod run --policy random -o 'policy random.budget=9' -o kvmod.leave_below=27 --json \
+	'twenty-four letters long'
+json kept.0.0=9
+kvmod run --policy fullkv -o kvmod.leave_below=27 'keep it'
+grep -qx 'policy   fullkv on cpu: budget 1.0000' "$tmp/err" || fail 'fullkv needs no excuse'
+kvmod run -o kvmod.leave_below=-1 hello
+says 1 'kvmod: -o kvmod.leave_below=-1: expected an integer of at least 0'
 
 # --- sampling -------------------------------------------------------------------------------
 
@@ -131,6 +183,26 @@ kvmod run -i -n 3 <"$tmp/lines"
 exits 1
 printf 'abc\nghi\n' | out
 grep -q 'stdin: not text: byte 0xff at offset 1' "$tmp/err" || fail 'no word of the bad line'
+# At the end of the context what can be done is said, once.
+printf 'first line\nsecond line\nthird\nfourth\n' >"$tmp/lines"
+kvmod run -i -o 'engine fake.context=40' <"$tmp/lines"
+exits 1
+printf 'first line\nseco\n' | out
+grep '^kvmod: ' "$tmp/err" >"$tmp/talk"
+mv "$tmp/talk" "$tmp/err"
+err <<'END'
+kvmod: the conversation is at the end of the context of 40 tokens: begin a new one, or let the oldest go: kvmod run -i --policy streamingllm -o 'engine fake.context_override=yes'
+kvmod: 9 tokens after 40 do not fit the context of 40
+kvmod: 10 tokens after 40 do not fit the context of 40
+END
+kvmod run -i -n 20 -o 'engine fake.context=40' <"$tmp/lines"
+exits 1
+[ "$(grep -c 'let the oldest go' "$tmp/err")" -eq 1 ] || fail 'what can be done is not said once'
+# A prompt that is too long by itself is no end of a conversation.
+echo 'more than the context has' | {
+	kvmod run -i -o 'engine fake.context=20'
+	says 1 'kvmod: 28 tokens after 0 do not fit the context of 20'
+}
 # The cache is compressed after each prompt.
 kvmod run -i --policy streamingllm -o "policy streamingllm.budget=8" <<'END'
 a line of text

@@ -48,7 +48,8 @@ tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/
 tests_cuda_test_host_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_host_LDADD = libvectors.la libpolicies.la libkvmod.la $(LIBM)
 tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c tests/cuda/checks.h
-tests_cuda_test_policies_CPPFLAGS = $(AM_CPPFLAGS) -DMODULES='"$(abs_builddir)/.libs"'
+tests_cuda_test_policies_CPPFLAGS = $(AM_CPPFLAGS) -DMODULES='"$(abs_builddir)/.libs"' \
+	-DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)

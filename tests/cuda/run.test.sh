@@ -16,6 +16,7 @@ on() {
 [kvmod]
 policy = refreekv
 device = $1
+leave_below = 0
 ${MODULE_PATH:+module_path = $MODULE_PATH}
 
 [engine ggml]

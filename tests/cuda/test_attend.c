@@ -102,9 +102,12 @@ static uint32_t amount_of(const struct vectors_case *c, const struct kv_attend_p
 	const char *text = vectors_param(c, "budget");
 	struct kvmod_amount budget = { .value = text ? strtod(text, NULL) : 0, .is_count = text && !strchr(text, '.') };
 
+	struct kvmod_request request = { .size = sizeof(request) };
+	struct kvmod_segment seen = { .size = sizeof(seen), .logical = c->n };
+
 	if (p->rule > KV_ATTEND_SHARED)
 		return (uint32_t)param(c, "rows", 1);
-	return (uint32_t)kv_budget(&budget, c->n, p->window) - (c->n < p->window ? c->n : p->window);
+	return (uint32_t)kv_budget(&request, &seen, &budget, p->window) - p->window;
 }
 
 /* A layer, its keys in the order of heads. */

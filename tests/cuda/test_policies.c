@@ -14,6 +14,7 @@
 #include <kvmod/kvmod.h>
 
 #include "core/cli/madeup.h"
+#include "core/cli/vectors.h"
 #include "tests/cuda/checks.h"
 #include "tests/random.h"
 
@@ -37,6 +38,7 @@ static const struct pair pairs[] = {
 	{ .name = "snapkv", .overrides = { "policy snapkv.pooling=max", "policy snapkv.pool=7" } },
 	{ .name = "adakv", .overrides = { "policy adakv.window=16" } },
 	{ .name = "adakv", .overrides = { "policy adakv.alpha=0.5", "policy adakv.budget=64" } },
+	{ .name = "adakv", .overrides = { "policy adakv.alpha=0.9", "policy adakv.budget=40%" } },
 	{ .name = "topp" },
 	{ .name = "topp", .overrides = { "policy topp.p=0.5", "policy topp.whole_layers=0" } },
 	{ .name = "streamingllm", .overrides = { "policy streamingllm.budget=40" } },
@@ -223,6 +225,32 @@ static void run_pair(const struct pair *pair, const struct madeup_shape *shape)
 		}
 }
 
+/* --- golden vectors of caches that were cut before -------------------------------------------- */
+
+static void run_second_turns(struct kvmod_ctx *ctx, const char *modules)
+{
+	char path[512], why[512];
+	const char *override = path;
+	struct vectors v;
+	struct vectors_case *c;
+	unsigned n = 0;
+	int got;
+
+	snprintf(path, sizeof(path), "kvmod.module_path=%s", modules);
+	if (vectors_open(&v, GOLDEN "second-turns.txt")) {
+		CHECK(false, "%s", v.error);
+		return;
+	}
+	for (; (got = vectors_next(&v, &c)) == 1; n++) {
+		CHECK(vectors_run(ctx, "/dev/null", &override, 1, c, KVMOD_F32, "cuda", why, sizeof(why)) == 0,
+		      "%s: %s", c->name, why);
+		vectors_case_free(c);
+	}
+	CHECK(got == 0, "%s", v.error);
+	CHECK(n > 0, "no second turns");
+	vectors_close(&v);
+}
+
 /* --- the program ------------------------------------------------------------------------------ */
 
 static struct kvmod_ctx *context(const char *modules, const char *const *overrides)
@@ -275,6 +303,7 @@ int main(int argc, char **argv)
 	for (unsigned i = 0; i < sizeof(pairs) / sizeof(*pairs); i++)
 		for (unsigned s = 0; s < sizeof(shapes) / sizeof(*shapes); s++)
 			run_policy(&pairs[i], &shapes[s], modules);
+	run_second_turns(ctx, modules);
 	kvmod_device_close(device);
 	kvmod_unref(ctx);
 	CHECK(different * 100 <= sets, "%u of %u sets differ by a position", different, sets);

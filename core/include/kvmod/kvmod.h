@@ -189,7 +189,11 @@ struct kvmod_counters {
 	uint32_t reserved;
 	uint64_t requests;
 	uint64_t segments;				/* that a call decided; whole ones too */
-	uint64_t positions_seen, positions_kept;	/* summed over segments and KV heads */
+	/*
+	 * Summed over segments and KV heads. Seen are all tokens of the sequence, those
+	 * that earlier requests cut among them: kept / seen is the mean budget.
+	 */
+	uint64_t positions_seen, positions_kept;
 	uint64_t bytes_freed;				/* of K and V, by plans that passed */
 	uint64_t failed_calls, failed_plans, failed_segments;
 	uint64_t nanoseconds;				/* in compress() */
@@ -213,7 +217,7 @@ void kvmod_plan_free(struct kvmod_plan *plan);
 /* How many positions KV head `head` of segment `i` keeps. */
 uint64_t kvmod_plan_count(const struct kvmod_request *request, const struct kvmod_plan *plan,
 			  uint32_t i, uint32_t head);
-/* Kept / cached positions, over all segments and KV heads. */
+/* Kept positions / tokens seen, over all segments and KV heads. */
 double kvmod_plan_budget(const struct kvmod_request *request, const struct kvmod_plan *plan);
 /*
  * Is keep `i` in range, sorted, unique and not empty, and is the newest position
@@ -274,9 +278,15 @@ struct kvmod_prompted {
 	int32_t status;			/* 0, or why the policy, or the cut, failed: what it
 					   was to cut is whole then */
 	double prefill_seconds, decision_seconds, apply_seconds;
-	double budget;			/* kept / cached positions */
+	double budget;			/* kept positions / tokens seen */
 	double replay_loss;		/* nats a token; NaN: not measured, or it could not be */
 	struct kvmod_bytes before, after;
+	/*
+	 * 1: the policy was not asked, for the sequence has `[kvmod] leave_below` tokens
+	 * or fewer and the policy's parameter `budget`, if it has one, is no count.
+	 */
+	uint32_t left_whole;
+	uint32_t reserved;
 };
 
 /*
@@ -287,9 +297,23 @@ struct kvmod_prompted {
  */
 int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *out);
-/* Positions that KV head `head` of `layer` kept of `*cached` after the last prompt. */
+
+/* A sequence as it was left: after its last prompt, or a cut while decoding since. */
+struct kvmod_left {
+	uint32_t size;
+	uint32_t decode_cuts;		/* that freed something, since the last prompt */
+	uint64_t seen;			/* tokens */
+	double budget;			/* kept positions / tokens seen */
+	struct kvmod_bytes bytes;
+};
+/* The caller sets out->size. All zero before the first prompt. */
+void kvmod_sequence_left(const struct kvmod_sequence *sequence, struct kvmod_left *out);
+/*
+ * Positions that KV head `head` of `layer` kept then, of `*seen` tokens; seen may be
+ * NULL.
+ */
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
-			     uint32_t head, uint64_t *cached);
+			     uint32_t head, uint64_t *seen);
 
 /*
  * One token for each of n sequences, in one batch; logits[i] gets [n_vocab].

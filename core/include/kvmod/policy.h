@@ -50,6 +50,28 @@ static inline uint32_t kvmod_needs_rows(const struct kvmod_needs *needs, uint64_
 	return (uint32_t)(rows < n ? rows : n);
 }
 
+/*
+ * How many positions of each KV head a budget buys, at most all tokens seen; a head
+ * that caches no more is kept whole. A count is taken as it is. A fraction is of the
+ * tokens seen, not of what earlier cuts left of them: else each turn of a conversation
+ * would take the same share again, until nothing is left.
+ *
+ * A policy with such a parameter calls it `budget`: a session leaves a sequence of
+ * `[kvmod] leave_below` tokens or fewer whole, unless the policy's budget is a count.
+ */
+static inline uint64_t kvmod_budget_of(const struct kvmod_request *request,
+				       const struct kvmod_segment *segment,
+				       const struct kvmod_amount *budget)
+{
+	uint64_t seen = kvmod_tokens_seen(segment), n = seen, least = 0;
+
+	if (budget->value < (budget->is_count ? (double)seen : 1.0))
+		n = kvmod_amount_of(budget, seen);
+	if (!budget->is_count && KVMOD_HAS(request, leave_below))
+		least = request->leave_below < seen ? request->leave_below : seen;
+	return n > least ? n : least;
+}
+
 struct kvmod_workspace {
 	uint32_t size;
 	uint32_t reserved;

@@ -189,6 +189,12 @@ struct kvmod_request {
 	size_t scratch_size;
 	void *device_scratch;		/* on request->device, 256-byte aligned */
 	size_t device_scratch_size;
+
+	/*
+	 * A fraction of the tokens seen buys at least so many positions; see
+	 * kvmod_budget_of(). Sessions set it, to what `[kvmod] leave_below` says.
+	 */
+	uint64_t leave_below;
 };
 
 /* Indices begin .. end-1 of the cached positions of a segment. */
@@ -258,6 +264,17 @@ static inline uint32_t kvmod_longest_head(const struct kvmod_segment *segment)
 		if (kvmod_head_at(segment, g)->n > n)
 			n = kvmod_head_at(segment, g)->n;
 	return n;
+}
+
+/*
+ * Tokens seen of the segment's sequence, N. It is `logical`; a host that leaves that
+ * out has cut nothing, and its longest head caches all of them.
+ */
+static inline uint64_t kvmod_tokens_seen(const struct kvmod_segment *segment)
+{
+	uint32_t n = kvmod_longest_head(segment);
+
+	return segment->logical > n ? segment->logical : n;
 }
 
 static inline struct kvmod_keep *kvmod_keep_at(const struct kvmod_plan *plan, uint32_t i)
