@@ -17,12 +17,14 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/llama.c \
 	plugins/ggml/memory.c \
 	plugins/ggml/model.c \
+	plugins/ggml/phases.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
 	plugins/ggml/rows.c \
 	plugins/ggml/seq.c \
 	plugins/ggml/step.c \
-	plugins/ggml/text.c
+	plugins/ggml/text.c \
+	plugins/ggml/turn.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 

@@ -53,7 +53,7 @@ static bool was_cancelled(void *arg)
 {
 	struct gg_backend *backend = arg;
 
-	return atomic_load_explicit(&backend->cancelled, memory_order_relaxed);
+	return !backend->held && atomic_load_explicit(&backend->cancelled, memory_order_relaxed);
 }
 
 static void start_threads(struct gg_engine *engine)

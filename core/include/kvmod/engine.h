@@ -60,10 +60,13 @@ struct kvmod_bytes {
 	uint64_t full;			/* `used` if nothing had ever been cut */
 };
 
-/* All calls are required. */
+/* Engine flags. */
+#define KVMOD_ENGINE_CLOSES_GAPS	1u	/* apply() does, where a plan has its flag */
+
+/* All calls are required, down to bytes(). */
 struct kvmod_engine_ops {
 	uint32_t size;
-	uint32_t flags;
+	uint32_t flags;			/* KVMOD_ENGINE_... */
 	const char *name;		/* "ggml" */
 	const char *description;
 	uint32_t instance_size;
@@ -131,6 +134,14 @@ struct kvmod_engine_ops {
 	 */
 	int32_t (*apply)(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
 	void (*bytes)(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
+
+	/* --- optional ------------------------------------------------------------------- */
+
+	/*
+	 * How many more tokens the sequence can take as it is now. Without this call that
+	 * is what its logical length leaves of the model's context.
+	 */
+	uint64_t (*seq_room)(void *self, struct kvmod_seq *seq);
 };
 
 #ifdef __cplusplus
