@@ -12,7 +12,7 @@ libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
 	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides \
-	tests/test_engine_phases
+	tests/test_engine_phases tests/test_engine_turns
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -25,6 +25,9 @@ tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_phases_SOURCES = tests/test_engine_phases.c tests/shifted.c tests/shifted.h
 tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_phases_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_turns_SOURCES = tests/test_engine_turns.c
+tests_test_engine_turns_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_turns_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 # Loads the module, as the core does.
 tests_test_engine_llama_SOURCES = tests/test_engine_llama.c tests/random.c tests/random.h \
 	tests/tiny_model.c tests/tiny_model.h
