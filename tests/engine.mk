@@ -12,7 +12,8 @@ libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
 	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides \
-	tests/test_engine_phases tests/test_engine_turns
+	tests/test_engine_phases tests/test_engine_turns \
+	tests/test_engine_phases_gpu tests/test_engine_phases_sides
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -46,6 +47,12 @@ tests_test_engine_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_sides_SOURCES = tests/test_engine_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_sides_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_phases_gpu_SOURCES = tests/test_engine_phases_gpu.c tests/sides.c tests/sides.h
+tests_test_engine_phases_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_phases_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_phases_sides_SOURCES = tests/test_engine_phases_gpu.c tests/sides.c tests/sides.h
+tests_test_engine_phases_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_phases_sides_LDADD = libtest_engine.la $(GGML_LIBS)
 # On the default model; skipped where configure was given none.
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)

@@ -65,31 +65,9 @@ static void tear_down(struct setup *s)
 	free(s->model);
 }
 
-/* Sinks and the newest of every layer, but for `whole`. */
-static struct kvmod_plan *plan_ends(struct kvmod_seq *seq, uint32_t sinks, uint32_t newest, uint32_t whole)
-{
-	struct kvmod_request request;
-	struct kvmod_plan *plan = test_plan(seq, &request);
-
-	for (uint32_t i = 0; i < request.n_segments; i++) {
-		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
-		uint32_t n = kvmod_head_at(kvmod_segment_at(&request, i), 0)->n;
-
-		if (n <= sinks + newest || i == whole)
-			continue;
-		keep->kind = KVMOD_KEEP_SPANS;
-		keep->n_spans = 2;
-		keep->spans[0] = (struct kvmod_span){ .begin = 0, .end = sinks };
-		keep->spans[1] = (struct kvmod_span){ .begin = n - newest, .end = n };
-		ck_assert_msg(!kvmod_plan_check(&request, plan, i, 0), "%s", kvmod_error());
-	}
-	plan->flags = KVMOD_PLAN_CLOSES_GAPS;
-	return plan;
-}
-
 static void cut_one(struct kvmod_seq *seq)
 {
-	test_apply(seq, plan_ends(seq, SINKS, NEWEST, UINT32_MAX));
+	test_apply(seq, test_plan_ends(seq, SINKS, NEWEST));
 }
 
 static void cut(struct setup *s)
@@ -323,7 +301,7 @@ START_TEST(replays)
 
 	set_up(&s, (unsigned)_i);
 	run(&s, 0, ALL, false);
-	plan = plan_ends(s.seq, SINKS, NEWEST, UINT32_MAX);
+	plan = test_plan_ends(s.seq, SINKS, NEWEST);
 	ck_assert_int_eq(gg_request(s.engine, s.seq, &request), 0);
 	ck_assert_msg(!request.replay(&request, plan, ROWS, &loss), "%s", test_engine_error());
 	plan->flags = 0;
@@ -356,7 +334,7 @@ START_TEST(replays_closed)
 	run(&s, 0, 50, false);
 	cut(&s);
 	run(&s, 50, 90, true);
-	plan = plan_ends(s.seq, SINKS, NEWEST, UINT32_MAX);
+	plan = test_plan_ends(s.seq, SINKS, NEWEST);
 	ck_assert_int_eq(gg_request(s.engine, s.seq, &request), 0);
 	ck_assert_msg(!request.replay(&request, plan, 25, &loss), "%s", test_engine_error());
 	kvmod_plan_free(plan);
@@ -374,10 +352,13 @@ END_TEST
 START_TEST(one_layer_whole)
 {
 	static struct setup s;
+	struct kvmod_plan *plan;
 
 	set_up(&s, (unsigned)_i);
 	run(&s, 0, 50, false);
-	test_apply(s.seq, plan_ends(s.seq, SINKS, NEWEST, 1));
+	plan = test_plan_ends(s.seq, SINKS, NEWEST);
+	kvmod_keep_at(plan, 1)->kind = KVMOD_KEEP_ALL;
+	test_apply(s.seq, plan);
 	ck_assert_uint_eq(gg_seq_room(s.engine, s.seq), CONTEXT - 50);
 	ck_assert_uint_eq(s.seq->caches[0].n[0], SINKS + NEWEST);
 	ck_assert_int_eq(s.seq->caches[0].lead.places[SINKS - 1], 50 - NEWEST - 1);

@@ -116,17 +116,9 @@ static void append(struct setup *s, uint32_t n)
 
 static void cut(struct setup *s)
 {
-	struct kvmod_request request;
-	struct kvmod_plan *plan = test_plan(s->seq, &request);
-	struct kvmod_keep *keep = kvmod_keep_at(plan, 0);
 	uint32_t n = s->seq->caches[0].n[0];
 
-	keep->kind = KVMOD_KEEP_SPANS;
-	keep->n_spans = 2;
-	keep->spans[0] = (struct kvmod_span){ .begin = 0, .end = SINKS };
-	keep->spans[1] = (struct kvmod_span){ .begin = n - NEWEST, .end = n };
-	plan->flags = KVMOD_PLAN_CLOSES_GAPS;
-	test_apply(s->seq, plan);
+	test_apply(s->seq, test_plan_ends(s->seq, SINKS, NEWEST));
 	memmove(s->raw + SINKS * s->width, s->raw + (n - NEWEST) * s->width,
 		NEWEST * s->width * sizeof(*s->raw));
 }
