@@ -69,6 +69,12 @@ check_PROGRAMS += tests/random_model
 tests_random_model_SOURCES = tests/random_model.c tests/random.c tests/random.h
 tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_random_model_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
+# Measures what a stream loses in a bounded cache.
+check_PROGRAMS += tests/stream_loss
+tests_stream_loss_SOURCES = tests/stream_loss.c tests/shifted.c tests/shifted.h tests/streaming.c \
+	tests/streaming.h
+tests_stream_loss_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+tests_stream_loss_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
 EXTRA_DIST += tests/golden/e2e-smollm2.jsonl

@@ -83,7 +83,7 @@ int shifted_run(struct shifted *s, const int32_t *tokens, uint32_t n, float *log
 void shifted_cut(struct shifted *s, uint32_t sinks, uint32_t newest)
 {
 	llama_memory_t memory = llama_get_memory(s->context);
-	llama_pos first = (llama_pos)sinks, last = (llama_pos)(s->n - newest);
+	llama_pos first = (llama_pos)sinks, last = (llama_pos)s->n - (llama_pos)newest;
 
 	if (last <= first)
 		return;
