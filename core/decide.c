@@ -150,18 +150,16 @@ static int give_scratch(struct kvmod_policy *p, struct kvmod_request *r)
 
 /* --- gaps ------------------------------------------------------------------------- */
 
-/* Everything, or a suffix that all KV heads share, with or without sinks. */
+/* Everything, or a suffix, with or without sinks. Spans that passed fit all KV heads. */
 static bool keeps_ends(const struct kvmod_segment *s, const struct kvmod_keep *keep)
 {
 	const struct kvmod_span *first = keep->spans;
 
 	if (keep->status != KVMOD_OK || keep->kind == KVMOD_KEEP_ALL)
 		return true;
-	if (keep->kind != KVMOD_KEEP_SPANS || keep->n_spans > 2)
+	if (keep->kind != KVMOD_KEEP_SPANS || keep->n_spans > 2 ||
+	    first[keep->n_spans - 1].end != kvmod_head_at(s, 0)->n)
 		return false;
-	for (uint32_t g = 0; g < s->n_kv_heads; g++)
-		if (kvmod_head_at(s, g)->n != keep->spans[keep->n_spans - 1].end)
-			return false;
 	return keep->n_spans == 1 || (first->begin == 0 && first->end <= KVMOD_MAX_SINKS);
 }
 
