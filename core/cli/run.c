@@ -54,15 +54,23 @@ static bool may_overflow(struct run *r)
 	return value && kv_parse_bool(value, &yes) && yes;
 }
 
+/* The policy cuts while the answer grows, and the engine closes the gaps. */
+static bool makes_room(const struct run *r)
+{
+	return kvmod_policy_ops(r->model.policy)->flags & KVMOD_POLICY_CLOSES_GAPS &&
+	       kvmod_policy_needs(r->model.policy)->decode_every &&
+	       r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS;
+}
+
 /* What -n asks for must fit; what is only our default takes what room there is. */
 static int limit_answer(struct run *r, uint64_t n_prompt, uint64_t *limit)
 {
-	uint64_t used = kvmod_sequence_length(r->sequence) + n_prompt;
-	uint64_t context = r->model.about->context;
+	uint64_t context = r->model.about->context, left = kvmod_sequence_room(r->sequence);
+	uint64_t used = (left < context ? context - left : 0) + n_prompt;
 	uint64_t room = used < context ? context - used + 1 : 1;
 
 	*limit = r->limit == UINT64_MAX ? DEFAULT_LIMIT : r->limit;
-	if (*limit <= room || used > context || may_overflow(r))
+	if (*limit <= room || used > context || may_overflow(r) || (makes_room(r) && !r->compare))
 		return CLI_OK;
 	if (r->limit != UINT64_MAX)
 		return cli_error("%llu tokens of prompt and %llu of answer do not fit the context of %llu",
@@ -124,6 +132,7 @@ static int answer(struct run *r, uint64_t limit, struct cli_turn *turn)
 		.sequence = r->sequence,
 		.sampler = r->sampler,
 		.limit = limit,
+		.may_end = r->limit == UINT64_MAX,
 		.show = !r->common.json,
 	};
 	int err = cli_generate(&g, r->logits, &turn->answer);
