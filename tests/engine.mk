@@ -13,7 +13,7 @@ ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files
 	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides \
 	tests/test_engine_phases tests/test_engine_turns \
-	tests/test_engine_phases_gpu tests/test_engine_phases_sides
+	tests/test_engine_phases_gpu tests/test_engine_phases_sides tests/test_streaming
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -61,6 +61,10 @@ tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la libpolicies.la \
 	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_streaming_SOURCES = tests/test_streaming.c tests/shifted.c tests/shifted.h \
+	tests/streaming.c tests/streaming.h
+tests_test_streaming_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_streaming_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
 E2E_CPPFLAGS = $(JANSSON_CFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"' -DTEST_MODEL='"$(DEFAULT_MODEL)"'
 UNIT_TESTS += $(ENGINE_TESTS)
 

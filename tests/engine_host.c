@@ -9,9 +9,20 @@
 static char message[512];
 static int32_t code;
 
+static char warning[512];
+static unsigned n_warnings;
+
 static void host_log(void *ctx, uint32_t level, const char *format, ...)
 {
-	(void)ctx, (void)level, (void)format;
+	va_list args;
+
+	(void)ctx;
+	if (level != KVMOD_WARN)
+		return;
+	va_start(args, format);
+	vsnprintf(warning, sizeof(warning), format, args);
+	va_end(args);
+	n_warnings++;
 }
 
 static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
@@ -93,6 +104,12 @@ int32_t test_engine_code(void)
 	return code;
 }
 
+const char *test_engine_warning(unsigned *n)
+{
+	*n = n_warnings;
+	return warning;
+}
+
 struct kvmod_seq *test_seq(struct gg_engine *engine)
 {
 	struct kvmod_seq *seq;
@@ -136,9 +153,9 @@ struct kvmod_plan *test_plan_ends(struct kvmod_seq *seq, uint32_t sinks, uint32_
 		if (n <= sinks + newest)
 			continue;
 		keep->kind = KVMOD_KEEP_SPANS;
-		keep->n_spans = 2;
+		keep->n_spans = sinks ? 2 : 1;
 		keep->spans[0] = (struct kvmod_span){ .begin = 0, .end = sinks };
-		keep->spans[1] = (struct kvmod_span){ .begin = n - newest, .end = n };
+		keep->spans[keep->n_spans - 1] = (struct kvmod_span){ .begin = n - newest, .end = n };
 	}
 	plan->flags = KVMOD_PLAN_CLOSES_GAPS;
 	return plan;

@@ -30,6 +30,8 @@ void test_engine_close(struct gg_engine *engine);
 /* The last failure in words, and its code. */
 const char *test_engine_error(void);
 int32_t test_engine_code(void);
+/* The last line that was logged as a warning, "" if none was, and how many there were. */
+const char *test_engine_warning(unsigned *n);
 
 /* The calls below abort the test when they fail. */
 struct kvmod_seq *test_seq(struct gg_engine *engine);

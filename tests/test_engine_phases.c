@@ -348,6 +348,179 @@ START_TEST(replays_closed)
 }
 END_TEST
 
+/* The newest alone: there is no gap, and phases are turned back all the same. */
+START_TEST(no_sinks)
+{
+	static struct setup s;
+
+	set_up(&s, (unsigned)_i);
+	for (uint32_t i = 0; i < N; i += 20) {
+		run(&s, i, i + 20, false);
+		test_apply(s.seq, test_plan_ends(s.seq, 0, NEWEST));
+		shifted_cut(s.other, 0, NEWEST);
+	}
+	check(&s, 0, N);
+	check_phases(&s);
+	ck_assert_uint_eq(s.seq->caches[0].lead.room, 0);
+	tear_down(&s);
+}
+END_TEST
+
+/*
+ * More sinks than before, and fewer: rows that the last cut has left behind the sinks
+ * join them, and sinks that remain behind fewer ones are closed up to.
+ */
+START_TEST(other_sinks)
+{
+	static const uint32_t sinks[] = { 3, 8, 2, 2, 10, 5 };
+	static struct setup s;
+	uint32_t at = 50;
+
+	set_up(&s, (unsigned)_i);
+	run(&s, 0, at, false);
+	for (unsigned i = 0; i < sizeof(sinks) / sizeof(*sinks); i++, at += 20) {
+		uint32_t newest = i == 2 ? s.seq->caches[0].n[0] - 6 : NEWEST;
+
+		test_apply(s.seq, test_plan_ends(s.seq, sinks[i], newest));
+		shifted_cut(s.other, sinks[i], newest);
+		run(&s, at, at + 20, i % 2);
+		ck_assert_uint_eq(s.seq->caches[0].n[0], sinks[i] + newest + 20);
+	}
+	check(&s, 0, at);
+	tear_down(&s);
+}
+END_TEST
+
+/* Each head loses another sink, and every fifth row: as many in each. */
+static void cut_lists(struct kvmod_seq *seq)
+{
+	struct kvmod_request request;
+	struct kvmod_plan *plan = test_plan(seq, &request);
+
+	for (uint32_t i = 0; i < request.n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(&request, i);
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		keep->kind = KVMOD_KEEP_HEADS;
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+			uint32_t n = 0;
+
+			for (uint32_t j = 0; j < kvmod_head_at(segment, g)->n; j++) {
+				if (j != g && (j < 8 || j % 5 != g))
+					keep->indices[g * keep->index_stride + n++] = j;
+			}
+			keep->counts[g] = n;
+		}
+		ck_assert_msg(!kvmod_plan_check(&request, plan, i, 0), "%s", kvmod_error());
+	}
+	test_apply(seq, plan);
+}
+
+/*
+ * Lists cut a stream whose gaps were closed: each head has a lead of its own then, of
+ * fewer rows. In one layer that is what it is for tokens that always stood so.
+ */
+START_TEST(lists_between)
+{
+	enum { END = N - 10, MORE = 6 };
+	static struct setup s;
+	struct tiny_model spec = tiny_models[_i];
+	struct kvmod_seq *seqs[2];
+
+	spec.n_layers = 1;
+	set_up_alone(&s, &spec);
+	run_one(&s, s.seq, 0, 40, false);
+	for (uint32_t i = 40; i < END; i += 10) {
+		cut_one(s.seq);
+		run_one(&s, s.seq, i, i + 10, false);
+	}
+	seqs[0] = s.seq;
+	seqs[1] = test_seq(s.engine);
+	run_one(&s, seqs[1], 0, SINKS, false);
+	run_one(&s, seqs[1], END - NEWEST - 10, END, false);
+	for (uint32_t i = 0; i < 5; i++) {
+		for (int k = 0; k < 2; k++) {
+			if (i % 2)
+				test_apply(seqs[k], test_plan_ends(seqs[k], 2 + i % 4, NEWEST - 6));
+			else
+				cut_lists(seqs[k]);
+			test_run(seqs[k], s.tokens + MORE * i, MORE, k ? s.expected : s.logits, MORE);
+		}
+		test_near(s.logits, s.expected, MORE * TINY_VOCAB, NEAR);
+	}
+	ck_assert_uint_eq(gg_seq_extent(seqs[0]), gg_seq_extent(seqs[1]));
+	gg_seq_close(s.engine, seqs[1]);
+	tear_down(&s);
+}
+END_TEST
+
+/* A batch of sequences, each with phases of its own. */
+START_TEST(together)
+{
+	static float logits[2][TINY_VOCAB];
+	static struct setup s;
+	struct kvmod_batch_item items[2];
+	struct kvmod_batch batch = {
+		.size = sizeof(batch), .n_items = 2, .item_stride = sizeof(items[0]), .items = items,
+	};
+
+	set_up(&s, (unsigned)_i);
+	run(&s, 0, 60, false);
+	cut(&s);
+	run(&s, 60, 100, false);
+	cut(&s);
+	items[1] = items[0] = (struct kvmod_batch_item){
+		.size = sizeof(items[0]), .seq = s.seq, .n_tokens = 1, .tokens = s.tokens + 100,
+		.logits = logits[0], .n_logits = 1,
+	};
+	items[1].seq = test_seq(s.engine);
+	items[1].logits = logits[1];
+	test_run(items[1].seq, s.tokens, 60, s.logits, 1);
+	items[1].tokens = s.tokens + 60;
+	ck_assert_int_gt(s.seq->base, items[1].seq->base);
+	ck_assert_msg(!gg_step(s.engine, &batch), "%s", test_engine_error());
+	ck_assert_int_eq(shifted_run(s.other, s.tokens + 100, 1, s.expected), 0);
+	test_near(logits[0], s.expected, TINY_VOCAB, NEAR);
+	gg_seq_truncate(s.engine, items[1].seq, 0);
+	test_run(items[1].seq, s.tokens, 61, s.expected, 1);
+	test_near(logits[1], s.expected, TINY_VOCAB, NEAR);
+	gg_seq_close(s.engine, items[1].seq);
+	tear_down(&s);
+}
+END_TEST
+
+/* Past what the model was trained for: once said, if gaps stay open, and never if not. */
+START_TEST(warns_once)
+{
+	struct test_engine_params params = { .context_override = 1, .batch = 16 };
+	static struct setup s;
+	unsigned n;
+
+	set_up(&s, 0);
+	gg_seq_close(s.engine, s.seq);
+	test_engine_close(s.engine);
+	params.model = s.model;
+	s.engine = test_engine_open(&params);
+	s.engine->net.context = CONTEXT;
+	s.seq = test_seq(s.engine);
+	for (uint32_t i = 0; i < N; i += 30) {
+		struct kvmod_plan *plan;
+
+		test_run(s.seq, s.tokens + i, 30, s.logits, 1);
+		plan = test_plan_ends(s.seq, SINKS, NEWEST);
+		plan->flags = _i ? 0 : KVMOD_PLAN_CLOSES_GAPS;
+		test_apply(s.seq, plan);
+	}
+	if (_i)
+		ck_assert_str_eq(test_engine_warning(&n),
+				 "the model was trained for 64 tokens: past them its answers get worse, unless "
+				 "the policy closes the gaps that it cuts (see kvmod-policies(7), streamingllm)");
+	test_engine_warning(&n);
+	ck_assert_uint_eq(n, _i);
+	tear_down(&s);
+}
+END_TEST
+
 /* A layer that stays whole holds the oldest token: what room there is, it sets. */
 START_TEST(one_layer_whole)
 {
@@ -381,6 +554,11 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, forks, 0, 2);
 	tcase_add_loop_test(tc, replays, 0, (int)n_tiny_models);
 	tcase_add_loop_test(tc, replays_closed, 0, 2);
+	tcase_add_loop_test(tc, no_sinks, 0, 2);
+	tcase_add_loop_test(tc, other_sinks, 0, 2);
+	tcase_add_loop_test(tc, lists_between, 0, 2);
+	tcase_add_loop_test(tc, together, 0, 2);
+	tcase_add_loop_test(tc, warns_once, 0, 2);
 	tcase_add_test(tc, one_layer_whole);
 }
 
