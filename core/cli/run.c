@@ -54,12 +54,15 @@ static bool may_overflow(struct run *r)
 	return value && kv_parse_bool(value, &yes) && yes;
 }
 
-/* The policy cuts while the answer grows, and the engine closes the gaps. */
-static bool makes_room(const struct run *r)
+/*
+ * The engine closes the gaps that the policy cuts: after the prompt, and perhaps while the
+ * answer grows. What room that makes shows when it is done.
+ */
+static bool makes_room(const struct run *r, uint64_t limit)
 {
 	return kvmod_policy_ops(r->model.policy)->flags & KVMOD_POLICY_CLOSES_GAPS &&
-	       kvmod_policy_needs(r->model.policy)->decode_every &&
-	       r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS;
+	       r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS &&
+	       (kvmod_policy_needs(r->model.policy)->decode_every || limit < r->model.about->context);
 }
 
 /* What -n asks for must fit; what is only our default takes what room there is. */
@@ -70,7 +73,7 @@ static int limit_answer(struct run *r, uint64_t n_prompt, uint64_t *limit)
 	uint64_t room = used < context ? context - used + 1 : 1;
 
 	*limit = r->limit == UINT64_MAX ? DEFAULT_LIMIT : r->limit;
-	if (*limit <= room || used > context || may_overflow(r) || (makes_room(r) && !r->compare))
+	if (*limit <= room || used > context || may_overflow(r) || (!r->compare && makes_room(r, *limit)))
 		return CLI_OK;
 	if (r->limit != UINT64_MAX)
 		return cli_error("%llu tokens of prompt and %llu of answer do not fit the context of %llu",

@@ -128,7 +128,8 @@ struct kvmod_engine_ops {
 	 */
 	int32_t (*request)(void *self, struct kvmod_seq *seq, struct kvmod_request *out);
 	/*
-	 * Cuts the cache of seq to a plan that was checked, and gives memory back.
+	 * Cuts the cache of seq to a plan that was checked, and gives memory back; closes
+	 * the gaps where the plan's flags and the engine's say so.
 	 * A segment with a status other than 0 stays whole, and so does one for which
 	 * there is no memory.
 	 */
