@@ -148,6 +148,32 @@ static int give_scratch(struct kvmod_policy *p, struct kvmod_request *r)
 	return err == KVMOD_OK ? give_device_scratch(p, r, need.device) : err;
 }
 
+/* --- gaps ------------------------------------------------------------------------- */
+
+/* Everything, or a suffix, with or without sinks. Spans that passed fit all KV heads. */
+static bool keeps_ends(const struct kvmod_segment *s, const struct kvmod_keep *keep)
+{
+	const struct kvmod_span *first = keep->spans;
+
+	if (keep->status != KVMOD_OK || keep->kind == KVMOD_KEEP_ALL)
+		return true;
+	if (keep->kind != KVMOD_KEEP_SPANS || keep->n_spans > 2 ||
+	    first[keep->n_spans - 1].end != kvmod_head_at(s, 0)->n)
+		return false;
+	return keep->n_spans == 1 || (first->begin == 0 && first->end <= KVMOD_MAX_SINKS);
+}
+
+/* The flags of a plan that was checked, by a policy with these flags. */
+static uint32_t plan_flags(const struct kvmod_request *r, const struct kvmod_plan *plan, uint32_t flags)
+{
+	if (!(flags & KVMOD_POLICY_CLOSES_GAPS))
+		return 0;
+	for (uint32_t i = 0; i < plan->n_keeps; i++)
+		if (!keeps_ends(kvmod_segment_at(r, i), kvmod_keep_at(plan, i)))
+			return 0;
+	return KVMOD_PLAN_CLOSES_GAPS;
+}
+
 /* --- replays ---------------------------------------------------------------------- */
 
 /* Stands between a policy that asks for a replay and the engine. */
@@ -162,6 +188,7 @@ static int32_t checked_replay(const struct kvmod_request *request, const struct 
 {
 	const struct relay *relay = request->replay_ctx;
 	const struct kvmod_request *r = relay->request;
+	struct kvmod_plan checked = *plan;
 	int err = KVMOD_OK;
 
 	if (plan->n_keeps != r->n_segments)
@@ -174,7 +201,10 @@ static int32_t checked_replay(const struct kvmod_request *request, const struct 
 		if (err != KVMOD_OK)
 			kv_fail_in(err, "replay: layer %u", kvmod_segment_at(r, i)->layer);
 	}
-	return err == KVMOD_OK ? r->replay(r, plan, rows, loss) : err;
+	if (err != KVMOD_OK)
+		return err;
+	checked.flags = plan_flags(r, plan, relay->flags);
+	return r->replay(r, &checked, rows, loss);
 }
 
 /* --- deciding -------------------------------------------------------------------- */
@@ -229,6 +259,7 @@ static void settle(struct kvmod_policy *p, const struct kvmod_request *r, struct
 		}
 		count_segment(p, r, plan, i);
 	}
+	plan->flags = plan_flags(r, plan, p->ops->flags);
 	p->counters.failed_segments += n_failed;
 	if (n_failed > 0)
 		kv_log(p->ctx, KVMOD_ERROR, "policy %s: %s; %u of %u segments stay whole",
@@ -242,6 +273,7 @@ static int refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
 	kv_log(p->ctx, KVMOD_ERROR, "%s; the cache stays whole", kvmod_error());
 	p->counters.failed_calls++;
 	p->counters.failed_segments += plan->n_keeps;
+	plan->flags = 0;
 	for (uint32_t i = 0; i < plan->n_keeps; i++)
 		keep_whole(kvmod_keep_at(plan, i), err);
 	return err;

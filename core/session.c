@@ -168,6 +168,16 @@ uint64_t kvmod_sequence_length(struct kvmod_sequence *q)
 	return q->session->ops->seq_length(q->session->instance, q->seq);
 }
 
+uint64_t kvmod_sequence_room(struct kvmod_sequence *q)
+{
+	const struct kvmod_engine_ops *ops = q->session->ops;
+	uint64_t context = q->session->model->context, length = kvmod_sequence_length(q);
+
+	if (KVMOD_HAS(ops, seq_room) && ops->seq_room)
+		return ops->seq_room(q->session->instance, q->seq);
+	return length < context ? context - length : 0;
+}
+
 void kvmod_sequence_bytes(struct kvmod_sequence *q, struct kvmod_bytes *out)
 {
 	struct kvmod_bytes bytes = { .size = sizeof(bytes) };

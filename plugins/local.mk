@@ -24,6 +24,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/memory.c \
 	plugins/ggml/model.c \
 	plugins/ggml/pace.c \
+	plugins/ggml/phases.c \
 	plugins/ggml/render.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
@@ -34,6 +35,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/template_key.c \
 	plugins/ggml/templates.c \
 	plugins/ggml/text.c \
+	plugins/ggml/turn.c \
 	plugins/ggml/vocab.c \
 	plugins/ggml/weights.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)

@@ -73,6 +73,7 @@ static int32_t streamingllm_compress(void *self_, const struct kvmod_request *re
 
 static const struct kvmod_policy_ops streamingllm_ops = {
 	.size = sizeof(streamingllm_ops),
+	.flags = KVMOD_POLICY_CLOSES_GAPS,
 	.name = "streamingllm",
 	.description = "the sinks and the newest positions (2309.17453)",
 	.devices = KVMOD_ON_CPU | KVMOD_ON_CUDA,

@@ -20,11 +20,16 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_gpu \
 	tests/test_engine_llama \
 	tests/test_engine_pace \
+	tests/test_engine_phases \
+	tests/test_engine_phases_gpu \
+	tests/test_engine_phases_sides \
 	tests/test_engine_replay \
 	tests/test_engine_request \
 	tests/test_engine_sides \
 	tests/test_engine_special \
-	tests/test_engine_text
+	tests/test_engine_text \
+	tests/test_engine_turns \
+	tests/test_streaming
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -40,6 +45,12 @@ tests_test_engine_fuzz_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_gguf_SOURCES = tests/test_engine_gguf.c
 tests_test_engine_gguf_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_phases_SOURCES = tests/test_engine_phases.c tests/shifted.c tests/shifted.h
+tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_phases_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_turns_SOURCES = tests/test_engine_turns.c
+tests_test_engine_turns_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_turns_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 # Loads the module, as the core does.
 tests_test_engine_llama_SOURCES = tests/test_engine_llama.c tests/random.c tests/random.h \
 	tests/tiny_model.c tests/tiny_model.h
@@ -61,6 +72,12 @@ tests_test_engine_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_sides_SOURCES = tests/test_engine_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_sides_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_phases_gpu_SOURCES = tests/test_engine_phases_gpu.c tests/sides.c tests/sides.h
+tests_test_engine_phases_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_phases_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_phases_sides_SOURCES = tests/test_engine_phases_gpu.c tests/sides.c tests/sides.h
+tests_test_engine_phases_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_phases_sides_LDADD = libtest_engine.la $(GGML_LIBS)
 # On the default model; skipped where configure was given none.
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
@@ -76,6 +93,10 @@ tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la libpolicies.la \
 	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_streaming_SOURCES = tests/test_streaming.c tests/shifted.c tests/shifted.h \
+	tests/streaming.c tests/streaming.h
+tests_test_streaming_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_streaming_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
 E2E_CPPFLAGS = $(JANSSON_CFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"' -DTEST_MODEL='"$(DEFAULT_MODEL)"'
 UNIT_TESTS += $(ENGINE_TESTS)
 
@@ -89,6 +110,12 @@ check_PROGRAMS += tests/random_model
 tests_random_model_SOURCES = tests/random_model.c tests/random.c tests/random.h
 tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_random_model_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
+# Measures what a stream loses in a bounded cache.
+check_PROGRAMS += tests/stream_loss
+tests_stream_loss_SOURCES = tests/stream_loss.c tests/shifted.c tests/shifted.h tests/streaming.c \
+	tests/streaming.h
+tests_stream_loss_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+tests_stream_loss_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
 EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/chat_templates.jsonl tests/chat_templates.py

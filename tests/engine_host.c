@@ -142,6 +142,26 @@ struct kvmod_plan *test_plan(struct kvmod_seq *seq, struct kvmod_request *reques
 	return plan;
 }
 
+struct kvmod_plan *test_plan_ends(struct kvmod_seq *seq, uint32_t sinks, uint32_t newest)
+{
+	struct kvmod_request request;
+	struct kvmod_plan *plan = test_plan(seq, &request);
+
+	for (uint32_t i = 0; i < request.n_segments; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+		uint32_t n = kvmod_head_at(kvmod_segment_at(&request, i), 0)->n;
+
+		if (n <= sinks + newest)
+			continue;
+		keep->kind = KVMOD_KEEP_SPANS;
+		keep->n_spans = sinks ? 2 : 1;
+		keep->spans[0] = (struct kvmod_span){ .begin = 0, .end = sinks };
+		keep->spans[keep->n_spans - 1] = (struct kvmod_span){ .begin = n - newest, .end = n };
+	}
+	plan->flags = KVMOD_PLAN_CLOSES_GAPS;
+	return plan;
+}
+
 void test_apply(struct kvmod_seq *seq, struct kvmod_plan *plan)
 {
 	ck_assert_msg(!gg_apply(seq->engine, seq, plan), "%s", message);

@@ -31,7 +31,7 @@ void test_engine_close(struct gg_engine *engine);
 /* The last failure in words, and its code. */
 const char *test_engine_error(void);
 int32_t test_engine_code(void);
-/* The last warning in words; *n: how many have come. */
+/* The last line that was logged as a warning, "" if none was, and how many there were. */
 const char *test_engine_warning(unsigned *n);
 
 /* The calls below abort the test when they fail. */
@@ -41,6 +41,8 @@ void test_run(struct kvmod_seq *seq, const int32_t *tokens, uint32_t n, float *l
 struct kvmod_seq *test_fork(struct kvmod_seq *seq);
 /* What the sequence says of itself, with a plan that keeps everything. */
 struct kvmod_plan *test_plan(struct kvmod_seq *seq, struct kvmod_request *request);
+/* One that keeps the ends of every layer that has more, and closes the gap. */
+struct kvmod_plan *test_plan_ends(struct kvmod_seq *seq, uint32_t sinks, uint32_t newest);
 void test_apply(struct kvmod_seq *seq, struct kvmod_plan *plan);
 /* Are n numbers equal to within `relative` of the largest of them? */
 void test_near(const float *a, const float *b, size_t n, double relative);

@@ -25,6 +25,12 @@ tests_test_decide_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_decide_LDFLAGS = $(UNIT_LINK)
 tests_test_decide_LDADD = $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_gaps
+tests_test_gaps_SOURCES = tests/test_gaps.c
+tests_test_gaps_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_gaps_LDFLAGS = $(UNIT_LINK)
+tests_test_gaps_LDADD = $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_plan
 tests_test_plan_SOURCES = tests/test_plan.c
 tests_test_plan_CPPFLAGS = $(TEST_CPPFLAGS)

@@ -99,7 +99,7 @@ static const struct pin pins[] = {
 	AT(kvmod_plan, size, 0),
 	AT(kvmod_plan, n_keeps, 4),
 	AT(kvmod_plan, keep_stride, 8),
-	AT(kvmod_plan, reserved, 12),
+	AT(kvmod_plan, flags, 12),
 	AT(kvmod_plan, keeps, 16),
 
 	SIZE(kvmod_model, 88),
@@ -234,7 +234,7 @@ static const struct pin pins[] = {
 	AT(kvmod_bytes, held, 16),
 	AT(kvmod_bytes, full, 24),
 
-	SIZE(kvmod_engine_ops, 184),
+	SIZE(kvmod_engine_ops, 192),
 	AT(kvmod_engine_ops, size, 0),
 	AT(kvmod_engine_ops, flags, 4),
 	AT(kvmod_engine_ops, name, 8),
@@ -261,6 +261,7 @@ static const struct pin pins[] = {
 	AT(kvmod_engine_ops, request, 160),
 	AT(kvmod_engine_ops, apply, 168),
 	AT(kvmod_engine_ops, bytes, 176),
+	AT(kvmod_engine_ops, seq_room, 184),
 
 	SIZE(kvmod_gather, 80),
 	AT(kvmod_gather, size, 0),

@@ -129,6 +129,11 @@ static void put_layer(struct writer *w, uint32_t i)
 		put_in_layer(w, i, "attn_sinks.weight", m->n_q_heads, 0, 0, 1);
 }
 
+static uint32_t rope_dims(const struct tiny_model *m)
+{
+	return m->rope_dims ? m->rope_dims : m->head_dim;
+}
+
 static void put_weights(struct writer *w)
 {
 	const struct tiny_model *m = w->spec;
@@ -138,7 +143,7 @@ static void put_weights(struct writer *w)
 	if (!m->tied)
 		put(w, "output.weight", m->width, m->n_vocab, 0, 0.5f);
 	if (m->rope_factors) {
-		int64_t half = m->head_dim / 2;
+		int64_t half = rope_dims(m) / 2;
 		struct ggml_tensor *factors = ggml_new_tensor_1d(w->context, GGML_TYPE_F32, half);
 
 		ggml_set_name(factors, "rope_freqs.weight");
@@ -215,7 +220,7 @@ static void set_header(struct writer *w)
 	set_u32(w, "attention.head_count_kv", w->fault == TINY_ODD_HEADS ? 3 : m->n_kv_heads);
 	set_u32(w, "attention.key_length", m->head_dim);
 	set_u32(w, "attention.value_length", m->head_dim);
-	set_u32(w, "rope.dimension_count", m->head_dim);
+	set_u32(w, "rope.dimension_count", rope_dims(m));
 	set_f32(w, "attention.layer_norm_rms_epsilon", 1e-5f);
 	set_f32(w, "rope.freq_base", 10000);
 	set_rope_scaling(w);

@@ -13,6 +13,7 @@ struct tiny_model {
 	bool tied;			/* no output matrix of its own */
 	bool rope_factors, qkv_biases, other_biases, qk_norms;
 	const char *rope_scaling;	/* NULL: none; by a factor of 4 */
+	uint32_t rope_dims;		/* of a head; 0: all, which libllama insists on */
 };
 
 #define TINY_VOCAB	300

@@ -92,6 +92,8 @@ int cli_generate(const struct cli_generate *g, float *logits, struct cli_answer 
 		answer->n_tokens++;
 		answer->pending = token;
 		err = cli_say(g, &stream, token, &answer->text);
+		if (g->may_end && !kvmod_sequence_room(g->sequence))
+			break;
 		if (!err && answer->n_tokens < g->limit)
 			err = decode(g, token, logits, answer);
 	}

@@ -56,6 +56,17 @@ static bool may_overflow(struct run *r)
 	return value && kv_parse_bool(value, &yes) && yes;
 }
 
+/*
+ * The engine closes the gaps that the policy cuts: after the prompt, and perhaps while the
+ * answer grows. What room that makes shows when it is done.
+ */
+static bool makes_room(const struct run *r, uint64_t limit)
+{
+	return kvmod_policy_ops(r->model.policy)->flags & KVMOD_POLICY_CLOSES_GAPS &&
+	       r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS &&
+	       (kvmod_policy_needs(r->model.policy)->decode_every || limit < r->model.about->context);
+}
+
 static bool can_overflow(const struct kvmod_engine_ops *ops)
 {
 	for (uint32_t i = 0; i < ops->n_params; i++)
@@ -73,7 +84,9 @@ static void say_full(struct run *r)
 	r->said_full = true;
 	fprintf(stderr, "kvmod: the conversation is at the end of the context of %llu tokens: begin a new one",
 		(unsigned long long)r->model.about->context);
-	if (can_overflow(r->model.ops))
+	if (r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS)
+		fputs(", or let the oldest go: kvmod run -i --policy streamingllm", stderr);
+	else if (can_overflow(r->model.ops))
 		fprintf(stderr, ", or let the oldest go: kvmod run -i --policy streamingllm "
 			"-o 'engine %s.context_override=yes'", r->model.ops->name);
 	fputc('\n', stderr);
@@ -92,12 +105,12 @@ struct limits {
  */
 static int limit_answer(struct run *r, uint64_t n_prompt, struct limits *limits)
 {
-	uint64_t used = kvmod_sequence_length(r->sequence) + n_prompt;
-	uint64_t context = r->model.about->context;
+	uint64_t context = r->model.about->context, left = kvmod_sequence_room(r->sequence);
+	uint64_t used = (left < context ? context - left : 0) + n_prompt;
 
 	*limits = (struct limits){ .room = UINT64_MAX };
 	limits->tokens = r->limit == UINT64_MAX ? DEFAULT_LIMIT : r->limit;
-	if (used > context || may_overflow(r))
+	if (used > context || may_overflow(r) || (!r->compare && makes_room(r, limits->tokens)))
 		return CLI_OK;
 	limits->room = context - used;
 	if (limits->tokens <= limits->room + 1)
@@ -170,6 +183,7 @@ static int answer(struct run *r, const struct limits *limits, struct cli_turn *t
 		.sequence = r->sequence,
 		.sampler = r->sampler,
 		.limit = limits->tokens,
+		.may_end = r->limit == UINT64_MAX,
 		.show = !r->common.json,
 	};
 	int err = cli_generate(&g, r->logits, &turn->answer);

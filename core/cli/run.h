@@ -66,6 +66,7 @@ struct cli_generate {
 	struct kvmod_sequence *sequence;
 	struct cli_sampler *sampler;
 	uint64_t limit;			/* tokens */
+	bool may_end;			/* before that, where the context does */
 	bool show;			/* on stdout, as it comes */
 };
 

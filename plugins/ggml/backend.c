@@ -57,7 +57,7 @@ static bool was_cancelled(void *arg)
 {
 	struct gg_backend *backend = arg;
 
-	return atomic_load_explicit(&backend->cancelled, memory_order_relaxed);
+	return !backend->held && atomic_load_explicit(&backend->cancelled, memory_order_relaxed);
 }
 
 void gg_backend_use_threads(struct gg_backend *backend, int n)

@@ -19,6 +19,7 @@ void gg_cache_free(struct gg_cache *cache)
 {
 	gg_memory_free(&cache->k);
 	gg_memory_free(&cache->v);
+	gg_lead_free(&cache->lead);
 	free(cache->n);
 	free(cache->first);
 	free(cache->positions);
@@ -157,18 +158,39 @@ static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *g
 	return n_spans;
 }
 
-/* The picked rows of head g, from the second cache's memory to the first's. */
-static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, const void *from,
-				const struct gg_cache *caches[2], uint32_t g, size_t row)
+/* The picked rows, from row `begin` of one memory on, to row `end` of the other on. */
+static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, size_t end,
+				const void *from, size_t begin, uint32_t n_rows, size_t row)
 {
 	struct kvmod_gather gather = *picked;
 
 	gather.row_bytes = row;
 	gather.src_stride = gather.dst_stride = (int64_t)row;
-	gather.n_rows = caches[1]->n[g];
-	gather.dst = (char *)to + caches[0]->first[g] * row;
-	gather.src = (const char *)from + caches[1]->first[g] * row;
+	gather.n_rows = n_rows;
+	gather.dst = (char *)to + end * row;
+	gather.src = (const char *)from + begin * row;
 	return gather;
+}
+
+/* What is picked of a lead is the lead of the copy; its places are on the host. */
+static uint32_t move_lead(const struct gg_engine *engine, struct gg_lead *to, const struct gg_lead *from,
+			  const struct gg_pick *pick, uint32_t g, struct kvmod_gather *keys,
+			  struct kvmod_span *spans, uint32_t *n_spans)
+{
+	struct kvmod_gather picked = { .size = sizeof(picked) }, places;
+	size_t first = (size_t)g * from->room;
+	struct gg_pick rows = *pick;
+
+	gg_pick_before(&rows, from->n[g]);
+	to->n[g] = rows.n;
+	if (!rows.n)
+		return 0;
+	*n_spans = describe_pick(&rows, &picked, spans);
+	*keys = move(&picked, to->keys.address, first, from->keys.address, first, from->n[g],
+		     engine->net.head_dim * sizeof(float));
+	places = move(&picked, to->places, first, from->places, first, from->n[g], sizeof(*to->places));
+	kv_cpu_gather(&places);
+	return 1;
 }
 
 /* K and V of all heads in one call, where they are; positions are on the host. */
@@ -176,9 +198,8 @@ static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct 
 			    const struct gg_cache *from, const struct gg_pick *picks,
 			    struct kvmod_gather *gathers, struct kvmod_span *spans)
 {
-	const struct gg_cache *caches[] = { to, from };
 	size_t row = gg_row_bytes(engine);
-	uint32_t n = 0;
+	uint32_t n = 0, n_spans;
 
 	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
 		struct kvmod_gather picked = { .size = sizeof(picked) }, positions;
@@ -186,13 +207,20 @@ static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct 
 		if (!picks[g].n)
 			continue;
 		spans += describe_pick(&picks[g], &picked, spans);
-		gathers[n++] = move(&picked, to->k.address, from->k.address, caches, g, row);
-		gathers[n++] = move(&picked, to->v.address, from->v.address, caches, g, row);
-		if (!from->positions)
-			continue;
-		positions = move(&picked, to->positions, from->positions, caches, g,
-				 sizeof(*to->positions));
-		kv_cpu_gather(&positions);
+		gathers[n++] = move(&picked, to->k.address, to->first[g], from->k.address,
+				    from->first[g], from->n[g], row);
+		gathers[n++] = move(&picked, to->v.address, to->first[g], from->v.address,
+				    from->first[g], from->n[g], row);
+		if (from->positions) {
+			positions = move(&picked, to->positions, to->first[g], from->positions,
+					 from->first[g], from->n[g], sizeof(*to->positions));
+			kv_cpu_gather(&positions);
+		}
+		n_spans = 0;
+		if (from->lead.room)
+			n += move_lead(engine, &to->lead, &from->lead, &picks[g], g, &gathers[n],
+				       spans, &n_spans);
+		spans += n_spans;
 	}
 	if (side == GG_GPU)
 		return gg_gpu_gather(engine, gathers, n);
@@ -205,13 +233,13 @@ static int32_t copy_rows(struct gg_engine *engine, enum gg_side side, struct gg_
 			 const struct gg_cache *from, const struct gg_pick *picks)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
-	struct kvmod_gather *gathers = calloc(2 * (size_t)n_heads, sizeof(*gathers));
+	struct kvmod_gather *gathers = calloc(3 * (size_t)n_heads, sizeof(*gathers));
 	struct kvmod_span *spans;
 	size_t n_spans = 0;
 	int32_t code;
 
 	for (uint32_t g = 0; g < n_heads; g++)
-		n_spans += picks[g].spans ? picks[g].n_spans : 1;
+		n_spans += 2 * (picks[g].spans ? picks[g].n_spans : 1);
 	spans = calloc(n_spans + 1, sizeof(*spans));
 	if (gathers && spans)
 		code = gather_heads(engine, side, to, from, picks, gathers, spans);
@@ -222,6 +250,19 @@ static int32_t copy_rows(struct gg_engine *engine, enum gg_side side, struct gg_
 	return code;
 }
 
+/* Room for the lead of a copy, which stands as the other one does. */
+static bool lead_like(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+		      const struct gg_cache *from)
+{
+	to->base = from->base;
+	if (!from->lead.room)
+		return true;
+	if (!gg_lead_new(engine, side, &to->lead, from->lead.room))
+		return false;
+	to->lead.moved = from->lead.moved;
+	return true;
+}
+
 int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
 		      const struct gg_cache *from, const struct gg_pick *picks, uint64_t logical,
 		      uint32_t room)
@@ -229,7 +270,7 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	bool positions = from && needs_positions(from, picks, engine->net.n_kv_heads, logical);
 	int32_t code = KVMOD_OK;
 
-	if (!cache_new(engine, side, to, picks, room, positions))
+	if (!cache_new(engine, side, to, picks, room, positions) || (from && !lead_like(engine, side, to, from)))
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
 			       side == GG_GPU ? " on the GPU: a smaller gpu_layers leaves more" : "");
 	else if (from)

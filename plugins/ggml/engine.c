@@ -106,6 +106,7 @@ static void gg_cancel(void *self)
 
 const struct kvmod_engine_ops gg_engine_ops = {
 	.size = sizeof(struct kvmod_engine_ops),
+	.flags = KVMOD_ENGINE_CLOSES_GAPS,
 	.name = "ggml",
 	.description = "GGUF models through ggml, on the CPU and on CUDA GPUs",
 	.instance_size = sizeof(struct gg_engine),
@@ -129,4 +130,5 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.request = gg_request,
 	.apply = gg_apply,
 	.bytes = gg_seq_bytes,
+	.seq_room = gg_seq_room,
 };

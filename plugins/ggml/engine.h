@@ -68,6 +68,7 @@ struct gg_backend {
 	struct gg_pace pace;
 	ggml_backend_set_n_threads_t set_n_threads;	/* NULL: it cannot be said */
 	atomic_bool cancelled;
+	bool held;			/* what runs now must not end half-way */
 };
 
 int32_t gg_backend_open(struct gg_engine *engine);
@@ -308,6 +309,19 @@ int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messa
 /* --- caches (cache.c) ---------------------------------------------------------------- */
 
 /*
+ * The oldest rows of each head, turned anew whenever the gap behind them closes: their
+ * keys are kept as they are before RoPE, so that no error grows. What a row's place is,
+ * says phases.c.
+ */
+struct gg_lead {
+	uint32_t room;			/* rows a head; 0: there is none */
+	uint32_t *n;			/* [n_kv_heads]: rows in use */
+	int32_t *places;		/* [n_kv_heads][room] */
+	struct gg_memory keys;		/* F32 [n_kv_heads][room][head_dim] */
+	bool moved;			/* since the cache's own keys were turned */
+};
+
+/*
  * K and V of one layer: head_dim-wide rows, KV heads end to end. Head g has the
  * rows first[g] .. first[g + 1] - 1, of which the first n[g] are in use.
  */
@@ -316,6 +330,8 @@ struct gg_cache {
 	uint32_t *n;			/* [n_kv_heads] */
 	uint32_t *first;		/* [n_kv_heads + 1], multiples of GG_PAD */
 	int32_t *positions;		/* of each row; NULL: 0, 1, ... in every head */
+	int32_t base;			/* the sequence's when its keys were turned */
+	struct gg_lead lead;
 };
 
 /* The first n rows of those that spans or indices name; both NULL: of all. */
@@ -341,6 +357,40 @@ void gg_cache_free(struct gg_cache *cache);
 /* Are all heads of one length, so that one attention node serves them? */
 bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache);
 
+/* --- phases (phases.c, turn.c) ---------------------------------------------------------- */
+
+/* A lead with room for so many rows a head, all zeros; *lead is overwritten. */
+bool gg_lead_new(struct gg_engine *engine, enum gg_side side, struct gg_lead *lead, uint32_t room);
+void gg_lead_free(struct gg_lead *lead);
+/* Brings the first n rows of each head up to what comes next: the row behind them, or `logical`. */
+int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
+		     uint32_t n, uint64_t logical);
+/* Positions >= logical are gone: what is left of a lead must come before it. */
+void gg_lead_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical);
+/* Tokens that the context has room for. */
+uint64_t gg_seq_room(void *self, struct kvmod_seq *seq);
+/* Tokens that count against the context: from the oldest place to the end. */
+uint64_t gg_seq_extent(const struct kvmod_seq *seq);
+/* Before n tokens are run, or keys looked at: all keys are turned as they should be. */
+int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n);
+
+/* What is turned, and where it goes. */
+enum gg_turn_kind {
+	GG_TURN_TO_LEAD,		/* first rows of a cache: back, to its lead */
+	GG_TURN_LEAD,			/* a lead's rows: to the cache, each to its phase */
+	GG_TURN_REST			/* the cache's other rows, where they are */
+};
+struct gg_turn {
+	enum gg_turn_kind kind;
+	struct gg_cache *cache;
+	int32_t base;			/* of the sequence */
+	uint32_t n;			/* rows */
+	struct ggml_tensor *from, *to, *by;	/* row numbers, and how far each is turned */
+};
+
+/* Runs them on one side, all or none; for kinds and caches that are filled in. */
+int32_t gg_turn(struct gg_engine *engine, enum gg_side side, struct gg_turn *turns, uint32_t n);
+
 /* --- sequences (seq.c) ------------------------------------------------------------------ */
 
 /* Queries after RoPE of the newest tokens, [layer of that side][room][q_heads * head_dim]. */
@@ -365,6 +415,7 @@ struct kvmod_seq {
 	uint64_t id;
 	uint64_t version;		/* another one whenever a cache moves or is cut */
 	uint64_t logical;
+	int32_t base;			/* a new token's phase is its position less this */
 	struct gg_cache *caches;	/* [n_layers] */
 	int32_t *tokens;		/* [logical]: replay runs the last ones again */
 	size_t tokens_room;
@@ -381,10 +432,10 @@ int32_t gg_seq_truncate(void *self, struct kvmod_seq *seq, uint64_t logical);
 uint64_t gg_seq_length(void *self, struct kvmod_seq *seq);
 void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
 /*
- * A sequence with the positions before `logical` that keeps[layer] leaves; keeps
- * NULL, or a layer's NULL: all of them.
+ * A sequence with the positions before `logical` that keeps[layer] leaves, gaps closed
+ * if flags say so; keeps NULL, or a layer's NULL: all of them.
  */
-int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps,
+int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
 		    uint64_t logical, struct kvmod_seq **copy);
 /* Room for n more tokens, in every cache. */
 int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n);
@@ -527,6 +578,8 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 /* The rows of a layer that `keep` (NULL: all) leaves: picks[n_kv_heads]. */
 void gg_keep_picks(const struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
 		   struct gg_pick *picks);
+/* If `keep` (NULL: all) leaves sinks and a suffix: how many sinks. Else 0. */
+uint32_t gg_keep_sinks(const struct kvmod_keep *keep);
 int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		  uint32_t rows, double *loss);
 
@@ -541,7 +594,8 @@ struct gg_engine {
 	int32_t context_override, cache_type, chat_template, mmap;
 
 	enum ggml_type type;		/* of K and V */
-	uint64_t limit;			/* longest logical length */
+	uint64_t limit;			/* how far apart the oldest and the newest token may be */
+	bool said_past;			/* that this went past what the model was trained for */
 	uint64_t last_id, last_version;
 	struct kvmod_model public_model;
 	struct gg_backend backend;

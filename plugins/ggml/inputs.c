@@ -242,7 +242,7 @@ static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *sl
 		for (uint32_t t = 0; t < slots[i].n_tokens; t++, at++) {
 			look_up(engine->net.embed, slots[i].tokens[t], embedding);
 			embedding += engine->net.dims[GG_WIDTH];
-			positions[at] = (int32_t)(slots[i].seq->logical + t);
+			positions[at] = (int32_t)(slots[i].seq->logical + t) - slots[i].seq->base;
 			if (outputs && t + slots[i].n_logits >= slots[i].n_tokens)
 				*outputs++ = (int32_t)at;
 			for (uint32_t g = 0; keys && g < engine->net.n_kv_heads; g++)

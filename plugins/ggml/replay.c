@@ -11,14 +11,14 @@
 #include <string.h>
 
 /* Logits of the last `rows` tokens over what keeps leave; turned into log-probabilities. */
-static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t rows,
-			float *log_probs)
+static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
+			uint32_t rows, float *log_probs)
 {
 	struct gg_engine *engine = seq->engine;
 	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
 	uint64_t before = seq->logical - rows;
 	struct kvmod_seq *copy;
-	int32_t code = gg_seq_copy(seq, keeps, before, &copy);
+	int32_t code = gg_seq_copy(seq, keeps, flags, before, &copy);
 
 	if (code)
 		return code;
@@ -49,7 +49,7 @@ static int32_t run_whole(struct kvmod_seq *seq, uint32_t rows)
 	seq->whole.log_probs = malloc((size_t)rows * (size_t)engine->net.dims[GG_VOCAB] * sizeof(float));
 	if (!seq->whole.log_probs)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
-	code = run_over(seq, NULL, rows, seq->whole.log_probs);
+	code = run_over(seq, NULL, 0, rows, seq->whole.log_probs);
 	if (code)
 		gg_seq_touch(seq);
 	else
@@ -67,8 +67,8 @@ static double divergence(const float *whole, const float *cut, size_t n)
 	return sum;
 }
 
-static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t rows,
-		       double *loss)
+static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
+		       uint32_t rows, double *loss)
 {
 	struct gg_engine *engine = seq->engine;
 	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
@@ -78,7 +78,7 @@ static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *ke
 
 	if (!cut)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
-	code = run_over(seq, keeps, rows, cut);
+	code = run_over(seq, keeps, flags, rows, cut);
 	for (uint32_t r = 0; !code && r < rows; r++)
 		sum += divergence(seq->whole.log_probs + r * n_vocab, cut + r * n_vocab, n_vocab);
 	free(cut);
@@ -110,7 +110,7 @@ int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *
 		keeps[kvmod_segment_at(request, i)->layer] = kvmod_keep_at(plan, i);
 	code = run_whole(seq, rows);
 	if (!code)
-		code = run_cut(seq, keeps, rows, loss);
+		code = run_cut(seq, keeps, plan->flags, rows, loss);
 	free(keeps);
 	return code;
 }

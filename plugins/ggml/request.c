@@ -73,7 +73,10 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	struct gg_engine *engine = self;
 	const struct gg_model *model = &engine->net;
+	int32_t code = gg_seq_settle(seq, 0);
 
+	if (code)
+		return code;
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		seq->segments[i] = (struct kvmod_segment){
 			.size = sizeof(struct kvmod_segment),
@@ -130,6 +133,13 @@ void gg_keep_picks(const struct kvmod_seq *seq, const struct kvmod_keep *keep, u
 	}
 }
 
+uint32_t gg_keep_sinks(const struct kvmod_keep *keep)
+{
+	if (!keep || keep->status || keep->kind != KVMOD_KEEP_SPANS || keep->n_spans != 2)
+		return 0;
+	return keep->spans[0].end;
+}
+
 /* A layer that cannot be made smaller stays as it is. */
 static int32_t cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
 			 struct gg_pick *picks)
@@ -165,6 +175,22 @@ static void cut_layers(struct kvmod_seq *seq, const struct kvmod_plan *plan, str
 		       plan->n_keeps);
 }
 
+static void close_gaps(struct kvmod_seq *seq, const struct kvmod_plan *plan)
+{
+	struct gg_engine *engine = seq->engine;
+	uint32_t n_open = 0;
+
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		uint32_t n = gg_keep_sinks(kvmod_keep_at(plan, i));
+
+		if (n && gg_close_gap(engine, gg_side_of(engine, i), &seq->caches[i], n, seq->logical))
+			n_open++;
+	}
+	if (n_open)
+		gg_log(engine, KVMOD_WARN, "no memory to close the gaps of %u of %u layers", n_open,
+		       plan->n_keeps);
+}
+
 /* Bytes that are free on the GPU; 0 if it does not say. */
 static uint64_t free_on_gpu(const struct gg_engine *engine)
 {
@@ -183,16 +209,22 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	struct gg_engine *engine = self;
 	uint64_t before = free_on_gpu(engine), after;
 	struct gg_pick *picks;
+	int32_t code;
 
 	if (plan->n_keeps != engine->net.n_layers)
 		return gg_fail(engine, KVMOD_EPLAN, "a plan for %u layers, the model has %u",
 			       plan->n_keeps, engine->net.n_layers);
+	code = gg_seq_settle(seq, 0);
+	if (code)
+		return code;
 	picks = calloc(engine->net.n_kv_heads, sizeof(*picks));
 	if (!picks)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to apply a plan");
 	gg_gpu_wait(engine);
 	cut_layers(seq, plan, picks);
 	free(picks);
+	if (plan->flags & KVMOD_PLAN_CLOSES_GAPS)
+		close_gaps(seq, plan);
 	gg_seq_moved(seq);
 	gg_seq_touch(seq);
 	/* What a prompt was run in is large, and decoding needs little. */

@@ -115,10 +115,10 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 
 	if (!n_tokens)
 		return gg_fail(engine, KVMOD_EINVAL, "the prompt is empty");
-	if (seq->logical + n_tokens > engine->limit)
+	if (n_tokens > gg_seq_room(engine, seq))
 		return gg_fail(engine, KVMOD_ERANGE,
 			       "a prompt of %llu tokens after %llu that are there: the context is %llu",
-			       (unsigned long long)n_tokens, (unsigned long long)seq->logical,
+			       (unsigned long long)n_tokens, (unsigned long long)gg_seq_extent(seq),
 			       (unsigned long long)engine->limit);
 	gg_gpu_wait(engine);
 	gg_rows_free(&seq->rows);

@@ -125,6 +125,7 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
 			cache->n[g] = rows_before(cache, g, logical);
+		gg_lead_trim(seq->engine, cache, logical);
 	}
 	seq->logical = logical;
 	gg_rows_forget(&seq->rows, logical);
@@ -220,7 +221,7 @@ int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n)
 /* --- copies --------------------------------------------------------------------------------- */
 
 static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
-			   const struct kvmod_keep *const *keeps, uint64_t logical)
+			   const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical)
 {
 	struct gg_engine *engine = seq->engine;
 	uint32_t n_heads = engine->net.n_kv_heads;
@@ -231,19 +232,28 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 	if (!picks)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
 	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++) {
-		gg_keep_picks(seq, keeps ? keeps[i] : NULL, i, picks);
+		const struct kvmod_keep *keep = keeps ? keeps[i] : NULL;
+		uint32_t n_sinks = flags & KVMOD_PLAN_CLOSES_GAPS ? gg_keep_sinks(keep) : 0;
+
+		gg_keep_picks(seq, keep, i, picks);
 		for (uint32_t g = 0; g < n_heads; g++)
 			gg_pick_before(&picks[g], rows_before(&seq->caches[i], g, logical));
 		code = gg_cache_copy(engine, gg_side_of(engine, i), &copy->caches[i],
 				     &seq->caches[i], picks, logical,
 				     (uint32_t)(room > ahead ? room : ahead));
+		if (code)
+			break;
+		gg_lead_trim(engine, &copy->caches[i], logical);
+		if (n_sinks)
+			code = gg_close_gap(engine, gg_side_of(engine, i), &copy->caches[i], n_sinks,
+					    logical);
 	}
 	free(picks);
 	return code;
 }
 
-int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint64_t logical,
-		    struct kvmod_seq **out)
+int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
+		    uint64_t logical, struct kvmod_seq **out)
 {
 	struct gg_engine *engine = seq->engine;
 	struct kvmod_seq *copy = seq_new(engine);
@@ -253,7 +263,7 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
 	code = reserve_tokens(copy, logical);
 	if (!code)
-		code = copy_caches(copy, seq, keeps, logical);
+		code = copy_caches(copy, seq, keeps, flags, logical);
 	if (code) {
 		gg_seq_close(engine, copy);
 		return code;
@@ -261,13 +271,14 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 	if (logical)
 		memcpy(copy->tokens, seq->tokens, logical * sizeof(*copy->tokens));
 	copy->logical = logical;
+	copy->base = seq->base;
 	*out = copy;
 	return KVMOD_OK;
 }
 
 int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 {
-	int32_t code = gg_seq_copy(seq, NULL, seq->logical, copy);
+	int32_t code = gg_seq_copy(seq, NULL, 0, seq->logical, copy);
 
 	if (code)
 		return code;
@@ -289,7 +300,7 @@ void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
 			rows += cache->n[g];
-		out->held += cache->k.bytes + cache->v.bytes;
+		out->held += cache->k.bytes + cache->v.bytes + cache->lead.keys.bytes;
 	}
 	out->used = 2 * rows * gg_row_bytes(engine);
 	out->full = 2 * seq->logical * model->n_layers * model->n_kv_heads * gg_row_bytes(engine);

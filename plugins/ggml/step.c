@@ -84,10 +84,10 @@ static int32_t check_item(struct gg_engine *engine, const struct kvmod_batch *ba
 			return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %lld",
 				       item->tokens[t], (long long)engine->net.dims[GG_VOCAB]);
 	}
-	if (item->seq->logical + item->n_tokens > engine->limit)
+	if (item->n_tokens > gg_seq_room(engine, item->seq))
 		return gg_fail(engine, KVMOD_ERANGE,
 			       "%u tokens after %llu that are there: the context is %llu",
-			       item->n_tokens, (unsigned long long)item->seq->logical,
+			       item->n_tokens, (unsigned long long)gg_seq_extent(item->seq),
 			       (unsigned long long)engine->limit);
 	return KVMOD_OK;
 }
@@ -192,6 +192,25 @@ static int32_t run_passes(struct work *work)
 	return code;
 }
 
+/* Room for its tokens, and keys turned as they should be. */
+static int32_t prepare_item(struct gg_engine *engine, const struct kvmod_batch_item *item)
+{
+	struct kvmod_seq *seq = item->seq;
+	int32_t code = gg_seq_reserve(seq, item->n_tokens);
+
+	if (!code)
+		code = gg_seq_settle(seq, item->n_tokens);
+	if (code || engine->said_past ||
+	    seq->logical + item->n_tokens - (uint64_t)seq->base <= engine->net.context)
+		return code;
+	engine->said_past = true;
+	gg_log(engine, KVMOD_WARN,
+	       "the model was trained for %llu tokens: past them its answers get worse, unless the "
+	       "policy closes the gaps that it cuts (see kvmod-policies(7), streamingllm)",
+	       (unsigned long long)engine->net.context);
+	return code;
+}
+
 int32_t gg_step(void *self, const struct kvmod_batch *batch)
 {
 	struct gg_engine *engine = self;
@@ -202,7 +221,7 @@ int32_t gg_step(void *self, const struct kvmod_batch *batch)
 	for (uint32_t i = 0; !code && i < batch->n_items; i++)
 		code = check_item(engine, batch, i);
 	for (uint32_t i = 0; !code && i < batch->n_items; i++)
-		code = gg_seq_reserve(item_at(batch, i)->seq, item_at(batch, i)->n_tokens);
+		code = prepare_item(engine, item_at(batch, i));
 	if (code || !batch->n_items)
 		return code;
 	work.done = calloc(batch->n_items, sizeof(*work.done));

@@ -48,6 +48,32 @@ grep -q '^policy   streamingllm on cpu: budget 0\.' "$tmp/err" || fail 'no budge
 grep -q '^compare  KL divergence mean [0-9.]*, max [0-9.]* nats' "$tmp/err" || fail 'no comparison'
 grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
 
+# Where gaps are closed, answers and conversations are longer than the context.
+stream() {
+	kvmod run --raw -o kvmod.threads=1 -o 'engine ggml.context=32' \
+		-o 'policy streamingllm.budget=12' -o 'policy streamingllm.every=4' "$@" 'Once upon a time'
+}
+stream --policy streamingllm --json -n 40
+exits 0
+json prompt_tokens=4 generated_tokens=40
+stream --policy snapkv -n 40
+says 1 'kvmod: 4 tokens of prompt and 40 of answer do not fit the context of 32'
+stream --policy streamingllm --compare -n 40
+says 1 'kvmod: 4 tokens of prompt and 40 of answer do not fit the context of 32'
+stream --policy streamingllm -o 'policy streamingllm.budget=100%' -n 40
+exits 1
+grep -qx 'kvmod: 1 tokens after 32 that are there: the context is 32' "$tmp/err" || fail 'no reason'
+# Without -n, what fits.
+stream --policy streamingllm -o 'policy streamingllm.budget=100%' --json
+exits 0
+json generated_tokens=29
+for every in 0 4; do
+	printf 'One\nTwo\nThree\nFour\nFive\n' >"$tmp/turns"
+	kvmod run -i --raw --policy streamingllm -n 10 -o kvmod.threads=1 -o 'engine ggml.context=32' \
+		-o 'policy streamingllm.budget=12' -o "policy streamingllm.every=$every" <"$tmp/turns"
+	exits 0
+done
+
 # A prompt too short to replay 32 tokens of it is measured over what there is.
 kvmod run -n 2 q
 exits 0

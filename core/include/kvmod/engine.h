@@ -60,10 +60,13 @@ struct kvmod_bytes {
 	uint64_t full;			/* `used` if nothing had ever been cut */
 };
 
-/* All calls are required. */
+/* Engine flags. */
+#define KVMOD_ENGINE_CLOSES_GAPS	1u	/* apply() does, where a plan has its flag */
+
+/* All calls are required, down to bytes(). */
 struct kvmod_engine_ops {
 	uint32_t size;
-	uint32_t flags;
+	uint32_t flags;			/* KVMOD_ENGINE_... */
 	const char *name;		/* "ggml" */
 	const char *description;
 	uint32_t instance_size;
@@ -128,12 +131,21 @@ struct kvmod_engine_ops {
 	 */
 	int32_t (*request)(void *self, struct kvmod_seq *seq, struct kvmod_request *out);
 	/*
-	 * Cuts the cache of seq to a plan that was checked, and gives memory back.
+	 * Cuts the cache of seq to a plan that was checked, and gives memory back; closes
+	 * the gaps where the plan's flags and the engine's say so.
 	 * A segment with a status other than 0 stays whole, and so does one for which
 	 * there is no memory.
 	 */
 	int32_t (*apply)(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
 	void (*bytes)(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
+
+	/* --- optional ------------------------------------------------------------------- */
+
+	/*
+	 * How many more tokens the sequence can take as it is now. Without this call that
+	 * is what its logical length leaves of the model's context.
+	 */
+	uint64_t (*seq_room)(void *self, struct kvmod_seq *seq);
 };
 
 #ifdef __cplusplus

@@ -258,6 +258,11 @@ int kvmod_sequence_fork(struct kvmod_sequence *sequence, struct kvmod_sequence *
 /* Forgets positions >= logical. */
 int kvmod_sequence_truncate(struct kvmod_sequence *sequence, uint64_t logical);
 uint64_t kvmod_sequence_length(struct kvmod_sequence *sequence);	/* logical */
+/*
+ * How many more tokens it can take as it is now; 0: the context is full. A policy that
+ * closes the gaps it cuts makes room again, if the engine closes them too.
+ */
+uint64_t kvmod_sequence_room(struct kvmod_sequence *sequence);
 /* The caller sets out->size. */
 void kvmod_sequence_bytes(struct kvmod_sequence *sequence, struct kvmod_bytes *out);
 struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);

@@ -80,6 +80,11 @@ struct kvmod_workspace {
 
 /* Policy flags. */
 #define KVMOD_POLICY_MAY_DROP_NEWEST	1u	/* and means it */
+/*
+ * What it cuts out behind the oldest positions is as if it had never been: distances
+ * count inside the cache. A sequence then goes on past what the model was trained for.
+ */
+#define KVMOD_POLICY_CLOSES_GAPS	2u
 
 /* Where a policy runs: bits of kvmod_policy_ops.devices. */
 #define KVMOD_ON_CPU	1u

@@ -233,11 +233,19 @@ struct kvmod_keep {
 	uint64_t index_stride;		/* in elements; at least the head's n */
 };
 
+/*
+ * Plan flag: every segment keeps everything, or the same suffix in every KV head, with
+ * or without its oldest positions (KVMOD_MAX_SINKS at most). RoPE is to see no gap
+ * between these two: whoever applies the plan turns the keys of the oldest forward.
+ */
+#define KVMOD_PLAN_CLOSES_GAPS	1u
+#define KVMOD_MAX_SINKS		1024u
+
 struct kvmod_plan {
 	uint32_t size;
 	uint32_t n_keeps;		/* = request->n_segments */
 	uint32_t keep_stride;		/* bytes from one keep to the next */
-	uint32_t reserved;
+	uint32_t flags;			/* KVMOD_PLAN_...: kvmod_decide() sets them, no policy does */
 	struct kvmod_keep *keeps;
 };
 
