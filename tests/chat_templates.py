@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What Jinja makes of conversations: chat_templates.py FILE BOS EOS
 
-FILE has a template on each line, as JSON. Every conversation is rendered by every
+FILE has a template on each line, as JSON: its name, where it is from, the rows of
+the table that render it (the first is the one that its text finds), variables that
+it needs, and the text. Every conversation is rendered by every
 template, the way Hugging Face's transformers call Jinja, and printed as a line of
 JSON: what the engine is given, and the text that it must give.
 """

@@ -169,11 +169,14 @@ static void compare_all(const json_t *entry, const json_t *talks)
 	json_t *rows = json_object_get(entry, "rows"), *talk;
 	const struct gg_template *found;
 	const char *name = string(entry, "name");
+	uint64_t key;
 	char *system;
 	size_t i, r;
 
+	ck_assert(gg_template_key(string(entry, "template"), &key, &system));
+	free(system);
 	ck_assert(gg_template_find(string(entry, "template"), &found, &system));
-	ck_assert_msg(found, "%s is not known", name);
+	ck_assert_msg(found, "%s is not known: its key is 0x%016llx", name, (unsigned long long)key);
 	ck_assert_str_eq(found->name, json_string_value(json_array_get(rows, 0)));
 	use(found, system);
 	json_array_foreach (talks, i, talk)

@@ -173,11 +173,11 @@ static const struct {
 	{ 0x5d024df2da48de7eu, CHATML_PLAIN }, /* transformers' own; OpenHermes-2.5 */
 	{ 0x192afab84b7e1cedu, CHATML_PLAIN }, /* Mistral-7B-OpenOrca */
 	{ 0x7429fbf2e175c67du, CHATML_PLAIN }, /* unsloth, chatml */
-	{ 0xd3b732e7097e2176u, CHATML_BOS }, /* Hermes-2-Pro */
-	{ 0xea29c9253aeefd3bu, CHATML_BOS }, /* chatml with a start token */
+	{ 0xd3b732e7097e2176u, CHATML_BOS }, /* Nous-Hermes-2 */
+	{ 0xea29c9253aeefd3bu, CHATML_BOS }, /* dolphin-2.8-mistral */
 	{ 0x0e555394f740e916u, CHATML_THINK }, /* Qwen3-Thinking, short */
 	{ 0x88f1d3cabae493c7u, QWEN1_5 }, /* Qwen1.5-Chat */
-	{ 0xbeda804301bce9adu, QWEN2 }, /* Smaug-2 */
+	{ 0xbeda804301bce9adu, QWEN2 }, /* chatml with a default message */
 	{ 0x087b30da2d3c975bu, CHATML_PLAIN }, /* Qwen2.5-Instruct; Qwen2.5-Math-Instruct */
 	{ 0x4e4e88266b578c16u, QWEN3 }, /* Qwen3 */
 	{ 0x906c95863c4b25e6u, QWEN3 }, /* Qwen3, unsloth */
