@@ -136,17 +136,21 @@ static int check_entry(const struct kv_entry *entry)
 	return strcmp(entry->kind, "kvmod") == 0 ? check_setting(entry) : KVMOD_OK;
 }
 
-/* Sections of what an alias stands for are those of its target. */
+/*
+ * Sections of what an alias stands for are those of its target. What is set again
+ * later is not looked at: it may be the very mistake that a drop-in corrects.
+ */
 static int settle_entries(struct kv_config *config)
 {
 	int err = KVMOD_OK;
 
+	for (size_t i = 0; i < config->n_entries; i++)
+		config->entries[i].name = kv_config_alias(config, config->entries[i].name);
+	kv_config_index(config);
 	for (size_t i = 0; i < config->n_entries && err == KVMOD_OK; i++) {
-		struct kv_entry *e = &config->entries[i];
+		const struct kv_entry *e = &config->entries[i];
 
-		if (*e->name)
-			e->name = kv_config_alias(config, e->name);
-		else if (e->key)
+		if (!*e->name && e->key && kv_entry_counts(config, e))
 			err = check_entry(e);
 	}
 	return err;
@@ -202,6 +206,7 @@ void kv_config_free(struct kv_config *config)
 
 		kv_pile_free(&config->pile);
 		free(config->entries);
+		free(config->chains);
 		free(config);
 		config = older;
 	}

@@ -12,6 +12,7 @@ pkgconfig_DATA = core/kvmod.pc
 
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
+	core/catalog.c \
 	core/check.c \
 	core/config.c \
 	core/context.c \

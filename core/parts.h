@@ -43,6 +43,7 @@ struct kv_entry {
 	const char *key, *value;
 	const struct kv_source *source;
 	unsigned line;
+	size_t older;			/* 1 + the next entry of its chain; 0: there is none */
 };
 
 struct kv_settings {
@@ -62,7 +63,8 @@ struct kv_config {
 	const char **overrides;
 	size_t n_overrides;
 	struct kv_entry *entries;
-	size_t n_entries, room;
+	size_t n_entries, room;		/* room: 0 or a power of two */
+	size_t *chains;			/* [room] by hash: 1 + the newest entry; 0: there is none */
 	struct kv_settings settings;
 };
 
@@ -74,6 +76,8 @@ int kv_section_split(struct kv_pile *pile, const char *section, const char **kin
 /* Appends an entry, which must not be there; key NULL: the section's own line. */
 int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
 		  const char *section, const char *key, const char *value);
+/* Names of entries have changed: finds them again by the new ones. */
+void kv_config_index(struct kv_config *config);
 
 /* Reads files and overrides and checks all of it; the context stays as it is. */
 int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *overrides,
@@ -85,6 +89,8 @@ void kv_config_free(struct kv_config *config);
 /* The entry that counts: the last one. NULL: not set. config may be NULL. */
 const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
 				      const char *name, const char *key);
+/* Does it count, or is the same key set again later? */
+bool kv_entry_counts(const struct kv_config *config, const struct kv_entry *entry);
 /* What [alias] says of the name, or the name. */
 const char *kv_config_alias(const struct kv_config *config, const char *name);
 
@@ -232,6 +238,39 @@ const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *conf
 const struct kvmod_param *kv_provider_params(const struct kv_provider *provider, uint32_t *n);
 /* The i-th; false past the last. */
 bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param);
+
+/* --- what there is to choose from (catalog.c, sections.c); the lock is held ------------------ */
+
+/* A module file, or why it is refused. */
+struct kv_catalog_file {
+	const char *path;
+	struct kvmod_modinfo *info;	/* NULL: it is refused */
+	const char *refused;
+	int err;
+};
+
+/* What is registered, and the files of a configuration's module path, read once. */
+struct kv_catalog {
+	struct kvmod_ctx *ctx;
+	const struct kv_config *config;
+	struct kv_pile pile;
+	struct kv_catalog_file *files;
+	size_t n;
+};
+
+int kv_catalog_open(struct kv_catalog *c, struct kvmod_ctx *ctx, const struct kv_config *config);
+void kv_catalog_close(struct kv_catalog *c);	/* nothing to do where that is all zeros */
+bool kv_catalog_has(const struct kv_catalog *c, enum kv_kind kind, const char *name);
+/* Offers all names of that kind. */
+void kv_catalog_offer(const struct kv_catalog *c, enum kv_kind kind, struct kv_nearest *nearest);
+/* The refused file that is called so; NULL: none. */
+const struct kv_catalog_file *kv_catalog_refused(const struct kv_catalog *c, const char *name);
+/*
+ * Calls fn for each parameter of that name, once for every implementation, until
+ * it returns something other than 0, which is the answer.
+ */
+int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char *name,
+		      int (*fn)(void *arg, const struct kvmod_param *param), void *arg);
 /* Checks the sections of policies, engines and devices without running anything. */
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);
 

@@ -19,6 +19,12 @@ tests_test_config_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_config_LDFLAGS = $(UNIT_LINK)
 tests_test_config_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_config_order
+tests_test_config_order_SOURCES = tests/test_config_order.c
+tests_test_config_order_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_config_order_LDFLAGS = $(UNIT_LINK)
+tests_test_config_order_LDADD = $(FIXTURE_LIBS)
+
 GPU_SOURCES = tests/madeup_gpu.c tests/madeup_gpu.h tests/reader.c tests/reader.h
 
 UNIT_TESTS += tests/test_device
