@@ -51,6 +51,25 @@ bool kv_catalog_has(const struct kv_catalog *c, enum kv_kind kind, const char *n
 	return false;
 }
 
+const char *kv_catalog_file(const struct kv_catalog *c, enum kv_kind kind, const char *name)
+{
+	const struct kv_provider *provider = kv_provider_find(c->ctx, kind, name, 0);
+	const struct kv_catalog_file *refused;
+
+	if (provider)
+		return provider->module ? provider->module->path : NULL;
+	for (int other = 0; other < 2; other++)
+		for (size_t i = 0; i < c->n; i++) {
+			const struct kv_catalog_file *f = &c->files[i];
+
+			if (f->info && kv_path_stem_is(f->path, name) == !other &&
+			    kv_modinfo_says(f->info, kv_kind_name(kind), name))
+				return f->path;
+		}
+	refused = kv_catalog_refused(c, name);
+	return refused ? refused->path : NULL;
+}
+
 void kv_catalog_offer(const struct kv_catalog *c, enum kv_kind kind, struct kv_nearest *nearest)
 {
 	const char *name;
@@ -70,6 +89,26 @@ const struct kv_catalog_file *kv_catalog_refused(const struct kv_catalog *c, con
 		if (c->files[i].refused && kv_path_stem_is(c->files[i].path, name))
 			return &c->files[i];
 	return NULL;
+}
+
+const struct kv_entry *kv_catalog_blacklisted(const struct kv_catalog *c, enum kv_kind kind,
+					      const char *name)
+{
+	const struct kv_entry *entry = NULL;
+
+	if (kv_provider_find(c->ctx, kind, name, 0))
+		return NULL;
+	for (size_t i = 0; i < c->n; i++) {
+		const struct kvmod_modinfo *info = c->files[i].info;
+
+		if (!info || !kv_modinfo_says(info, kv_kind_name(kind), name))
+			continue;
+		entry = kv_config_find(c->config, "blacklist", "",
+				       kvmod_modinfo_get(info, "name", 0));
+		if (!entry)
+			return NULL;
+	}
+	return entry;
 }
 
 static int each_param(const struct kvmod_modinfo *info, const char *name,

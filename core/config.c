@@ -82,10 +82,11 @@ static int read_drop_ins(struct kv_config *config)
 
 		if (err == KVMOD_OK)
 			path = kv_pile_printf(&config->pile, "%s/%s", dir, entries[i]->d_name);
-		if (path)
+		if (err == KVMOD_OK)
+			err = path ? kv_strings_add(&config->pile, &config->drop_ins, path) :
+				     KVMOD_ENOMEM;
+		if (err == KVMOD_OK)
 			err = kv_ini_read(config, path);
-		else if (err == KVMOD_OK)
-			err = KVMOD_ENOMEM;
 		free(entries[i]);
 	}
 	if (n >= 0)

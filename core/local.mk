@@ -45,6 +45,7 @@ libkvmod_la_SOURCES = \
 	core/sections.c \
 	core/session.c \
 	core/staging.c \
+	core/trial.c \
 	core/trust.c
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS) $(KVMOD_DIRS)
 libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)

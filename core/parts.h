@@ -28,6 +28,11 @@ void kv_pile_free(struct kv_pile *pile);
 
 int kv_no_memory(void);			/* KVMOD_ENOMEM, said in words */
 
+struct kv_strings {
+	const char **item;
+	size_t n, room;
+};
+
 /* --- configuration (ini.c, entries.c, config.c) ------------------------------------------- */
 
 /* A file that was read, or the command line: path is NULL then. */
@@ -59,6 +64,7 @@ struct kv_config {
 	struct kv_config *older;	/* kept: strings of it were handed out */
 	struct kv_pile pile;
 	const char *path;		/* NULL: no file */
+	struct kv_strings drop_ins;	/* that were read, in that order */
 	const char *asked_path;		/* as kvmod_configure() was told; absolute */
 	const char **overrides;
 	size_t n_overrides;
@@ -129,10 +135,6 @@ char *kv_path_resolve(struct kv_pile *pile, const char *path, const char *dir);
 /* The configuration to read. KVMOD_OK with *path NULL: there is none. */
 int kv_path_config(struct kv_pile *pile, const char *asked, const char **path);
 
-struct kv_strings {
-	const char **item;
-	size_t n, room;
-};
 int kv_strings_add(struct kv_pile *pile, struct kv_strings *list, const char *text);
 /* The folders that modules are looked for in, absolute. */
 int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct kv_strings *out);
@@ -232,9 +234,6 @@ void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module);
 bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module);
 struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
 				     const char *name, uint32_t on);
-/* The file of the module that provides it, or that says so; NULL: none, or built in. */
-const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *config,
-			     struct kv_pile *pile, enum kv_kind kind, const char *name);
 const struct kvmod_param *kv_provider_params(const struct kv_provider *provider, uint32_t *n);
 /* The i-th; false past the last. */
 bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param);
@@ -261,16 +260,23 @@ struct kv_catalog {
 int kv_catalog_open(struct kv_catalog *c, struct kvmod_ctx *ctx, const struct kv_config *config);
 void kv_catalog_close(struct kv_catalog *c);	/* nothing to do where that is all zeros */
 bool kv_catalog_has(const struct kv_catalog *c, enum kv_kind kind, const char *name);
+/* The file of the module that has it, or is called so; NULL: none, or it is built in. */
+const char *kv_catalog_file(const struct kv_catalog *c, enum kv_kind kind, const char *name);
 /* Offers all names of that kind. */
 void kv_catalog_offer(const struct kv_catalog *c, enum kv_kind kind, struct kv_nearest *nearest);
 /* The refused file that is called so; NULL: none. */
 const struct kv_catalog_file *kv_catalog_refused(const struct kv_catalog *c, const char *name);
+/* What keeps every module that has it from being loaded; NULL: nothing does. */
+const struct kv_entry *kv_catalog_blacklisted(const struct kv_catalog *c, enum kv_kind kind,
+					      const char *name);
 /*
  * Calls fn for each parameter of that name, once for every implementation, until
  * it returns something other than 0, which is the answer.
  */
 int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char *name,
 		      int (*fn)(void *arg, const struct kvmod_param *param), void *arg);
+/* Does it stand for anything? *module: the file of that, or NULL. Warns where it hides another. */
+int kv_alias_check(const struct kv_catalog *c, const struct kv_entry *alias, const char **module);
 /* Checks the sections of policies, engines and devices without running anything. */
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);
 
@@ -295,17 +301,35 @@ bool kv_device_is_own(const struct kv_module *module, const struct kv_provider *
 
 extern const struct kvmod_device_ops kv_cpu_device_ops;
 
-/* --- trying things out (check.c, probe.c) -------------------------------------------------------- */
+/* --- trying things out (check.c, trial.c, probe.c) ----------------------------------------------- */
+
+/* Says what comes next. */
+typedef void kv_step_fn(void *arg, const char *what);
 
 /* Tries what the configuration names, which was read already. */
 int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
 		    kvmod_finding_fn *fn, void *arg);
+/* What [kvmod] names, or its default; NULL: no device other than the host's. */
+const char *kv_in_use(const struct kv_config *config, enum kv_kind kind);
+bool kv_is_in_use(const struct kv_config *config, enum kv_kind kind, const char *name);
+/*
+ * Loads what the context's configuration names, and uses it once. An engine that is
+ * in use is tried with the policy in use, unless that is known to fail.
+ */
+int kv_try(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, bool policy_failed,
+	   kv_step_fn *step, void *arg);
 /*
  * Opens the policy on a made-up model, where kvmod_policy_open() would with this
- * device, and runs one request. step(arg, what) says what comes next.
+ * device, and runs one request.
  */
 int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
-		    void (*step)(void *arg, const char *what), void *arg);
+		    kv_step_fn *step, void *arg);
+/*
+ * Goes the way of a session up to the first prompt, but for the weights: the
+ * engine, the policy (NULL: none) for its model, and what the policy needs of it.
+ */
+int kv_probe_engine(struct kvmod_ctx *ctx, const char *name, const char *policy,
+		    kv_step_fn *step, void *arg);
 
 /* --- threads (pool.c) -------------------------------------------------------------------------- */
 

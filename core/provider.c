@@ -157,30 +157,6 @@ int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
 	return err;
 }
 
-const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *config,
-			     struct kv_pile *pile, enum kv_kind kind, const char *name)
-{
-	const struct kv_provider *provider = kv_provider_find(ctx, kind, name, 0);
-	struct kv_strings files = { 0 };
-	struct kvmod_modinfo *info;
-	const char *path = NULL;
-
-	if (provider)
-		return provider->module ? provider->module->path : NULL;
-	if (files_for(config, name, pile, &files))
-		return NULL;
-	for (size_t i = 0; i < files.n && !path; i++) {
-		if (kv_modinfo_open(config, files.item[i], &info)) {
-			path = kv_path_stem_is(files.item[i], name) ? files.item[i] : NULL;
-			continue;
-		}
-		if (kv_modinfo_says(info, kv_kind_name(kind), name))
-			path = files.item[i];
-		kvmod_modinfo_free(info);
-	}
-	return path;
-}
-
 /* --- modules by name ----------------------------------------------------------------------- */
 
 int kv_load(struct kvmod_ctx *ctx, const char *name)

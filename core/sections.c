@@ -144,6 +144,38 @@ static int check_entry(const struct kv_catalog *c, const struct kv_entry *e)
 	return e->key ? check_key(c, e, kind) : KVMOD_OK;
 }
 
+/* --- aliases -------------------------------------------------------------------------- */
+
+static void note_hidden(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind)
+{
+	if (kv_name_eq(e->key, e->value) || !kv_catalog_has(c, kind, e->key))
+		return;
+	if (e->source->path)
+		kv_log(c->ctx, KVMOD_WARN, "%s:%u: the alias `%s` hides the %s of that name",
+		       e->source->path, e->line, e->key, kv_kind_name(kind));
+	else
+		kv_log(c->ctx, KVMOD_WARN, "-o alias.%s=%s: hides the %s of that name", e->key,
+		       e->value, kv_kind_name(kind));
+}
+
+int kv_alias_check(const struct kv_catalog *c, const struct kv_entry *e, const char **module)
+{
+	struct kv_nearest nearest;
+	char hint[KV_HINT_ROOM];
+
+	kv_nearest_start(&nearest, e->value);
+	for (enum kv_kind kind = KV_POLICY; kind <= KV_DEVICE; kind++)
+		note_hidden(c, e, kind);
+	for (enum kv_kind kind = KV_POLICY; kind <= KV_DEVICE; kind++) {
+		*module = kv_catalog_file(c, kind, e->value);
+		if (kv_catalog_has(c, kind, e->value))
+			return KVMOD_OK;
+		kv_catalog_offer(c, kind, &nearest);
+	}
+	return kv_place_fail(KVMOD_ENOENT, e, "no policy, engine or device `%s`%s", e->value,
+			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
+}
+
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config)
 {
 	struct kv_catalog c = { 0 };

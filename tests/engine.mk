@@ -9,7 +9,7 @@ libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h tests/oracle
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
-ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_files tests/test_engine_llama \
+ENGINE_TESTS = tests/test_engine tests/test_engine_cache tests/test_engine_check tests/test_engine_files tests/test_engine_llama \
 	tests/test_engine_replay tests/test_engine_request tests/test_engine_text \
 	tests/test_engine_golden tests/test_engine_gpu tests/test_engine_sides
 tests_test_engine_SOURCES = tests/test_engine.c
@@ -18,6 +18,9 @@ tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_cache_SOURCES = tests/test_engine_cache.c
 tests_test_engine_cache_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_check_SOURCES = tests/test_engine_check.c tests/sides.c tests/sides.h
+tests_test_engine_check_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_check_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_files_SOURCES = tests/test_engine_files.c
 tests_test_engine_files_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)

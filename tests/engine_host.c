@@ -62,7 +62,7 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 			     params->type == GGML_TYPE_F16 ? 1 :
 							     2;
 	message[0] = '\0';
-	if (!gg_engine_ops.open(engine))
+	if (!(params->check ? gg_engine_ops.check : gg_engine_ops.open)(engine))
 		return engine;
 	free(engine);
 	return NULL;

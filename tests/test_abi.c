@@ -233,7 +233,7 @@ static const struct pin pins[] = {
 	AT(kvmod_bytes, held, 16),
 	AT(kvmod_bytes, full, 24),
 
-	SIZE(kvmod_engine_ops, 184),
+	SIZE(kvmod_engine_ops, 200),
 	AT(kvmod_engine_ops, size, 0),
 	AT(kvmod_engine_ops, flags, 4),
 	AT(kvmod_engine_ops, name, 8),

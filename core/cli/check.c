@@ -48,13 +48,42 @@ static void note(void *arg, const struct kvmod_finding *f)
 	fflush(stdout);
 }
 
+static void say_nothing(void *arg, uint32_t level, const char *line)
+{
+	(void)arg;
+	(void)level;
+	(void)line;
+}
+
+/* What the options stand for; what is wrong is found, and said, when all of it is checked. */
+static int read_options(struct kvmod_ctx *ctx, const struct cli_common *common,
+			struct cli_overrides *overrides)
+{
+	int err;
+
+	kvmod_set_log(ctx, say_nothing, NULL);
+	err = cli_configure(ctx, common, overrides);
+	kvmod_set_log(ctx, NULL, NULL);
+	/* `kvmod run` takes this one: then it is as good as named. */
+	if (!err && !kvmod_config_get(ctx, "kvmod", "engine"))
+		overrides->all.item[overrides->all.n++] = "kvmod.engine=" CLI_DEFAULT_ENGINE;
+	return err > 0 ? err : CLI_OK;
+}
+
 static int check_all(struct kvmod_ctx *ctx, const struct cli_common *common, double limit)
 {
 	struct check check = { .findings = common->json ? json_array() : NULL };
-	int err;
+	struct cli_overrides overrides;
+	int err = read_options(ctx, common, &overrides);
 
-	err = kvmod_check(ctx, common->config, common->overrides.item, common->overrides.n,
+	if (err) {
+		json_decref(check.findings);
+		cli_overrides_free(&overrides);
+		return err;
+	}
+	err = kvmod_check(ctx, common->config, overrides.all.item, overrides.all.n,
 			  (uint32_t)(limit * 1e3), note, &check);
+	cli_overrides_free(&overrides);
 	if (check.findings)
 		cli_print_json(json_pack("{s:b, s:o}", "fine", !err, "findings", check.findings));
 	if (err && !check.n_wrong)
@@ -90,7 +119,8 @@ const struct cli_command cli_check = {
 	.summary = "check the configuration, and try each module that it names",
 	.operands = "",
 	.details =
-"Modules are loaded, and policies run on a tiny made-up model, in child processes: one\n"
-"that crashes or hangs does so there. Exit status 1: something is wrong.\n",
-	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
+"Modules are loaded, policies run on a tiny made-up model, and the engine looks at its\n"
+"model, in child processes: one that crashes or hangs does so there. Exit status 1:\n"
+"something is wrong.\n",
+	.takes = CLI_TAKES_CONFIG | CLI_TAKES_MODEL | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

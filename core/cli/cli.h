@@ -113,9 +113,23 @@ void cli_usage_error(const struct cli_command *self, const char *format, ...)
 
 /* --- context (context.c) -------------------------------------------------------- */
 
+/* What -o, --policy and -m set, in the order in which they count. */
+struct cli_overrides {
+	struct cli_strings all;		/* has room for one more */
+	char *policy, *model;		/* those made for --policy and -m */
+};
+#define CLI_OWN_OVERRIDES 3
 /*
- * A context configured as the common options say; -m and --policy are short for
- * two overrides. NULL after the reason was printed. Free with kvmod_unref().
+ * Configures the context as the common options say; -m and --policy are short for
+ * two overrides. CLI_OK; CLI_FAILED after the reason was printed; or, negative,
+ * what kvmod_configure() answered, and nothing was printed.
+ */
+int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, struct cli_overrides *o);
+void cli_overrides_free(struct cli_overrides *o);
+
+/*
+ * A context configured like that. NULL after the reason was printed. Free with
+ * kvmod_unref().
  */
 struct kvmod_ctx *cli_context(const struct cli_common *common);
 /*
@@ -124,6 +138,7 @@ struct kvmod_ctx *cli_context(const struct cli_common *common);
  */
 struct kvmod_ctx *cli_context_to_look(const struct cli_common *common);
 /* The engine that the configuration names. */
+#define CLI_DEFAULT_ENGINE "ggml"
 const char *cli_engine_name(struct kvmod_ctx *ctx);
 
 #define CLI_MAX_FOUND 8

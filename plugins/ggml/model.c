@@ -33,7 +33,8 @@ static int32_t map_file(struct gg_engine *engine)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: not a GGUF file (%s)", engine->model,
 			       S_ISREG(st.st_mode) ? "it is empty" : "not even a regular file");
 	}
-	map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd, 0);
+	map = mmap(NULL, (size_t)st.st_size, PROT_READ,
+		   engine->check_only ? MAP_SHARED : MAP_SHARED | MAP_POPULATE, fd, 0);
 	close(fd);
 	if (map == MAP_FAILED)
 		return gg_fail(engine, KVMOD_EIO, "%s: cannot be mapped: %s", engine->model,
@@ -170,6 +171,14 @@ static int32_t refuse_type(struct gg_engine *engine, const struct ggml_tensor *w
 		       engine->model, weight->name, ggml_type_name(weight->type), where);
 }
 
+static int32_t leave_in_file(struct gg_engine *engine, struct ggml_tensor *weight, const void *data)
+{
+	if (ggml_backend_tensor_alloc(engine->net.file_buffer, weight, (void *)(uintptr_t)data) !=
+	    GGML_STATUS_SUCCESS)
+		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
+	return KVMOD_OK;
+}
+
 static int32_t place_on_gpu(struct gg_engine *engine, struct ggml_tensor *weight, enum use use,
 			    const void *data)
 {
@@ -177,6 +186,8 @@ static int32_t place_on_gpu(struct gg_engine *engine, struct ggml_tensor *weight
 
 	if (!is_supported(engine->gpu.device, weight, use, type))
 		return refuse_type(engine, weight, ", on the GPU: set a smaller gpu_layers");
+	if (engine->check_only)
+		return leave_in_file(engine, weight, data);
 	return copy_to(engine, weight, type, data);
 }
 
@@ -189,14 +200,9 @@ static int32_t place(struct gg_engine *engine, struct ggml_tensor *weight, enum 
 		return place_on_gpu(engine, weight, use, data);
 	if (!is_supported(engine->backend.device, weight, use, ggml_backend_cpu_buffer_type()))
 		return refuse_type(engine, weight, "");
-	if (use == USE_MATRIX)
+	if (use == USE_MATRIX && !engine->check_only)
 		extra = extra_type(engine, weight);
-	if (extra)
-		return copy_to(engine, weight, extra, data);
-	if (ggml_backend_tensor_alloc(engine->net.file_buffer, weight, (void *)(uintptr_t)data) !=
-	    GGML_STATUS_SUCCESS)
-		return gg_fail(engine, KVMOD_EDEVICE, "ggml refuses weight %s", weight->name);
-	return KVMOD_OK;
+	return extra ? copy_to(engine, weight, extra, data) : leave_in_file(engine, weight, data);
 }
 
 /* --- finding and checking weights ------------------------------------------------------------ */
@@ -347,7 +353,8 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 	struct gg_layer *layer = &model->layers[index];
 	int32_t code = KVMOD_OK;
 
-	if (side == GG_GPU && ((code = place_together(engine, index, GG_Q, &layer->qkv)) ||
+	if (side == GG_GPU && !engine->check_only &&
+	    ((code = place_together(engine, index, GG_Q, &layer->qkv)) ||
 			       (code = place_together(engine, index, GG_Q_BIAS, &layer->qkv_bias))))
 		return code;
 	for (unsigned w = 0; w < GG_N_WEIGHTS; w++) {

@@ -82,12 +82,10 @@ kvmod check -c /dev/null -o kvmod.policy
 exits 1
 echo 'failed -o kvmod.policy: expected SECTION.KEY=VALUE' | out
 
-# The examples; one of them sets up the engine ggml.
+# The examples, whether the engine that one of them sets up is there or not.
 for file in "$srcdir"/conf/kvmod.conf.d/*.example; do
-	if [ -f .libs/ggml.so ] || ! grep -q 'engine ggml' "$file"; then
-		kvmod check -c "$file"
-		exits 0
-	fi
+	kvmod check -c "$file" -o "kvmod.module_path=:$build/tests/cli/.libs" -o kvmod.engine=fake
+	exits 0
 done
 
 # Where the usual configuration is wrong, one can still look at what is there.

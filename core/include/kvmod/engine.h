@@ -60,7 +60,7 @@ struct kvmod_bytes {
 	uint64_t full;			/* `used` if nothing had ever been cut */
 };
 
-/* All calls are required. */
+/* Calls are required where they do not say otherwise. */
 struct kvmod_engine_ops {
 	uint32_t size;
 	uint32_t flags;
@@ -131,6 +131,19 @@ struct kvmod_engine_ops {
 	 */
 	int32_t (*apply)(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
 	void (*bytes)(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
+
+	/*
+	 * Optional: what open() would refuse, as far as it can be told without
+	 * loading weights, in open()'s words. It takes open()'s place: after
+	 * KVMOD_OK the core calls model(), serves() and close(), and nothing else.
+	 * Without it `kvmod check` opens the engine as a session does. [may block]
+	 */
+	int32_t (*check)(void *self);
+	/*
+	 * Optional: can request() show what a policy needs? KVMOD_ENOTSUP, and in
+	 * words what is missing, if not. Without it, that shows with the first prompt.
+	 */
+	int32_t (*serves)(void *self, const struct kvmod_needs *needs);
 };
 
 #ifdef __cplusplus
