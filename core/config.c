@@ -7,7 +7,49 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/cpu/simd.h"
+
+/* --- [kvmod] ------------------------------------------------------------------------------------ */
+
+#define SETTING(field, kind, def_, range_) \
+	{ #field, KVMOD_PARAM_##kind, offsetof(struct kv_settings, field), def_, range_, "" }
+
+static const struct kvmod_param settings[] = {
+	SETTING(module_path, STRING, "", ""),
+	SETTING(policy, STRING, "fullkv", ""),
+	SETTING(engine, STRING, "ggml", ""),
+	SETTING(device, CHOICE, "auto", "auto|cpu|cuda"),
+	SETTING(threads, INT, "0", "0..1024"),
+	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
+	SETTING(allow_owner, STRING, "", ""),
+};
+#define N_SETTINGS ((uint32_t)(sizeof(settings) / sizeof(*settings)))
+
+static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest)
+{
+	kv_nearest_start(nearest, name);
+	for (uint32_t i = 0; i < N_SETTINGS; i++) {
+		if (kv_name_eq(settings[i].name, name))
+			return &settings[i];
+		kv_nearest_offer(nearest, settings[i].name);
+	}
+	return NULL;
+}
+
 /* --- overrides and drop-ins ------------------------------------------------------------------ */
+
+/* "threads=4" lacks its section; where it can only be [kvmod], that is said. */
+static int no_override(const char *text)
+{
+	struct kv_nearest nearest;
+	char key[KV_HINT_ROOM];
+
+	snprintf(key, sizeof(key), "%.*s", (int)strcspn(text, "="), text);
+	if (text[strlen(key)] == '=' && find_setting(key, &nearest))
+		return kv_fail(KVMOD_EINVAL, "-o %s: expected SECTION.KEY=VALUE; did you mean `kvmod.%s`?",
+			       text, text);
+	return kv_fail(KVMOD_EINVAL, "-o %s: expected SECTION.KEY=VALUE", text);
+}
 
 /* "SECTION.KEY=VALUE", split at the last dot before the first "=". */
 static int split_override(struct kv_pile *pile, const char *text, const char **section,
@@ -18,7 +60,7 @@ static int split_override(struct kv_pile *pile, const char *text, const char **s
 	while (dot && dot > text && *dot != '.')
 		dot--;
 	if (!equal || *dot != '.' || dot == text || dot + 1 == equal)
-		return kv_fail(KVMOD_EINVAL, "-o %s: expected SECTION.KEY=VALUE", text);
+		return no_override(text);
 	*section = kv_pile_strndup(pile, text, (size_t)(dot - text));
 	*key = kv_pile_strndup(pile, dot + 1, (size_t)(equal - dot - 1));
 	*value = equal + 1;
@@ -94,33 +136,16 @@ static int read_drop_ins(struct kv_config *config)
 	return err;
 }
 
-/* --- [kvmod] ------------------------------------------------------------------------------------ */
-
-#define SETTING(field, kind, def_, range_) \
-	{ #field, KVMOD_PARAM_##kind, offsetof(struct kv_settings, field), def_, range_, "" }
-
-static const struct kvmod_param settings[] = {
-	SETTING(module_path, STRING, "", ""),
-	SETTING(policy, STRING, "fullkv", ""),
-	SETTING(engine, STRING, "ggml", ""),
-	SETTING(device, CHOICE, "auto", "auto|cpu|cuda"),
-	SETTING(threads, INT, "0", "0..1024"),
-	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
-	SETTING(allow_owner, STRING, "", ""),
-};
-#define N_SETTINGS ((uint32_t)(sizeof(settings) / sizeof(*settings)))
+/* --- checking ----------------------------------------------------------------------------------- */
 
 static int check_setting(const struct kv_entry *entry)
 {
 	struct kv_nearest nearest;
+	const struct kvmod_param *setting = find_setting(entry->key, &nearest);
 	char hint[KV_HINT_ROOM];
 
-	kv_nearest_start(&nearest, entry->key);
-	for (uint32_t i = 0; i < N_SETTINGS; i++) {
-		if (kv_name_eq(settings[i].name, entry->key))
-			return kv_entry_check(entry, &settings[i]);
-		kv_nearest_offer(&nearest, settings[i].name);
-	}
+	if (setting)
+		return kv_entry_check(entry, setting);
 	return kv_place_fail(KVMOD_EINVAL, entry, "[kvmod] has no setting `%s`%s", entry->key,
 			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
@@ -192,6 +217,7 @@ int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *o
 
 	if (!config)
 		return kv_no_memory();
+	config->ctx = ctx;
 	err = read_all(ctx, config, path, overrides, n_overrides);
 	if (err)
 		kv_config_free(config);
@@ -222,6 +248,17 @@ void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config)
 			 KVMOD_ERROR + (uint32_t)config->settings.log_level : ctx->usual_level;
 }
 
+/* Once: the environment stays as it is. */
+static void note_environment(struct kvmod_ctx *ctx)
+{
+	static atomic_flag done = ATOMIC_FLAG_INIT;
+	const char *unknown = kv_simd_unknown();
+
+	if (unknown && !atomic_flag_test_and_set(&done))
+		kv_log(ctx, KVMOD_WARN, "KVMOD_SIMD=%s has no effect: expected scalar, avx2 or avx512",
+		       unknown);
+}
+
 int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 		    const char *const *overrides, size_t n_overrides)
 {
@@ -232,6 +269,7 @@ int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 	err = kv_config_read(ctx, path, overrides, n_overrides, &config);
 	if (err == KVMOD_OK)
 		kv_config_install(ctx, config);
+	note_environment(ctx);
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
 }

@@ -61,6 +61,7 @@ struct kv_settings {
 };
 
 struct kv_config {
+	struct kvmod_ctx *ctx;
 	struct kv_config *older;	/* kept: strings of it were handed out */
 	struct kv_pile pile;
 	const char *path;		/* NULL: no file */
@@ -76,7 +77,10 @@ struct kv_config {
 
 /* Appends what the file says. */
 int kv_ini_read(struct kv_config *config, const char *path);
-/* Splits a section's name, "policy refreekv", or says what is wrong with it. */
+/*
+ * Splits a section's name, "policy refreekv", or says what is wrong with it;
+ * KVMOD_ENOENT: it is like none that there is.
+ */
 int kv_section_split(struct kv_pile *pile, const char *section, const char **kind,
 		     const char **name);
 /* Appends an entry, which must not be there; key NULL: the section's own line. */
@@ -141,6 +145,12 @@ int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct 
 /* The files there that may be modules, in name order. */
 int kv_module_files(const struct kv_config *config, struct kv_pile *pile,
 		    struct kv_strings *out);
+/*
+ * Does a module of the usual folder have it (key: "policy", ..., "name"), where
+ * module_path leaves that folder out? What to say then comes behind the folders.
+ */
+bool kv_usual_folder_has(const struct kv_config *config, const char *key, const char *name);
+#define KV_USUAL_HINT "): the usual folder has it; end module_path with a `:` to look there too"
 /* "/x/refreekv.so" is the file of "refreekv". */
 bool kv_path_stem_is(const char *path, const char *name);
 

@@ -16,13 +16,19 @@ static int missing(const struct kv_catalog *c, const struct kv_entry *e, enum kv
 {
 	const struct kv_catalog_file *file = kv_catalog_refused(c, name);
 	struct kv_nearest nearest;
-	char hint[KV_HINT_ROOM];
+	char hint[KV_HINT_ROOM], alias[KV_HINT_ROOM] = "";
 
 	if (file)
 		return kv_place_fail(file->err, e, "%s", file->refused);
+	if (!*e->name && !kv_name_eq(e->value, name))
+		snprintf(alias, sizeof(alias), ", which the alias `%s` stands for", e->value);
+	if (kv_usual_folder_has(c->config, kv_kind_name(kind), name))
+		return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s (looked in %s" KV_USUAL_HINT,
+				     kv_kind_name(kind), name, alias,
+				     c->config->settings.module_path);
 	kv_nearest_start(&nearest, name);
 	kv_catalog_offer(c, kind, &nearest);
-	return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s", kv_kind_name(kind), name,
+	return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s%s", kv_kind_name(kind), name, alias,
 			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 

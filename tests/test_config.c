@@ -107,7 +107,7 @@ START_TEST(mistakes_in_overrides)
 	assert_fails(override(ctx, "threads"), KVMOD_EINVAL,
 		     "-o threads: expected SECTION.KEY=VALUE");
 	assert_fails(override(ctx, "threads=4"), KVMOD_EINVAL,
-		     "-o threads=4: expected SECTION.KEY=VALUE");
+		     "-o threads=4: expected SECTION.KEY=VALUE; did you mean `kvmod.threads=4`?");
 	assert_fails(override(ctx, ".threads=4"), KVMOD_EINVAL,
 		     "-o .threads=4: expected SECTION.KEY=VALUE");
 	assert_fails(override(ctx, "kvmod.=4"), KVMOD_EINVAL,
@@ -251,9 +251,9 @@ END_TEST
 START_TEST(unknown_sections)
 {
 	assert_rejected("[kvmud]\n", KVMOD_EINVAL,
-			"kvmod.conf:1: unknown section [kvmud]; did you mean [kvmod]?");
+			"kvmod.conf:1: unknown section [kvmud]; did you mean `kvmod`?");
 	assert_rejected("[polisy good]\nsinks = 1\n", KVMOD_EINVAL, "kvmod.conf:1: unknown section "
-			"[polisy good]; did you mean [policy good]?");
+			"[polisy good]; did you mean `policy good`?");
 	assert_rejected("[weather]\n", KVMOD_EINVAL, "kvmod.conf:1: unknown section [weather]");
 	assert_rejected("[]\n", KVMOD_EINVAL, "kvmod.conf:1: unknown section []");
 	assert_rejected("[policy]\n", KVMOD_EINVAL,

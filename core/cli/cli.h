@@ -141,6 +141,10 @@ struct kvmod_ctx *cli_context_to_look(const struct cli_common *common);
 #define CLI_DEFAULT_ENGINE "ggml"
 const char *cli_engine_name(struct kvmod_ctx *ctx);
 
+/* What the core brings itself. */
+#define CLI_BUILT_IN_POLICY "fullkv"
+#define CLI_BUILT_IN_DEVICE "cpu"
+
 #define CLI_MAX_FOUND 8
 struct cli_found {
 	size_t n;

@@ -7,10 +7,6 @@
 static const char *const kinds[] = { "policy", "engine", "device", "collective" };
 static const char *const plurals[] = { "policies", "engines", "devices", "collectives" };
 
-/* What the core brings itself. */
-#define BUILT_IN "fullkv"
-#define BUILT_IN_DEVICE "cpu"
-
 struct list {
 	const char *only;		/* a kind, or "name": print just these */
 	json_t *modules;		/* or NULL: a table */
@@ -157,19 +153,19 @@ static const char *kind_of(const struct cli_command *self, const char *word)
 static int print_list(struct list *list, struct kvmod_ctx *ctx)
 {
 	if (list->only && !strcmp(list->only, "policy"))
-		print_name(list, BUILT_IN);
+		print_name(list, CLI_BUILT_IN_POLICY);
 	if (list->only && !strcmp(list->only, "device"))
-		print_name(list, BUILT_IN_DEVICE);
+		print_name(list, CLI_BUILT_IN_DEVICE);
 	if (kvmod_modules_each(ctx, one, list))
 		return cli_error_kvmod();
 	if (list->modules)
 		return cli_print_json(json_pack("{s:O}", "modules", list->modules));
 	if (!list->n && !list->only)
-		return cli_error("no modules in %s: only the policy " BUILT_IN " is there",
+		return cli_error("no modules in %s: only the policy " CLI_BUILT_IN_POLICY " is there",
 				 kvmod_config_get(ctx, "kvmod", "module_path") ?: "the module path");
 	if (!list->only) {
-		print_row("-", kvmod_version(), "policy " BUILT_IN, "cpu cuda", "keeps everything; built in");
-		print_row("", "", "device " BUILT_IN_DEVICE, "-", "");
+		print_row("-", kvmod_version(), "policy " CLI_BUILT_IN_POLICY, "cpu cuda", "keeps everything; built in");
+		print_row("", "", "device " CLI_BUILT_IN_DEVICE, "-", "");
 	}
 	return CLI_OK;
 }

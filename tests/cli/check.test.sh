@@ -70,7 +70,7 @@ given <<'END'
 [polcy topp]
 p = 0.5
 END
-wrong 1 'unknown section [polcy topp]; did you mean [policy topp]?'
+wrong 1 'unknown section [polcy topp]; did you mean `policy topp`?'
 given <<'END'
 policy = topp
 END

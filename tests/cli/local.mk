@@ -22,6 +22,7 @@ CLI_TESTS = \
 	tests/cli/bench_gather.test.sh \
 	tests/cli/check.test.sh \
 	tests/cli/completion.test.sh \
+	tests/cli/hints.test.sh \
 	tests/cli/model.test.sh \
 	tests/cli/modules.test.sh \
 	tests/cli/new.test.sh \
