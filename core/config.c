@@ -25,6 +25,12 @@ static const struct kvmod_param settings[] = {
 };
 #define N_SETTINGS ((uint32_t)(sizeof(settings) / sizeof(*settings)))
 
+const struct kvmod_param *kv_settings(uint32_t *n)
+{
+	*n = N_SETTINGS;
+	return settings;
+}
+
 static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest)
 {
 	kv_nearest_start(nearest, name);

@@ -18,6 +18,7 @@ libkvmod_la_SOURCES = \
 	core/context.c \
 	core/decide.c \
 	core/device.c \
+	core/effective.c \
 	core/elffile.c \
 	core/engine.c \
 	core/entries.c \

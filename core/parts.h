@@ -89,6 +89,9 @@ int kv_config_add(struct kv_config *config, const struct kv_source *source, unsi
 /* Names of entries have changed: finds them again by the new ones. */
 void kv_config_index(struct kv_config *config);
 
+/* The parameters of [kvmod], fields of struct kv_settings. */
+const struct kvmod_param *kv_settings(uint32_t *n);
+
 /* Reads files and overrides and checks all of it; the context stays as it is. */
 int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *overrides,
 		   size_t n_overrides, struct kv_config **out);

@@ -260,6 +260,8 @@ static const struct pin pins[] = {
 	AT(kvmod_engine_ops, request, 160),
 	AT(kvmod_engine_ops, apply, 168),
 	AT(kvmod_engine_ops, bytes, 176),
+	AT(kvmod_engine_ops, check, 184),
+	AT(kvmod_engine_ops, serves, 192),
 
 	SIZE(kvmod_gather, 80),
 	AT(kvmod_gather, size, 0),
@@ -309,6 +311,16 @@ static const struct pin pins[] = {
 	AT(kvmod_finding, message, 24),
 	AT(kvmod_finding, module, 32),
 	AT(kvmod_finding, seconds, 40),
+
+	SIZE(kvmod_setting, 48),
+	AT(kvmod_setting, size, 0),
+	AT(kvmod_setting, from, 4),
+	AT(kvmod_setting, section, 8),
+	AT(kvmod_setting, key, 16),
+	AT(kvmod_setting, value, 24),
+	AT(kvmod_setting, file, 32),
+	AT(kvmod_setting, line, 40),
+	AT(kvmod_setting, reserved, 44),
 
 	SIZE(kvmod_counters, 80),
 	AT(kvmod_counters, size, 0),

@@ -91,11 +91,80 @@ static int check_all(struct kvmod_ctx *ctx, const struct cli_common *common, dou
 	return err ? CLI_FAILED : CLI_OK;
 }
 
+/* --- --print ---------------------------------------------------------------------------- */
+
+struct print {
+	char section[128];		/* of the last value */
+	json_t *settings;		/* or NULL: an INI file */
+};
+
+static const char *const origins[] = {
+	[KVMOD_FROM_DEFAULT] = "default", [KVMOD_FROM_FILE] = "file",
+	[KVMOD_FROM_DROP_IN] = "drop-in", [KVMOD_FROM_OVERRIDE] = "command line",
+};
+
+static const char *origin(const struct kvmod_setting *s)
+{
+	return s->from < CLI_COUNT(origins) ? origins[s->from] : "elsewhere";
+}
+
+/* A line of an INI file: where the value comes from is its comment. */
+static void print_setting(struct print *print, const struct kvmod_setting *s)
+{
+	int width;
+
+	if (strcmp(print->section, s->section)) {
+		printf("%s[%s%s%s]\n", *print->section ? "\n" : "", cli_style(stdout, CLI_BOLD),
+		       s->section, cli_style(stdout, CLI_PLAIN));
+		snprintf(print->section, sizeof(print->section), "%s", s->section);
+	}
+	width = printf("%s = %s", s->key, s->value);
+	printf("%*s ; ", width < 40 ? 40 - width : 0, "");
+	if (s->file)
+		printf("%s:%u\n", s->file, s->line);
+	else
+		printf("%s\n", origin(s));
+}
+
+static int print_one(void *arg, const struct kvmod_setting *s)
+{
+	struct print *print = arg;
+	json_t *object;
+
+	if (!print->settings) {
+		print_setting(print, s);
+		return 0;
+	}
+	object = json_pack("{s:s, s:s, s:s, s:s}", "section", s->section, "key", s->key,
+			   "value", s->value, "from", origin(s));
+	if (s->file && object)
+		json_object_update_new(object, json_pack("{s:s, s:i}", "file", s->file,
+							 "line", (int)s->line));
+	return json_array_append_new(print->settings, object) ? KVMOD_ENOMEM : 0;
+}
+
+static int print_all(const struct cli_common *common)
+{
+	struct print print = { .settings = common->json ? json_array() : NULL };
+	struct kvmod_ctx *ctx = cli_context(common);
+	int err = ctx ? kvmod_settings_each(ctx, print_one, &print) : CLI_FAILED;
+
+	if (err && ctx)
+		err = cli_error_kvmod();
+	if (!err && common->json)
+		err = cli_print_json(json_pack("{s:O}", "settings", print.settings));
+	json_decref(print.settings);
+	kvmod_unref(ctx);
+	return err;
+}
+
 static int run(const struct cli_command *self, int argc, char **argv)
 {
 	struct cli_common common = { 0 };
 	double limit = DEFAULT_LIMIT;
+	bool print = false;
 	const struct cli_option options[] = {
+		{ "print", 0, CLI_FLAG, &print, NULL, "try nothing: print each value, and where it comes from" },
 		{ "limit", 0, CLI_REAL, &limit, "SECONDS", "a module that takes longer hangs [10]" },
 		{ 0 }
 	};
@@ -106,6 +175,8 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
 	if (limit < 0.001 || limit > 3600)
 		cli_usage_error(self, "--limit=%g: 0.001 to 3600 seconds was expected", limit);
+	if (print)
+		return print_all(&common);
 	if (kvmod_new(&ctx))
 		return cli_error_kvmod();
 	err = check_all(ctx, &common, limit);

@@ -26,6 +26,7 @@ CLI_TESTS = \
 	tests/cli/model.test.sh \
 	tests/cli/modules.test.sh \
 	tests/cli/new.test.sh \
+	tests/cli/print.test.sh \
 	tests/cli/run.test.sh \
 	tests/cli/terminal.test.sh \
 	tests/cli/usage.test.sh

@@ -100,6 +100,33 @@ const char *kvmod_config_path(struct kvmod_ctx *ctx);
  */
 const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key);
 
+/* Where a value comes from. */
+#define KVMOD_FROM_DEFAULT	0u
+#define KVMOD_FROM_FILE		1u	/* kvmod_config_path() */
+#define KVMOD_FROM_DROP_IN	2u
+#define KVMOD_FROM_OVERRIDE	3u
+
+/* A value of the configuration in force. */
+struct kvmod_setting {
+	uint32_t size;
+	uint32_t from;			/* KVMOD_FROM_... */
+	const char *section;		/* "kvmod", "policy refreekv" */
+	const char *key;
+	const char *value;		/* as a file would say it; paths are absolute */
+	const char *file;		/* that says it; NULL: none does */
+	uint32_t line;			/* there */
+	uint32_t reserved;
+};
+typedef int kvmod_setting_fn(void *arg, const struct kvmod_setting *setting);
+
+/*
+ * Calls fn for each value in force, section by section: those of [kvmod]; the
+ * parameters of the policy, engine and device in use, and of all that have a
+ * section; aliases; the blacklist. Strings live until fn returns. Stops when fn
+ * returns something other than 0, and returns that.
+ */
+int kvmod_settings_each(struct kvmod_ctx *ctx, kvmod_setting_fn *fn, void *arg);
+
 /*
  * The absolute path of a data file ("template/policy.c"): in the build tree
  * where this runs from one, else in the installed folder. Free it with free().
