@@ -162,6 +162,14 @@ void cli_found_free(struct cli_found *found);
 /* The first of them, to be freed. */
 int cli_find_module(struct kvmod_ctx *ctx, const char *name, const char *device, char **path);
 
+/*
+ * Is a name for a new module free? CLI_OK, or CLI_FAILED after it was printed who
+ * has it: a module, what one provides, the core, or an alias.
+ */
+int cli_check_name_free(struct kvmod_ctx *ctx, const char *name);
+
+/* Why the configuration keeps this module from being loaded; NULL: it does not. */
+const char *cli_blacklisted(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info);
 /* Where the module says that its policy runs: "cpu", "cpu cuda". */
 const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy);
 bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device);

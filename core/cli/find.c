@@ -16,6 +16,11 @@ struct search {
 	struct kv_nearest nearest;
 };
 
+const char *cli_blacklisted(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
+{
+	return kvmod_config_get(ctx, "blacklist", kvmod_modinfo_get(info, "name", 0));
+}
+
 const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy)
 {
 	const char *said;
@@ -154,4 +159,25 @@ int cli_find_module(struct kvmod_ctx *ctx, const char *name, const char *device,
 	found.path[0] = NULL;
 	cli_found_free(&found);
 	return CLI_OK;
+}
+
+int cli_check_name_free(struct kvmod_ctx *ctx, const char *name)
+{
+	const char *target = kvmod_config_get(ctx, "alias", name);
+	struct cli_found found = { 0 };
+	struct search s = { .name = name, .found = &found };
+	int err;
+
+	if (is_built_in(name))
+		return cli_error("`%s` is taken: it is built in", name);
+	if (target)
+		return cli_error("`%s` is taken: the configuration has it as an alias of `%s`", name,
+				 target);
+	kv_nearest_start(&s.nearest, name);
+	err = kvmod_modules_each(ctx, look_at, &s) ? cli_error_kvmod() : CLI_OK;
+	if (!err && found.n)
+		err = cli_error("`%s` is taken: %s has that name, or provides something of that name",
+				name, found.path[0]);
+	cli_found_free(&found);
+	return err;
 }
