@@ -21,6 +21,7 @@ CLI_TESTS = \
 	tests/cli/bench_device.test.sh \
 	tests/cli/bench_gather.test.sh \
 	tests/cli/check.test.sh \
+	tests/cli/check_model.test.sh \
 	tests/cli/completion.test.sh \
 	tests/cli/hints.test.sh \
 	tests/cli/model.test.sh \
