@@ -53,8 +53,9 @@ const char *kvmod_version(void);
 
 /*
  * Reads kvmod.conf, kvmod.conf.d/ beside it and the overrides
- * "SECTION.KEY=VALUE", checks every section that the core or a module knows,
- * and makes it the context's. path NULL: $KVMOD_CONF, the user's, the system's,
+ * "SECTION.KEY=VALUE"; of a key that is set several times the last value counts
+ * and is the only one that is checked. Checks every section that the core or a
+ * module knows, and makes it the context's. path NULL: $KVMOD_CONF, the user's, the system's,
  * or the build tree's, whichever is there first. On an error the configuration
  * that was there stays.
  */
@@ -65,8 +66,9 @@ int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 struct kvmod_finding {
 	uint32_t size;
 	int32_t code;			/* 0: fine; KVMOD_ECRASH, KVMOD_ETIMEOUT, ... */
-	const char *kind;		/* "policy", "engine", "device"; "configuration" */
-	const char *name;		/* its name; "configuration": the file, or "" */
+	const char *kind;		/* "policy", "engine", "device"; "alias"; "configuration",
+					   "drop-in" */
+	const char *name;		/* its name; of the last two: the file, or "" */
 	const char *message;		/* one line, "" where it is fine */
 	const char *module;		/* the module's file; "" if it is none or not known */
 	double seconds;
@@ -77,9 +79,11 @@ typedef void kvmod_finding_fn(void *arg, const struct kvmod_finding *finding);
  * Tries a configuration, which the context does not take over. Reads it as
  * kvmod_configure() does; then, for each policy, engine and device that it names,
  * a child process loads the module, fills in the parameters, and for a policy
- * opens it on a tiny made-up model and runs one request. A module that crashes
- * or does not come back within limit_ms (0: 10 seconds) does so there. fn, which
- * may be NULL, gets a finding for each. Returns 0, or the code of the first
+ * opens it on a tiny made-up model and runs one request. The engine that [kvmod]
+ * names looks at its model, without weights if it can, and the policy in use is
+ * opened for that. A module that crashes or does not come back within limit_ms
+ * (0: 10 seconds) does so there. fn, which may be NULL, gets a finding for each,
+ * and for each file that was read and each alias. Returns 0, or the code of the first
  * finding that is not fine, and kvmod_error() has its message. The child is
  * forked from the calling thread and runs no exit handlers.
  */
