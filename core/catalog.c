@@ -10,6 +10,8 @@ static int open_file(struct kv_catalog *c, const char *path)
 
 	f->path = path;
 	f->err = kv_modinfo_open(c->config, path, &f->info);
+	if (f->err == KVMOD_ENOMEM)
+		return f->err;		/* that is no fault of the file's */
 	if (f->err)
 		f->refused = kv_pile_strdup(&c->pile, kvmod_error());
 	return f->err && !f->refused ? KVMOD_ENOMEM : KVMOD_OK;

@@ -9,38 +9,7 @@
 
 #include "kernels/cpu/simd.h"
 
-/* --- [kvmod] ------------------------------------------------------------------------------------ */
-
-#define SETTING(field, kind, def_, range_) \
-	{ #field, KVMOD_PARAM_##kind, offsetof(struct kv_settings, field), def_, range_, "" }
-
-static const struct kvmod_param settings[] = {
-	SETTING(module_path, STRING, "", ""),
-	SETTING(policy, STRING, "fullkv", ""),
-	SETTING(engine, STRING, "ggml", ""),
-	SETTING(device, CHOICE, "auto", "auto|cpu|cuda"),
-	SETTING(threads, INT, "0", "0..1024"),
-	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
-	SETTING(allow_owner, STRING, "", ""),
-};
-#define N_SETTINGS ((uint32_t)(sizeof(settings) / sizeof(*settings)))
-
-const struct kvmod_param *kv_settings(uint32_t *n)
-{
-	*n = N_SETTINGS;
-	return settings;
-}
-
-static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest)
-{
-	kv_nearest_start(nearest, name);
-	for (uint32_t i = 0; i < N_SETTINGS; i++) {
-		if (kv_name_eq(settings[i].name, name))
-			return &settings[i];
-		kv_nearest_offer(nearest, settings[i].name);
-	}
-	return NULL;
-}
+static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest);
 
 /* --- overrides and drop-ins ------------------------------------------------------------------ */
 
@@ -142,7 +111,38 @@ static int read_drop_ins(struct kv_config *config)
 	return err;
 }
 
-/* --- checking ----------------------------------------------------------------------------------- */
+/* --- [kvmod] ------------------------------------------------------------------------------------ */
+
+#define SETTING(field, kind, def_, range_) \
+	{ #field, KVMOD_PARAM_##kind, offsetof(struct kv_settings, field), def_, range_, "" }
+
+static const struct kvmod_param settings[] = {
+	SETTING(module_path, STRING, "", ""),
+	SETTING(policy, STRING, "fullkv", ""),
+	SETTING(engine, STRING, "ggml", ""),
+	SETTING(device, CHOICE, "auto", "auto|cpu|cuda"),
+	SETTING(threads, INT, "0", "0..1024"),
+	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
+	SETTING(allow_owner, STRING, "", ""),
+};
+#define N_SETTINGS ((uint32_t)(sizeof(settings) / sizeof(*settings)))
+
+const struct kvmod_param *kv_settings(uint32_t *n)
+{
+	*n = N_SETTINGS;
+	return settings;
+}
+
+static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest)
+{
+	kv_nearest_start(nearest, name);
+	for (uint32_t i = 0; i < N_SETTINGS; i++) {
+		if (kv_name_eq(settings[i].name, name))
+			return &settings[i];
+		kv_nearest_offer(nearest, settings[i].name);
+	}
+	return NULL;
+}
 
 static int check_setting(const struct kv_entry *entry)
 {
@@ -177,8 +177,8 @@ static int settle_entries(struct kv_config *config)
 	int err = KVMOD_OK;
 
 	for (size_t i = 0; i < config->n_entries; i++)
-		config->entries[i].name = kv_config_alias(config, config->entries[i].name);
-	kv_config_index(config);
+		if (*config->entries[i].name)
+			config->entries[i].name = kv_config_alias(config, config->entries[i].name);
 	for (size_t i = 0; i < config->n_entries && err == KVMOD_OK; i++) {
 		const struct kv_entry *e = &config->entries[i];
 
@@ -239,7 +239,6 @@ void kv_config_free(struct kv_config *config)
 
 		kv_pile_free(&config->pile);
 		free(config->entries);
-		free(config->chains);
 		free(config);
 		config = older;
 	}

@@ -106,91 +106,34 @@ static bool same(const struct kv_entry *a, const char *kind, const char *name, c
 	       kv_name_eq(a->key, key);
 }
 
-/* Where the chain of entries with such a section and key begins. */
-static size_t *chain_of(const struct kv_config *config, const char *kind, const char *name,
-			const char *key)
-{
-	uint32_t hash = kv_name_hash(kv_name_hash(kv_name_hash(0, kind), name), key);
-
-	return &config->chains[hash & (config->room - 1)];
-}
-
-static void put_in_chain(struct kv_config *config, struct kv_entry *entry)
-{
-	size_t *newest;
-
-	if (!entry->key)
-		return;
-	newest = chain_of(config, entry->kind, entry->name, entry->key);
-	entry->older = *newest;
-	*newest = (size_t)(entry - config->entries) + 1;
-}
-
-void kv_config_index(struct kv_config *config)
-{
-	if (config->room)
-		memset(config->chains, 0, config->room * sizeof(*config->chains));
-	for (size_t i = 0; i < config->n_entries; i++)
-		put_in_chain(config, &config->entries[i]);
-}
-
-const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
-				      const char *name, const char *key)
-{
-	size_t i = config && config->room ? *chain_of(config, kind, name, key) : 0;
-
-	while (i && !same(&config->entries[i - 1], kind, name, key))
-		i = config->entries[i - 1].older;
-	return i ? &config->entries[i - 1] : NULL;
-}
-
-bool kv_entry_counts(const struct kv_config *config, const struct kv_entry *entry)
-{
-	return !entry->key ||
-	       kv_config_find(config, entry->kind, entry->name, entry->key) == entry;
-}
-
 static int check_new(const struct kv_config *config, const struct kv_entry *new)
 {
-	const struct kv_entry *e;
-
 	if (new->key[0] == '\0')
 		return kv_fail(KVMOD_EINVAL, "expected a key before the `=`");
 	if (!new->source->path)		/* -o: the last one counts */
 		return KVMOD_OK;
-	e = kv_config_find(config, new->kind, new->name, new->key);
-	if (!e || e->source != new->source)
-		return KVMOD_OK;
-	return kv_fail(KVMOD_EINVAL, "[%s%s%s] %s is set a second time; first on line %u",
-		       new->kind, *new->name ? " " : "", new->name, new->key, e->line);
-}
+	for (size_t i = 0; i < config->n_entries; i++) {
+		const struct kv_entry *e = &config->entries[i];
 
-static int grow(struct kv_config *config)
-{
-	size_t room = config->room ? 2 * config->room : 64;
-	struct kv_entry *entries = reallocarray(config->entries, room, sizeof(*entries));
-	size_t *chains;
-
-	if (!entries)
-		return kv_no_memory();
-	config->entries = entries;
-	chains = reallocarray(config->chains, room, sizeof(*chains));
-	if (!chains)
-		return kv_no_memory();
-	config->chains = chains;
-	config->room = room;
-	kv_config_index(config);
+		if (e->source == new->source && same(e, new->kind, new->name, new->key))
+			return kv_fail(KVMOD_EINVAL, "[%s%s%s] %s is set a second time; first on line %u",
+				       new->kind, *new->name ? " " : "", new->name, new->key, e->line);
+	}
 	return KVMOD_OK;
 }
 
 static int append(struct kv_config *config, const struct kv_entry *entry)
 {
-	int err = config->n_entries == config->room ? grow(config) : KVMOD_OK;
+	if (config->n_entries == config->room) {
+		size_t room = config->room ? 2 * config->room : 64;
+		struct kv_entry *entries = reallocarray(config->entries, room, sizeof(*entries));
 
-	if (err)
-		return err;
-	config->entries[config->n_entries] = *entry;
-	put_in_chain(config, &config->entries[config->n_entries++]);
+		if (!entries)
+			return kv_no_memory();
+		config->entries = entries;
+		config->room = room;
+	}
+	config->entries[config->n_entries++] = *entry;
 	return KVMOD_OK;
 }
 
@@ -213,6 +156,21 @@ int kv_config_add(struct kv_config *config, const struct kv_source *source, unsi
 		return KVMOD_ENOMEM;
 	err = check_new(config, &entry);
 	return err ? err : append(config, &entry);
+}
+
+const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
+				      const char *name, const char *key)
+{
+	for (size_t i = config ? config->n_entries : 0; i-- > 0;)
+		if (same(&config->entries[i], kind, name, key))
+			return &config->entries[i];
+	return NULL;
+}
+
+bool kv_entry_counts(const struct kv_config *config, const struct kv_entry *entry)
+{
+	return !entry->key ||
+	       kv_config_find(config, entry->kind, entry->name, entry->key) == entry;
 }
 
 const char *kv_config_alias(const struct kv_config *config, const char *name)

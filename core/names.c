@@ -19,15 +19,6 @@ bool kv_name_eq(const char *a, const char *b)
 	return fold(*a) == fold(*b);
 }
 
-/* FNV-1a; the end counts, so that "ab", "c" and "a", "bc" differ. */
-uint32_t kv_name_hash(uint32_t hash, const char *name)
-{
-	do
-		hash = (hash ^ (unsigned char)fold(*name)) * 16777619u;
-	while (*name++);
-	return hash;
-}
-
 static bool name_char(char c)
 {
 	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||

@@ -9,8 +9,6 @@
 
 /* '-' and '_' are the same. */
 bool kv_name_eq(const char *a, const char *b);
-/* A number that equal names have in common; it goes on from `hash`. */
-uint32_t kv_name_hash(uint32_t hash, const char *name);
 /* Letters, digits, '-' and '_', not empty. */
 bool kv_name_valid(const char *name);
 

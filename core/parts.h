@@ -48,7 +48,6 @@ struct kv_entry {
 	const char *key, *value;
 	const struct kv_source *source;
 	unsigned line;
-	size_t older;			/* 1 + the next entry of its chain; 0: there is none */
 };
 
 struct kv_settings {
@@ -70,8 +69,7 @@ struct kv_config {
 	const char **overrides;
 	size_t n_overrides;
 	struct kv_entry *entries;
-	size_t n_entries, room;		/* room: 0 or a power of two */
-	size_t *chains;			/* [room] by hash: 1 + the newest entry; 0: there is none */
+	size_t n_entries, room;
 	struct kv_settings settings;
 };
 
@@ -86,8 +84,6 @@ int kv_section_split(struct kv_pile *pile, const char *section, const char **kin
 /* Appends an entry, which must not be there; key NULL: the section's own line. */
 int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
 		  const char *section, const char *key, const char *value);
-/* Names of entries have changed: finds them again by the new ones. */
-void kv_config_index(struct kv_config *config);
 
 /* The parameters of [kvmod], fields of struct kv_settings. */
 const struct kvmod_param *kv_settings(uint32_t *n);

@@ -50,6 +50,10 @@ static void note_unused(const struct kv_catalog *c, const struct kv_entry *e, en
 	if (file)
 		kv_log(c->ctx, level, "%s:%u: [%s %s] has no effect: %s", e->source->path, e->line,
 		       e->kind, e->name, file->refused);
+	else if (kv_usual_folder_has(c->config, e->kind, e->name))
+		kv_log(c->ctx, level, "%s:%u: [%s %s] has no effect: no %s `%s` (looked in %s"
+		       KV_USUAL_HINT, e->source->path, e->line, e->kind, e->name, e->kind, e->name,
+		       c->config->settings.module_path);
 	else
 		kv_log(c->ctx, level, "%s:%u: no %s `%s` is installed: its section has no effect%s",
 		       e->source->path, e->line, e->kind, e->name,

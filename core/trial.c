@@ -81,6 +81,8 @@ static int open_and_close(struct kvmod_ctx *ctx, const char *name)
  */
 static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
 {
+	if (err == KVMOD_ENOMEM)
+		return err;
 	if (err)
 		kv_log(ctx, KVMOD_NOTE, "%s %s is not tried: %s", what, name, kvmod_error());
 	return KVMOD_OK;

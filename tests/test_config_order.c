@@ -6,7 +6,6 @@
 #include "core/parts.h"
 #include "tests/fixture.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -114,31 +113,6 @@ START_TEST(aliases)
 }
 END_TEST
 
-/* Many keys are as quick to find as few. */
-START_TEST(many_entries)
-{
-	enum { N = 50000 };
-	struct kvmod_ctx *ctx = fixture_context();
-	size_t size = 1 << 20, n = 0;
-	char *text = malloc(size), key[16];
-
-	n += (size_t)snprintf(text, size, "[alias]\n");
-	for (int i = 0; i < N; i++)
-		n += (size_t)snprintf(text + n, size - n, "n%d = good\n", i);
-	assert_ok(kvmod_configure(ctx, fixture_write("many.conf", text), NULL, 0));
-	for (int i = 0; i < N; i += 997) {
-		snprintf(key, sizeof(key), "n%d", i);
-		ck_assert_str_eq(kvmod_config_get(ctx, "alias", key), "good");
-	}
-	ck_assert_ptr_null(kvmod_config_get(ctx, "alias", "n50000"));
-	snprintf(text + n, size - n, "n7 = good\n");
-	assert_fails(kvmod_configure(ctx, fixture_write("many.conf", text), NULL, 0), KVMOD_EINVAL,
-		     "many.conf:50002: [alias] n7 is set a second time; first on line 9");
-	free(text);
-	kvmod_unref(ctx);
-}
-END_TEST
-
 /* --- sections of what is not there ---------------------------------------------------- */
 
 static void assert_noted(const char *text, const char *line)
@@ -219,7 +193,6 @@ int main(void)
 	tcase_add_loop_test(tcase, a_drop_in_spoils, 0, n);
 	tcase_add_test(tcase, the_command_line_corrects);
 	tcase_add_test(tcase, aliases);
-	tcase_add_test(tcase, many_entries);
 	tcase_add_test(tcase, sections_of_what_is_not_installed);
 	tcase_add_test(tcase, section_of_a_refused_module);
 	tcase_add_test(tcase, section_of_a_blacklisted_module);

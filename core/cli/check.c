@@ -140,7 +140,9 @@ static int print_one(void *arg, const struct kvmod_setting *s)
 	if (s->file && object)
 		json_object_update_new(object, json_pack("{s:s, s:i}", "file", s->file,
 							 "line", (int)s->line));
-	return json_array_append_new(print->settings, object) ? KVMOD_ENOMEM : 0;
+	if (json_array_append_new(print->settings, object))
+		return cli_error("[%s] %s = %s: this cannot be said in JSON", s->section, s->key, s->value);
+	return 0;
 }
 
 static int print_all(const struct cli_common *common)
@@ -149,7 +151,7 @@ static int print_all(const struct cli_common *common)
 	struct kvmod_ctx *ctx = cli_context(common);
 	int err = ctx ? kvmod_settings_each(ctx, print_one, &print) : CLI_FAILED;
 
-	if (err && ctx)
+	if (err < 0)
 		err = cli_error_kvmod();
 	if (!err && common->json)
 		err = cli_print_json(json_pack("{s:O}", "settings", print.settings));

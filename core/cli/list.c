@@ -212,6 +212,7 @@ const struct cli_command cli_list = {
 	.operands = "[modules|policies|engines|devices|collectives]",
 	.details =
 "Reads the files in module_path without running them. A file that would not be\n"
-"loaded, or is blacklisted, is listed with the reason. With an operand: just those names, a line each.\n",
+"loaded, or is blacklisted, is listed with the reason. With an operand: just those\n"
+"names, a line each.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

@@ -73,6 +73,12 @@ if [ -f .libs/ggml.so ]; then
 	typed -o kvmod.engine=ggml
 	says 1 "kvmod: no engine \`ggml\` $hint"
 fi
+printf '[policy snapkv]\nbudget = 9\n' >"$tmp/own.conf"
+kvmod list -c "$tmp/own.conf" -o "kvmod.module_path=$tmp/mine" engines
+exits 0
+err <<END
+kvmod: warning: TMP/own.conf:1: [policy snapkv] has no effect: no policy \`snapkv\` $hint
+END
 kvmod run -o "kvmod.module_path=$tmp/mine:" --policy snapkv -n 1 --json hello
 exits 0
 json policy=snapkv
