@@ -164,6 +164,29 @@ START_TEST(section_of_a_blacklisted_module)
 }
 END_TEST
 
+/*
+ * The first file that has it is the one that is loaded: what another, further down
+ * the module path, says of its parameters does not count.
+ */
+START_TEST(an_older_version_behind)
+{
+	static const char *const sinks = "policy good.sinks=500";
+	struct kvmod_ctx *ctx = fixture_context();
+	char path[160];
+	const char *overrides[] = { path, sinks };
+
+	ck_assert_int_eq(mkdir(fixture_path("new"), 0755), 0);
+	fixture_module("good", "new/good");
+	fixture_patch(fixture_module("good", NULL), "INT\t4\t0..1024", "INT\t4\t0..0009", 13);
+	snprintf(path, sizeof(path), "kvmod.module_path=%s/new:%s", fixture_dir, fixture_dir);
+	assert_ok(kvmod_configure(ctx, "/dev/null", overrides, 2));
+	snprintf(path, sizeof(path), "kvmod.module_path=%s:%s/new", fixture_dir, fixture_dir);
+	assert_fails(kvmod_configure(ctx, "/dev/null", overrides, 2), KVMOD_EINVAL,
+		     "-o policy good.sinks=500: expected an integer in 0..0009");
+	kvmod_unref(ctx);
+}
+END_TEST
+
 /* What is asked for must be there. */
 START_TEST(policies_asked_for)
 {
@@ -196,6 +219,7 @@ int main(void)
 	tcase_add_test(tcase, sections_of_what_is_not_installed);
 	tcase_add_test(tcase, section_of_a_refused_module);
 	tcase_add_test(tcase, section_of_a_blacklisted_module);
+	tcase_add_test(tcase, an_older_version_behind);
 	tcase_add_test(tcase, policies_asked_for);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
