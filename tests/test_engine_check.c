@@ -3,6 +3,8 @@
  * check() answers as open() does, and copies no weight; serves() knows what the
  * engine collects.
  */
+#include <config.h>
+
 #include "tests/sides.h"
 
 #include <stdlib.h>
@@ -42,6 +44,31 @@ START_TEST(answers_as_open_does)
 	ck_assert_int_ne(try(model, true, (char[512]){ 0 }), KVMOD_OK);
 	assert_alike(model);
 	unlink(model);
+	free(model);
+}
+END_TEST
+
+/* The header and the weights are fine, the vocabulary is of a kind that libllama does not know. */
+START_TEST(refused_by_libllama)
+{
+	static const char key[] = "tokenizer.ggml.model";
+	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD), *bytes, *at, why[512];
+	FILE *file = fopen(model, "r+b");
+	size_t size = 1 << 24;
+
+	bytes = malloc(size);
+	ck_assert(file && bytes);
+	size = fread(bytes, 1, size, file);
+	at = memmem(bytes, size, key, strlen(key));
+	ck_assert_ptr_nonnull(at);
+	/* Its type, and the length of the text, come first. */
+	ck_assert_int_eq(fseek(file, at + strlen(key) + 12 - bytes, SEEK_SET), 0);
+	ck_assert_int_eq(fputc('x', file), 'x');
+	ck_assert_int_eq(fclose(file), 0);
+	ck_assert_int_eq(try(model, true, why), KVMOD_EFORMAT);
+	assert_alike(model);
+	unlink(model);
+	free(bytes);
 	free(model);
 }
 END_TEST
@@ -126,6 +153,7 @@ END_TEST
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, answers_as_open_does, TINY_GOOD, TINY_F16_VALUES + 1);
+	tcase_add_test(tc, refused_by_libllama);
 	tcase_add_test(tc, no_model);
 	tcase_add_loop_test(tc, copies_nothing, 0, 2 * N_MODELS);
 	tcase_add_test(tc, serves);
