@@ -7,8 +7,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "kernels/cpu/simd.h"
-
 static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest);
 
 /* --- overrides and drop-ins ------------------------------------------------------------------ */
@@ -253,17 +251,6 @@ void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config)
 			 KVMOD_ERROR + (uint32_t)config->settings.log_level : ctx->usual_level;
 }
 
-/* Once: the environment stays as it is. */
-static void note_environment(struct kvmod_ctx *ctx)
-{
-	static atomic_flag done = ATOMIC_FLAG_INIT;
-	const char *unknown = kv_simd_unknown();
-
-	if (unknown && !atomic_flag_test_and_set(&done))
-		kv_log(ctx, KVMOD_WARN, "KVMOD_SIMD=%s has no effect: expected scalar, avx2 or avx512",
-		       unknown);
-}
-
 int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 		    const char *const *overrides, size_t n_overrides)
 {
@@ -274,7 +261,6 @@ int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 	err = kv_config_read(ctx, path, overrides, n_overrides, &config);
 	if (err == KVMOD_OK)
 		kv_config_install(ctx, config);
-	note_environment(ctx);
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
 }

@@ -48,21 +48,12 @@ static void note(void *arg, const struct kvmod_finding *f)
 	fflush(stdout);
 }
 
-static void say_nothing(void *arg, uint32_t level, const char *line)
-{
-	(void)arg;
-	(void)level;
-	(void)line;
-}
-
 /* What the options stand for; what is wrong is found, and said, when all of it is checked. */
 static int read_options(struct kvmod_ctx *ctx, const struct cli_common *common,
 			struct cli_overrides *overrides)
 {
-	int err;
+	int err = cli_configure(ctx, common, true, overrides);
 
-	kvmod_set_log(ctx, say_nothing, NULL);
-	err = cli_configure(ctx, common, overrides);
 	kvmod_set_log(ctx, NULL, NULL);
 	/* `kvmod run` takes this one: then it is as good as named. */
 	if (!err && !kvmod_config_get(ctx, "kvmod", "engine"))

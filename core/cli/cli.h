@@ -122,9 +122,10 @@ struct cli_overrides {
 /*
  * Configures the context as the common options say; -m and --policy are short for
  * two overrides. CLI_OK; CLI_FAILED after the reason was printed; or, negative,
- * what kvmod_configure() answered, and nothing was printed.
+ * what kvmod_configure() answered, and nothing was printed. quiet: no warnings.
  */
-int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, struct cli_overrides *o);
+int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, bool quiet,
+		  struct cli_overrides *o);
 void cli_overrides_free(struct cli_overrides *o);
 
 /*

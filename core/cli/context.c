@@ -28,11 +28,19 @@ static bool add(struct cli_overrides *o, char **own, const char *section, const 
 	return true;
 }
 
+static void say_nothing(void *arg, uint32_t level, const char *line)
+{
+	(void)arg;
+	(void)level;
+	(void)line;
+}
+
 /*
  * Which engine -m speaks to is known only when the rest was read: so the
- * configuration is read twice then.
+ * configuration is read twice then, and warned about once.
  */
-int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, struct cli_overrides *o)
+int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, bool quiet,
+		  struct cli_overrides *o)
 {
 	char section[80];
 	int err;
@@ -42,7 +50,11 @@ int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, struct
 		return cli_error("more than %d of -o", CLI_MAX_STRINGS - CLI_OWN_OVERRIDES);
 	if (common->policy && !add(o, &o->policy, "kvmod", "policy", common->policy))
 		return cli_error("out of memory");
+	if (quiet || common->model)
+		kvmod_set_log(ctx, say_nothing, NULL);
 	err = configure(ctx, common, &o->all);
+	if (!quiet)
+		kvmod_set_log(ctx, NULL, NULL);
 	if (err || !common->model)
 		return err;
 	snprintf(section, sizeof(section), "engine %s", cli_engine_name(ctx));
@@ -61,7 +73,7 @@ void cli_overrides_free(struct cli_overrides *o)
 static int configure_all(struct kvmod_ctx *ctx, const struct cli_common *common)
 {
 	struct cli_overrides o;
-	int err = cli_configure(ctx, common, &o);
+	int err = cli_configure(ctx, common, false, &o);
 
 	cli_overrides_free(&o);
 	return err < 0 ? cli_error_kvmod() : err;

@@ -108,18 +108,27 @@ for n in -1 1.5 many 99999999999999999999; do
 done
 KVMOD_SIMD=avx3
 export KVMOD_SIMD
-kvmod list policies -o kvmod.threads=1
+said='kvmod: warning: KVMOD_SIMD=avx3 has no effect: expected scalar, avx2 or avx512'
+kvmod run -n 1 --json hello
 exits 0
-err <<'END'
-kvmod: warning: KVMOD_SIMD=avx3 has no effect: expected scalar, avx2 or avx512
-END
-# Once, although it is read twice for -m.
-kvmod run -m /dev/null -n 1 hello
+echo "$said" | err
+# Each of these is opened in a process of its own.
+kvmod check --policy snapkv -o 'policy topp.p=0.5'
 exits 0
-[ "$(grep -c KVMOD_SIMD "$tmp/err")" = 1 ] || fail "not said once: $(cat "$tmp/err")"
+echo "$said" | err
 for KVMOD_SIMD in '' scalar avx2 avx512; do
-	kvmod list policies
+	kvmod run -n 1 --json hello
 	exits 0
 	: | err
+done
+
+# The configuration is read twice for -m, and warned about once.
+printf '[policy gone]\nx = 1\n' >>"$KVMOD_CONF"
+for command in 'run -n 1 --json hello' check; do
+	kvmod $command -m /dev/null
+	exits 0
+	err <<'END'
+kvmod: warning: TMP/kvmod.conf:4: no policy `gone` is installed: its section has no effect
+END
 done
 finish
