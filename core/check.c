@@ -37,6 +37,9 @@ struct trial {
 	uint32_t limit_ms;
 	kvmod_finding_fn *fn;
 	void *arg;
+	struct kv_catalog catalog;
+	struct kv_strings lines;	/* that children logged */
+	bool policy_failed;		/* the one in use */
 	int first_code;
 	char first[1024];
 };
@@ -86,124 +89,6 @@ static void plain_signals(void)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
-static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name)
-{
-	struct kv_provider *provider;
-	void *instance;
-	int err = kv_provider_get(ctx, kind, name, 0, &provider);
-
-	if (err)
-		return err;
-	err = kv_instance_new(ctx, provider, &instance);
-	if (err == KVMOD_OK)
-		kv_instance_free(instance);
-	kv_provider_put(ctx, provider);
-	return err;
-}
-
-static int find_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
-{
-	struct kv_provider *provider;
-	int err = kv_provider_get(ctx, KV_POLICY, name, on, &provider);
-
-	if (err == KVMOD_OK)
-		kv_provider_put(ctx, provider);
-	return err;
-}
-
-static bool has_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
-{
-	return find_version(ctx, name, on) == KVMOD_OK;
-}
-
-static int open_and_close(struct kvmod_ctx *ctx, const char *name)
-{
-	struct kvmod_device *device;
-	int err = kvmod_device_open(ctx, name, &device);
-
-	if (err == KVMOD_OK)
-		kvmod_device_close(device);
-	return err;
-}
-
-/* The device that [kvmod] names; 0: `auto`, or none. */
-static uint32_t device_chosen(const struct kv_config *config)
-{
-	const struct kv_entry *e = kv_config_find(config, "kvmod", "", "device");
-
-	return e ? kv_device_bit(e->value) : 0;
-}
-
-static bool is_in_use(const struct trial *t, const char *policy)
-{
-	return kv_name_eq(policy, kv_config_alias(t->config, t->config->settings.policy));
-}
-
-/*
- * What is not needed here may be there for another machine: a section of a device
- * that is not asked for, or of a policy that is not in use. Then it is no mistake
- * that there is no GPU.
- */
-static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
-{
-	if (err == KVMOD_ENOMEM)
-		return err;
-	if (err)
-		kv_log(ctx, KVMOD_NOTE, "%s %s is not tried: %s", what, name, kvmod_error());
-	return KVMOD_OK;
-}
-
-static int try_device(struct trial *t, const char *name)
-{
-	int err = open_and_close(t->ctx, name);
-
-	if (kv_device_bit(name) & device_chosen(t->config))
-		return err;
-	return excuse(t->ctx, err, "device", name);
-}
-
-static int probe(struct trial *t, const char *name, const char *device, int *fd)
-{
-	return kv_probe_policy(t->ctx, name, device, tell_step, fd);
-}
-
-/* In use it must run as configured; else where it can, if that is here. */
-static int try_policy(struct trial *t, const char *name, int *fd)
-{
-	int err = KVMOD_OK;
-
-	if (is_in_use(t, name))
-		return probe(t, name, NULL, fd);
-	if (!has_version(t->ctx, name, KVMOD_ON_CPU))
-		err = open_and_close(t->ctx, kv_device_name(KVMOD_ON_CUDA));
-	return err ? excuse(t->ctx, err, "policy", name) : probe(t, name, "auto", fd);
-}
-
-/* Of one that would run on a device that cannot be used here. */
-static int try_policy_without(struct trial *t, const char *name, int *fd)
-{
-	int err = is_in_use(t, name) ? find_version(t->ctx, name, device_chosen(t->config)) : KVMOD_OK;
-
-	if (err || !has_version(t->ctx, name, KVMOD_ON_CPU))
-		return err;
-	return probe(t, name, "cpu", fd);
-}
-
-/*
- * The driver of an accelerator that the parent uses does not work in its child.
- * Then only what can do without is tried; that the device works is known.
- */
-static int try_further(struct trial *t, enum kv_kind kind, const char *name, int *fd)
-{
-	bool busy = kv_accelerator_is_open(t->ctx);
-
-	if (kind == KV_DEVICE && !busy)
-		return try_device(t, name);
-	if (kind == KV_POLICY)
-		return busy ? try_policy_without(t, name, fd) : try_policy(t, name, fd);
-	return KVMOD_OK;
-}
-
 /* The context is a copy of the parent's, and only this thread is left to use it. */
 static void child(struct trial *t, enum kv_kind kind, const char *name, int fd)
 {
@@ -215,11 +100,8 @@ static void child(struct trial *t, enum kv_kind kind, const char *name, int fd)
 	kvmod_set_log(ctx, tell_log, &fd);
 	if (err == KVMOD_OK) {
 		kv_config_install(ctx, t->config);
-		tell(fd, STEP, 0, "loading it");
-		err = load_and_fill(ctx, kind, name);
+		err = kv_try(ctx, kind, name, t->policy_failed, tell_step, &fd);
 	}
-	if (err == KVMOD_OK)
-		err = try_further(t, kind, name, &fd);
 	tell(fd, DONE, err, err ? kvmod_error() : "");
 }
 
@@ -232,6 +114,20 @@ struct watch {
 	bool done;
 };
 
+/* Several children may say the same of one policy. */
+static bool is_new(struct trial *t, const char *line)
+{
+	const char *copy;
+
+	for (size_t i = 0; i < t->lines.n; i++)
+		if (strcmp(t->lines.item[i], line) == 0)
+			return false;
+	copy = kv_pile_strdup(&t->catalog.pile, line);
+	if (copy)
+		kv_strings_add(&t->catalog.pile, &t->lines, copy);
+	return true;
+}
+
 static void hear(struct trial *t, struct watch *w, const struct message *m)
 {
 	switch (m->kind) {
@@ -239,7 +135,8 @@ static void hear(struct trial *t, struct watch *w, const struct message *m)
 		snprintf(w->step, sizeof(w->step), "%.63s", m->text);
 		break;
 	case LOG:
-		kv_log(t->ctx, (uint32_t)m->code, "%s", m->text);
+		if (is_new(t, m->text))
+			kv_log(t->ctx, (uint32_t)m->code, "%s", m->text);
 		break;
 	case DONE:
 		w->done = true;
@@ -370,18 +267,18 @@ static const char *without_name(const char *message, enum kv_kind kind, const ch
 static void report_watch(struct trial *t, enum kv_kind kind, const char *name,
 			 const struct watch *w, double seconds)
 {
-	struct kv_pile pile = { 0 };
 	const char *module;
 
+	t->policy_failed |= w->code && kind == KV_POLICY &&
+			    kv_is_in_use(t->config, kind, name);
 	pthread_mutex_lock(&t->ctx->lock);
-	module = kv_provider_file(t->ctx, t->config, &pile, kind, name);
+	module = kv_catalog_file(&t->catalog, kind, name);
 	pthread_mutex_unlock(&t->ctx->lock);
 	report(t, &(struct kvmod_finding){
 		.size = sizeof(struct kvmod_finding), .code = w->code, .kind = kv_kind_name(kind),
 		.name = name, .message = without_name(w->message, kind, name),
 		.module = module ? module : "", .seconds = seconds,
 	});
-	kv_pile_free(&pile);
 }
 
 /*
@@ -439,6 +336,22 @@ static void keep_it(void *name)
 	(void)name;			/* the configuration's */
 }
 
+/* What is not in use and not to be had is passed over; sections.c has said the first. */
+static bool is_passed_over(struct trial *t, enum kv_kind kind, const char *name)
+{
+	const struct kv_entry *blacklisted;
+	bool there;
+
+	pthread_mutex_lock(&t->ctx->lock);
+	there = kv_catalog_has(&t->catalog, kind, name);
+	blacklisted = kv_catalog_blacklisted(&t->catalog, kind, name);
+	pthread_mutex_unlock(&t->ctx->lock);
+	if (blacklisted)
+		kv_log(t->ctx, KVMOD_NOTE, "%s %s is not tried: module `%s` is blacklisted: %s",
+		       kv_kind_name(kind), name, blacklisted->key, blacklisted->value);
+	return !there || blacklisted;
+}
+
 /* Each name once, in the order of the file. */
 static int try_each(struct trial *t, enum kv_kind kind, const char *chosen, void **tried)
 {
@@ -453,7 +366,8 @@ static int try_each(struct trial *t, enum kv_kind kind, const char *chosen, void
 		if (!tsearch(e->name, tried, by_name))
 			return kv_no_memory();
 		met = met || kv_name_eq(e->name, chosen);
-		try_one(t, kind, e->name);
+		if (kv_is_in_use(config, kind, e->name) || !is_passed_over(t, kind, e->name))
+			try_one(t, kind, e->name);
 	}
 	if (!met)
 		try_one(t, kind, chosen);
@@ -469,10 +383,39 @@ static int try_named(struct trial *t, enum kv_kind kind, const char *chosen)
 	return err;
 }
 
-/* The one of [kvmod], if it is said there. */
-static const char *chosen(const struct kv_config *config, const char *key, const char *value)
+/* --- files and aliases ------------------------------------------------------------------------ */
+
+static void report_alias(struct trial *t, const struct kv_entry *e)
 {
-	return kv_config_find(config, "kvmod", "", key) ? kv_config_alias(config, value) : NULL;
+	const char *module;
+	int err;
+
+	pthread_mutex_lock(&t->ctx->lock);
+	err = kv_alias_check(&t->catalog, e, &module);
+	pthread_mutex_unlock(&t->ctx->lock);
+	report(t, &(struct kvmod_finding){
+		.size = sizeof(struct kvmod_finding), .code = err, .kind = "alias", .name = e->key,
+		.message = err ? kvmod_error() : "", .module = module ? module : "",
+	});
+}
+
+static void report_aliases(struct trial *t)
+{
+	for (size_t i = 0; i < t->config->n_entries; i++) {
+		const struct kv_entry *e = &t->config->entries[i];
+
+		if (strcmp(e->kind, "alias") == 0 && e->key && kv_entry_counts(t->config, e))
+			report_alias(t, e);
+	}
+}
+
+static void report_drop_ins(struct trial *t)
+{
+	for (size_t i = 0; i < t->config->drop_ins.n; i++)
+		report(t, &(struct kvmod_finding){
+			.size = sizeof(struct kvmod_finding), .kind = "drop-in",
+			.name = t->config->drop_ins.item[i], .message = "", .module = "",
+		});
 }
 
 int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
@@ -483,15 +426,25 @@ int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t li
 		.limit_ms = limit_ms == 0 ? DEFAULT_LIMIT_MS :
 			    limit_ms < MAX_LIMIT_MS ? limit_ms : MAX_LIMIT_MS,
 	};
+	const struct kv_entry *engine;
 	int err;
 
+	pthread_mutex_lock(&ctx->lock);
+	err = kv_catalog_open(&t.catalog, ctx, config);
+	pthread_mutex_unlock(&ctx->lock);
+	if (err)
+		return err;
 	report_config(&t, config->path, KVMOD_OK, "");
-	err = try_named(&t, KV_POLICY, kv_config_alias(config, config->settings.policy));
+	report_drop_ins(&t);
+	report_aliases(&t);
+	err = try_named(&t, KV_POLICY, kv_in_use(config, KV_POLICY));
+	/* Not every program runs an engine: the default one is not asked for. */
+	engine = kv_config_find(config, "kvmod", "", "engine");
 	if (err == KVMOD_OK)
-		err = try_named(&t, KV_ENGINE, chosen(config, "engine", config->settings.engine));
-	/* The host's own is always there. */
+		err = try_named(&t, KV_ENGINE, engine ? kv_in_use(config, KV_ENGINE) : NULL);
 	if (err == KVMOD_OK)
-		err = try_named(&t, KV_DEVICE, kv_device_name(device_chosen(config) & ~KVMOD_ON_CPU));
+		err = try_named(&t, KV_DEVICE, kv_in_use(config, KV_DEVICE));
+	kv_catalog_close(&t.catalog);
 	if (err)
 		return err;
 	return t.first_code ? kv_fail(t.first_code, "%s", t.first) : KVMOD_OK;

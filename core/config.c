@@ -7,7 +7,22 @@
 #include <string.h>
 #include <unistd.h>
 
+static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest);
+
 /* --- overrides and drop-ins ------------------------------------------------------------------ */
+
+/* "threads=4" lacks its section; where it can only be [kvmod], that is said. */
+static int no_override(const char *text)
+{
+	struct kv_nearest nearest;
+	char key[KV_HINT_ROOM];
+
+	snprintf(key, sizeof(key), "%.*s", (int)strcspn(text, "="), text);
+	if (text[strlen(key)] == '=' && find_setting(key, &nearest))
+		return kv_fail(KVMOD_EINVAL, "-o %s: expected SECTION.KEY=VALUE; did you mean `kvmod.%s`?",
+			       text, text);
+	return kv_fail(KVMOD_EINVAL, "-o %s: expected SECTION.KEY=VALUE", text);
+}
 
 /* "SECTION.KEY=VALUE", split at the last dot before the first "=". */
 static int split_override(struct kv_pile *pile, const char *text, const char **section,
@@ -18,7 +33,7 @@ static int split_override(struct kv_pile *pile, const char *text, const char **s
 	while (dot && dot > text && *dot != '.')
 		dot--;
 	if (!equal || *dot != '.' || dot == text || dot + 1 == equal)
-		return kv_fail(KVMOD_EINVAL, "-o %s: expected SECTION.KEY=VALUE", text);
+		return no_override(text);
 	*section = kv_pile_strndup(pile, text, (size_t)(dot - text));
 	*key = kv_pile_strndup(pile, dot + 1, (size_t)(equal - dot - 1));
 	*value = equal + 1;
@@ -84,10 +99,11 @@ static int read_drop_ins(struct kv_config *config)
 
 		if (err == KVMOD_OK)
 			path = kv_pile_printf(&config->pile, "%s/%s", dir, entries[i]->d_name);
-		if (path)
+		if (err == KVMOD_OK)
+			err = path ? kv_strings_add(&config->pile, &config->drop_ins, path) :
+				     KVMOD_ENOMEM;
+		if (err == KVMOD_OK)
 			err = kv_ini_read(config, path);
-		else if (err == KVMOD_OK)
-			err = KVMOD_ENOMEM;
 		free(entries[i]);
 	}
 	if (n >= 0)
@@ -115,17 +131,31 @@ static const struct kvmod_param settings[] = {
 };
 #define N_SETTINGS ((uint32_t)(sizeof(settings) / sizeof(*settings)))
 
+const struct kvmod_param *kv_settings(uint32_t *n)
+{
+	*n = N_SETTINGS;
+	return settings;
+}
+
+static const struct kvmod_param *find_setting(const char *name, struct kv_nearest *nearest)
+{
+	kv_nearest_start(nearest, name);
+	for (uint32_t i = 0; i < N_SETTINGS; i++) {
+		if (kv_name_eq(settings[i].name, name))
+			return &settings[i];
+		kv_nearest_offer(nearest, settings[i].name);
+	}
+	return NULL;
+}
+
 static int check_setting(const struct kv_entry *entry)
 {
 	struct kv_nearest nearest;
+	const struct kvmod_param *setting = find_setting(entry->key, &nearest);
 	char hint[KV_HINT_ROOM];
 
-	kv_nearest_start(&nearest, entry->key);
-	for (uint32_t i = 0; i < N_SETTINGS; i++) {
-		if (kv_name_eq(settings[i].name, entry->key))
-			return kv_entry_check(entry, &settings[i]);
-		kv_nearest_offer(&nearest, settings[i].name);
-	}
+	if (setting)
+		return kv_entry_check(entry, setting);
 	return kv_place_fail(KVMOD_EINVAL, entry, "[kvmod] has no setting `%s`%s", entry->key,
 			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
@@ -142,17 +172,21 @@ static int check_entry(const struct kv_entry *entry)
 	return strcmp(entry->kind, "kvmod") == 0 ? check_setting(entry) : KVMOD_OK;
 }
 
-/* Sections of what an alias stands for are those of its target. */
+/*
+ * Sections of what an alias stands for are those of its target. What is set again
+ * later is not looked at: it may be the very mistake that a drop-in corrects.
+ */
 static int settle_entries(struct kv_config *config)
 {
 	int err = KVMOD_OK;
 
+	for (size_t i = 0; i < config->n_entries; i++)
+		if (*config->entries[i].name)
+			config->entries[i].name = kv_config_alias(config, config->entries[i].name);
 	for (size_t i = 0; i < config->n_entries && err == KVMOD_OK; i++) {
-		struct kv_entry *e = &config->entries[i];
+		const struct kv_entry *e = &config->entries[i];
 
-		if (*e->name)
-			e->name = kv_config_alias(config, e->name);
-		else if (e->key)
+		if (!*e->name && e->key && kv_entry_counts(config, e))
 			err = check_entry(e);
 	}
 	return err ? err : kv_config_renamed(config);
@@ -193,6 +227,7 @@ int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *o
 
 	if (!config)
 		return kv_no_memory();
+	config->ctx = ctx;
 	err = read_all(ctx, config, path, overrides, n_overrides);
 	if (err)
 		kv_config_free(config);

@@ -11,7 +11,8 @@ struct kvmod_engine {
 	void *instance;
 };
 
-int kvmod_engine_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **out)
+static int open_or_check(struct kvmod_ctx *ctx, const char *name, bool check,
+			 struct kvmod_engine **out)
 {
 	struct kvmod_engine *e;
 	int err;
@@ -32,7 +33,7 @@ int kvmod_engine_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_engi
 	if (err != KVMOD_OK)
 		goto no_instance;
 	kv_fail(KVMOD_OK, "%s", "");
-	err = e->ops->open(e->instance);
+	err = check && e->ops->check ? e->ops->check(e->instance) : e->ops->open(e->instance);
 	if (err != KVMOD_OK) {
 		if (*kvmod_error() == '\0')
 			kv_fail(err, "engine %s: %s", name, kvmod_strerror(err));
@@ -47,6 +48,29 @@ no_instance:
 	kv_provider_put(ctx, e->provider);
 no_provider:
 	free(e);
+	return err;
+}
+
+int kvmod_engine_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **out)
+{
+	return open_or_check(ctx, name, false, out);
+}
+
+int kv_engine_check(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **out)
+{
+	return open_or_check(ctx, name, true, out);
+}
+
+int kv_engine_serves(struct kvmod_engine *e, const struct kvmod_needs *needs)
+{
+	int err;
+
+	if (!e->ops->serves)
+		return KVMOD_OK;
+	kv_fail(KVMOD_OK, "%s", "");
+	err = e->ops->serves(e->instance, needs);
+	if (err && *kvmod_error() == '\0')
+		kv_fail(err, "engine %s does not serve it: %s", e->ops->name, kvmod_strerror(err));
 	return err;
 }
 

@@ -24,17 +24,54 @@ static const struct {
 	{ "blacklist", false },
 };
 
+#define N_KINDS (sizeof(kinds) / sizeof(*kinds))
+
+static bool is_named_kind(const char *text, size_t n)
+{
+	for (size_t i = 0; i < N_KINDS; i++)
+		if (kinds[i].named && strlen(kinds[i].kind) == n && memcmp(kinds[i].kind, text, n) == 0)
+			return true;
+	return false;
+}
+
 static int unknown_section(const char *section, const char *kind, const char *name)
 {
+	size_t n = strcspn(section, ".:/");
 	struct kv_nearest nearest;
 
+	if (section[n] && is_named_kind(section, n))
+		return kv_fail(KVMOD_EINVAL, "unknown section [%s]; did you mean `%.*s %s`?", section,
+			       (int)n, section, section + n + 1);
 	kv_nearest_start(&nearest, kind);
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+	for (size_t i = 0; i < N_KINDS; i++)
 		kv_nearest_offer(&nearest, kinds[i].kind);
 	if (!nearest.best[0])
-		return kv_fail(KVMOD_EINVAL, "unknown section [%s]", section);
-	return kv_fail(KVMOD_EINVAL, "unknown section [%s]; did you mean [%s%s%s]?", section,
+		return kv_fail(KVMOD_ENOENT, "unknown section [%s]", section);
+	return kv_fail(KVMOD_EINVAL, "unknown section [%s]; did you mean `%s%s%s`?", section,
 		       nearest.best, *name ? " " : "", name);
+}
+
+/* "snapkv": the name of a policy, engine or device, without the word before it? */
+static int suggest_section(const struct kv_config *config, const char *section)
+{
+	struct kv_nearest nearest;
+	struct kv_catalog c;
+	const char *kind = NULL;
+
+	kv_nearest_start(&nearest, section);
+	if (kv_name_valid(section) && kv_catalog_open(&c, config->ctx, config) == KVMOD_OK) {
+		for (enum kv_kind k = KV_POLICY; k <= KV_DEVICE; k++) {
+			unsigned before = nearest.distance;
+
+			kv_catalog_offer(&c, k, &nearest);
+			kind = nearest.distance < before ? kv_kind_name(k) : kind;
+		}
+		kv_catalog_close(&c);
+	}
+	if (!kind)
+		return kv_fail(KVMOD_EINVAL, "unknown section [%s]", section);
+	return kv_fail(KVMOD_EINVAL, "unknown section [%s]; did you mean `%s %s`?", section, kind,
+		       nearest.best);
 }
 
 static int check_section_name(const char *section, const char *kind, const char *name, bool named)
@@ -60,7 +97,7 @@ int kv_section_split(struct kv_pile *pile, const char *section, const char **kin
 	*name = kv_pile_strdup(pile, section + n + strspn(section + n, " \t"));
 	if (!*kind || !*name)
 		return KVMOD_ENOMEM;
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
+	for (size_t i = 0; i < N_KINDS; i++)
 		if (strcmp(*kind, kinds[i].kind) == 0)
 			return check_section_name(section, *kind, *name, kinds[i].named);
 	return unknown_section(section, *kind, *name);
@@ -169,6 +206,8 @@ int kv_config_add(struct kv_config *config, const struct kv_source *source, unsi
 	if (key && !*section)
 		return kv_fail(KVMOD_EINVAL, "`%s` stands before any [section]", key);
 	err = kv_section_split(&config->pile, section, &entry.kind, &entry.name);
+	if (err == KVMOD_ENOENT)
+		err = suggest_section(config, section);
 	if (err || !key)
 		return err ? err : append(config, &entry);
 	entry.key = kv_pile_strdup(&config->pile, key);
@@ -177,6 +216,12 @@ int kv_config_add(struct kv_config *config, const struct kv_source *source, unsi
 		return KVMOD_ENOMEM;
 	err = check_new(config, &entry);
 	return err ? err : append(config, &entry);
+}
+
+bool kv_entry_counts(const struct kv_config *config, const struct kv_entry *entry)
+{
+	return !entry->key ||
+	       kv_config_find(config, entry->kind, entry->name, entry->key) == entry;
 }
 
 const char *kv_config_alias(const struct kv_config *config, const char *name)

@@ -78,6 +78,20 @@ static int check_section(struct reader *r, const char *text, const char *end)
 	return err ? refuse(r, err, "%s", kvmod_error()) : err;
 }
 
+/* To inih a `:` is as good as a `=`, but not to people who read the file. */
+static int check_pair(struct reader *r, const char *text, const char *end)
+{
+	const char *equal = memchr(text, '=', (size_t)(end - text));
+	const char *colon = memchr(text, ':', (size_t)(end - text));
+
+	if (colon && (!equal || colon < equal))
+		return refuse(r, KVMOD_EFORMAT, "expected `%.*s = value`, with `=` and not `:`",
+			      (int)(colon - text), text);
+	if (!equal)
+		return refuse(r, KVMOD_EFORMAT, "expected `key = value` or `[section]`");
+	return KVMOD_OK;
+}
+
 static int check_line(struct reader *r, const char *text, const char *end, size_t room)
 {
 	if (has_control(text, end))
@@ -92,9 +106,7 @@ static int check_line(struct reader *r, const char *text, const char *end, size_
 			      "a line starts without blanks: values do not go on over several lines");
 	if (*text == '[')
 		return check_section(r, text, end);
-	if (!memchr(text, '=', (size_t)(end - text)))
-		return refuse(r, KVMOD_EFORMAT, "expected `key = value` or `[section]`");
-	return KVMOD_OK;
+	return check_pair(r, text, end);
 }
 
 /* inih's reader: the next line, as fgets() would give it. */

@@ -89,6 +89,13 @@ const char *kv_device_name(uint32_t on);	/* of the lowest bit; NULL: none */
 /* --- engines (engine.c) -------------------------------------------------------- */
 
 struct kvmod_ctx *kv_engine_ctx(const struct kvmod_engine *engine);
+/*
+ * As kvmod_engine_open(), but weights need not be loaded: only its model, and what
+ * it serves, may be asked for. Closed with kvmod_engine_close().
+ */
+int kv_engine_check(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **engine);
+/* Can it show what a policy needs, as far as it can say? */
+int kv_engine_serves(struct kvmod_engine *engine, const struct kvmod_needs *needs);
 
 /* --- threads (pool.c) ---------------------------------------------------------- */
 

@@ -12,12 +12,14 @@ pkgconfig_DATA = core/kvmod.pc
 
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
+	core/catalog.c \
 	core/check.c \
 	core/config.c \
 	core/context.c \
 	core/decide.c \
 	core/device.c \
 	core/dlfile.c \
+	core/effective.c \
 	core/elffile.c \
 	core/elffile.h \
 	core/engine.c \
@@ -48,6 +50,7 @@ libkvmod_la_SOURCES = \
 	core/sections.c \
 	core/session.c \
 	core/staging.c \
+	core/trial.c \
 	core/trust.c
 nodist_libkvmod_la_SOURCES = core/dirs.h
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS)

@@ -49,7 +49,8 @@ static bool parse_int(const char *text, size_t n, int64_t *value)
 	return end == copy + n && errno == 0;
 }
 
-static bool parse_amount(const char *text, size_t n, struct kvmod_amount *amount)
+/* A fraction may come out above 1. */
+static bool read_amount(const char *text, size_t n, struct kvmod_amount *amount)
 {
 	bool percent = n > 0 && text[n - 1] == '%';
 	int64_t count;
@@ -66,7 +67,12 @@ static bool parse_amount(const char *text, size_t n, struct kvmod_amount *amount
 		return false;
 	if (percent)
 		amount->value /= 100;
-	return amount->value >= 0 && amount->value <= 1;
+	return amount->value >= 0;
+}
+
+static bool parse_amount(const char *text, size_t n, struct kvmod_amount *amount)
+{
+	return read_amount(text, n, amount) && (amount->is_count || amount->value <= 1);
 }
 
 /* --- ranges -------------------------------------------------------------------------- */
@@ -313,6 +319,16 @@ static int parse_list(const struct kvmod_param *param, const char *text, struct 
 	return KVMOD_OK;
 }
 
+static int expected_amount(const struct kvmod_param *param, const char *text)
+{
+	struct kvmod_amount amount;
+
+	if (read_amount(text, strlen(text), &amount) && !amount.is_count && amount.value > 1)
+		return kv_fail(KVMOD_EINVAL, "must be between 0 and 100%% (1.0); a count has neither "
+			       "point nor percent sign");
+	return expected(param);
+}
+
 static int keep_text(char *copy, void *field)
 {
 	if (!copy)
@@ -340,8 +356,9 @@ int kv_param_parse(const struct kvmod_param *param, const char *text, const char
 		good = parse_real(text, strlen(text), field) && real_in(&range, *(double *)field);
 		break;
 	case KVMOD_PARAM_AMOUNT:
-		good = parse_amount(text, strlen(text), field) && amount_in(&range, field);
-		break;
+		if (parse_amount(text, strlen(text), field) && amount_in(&range, field))
+			return KVMOD_OK;
+		return expected_amount(param, text);
 	case KVMOD_PARAM_LIST:
 		return parse_list(param, text, pile, field);
 	case KVMOD_PARAM_CHOICE:

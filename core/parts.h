@@ -28,6 +28,11 @@ void kv_pile_free(struct kv_pile *pile);
 
 int kv_no_memory(void);			/* KVMOD_ENOMEM, said in words */
 
+struct kv_strings {
+	const char **item;
+	size_t n, room;
+};
+
 /* --- configuration (ini.c, entries.c, config.c) ------------------------------------------- */
 
 /* A file that was read, or the command line: path is NULL then. */
@@ -56,9 +61,11 @@ struct kv_settings {
 };
 
 struct kv_config {
+	struct kvmod_ctx *ctx;
 	struct kv_config *older;	/* kept: strings of it were handed out */
 	struct kv_pile pile;
 	const char *path;		/* NULL: no file */
+	struct kv_strings drop_ins;	/* that were read, in that order */
 	const char *asked_path;		/* as kvmod_configure() was told; absolute */
 	const char **overrides;
 	size_t n_overrides;
@@ -70,12 +77,18 @@ struct kv_config {
 
 /* Appends what the file says. */
 int kv_ini_read(struct kv_config *config, const char *path);
-/* Splits a section's name, "policy refreekv", or says what is wrong with it. */
+/*
+ * Splits a section's name, "policy refreekv", or says what is wrong with it;
+ * KVMOD_ENOENT: it is like none that there is.
+ */
 int kv_section_split(struct kv_pile *pile, const char *section, const char **kind,
 		     const char **name);
 /* Appends an entry, which must not be there; key NULL: the section's own line. */
 int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
 		  const char *section, const char *key, const char *value);
+
+/* The parameters of [kvmod], fields of struct kv_settings. */
+const struct kvmod_param *kv_settings(uint32_t *n);
 
 /* Reads files and overrides and checks all of it; the context stays as it is. */
 int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *overrides,
@@ -90,6 +103,8 @@ void kv_config_forget_newest(struct kv_config *config);
 /* The entry that counts: the last one. NULL: not set. config may be NULL. */
 const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
 				      const char *name, const char *key);
+/* Does it count, or is the same key set again later? */
+bool kv_entry_counts(const struct kv_config *config, const struct kv_entry *entry);
 /* What [alias] says of the name, or the name. */
 const char *kv_config_alias(const struct kv_config *config, const char *name);
 /* The value that counts; section "policy refreekv". NULL: not set. */
@@ -130,10 +145,6 @@ char *kv_path_resolve(struct kv_pile *pile, const char *path, const char *dir);
 /* The configuration to read. KVMOD_OK with *path NULL: there is none. */
 int kv_path_config(struct kv_pile *pile, const char *asked, const char **path);
 
-struct kv_strings {
-	const char **item;
-	size_t n, room;
-};
 /* After scandir() failed: KVMOD_OK where that is as good as an empty folder. */
 int kv_path_unread(const char *dir);
 int kv_strings_add(struct kv_pile *pile, struct kv_strings *list, const char *text);
@@ -142,6 +153,12 @@ int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct 
 /* The files there that may be modules, in name order. */
 int kv_module_files(const struct kv_config *config, struct kv_pile *pile,
 		    struct kv_strings *out);
+/*
+ * Does a module of the usual folder have it (key: "policy", ..., "name"), where
+ * module_path leaves that folder out? What to say then comes behind the folders.
+ */
+bool kv_usual_folder_has(const struct kv_config *config, const char *key, const char *name);
+#define KV_USUAL_HINT "): the usual folder has it; end module_path with a `:` to look there too"
 /* "/x/refreekv.so" is the file of "refreekv". */
 bool kv_path_stem_is(const char *path, const char *name);
 
@@ -261,12 +278,49 @@ void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module);
 bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module);
 struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
 				     const char *name, uint32_t on);
-/* The file of the module that provides it, or that says so; NULL: none, or built in. */
-const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *config,
-			     struct kv_pile *pile, enum kv_kind kind, const char *name);
 const struct kvmod_param *kv_provider_params(const struct kv_provider *provider, uint32_t *n);
 /* The i-th; false past the last. */
 bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param);
+
+/* --- what there is to choose from (catalog.c, sections.c); the lock is held ------------------ */
+
+/* A module file, or why it is refused. */
+struct kv_catalog_file {
+	const char *path;
+	struct kvmod_modinfo *info;	/* NULL: it is refused */
+	const char *refused;
+	int err;
+};
+
+/* What is registered, and the files of a configuration's module path, read once. */
+struct kv_catalog {
+	struct kvmod_ctx *ctx;
+	const struct kv_config *config;
+	struct kv_pile pile;
+	struct kv_catalog_file *files;
+	size_t n;
+};
+
+int kv_catalog_open(struct kv_catalog *c, struct kvmod_ctx *ctx, const struct kv_config *config);
+void kv_catalog_close(struct kv_catalog *c);	/* nothing to do where that is all zeros */
+bool kv_catalog_has(const struct kv_catalog *c, enum kv_kind kind, const char *name);
+/* The file of the module that has it, or is called so; NULL: none, or it is built in. */
+const char *kv_catalog_file(const struct kv_catalog *c, enum kv_kind kind, const char *name);
+/* Offers all names of that kind. */
+void kv_catalog_offer(const struct kv_catalog *c, enum kv_kind kind, struct kv_nearest *nearest);
+/* The refused file that is called so; NULL: none. */
+const struct kv_catalog_file *kv_catalog_refused(const struct kv_catalog *c, const char *name);
+/* What keeps every module that has it from being loaded; NULL: nothing does. */
+const struct kv_entry *kv_catalog_blacklisted(const struct kv_catalog *c, enum kv_kind kind,
+					      const char *name);
+/*
+ * Calls fn for each parameter of that name, once for every implementation, until
+ * it returns something other than 0, which is the answer.
+ */
+int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char *name,
+		      const char *key, int (*fn)(void *arg, const struct kvmod_param *param), void *arg);
+/* Does it stand for anything? *module: the file of that, or NULL. Warns where it hides another. */
+int kv_alias_check(const struct kv_catalog *c, const struct kv_entry *alias, const char **module);
 /* Checks the sections of policies, engines and devices without running anything. */
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);
 
@@ -291,17 +345,35 @@ bool kv_device_is_own(const struct kv_module *module, const struct kv_provider *
 
 extern const struct kvmod_device_ops kv_cpu_device_ops;
 
-/* --- trying things out (check.c, probe.c) -------------------------------------------------------- */
+/* --- trying things out (check.c, trial.c, probe.c) ----------------------------------------------- */
+
+/* Says what comes next. */
+typedef void kv_step_fn(void *arg, const char *what);
 
 /* Tries what the configuration names, which was read already. */
 int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
 		    kvmod_finding_fn *fn, void *arg);
+/* What [kvmod] names, or its default; NULL: no device other than the host's. */
+const char *kv_in_use(const struct kv_config *config, enum kv_kind kind);
+bool kv_is_in_use(const struct kv_config *config, enum kv_kind kind, const char *name);
+/*
+ * Loads what the context's configuration names, and uses it once. An engine that is
+ * in use is tried with the policy in use, unless that is known to fail.
+ */
+int kv_try(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, bool policy_failed,
+	   kv_step_fn *step, void *arg);
 /*
  * Opens the policy on a made-up model, where kvmod_policy_open() would with this
- * device, and runs one request. step(arg, what) says what comes next.
+ * device, and runs one request.
  */
 int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
-		    void (*step)(void *arg, const char *what), void *arg);
+		    kv_step_fn *step, void *arg);
+/*
+ * Goes the way of a session up to the first prompt, but for the weights: the
+ * engine, the policy (NULL: none) for its model, and what the policy needs of it.
+ */
+int kv_probe_engine(struct kvmod_ctx *ctx, const char *name, const char *policy,
+		    kv_step_fn *step, void *arg);
 
 /* --- threads (pool.c) -------------------------------------------------------------------------- */
 

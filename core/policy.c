@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/simd.h"
+
 /* --- opening it on a device ------------------------------------------------------- */
 
 static int start(struct kvmod_policy *p, const struct kvmod_model *model)
@@ -112,6 +114,17 @@ static int open_at(struct kvmod_policy *p, const char *name, const char *device,
 	return open_on(p, name, kv_device_bit(device), model, &lack);
 }
 
+/* What the kernels go by. Once: the environment stays as it is. */
+static void note_environment(struct kvmod_ctx *ctx)
+{
+	static atomic_flag done = ATOMIC_FLAG_INIT;
+	const char *unknown = kv_simd_unknown();
+
+	if (unknown && !atomic_flag_test_and_set(&done))
+		kv_log(ctx, KVMOD_WARN, "KVMOD_SIMD=%s has no effect: expected scalar, avx2 or avx512",
+		       unknown);
+}
+
 int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
 		      const struct kvmod_model *model, struct kvmod_policy **out)
 {
@@ -128,6 +141,7 @@ int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *devic
 	p->ctx = ctx;
 	p->counters.size = sizeof(p->counters);
 	p->scratch.on_host = true;
+	note_environment(ctx);
 	err = open_at(p, name, device, model);
 	if (err)
 		free(p);

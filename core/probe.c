@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A tiny made-up model and one request of it, to see what a policy does with them. */
+/*
+ * Trying without running a model: a policy on a tiny made-up one and one request of
+ * it; an engine as far as it goes without weights, and the policy with its model.
+ */
 #include "core/parts.h"
 #include "core/policy.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define N_LAYERS	2
 #define N_KV_HEADS	3		/* several, and no power of two */
@@ -238,7 +242,7 @@ static int run(struct probe *p, struct kvmod_policy *policy)
 }
 
 int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
-		    void (*step)(void *arg, const char *what), void *arg)
+		    kv_step_fn *step, void *arg)
 {
 	struct kvmod_policy *policy;
 	struct probe *p;
@@ -260,5 +264,41 @@ int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 	free(p);
 	step(arg, "closing it");
 	kvmod_policy_close(policy);
+	return err;
+}
+
+/* --- an engine --------------------------------------------------------------------------- */
+
+static int open_for(struct kvmod_engine *engine, const char *name)
+{
+	struct kvmod_policy *policy;
+	int err = kvmod_policy_open(kv_engine_ctx(engine), name, NULL, kvmod_engine_model(engine),
+				    &policy);
+
+	if (err == KVMOD_OK) {
+		err = kv_engine_serves(engine, kvmod_policy_needs(policy));
+		kvmod_policy_close(policy);
+	}
+	/* Some messages name the policy themselves. */
+	return err && strncmp(kvmod_error(), "policy ", 7) ? kv_fail_in(err, "with policy %s", name) :
+							     err;
+}
+
+int kv_probe_engine(struct kvmod_ctx *ctx, const char *name, const char *policy,
+		    kv_step_fn *step, void *arg)
+{
+	struct kvmod_engine *engine;
+	int err;
+
+	step(arg, "opening it");
+	err = kv_engine_check(ctx, name, &engine);
+	if (err)
+		return err;
+	if (policy) {
+		step(arg, "opening the policy for its model");
+		err = open_for(engine, policy);
+	}
+	step(arg, "closing it");
+	kvmod_engine_close(engine);
 	return err;
 }

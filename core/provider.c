@@ -9,6 +9,34 @@
 
 /* --- module files, as far as their sections tell ------------------------------------- */
 
+/* Is an empty part, which stands for the usual folder, among these? */
+static bool has_empty_part(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n == 0 || path[0] == ':' || path[n - 1] == ':' || strstr(path, "::");
+}
+
+bool kv_usual_folder_has(const struct kv_config *config, const char *key, const char *name)
+{
+	const struct kv_entry *path = kv_config_find(config, "kvmod", "", "module_path");
+	struct kv_strings files = { 0 };
+	struct kvmod_modinfo *info;
+	struct kv_pile pile = { 0 };
+	bool has = false;
+
+	if (path && !has_empty_part(path->value))
+		kv_module_files(NULL, &pile, &files);
+	for (size_t i = 0; i < files.n && !has; i++) {
+		if (kv_modinfo_open(config, files.item[i], &info))
+			continue;
+		has = kv_modinfo_says(info, key, name);
+		kvmod_modinfo_free(info);
+	}
+	kv_pile_free(&pile);
+	return has;
+}
+
 /* The files of the module path: those called NAME.so first. */
 static int files_for(const struct kv_config *config, const char *name, struct kv_pile *pile,
 		     struct kv_strings *out)
@@ -77,6 +105,9 @@ static int not_found(struct kvmod_ctx *ctx, struct search *s)
 		snprintf(refused, sizeof(refused), ", %u files there are refused: see `kvmod list`",
 			 s->n_refused);
 	kv_nearest_hint(&s->nearest, hint, sizeof(hint));
+	if (kv_usual_folder_has(ctx->config, s->key, s->name))
+		return kv_fail(KVMOD_ENOENT, "no %s `%s` (looked in %s" KV_USUAL_HINT, s->what, s->name,
+			       where);
 	return kv_fail(KVMOD_ENOENT, "no %s `%s`%s (looked in %s%s)", s->what, s->name, hint,
 		       where, refused);
 }
@@ -155,30 +186,6 @@ int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
 		kvmod_ref(ctx);
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
-}
-
-const char *kv_provider_file(struct kvmod_ctx *ctx, const struct kv_config *config,
-			     struct kv_pile *pile, enum kv_kind kind, const char *name)
-{
-	const struct kv_provider *provider = kv_provider_find(ctx, kind, name, 0);
-	struct kv_strings files = { 0 };
-	struct kvmod_modinfo *info;
-	const char *path = NULL;
-
-	if (provider)
-		return provider->module ? provider->module->path : NULL;
-	if (files_for(config, name, pile, &files))
-		return NULL;
-	for (size_t i = 0; i < files.n && !path; i++) {
-		if (kv_modinfo_open(config, files.item[i], &info)) {
-			path = kv_path_stem_is(files.item[i], name) ? files.item[i] : NULL;
-			continue;
-		}
-		if (kv_modinfo_says(info, kv_kind_name(kind), name))
-			path = files.item[i];
-		kvmod_modinfo_free(info);
-	}
-	return path;
 }
 
 /* --- modules by name ----------------------------------------------------------------------- */

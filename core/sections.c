@@ -8,147 +8,119 @@
 
 #include <string.h>
 
-/* A module file, or why it is refused. */
-struct file {
-	const char *path;
-	struct kvmod_modinfo *info;
-	const char *refused;
-	int err;
-};
-
-struct catalog {
-	struct kvmod_ctx *ctx;
-	const struct kv_config *config;
-	struct kv_pile pile;
-	struct file *files;
-	size_t n;
-};
-
-static int open_catalog(struct catalog *c)
-{
-	struct kv_strings paths = { 0 };
-	int err = kv_module_files(c->config, &c->pile, &paths);
-
-	if (err)
-		return err;
-	c->files = kv_pile_alloc(&c->pile, (paths.n + 1) * sizeof(*c->files));
-	if (!c->files)
-		return KVMOD_ENOMEM;
-	for (c->n = 0; c->n < paths.n; c->n++) {
-		struct file *f = &c->files[c->n];
-
-		f->path = paths.item[c->n];
-		f->err = kv_modinfo_open(c->config, f->path, &f->info);
-		if (f->err == KVMOD_ENOMEM)
-			return f->err;
-		if (f->err)
-			f->refused = kv_pile_strdup(&c->pile, kvmod_error());
-		if (f->err && !f->refused)
-			return KVMOD_ENOMEM;
-	}
-	return KVMOD_OK;
-}
-
-static void close_catalog(struct catalog *c)
-{
-	for (size_t i = 0; i < c->n; i++)
-		kvmod_modinfo_free(c->files[i].info);
-	kv_pile_free(&c->pile);
-}
-
-static bool exists(const struct catalog *c, enum kv_kind kind, const char *name)
-{
-	if (kv_provider_find(c->ctx, kind, name, 0))
-		return true;
-	for (size_t i = 0; i < c->n; i++)
-		if (c->files[i].info && kv_modinfo_says(c->files[i].info, kv_kind_name(kind), name))
-			return true;
-	return false;
-}
-
 /* --- names ------------------------------------------------------------------------- */
 
-static void offer_all(const struct catalog *c, enum kv_kind kind, struct kv_nearest *nearest)
+/* It must be there: "policy = NAME", or a section that was given with -o. */
+static int missing(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind,
+		   const char *name)
 {
-	const char *name;
+	const struct kv_catalog_file *file = kv_catalog_refused(c, name);
+	struct kv_nearest nearest;
+	char hint[KV_HINT_ROOM], alias[KV_HINT_ROOM] = "";
 
-	for (const struct kv_provider *p = c->ctx->providers; p; p = p->next)
-		if (p->kind == kind)
-			kv_nearest_offer(nearest, p->name);
-	for (size_t i = 0; i < c->n; i++)
-		for (unsigned k = 0; c->files[i].info &&
-		     (name = kvmod_modinfo_get(c->files[i].info, kv_kind_name(kind), k)); k++)
-			kv_nearest_offer(nearest, name);
+	if (file)
+		return kv_place_fail(file->err, e, "%s", file->refused);
+	if (!*e->name && !kv_name_eq(e->value, name))
+		snprintf(alias, sizeof(alias), ", which the alias `%s` stands for", e->value);
+	if (kv_usual_folder_has(c->config, kv_kind_name(kind), name))
+		return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s (looked in %s" KV_USUAL_HINT,
+				     kv_kind_name(kind), name, alias,
+				     c->config->settings.module_path);
+	kv_nearest_start(&nearest, name);
+	kv_catalog_offer(c, kind, &nearest);
+	return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s%s", kv_kind_name(kind), name, alias,
+			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 
 /*
- * Nobody provides it. An engine or a device may just not be installed, so that
- * is an error only if the name looks like a slip of the pen.
+ * A section in a file may be left over from a module that is gone, or for one that
+ * another machine has. Said louder where it is a policy's, or looks like a slip of
+ * the pen.
  */
-static int missing(const struct catalog *c, const struct kv_entry *e, enum kv_kind kind,
-		   const char *name, bool needed)
+static void note_unused(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind)
 {
+	const struct kv_catalog_file *file = kv_catalog_refused(c, e->name);
 	struct kv_nearest nearest;
 	char hint[KV_HINT_ROOM];
+	uint32_t level;
 
-	for (size_t i = 0; i < c->n; i++)
-		if (c->files[i].refused && kv_path_stem_is(c->files[i].path, name))
-			return kv_place_fail(c->files[i].err, e, "%s", c->files[i].refused);
-	kv_nearest_start(&nearest, name);
-	offer_all(c, kind, &nearest);
-	if (needed || nearest.best[0])
-		return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s", kv_kind_name(kind), name,
-				     kv_nearest_hint(&nearest, hint, sizeof(hint)));
-	if (!e->key)
-		kv_log(c->ctx, KVMOD_INFO, "%s:%u: no %s `%s` is installed: its section is not checked",
-		       e->source->path, e->line, kv_kind_name(kind), name);
-	return KVMOD_OK;
+	kv_nearest_start(&nearest, e->name);
+	kv_catalog_offer(c, kind, &nearest);
+	level = kind == KV_POLICY || file || nearest.best[0] ? KVMOD_WARN : KVMOD_INFO;
+	if (file)
+		kv_log(c->ctx, level, "%s:%u: [%s %s] has no effect: %s", e->source->path, e->line,
+		       e->kind, e->name, file->refused);
+	else if (kv_usual_folder_has(c->config, e->kind, e->name))
+		kv_log(c->ctx, level, "%s:%u: [%s %s] has no effect: no %s `%s` (looked in %s"
+		       KV_USUAL_HINT, e->source->path, e->line, e->kind, e->name, e->kind, e->name,
+		       c->config->settings.module_path);
+	else
+		kv_log(c->ctx, level, "%s:%u: no %s `%s` is installed: its section has no effect%s",
+		       e->source->path, e->line, e->kind, e->name,
+		       kv_nearest_hint(&nearest, hint, sizeof(hint)));
+}
+
+/* A section without keys sets nothing that could be missed. */
+static bool begins_section(const struct kv_config *config, const struct kv_entry *e)
+{
+	const struct kv_entry *next = e + 1;
+
+	return !e->key && next < config->entries + config->n_entries && next->key &&
+	       next->source == e->source;
+}
+
+static int check_missing(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind)
+{
+	struct kv_nearest nearest;
+
+	if (begins_section(c->config, e))
+		note_unused(c, e, kind);
+	if (e->source->path)
+		return KVMOD_OK;
+	/* An engine or device that is not there may be set all the same. */
+	kv_nearest_start(&nearest, e->name);
+	kv_catalog_offer(c, kind, &nearest);
+	return kind == KV_POLICY || nearest.best[0] ? missing(c, e, kind, e->name) : KVMOD_OK;
 }
 
 /* --- keys --------------------------------------------------------------------------- */
 
-static int no_parameter(const struct catalog *c, const struct kv_entry *e, enum kv_kind kind)
-{
-	const struct kv_provider *p = kv_provider_find(c->ctx, kind, e->name, 0);
+struct key_check {
+	const struct kv_entry *entry;
 	struct kv_nearest nearest;
-	struct kvmod_param param;
-	char hint[KV_HINT_ROOM];
+	bool known;
+};
 
-	kv_nearest_start(&nearest, e->key);
-	for (; p; p = p->namesake)
-		for (uint32_t k = 0; kv_provider_param(p, k, &param); k++)
-			kv_nearest_offer(&nearest, param.name);
-	for (size_t i = 0; i < c->n; i++)
-		for (unsigned k = 0; c->files[i].info &&
-		     kv_modinfo_param(c->files[i].info, e->name, k, &param); k++)
-			kv_nearest_offer(&nearest, param.name);
-	return kv_place_fail(KVMOD_EINVAL, e, "[%s %s] has no parameter `%s`%s", e->kind, e->name,
-			     e->key, kv_nearest_hint(&nearest, hint, sizeof(hint)));
+static int check_param(void *arg, const struct kvmod_param *param)
+{
+	struct key_check *check = arg;
+
+	check->known = true;
+	return kv_entry_check(check->entry, param);
+}
+
+static int offer_param(void *arg, const struct kvmod_param *param)
+{
+	kv_nearest_offer(&((struct key_check *)arg)->nearest, param->name);
+	return KVMOD_OK;
 }
 
 /* A name may have several implementations, and each its own parameters. */
-static int check_key(const struct catalog *c, const struct kv_entry *e, enum kv_kind kind)
+static int check_key(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind)
 {
-	const struct kv_provider *p = kv_provider_find(c->ctx, kind, e->name, 0);
-	const struct kvmod_param *said;
-	struct kvmod_param param;
-	int err = KVMOD_OK;
-	bool known = false;
+	struct key_check check = { .entry = e };
+	char hint[KV_HINT_ROOM];
+	int err;
 
-	for (; p && !err; p = p->namesake) {
-		for (uint32_t k = 0; kv_provider_param(p, k, &param) && !err; k++) {
-			if (!kv_name_eq(param.name, e->key))
-				continue;
-			known = true;
-			err = kv_entry_check(e, &param);
-		}
-	}
-	for (size_t i = 0; i < c->n && !err; i++) {
-		said = c->files[i].info ? kv_modinfo_find_param(c->files[i].info, e->name, e->key) : NULL;
-		known = known || said;
-		err = said ? kv_entry_check(e, said) : KVMOD_OK;
-	}
-	return err || known ? err : no_parameter(c, e, kind);
+	err = kv_catalog_params(c, kind, e->name, e->key, check_param, &check);
+	if (err || check.known)
+		return err;
+	kv_nearest_start(&check.nearest, e->key);
+	err = kv_catalog_params(c, kind, e->name, NULL, offer_param, &check);
+	if (err)
+		return err;
+	return kv_place_fail(KVMOD_EINVAL, e, "[%s %s] has no parameter `%s`%s", e->kind, e->name,
+			     e->key, kv_nearest_hint(&check.nearest, hint, sizeof(hint)));
 }
 
 static bool kind_of(const char *text, enum kv_kind *kind)
@@ -160,7 +132,7 @@ static bool kind_of(const char *text, enum kv_kind *kind)
 }
 
 /* "[kvmod] policy = NAME" and the like name something that must be there. */
-static int check_choice(const struct catalog *c, const struct kv_entry *e)
+static int check_choice(const struct kv_catalog *c, const struct kv_entry *e)
 {
 	enum kv_kind kind;
 	const char *name;
@@ -172,27 +144,61 @@ static int check_choice(const struct catalog *c, const struct kv_entry *e)
 							strcmp(e->value, "cpu") == 0)))
 		return KVMOD_OK;
 	name = kv_config_alias(c->config, e->value);
-	return exists(c, kind, name) ? KVMOD_OK : missing(c, e, kind, name, true);
+	return kv_catalog_has(c, kind, name) ? KVMOD_OK : missing(c, e, kind, name);
 }
 
-static int check_entry(const struct catalog *c, const struct kv_entry *e)
+static int check_entry(const struct kv_catalog *c, const struct kv_entry *e)
 {
 	enum kv_kind kind;
 
+	if (!kv_entry_counts(c->config, e))
+		return KVMOD_OK;
 	if (!kind_of(e->kind, &kind))
 		return check_choice(c, e);
-	if (!exists(c, kind, e->name))
-		return missing(c, e, kind, e->name, kind == KV_POLICY);
+	if (!kv_catalog_has(c, kind, e->name))
+		return check_missing(c, e, kind);
 	return e->key ? check_key(c, e, kind) : KVMOD_OK;
+}
+
+/* --- aliases -------------------------------------------------------------------------- */
+
+static void note_hidden(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind)
+{
+	if (kv_name_eq(e->key, e->value) || !kv_catalog_has(c, kind, e->key))
+		return;
+	if (e->source->path)
+		kv_log(c->ctx, KVMOD_WARN, "%s:%u: the alias `%s` hides the %s of that name",
+		       e->source->path, e->line, e->key, kv_kind_name(kind));
+	else
+		kv_log(c->ctx, KVMOD_WARN, "-o alias.%s=%s: hides the %s of that name", e->key,
+		       e->value, kv_kind_name(kind));
+}
+
+int kv_alias_check(const struct kv_catalog *c, const struct kv_entry *e, const char **module)
+{
+	struct kv_nearest nearest;
+	char hint[KV_HINT_ROOM];
+
+	kv_nearest_start(&nearest, e->value);
+	for (enum kv_kind kind = KV_POLICY; kind <= KV_DEVICE; kind++)
+		note_hidden(c, e, kind);
+	for (enum kv_kind kind = KV_POLICY; kind <= KV_DEVICE; kind++) {
+		*module = kv_catalog_file(c, kind, e->value);
+		if (kv_catalog_has(c, kind, e->value))
+			return KVMOD_OK;
+		kv_catalog_offer(c, kind, &nearest);
+	}
+	return kv_place_fail(KVMOD_ENOENT, e, "no policy, engine or device `%s`%s", e->value,
+			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config)
 {
-	struct catalog c = { .ctx = ctx, .config = config };
-	int err = config->n_entries ? open_catalog(&c) : KVMOD_OK;
+	struct kv_catalog c = { 0 };
+	int err = config->n_entries ? kv_catalog_open(&c, ctx, config) : KVMOD_OK;
 
 	for (size_t i = 0; i < config->n_entries && err == KVMOD_OK; i++)
 		err = check_entry(&c, &config->entries[i]);
-	close_catalog(&c);
+	kv_catalog_close(&c);
 	return err;
 }

@@ -13,11 +13,23 @@ tests_test_check_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_check_LDFLAGS = $(UNIT_LINK)
 tests_test_check_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_check_engine
+tests_test_check_engine_SOURCES = tests/test_check_engine.c
+tests_test_check_engine_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_check_engine_LDFLAGS = $(UNIT_LINK)
+tests_test_check_engine_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_config
 tests_test_config_SOURCES = tests/test_config.c
 tests_test_config_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_config_LDFLAGS = $(UNIT_LINK)
 tests_test_config_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_config_order
+tests_test_config_order_SOURCES = tests/test_config_order.c
+tests_test_config_order_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_config_order_LDFLAGS = $(UNIT_LINK)
+tests_test_config_order_LDADD = $(FIXTURE_LIBS)
 
 GPU_SOURCES = tests/madeup_gpu.c tests/madeup_gpu.h tests/reader.c tests/reader.h
 

@@ -13,6 +13,7 @@ libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
+	tests/test_engine_check \
 	tests/test_engine_files \
 	tests/test_engine_fuzz \
 	tests/test_engine_gguf \
@@ -36,6 +37,9 @@ tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_cache_SOURCES = tests/test_engine_cache.c
 tests_test_engine_cache_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_check_SOURCES = tests/test_engine_check.c tests/sides.c tests/sides.h
+tests_test_engine_check_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_check_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_files_SOURCES = tests/test_engine_files.c
 tests_test_engine_files_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)

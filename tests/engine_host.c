@@ -74,7 +74,7 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 			     params->type == GGML_TYPE_F16 ? 1 :
 							     2;
 	message[0] = '\0';
-	if (!ops->open(engine))
+	if (!(params->check ? ops->check : ops->open)(engine))
 		return engine;
 	free(engine);
 	return NULL;

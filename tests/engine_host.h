@@ -15,6 +15,7 @@ struct test_engine_params {
 	enum ggml_type type;		/* of K and V; F32 is 0 */
 	int64_t context, batch, gpu_layers;
 	int32_t context_override, chat_template, no_mmap;
+	bool check;			/* check() takes open()'s place */
 	const struct gg_gpu *gpu;	/* a GPU that need not be looked for */
 	bool llama;			/* the engine "llama", of which only open() and close() are for these */
 };

@@ -51,6 +51,7 @@ doc=$root$(where docdir)
 conf=$root$(where confdir)/kvmod.conf
 mandir=$root$(where mandir)
 completion=$root$(where completiondir)/kvmod
+model=$root$(where modeldir)/default.gguf
 
 bundle=$(where GGML_BUNDLE)
 
@@ -88,8 +89,12 @@ for file in "$modules"/*.so; do
 	expect "kvmod info $name" kvmod info "$name"
 	says "kvmod info $name" "$file"
 done
-if [ -f "$modules/ggml.so" ]; then
+if [ -f "$modules/ggml.so" ] && [ -e "$model" ]; then
 	expect "kvmod check" kvmod check
+elif [ -f "$modules/ggml.so" ]; then
+	# Nor is a model, if there was none to build with.
+	kvmod check >"$tmp/out" 2>&1 && fail "kvmod check: a model that is not there is fine"
+	says "kvmod check" 'default.gguf: No such file or directory'
 else
 	# The configuration names an engine that this build has not.
 	kvmod check >"$tmp/out" 2>&1 && fail "kvmod check: an engine that is not there is fine"

@@ -234,7 +234,7 @@ static const struct pin pins[] = {
 	AT(kvmod_bytes, held, 16),
 	AT(kvmod_bytes, full, 24),
 
-	SIZE(kvmod_engine_ops, 192),
+	SIZE(kvmod_engine_ops, 208),
 	AT(kvmod_engine_ops, size, 0),
 	AT(kvmod_engine_ops, flags, 4),
 	AT(kvmod_engine_ops, name, 8),
@@ -262,6 +262,8 @@ static const struct pin pins[] = {
 	AT(kvmod_engine_ops, apply, 168),
 	AT(kvmod_engine_ops, bytes, 176),
 	AT(kvmod_engine_ops, seq_room, 184),
+	AT(kvmod_engine_ops, check, 192),
+	AT(kvmod_engine_ops, serves, 200),
 
 	SIZE(kvmod_gather, 80),
 	AT(kvmod_gather, size, 0),
@@ -311,6 +313,16 @@ static const struct pin pins[] = {
 	AT(kvmod_finding, message, 24),
 	AT(kvmod_finding, module, 32),
 	AT(kvmod_finding, seconds, 40),
+
+	SIZE(kvmod_setting, 48),
+	AT(kvmod_setting, size, 0),
+	AT(kvmod_setting, from, 4),
+	AT(kvmod_setting, section, 8),
+	AT(kvmod_setting, key, 16),
+	AT(kvmod_setting, value, 24),
+	AT(kvmod_setting, file, 32),
+	AT(kvmod_setting, line, 40),
+	AT(kvmod_setting, reserved, 44),
 
 	SIZE(kvmod_counters, 80),
 	AT(kvmod_counters, size, 0),

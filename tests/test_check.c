@@ -57,13 +57,15 @@ END_TEST
 START_TEST(names_the_file)
 {
 	struct kvmod_ctx *ctx = fixture_context();
-	struct kv_pile pile = { 0 };
+	struct kv_catalog c;
 
 	fixture_module("good", "file");
-	ck_assert_str_eq(kv_provider_file(ctx, ctx->config, &pile, KV_POLICY, "good"),
-			 fixture_path("file.so"));
-	ck_assert_ptr_null(kv_provider_file(ctx, ctx->config, &pile, KV_POLICY, "fullkv"));
-	kv_pile_free(&pile);
+	fixture_write("junk.so", "junk");
+	assert_ok(kv_catalog_open(&c, ctx, ctx->config));
+	ck_assert_str_eq(kv_catalog_file(&c, KV_POLICY, "good"), fixture_path("file.so"));
+	ck_assert_str_eq(kv_catalog_file(&c, KV_POLICY, "junk"), fixture_path("junk.so"));
+	ck_assert_ptr_null(kv_catalog_file(&c, KV_POLICY, "fullkv"));
+	kv_catalog_close(&c);
 	kvmod_unref(ctx);
 }
 END_TEST

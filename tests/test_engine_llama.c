@@ -139,6 +139,24 @@ START_TEST(refuses_what_does_not_fit)
 }
 END_TEST
 
+START_TEST(serves_what_needs_lengths_only)
+{
+	struct kvmod_needs needs = { .size = sizeof(needs), .decode_every = 1 };
+	struct setup s;
+
+	set_up(&s, "llama", "16");
+	ck_assert_int_eq(s.ops->serves(s.instance, &needs), KVMOD_OK);
+	needs.rows.value = 1;
+	ck_assert_int_eq(s.ops->serves(s.instance, &needs), KVMOD_ENOTSUP);
+	needs.rows.value = 0;
+	needs.what = KVMOD_NEED_K;
+	ck_assert_int_eq(s.ops->serves(s.instance, &needs), KVMOD_ENOTSUP);
+	ck_assert_str_eq(kvmod_error(), "libllama does not show its cache: with this engine the "
+			 "policy is fullkv");
+	tear_down(&s);
+}
+END_TEST
+
 START_TEST(cannot_be_cut)
 {
 	const struct kvmod_needs needs = { .size = sizeof(needs), .what = KVMOD_NEED_K };
@@ -178,6 +196,7 @@ int main(void)
 	tcase_add_test(t, says_what_ggml_says);
 	tcase_add_test(t, forgets_and_forks);
 	tcase_add_test(t, refuses_what_does_not_fit);
+	tcase_add_test(t, serves_what_needs_lengths_only);
 	tcase_add_test(t, cannot_be_cut);
 	suite_add_tcase(suite, t);
 	srunner_run_all(runner, CK_ENV);

@@ -115,8 +115,10 @@ START_TEST(amounts)
 	assert_ok(parse(KVMOD_PARAM_AMOUNT, "", "12.5%"));
 	ck_assert_double_eq(field.amount.value, 0.125);
 	assert_none(KVMOD_PARAM_AMOUNT, "",
-		    NONE("", "%", "101%", "-1%", "1.01", "-5", "-0.5", "1e-3", "25 %", "nan%",
+		    NONE("", "%", "-1%", "-5", "-0.5", "1e-3", "25 %", "nan%",
 			 "9007199254740993"), expected);
+	assert_none(KVMOD_PARAM_AMOUNT, "", NONE("101%", "120%", "1.01", "516.0"),
+		    "must be between 0 and 100% (1.0); a count has neither point nor percent sign");
 }
 END_TEST
 

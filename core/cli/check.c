@@ -48,13 +48,33 @@ static void note(void *arg, const struct kvmod_finding *f)
 	fflush(stdout);
 }
 
+/* What the options stand for; what is wrong is found, and said, when all of it is checked. */
+static int read_options(struct kvmod_ctx *ctx, const struct cli_common *common,
+			struct cli_overrides *overrides)
+{
+	int err = cli_configure(ctx, common, true, overrides);
+
+	kvmod_set_log(ctx, NULL, NULL);
+	/* `kvmod run` takes this one: then it is as good as named. */
+	if (!err && !kvmod_config_get(ctx, "kvmod", "engine"))
+		overrides->all.item[overrides->all.n++] = "kvmod.engine=" CLI_DEFAULT_ENGINE;
+	return err > 0 ? err : CLI_OK;
+}
+
 static int check_all(struct kvmod_ctx *ctx, const struct cli_common *common, double limit)
 {
 	struct check check = { .findings = common->json ? json_array() : NULL };
-	int err;
+	struct cli_overrides overrides;
+	int err = read_options(ctx, common, &overrides);
 
-	err = kvmod_check(ctx, common->config, common->overrides.item, common->overrides.n,
+	if (err) {
+		json_decref(check.findings);
+		cli_overrides_free(&overrides);
+		return err;
+	}
+	err = kvmod_check(ctx, common->config, overrides.all.item, overrides.all.n,
 			  (uint32_t)(limit * 1e3), note, &check);
+	cli_overrides_free(&overrides);
 	if (check.findings)
 		cli_print_json(json_pack("{s:b, s:o}", "fine", !err, "findings", check.findings));
 	if (err && !check.n_wrong)
@@ -62,11 +82,82 @@ static int check_all(struct kvmod_ctx *ctx, const struct cli_common *common, dou
 	return err ? CLI_FAILED : CLI_OK;
 }
 
+/* --- --print ---------------------------------------------------------------------------- */
+
+struct print {
+	char section[128];		/* of the last value */
+	json_t *settings;		/* or NULL: an INI file */
+};
+
+static const char *const origins[] = {
+	[KVMOD_FROM_DEFAULT] = "default", [KVMOD_FROM_FILE] = "file",
+	[KVMOD_FROM_DROP_IN] = "drop-in", [KVMOD_FROM_OVERRIDE] = "command line",
+};
+
+static const char *origin(const struct kvmod_setting *s)
+{
+	return s->from < CLI_COUNT(origins) ? origins[s->from] : "elsewhere";
+}
+
+/* A line of an INI file: where the value comes from is its comment. */
+static void print_setting(struct print *print, const struct kvmod_setting *s)
+{
+	int width;
+
+	if (strcmp(print->section, s->section)) {
+		printf("%s[%s%s%s]\n", *print->section ? "\n" : "", cli_style(stdout, CLI_BOLD),
+		       s->section, cli_style(stdout, CLI_PLAIN));
+		snprintf(print->section, sizeof(print->section), "%s", s->section);
+	}
+	width = printf("%s = %s", s->key, s->value);
+	printf("%*s ; ", width < 40 ? 40 - width : 0, "");
+	if (s->file)
+		printf("%s:%u\n", s->file, s->line);
+	else
+		printf("%s\n", origin(s));
+}
+
+static int print_one(void *arg, const struct kvmod_setting *s)
+{
+	struct print *print = arg;
+	json_t *object;
+
+	if (!print->settings) {
+		print_setting(print, s);
+		return 0;
+	}
+	object = json_pack("{s:s, s:s, s:s, s:s}", "section", s->section, "key", s->key,
+			   "value", s->value, "from", origin(s));
+	if (s->file && object)
+		json_object_update_new(object, json_pack("{s:s, s:i}", "file", s->file,
+							 "line", (int)s->line));
+	if (json_array_append_new(print->settings, object))
+		return cli_error("[%s] %s = %s: this cannot be said in JSON", s->section, s->key, s->value);
+	return 0;
+}
+
+static int print_all(const struct cli_common *common)
+{
+	struct print print = { .settings = common->json ? json_array() : NULL };
+	struct kvmod_ctx *ctx = cli_context(common);
+	int err = ctx ? kvmod_settings_each(ctx, print_one, &print) : CLI_FAILED;
+
+	if (err < 0)
+		err = cli_error_kvmod();
+	if (!err && common->json)
+		err = cli_print_json(json_pack("{s:O}", "settings", print.settings));
+	json_decref(print.settings);
+	kvmod_unref(ctx);
+	return err;
+}
+
 static int run(const struct cli_command *self, int argc, char **argv)
 {
 	struct cli_common common = { 0 };
 	double limit = DEFAULT_LIMIT;
+	bool print = false;
 	const struct cli_option options[] = {
+		{ "print", 0, CLI_FLAG, &print, NULL, "try nothing: print each value, and where it comes from" },
 		{ "limit", 0, CLI_REAL, &limit, "SECONDS", "a module that takes longer hangs [10]" },
 		{ 0 }
 	};
@@ -77,6 +168,8 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
 	if (limit < 0.001 || limit > 3600)
 		cli_usage_error(self, "--limit=%g: 0.001 to 3600 seconds was expected", limit);
+	if (print)
+		return print_all(&common);
 	if (kvmod_new(&ctx))
 		return cli_error_kvmod();
 	err = check_all(ctx, &common, limit);
@@ -90,7 +183,8 @@ const struct cli_command cli_check = {
 	.summary = "check the configuration, and try each module that it names",
 	.operands = "",
 	.details =
-"Modules are loaded, and policies run on a tiny made-up model, in child processes: one\n"
-"that crashes or hangs does so there. Exit status 1: something is wrong.\n",
-	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
+"Modules are loaded, policies run on a tiny made-up model, and the engine looks at its\n"
+"model, in child processes: one that crashes or hangs does so there. Exit status 1:\n"
+"something is wrong.\n",
+	.takes = CLI_TAKES_CONFIG | CLI_TAKES_MODEL | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

@@ -113,9 +113,24 @@ void cli_usage_error(const struct cli_command *self, const char *format, ...)
 
 /* --- context (context.c) -------------------------------------------------------- */
 
+/* What -o, --policy and -m set, in the order in which they count. */
+struct cli_overrides {
+	struct cli_strings all;		/* has room for one more */
+	char *policy, *model;		/* those made for --policy and -m */
+};
+#define CLI_OWN_OVERRIDES 3
 /*
- * A context configured as the common options say; -m and --policy are short for
- * two overrides. NULL after the reason was printed. Free with kvmod_unref().
+ * Configures the context as the common options say; -m and --policy are short for
+ * two overrides. CLI_OK; CLI_FAILED after the reason was printed; or, negative,
+ * what kvmod_configure() answered, and nothing was printed. quiet: no warnings.
+ */
+int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, bool quiet,
+		  struct cli_overrides *o);
+void cli_overrides_free(struct cli_overrides *o);
+
+/*
+ * A context configured like that. NULL after the reason was printed. Free with
+ * kvmod_unref().
  */
 struct kvmod_ctx *cli_context(const struct cli_common *common);
 /*
@@ -124,7 +139,12 @@ struct kvmod_ctx *cli_context(const struct cli_common *common);
  */
 struct kvmod_ctx *cli_context_to_look(const struct cli_common *common);
 /* The engine that the configuration names. */
+#define CLI_DEFAULT_ENGINE "ggml"
 const char *cli_engine_name(struct kvmod_ctx *ctx);
+
+/* What the core brings itself. */
+#define CLI_BUILT_IN_POLICY "fullkv"
+#define CLI_BUILT_IN_DEVICE "cpu"
 
 #define CLI_MAX_FOUND 8
 struct cli_found {
@@ -143,6 +163,14 @@ void cli_found_free(struct cli_found *found);
 /* The first of them, to be freed. */
 int cli_find_module(struct kvmod_ctx *ctx, const char *name, const char *device, char **path);
 
+/*
+ * Is a name for a new module free? CLI_OK, or CLI_FAILED after it was printed who
+ * has it: a module, what one provides, the core, or an alias.
+ */
+int cli_check_name_free(struct kvmod_ctx *ctx, const char *name);
+
+/* Why the configuration keeps this module from being loaded; NULL: it does not. */
+const char *cli_blacklisted(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info);
 /* Where the module says that its policy runs: "cpu", "cpu cuda". */
 const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy);
 bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device);

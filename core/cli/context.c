@@ -4,13 +4,11 @@
 
 #include <stdlib.h>
 
-#define DEFAULT_ENGINE "ggml"
-
 const char *cli_engine_name(struct kvmod_ctx *ctx)
 {
 	const char *name = kvmod_config_get(ctx, "kvmod", "engine");
 
-	return name ? name : DEFAULT_ENGINE;
+	return name ? name : CLI_DEFAULT_ENGINE;
 }
 
 static int configure(struct kvmod_ctx *ctx, const struct cli_common *common,
@@ -19,37 +17,66 @@ static int configure(struct kvmod_ctx *ctx, const struct cli_common *common,
 	return kvmod_configure(ctx, common->config, overrides->item, overrides->n);
 }
 
+static bool add(struct cli_overrides *o, char **own, const char *section, const char *key,
+		const char *value)
+{
+	if (asprintf(own, "%s.%s=%s", section, key, value) < 0) {
+		*own = NULL;
+		return false;
+	}
+	o->all.item[o->all.n++] = *own;
+	return true;
+}
+
+static void say_nothing(void *arg, uint32_t level, const char *line)
+{
+	(void)arg;
+	(void)level;
+	(void)line;
+}
+
 /*
  * Which engine -m speaks to is known only when the rest was read: so the
- * configuration is read twice then.
+ * configuration is read twice then, and warned about once.
  */
+int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, bool quiet,
+		  struct cli_overrides *o)
+{
+	char section[80];
+	int err;
+
+	*o = (struct cli_overrides){ .all = common->overrides };
+	if (o->all.n + CLI_OWN_OVERRIDES > CLI_MAX_STRINGS)
+		return cli_error("more than %d of -o", CLI_MAX_STRINGS - CLI_OWN_OVERRIDES);
+	if (common->policy && !add(o, &o->policy, "kvmod", "policy", common->policy))
+		return cli_error("out of memory");
+	if (quiet || common->model)
+		kvmod_set_log(ctx, say_nothing, NULL);
+	err = configure(ctx, common, &o->all);
+	if (!quiet)
+		kvmod_set_log(ctx, NULL, NULL);
+	if (err || !common->model)
+		return err;
+	snprintf(section, sizeof(section), "engine %s", cli_engine_name(ctx));
+	if (!add(o, &o->model, section, "model", common->model))
+		return cli_error("out of memory");
+	return configure(ctx, common, &o->all);
+}
+
+void cli_overrides_free(struct cli_overrides *o)
+{
+	free(o->policy);
+	free(o->model);
+	*o = (struct cli_overrides){ 0 };
+}
+
 static int configure_all(struct kvmod_ctx *ctx, const struct cli_common *common)
 {
-	struct cli_strings all = common->overrides;
-	char *policy = NULL, *model = NULL;
-	int err = CLI_OK;
+	struct cli_overrides o;
+	int err = cli_configure(ctx, common, false, &o);
 
-	if (all.n + 2 > CLI_MAX_STRINGS)
-		return cli_error("more than %d of -o", CLI_MAX_STRINGS - 2);
-	if (common->policy) {
-		if (asprintf(&policy, "kvmod.policy=%s", common->policy) < 0)
-			return cli_error("out of memory");
-		all.item[all.n++] = policy;
-	}
-	if (configure(ctx, common, &all))
-		err = cli_error_kvmod();
-	if (!err && common->model) {
-		if (asprintf(&model, "engine %s.model=%s", cli_engine_name(ctx), common->model) < 0) {
-			free(policy);
-			return cli_error("out of memory");
-		}
-		all.item[all.n++] = model;
-		if (configure(ctx, common, &all))
-			err = cli_error_kvmod();
-	}
-	free(model);
-	free(policy);
-	return err;
+	cli_overrides_free(&o);
+	return err < 0 ? cli_error_kvmod() : err;
 }
 
 struct kvmod_ctx *cli_context_to_look(const struct cli_common *common)

@@ -16,6 +16,11 @@ struct search {
 	struct kv_nearest nearest;
 };
 
+const char *cli_blacklisted(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
+{
+	return kvmod_config_get(ctx, "blacklist", kvmod_modinfo_get(info, "name", 0));
+}
+
 const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy)
 {
 	const char *said;
@@ -108,11 +113,18 @@ void cli_found_free(struct cli_found *found)
 		free(found->path[--found->n]);
 }
 
+/* Of what the core brings itself. */
+static bool is_built_in(const char *name)
+{
+	return kv_name_eq(name, CLI_BUILT_IN_POLICY) || kv_name_eq(name, CLI_BUILT_IN_DEVICE);
+}
+
 int cli_find_modules(struct kvmod_ctx *ctx, const char *name, const char *device,
 		     struct cli_found *found)
 {
-	struct search s = { .name = name, .device = device, .found = found };
+	struct search s = { .device = device, .found = found };
 	char hint[KV_HINT_ROOM];
+	const char *target;
 
 	found->n = 0;
 	if (strpbrk(name, "/.")) {		/* no name has these */
@@ -120,14 +132,20 @@ int cli_find_modules(struct kvmod_ctx *ctx, const char *name, const char *device
 		found->n = found->path[0] != NULL;
 		return found->n ? CLI_OK : cli_error("%s: %s", name, strerror(errno));
 	}
-	kv_nearest_start(&s.nearest, name);
+	target = kvmod_config_get(ctx, "alias", name);
+	s.name = target ? target : name;
+	kv_nearest_start(&s.nearest, s.name);
 	if (kvmod_modules_each(ctx, look_at, &s)) {
 		cli_found_free(found);
 		return cli_error_kvmod();
 	}
+	if (!found->n && is_built_in(s.name))
+		return cli_error("`%s` is built in: no module has it", s.name);
 	if (!found->n)
-		return cli_error("no module, policy or engine `%s`%s%s%s", name,
+		return cli_error("no module, policy or engine `%s`%s%s%s%s%s%s", s.name,
 				 device ? " for " : "", device ? device : "",
+				 target ? ", which the alias `" : "", target ? name : "",
+				 target ? "` stands for" : "",
 				 kv_nearest_hint(&s.nearest, hint, sizeof(hint)));
 	return CLI_OK;
 }
@@ -142,4 +160,25 @@ int cli_find_module(struct kvmod_ctx *ctx, const char *name, const char *device,
 	found.path[0] = NULL;
 	cli_found_free(&found);
 	return CLI_OK;
+}
+
+int cli_check_name_free(struct kvmod_ctx *ctx, const char *name)
+{
+	const char *target = kvmod_config_get(ctx, "alias", name);
+	struct cli_found found = { 0 };
+	struct search s = { .name = name, .found = &found };
+	int err;
+
+	if (is_built_in(name))
+		return cli_error("`%s` is taken: it is built in", name);
+	if (target)
+		return cli_error("`%s` is taken: the configuration has it as an alias of `%s`", name,
+				 target);
+	kv_nearest_start(&s.nearest, name);
+	err = kvmod_modules_each(ctx, look_at, &s) ? cli_error_kvmod() : CLI_OK;
+	if (!err && found.n)
+		err = cli_error("`%s` is taken: %s has that name, or provides something of that name",
+				name, found.path[0]);
+	cli_found_free(&found);
+	return err;
 }

@@ -82,7 +82,7 @@ static void print_heading(const struct kvmod_modinfo *info, const char *kind, co
 	       cli_style(stdout, CLI_PLAIN), runs ? " on " : "", runs ? cli_runs_on(info, name) : "");
 }
 
-static int print_info(const struct kvmod_modinfo *info)
+static int print_info(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 {
 	const char *name;
 
@@ -90,6 +90,8 @@ static int print_info(const struct kvmod_modinfo *info)
 	for (size_t i = 0; i < CLI_COUNT(facts); i++)
 		if ((name = kvmod_modinfo_get(info, facts[i], 0)))
 			printf("%-12s %s\n", facts[i], name);
+	if ((name = cli_blacklisted(ctx, info)))
+		printf("%-12s %s\n", "blacklisted", name);
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "built_for", i)); i++)
 		printf("%-12s %s\n", "built for", name);
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
@@ -169,7 +171,7 @@ static int show_one(const char *path, struct kvmod_ctx *ctx, json_t **object)
 	if (kvmod_modinfo_read(ctx, path, &info))
 		return cli_error_kvmod();
 	if (!object)
-		print_info(info);
+		print_info(ctx, info);
 	else if (!*object)
 		*object = info_json(info);
 	else

@@ -7,11 +7,8 @@
 static const char *const kinds[] = { "policy", "engine", "device", "collective" };
 static const char *const plurals[] = { "policies", "engines", "devices", "collectives" };
 
-/* What the core brings itself. */
-#define BUILT_IN "fullkv"
-#define BUILT_IN_DEVICE "cpu"
-
 struct list {
+	struct kvmod_ctx *ctx;
 	const char *only;		/* a kind, or "name": print just these */
 	json_t *modules;		/* or NULL: a table */
 	json_t *printed;		/* a set of names: policies may have several versions */
@@ -66,6 +63,10 @@ static void print_module(struct list *list, const char *path, int error,
 	if (error)
 		printf("%-16s %srefused: %s%s\n", base ? base + 1 : path,
 		       cli_style(stdout, CLI_RED), kvmod_error(), cli_style(stdout, CLI_PLAIN));
+	else if (cli_blacklisted(list->ctx, info))
+		printf("%-16s %sblacklisted: %s%s\n", text_of(info, "name"),
+		       cli_style(stdout, CLI_YELLOW), cli_blacklisted(list->ctx, info),
+		       cli_style(stdout, CLI_PLAIN));
 	else
 		print_provides(info);
 }
@@ -97,15 +98,18 @@ static void add_module(struct list *list, const char *path, int error,
 		       const struct kvmod_modinfo *info)
 {
 	static const char *const keys[] = { "name", "version", "license", "author", "description" };
+	const char *reason = error ? NULL : cli_blacklisted(list->ctx, info);
 	json_t *module = json_pack("{s:s}", "path", path);
 
 	if (error)
 		json_object_set_new(module, "error", json_string(kvmod_error()));
+	if (reason)
+		json_object_set_new(module, "blacklisted", json_string(reason));
 	for (size_t i = 0; i < CLI_COUNT(keys) && !error; i++)
 		json_object_set_new(module, keys[i], json_string(text_of(info, keys[i])));
-	for (size_t k = 0; k < CLI_COUNT(kinds) && !error; k++)
+	for (size_t k = 0; k < CLI_COUNT(kinds) && !error && !reason; k++)
 		json_object_set_new(module, plurals[k], strings(info, kinds[k]));
-	if (!error)
+	if (!error && !reason)
 		json_object_set_new(module, "on", devices(info));
 	json_array_append_new(list->modules, module);
 }
@@ -122,9 +126,12 @@ static void print_name(const struct list *list, const char *name)
 
 static void print_names(const struct list *list, int error, const struct kvmod_modinfo *info)
 {
-	const char *name;
+	const char *reason = error ? NULL : cli_blacklisted(list->ctx, info), *name;
 
-	for (unsigned i = 0; !error && (name = kvmod_modinfo_get(info, list->only, i)); i++)
+	if (reason && kvmod_modinfo_get(info, list->only, 0))
+		fprintf(stderr, "kvmod: note: left out: module `%s` is blacklisted: %s\n",
+			text_of(info, "name"), reason);
+	for (unsigned i = 0; !error && !reason && (name = kvmod_modinfo_get(info, list->only, i)); i++)
 		print_name(list, name);
 }
 
@@ -157,19 +164,19 @@ static const char *kind_of(const struct cli_command *self, const char *word)
 static int print_list(struct list *list, struct kvmod_ctx *ctx)
 {
 	if (list->only && !strcmp(list->only, "policy"))
-		print_name(list, BUILT_IN);
+		print_name(list, CLI_BUILT_IN_POLICY);
 	if (list->only && !strcmp(list->only, "device"))
-		print_name(list, BUILT_IN_DEVICE);
+		print_name(list, CLI_BUILT_IN_DEVICE);
 	if (kvmod_modules_each(ctx, one, list))
 		return cli_error_kvmod();
 	if (list->modules)
 		return cli_print_json(json_pack("{s:O}", "modules", list->modules));
 	if (!list->n && !list->only)
-		return cli_error("no modules in %s: only the policy " BUILT_IN " is there",
+		return cli_error("no modules in %s: only the policy " CLI_BUILT_IN_POLICY " is there",
 				 kvmod_config_get(ctx, "kvmod", "module_path") ?: "the module path");
 	if (!list->only) {
-		print_row("-", kvmod_version(), "policy " BUILT_IN, "cpu cuda", "keeps everything; built in");
-		print_row("", "", "device " BUILT_IN_DEVICE, "-", "");
+		print_row("-", kvmod_version(), "policy " CLI_BUILT_IN_POLICY, "cpu cuda", "keeps everything; built in");
+		print_row("", "", "device " CLI_BUILT_IN_DEVICE, "-", "");
 	}
 	return CLI_OK;
 }
@@ -188,6 +195,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	ctx = cli_context_to_look(&common);
 	if (!ctx)
 		return CLI_FAILED;
+	list.ctx = ctx;
 	list.modules = common.json ? json_array() : NULL;
 	list.printed = json_object();
 	err = print_list(&list, ctx);
@@ -204,6 +212,7 @@ const struct cli_command cli_list = {
 	.operands = "[modules|policies|engines|devices|collectives]",
 	.details =
 "Reads the files in module_path without running them. A file that would not be\n"
-"loaded is listed with the reason. With an operand: just those names, a line each.\n",
+"loaded, or is blacklisted, is listed with the reason. With an operand: just those\n"
+"names, a line each.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

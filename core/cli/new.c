@@ -26,6 +26,7 @@ static const struct {
 struct job {
 	const char *name, *dir;
 	char author[128];
+	char *build;			/* the build tree that this runs from, or a word for it */
 	struct cli_text paths[CLI_COUNT(files)];
 	size_t n_written;
 };
@@ -41,25 +42,47 @@ static void find_author(struct job *job)
 		strcpy(job->author, "unknown");
 }
 
-/* Adds text with @NAME@ and @AUTHOR@ replaced. */
+/* Policies of a kvmod that is not installed are built with what lies in its build tree. */
+static int find_build_tree(struct kvmod_ctx *ctx, struct job *job)
+{
+	static const char name[] = "/core/kvmod-uninstalled.pc";
+	char *path;
+
+	if (kvmod_data_path(ctx, name + 1, &path))
+		return cli_error_kvmod();
+	if (access(path, F_OK)) {
+		free(path);
+		path = strdup("BUILD");
+	} else {
+		path[strlen(path) - strlen(name)] = '\0';
+	}
+	job->build = path;
+	return path ? CLI_OK : cli_error("out of memory");
+}
+
+/* Adds text with @NAME@, @AUTHOR@ and @BUILD@ replaced. */
 static int expand(const struct job *job, const char *text, struct cli_text *out)
 {
+	const struct {
+		const char *word, *value;
+	} words[] = {
+		{ "@NAME@", job->name }, { "@AUTHOR@", job->author }, { "@BUILD@", job->build },
+		{ "@", "@" },
+	};
+
 	while (*text) {
-		size_t n = strcspn(text, "@");
-		const char *value = NULL;
+		size_t n = strcspn(text, "@"), i = 0;
 
 		if (cli_text_add(out, text, n))
 			return cli_error("out of memory");
 		text += n;
-		if (!strncmp(text, "@NAME@", 6))
-			value = job->name, n = 6;
-		else if (!strncmp(text, "@AUTHOR@", 8))
-			value = job->author, n = 8;
-		else if (*text)
-			value = "@", n = 1;
-		if (value && cli_text_add(out, value, strlen(value)))
+		while (*text && strncmp(text, words[i].word, strlen(words[i].word)))
+			i++;
+		if (!*text)
+			break;
+		if (cli_text_add(out, words[i].value, strlen(words[i].value)))
 			return cli_error("out of memory");
-		text += value ? n : 0;
+		text += strlen(words[i].word);
 	}
 	return CLI_OK;
 }
@@ -168,8 +191,9 @@ static void check_name(const struct cli_command *self, const char *name)
 	    strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(name))
 		cli_usage_error(self, "`%s`: a name begins with a-z, goes on with a-z, 0-9 and _, "
 				"and has at most %d characters", name, LONGEST_NAME);
-	if (!strcmp(name, "fullkv"))
-		cli_usage_error(self, "`fullkv` is the name of the policy that is built in");
+	/* Files called so are never looked at: libkvmod itself is among them in a build tree. */
+	if (!strncmp(name, "libkvmod", 8))
+		cli_usage_error(self, "`%s`: names that begin with libkvmod are the library's", name);
 }
 
 static int run(const struct cli_command *self, int argc, char **argv)
@@ -189,9 +213,15 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	check_name(self, job.name);
 	job.dir = job.dir ? job.dir : job.name;
 	find_author(&job);
-	if (kvmod_new(&ctx))
-		return cli_error_kvmod();
-	err = make(ctx, &job);
+	ctx = cli_context_to_look(&common);
+	if (!ctx)
+		return CLI_FAILED;
+	err = cli_check_name_free(ctx, job.name);
+	if (!err)
+		err = find_build_tree(ctx, &job);
+	if (!err)
+		err = make(ctx, &job);
+	free(job.build);
 	kvmod_unref(ctx);
 	return err;
 }
@@ -203,6 +233,7 @@ const struct cli_command cli_new = {
 	.operands = "NAME",
 	.details =
 "Then `make` builds it with what pkg-config says of the installed kvmod, `make check`\n"
-"tests it. Files that are there are never written over.\n",
-	.takes = 0,
+"tests it; README.md says how, where kvmod is not installed. Files that are there are\n"
+"never written over, and a name that something has already is refused.\n",
+	.takes = CLI_TAKES_CONFIG,
 };

@@ -137,7 +137,8 @@ static void set_value(const struct cli_command *self, const struct cli_option *o
 		break;
 	case CLI_NUMBER:
 		if (!read_number(text, &end, o->value) || *end)
-			cli_usage_error(self, "--%s=%s: not a number", o->name, text);
+			cli_usage_error(self, "--%s=%s: expected a whole number from 0 on, such as 512 or 4k",
+					o->name, text);
 		break;
 	case CLI_NUMBERS:
 		if (!read_numbers(text, o->value))

@@ -41,15 +41,28 @@ static int highest(int cap)
 	return cap;
 }
 
+/* What is asked for; N_LEVELS: nothing that there is. */
+static int wanted(const char *name)
+{
+	int i = 0;
+
+	while (i < N_LEVELS && !(name && !strcmp(name, names[i])))
+		i++;
+	return i;
+}
+
 static int choose(void)
 {
-	const char *wanted = getenv("KVMOD_SIMD");
-	int i;
+	int level = wanted(getenv("KVMOD_SIMD"));
 
-	for (i = 0; wanted && i < N_LEVELS; i++)
-		if (!strcmp(wanted, names[i]))
-			return highest(i);
-	return highest(N_LEVELS - 1);
+	return highest(level < N_LEVELS ? level : N_LEVELS - 1);
+}
+
+const char *kv_simd_unknown(void)
+{
+	const char *name = getenv("KVMOD_SIMD");
+
+	return name && *name && wanted(name) == N_LEVELS ? name : NULL;
 }
 
 enum kv_simd kv_simd_level(void)

@@ -125,7 +125,8 @@ int32_t gg_backend_open(struct gg_engine *engine)
 	backend->handle = ggml_backend_dev_init(backend->device, NULL);
 	if (!backend->handle)
 		return gg_fail(engine, KVMOD_ENOMEM, "ggml cannot start its CPU backend");
-	start_threads(engine);
+	if (!engine->check_only)
+		start_threads(engine);
 	return KVMOD_OK;
 }
 

@@ -93,6 +93,13 @@ static int32_t gg_open(void *self)
 	return KVMOD_OK;
 }
 
+/* All of open() but what takes long: nothing is copied, and no thread is started. */
+static int32_t gg_check(void *self)
+{
+	((struct gg_engine *)self)->check_only = true;
+	return gg_open(self);
+}
+
 static const struct kvmod_model *gg_describe(void *self)
 {
 	return &((struct gg_engine *)self)->public_model;
@@ -131,4 +138,6 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.apply = gg_apply,
 	.bytes = gg_seq_bytes,
 	.seq_room = gg_seq_room,
+	.check = gg_check,
+	.serves = gg_serves,
 };

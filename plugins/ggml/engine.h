@@ -450,6 +450,7 @@ void gg_seq_touch(struct kvmod_seq *seq);
 
 int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			const struct kvmod_needs *needs);
+int32_t gg_serves(void *self, const struct kvmod_needs *needs);
 /* Of n tokens that come next: how many at their end to collect. */
 uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n);
 /* Makes room for the rows of n tokens, behind those that are there. */
@@ -573,6 +574,8 @@ int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int
 
 /* --- policies' side (request.c, replay.c) ------------------------------------------------------ */
 
+/* K and V as views have them: KVMOD_F16 ... */
+uint32_t gg_view_type(const struct gg_engine *engine);
 int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out);
 int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
 /* The rows of a layer that `keep` (NULL: all) leaves: picks[n_kv_heads]. */
@@ -593,6 +596,7 @@ struct gg_engine {
 	int64_t context, threads, batch, gpu_layers;
 	int32_t context_override, cache_type, chat_template, mmap;
 
+	bool check_only;		/* weights stay where they are: nothing will run */
 	enum ggml_type type;		/* of K and V */
 	uint64_t limit;			/* how far apart the oldest and the newest token may be */
 	bool said_past;			/* that this went past what the model was trained for */

@@ -282,15 +282,22 @@ static int32_t check_room(struct llama_engine *e, const struct llama_seq *s, uin
 		       (unsigned long long)context);
 }
 
-static int32_t ll_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
-			       const struct kvmod_needs *needs)
+static int32_t ll_serves(void *self, const struct kvmod_needs *needs)
 {
 	struct llama_engine *e = self;
 
-	if (needs && (needs->what || needs->rows.value > 0))
+	if (needs->what || needs->rows.value > 0)
 		return gg_fail(&e->gg, KVMOD_ENOTSUP,
 			       "libllama does not show its cache: with this engine the policy is fullkv");
-	return check_room(e, seq_of(seq), n_tokens);
+	return KVMOD_OK;
+}
+
+static int32_t ll_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
+			       const struct kvmod_needs *needs)
+{
+	int32_t code = needs ? ll_serves(self, needs) : KVMOD_OK;
+
+	return code ? code : check_room(self, seq_of(seq), n_tokens);
 }
 
 /* One pass: n tokens, at most a batch; logits of the last n_logits of them. */
@@ -456,4 +463,5 @@ const struct kvmod_engine_ops gg_llama_ops = {
 	.request = ll_request,
 	.apply = ll_apply,
 	.bytes = ll_bytes,
+	.serves = ll_serves,
 };

@@ -162,7 +162,8 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 	struct gg_layer *layer = &model->layers[index];
 	int32_t code = KVMOD_OK;
 
-	if (side == GG_GPU && ((code = place_together(engine, index, GG_Q, &layer->qkv)) ||
+	if (side == GG_GPU && !engine->check_only &&
+	    ((code = place_together(engine, index, GG_Q, &layer->qkv)) ||
 			       (code = place_together(engine, index, GG_Q_BIAS, &layer->qkv_bias))))
 		return code;
 	for (unsigned w = 0; w < GG_N_WEIGHTS; w++) {
@@ -269,7 +270,7 @@ int32_t gg_model_load(struct gg_engine *engine)
 	struct gg_model *model = &engine->net;
 	int32_t code;
 
-	if ((engine->mmap && (code = gg_weights_map(engine))) || (code = take_all(engine)))
+	if (((engine->mmap || engine->check_only) && (code = gg_weights_map(engine))) || (code = take_all(engine)))
 		return code;
 	free(model->staging.bytes);
 	model->staging = (struct gg_staging){ 0 };

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t public_type(const struct gg_engine *engine)
+uint32_t gg_view_type(const struct gg_engine *engine)
 {
 	switch (engine->type) {
 	case GGML_TYPE_F32:
@@ -26,7 +26,7 @@ static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg
 
 	return (struct kvmod_view){
 		.size = sizeof(struct kvmod_view),
-		.type = public_type(engine),
+		.type = gg_view_type(engine),
 		.data = (const char *)memory->address + first * row,
 		.stride = (int64_t)row,
 	};

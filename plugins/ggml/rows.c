@@ -36,23 +36,42 @@ static bool take_memory(struct kvmod_seq *seq)
 	return true;
 }
 
+/* What this engine does not collect; NULL: it collects all of that. */
+static const char *missing(uint32_t what)
+{
+	if (what & KVMOD_NEED_COLSUM)
+		return "column sums of attention";
+	if (what & KVMOD_NEED_Q_STATS)
+		return "statistics of queries before RoPE";
+	if (what & KVMOD_NEED_WO_NORM)
+		return "norms of Wo v";
+	return NULL;
+}
+
 /*
  * What is not collected is not in the request: the core says so, and the cache
  * stays whole. The prompt itself has to run.
  */
 static void note_missing(struct gg_engine *engine, uint32_t what)
 {
-	const char *missing;
+	if (missing(what))
+		gg_log(engine, KVMOD_WARN, "the policy needs %s: this engine does not collect them",
+		       missing(what));
+}
 
-	if (what & KVMOD_NEED_COLSUM)
-		missing = "column sums of attention";
-	else if (what & KVMOD_NEED_Q_STATS)
-		missing = "statistics of queries before RoPE";
-	else if (what & KVMOD_NEED_WO_NORM)
-		missing = "norms of Wo v";
-	else
-		return;
-	gg_log(engine, KVMOD_WARN, "the policy needs %s: this engine does not collect them", missing);
+int32_t gg_serves(void *self, const struct kvmod_needs *needs)
+{
+	struct gg_engine *engine = self;
+
+	if (missing(needs->what))
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "the policy needs %s: this engine does not collect them",
+			       missing(needs->what));
+	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(gg_view_type(engine))))
+		return gg_fail(engine, KVMOD_ENOTSUP,
+			       "the policy does not read K and V of cache_type = %s",
+			       ggml_type_name(engine->type));
+	return KVMOD_OK;
 }
 
 static void rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmod_needs *needs)

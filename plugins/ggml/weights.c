@@ -141,11 +141,12 @@ int32_t gg_weight_place(struct gg_engine *engine, struct ggml_tensor *weight, en
 		type = ggml_backend_dev_buffer_type(engine->gpu.device);
 		if (!is_supported(engine->gpu.device, weight, use, type))
 			return refuse_type(engine, weight, ", on the GPU: set a smaller gpu_layers");
-		return copy_to(engine, weight, type, info);
-	}
-	if (!is_supported(engine->backend.device, weight, use, type))
+		if (!engine->check_only)
+			return copy_to(engine, weight, type, info);
+	} else if (!is_supported(engine->backend.device, weight, use, type)) {
 		return refuse_type(engine, weight, "");
-	if (use == GG_MATRIX)
+	}
+	if (use == GG_MATRIX && !engine->check_only)
 		extra = extra_type(engine, weight);
 	if (extra || !engine->net.map)
 		return copy_to(engine, weight, extra ? extra : type, info);
@@ -158,7 +159,8 @@ int32_t gg_weights_map(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
 	size_t size = (size_t)model->file.st.st_size;
-	void *map = mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_POPULATE, model->file.fd, 0);
+	int flags = engine->check_only ? MAP_SHARED : MAP_SHARED | MAP_POPULATE;
+	void *map = mmap(NULL, size, PROT_READ, flags, model->file.fd, 0);
 
 	if (map == MAP_FAILED)
 		return gg_fail(engine, KVMOD_EIO, "%s: cannot be mapped: %s", engine->model,

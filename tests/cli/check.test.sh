@@ -70,7 +70,7 @@ given <<'END'
 [polcy topp]
 p = 0.5
 END
-wrong 1 'unknown section [polcy topp]; did you mean [policy topp]?'
+wrong 1 'unknown section [polcy topp]; did you mean `policy topp`?'
 given <<'END'
 policy = topp
 END
@@ -82,12 +82,56 @@ kvmod check -c /dev/null -o kvmod.policy
 exits 1
 echo 'failed -o kvmod.policy: expected SECTION.KEY=VALUE' | out
 
-# The examples; one of them sets up the engine ggml.
+# --- what a run would meet ---------------------------------------------------------
+
+mkdir "$conf.d"
+printf '[kvmod]\npolicy = fullkv\n' >"$conf.d/10-right.conf"
+: >"$conf.d/20-empty.conf"
+given <<END
+[kvmod]
+module_path = $build/.libs:$build/tests/cli/.libs
+policy = gone
+engine = fake
+
+[policy nosuchthing]
+budget = 3
+
+[alias]
+mine = topp
+yours = top
+END
+exits 1
+err <<'END'
+kvmod: warning: TMP/test.conf:6: no policy `nosuchthing` is installed: its section has no effect
+END
+out <<'END'
+fine   configuration TMP/test.conf
+fine   drop-in TMP/test.conf.d/10-right.conf
+fine   drop-in TMP/test.conf.d/20-empty.conf
+fine   alias mine from BUILD/.libs/topp.so
+failed alias yours: TMP/test.conf:11: no policy, engine or device `top`; did you mean `topp`?
+fine   policy fullkv
+fine   engine fake from BUILD/tests/cli/.libs/fake.so
+END
+kvmod run -c "$conf" -n 1 --json hello
+exits 0
+json policy=fullkv
+kvmod check -c "$conf" -o alias.yours=topp --policy mine -m "$tmp/no.model" --json
+exits 1
+json fine:false findings.1.kind=drop-in findings.4.name=yours findings.5.name=topp \
+	findings.6.kind=engine findings.6.fine:false \
+	findings.6.message="$tmp/no.model: no such model"
+rm -r "$conf.d"
+
+# The engine that run takes where none is named.
+kvmod check -c /dev/null -o "kvmod.module_path=$build/tests/cli/.libs"
+exits 1
+grep -q '^failed engine ggml: no engine `ggml` (looked in ' "$tmp/out" || fail "$(cat "$tmp/out")"
+
+# The examples, whether the engine that one of them sets up is there or not.
 for file in "$srcdir"/conf/kvmod.conf.d/*.example; do
-	if [ -f .libs/ggml.so ] || ! grep -q 'engine ggml' "$file"; then
-		kvmod check -c "$file"
-		exits 0
-	fi
+	kvmod check -c "$file" -o "kvmod.module_path=:$build/tests/cli/.libs" -o kvmod.engine=fake
+	exits 0
 done
 
 # Where the usual configuration is wrong, one can still look at what is there.

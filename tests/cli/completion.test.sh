@@ -47,6 +47,11 @@ completes run --policy top
 echo topp | out
 completes run --policy = top
 echo topp | out
+printf '[blacklist]\nsnapkv = slow\n' >>"$KVMOD_CONF"
+completes run --policy snap
+echo | out
+completes info snap
+echo | out
 completes info topp
 echo topp | out
 completes list pol

@@ -27,12 +27,15 @@ CLI_TESTS = \
 	tests/cli/bench_device.test.sh \
 	tests/cli/bench_gather.test.sh \
 	tests/cli/check.test.sh \
+	tests/cli/check_model.test.sh \
 	tests/cli/completion.test.sh \
 	tests/cli/fifo.test.sh \
+	tests/cli/hints.test.sh \
 	tests/cli/model.test.sh \
 	tests/cli/modules.test.sh \
 	tests/cli/new.test.sh \
 	tests/cli/oom.test.sh \
+	tests/cli/print.test.sh \
 	tests/cli/run.test.sh \
 	tests/cli/terminal.test.sh \
 	tests/cli/text.test.sh \

@@ -43,6 +43,32 @@ kvmod list -c /dev/null -o "$path" --json
 exits 0
 json modules.0.error:string modules.1.name:string \
 	modules.1.engines.0:string modules.3.policies.0:string
+
+# What is blacklisted is left out, and that is said.
+why='blacklist.topp=only for experiments'
+kvmod list -c /dev/null -o "$path" -o "$why"
+exits 0
+: | err
+has 'topp             blacklisted: only for experiments'
+grep -q 'policy topp' "$tmp/out" && fail 'policy topp is there all the same'
+for kind in policies modules; do
+	kvmod list -c /dev/null -o "$path" -o "$why" $kind
+	exits 0
+	grep -qx topp "$tmp/out" && fail "topp is among the $kind"
+	err <<-'END'
+	kvmod: note: left out: module `topp` is blacklisted: only for experiments
+	END
+done
+kvmod list -c /dev/null -o "$path" -o "$why" engines
+echo fake | out
+: | err
+kvmod list -c /dev/null -o "$path" -o "$why" --json
+json modules.3.blacklisted='only for experiments' modules.3.name=topp
+grep -qF '"policies": ["topp"' "$tmp/json" && fail 'policy topp is there all the same'
+kvmod info -c /dev/null -o "$path" -o "$why" topp
+exits 0
+has 'blacklisted  only for experiments'
+
 mkdir "$tmp/empty"
 kvmod list -c /dev/null -o "kvmod.module_path=$tmp/empty"
 says 1 'kvmod: no modules in TMP/empty: only the policy fullkv is there'

@@ -3,18 +3,6 @@
 # new: a policy that builds, passes its own test, and runs; nothing is written over.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
-# What pkg-config says of an installed kvmod, said of this tree.
-mkdir "$tmp/bin"
-cat >"$tmp/bin/pkg-config" <<END
-#!/bin/sh
-case \$* in
-'--cflags kvmod') echo "-I$(cd "$srcdir" && pwd)/core/include" ;;
-'--variable=moduledir kvmod') echo /modules ;;
-*) exit 1 ;;
-esac
-END
-chmod +x "$tmp/bin/pkg-config"
-PATH=$tmp/bin:$PATH
 unset MAKEFLAGS MFLAGS MAKELEVEL
 CC=$(sed -n 's/^CC = //p' Makefile)
 cd "$tmp" || exit 99
@@ -42,17 +30,43 @@ for name in '' 9lives With-Caps a.b ../up; do
 	kvmod new "$name"
 	says 2 "kvmod: \`$name\`: a name begins with a-z, goes on with a-z, 0-9 and _, and has at most 32 characters (see \`kvmod new --help\`)"
 done
-kvmod new fullkv
-says 2 'kvmod: `fullkv` is the name of the policy that is built in (see `kvmod new --help`)'
+kvmod new libkvmod_mine
+says 2 'kvmod: `libkvmod_mine`: names that begin with libkvmod are the library'"'s (see \`kvmod new --help\`)"
 
-# It is built, tested, put in place and used.
-try make -C mine CC="$CC" CFLAGS='-O1 -Wall -Wextra -Werror'
+# Names that are taken: by the core, a policy, an engine, a file, an alias.
+for name in fullkv cpu; do
+	kvmod new $name
+	says 1 "kvmod: \`$name\` is taken: it is built in"
+done
+kvmod new snapkv
+says 1 'kvmod: `snapkv` is taken: BUILD/.libs/snapkv.so has that name, or provides something of that name'
+kvmod new fake
+says 1 'kvmod: `fake` is taken: BUILD/tests/cli/.libs/fake.so has that name, or provides something of that name'
+mkdir "$tmp/modules"
+echo 'no module' >"$tmp/modules/of_mine.so"
+kvmod new of_mine -o "kvmod.module_path=$tmp/modules"
+says 1 'kvmod: `of_mine` is taken: TMP/modules/of_mine.so has that name, or provides something of that name'
+kvmod new short_name -o alias.short-name=topp
+says 1 'kvmod: `short_name` is taken: the configuration has it as an alias of `topp`'
+[ ! -e snapkv ] && [ ! -e short_name ] || fail 'something was written'
+
+# It is built, tested, put in place and used, with what its README says: there is no
+# kvmod installed. Mathematics is there for it.
+sed 's|^#include <kvmod/policy.h>|#include <math.h>\n&|
+	s|return i < p->sinks|return (int64_t)(cbrt((double)i * (double)i * (double)i) + 0.5) < p->sinks|' \
+	mine/mine.c >mine/changed.c
+cmp -s mine/mine.c mine/changed.c && fail 'mine.c has changed, and this test does not know it'
+mv mine/changed.c mine/mine.c
+command=$(sed -n 's/^    \(make check PKG.*\)/\1/p' mine/README.md)
+[ "$command" = "make check PKG_CONFIG_PATH=$build/core KVMOD=$build/kvmod" ] ||
+	fail "the README says: $command"
+cd mine || exit 99
+try sh -c "$command CC='$CC' CFLAGS='-O1 -Wall -Wextra -Werror'"
 exits 0
-try make -C mine CC="$CC" KVMOD="$build/kvmod" check
+has '2 of 2'
+try make PKG_CONFIG_PATH="$build/core" DESTDIR="$tmp/root" install
 exits 0
-try make -C mine CC="$CC" DESTDIR="$tmp/root" install
-exits 0
-kvmod run -o "kvmod.module_path=$tmp/root/modules:$build/tests/cli/.libs" --policy mine \
+kvmod run -o "kvmod.module_path=$tmp/root$build/.libs:$build/tests/cli/.libs" --policy mine \
 	-o 'policy mine.recent=4' --json 'a sentence to be thinned out'
 exits 0
 json policy=mine prompt_tokens=31 kept.0.0=20 kept.3.1=20

@@ -21,7 +21,7 @@ says 2 'kvmod: `--json` takes no value (see `kvmod run --help`)'
 kvmod run hello --policy
 says 2 'kvmod: --policy needs a value: NAME (see `kvmod run --help`)'
 kvmod run -n many hello
-says 2 'kvmod: --tokens=many: not a number (see `kvmod run --help`)'
+says 2 'kvmod: --tokens=many: expected a whole number from 0 on, such as 512 or 4k (see `kvmod run --help`)'
 kvmod run -n 0 hello
 says 2 'kvmod: -n 0: an answer has at least one token (see `kvmod run --help`)'
 kvmod run --temperature nan hello

@@ -37,7 +37,11 @@ check_LTLIBRARIES += \
 	tests/modules/shadow.la \
 	tests/modules/undefined.la \
 	tests/modules/constructs.la \
-	tests/modules/resident.la
+	tests/modules/resident.la \
+	tests/modules/probed.la \
+	tests/modules/older.la \
+	tests/modules/policies.la \
+	tests/modules/taken.la
 endif
 
 tests_modules_good_la_SOURCES = tests/modules/module.c
@@ -144,3 +148,17 @@ tests_modules_shadow_la_SOURCES = tests/modules/module.c
 tests_modules_shadow_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_SHADOW
 tests_modules_shadow_la_LDFLAGS = $(LOOSE_MODULE_LINK) -Wl,--hash-style=gnu
 tests_modules_shadow_la_LIBADD = tests/modules/libdep.la
+
+# Engines that `check` looks at, and policies for them.
+tests_modules_probed_la_SOURCES = tests/modules/engine.c
+tests_modules_probed_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ENGINE=probed
+tests_modules_probed_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_older_la_SOURCES = tests/modules/engine.c
+tests_modules_older_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ENGINE=older -DTEST_OLD
+tests_modules_older_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_policies_la_SOURCES = tests/modules/engine.c
+tests_modules_policies_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"policies"' -DTEST_NO_SHARED
+tests_modules_policies_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_taken_la_SOURCES = tests/modules/engine.c
+tests_modules_taken_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"taken"'
+tests_modules_taken_la_LDFLAGS = $(TEST_MODULE_LINK)

@@ -63,7 +63,7 @@ struct kvmod_bytes {
 /* Engine flags. */
 #define KVMOD_ENGINE_CLOSES_GAPS	1u	/* apply() does, where a plan has its flag */
 
-/* All calls are required, down to bytes(). */
+/* Calls are required where they do not say otherwise. */
 struct kvmod_engine_ops {
 	uint32_t size;
 	uint32_t flags;			/* KVMOD_ENGINE_... */
@@ -139,13 +139,23 @@ struct kvmod_engine_ops {
 	int32_t (*apply)(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
 	void (*bytes)(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
 
-	/* --- optional ------------------------------------------------------------------- */
-
 	/*
-	 * How many more tokens the sequence can take as it is now. Without this call that
+	 * Optional: how many more tokens the sequence can take as it is now. Without this call that
 	 * is what its logical length leaves of the model's context.
 	 */
 	uint64_t (*seq_room)(void *self, struct kvmod_seq *seq);
+	/*
+	 * Optional: what open() would refuse, as far as it can be told without
+	 * loading weights, in open()'s words. It takes open()'s place: after
+	 * KVMOD_OK the core calls model(), serves() and close(), and nothing else.
+	 * Without it `kvmod check` opens the engine as a session does. [may block]
+	 */
+	int32_t (*check)(void *self);
+	/*
+	 * Optional: can request() show what a policy needs? KVMOD_ENOTSUP, and in
+	 * words what is missing, if not. Without it, that shows with the first prompt.
+	 */
+	int32_t (*serves)(void *self, const struct kvmod_needs *needs);
 };
 
 #ifdef __cplusplus

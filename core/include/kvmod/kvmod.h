@@ -61,8 +61,9 @@ const char *kvmod_version(void);
 
 /*
  * Reads kvmod.conf, kvmod.conf.d/ beside it and the overrides
- * "SECTION.KEY=VALUE", checks every section that the core or a module knows,
- * and makes it the context's. path NULL: $KVMOD_CONF, the user's, the system's,
+ * "SECTION.KEY=VALUE"; of a key that is set several times the last value counts
+ * and is the only one that is checked. Checks every section that the core or a
+ * module knows, and makes it the context's. path NULL: $KVMOD_CONF, the user's, the system's,
  * or the build tree's, whichever is there first. On an error the configuration
  * that was there stays.
  */
@@ -73,8 +74,9 @@ int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 struct kvmod_finding {
 	uint32_t size;
 	int32_t code;			/* 0: fine; KVMOD_ECRASH, KVMOD_ETIMEOUT, ... */
-	const char *kind;		/* "policy", "engine", "device"; "configuration" */
-	const char *name;		/* its name; "configuration": the file, or "" */
+	const char *kind;		/* "policy", "engine", "device"; "alias"; "configuration",
+					   "drop-in" */
+	const char *name;		/* its name; of the last two: the file, or "" */
 	const char *message;		/* one line, "" where it is fine */
 	const char *module;		/* the module's file; "" if it is none or not known */
 	double seconds;
@@ -85,9 +87,11 @@ typedef void kvmod_finding_fn(void *arg, const struct kvmod_finding *finding);
  * Tries a configuration, which the context does not take over. Reads it as
  * kvmod_configure() does; then, for each policy, engine and device that it names,
  * a child process loads the module, fills in the parameters, and for a policy
- * opens it on a tiny made-up model and runs one request. A module that crashes
- * or does not come back within limit_ms (0: 10 seconds) does so there. fn, which
- * may be NULL, gets a finding for each. Returns 0, or the code of the first
+ * opens it on a tiny made-up model and runs one request. The engine that [kvmod]
+ * names looks at its model, without weights if it can, and the policy in use is
+ * opened for that. A module that crashes or does not come back within limit_ms
+ * (0: 10 seconds) does so there. fn, which may be NULL, gets a finding for each,
+ * and for each file that was read and each alias. Returns 0, or the code of the first
  * finding that is not fine, and kvmod_error() has its message. The child is
  * forked from the calling thread and runs no exit handlers.
  */
@@ -107,6 +111,33 @@ const char *kvmod_config_path(struct kvmod_ctx *ctx);
  * Strings of a configuration live as long as the context.
  */
 const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key);
+
+/* Where a value comes from. */
+#define KVMOD_FROM_DEFAULT	0u
+#define KVMOD_FROM_FILE		1u	/* kvmod_config_path() */
+#define KVMOD_FROM_DROP_IN	2u
+#define KVMOD_FROM_OVERRIDE	3u
+
+/* A value of the configuration in force. */
+struct kvmod_setting {
+	uint32_t size;
+	uint32_t from;			/* KVMOD_FROM_... */
+	const char *section;		/* "kvmod", "policy refreekv" */
+	const char *key;
+	const char *value;		/* as a file would say it; paths are absolute */
+	const char *file;		/* that says it; NULL: none does */
+	uint32_t line;			/* there */
+	uint32_t reserved;
+};
+typedef int kvmod_setting_fn(void *arg, const struct kvmod_setting *setting);
+
+/*
+ * Calls fn for each value in force, section by section: those of [kvmod]; the
+ * parameters of the policy, engine and device in use, and of all that have a
+ * section; aliases; the blacklist. Strings live until fn returns. Stops when fn
+ * returns something other than 0, and returns that.
+ */
+int kvmod_settings_each(struct kvmod_ctx *ctx, kvmod_setting_fn *fn, void *arg);
 
 /*
  * The absolute path of a data file ("template/policy.c"): in the build tree

@@ -1,0 +1,49 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# check on a real model, which it looks at without loading it, and on what is none.
+. "${srcdir:-.}/tests/cli/lib.sh"
+
+model=$(sed -n 's/^DEFAULT_MODEL = //p' Makefile)
+if [ ! -f .libs/ggml.so ] || [ -z "$model" ]; then
+	echo 'skipped: built without the engine ggml or without --with-model'
+	exit 77
+fi
+printf '[kvmod]\npolicy = snapkv\n' >"$KVMOD_CONF"
+
+kvmod check
+exits 0
+: | err
+out <<'END'
+fine   configuration TMP/kvmod.conf
+fine   policy snapkv from BUILD/.libs/snapkv.so
+fine   engine ggml from BUILD/.libs/ggml.so
+END
+
+# engine MESSAGE - the engine's finding; the policy is fine.
+engine() {
+	exits 1
+	grep -v '^fine' "$tmp/out" >"$tmp/tidy"
+	mv "$tmp/tidy" "$tmp/out"
+	echo "failed engine ggml: $1" | out
+}
+
+kvmod check -m "$tmp/nothing.gguf"
+engine 'TMP/nothing.gguf: No such file or directory'
+echo 'no model at all' >"$tmp/text.gguf"
+kvmod check -m "$tmp/text.gguf"
+engine 'TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
+# Its header is whole, its weights are not.
+head -c 3000000 "$model" >"$tmp/short.gguf"
+kvmod check -m "$tmp/short.gguf"
+exits 1
+grep -q '^failed engine ggml: .*/short.gguf: truncated: .* the file has 3000000$' "$tmp/out" ||
+	fail "$(cat "$tmp/out")"
+kvmod check -o 'engine ggml.context=100000'
+engine 'context = 100000, but the model was trained for 8192: set context_override = yes to go past that'
+if [ ! -e /dev/nvidiactl ]; then
+	kvmod check -o 'engine ggml.gpu_layers=3'
+	exits 1
+	grep -q '^failed engine ggml: gpu_layers = 3: .*; set it to 0$' "$tmp/out" ||
+		fail "$(cat "$tmp/out")"
+fi
+finish
