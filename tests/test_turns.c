@@ -142,6 +142,7 @@ static void check_expectation(const struct vectors_case *c)
 
 START_TEST(golden_second_turns)
 {
+	const char *threads = "kvmod.threads=2";
 	struct kvmod_ctx *ctx = context("");
 	struct vectors v;
 	struct vectors_case *c;
@@ -153,7 +154,7 @@ START_TEST(golden_second_turns)
 	for (n = 0; (got = vectors_next(&v, &c)) == 1; n++) {
 		ck_assert_uint_lt(c->n, c->logical);
 		check_expectation(c);
-		ck_assert_msg(vectors_run(ctx, "/dev/null", NULL, 0, c, KVMOD_F32, "cpu", why,
+		ck_assert_msg(vectors_run(ctx, "/dev/null", &threads, 1, c, KVMOD_F32, "cpu", why,
 					  sizeof(why)) == 0, "%s: %s", c->name, why);
 		vectors_case_free(c);
 	}
