@@ -513,8 +513,9 @@ START_TEST(warns_once)
 	}
 	if (_i)
 		ck_assert_str_eq(test_engine_warning(&n),
-				 "the model was trained for 64 tokens: past them its answers get worse, unless "
-				 "the policy closes the gaps that it cuts (see kvmod-policies(7), streamingllm)");
+				 "the model was trained for 64 tokens: past them its answers get "
+				 "worse, unless the policy closes the gaps that it cuts (see "
+				 "kvmod-policies(7), streamingllm)");
 	test_engine_warning(&n);
 	ck_assert_uint_eq(n, _i);
 	tear_down(&s);

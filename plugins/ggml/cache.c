@@ -173,9 +173,9 @@ static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, siz
 }
 
 /* What is picked of a lead is the lead of the copy; its places are on the host. */
-static uint32_t move_lead(const struct gg_engine *engine, struct gg_lead *to, const struct gg_lead *from,
-			  const struct gg_pick *pick, uint32_t g, struct kvmod_gather *keys,
-			  struct kvmod_span *spans, uint32_t *n_spans)
+static uint32_t move_lead(const struct gg_engine *engine, struct gg_lead *to,
+			  const struct gg_lead *from, const struct gg_pick *pick, uint32_t g,
+			  struct kvmod_gather *keys, struct kvmod_span *spans, uint32_t *n_spans)
 {
 	struct kvmod_gather picked = { .size = sizeof(picked) }, places;
 	size_t first = (size_t)g * from->room;
@@ -270,7 +270,8 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	bool positions = from && needs_positions(from, picks, engine->net.n_kv_heads, logical);
 	int32_t code = KVMOD_OK;
 
-	if (!cache_new(engine, side, to, picks, room, positions) || (from && !lead_like(engine, side, to, from)))
+	if (!cache_new(engine, side, to, picks, room, positions) ||
+	    (from && !lead_like(engine, side, to, from)))
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
 			       side == GG_GPU ? " on the GPU: a smaller gpu_layers leaves more" : "");
 	else if (from)

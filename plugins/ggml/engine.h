@@ -310,8 +310,8 @@ int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messa
 
 /*
  * The oldest rows of each head, turned anew whenever the gap behind them closes: their
- * keys are kept as they are before RoPE, so that no error grows. What a row's place is,
- * says phases.c.
+ * keys are kept as they are before RoPE, so that no error grows. phases.c says what a
+ * row's place is.
  */
 struct gg_lead {
 	uint32_t room;			/* rows a head; 0: there is none */

@@ -113,10 +113,12 @@ static int32_t gap_behind(const struct gg_cache *cache, uint32_t head, uint32_t 
 }
 
 /*
- * A lead of at least n rows a head, its keys turned back from those in the cache. That is
- * done once: they have been rounded once more than the cache's own, and never again.
+ * A lead of at least n rows a head, its keys turned back from those in the cache, which
+ * stand where they should. That is done once: they have been rounded once more than the
+ * cache's own, and never again.
  */
-static int32_t make_lead(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache, uint32_t n)
+static int32_t make_lead(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
+			 uint32_t n)
 {
 	struct gg_turn turn = { .kind = GG_TURN_TO_LEAD, .cache = cache };
 	struct gg_lead lead, old = cache->lead;
@@ -183,7 +185,8 @@ static void choose_base(struct kvmod_seq *seq, uint64_t n)
 static uint32_t note_turns(struct kvmod_seq *seq, uint32_t layer, struct gg_turn turns[2])
 {
 	struct gg_cache *cache = &seq->caches[layer];
-	struct gg_turn lead = { .kind = GG_TURN_LEAD, .cache = cache, .base = seq->base }, rest = lead;
+	struct gg_turn lead = { .kind = GG_TURN_LEAD, .cache = cache, .base = seq->base };
+	struct gg_turn rest = lead;
 	uint32_t n = 0;
 
 	rest.kind = GG_TURN_REST;

@@ -29,7 +29,8 @@ static ggml_backend_t backend_of(const struct turner *t)
 static struct ggml_tensor *rows_in(const struct turner *t, const struct gg_memory *memory,
 				   enum ggml_type type, uint32_t n_rows)
 {
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(t->context, type, t->engine->net.head_dim, n_rows);
+	struct ggml_tensor *tensor = ggml_new_tensor_2d(t->context, type,
+							t->engine->net.head_dim, n_rows);
 
 	ggml_backend_tensor_alloc(memory->buffer, tensor, memory->address);
 	return tensor;
@@ -54,19 +55,20 @@ static void add_turn(const struct turner *t, struct gg_turn *turn)
 	const struct gg_model *model = &t->engine->net;
 	const struct gg_rope *rope = &model->rope;
 	struct gg_cache *cache = turn->cache;
-	struct ggml_tensor *keys = rows_in(t, &cache->k, t->engine->type, cache->first[model->n_kv_heads]);
-	struct ggml_tensor *lead = NULL, *x;
+	struct ggml_tensor *keys, *lead = NULL, *x;
 
+	keys = rows_in(t, &cache->k, t->engine->type, cache->first[model->n_kv_heads]);
 	if (turn->kind != GG_TURN_REST)
-		lead = rows_in(t, &cache->lead.keys, GGML_TYPE_F32, model->n_kv_heads * cache->lead.room);
+		lead = rows_in(t, &cache->lead.keys, GGML_TYPE_F32,
+			       model->n_kv_heads * cache->lead.room);
 	turn->from = input(t, GGML_TYPE_I32, turn->n);
 	turn->to = input(t, GGML_TYPE_I64, turn->n);
 	turn->by = input(t, GGML_TYPE_I32, turn->n);
 	x = ggml_get_rows(t->context, turn->kind == GG_TURN_LEAD ? lead : keys, turn->from);
 	x = ggml_reshape_3d(t->context, x, model->head_dim, 1, turn->n);
-	x = ggml_rope_ext(t->context, x, turn->by, model->rope_factors[t->side], rope->n_dims, rope->type,
-			  rope->n_context, rope->base, rope->scale, rope->ext_factor, no_magnitude(rope),
-			  rope->beta_fast, rope->beta_slow);
+	x = ggml_rope_ext(t->context, x, turn->by, model->rope_factors[t->side], rope->n_dims,
+			  rope->type, rope->n_context, rope->base, rope->scale, rope->ext_factor,
+			  no_magnitude(rope), rope->beta_fast, rope->beta_slow);
 	x = ggml_reshape_2d(t->context, x, model->head_dim, turn->n);
 	x = ggml_set_rows(t->context, turn->kind == GG_TURN_TO_LEAD ? lead : keys, x, turn->to);
 	ggml_build_forward_expand(t->nodes, x);
@@ -134,7 +136,8 @@ static bool prepare(struct turner *t, struct gg_turn *turns, uint32_t n)
 {
 	size_t n_nodes = (size_t)n * NODES_PER_TURN;
 	struct ggml_init_params params = {
-		.mem_size = n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false),
+		.mem_size = n_nodes * ggml_tensor_overhead() +
+			    ggml_graph_overhead_custom(n_nodes, false),
 		.no_alloc = true,
 	};
 
@@ -163,7 +166,8 @@ int32_t gg_turn(struct gg_engine *engine, enum gg_side side, struct gg_turn *tur
 	gg_gpu_wait(engine);
 	if (prepare(&t, turns, n)) {
 		engine->backend.held = true;
-		code = gg_backend_status(engine, ggml_backend_graph_compute(backend_of(&t), t.nodes));
+		code = gg_backend_status(engine,
+					 ggml_backend_graph_compute(backend_of(&t), t.nodes));
 		engine->backend.held = false;
 	} else {
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory to turn the keys of %u layers", n);
