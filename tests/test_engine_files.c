@@ -105,45 +105,6 @@ START_TEST(truncated)
 }
 END_TEST
 
-static void run_one(struct gg_engine *engine)
-{
-	struct kvmod_seq *seq = test_seq(engine);
-	int32_t token = 0;
-
-	test_run(seq, &token, 1, NULL, 0);
-	gg_seq_close(engine, seq);
-	test_engine_close(engine);
-}
-
-/* Damage anywhere in the header is refused, or harmless; it never crashes. */
-START_TEST(damaged)
-{
-	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
-	struct kv_random random = { (uint64_t)_i };
-	size_t size, header = 3000;
-	char *bytes = read_all(model, &size), *copy = malloc(size);
-
-	for (int round = 0; round < 40; round++) {
-		struct gg_engine *engine;
-
-		memcpy(copy, bytes, size);
-		for (int i = 0; i < 1 + round % 3; i++)
-			copy[kv_random_range(&random, 0, (uint32_t)header - 1)] = (char)kv_random_u32(
-				&random);
-		write_all(model, copy, size);
-		engine = test_engine_open(&(struct test_engine_params){ .model = model });
-		if (engine)
-			run_one(engine);
-		else
-			ck_assert_str_ne(test_engine_error(), "");
-	}
-	free(copy);
-	free(bytes);
-	unlink(model);
-	free(model);
-}
-END_TEST
-
 START_TEST(junk)
 {
 	static char bytes[5000];
@@ -268,7 +229,6 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, wrong_models, 0, (int)(sizeof(faults) / sizeof(faults[0])));
 	tcase_add_test(tc, no_file);
 	tcase_add_test(tc, truncated);
-	tcase_add_loop_test(tc, damaged, 0, 10);
 	tcase_add_test(tc, junk);
 	tcase_add_test(tc, no_gpu_here);
 	tcase_add_test(tc, wrong_parameters);

@@ -143,12 +143,12 @@ static void change_file(struct fuzz *f, const char *path)
 static void write_file(struct fuzz *f, const char *good)
 {
 	struct edit e;
-	uint32_t kind = draw(f, 3);
+	uint32_t kind = draw(f, 3), vocabulary = draw(f, 5);
 
 	edit_open(&e, good);
-	if (draw(f, 2))
+	if (vocabulary > 2)
 		edit_spm(&e, TINY_VOCAB);
-	else
+	else if (vocabulary)
 		edit_bpe(&e, TINY_VOCAB);
 	for (uint32_t i = draw(f, 3) + 1; kind && i && e.n_pairs; i--) {
 		if (kind == 1)

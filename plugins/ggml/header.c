@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define MAX_PAIRS	65536u
-#define MAX_TENSORS	65536u
+#define MAX_TENSORS	16384u
 #define MAX_ALIGNMENT	(1u << 20)
 
 struct cursor {
