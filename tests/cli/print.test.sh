@@ -44,6 +44,7 @@ policy = mine ; TMP/own.conf.d/10.conf:2
 engine = fake ; TMP/own.conf:4
 device = auto ; default
 threads = 0 ; default
+leave_below = 256 ; default
 log_level = note ; default
 allow_owner = ; default
 
