@@ -80,12 +80,12 @@ static int report(const struct load *l, bool json)
 
 	if (json)
 		return cli_print_json(json_pack(
-			"{s:s, s:s, s:I, s:o, s:o, s:f, s:f}",
-			"policy", l->policy, "module", l->module, "rounds", (json_int_t)l->rounds,
+			"{s:s, s:o, s:I, s:o, s:o, s:f, s:f}",
+			"policy", l->policy, "module", cli_json_text(l->module), "rounds", (json_int_t)l->rounds,
 			"load_us", cli_stats_json(&ours), "dlopen_us", cli_stats_json(&rival),
 			"above_us", ours.median - rival.median,
 			"ratio", ours.median / rival.median));
-	printf("policy %s from %s, %zu rounds\n", l->policy, l->module, l->rounds);
+	printf("policy %s from %s, %zu rounds\n", l->policy, cli_show(l->module), l->rounds);
 	printf("found, checked, loaded, opened  %8.1f us  (%.1f to %.1f)\n",
 	       ours.median, ours.low, ours.high);
 	printf("dlopen of an empty file         %8.1f us  (%.1f to %.1f)\n",

@@ -19,20 +19,21 @@ static void print_finding(const struct kvmod_finding *f)
 	if (f->code)
 		printf("%sfailed%s %s%s%s%s%s\n", cli_style(stdout, CLI_RED),
 		       cli_style(stdout, CLI_PLAIN), named ? f->kind : "", named ? " " : "",
-		       named ? f->name : "", named ? ": " : "", f->message);
+		       named ? cli_show(f->name) : "", named ? ": " : "", cli_show(f->message));
 	else
 		printf("%sfine%s   %s %s%s%s\n", cli_style(stdout, CLI_GREEN),
-		       cli_style(stdout, CLI_PLAIN), f->kind, *f->name ? f->name : "(none read)",
-		       *f->module ? " from " : "", f->module);
+		       cli_style(stdout, CLI_PLAIN), f->kind,
+		       *f->name ? cli_show(f->name) : "(none read)",
+		       *f->module ? " from " : "", cli_show(f->module));
 }
 
 static void add_finding(json_t *findings, const struct kvmod_finding *f)
 {
 	json_array_append_new(findings, json_pack(
-		"{s:s, s:s, s:b, s:s, s:s, s:s, s:f}",
-		"kind", f->kind, "name", f->name, "fine", !f->code,
-		"code", kvmod_strerror(f->code), "message", f->message,
-		"module", f->module, "seconds", f->seconds));
+		"{s:s, s:o, s:b, s:s, s:o, s:o, s:f}",
+		"kind", f->kind, "name", cli_json_text(f->name), "fine", !f->code,
+		"code", kvmod_strerror(f->code), "message", cli_json_text(f->message),
+		"module", cli_json_text(f->module), "seconds", f->seconds));
 }
 
 static void note(void *arg, const struct kvmod_finding *f)
@@ -106,13 +107,13 @@ static void print_setting(struct print *print, const struct kvmod_setting *s)
 
 	if (strcmp(print->section, s->section)) {
 		printf("%s[%s%s%s]\n", *print->section ? "\n" : "", cli_style(stdout, CLI_BOLD),
-		       s->section, cli_style(stdout, CLI_PLAIN));
+		       cli_show(s->section), cli_style(stdout, CLI_PLAIN));
 		snprintf(print->section, sizeof(print->section), "%s", s->section);
 	}
-	width = printf("%s = %s", s->key, s->value);
+	width = printf("%s = %s", s->key, cli_show(s->value));
 	printf("%*s ; ", width < 40 ? 40 - width : 0, "");
 	if (s->file)
-		printf("%s:%u\n", s->file, s->line);
+		printf("%s:%u\n", cli_show(s->file), s->line);
 	else
 		printf("%s\n", origin(s));
 }
@@ -126,14 +127,13 @@ static int print_one(void *arg, const struct kvmod_setting *s)
 		print_setting(print, s);
 		return 0;
 	}
-	object = json_pack("{s:s, s:s, s:s, s:s}", "section", s->section, "key", s->key,
-			   "value", s->value, "from", origin(s));
-	if (s->file && object)
-		json_object_update_new(object, json_pack("{s:s, s:i}", "file", s->file,
+	object = json_pack("{s:o, s:o, s:o, s:s}", "section", cli_json_text(s->section),
+			   "key", cli_json_text(s->key), "value", cli_json_text(s->value),
+			   "from", origin(s));
+	if (s->file)
+		json_object_update_new(object, json_pack("{s:o, s:i}", "file", cli_json_text(s->file),
 							 "line", (int)s->line));
-	if (json_array_append_new(print->settings, object))
-		return cli_error("[%s] %s = %s: this cannot be said in JSON", s->section, s->key, s->value);
-	return 0;
+	return json_array_append_new(print->settings, object);
 }
 
 static int print_all(const struct cli_common *common)

@@ -201,8 +201,8 @@ const char *cli_show(const char *text);
  */
 int cli_json_alone(void);
 /*
- * The text as it is, if it is UTF-8, else as kv_show() has it. NULL: no memory. For
- * whatever comes from outside: json_string() and json_pack() refuse all but UTF-8.
+ * The text as it is, if it is UTF-8, else as kv_show() has it. For whatever comes
+ * from outside: json_string() and json_pack() give nothing for what is no UTF-8.
  */
 json_t *cli_json_text(const char *text);
 /*

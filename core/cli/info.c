@@ -67,8 +67,9 @@ static void print_params(const struct kvmod_modinfo *info, const char *owner)
 	if (n)
 		printf("  %-16s %-7s %-12s %-16s %s\n", "PARAMETER", "TYPE", "DEFAULT", "RANGE", "HELP");
 	for (struct param *p = params; p < params + n; p++) {
-		printf("  %-16s %-7s %-12s %-16s %s\n", p->name, p->type, *p->def ? p->def : "-",
-		       *p->range ? p->range : "-", p->help);
+		printf("  %-16s %-7s %-12s %-16s %s\n", cli_show(p->name), cli_show(p->type),
+		       *p->def ? cli_show(p->def) : "-", *p->range ? cli_show(p->range) : "-",
+		       cli_show(p->help));
 		free(p->owner);
 	}
 	free(params);
@@ -78,22 +79,23 @@ static void print_heading(const struct kvmod_modinfo *info, const char *kind, co
 {
 	bool runs = !strcmp(kind, "policy");
 
-	printf("\n[%s%s %s%s]%s%s\n", cli_style(stdout, CLI_BOLD), kind, name,
-	       cli_style(stdout, CLI_PLAIN), runs ? " on " : "", runs ? cli_runs_on(info, name) : "");
+	printf("\n[%s%s %s%s]%s%s\n", cli_style(stdout, CLI_BOLD), kind, cli_show(name),
+	       cli_style(stdout, CLI_PLAIN), runs ? " on " : "",
+	       runs ? cli_show(cli_runs_on(info, name)) : "");
 }
 
 static int print_info(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 {
 	const char *name;
 
-	printf("%-12s %s\n", "file", kvmod_modinfo_path(info));
+	printf("%-12s %s\n", "file", cli_show(kvmod_modinfo_path(info)));
 	for (size_t i = 0; i < CLI_COUNT(facts); i++)
 		if ((name = kvmod_modinfo_get(info, facts[i], 0)))
-			printf("%-12s %s\n", facts[i], name);
+			printf("%-12s %s\n", facts[i], cli_show(name));
 	if ((name = cli_blacklisted(ctx, info)))
-		printf("%-12s %s\n", "blacklisted", name);
+		printf("%-12s %s\n", "blacklisted", cli_show(name));
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "built_for", i)); i++)
-		printf("%-12s %s\n", "built for", name);
+		printf("%-12s %s\n", "built for", cli_show(name));
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
 		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
 			print_heading(info, kinds[k], name);
@@ -110,10 +112,12 @@ static json_t *params_json(const struct kvmod_modinfo *info, const char *owner)
 	json_t *array = json_array();
 
 	for (struct param *p = params; p < params + n; p++) {
-		json_array_append_new(array, json_pack("{s:s, s:s, s:s, s:s, s:s}",
-						       "name", p->name, "type", p->type,
-						       "default", p->def, "range", p->range,
-						       "help", p->help));
+		json_array_append_new(array, json_pack("{s:o, s:o, s:o, s:o, s:o}",
+						       "name", cli_json_text(p->name),
+						       "type", cli_json_text(p->type),
+						       "default", cli_json_text(p->def),
+						       "range", cli_json_text(p->range),
+						       "help", cli_json_text(p->help)));
 		free(p->owner);
 	}
 	free(params);
@@ -126,7 +130,7 @@ static json_t *built_for_json(const struct kvmod_modinfo *info)
 	const char *text;
 
 	for (unsigned i = 0; (text = kvmod_modinfo_get(info, "built_for", i)); i++)
-		json_array_append_new(array, json_string(text));
+		json_array_append_new(array, cli_json_text(text));
 	return array;
 }
 
@@ -143,17 +147,17 @@ static json_t *devices_json(const struct kvmod_modinfo *info, const char *kind, 
 
 static json_t *info_json(const struct kvmod_modinfo *info)
 {
-	json_t *object = json_pack("{s:s}", "file", kvmod_modinfo_path(info));
+	json_t *object = json_pack("{s:o}", "file", cli_json_text(kvmod_modinfo_path(info)));
 	json_t *provided = json_array();
 	const char *name;
 
 	for (size_t i = 0; i < CLI_COUNT(facts); i++)
 		if ((name = kvmod_modinfo_get(info, facts[i], 0)))
-			json_object_set_new(object, facts[i], json_string(name));
+			json_object_set_new(object, facts[i], cli_json_text(name));
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
 		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
 			json_array_append_new(provided, json_pack(
-				"{s:s, s:s, s:o*, s:o}", "kind", kinds[k], "name", name,
+				"{s:s, s:o, s:o*, s:o}", "kind", kinds[k], "name", cli_json_text(name),
 				"devices", devices_json(info, kinds[k], name),
 				"parameters", params_json(info, name)));
 		}

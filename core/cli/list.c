@@ -27,8 +27,8 @@ static const char *text_of(const struct kvmod_modinfo *info, const char *key)
 static void print_row(const char *name, const char *version, const char *provides,
 		      const char *on, const char *description)
 {
-	printf("%-16s %-9s %-26s %-*s%s%s\n", name, version, provides, *description ? 9 : 0, on,
-	       *description ? " " : "", description);
+	printf("%-16s %-9s %-26s %-*s%s%s\n", cli_show(name), cli_show(version), cli_show(provides),
+	       *description ? 9 : 0, cli_show(on), *description ? " " : "", cli_show(description));
 }
 
 /* A row for each thing that it provides, the module's own words in the first. */
@@ -61,11 +61,11 @@ static void print_module(struct list *list, const char *path, int error,
 	if (!list->n)
 		print_row("MODULE", "VERSION", "PROVIDES", "ON", "DESCRIPTION");
 	if (error)
-		printf("%-16s %srefused: %s%s\n", base ? base + 1 : path,
+		printf("%-16s %srefused: %s%s\n", cli_show(base ? base + 1 : path),
 		       cli_style(stdout, CLI_RED), kvmod_error(), cli_style(stdout, CLI_PLAIN));
 	else if (cli_blacklisted(list->ctx, info))
-		printf("%-16s %sblacklisted: %s%s\n", text_of(info, "name"),
-		       cli_style(stdout, CLI_YELLOW), cli_blacklisted(list->ctx, info),
+		printf("%-16s %sblacklisted: %s%s\n", cli_show(text_of(info, "name")),
+		       cli_style(stdout, CLI_YELLOW), cli_show(cli_blacklisted(list->ctx, info)),
 		       cli_style(stdout, CLI_PLAIN));
 	else
 		print_provides(info);
@@ -79,7 +79,7 @@ static json_t *strings(const struct kvmod_modinfo *info, const char *key)
 	const char *value;
 
 	for (unsigned i = 0; (value = kvmod_modinfo_get(info, key, i)); i++)
-		json_array_append_new(array, json_string(value));
+		json_array_append_new(array, cli_json_text(value));
 	return array;
 }
 
@@ -90,7 +90,7 @@ static json_t *devices(const struct kvmod_modinfo *info)
 	const char *name;
 
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "policy", i)); i++)
-		json_array_append_new(array, json_string(cli_runs_on(info, name)));
+		json_array_append_new(array, cli_json_text(cli_runs_on(info, name)));
 	return array;
 }
 
@@ -99,14 +99,14 @@ static void add_module(struct list *list, const char *path, int error,
 {
 	static const char *const keys[] = { "name", "version", "license", "author", "description" };
 	const char *reason = error ? NULL : cli_blacklisted(list->ctx, info);
-	json_t *module = json_pack("{s:s}", "path", path);
+	json_t *module = json_pack("{s:o}", "path", cli_json_text(path));
 
 	if (error)
-		json_object_set_new(module, "error", json_string(kvmod_error()));
+		json_object_set_new(module, "error", cli_json_text(kvmod_error()));
 	if (reason)
-		json_object_set_new(module, "blacklisted", json_string(reason));
+		json_object_set_new(module, "blacklisted", cli_json_text(reason));
 	for (size_t i = 0; i < CLI_COUNT(keys) && !error; i++)
-		json_object_set_new(module, keys[i], json_string(text_of(info, keys[i])));
+		json_object_set_new(module, keys[i], cli_json_text(text_of(info, keys[i])));
 	for (size_t k = 0; k < CLI_COUNT(kinds) && !error && !reason; k++)
 		json_object_set_new(module, plurals[k], strings(info, kinds[k]));
 	if (!error && !reason)
@@ -130,7 +130,7 @@ static void print_names(const struct list *list, int error, const struct kvmod_m
 
 	if (reason && kvmod_modinfo_get(info, list->only, 0))
 		fprintf(stderr, "kvmod: note: left out: module `%s` is blacklisted: %s\n",
-			text_of(info, "name"), reason);
+			cli_show(text_of(info, "name")), cli_show(reason));
 	for (unsigned i = 0; !error && !reason && (name = kvmod_modinfo_get(info, list->only, i)); i++)
 		print_name(list, name);
 }

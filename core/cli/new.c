@@ -176,7 +176,7 @@ static int make(struct kvmod_ctx *ctx, struct job *job)
 	if (err && made)
 		rmdir(job->dir);
 	for (size_t i = 0; i < CLI_COUNT(files) && !err; i++)
-		printf("%s\n", job->paths[i].bytes);
+		printf("%s\n", cli_show(job->paths[i].bytes));
 	for (size_t i = 0; i < CLI_COUNT(files); i++)
 		cli_text_free(&job->paths[i]);
 	return err;

@@ -13,15 +13,16 @@
 
 int cli_error(const char *format, ...)
 {
-	char text[1200];
+	char text[1200], line[2 * sizeof(text)];
 	va_list args;
 
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
+	kv_show(text, line, sizeof(line));
 	fflush(stdout);
 	fprintf(stderr, "%skvmod:%s %s\n", cli_style(stderr, CLI_RED),
-		cli_style(stderr, CLI_PLAIN), text);
+		cli_style(stderr, CLI_PLAIN), line);
 	return CLI_FAILED;
 }
 
@@ -83,14 +84,15 @@ bool cli_stdout_broken(void)
 
 /* --- text of others ------------------------------------------------------------------ */
 
-/* As long as it gets, on the heap; NULL: no memory. */
+/* As long as it gets, on the heap. */
 static char *shown(const char *text)
 {
 	size_t room = kv_show(text, NULL, 0) + 1;
 	char *copy = malloc(room);
 
-	if (copy)
-		kv_show(text, copy, room);
+	if (!copy)
+		cli_no_memory();
+	kv_show(text, copy, room);
 	return copy;
 }
 
@@ -101,8 +103,7 @@ const char *cli_show(const char *text)
 	char **place = &last[next++ % CLI_COUNT(last)];
 
 	free(*place);
-	*place = shown(text);
-	return *place ? *place : "(out of memory)";
+	return *place = shown(text);
 }
 
 /* --- JSON ---------------------------------------------------------------------------- */
@@ -125,7 +126,7 @@ json_t *cli_json_text(const char *text)
 	if (string)
 		return string;
 	copy = shown(text);
-	string = copy ? json_string(copy) : NULL;
+	string = json_string(copy);
 	free(copy);
 	return string;
 }

@@ -176,8 +176,9 @@ static void conclude(struct job *job, const char *failure)
 	job->n++;
 	job->n_vectors += is_vector(job);
 	if (failure) {
-		json_array_append_new(job->failures, json_pack("{s:s, s:s}", "check", job->name,
-							       "reason", failure));
+		json_array_append_new(job->failures, json_pack("{s:o, s:o}", "check",
+							       cli_json_text(job->name), "reason",
+							       cli_json_text(failure)));
 		if (!job->common.json)
 			printf("%snot ok%s %u - %s: %s\n", cli_style(stdout, CLI_RED),
 			       cli_style(stdout, CLI_PLAIN), job->n, job->name, failure);
@@ -343,7 +344,7 @@ static int report(struct job *job)
 
 	if (job->common.json) {
 		err = cli_print_json(json_pack(
-			"{s:s, s:i, s:i, s:i, s:i, s:O}", "file", job->path,
+			"{s:o, s:i, s:i, s:i, s:i, s:O}", "file", cli_json_text(job->path),
 			"checks", (int)job->n, "passed", (int)job->n_passed,
 			"vectors", (int)job->n_vectors, "vectors_passed", (int)job->n_vectors_passed,
 			"failures", job->failures));

@@ -36,7 +36,7 @@ engine 'TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
 head -c 3000000 "$model" >"$tmp/short.gguf"
 kvmod check -m "$tmp/short.gguf"
 exits 1
-grep -q '^failed engine ggml: .*/short.gguf: truncated: .* the file has 3000000$' "$tmp/out" ||
+grep -q '^failed engine ggml: .*/short.gguf: tensor .*: truncated: .* the file has 3000000$' "$tmp/out" ||
 	fail "$(cat "$tmp/out")"
 kvmod check -o 'engine ggml.context=100000'
 engine 'context = 100000, but the model was trained for 8192: set context_override = yes to go past that'

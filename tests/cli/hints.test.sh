@@ -128,7 +128,7 @@ for command in 'run -n 1 --json hello' check; do
 	kvmod $command -m /dev/null
 	exits 0
 	err <<'END'
-kvmod: warning: TMP/kvmod.conf:4: no policy `gone` is installed: its section has no effect
+kvmod: warning: TMP/kvmod.conf:5: no policy `gone` is installed: its section has no effect
 END
 done
 finish

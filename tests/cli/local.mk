@@ -10,6 +10,11 @@ check_LTLIBRARIES += tests/cli/device/fake_device.la
 tests_cli_device_fake_device_la_SOURCES = tests/cli/fake_device.c
 tests_cli_device_fake_device_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 
+# In a folder of its own: it prints.
+check_LTLIBRARIES += tests/cli/noisy/noisy.la
+tests_cli_noisy_noisy_la_SOURCES = tests/cli/noisy.c
+tests_cli_noisy_noisy_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
+
 # Preloaded into the command, so no part of it is built with sanitizers.
 check_LTLIBRARIES += tests/cli/failing.la
 tests_cli_failing_la_SOURCES = tests/cli/failing.c
@@ -35,6 +40,7 @@ CLI_TESTS = \
 	tests/cli/modules.test.sh \
 	tests/cli/new.test.sh \
 	tests/cli/oom.test.sh \
+	tests/cli/output.test.sh \
 	tests/cli/print.test.sh \
 	tests/cli/run.test.sh \
 	tests/cli/terminal.test.sh \

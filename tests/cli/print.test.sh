@@ -53,13 +53,14 @@ p = 0.25 ; command line
 whole_layers = 2 ; default
 
 [engine fake]
-model = TMP/own.conf ; TMP/own.conf:13
+broken = nothing ; default
 context = 4096 ; default
 context_override = no ; default
-threads = 0 ; default
 delay = 0 ; command line
-broken = nothing ; default
 device = ; default
+model = TMP/own.conf ; TMP/own.conf:13
+repeat = 1 ; default
+threads = 0 ; default
 
 [alias]
 mine = topp ; TMP/own.conf.d/10.conf:4
