@@ -42,9 +42,9 @@ START_TEST(many_aliases)
 		snprintf(name, sizeof(name), "kvmod.conf.d/%u.conf", i);
 		write_aliases(name, i * PER_FILE);
 	}
-	fixture_write("kvmod.conf.d/9.conf", "[alias]\na-7=seven\n[policy a_7]\n[alias]\nA7=other\n");
+	fixture_write("kvmod.conf.d/9.conf", "[alias]\na-7=seven\n[kvmod]\npolicy=a_7\n");
 	assert_fails(fixture_configure(ctx, "[alias]\na7=first\n[policy fullkv]\n"), KVMOD_ENOENT,
-		     "kvmod.conf.d/9.conf:3: no policy `seven`");
+		     "kvmod.conf.d/9.conf:4: no policy `seven`, which the alias `a_7` stands for");
 	fixture_write("kvmod.conf.d/9.conf", "[alias]\na-7=seven\na_7=eight\n");
 	assert_fails(fixture_configure(ctx, "[alias]\na7=first\n"), KVMOD_EINVAL,
 		     "kvmod.conf.d/9.conf:3: [alias] a_7 is set a second time; first on line 2");
