@@ -64,14 +64,11 @@ EXTRA_DIST += core/libkvmod.map
 BUILT_SOURCES += core/dirs.h
 CLEANFILES += core/dirs.h
 core/dirs.h: always
-	@$(MKDIR_P) core
-	@{ \
-		echo '#define KVMOD_LIB_DIR "$(libdir)"'; \
+	@dirs=`echo '#define KVMOD_LIB_DIR "$(libdir)"'; \
 		echo '#define KVMOD_MODULE_DIR "$(moduledir)"'; \
 		echo '#define KVMOD_DATA_DIR "$(pkgdatadir)"'; \
-		echo '#define KVMOD_CONF_DIR "$(confdir)"'; \
-	} >$@.new
-	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; fi
+		echo '#define KVMOD_CONF_DIR "$(confdir)"'`; \
+	test "`cat $@ 2>/dev/null`" = "$$dirs" || { $(MKDIR_P) core && echo "$$dirs" >$@; }
 always:
 .PHONY: always
 

@@ -46,6 +46,8 @@ ggml_la_SOURCES = plugins/ggml/module.c
 ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 ggml_la_LIBADD = libengine_ggml.la
 ggml_la_LDFLAGS = $(MODULE_LINK) $(GGML_LDFLAGS)
+# Its run path is configure's.
+EXTRA_ggml_la_DEPENDENCIES = config.status
 endif
 
 # ggml and libllama, where they are not the system's: the engine must not need

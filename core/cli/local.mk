@@ -62,6 +62,7 @@ kvmod_SOURCES = \
 	core/cli/selftest_policy.c
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 kvmod_LDFLAGS = $(AM_LDFLAGS) $(COMMAND_RPATH)
+EXTRA_kvmod_DEPENDENCIES = config.status
 kvmod_LDADD = libkvmodcli.la libvectors.la libkernels.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
 # Golden vectors and made-up caches, for selftest and for unit tests.
