@@ -3,7 +3,7 @@
  * Measures a stream: the text of the files, again and again up to so many tokens, with
  * a bounded cache, beside libllama's way; the mean loss of each thousand tokens.
  *
- *	tests/stream_loss -m MODEL.gguf [-n 20000] [-b 512] [-s 4] [-e 64] FILE...
+ *	tests/stream_loss -m MODEL.gguf [-n 20000] [-b 512] [-s 4] [-e 64] [-g 0] FILE...
  */
 #include <config.h>
 
@@ -20,8 +20,8 @@
 
 static int usage(void)
 {
-	fputs("usage: stream_loss -m MODEL.gguf [-n TOKENS] [-b BUDGET] [-s SINKS] [-e EVERY] FILE...\n",
-	      stderr);
+	fputs("usage: stream_loss -m MODEL.gguf [-n TOKENS] [-b BUDGET] [-s SINKS] [-e EVERY] "
+	      "[-g GPU-LAYERS] FILE...\n", stderr);
 	return EXIT_FAILURE;
 }
 
@@ -88,9 +88,10 @@ int main(int argc, char **argv)
 	int32_t *tokens;
 	int option, good;
 
-	while ((option = getopt(argc, argv, "m:n:b:s:e:")) != -1) {
-		static const char letters[] = "nbse";
-		uint32_t *const numbers[] = { &s.n, &s.budget, &s.sinks, &s.every };
+	while ((option = getopt(argc, argv, "m:n:b:s:e:g:")) != -1) {
+		static const char letters[] = "nbseg";
+		uint32_t *const numbers[] = { &s.n, &s.budget, &s.sinks, &s.every,
+					      &s.gpu_layers };
 		const char *letter = strchr(letters, option);
 
 		if (option == 'm')

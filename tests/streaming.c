@@ -21,7 +21,7 @@ void streaming_open(const struct streaming *s, struct kvmod_ctx **ctx, struct kv
 	snprintf(texts[0], sizeof(*texts), "engine ggml.model=%s", s->model);
 	snprintf(texts[1], sizeof(*texts), "engine ggml.context=%u", s->context);
 	snprintf(texts[2], sizeof(*texts), "engine ggml.threads=1");
-	snprintf(texts[3], sizeof(*texts), "engine ggml.gpu_layers=0");
+	snprintf(texts[3], sizeof(*texts), "engine ggml.gpu_layers=%u", s->gpu_layers);
 	snprintf(texts[4], sizeof(*texts), "policy streamingllm.budget=%u", s->budget);
 	snprintf(texts[5], sizeof(*texts), "policy streamingllm.sinks=%u", s->sinks);
 	for (int i = 0; i < 6; i++)
@@ -30,7 +30,7 @@ void streaming_open(const struct streaming *s, struct kvmod_ctx **ctx, struct kv
 		stop("configuration");
 	if (kvmod_engine_open(*ctx, "ggml", engine))
 		stop("engine");
-	if (kvmod_policy_open(*ctx, "streamingllm", "cpu", kvmod_engine_model(*engine), policy))
+	if (kvmod_policy_open(*ctx, "streamingllm", NULL, kvmod_engine_model(*engine), policy))
 		stop("policy");
 }
 

@@ -14,6 +14,7 @@ struct streaming {
 	const char *model;
 	uint32_t budget, sinks, every;	/* a pass, then a cut, every so many tokens */
 	uint32_t context;		/* 0: the model's */
+	uint32_t gpu_layers;		/* of the engine; libllama runs on the CPU */
 	const int32_t *tokens;
 	uint32_t n;
 };

@@ -9,6 +9,7 @@
 #include "tests/tiny_model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -177,7 +178,7 @@ START_TEST(ten_thousand)
 {
 	const double rounding = types[_i].rounding;
 	struct setup s;
-	double first, newest;
+	double first, last, newest;
 
 	set_up(&s, &tiny_models[0], types[_i].type);
 	append(&s, STEP);
@@ -190,7 +191,10 @@ START_TEST(ten_thousand)
 	ck_assert_double_lt(first, 1.6 * rounding);
 	stream(&s, 9990);
 	ck_assert_uint_eq(s.seq->logical, 10003 * STEP);
-	ck_assert_double_lt(error_of(&s, 0, SINKS), 1.1 * first + 1e-7);
+	last = error_of(&s, 0, SINKS);
+	printf("%s: keys of the sinks are off by %.1e after 10 cuts, %.1e after 10,000; new ones %.1e\n",
+	       ggml_type_name(types[_i].type), first, last, newest);
+	ck_assert_double_lt(last, 1.1 * first + 1e-7);
 	/* The others were turned back once at most while they were there. */
 	ck_assert_double_lt(error_of(&s, SINKS, SINKS + NEWEST), 1.6 * rounding);
 	tear_down(&s);
