@@ -86,7 +86,6 @@ Packages (no apt-get here) ... there
 ggml and libllama: TMP ... there
 Default model: TMP/model.gguf ... there
 autoreconf ...
-autoreconf ... FAILED (status 1)
 LINES
 
 # Debian, where an ordinary user has some of it from elsewhere.
