@@ -81,7 +81,7 @@ START_TEST(the_command_line_corrects)
 	static const char *const overrides[] = {
 		"kvmod.policy=gone", "kvmod.threads=x", "kvmod.module_path=/nowhere",
 		"policy fullkv.no=1",
-		"kvmod.policy=fullkv", "kvmod.threads=3", "kvmod.module_path=/",
+		"kvmod.policy=fullkv", "kvmod.threads=1", "kvmod.module_path=/",
 	};
 	struct kvmod_ctx *ctx = fixture_context();
 	const char *path = fixture_write("own.conf", "[kvmod]\npolicy = gone\nthreads = many\n"
@@ -92,7 +92,7 @@ START_TEST(the_command_line_corrects)
 		     "-o policy fullkv.no=1: [policy fullkv] has no parameter `no`");
 	assert_ok(kvmod_configure(ctx, path, overrides + 4, 3));
 	ck_assert_str_eq(kvmod_config_get(ctx, "kvmod", "policy"), "fullkv");
-	ck_assert_uint_eq(kv_n_threads(ctx), 3);
+	ck_assert_uint_eq(kv_n_threads(ctx), 1);
 	kvmod_unref(ctx);
 }
 END_TEST
