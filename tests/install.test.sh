@@ -109,7 +109,7 @@ says "kvmod check" "$conf"
 # search has to do.
 apart() {
 	if [ "$(id -u)" -ne 0 ] || ! unshare -m true 2>/dev/null; then
-		echo "cannot hide the sources here, only follow the loader"
+		echo "cannot hide the sources here, only follow the loader" >>"$tmp/notes"
 		"$@"
 		return
 	fi
@@ -145,6 +145,7 @@ if [ -f "$modules/ggml.so" ]; then
 	KVMOD_CONF=$conf answers "$build/kvmod" "$@"
 	mv "$tmp/answer" "$tmp/expected"
 	LD_DEBUG=libs LD_DEBUG_OUTPUT=$tmp/loader answers apart kvmod "$@"
+	[ ! -e "$tmp/notes" ] || cat "$tmp/notes"
 	cmp "$tmp/expected" "$tmp/answer" || fail "kvmod run: another answer than in the build tree"
 
 	# On glibc: where the loader looked.
