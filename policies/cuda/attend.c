@@ -248,6 +248,8 @@ static struct lists next_lists(struct answers *a, const struct picks *picks, uin
 		.stride = kvmod_longest_head(segment), .keep = kvmod_keep_at(plan, picks->numbers[i]),
 	};
 
+	/* Until its lists come: a segment that is whole after all has none. */
+	l.keep->kind = KVMOD_KEEP_ALL;
 	if (result->status)
 		fail(a->host, l.keep, result->status, &a->said);
 	else
