@@ -128,7 +128,7 @@ static int each_param(const struct kvmod_modinfo *info, const char *name, const 
 }
 
 /* Does it run anywhere that none before it does? Else it is never loaded for that name. */
-static bool is_taken(const struct kvmod_modinfo *info, enum kv_kind kind, const char *name,
+static bool runs_anew(const struct kvmod_modinfo *info, enum kv_kind kind, const char *name,
 		     uint32_t *on)
 {
 	uint32_t here = kind == KV_POLICY ? kv_modinfo_on(info, name) : ~0u;
@@ -147,7 +147,7 @@ int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char 
 	uint32_t on = 0;
 
 	for (; p && !err; p = p->namesake) {
-		on |= p->on;
+		on |= kind == KV_POLICY ? p->on : ~0u;
 		for (uint32_t k = 0; !err && kv_provider_param(p, k, &param); k++)
 			err = !key || kv_name_eq(param.name, key) ? fn(arg, &param) : KVMOD_OK;
 	}
@@ -158,7 +158,7 @@ int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char 
 
 			if (f->info && kv_path_stem_is(f->path, name) == !other &&
 			    kv_modinfo_says(f->info, kv_kind_name(kind), name) &&
-			    is_taken(f->info, kind, name, &on))
+			    runs_anew(f->info, kind, name, &on))
 				err = each_param(f->info, name, key, fn, arg);
 		}
 	return err;

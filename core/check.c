@@ -5,6 +5,7 @@
  * went. A module that crashes or hangs takes the child with it, nothing else.
  */
 #include "core/parts.h"
+#include "core/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -12,15 +13,12 @@
 #include <search.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define DEFAULT_LIMIT_MS 10000
 #define MAX_LIMIT_MS	(24 * 3600 * 1000)
-#define LOOK_MS		50		/* how often to look whether the child has ended */
+#define MAX_LINES	256		/* of a log that are kept to be compared */
 
 /* What the child writes; short enough for the pipe to take it whole. */
 enum message_kind { STEP, LOG, DONE };
@@ -79,14 +77,10 @@ static void tell_log(void *arg, uint32_t level, const char *line)
 static void plain_signals(void)
 {
 	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTERM, SIGINT };
-	const struct rlimit none = { 0 };
 
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		signal(signals[i], SIG_DFL);
 	signal(SIGPIPE, SIG_IGN);
-	setrlimit(RLIMIT_CORE, &none);
-	/* In a group of its own it does not hear of Ctrl-C. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 /* The context is a copy of the parent's, and only this thread is left to use it. */
@@ -95,6 +89,7 @@ static void child(struct trial *t, enum kv_kind kind, const char *name, int fd)
 	struct kvmod_ctx *ctx = t->ctx;
 	int err;
 
+	kv_child_begin();
 	plain_signals();
 	err = kv_context_after_fork(ctx);
 	kvmod_set_log(ctx, tell_log, &fd);
@@ -122,7 +117,7 @@ static bool is_new(struct trial *t, const char *line)
 	for (size_t i = 0; i < t->lines.n; i++)
 		if (strcmp(t->lines.item[i], line) == 0)
 			return false;
-	copy = kv_pile_strdup(&t->catalog.pile, line);
+	copy = t->lines.n < MAX_LINES ? kv_pile_strdup(&t->catalog.pile, line) : NULL;
 	if (copy)
 		kv_strings_add(&t->catalog.pile, &t->lines, copy);
 	return true;
@@ -146,14 +141,6 @@ static void hear(struct trial *t, struct watch *w, const struct message *m)
 	}
 }
 
-static bool has_ended(pid_t pid)
-{
-	siginfo_t info = { .si_pid = 0 };
-
-	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-	       info.si_pid == pid;
-}
-
 /*
  * False: nothing more will come, or the time is up. A process that the module has
  * left behind may hold the pipe open, so its end is not waited for: what the child
@@ -162,19 +149,26 @@ static bool has_ended(pid_t pid)
 static bool hear_next(struct trial *t, struct watch *w, pid_t pid, int fd, double deadline)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	bool ended = has_ended(pid);
+	bool ended = kv_child_has_ended(pid);
 	double left = deadline - now();
-	int wait_ms = ended || left <= 0 ? 0 : left < LOOK_MS / 1e3 ? (int)(left * 1e3) + 1 : LOOK_MS;
-	int ready = poll(&p, 1, wait_ms);
+	int wait_ms = ended || left <= 0 ? 0 :
+		      left < KV_CHILD_LOOK_MS / 1e3 ? (int)(left * 1e3) + 1 : KV_CHILD_LOOK_MS;
+	int ready;
 	struct message m;
 	ssize_t n;
 
+	if (ended)			/* nor will others fill the pipe while it is read */
+		kv_child_kill(pid);
+	ready = poll(&p, 1, wait_ms);
 	if (ready < 0 && errno != EINTR)
 		return false;
-	if (ready <= 0 && !ended && left <= 0)
+	/* Also where there is always more to hear. */
+	if (!ended && left <= 0) {
 		w->code = KVMOD_ETIMEOUT;
+		return false;
+	}
 	if (ready <= 0)
-		return !ended && left > 0;
+		return !ended;
 	n = read(fd, &m, sizeof(m));
 	if (n < 0 && errno == EINTR)
 		return true;
@@ -209,7 +203,7 @@ static void await_end(struct watch *w, pid_t pid, double deadline)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
 
-	while (!has_ended(pid)) {
+	while (!kv_child_has_ended(pid)) {
 		if (now() >= deadline) {
 			if (!w->done)
 				w->code = KVMOD_ETIMEOUT;
@@ -228,7 +222,7 @@ static void watch_child(struct trial *t, struct watch *w, pid_t pid, int fd)
 	while (hear_next(t, w, pid, fd, deadline))
 		;
 	await_end(w, pid, deadline);
-	kill(-pid, SIGKILL);		/* what it has left behind */
+	kv_child_kill(pid);
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	judge(t, w, status);
@@ -292,9 +286,8 @@ static pid_t start_child(struct trial *t, enum kv_kind kind, const char *name, c
 	pthread_mutex_lock(&t->ctx->lock);
 	pid = fork();
 	if (pid > 0)
-		setpgid(pid, pid);	/* whichever of the two is first */
+		kv_child_started(pid);
 	if (pid == 0) {
-		setpgid(0, 0);
 		close(ends[0]);
 		child(t, kind, name, ends[1]);
 		_exit(0);

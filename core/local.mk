@@ -14,6 +14,7 @@ lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
 	core/catalog.c \
 	core/check.c \
+	core/child.h \
 	core/config.c \
 	core/context.c \
 	core/decide.c \

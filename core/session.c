@@ -255,8 +255,11 @@ static double budget_of(const struct kvmod_sequence *q)
 	return q->left.seen ? kept / ((double)q->left.seen * (double)n_heads) : 1;
 }
 
-/* What is left is what the engine holds now, whatever was planned. */
-static int note_left(struct kvmod_sequence *q)
+/*
+ * What is left is what the engine holds now, whatever was planned; where the engine
+ * cannot show it, no less than all is taken for certain.
+ */
+static void note_left(struct kvmod_sequence *q)
 {
 	int err = KVMOD_OK;
 	struct kvmod_request r;
@@ -274,7 +277,6 @@ static int note_left(struct kvmod_sequence *q)
 	q->left.budget = budget_of(q);
 	q->left.bytes.size = sizeof(q->left.bytes);
 	kvmod_sequence_bytes(q, &q->left.bytes);
-	return err;
 }
 
 static int first_status(const struct kvmod_plan *plan)
@@ -426,9 +428,7 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	if (q->session->policy)
 		out.status = compress(q, KVMOD_PREFILL, prompt->replay_rows, &out);
 	q->left.decode_cuts = 0;
-	err = note_left(q);
-	if (out.status == KVMOD_OK)
-		out.status = err;
+	note_left(q);
 	out.budget = q->left.budget;
 	out.after = q->left.bytes;
 	copy_out(result, result->size, &out, sizeof(out));

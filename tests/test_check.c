@@ -108,6 +108,13 @@ START_TEST(hangs)
 }
 END_TEST
 
+/* There is always more to hear from it, and it does not end all the same. */
+START_TEST(chatters)
+{
+	assert_found("chatter", KVMOD_ETIMEOUT, "opening it did not end within 1 s");
+}
+END_TEST
+
 START_TEST(ends_the_process)
 {
 	assert_found("exits", KVMOD_ECRASH, "ended the process with status 7 while deciding");
@@ -316,7 +323,7 @@ START_TEST(reload_while_a_policy_is_open)
 }
 END_TEST
 
-FIXTURE_MAIN("check", fine, names_the_file, wrong_configuration, crashes, hangs,
+FIXTURE_MAIN("check", fine, names_the_file, wrong_configuration, crashes, hangs, chatters,
 	     ends_the_process, fails, bad_plan, on_another_device, engine_is_missing,
 	     the_child_runs_no_exit_handlers, with_other_threads,
 	     crashes_and_leaves_a_process, goes_on_in_another_process, reload,

@@ -49,24 +49,30 @@ static void note(void *arg, const struct kvmod_finding *f)
 	fflush(stdout);
 }
 
-/* What the options stand for; what is wrong is found, and said, when all of it is checked. */
-static int read_options(struct kvmod_ctx *ctx, const struct cli_common *common,
-			struct cli_overrides *overrides)
+/*
+ * What the options stand for; what is wrong is found, and said, when all of it is
+ * checked, by a context that has read nothing before.
+ */
+static int read_options(const struct cli_common *common, struct cli_overrides *overrides)
 {
-	int err = cli_configure(ctx, common, true, overrides);
+	struct kvmod_ctx *ctx;
+	int err;
 
-	kvmod_set_log(ctx, NULL, NULL);
+	if (kvmod_new(&ctx))
+		return cli_error_kvmod();
+	err = cli_configure(ctx, common, true, overrides);
 	/* `kvmod run` takes this one: then it is as good as named. */
 	if (!err && !kvmod_config_get(ctx, "kvmod", "engine"))
 		overrides->all.item[overrides->all.n++] = "kvmod.engine=" CLI_DEFAULT_ENGINE;
+	kvmod_unref(ctx);
 	return err > 0 ? err : CLI_OK;
 }
 
 static int check_all(struct kvmod_ctx *ctx, const struct cli_common *common, double limit)
 {
 	struct check check = { .findings = common->json ? json_array() : NULL };
-	struct cli_overrides overrides;
-	int err = read_options(ctx, common, &overrides);
+	struct cli_overrides overrides = { 0 };
+	int err = read_options(common, &overrides);
 
 	if (err) {
 		json_decref(check.findings);
@@ -100,9 +106,22 @@ static const char *origin(const struct kvmod_setting *s)
 	return s->from < CLI_COUNT(origins) ? origins[s->from] : "elsewhere";
 }
 
-/* A line of an INI file: where the value comes from is its comment. */
+static void print_origin(const struct kvmod_setting *s)
+{
+	if (s->file)
+		printf("%s:%u\n", cli_show(s->file), s->line);
+	else
+		printf("%s\n", origin(s));
+}
+
+/*
+ * A line of an INI file: where the value comes from is its comment. What would not be
+ * read back, a comment above must do for: what follows a " ;", bytes that are not shown.
+ */
 static void print_setting(struct print *print, const struct kvmod_setting *s)
 {
+	const char *value = cli_show(s->value);
+	bool plain = !strstr(value, " ;") && !strcmp(value, s->value);
 	int width;
 
 	if (strcmp(print->section, s->section)) {
@@ -110,12 +129,9 @@ static void print_setting(struct print *print, const struct kvmod_setting *s)
 		       cli_show(s->section), cli_style(stdout, CLI_PLAIN));
 		snprintf(print->section, sizeof(print->section), "%s", s->section);
 	}
-	width = printf("%s = %s", s->key, cli_show(s->value));
+	width = printf("%s%s = %s", plain ? "" : "# ", s->key, value);
 	printf("%*s ; ", width < 40 ? 40 - width : 0, "");
-	if (s->file)
-		printf("%s:%u\n", cli_show(s->file), s->line);
-	else
-		printf("%s\n", origin(s));
+	print_origin(s);
 }
 
 static int print_one(void *arg, const struct kvmod_setting *s)

@@ -36,29 +36,39 @@ static void say_nothing(void *arg, uint32_t level, const char *line)
 }
 
 /*
- * Which engine -m speaks to is known only when the rest was read: so the
- * configuration is read twice then, and warned about once.
+ * Which engine -m speaks to is known only when the rest was read: that is done by
+ * another context, which says nothing, and what is wrong is said by the one that counts.
  */
+static int engine_section(const struct cli_common *common, const struct cli_strings *overrides,
+			  char *section, size_t room)
+{
+	struct kvmod_ctx *ctx;
+	int err = kvmod_new(&ctx);
+
+	if (err)
+		return err;
+	kvmod_set_log(ctx, say_nothing, NULL);
+	err = configure(ctx, common, overrides);
+	if (!err)
+		snprintf(section, room, "engine %s", cli_engine_name(ctx));
+	kvmod_unref(ctx);
+	return err;
+}
+
 int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, bool quiet,
 		  struct cli_overrides *o)
 {
 	char section[80];
-	int err;
 
 	*o = (struct cli_overrides){ .all = common->overrides };
 	if (o->all.n + CLI_OWN_OVERRIDES > CLI_MAX_STRINGS)
 		return cli_error("more than %d of -o", CLI_MAX_STRINGS - CLI_OWN_OVERRIDES);
 	if (common->policy && !add(o, &o->policy, "kvmod", "policy", common->policy))
 		return cli_error("out of memory");
-	if (quiet || common->model)
+	if (quiet)
 		kvmod_set_log(ctx, say_nothing, NULL);
-	err = configure(ctx, common, &o->all);
-	if (!quiet)
-		kvmod_set_log(ctx, NULL, NULL);
-	if (err || !common->model)
-		return err;
-	snprintf(section, sizeof(section), "engine %s", cli_engine_name(ctx));
-	if (!add(o, &o->model, section, "model", common->model))
+	if (common->model && !engine_section(common, &o->all, section, sizeof(section)) &&
+	    !add(o, &o->model, section, "model", common->model))
 		return cli_error("out of memory");
 	return configure(ctx, common, &o->all);
 }

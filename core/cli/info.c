@@ -145,7 +145,7 @@ static json_t *devices_json(const struct kvmod_modinfo *info, const char *kind, 
 	return array;
 }
 
-static json_t *info_json(const struct kvmod_modinfo *info)
+static json_t *info_json(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 {
 	json_t *object = json_pack("{s:o}", "file", cli_json_text(kvmod_modinfo_path(info)));
 	json_t *provided = json_array();
@@ -154,6 +154,8 @@ static json_t *info_json(const struct kvmod_modinfo *info)
 	for (size_t i = 0; i < CLI_COUNT(facts); i++)
 		if ((name = kvmod_modinfo_get(info, facts[i], 0)))
 			json_object_set_new(object, facts[i], cli_json_text(name));
+	if ((name = cli_blacklisted(ctx, info)))
+		json_object_set_new(object, "blacklisted", cli_json_text(name));
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
 		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
 			json_array_append_new(provided, json_pack(
@@ -177,9 +179,9 @@ static int show_one(const char *path, struct kvmod_ctx *ctx, json_t **object)
 	if (!object)
 		print_info(ctx, info);
 	else if (!*object)
-		*object = info_json(info);
+		*object = info_json(ctx, info);
 	else
-		json_array_append_new(json_object_get(*object, "others"), info_json(info));
+		json_array_append_new(json_object_get(*object, "others"), info_json(ctx, info));
 	kvmod_modinfo_free(info);
 	return CLI_OK;
 }

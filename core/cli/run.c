@@ -183,7 +183,7 @@ static int answer(struct run *r, const struct limits *limits, struct cli_turn *t
 		.sequence = r->sequence,
 		.sampler = r->sampler,
 		.limit = limits->tokens,
-		.may_end = r->limit == UINT64_MAX,
+		.may_end = r->limit == UINT64_MAX && !may_overflow(r),
 		.show = !r->common.json,
 	};
 	int err = cli_generate(&g, r->logits, &turn->answer);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvmod selftest: the conformance suite, run in child processes. */
 #include "core/cli/selftest.h"
+#include "core/child.h"
 #include "core/cli/text.h"
 #include "core/names.h"
 
@@ -12,8 +13,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,7 +20,6 @@
 #define DEFAULT_LIMIT	60.0
 #define MAX_CHILDREN	32		/* then the module is beyond testing */
 #define LONGEST		1024		/* line about a check */
-#define LOOK_MS		50		/* how often to look whether the child has ended */
 #define VECTOR		"vector "	/* names of checks that are golden vectors */
 
 struct job {
@@ -141,11 +139,9 @@ static int be_child(const struct job *job, unsigned skip, int fd)
 	struct selftest t = {
 		.common = &job->common, .device = job->device, .skip = skip,
 	};
-	const struct rlimit no_core = { 0, 0 };
 	struct kvmod_modinfo *info;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	setrlimit(RLIMIT_CORE, &no_core);
+	kv_child_begin();
 	/* What a module prints is not among the results. */
 	dup2(STDERR_FILENO, STDOUT_FILENO);
 	t.report = fdopen(fd, "w");
@@ -206,14 +202,6 @@ static void hear(struct job *job, const char *line)
 	}
 }
 
-static bool has_ended(pid_t child)
-{
-	siginfo_t info = { .si_pid = 0 };
-
-	return waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-	       info.si_pid == child;
-}
-
 /*
  * Hears the child out. False: it said nothing for too long. A process that the
  * module has left behind may hold the pipe open, so its end is not waited for.
@@ -227,11 +215,13 @@ static bool listen_to(struct job *job, pid_t child, int fd)
 	for (;;) {
 		struct pollfd ready = { .fd = fd, .events = POLLIN };
 		char *begin = text, *newline;
-		bool ended = has_ended(child);
+		bool ended = kv_child_has_ended(child);
 		ssize_t got;
 
-		if (poll(&ready, 1, ended ? 0 : LOOK_MS) == 0) {
-			quiet += LOOK_MS / 1e3;
+		if (ended)		/* nor will others fill the pipe while it is read */
+			kv_child_kill(child);
+		if (poll(&ready, 1, ended ? 0 : KV_CHILD_LOOK_MS) == 0) {
+			quiet += KV_CHILD_LOOK_MS / 1e3;
 			if (ended || quiet > job->limit)
 				return ended;
 			continue;
@@ -277,9 +267,8 @@ static pid_t start_child(const struct job *job, int *fd)
 	fflush(NULL);
 	child = fork();
 	if (child > 0)
-		setpgid(child, child);	/* whichever of the two is first */
+		kv_child_started(child);
 	if (child == 0) {
-		setpgid(0, 0);
 		close(fds[0]);
 		_exit(be_child(job, job->n_begun, fds[1]));
 	}
@@ -298,7 +287,7 @@ static bool ends_in_time(const struct job *job, pid_t child)
 	const struct timespec pause = { .tv_nsec = 2000000 };
 
 	for (double waited = 0; waited < job->limit; waited += 2e-3) {
-		if (has_ended(child))
+		if (kv_child_has_ended(child))
 			return true;
 		nanosleep(&pause, NULL);
 	}
@@ -316,9 +305,7 @@ static bool run_child(struct job *job)
 	if (child < 0)
 		return false;
 	hung = !listen_to(job, child, fd) || !ends_in_time(job, child);
-	if (hung)
-		kill(child, SIGKILL);
-	kill(-child, SIGKILL);		/* what it has left behind */
+	kv_child_kill(child);
 	close(fd);
 	waitpid(child, &status, 0);
 	if (job->done)

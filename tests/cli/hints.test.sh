@@ -131,4 +131,10 @@ for command in 'run -n 1 --json hello' check; do
 kvmod: warning: TMP/kvmod.conf:5: no policy `gone` is installed: its section has no effect
 END
 done
+# Also where -m has the configuration read once more.
+for command in 'run -n 1 hello -m /dev/null' 'check -m /dev/null'; do
+	kvmod $command -o kvmod.threads=1024
+	[ "$(grep -c 'threads = 1024, but this process may use' "$tmp/err")" -eq 1 ] ||
+		fail "no word of too many threads, or two: $(cat "$tmp/err")"
+done
 finish

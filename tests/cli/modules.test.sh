@@ -65,6 +65,8 @@ echo fake | out
 kvmod list -c /dev/null -o "$path" -o "$why" --json
 json modules.3.blacklisted='only for experiments' modules.3.name=topp
 grep -qF '"policies": ["topp"' "$tmp/json" && fail 'policy topp is there all the same'
+kvmod info -c /dev/null -o "$path" -o "$why" --json topp
+json name=topp blacklisted='only for experiments'
 kvmod info -c /dev/null -o "$path" -o "$why" topp
 exits 0
 has 'blacklisted  only for experiments'

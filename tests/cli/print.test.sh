@@ -85,6 +85,11 @@ kvmod check --print -c "$tmp/printed.conf"
 exits 0
 sed 's/ *;.*//' "$tmp/out" | diff "$tmp/first" - || fail 'it is read otherwise than it was printed'
 
+# A file would cut this value, so a comment has it.
+kvmod check --print -c /dev/null -o 'blacklist.random=slow ; really'
+exits 0
+grep -q '^# random = slow ; really *; command line$' "$tmp/out" || fail "$(cat "$tmp/out")"
+
 # What is in use is shown without a section, and a mistake as anywhere.
 kvmod check --print -c /dev/null -o "kvmod.module_path=$tmp/modules" --policy topp
 exits 0

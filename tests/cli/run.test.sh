@@ -67,6 +67,10 @@ done
 kvmod run -o 'engine fake.context=20' 'fits itself'
 exits 0
 echo 'fits it' | out
+# The end of the context is none for whoever overrides it, with -n or without.
+kvmod run -o 'engine fake.context=20' -o 'engine fake.context_override=yes' 'fits itself'
+exits 0
+echo 'fits itself' | out
 kvmod run -m "$tmp/model.gguf" hello
 says 1 'kvmod: TMP/model.gguf: no such model'
 kvmod run -o kvmod.engine=fakee hello

@@ -32,4 +32,11 @@ tr '\r' '\n' <"$tmp/out" >"$tmp/lines"
 grep -q "^$escape\[Kh" "$tmp/lines" || fail 'the bar is still there when the answer begins'
 kvmod run hello
 ! grep -q "$escape" "$tmp/out" "$tmp/err" || fail 'colours in a pipe'
+# A child in the background that prints there is not stopped for it.
+noisy="-o 'kvmod.module_path=$build/tests/cli/noisy/.libs:$build/tests/cli/.libs' -o kvmod.policy=noisy"
+try script -qec "stty tostop; '$build/kvmod' check --limit 20 $noisy" /dev/null
+exits 0
+has 'noise from compress'
+try script -qec "stty tostop; '$build/kvmod' selftest --limit 20 '$build/tests/cli/noisy/.libs/noisy.so'" /dev/null
+! grep -q 'still at it' "$tmp/out" || fail 'selftest: a module that prints was stopped'
 finish

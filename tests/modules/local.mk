@@ -22,6 +22,7 @@ check_LTLIBRARIES += \
 	tests/modules/initcrash.la \
 	tests/modules/crash.la \
 	tests/modules/hang.la \
+	tests/modules/chatter.la \
 	tests/modules/mute.la \
 	tests/modules/exits.la \
 	tests/modules/leaves.la \
@@ -90,6 +91,9 @@ tests_modules_mute_la_SOURCES = tests/modules/module.c
 tests_modules_mute_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"mute"' -DTEST_POLICY=mute \
 	-DTEST_MUTE -DTEST_HANG
 tests_modules_mute_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_chatter_la_SOURCES = tests/modules/module.c
+tests_modules_chatter_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"chatter"' -DTEST_POLICY=chatter -DTEST_CHATTER
+tests_modules_chatter_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_hang_la_SOURCES = tests/modules/module.c
 tests_modules_hang_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"hang"' -DTEST_POLICY=hang -DTEST_HANG
 tests_modules_hang_la_LDFLAGS = $(TEST_MODULE_LINK)

@@ -113,6 +113,10 @@ static int32_t open_it(void *instance, const struct kvmod_model *model)
 	for (;;)
 		pause();
 #endif
+#ifdef TEST_CHATTER
+	for (unsigned i = 0;; i++)
+		self->base.host->log(self->base.host->ctx, KVMOD_NOTE, "still here %u", i);
+#endif
 #ifdef TEST_UNDEFINED
 	return symbol_that_nobody_defines();
 #endif
