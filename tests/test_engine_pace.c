@@ -104,6 +104,22 @@ START_TEST(finds_one_fewer)
 }
 END_TEST
 
+/* Batches of one and of eight: the small one is not faster for the threads that it came upon. */
+START_TEST(compares_like_with_like)
+{
+	gg_pace_start(&pace, 8);
+	for (int i = 0; i < 400; i++) {
+		uint32_t n_tokens = i / 6 % 2 ? 1 : 8;
+		struct pass pass = uneven(pace.now);
+
+		gg_pace_batch(&pace, n_tokens);
+		pass.seconds *= n_tokens;
+		gg_pace_pass(&pace, pass.seconds, pass.seconds * pass.share);
+		ck_assert(pace.before || pace.now == 8);
+	}
+}
+END_TEST
+
 START_TEST(one_thread_stays_one)
 {
 	gg_pace_start(&pace, 1);
@@ -124,6 +140,7 @@ int main(void)
 	tcase_add_test(tc, tries_more_seldom_in_vain);
 	tcase_add_test(tc, goes_by_time);
 	tcase_add_test(tc, finds_one_fewer);
+	tcase_add_test(tc, compares_like_with_like);
 	tcase_add_test(tc, one_thread_stays_one);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);

@@ -87,10 +87,12 @@ static enum ggml_status compute_on_host(struct gg_engine *engine, struct gg_grap
 	struct gg_pace_clock begun;
 	enum ggml_status status;
 
+	if (paced)
+		gg_pace_batch(&backend->pace, graph->n_slots);
 	gg_backend_use_threads(backend, paced ? backend->pace.now : backend->n_threads);
 	gg_pace_begin(&begun);
 	status = ggml_backend_graph_compute(backend->handle, graph->nodes);
-	if (paced)
+	if (paced && status == GGML_STATUS_SUCCESS)	/* one cut short is no fast one */
 		gg_pace_end(&backend->pace, &begun);
 	return status;
 }

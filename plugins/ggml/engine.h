@@ -43,6 +43,7 @@ struct gg_pace {
 	int before;			/* while another number is tried: what to go back to; else 0 */
 	uint32_t passes;		/* since the number was another */
 	uint32_t wait;			/* so many before the next trial */
+	uint32_t n_tokens;		/* of a pass: times of others cannot be compared */
 	double usual, on_processor;	/* a pass: how long it takes, how long this thread runs in it */
 	double trial;			/* sum of the trial's passes, but for its first */
 };
@@ -56,6 +57,8 @@ void gg_pace_begin(struct gg_pace_clock *clock);
 void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun);
 /* What gg_pace_end() measured: chooses `now`. */
 void gg_pace_pass(struct gg_pace *pace, double seconds, double on_processor);
+/* The passes to come have so many tokens. */
+void gg_pace_batch(struct gg_pace *pace, uint32_t n_tokens);
 
 /* --- what ggml runs on (backend.c) --------------------------------------------- */
 
@@ -234,9 +237,13 @@ enum gg_use { GG_LOOKUP, GG_MATRIX, GG_VECTOR };
 
 /* Is it of a type that can be used so? */
 int32_t gg_weight_check(struct gg_engine *engine, struct ggml_tensor *weight, enum gg_use use);
-/* Gives a weight its place, unless it has one, and fills it. */
+/*
+ * Gives a weight its place, unless it has one, and fills it. twin: another one of the
+ * same weight, which has its place on the host; or NULL.
+ */
 int32_t gg_weight_place(struct gg_engine *engine, struct ggml_tensor *weight, enum gg_use use,
-			enum gg_side side, const struct gg_tensor_info *info);
+			enum gg_side side, const struct gg_tensor_info *info,
+			const struct ggml_tensor *twin);
 /* Memory of that type for a weight, which the model then owns. */
 int32_t gg_weight_buffer(struct gg_engine *engine, const struct ggml_tensor *weight,
 			 ggml_backend_buffer_type_t type, ggml_backend_buffer_t *out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the header of a model says: sizes and constants. A key that is there is read, or
- * refused by its name; none is taken as absent.
+ * What the header of a model says: sizes and constants. A key that libllama applies to
+ * these families is read, or refused by its name; none is taken as absent.
  */
 #include "engine.h"
 

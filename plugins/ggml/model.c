@@ -66,7 +66,7 @@ static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim colu
 	info = gg_file_tensor(&model->file, name);
 	info->taken = true;
 	*out = tensor;
-	return model->dry ? KVMOD_OK : gg_weight_place(engine, tensor, use, side, info);
+	return model->dry ? KVMOD_OK : gg_weight_place(engine, tensor, use, side, info, NULL);
 }
 
 static int32_t need(struct gg_engine *engine, const char *name, enum gg_dim columns,
@@ -191,7 +191,8 @@ static int32_t duplicate(struct gg_engine *engine, struct ggml_tensor *weight, e
 		return KVMOD_OK;
 	*out = ggml_dup_tensor(engine->net.extra, weight);
 	ggml_set_name(*out, weight->name);
-	return gg_weight_place(engine, *out, use, side, gg_file_tensor(&engine->net.file, weight->name));
+	return gg_weight_place(engine, *out, use, side, gg_file_tensor(&engine->net.file, weight->name),
+			       weight);
 }
 
 /* Small models use one matrix for the input and the output. */

@@ -82,6 +82,17 @@ void gg_pace_pass(struct gg_pace *pace, double seconds, double on_processor)
 		try_out(pace, pace->now + 1);
 }
 
+void gg_pace_batch(struct gg_pace *pace, uint32_t n_tokens)
+{
+	if (pace->n_tokens == n_tokens)
+		return;
+	if (pace->before)
+		pace->now = pace->before;
+	pace->before = 0;
+	pace->passes = 0;
+	pace->n_tokens = n_tokens;
+}
+
 static double clock_seconds(clockid_t clock)
 {
 	struct timespec t;

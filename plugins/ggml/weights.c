@@ -133,7 +133,8 @@ int32_t gg_weight_check(struct gg_engine *engine, struct ggml_tensor *weight, en
 }
 
 int32_t gg_weight_place(struct gg_engine *engine, struct ggml_tensor *weight, enum gg_use use,
-			enum gg_side side, const struct gg_tensor_info *info)
+			enum gg_side side, const struct gg_tensor_info *info,
+			const struct ggml_tensor *twin)
 {
 	ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type(), extra = NULL;
 
@@ -148,6 +149,9 @@ int32_t gg_weight_place(struct gg_engine *engine, struct ggml_tensor *weight, en
 	}
 	if (use == GG_MATRIX && !engine->check_only)
 		extra = extra_type(engine, weight);
+	/* On the host a twin has memory of its own, from its beginning on. */
+	if (!extra && !engine->net.map && twin)
+		return gg_weight_put(engine, weight, twin->buffer, 0);
 	if (extra || !engine->net.map)
 		return copy_to(engine, weight, extra ? extra : type, info);
 	return gg_weight_put(engine, weight, engine->net.map_buffer, info->offset);
