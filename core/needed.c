@@ -190,7 +190,7 @@ static bool seen(const struct needs *s, const char *path)
 	return false;
 }
 
-/* The dynamic loader passes by a file of another machine, and looks further: *there is false. */
+/* The dynamic loader passes by a file of another machine, and looks further: not *there. */
 static int check_open(struct needs *s, const struct object *loader, const char *path, int fd,
 		      bool *there)
 {
@@ -237,7 +237,8 @@ static int check_hwcaps(struct needs *s, const struct object *o, const char *dir
 		return err;
 	folder = opendir(hwcaps);
 	if (!folder)
-		return errno == ENOTDIR ? KVMOD_OK : kv_fail(KVMOD_EIO, "%s: %s", hwcaps, strerror(errno));
+		return errno == EACCES ? kv_fail(KVMOD_EPERM, "the folder %s cannot be read", hwcaps) :
+					 kv_path_unread(hwcaps);
 	while (err == KVMOD_OK && (entry = readdir(folder))) {
 		if (entry->d_name[0] == '.')
 			continue;
@@ -248,12 +249,40 @@ static int check_hwcaps(struct needs *s, const struct object *o, const char *dir
 	return err;
 }
 
+/*
+ * Before glibc 2.37, it also looks into DIR/tls/haswell and the like: any of these,
+ * in this order, from the i-th on.
+ */
+static int check_old_hwcaps(struct needs *s, const struct object *o, const char *dir,
+			    const char *name, size_t i)
+{
+	static const char *const hwcaps[] = { "tls", "haswell", "xeon_phi", "aarch64",
+					      "atomics", "avx512_1", "x86_64" };
+	int err = KVMOD_OK;
+
+	for (; i < sizeof(hwcaps) / sizeof(*hwcaps) && err == KVMOD_OK; i++) {
+		char *sub = kv_pile_printf(&s->info->pile, "%s/%s", dir, hwcaps[i]);
+		char *path = kv_pile_printf(&s->info->pile, "%s/%s/%s", dir, hwcaps[i], name);
+		bool there;
+
+		err = sub && path ? kv_trust_walk(s->config, sub, &there) : KVMOD_ENOMEM;
+		if (err || !there)
+			continue;
+		err = check_library(s, o, path, &there);
+		if (err == KVMOD_OK)
+			err = check_old_hwcaps(s, o, sub, name, i + 1);
+	}
+	return err;
+}
+
 static int check_folder(struct needs *s, const struct object *o, const char *dir, const char *name,
 			bool *there)
 {
 	int err = check_hwcaps(s, o, dir, name);
 	char *path;
 
+	if (err == KVMOD_OK)
+		err = check_old_hwcaps(s, o, dir, name, 0);
 	if (err)
 		return err;
 	path = kv_pile_printf(&s->info->pile, "%s/%s", dir, name);

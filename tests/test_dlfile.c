@@ -389,6 +389,32 @@ START_TEST(library_for_a_processor)
 }
 END_TEST
 
+/* As glibc had them before 2.37. */
+START_TEST(library_for_a_processor_of_old)
+{
+	const char *path, *file;
+
+	make_folder("lib");
+	make_folder("lib/tls");
+	make_folder("lib/tls/x86_64");
+	path = with_run_path("good", "$ORIGIN/lib");
+	fixture_module("libdep", "lib/libdep");
+	file = fixture_module("libdep", "lib/tls/x86_64/libdep");
+	assert_loads(path);
+	ck_assert_int_eq(chmod(file, 0666), 0);
+	assert_refused(path, "it needs libdep.so: everybody may write it (mode 0666): chmod o-w "
+		       "lib/tls/x86_64/libdep.so");
+	ck_assert_int_eq(chmod(file, 0644), 0);
+	/* Such folders that lead to themselves end all the same. */
+	ck_assert_int_eq(symlink(".", fixture_path("lib/haswell")), 0);
+	ck_assert_int_eq(symlink(".", fixture_path("lib/x86_64")), 0);
+	assert_loads(path);
+	ck_assert_int_eq(chmod(fixture_path("lib/tls"), 0777), 0);
+	assert_refused(path, "it needs libdep.so: everybody may write the folder lib/tls (mode 0777): "
+		       "chmod o-w lib/tls");
+}
+END_TEST
+
 /* Writes a byte of the ELF header. */
 static void set_header(const char *path, size_t at, unsigned char value)
 {
@@ -433,4 +459,4 @@ FIXTURE_MAIN("dlfile", constructors_show, swapped_before_it_is_loaded,
 	     swapped_where_the_origin_counts, read_in_pieces, goes_by_its_path, another_file_at_the_same_path,
 	     library_in_a_folder_of_others, library_behind_links, run_path_that_is_not_there,
 	     run_path_relative, library_relative, origin, library_of_a_library, library_for_a_processor,
-	     library_of_another_machine)
+	     library_for_a_processor_of_old, library_of_another_machine)
