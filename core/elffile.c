@@ -61,6 +61,14 @@ static int check_machine(const GElf_Ehdr *h)
 	return KVMOD_OK;
 }
 
+bool kv_elf_foreign(Elf *elf)
+{
+	GElf_Ehdr h;
+
+	return gelf_getehdr(elf, &h) && (h.e_ident[EI_CLASS] != __ehdr_start.e_ident[EI_CLASS] ||
+					 h.e_machine != __ehdr_start.e_machine);
+}
+
 static bool beyond(uint64_t offset, uint64_t size, uint64_t file_size)
 {
 	return offset > file_size || size > file_size - offset;

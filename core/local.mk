@@ -72,5 +72,9 @@ core/dirs.h: always
 	test "`cat $@ 2>/dev/null`" = "$$dirs" || { $(MKDIR_P) core && echo "$$dirs" >$@; }
 always:
 .PHONY: always
+# For `make libkvmod.la` in a fresh tree. Automake would take the name itself for
+# a rule in the place of its own.
+includes_dirs = core/libkvmod_la-paths.lo
+$(includes_dirs): core/dirs.h
 
 include $(srcdir)/core/cli/local.mk

@@ -9,6 +9,7 @@
 #include "core/elffile.h"
 #include "core/parts.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -179,7 +180,7 @@ static int split_run_path(struct needs *s, struct object *o)
 
 /* --- from one file to the next ----------------------------------------------------------- */
 
-static int check_object(struct needs *s, const struct object *loader, const char *path, int fd);
+static int check_object(struct needs *s, const struct object *loader, const char *path, Elf *elf);
 
 static bool seen(const struct needs *s, const char *path)
 {
@@ -187,6 +188,22 @@ static bool seen(const struct needs *s, const char *path)
 		if (strcmp(s->seen.item[i], path) == 0)
 			return true;
 	return false;
+}
+
+/* The dynamic loader passes by a file of another machine, and looks further: not *there. */
+static int check_open(struct needs *s, const struct object *loader, const char *path, int fd,
+		      bool *there)
+{
+	Elf *elf = elf_begin(fd, ELF_C_READ, NULL);
+	int err = KVMOD_OK;
+
+	if (!elf)
+		return kv_fail(KVMOD_EFORMAT, "not an ELF file: %s", elf_errmsg(-1));
+	*there = !kv_elf_foreign(elf);
+	if (*there)
+		err = check_object(s, loader, path, elf);
+	elf_end(elf);
+	return err;
 }
 
 /* A library where the dynamic loader will take it, if it is there. */
@@ -199,9 +216,77 @@ static int check_library(struct needs *s, const struct object *loader, const cha
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0)
 		return kv_fail(KVMOD_EIO, "%s", strerror(errno));
-	err = check_object(s, loader, path, fd);
+	err = check_open(s, loader, path, fd, there);
 	close(fd);
 	return err;
+}
+
+/*
+ * The dynamic loader looks into some folders of DIR/glibc-hwcaps before DIR. Into
+ * which depends on the processor, so all of them count, and DIR as well.
+ */
+static int check_hwcaps(struct needs *s, const struct object *o, const char *dir, const char *name)
+{
+	char *hwcaps = kv_pile_printf(&s->info->pile, "%s/glibc-hwcaps", dir), *path;
+	bool there;
+	int err = hwcaps ? kv_trust_walk(s->config, hwcaps, &there) : KVMOD_ENOMEM;
+	struct dirent *entry;
+	DIR *folder;
+
+	if (err || !there)
+		return err;
+	folder = opendir(hwcaps);
+	if (!folder)
+		return errno == EACCES ? kv_fail(KVMOD_EPERM, "the folder %s cannot be read", hwcaps) :
+					 kv_path_unread(hwcaps);
+	while (err == KVMOD_OK && (entry = readdir(folder))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		path = kv_pile_printf(&s->info->pile, "%s/%s/%s", hwcaps, entry->d_name, name);
+		err = path ? check_library(s, o, path, &there) : KVMOD_ENOMEM;
+	}
+	closedir(folder);
+	return err;
+}
+
+/*
+ * Before glibc 2.37, it also looks into DIR/tls/haswell and the like: any of these,
+ * in this order, from the i-th on.
+ */
+static int check_old_hwcaps(struct needs *s, const struct object *o, const char *dir,
+			    const char *name, size_t i)
+{
+	static const char *const hwcaps[] = { "tls", "haswell", "xeon_phi", "aarch64",
+					      "atomics", "avx512_1", "x86_64" };
+	int err = KVMOD_OK;
+
+	for (; i < sizeof(hwcaps) / sizeof(*hwcaps) && err == KVMOD_OK; i++) {
+		char *sub = kv_pile_printf(&s->info->pile, "%s/%s", dir, hwcaps[i]);
+		char *path = kv_pile_printf(&s->info->pile, "%s/%s/%s", dir, hwcaps[i], name);
+		bool there;
+
+		err = sub && path ? kv_trust_walk(s->config, sub, &there) : KVMOD_ENOMEM;
+		if (err || !there)
+			continue;
+		err = check_library(s, o, path, &there);
+		if (err == KVMOD_OK)
+			err = check_old_hwcaps(s, o, sub, name, i + 1);
+	}
+	return err;
+}
+
+static int check_folder(struct needs *s, const struct object *o, const char *dir, const char *name,
+			bool *there)
+{
+	int err = check_hwcaps(s, o, dir, name);
+	char *path;
+
+	if (err == KVMOD_OK)
+		err = check_old_hwcaps(s, o, dir, name, 0);
+	if (err)
+		return err;
+	path = kv_pile_printf(&s->info->pile, "%s/%s", dir, name);
+	return path ? check_library(s, o, path, there) : KVMOD_ENOMEM;
 }
 
 /* The run path of what needs it counts if it has one; else those of all that led to it. */
@@ -213,11 +298,8 @@ static int find_library(struct needs *s, const struct object *o, const char *nam
 	for (const struct object *by = o; by && err == KVMOD_OK && !there; by = by->loader) {
 		if (by != o && (o->runpath || by->runpath))
 			continue;
-		for (size_t i = 0; i < by->folders.n && err == KVMOD_OK && !there; i++) {
-			char *path = kv_pile_printf(&s->info->pile, "%s/%s", by->folders.item[i], name);
-
-			err = path ? check_library(s, o, path, &there) : KVMOD_ENOMEM;
-		}
+		for (size_t i = 0; i < by->folders.n && err == KVMOD_OK && !there; i++)
+			err = check_folder(s, o, by->folders.item[i], name, &there);
 	}
 	return err;
 }
@@ -251,29 +333,29 @@ static int check_needs(struct needs *s, struct object *o, Elf *elf)
 	return err;
 }
 
-static int check_object(struct needs *s, const struct object *loader, const char *path, int fd)
+static int check_object(struct needs *s, const struct object *loader, const char *path, Elf *elf)
 {
 	struct object o = { .loader = loader };
 	const char *slash = strrchr(path, '/');
 	int err = kv_strings_add(&s->info->pile, &s->seen, path);
-	Elf *elf;
 
 	o.origin = kv_pile_strndup(&s->info->pile, path, (size_t)(slash - path) + (slash == path));
 	if (err || !o.origin)
 		return KVMOD_ENOMEM;
 	if (s->seen.n > MAX_OBJECTS)
 		return kv_fail(KVMOD_EFORMAT, "more than %d libraries", MAX_OBJECTS);
-	elf = elf_begin(fd, ELF_C_READ, NULL);
-	if (!elf)
-		return kv_fail(KVMOD_EFORMAT, "not an ELF file: %s", elf_errmsg(-1));
-	err = check_needs(s, &o, elf);
-	elf_end(elf);
-	return err;
+	return check_needs(s, &o, elf);
 }
 
 int kv_needed_check(const struct kv_config *config, struct kvmod_modinfo *info)
 {
 	struct needs s = { .config = config, .info = info };
+	Elf *elf = elf_begin(info->fd, ELF_C_READ, NULL);
+	int err;
 
-	return check_object(&s, NULL, info->path, info->fd);
+	if (!elf)
+		return kv_fail(KVMOD_EFORMAT, "not an ELF file: %s", elf_errmsg(-1));
+	err = check_object(&s, NULL, info->path, elf);
+	elf_end(elf);
+	return err;
 }

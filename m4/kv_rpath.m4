@@ -22,7 +22,8 @@ AC_DEFUN([KV_RPATH], [
 			esac do
 				kv_up=../$kv_up kv_common=${kv_common%/*}
 			done
-			COMMAND_RPATH="-Wl,-rpath,'\$\$ORIGIN/$kv_up${kv_libdir#"$kv_common"/}'"
+			kv_rest=${kv_libdir#"$kv_common"}
+			COMMAND_RPATH="-Wl,-rpath,'\$\$ORIGIN/$kv_up${kv_rest#/}'"
 		])
 	AC_SUBST([COMMAND_RPATH])
 

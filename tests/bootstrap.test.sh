@@ -32,6 +32,14 @@ bootstrap() {
 	sed "s|$tmp|TMP|g" "$tmp/out" >"$tmp/tidy"
 }
 
+# fails WHAT - it says what is on stdin, and its exit status is not 0.
+fails() {
+	says "$1"
+	grep -q "^exit status 0" "$tmp/tidy" || return 0
+	echo "FAIL: $1: exit status 0"
+	status=1
+}
+
 # says WHAT - its first lines are those on stdin.
 says() {
 	cat >"$tmp/expected"
@@ -42,7 +50,7 @@ says() {
 
 fake ldd
 bootstrap check
-says "nothing is there" <<'LINES'
+fails "nothing is there" <<'LINES'
 bootstrap: no apt-get here, and these are missing:
   command gcc
   command make
@@ -70,7 +78,7 @@ done
 fake python3 'exit 1'
 fake pkg-config '[ "$2" != "libelf >= 0.180" ]'
 bootstrap run
-says "a library and a module are missing" <<'LINES'
+fails "a library and a module are missing" <<'LINES'
 bootstrap: no apt-get here, and these are missing:
   library libelf >= 0.180, with headers and pkg-config file
   module pip of TMP/bin/python3
@@ -94,7 +102,7 @@ fake dpkg-query 'exit 1'
 fake id 'echo 1000'
 fake pkg-config 'exit 1'
 bootstrap --with-ggml="$tmp" --with-model="$tmp/model.gguf"
-says "no sudo" <<'LINES'
+fails "no sudo" <<'LINES'
 bootstrap: not root and no sudo, and these are missing:
   library inih >= 53, with headers and pkg-config file
   library libelf >= 0.180, with headers and pkg-config file
@@ -105,7 +113,7 @@ LINES
 fake sudo 'echo "sudo: you may not" >&2; exit 1'
 fake pkg-config '[ "$2" != "inih >= 53" ]'
 bootstrap --with-ggml="$tmp" --with-model="$tmp/model.gguf"
-says "sudo refuses" <<'LINES'
+fails "sudo refuses" <<'LINES'
 Debian packages: installing gcc make autoconf automake libtool pkgconf libinih-dev libelf-dev libjansson-dev with sudo
 sudo: you may not
 bootstrap: sudo refuses, and these are missing:
@@ -115,8 +123,7 @@ LINES
 
 fake ldd 'echo "musl libc (x86_64)" >&2; exit 1'
 bootstrap
-says "musl" <<'LINES'
+fails "musl" <<'LINES'
 bootstrap: this system's C library is musl; kvmod needs glibc
 LINES
-grep -q "exit status 0" "$tmp/tidy" && status=1
 exit $status

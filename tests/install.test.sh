@@ -51,7 +51,7 @@ doc=$root$(where docdir)
 conf=$root$(where confdir)/kvmod.conf
 mandir=$root$(where mandir)
 completion=$root$(where completiondir)/kvmod
-model=$root$(where modeldir)/default.gguf
+installed_model=$root$(where modeldir)/default.gguf
 
 bundle=$(where GGML_BUNDLE)
 
@@ -89,7 +89,8 @@ for file in "$modules"/*.so; do
 	expect "kvmod info $name" kvmod info "$name"
 	says "kvmod info $name" "$file"
 done
-if [ -f "$modules/ggml.so" ] && [ -e "$model" ]; then
+if [ -f "$modules/ggml.so" ] && [ -n "$model" ]; then
+	[ -e "$installed_model" ] || fail "$installed_model: not installed"
 	expect "kvmod check" kvmod check
 elif [ -f "$modules/ggml.so" ]; then
 	# Nor is a model, if there was none to build with.

@@ -9,6 +9,9 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -352,7 +355,108 @@ START_TEST(library_of_a_library)
 }
 END_TEST
 
+/* The dynamic loader takes a library of the processor's own folder before the general one. */
+START_TEST(library_for_a_processor)
+{
+	const char *path, *file, *hwcaps = "lib/glibc-hwcaps/x86-64-v2";
+
+	make_folder("lib");
+	make_folder("lib/glibc-hwcaps");
+	make_folder(hwcaps);
+	make_folder("lib/open");
+	path = with_run_path("good", "$ORIGIN/lib");
+	fixture_module("libdep", "lib/libdep");
+	assert_loads(path);
+	ck_assert_int_eq(chmod(fixture_path(hwcaps), 0777), 0);
+	assert_refused(path, "it needs libdep.so: everybody may write the folder %s (mode 0777): "
+		       "chmod o-w %s", hwcaps, hwcaps);
+	ck_assert_int_eq(chmod(fixture_path(hwcaps), 0755), 0);
+	file = fixture_module("libdep", "lib/glibc-hwcaps/x86-64-v2/libdep");
+	assert_loads(path);
+	ck_assert_int_eq(chmod(file, 0666), 0);
+	assert_refused(path, "it needs libdep.so: everybody may write it (mode 0666): chmod o-w "
+		       "%s/libdep.so", hwcaps);
+	ck_assert_int_eq(chmod(file, 0644), 0);
+	/* Another processor takes the general one. */
+	ck_assert_int_eq(chmod(fixture_path("lib/libdep.so"), 0666), 0);
+	assert_refused(path, "it needs libdep.so: everybody may write it (mode 0666): chmod o-w "
+		       "lib/libdep.so");
+	ck_assert_int_eq(chmod(fixture_path("lib/libdep.so"), 0644), 0);
+	with_run_path("lib/glibc-hwcaps/x86-64-v2/libdep", "$ORIGIN/../../open");
+	ck_assert_int_eq(chmod(fixture_path("lib/open"), 0777), 0);
+	assert_refused(path, "it needs libdep.so: a folder of its run path: everybody may write the "
+		       "folder lib/open (mode 0777): chmod o-w lib/open");
+}
+END_TEST
+
+/* As glibc had them before 2.37. */
+START_TEST(library_for_a_processor_of_old)
+{
+	const char *path, *file;
+
+	make_folder("lib");
+	make_folder("lib/tls");
+	make_folder("lib/tls/x86_64");
+	path = with_run_path("good", "$ORIGIN/lib");
+	fixture_module("libdep", "lib/libdep");
+	file = fixture_module("libdep", "lib/tls/x86_64/libdep");
+	assert_loads(path);
+	ck_assert_int_eq(chmod(file, 0666), 0);
+	assert_refused(path, "it needs libdep.so: everybody may write it (mode 0666): chmod o-w "
+		       "lib/tls/x86_64/libdep.so");
+	ck_assert_int_eq(chmod(file, 0644), 0);
+	/* Such folders that lead to themselves end all the same. */
+	ck_assert_int_eq(symlink(".", fixture_path("lib/haswell")), 0);
+	ck_assert_int_eq(symlink(".", fixture_path("lib/x86_64")), 0);
+	assert_loads(path);
+	ck_assert_int_eq(chmod(fixture_path("lib/tls"), 0777), 0);
+	assert_refused(path, "it needs libdep.so: everybody may write the folder lib/tls (mode 0777): "
+		       "chmod o-w lib/tls");
+}
+END_TEST
+
+/* Writes a byte of the ELF header. */
+static void set_header(const char *path, size_t at, unsigned char value)
+{
+	FILE *file = fopen(path, "r+b");
+
+	ck_assert_ptr_nonnull(file);
+	ck_assert_int_eq(fseek(file, (long)at, SEEK_SET), 0);
+	ck_assert_int_ne(fputc(value, file), EOF);
+	ck_assert_int_eq(fclose(file), 0);
+}
+
+/* The dynamic loader passes it by, and takes the library of the next folder. */
+START_TEST(library_of_another_machine)
+{
+	static const struct {
+		size_t at;
+		unsigned char foreign;
+	} headers[] = {
+		{ offsetof(ElfW(Ehdr), e_machine), 0xfe },
+		{ EI_CLASS, sizeof(void *) == 8 ? ELFCLASS32 : ELFCLASS64 },
+	};
+	const char *path, *file, *next;
+
+	make_folder("a");
+	make_folder("b");
+	path = with_run_path("good", "$ORIGIN/a:$ORIGIN/b");
+	for (size_t i = 0; i < sizeof(headers) / sizeof(*headers); i++) {
+		file = fixture_module("libdep", "a/libdep");
+		next = fixture_module("libdep", "b/libdep");
+		ck_assert_int_eq(chmod(next, 0666), 0);
+		assert_loads(path);
+		set_header(file, headers[i].at, headers[i].foreign);
+		assert_refused(path, "it needs libdep.so: everybody may write it (mode 0666): chmod o-w "
+			       "b/libdep.so");
+		ck_assert_int_eq(chmod(next, 0644), 0);
+		assert_loads(path);
+	}
+}
+END_TEST
+
 FIXTURE_MAIN("dlfile", constructors_show, swapped_before_it_is_loaded,
 	     swapped_where_the_origin_counts, read_in_pieces, goes_by_its_path, another_file_at_the_same_path,
 	     library_in_a_folder_of_others, library_behind_links, run_path_that_is_not_there,
-	     run_path_relative, library_relative, origin, library_of_a_library)
+	     run_path_relative, library_relative, origin, library_of_a_library, library_for_a_processor,
+	     library_for_a_processor_of_old, library_of_another_machine)
