@@ -17,6 +17,10 @@
 
 #define PREFIX	"tokenizer.ggml."
 
+#ifndef MFD_NOEXEC_SEAL			/* the C library may be older than the kernel */
+#define MFD_NOEXEC_SEAL	0x0008u
+#endif
+
 enum form {
 	TEXT, TEXTS, FLAG, COUNT, TYPES, SCORES, IDS,
 	ID,				/* of a token that matters here */
@@ -408,12 +412,25 @@ static bool write_pairs(const struct gg_engine *engine, int fd)
 	return true;
 }
 
+/* Where vm.memfd_noexec is 2, a file in memory must say that it is no program. */
+static int make_memory_file(const char *name)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+	if (fd < 0 && errno == EINVAL) /* Linux before 6.3 */
+		fd = memfd_create(name, MFD_CLOEXEC);
+	return fd;
+}
+
 int32_t gg_vocab_write(struct gg_engine *engine, int *fd)
 {
-	*fd = memfd_create("kvmod-vocabulary", MFD_CLOEXEC);
+	int err;
+
+	*fd = make_memory_file("kvmod-vocabulary");
 	if (*fd >= 0 && write_pairs(engine, *fd))
 		return KVMOD_OK;
+	err = errno;
 	if (*fd >= 0)
 		close(*fd);
-	return gg_fail(engine, KVMOD_EIO, "no room for a copy of the vocabulary: %s", strerror(errno));
+	return gg_fail(engine, KVMOD_EIO, "cannot make a copy of the vocabulary: %s", strerror(err));
 }
