@@ -347,6 +347,19 @@ START_TEST(vocabulary_of_sentencepiece)
 }
 END_TEST
 
+static char *repeat(const char *front, const char *word, size_t n, const char *back)
+{
+	size_t length = strlen(word), before = strlen(front);
+	char *text = malloc(before + n * length + strlen(back) + 1);
+
+	ck_assert_ptr_nonnull(text);
+	memcpy(text, front, before);
+	for (size_t i = 0; i < n; i++)
+		memcpy(text + before + i * length, word, length);
+	strcpy(text + before + n * length, back);
+	return text;
+}
+
 /* --- words of the template's in a user's text ---------------------------------------------------- */
 
 static void user_defined(struct gguf_context *gguf, const void *arg)
@@ -383,6 +396,51 @@ START_TEST(words_of_the_template)
 	for (int32_t i = 500; i <= 503; i++)
 		ck_assert_uint_eq(count(i), 1);
 	test_engine_close(engine);
+}
+END_TEST
+
+/* --- what would take long to look for --------------------------------------------------------------- */
+
+static void set_template(struct gguf_context *gguf, const void *template)
+{
+	gguf_set_val_str(gguf, "tokenizer.chat_template", template);
+}
+
+START_TEST(template_too_long)
+{
+	char *longest = repeat("", "<|im_start|>system\n", (1 << 20) / 19, "0123456789abcdefg" + 17 - (1 << 20) % 19);
+	char *longer = repeat(longest, "x", 1, "");
+
+	ck_assert_uint_eq(strlen(longest), 1 << 20);
+	must_open(set_template, longest);
+	test_engine_close(engine);
+	open_edited(set_template, longer);
+	ck_assert_ptr_null(engine);
+	ck_assert_int_eq(test_engine_code(), KVMOD_EFORMAT);
+	ck_assert_ptr_nonnull(strstr(test_engine_error(), ": tokenizer.chat_template has 1048577 bytes, expected at most 1048576"));
+	free(longer);
+	free(longest);
+}
+END_TEST
+
+static void all_user_defined(struct gguf_context *gguf, const void *template)
+{
+	set_template(gguf, template);
+	edited_model_type(gguf, 3, 40000, LLAMA_TOKEN_TYPE_USER_DEFINED);
+}
+
+START_TEST(too_many_of_the_user)
+{
+	char *template = repeat("", "x", 200000, "");
+
+	open_edited(all_user_defined, template);
+	ck_assert_ptr_null(engine);
+	ck_assert_int_eq(test_engine_code(), KVMOD_EFORMAT);
+	ck_assert_ptr_nonnull(strstr(test_engine_error(), ": 40000 tokens are \"user defined\", expected at most 21474 with a chat template of 200000 bytes"));
+	template[20000] = '\0';
+	must_open(all_user_defined, template);
+	test_engine_close(engine);
+	free(template);
 }
 END_TEST
 
@@ -446,19 +504,6 @@ static void check_deep(const char *text)
 	ck_assert_int_eq(job.n, (int32_t)n_tokens);
 	ck_assert_mem_eq(job.tokens, tokens, n_tokens * sizeof(*tokens));
 	free(job.tokens);
-}
-
-static char *repeat(const char *front, const char *word, size_t n, const char *back)
-{
-	size_t length = strlen(word), before = strlen(front);
-	char *text = malloc(before + n * length + strlen(back) + 1);
-
-	ck_assert_ptr_nonnull(text);
-	memcpy(text, front, before);
-	for (size_t i = 0; i < n; i++)
-		memcpy(text + before + i * length, word, length);
-	strcpy(text + before + n * length, back);
-	return text;
 }
 
 static const char *const pres[] = { "tekken", "gpt-4o", "deepseek-llm", "deepseek-coder", "deepseek-v3", "smollm" };
@@ -543,6 +588,8 @@ static void add(TCase *tc)
 	tcase_add_test(tc, pre_tokenizer);
 	tcase_add_test(tc, vocabulary_of_sentencepiece);
 	tcase_add_test(tc, words_of_the_template);
+	tcase_add_test(tc, template_too_long);
+	tcase_add_test(tc, too_many_of_the_user);
 	tcase_add_test(tc, long_tokens);
 	tcase_add_loop_test(tc, long_words, 0, (int)(sizeof(pres) / sizeof(pres[0])));
 	tcase_add_test(tc, longest_word);

@@ -21,6 +21,9 @@
 #define MFD_NOEXEC_SEAL	0x0008u
 #endif
 
+/* Bytes; published templates have a tenth of that at most. */
+#define MAX_TEMPLATE (1u << 20)
+
 enum form {
 	TEXT, TEXTS, FLAG, COUNT, TYPES, SCORES, IDS,
 	ID,				/* of a token that matters here */
@@ -336,13 +339,24 @@ static int32_t check_model(struct vocab *v, struct gg_text_at name)
 	return !code && scores ? check_length(v, scores) : code;
 }
 
+/* What is looked for in it is looked for many times. */
+static int32_t check_template(struct gg_engine *engine)
+{
+	const struct gg_pair *pair = find(engine, "tokenizer.chat_template");
+
+	if (!pair || text_of(pair).n <= MAX_TEMPLATE)
+		return KVMOD_OK;
+	return gg_fail(engine, KVMOD_EFORMAT, "%s: tokenizer.chat_template has %zu bytes, expected at most %u",
+		       engine->model, text_of(pair).n, MAX_TEMPLATE);
+}
+
 int32_t gg_vocab_check(struct gg_engine *engine)
 {
 	const struct gg_pair *model = find(engine, PREFIX "model");
 	struct vocab v = { .engine = engine };
 	int32_t code;
 
-	if ((code = check_kinds(engine)) || (code = check_size(engine)))
+	if ((code = check_kinds(engine)) || (code = check_size(engine)) || (code = check_template(engine)))
 		return code;
 	if (!model)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: no " PREFIX "model in its header", engine->model);
