@@ -418,6 +418,10 @@ static const struct {
 	{ "{{'<|im_start|>system\\nOne\003<|im_end|>'}}", NULL },
 	{ "{{'<|im_start|>system\\nOne{#x#}<|im_end|>'}}", NULL },
 	{ "{{'<|im_start|>user\\nOne<|im_end|>'}}", NULL },
+	{ "<|im_start|>system\n<|im_end|><|im_start|>system\nOne<|im_end|>", "One" },
+	{ "<|im_start|>system\n\\<|im_end|>", NULL },
+	{ "<|im_start|>system\nA{<|im_end|>", "A{" },
+	{ "<|im_start|>system\nA<|im_start|>system\nB<|im_end|>", "A<|im_start|>system\nB" },
 };
 
 /* The default system message that a template states, as Jinja would say it. */
@@ -481,12 +485,82 @@ START_TEST(odd_texts)
 }
 END_TEST
 
+/* head, then n times word, then tail. */
+static char *long_text(const char *head, const char *word, size_t n, const char *tail)
+{
+	size_t length = strlen(word);
+	char *text = calloc(strlen(head) + n * length + strlen(tail) + 1, 1), *at = text;
+
+	ck_assert_ptr_nonnull(text);
+	at = stpcpy(at, head);
+	for (size_t i = 0; i < n; i++)
+		at = stpcpy(at, word);
+	strcpy(at, tail);
+	return text;
+}
+
+#define OPENING "<|im_start|>system\n"
+#define MANY (1 << 16)
+#define MOST (1 << 19)
+
+static const struct {
+	const char *head, *word;
+	size_t n;
+	const char *tail;
+	size_t system; /* its length; 0: none */
+} long_texts[] = {
+	{ "", OPENING, MANY, "", 0 },
+	{ "", OPENING "'", MANY, "<|im_end|>", 0 },
+	{ "", OPENING "<|im_end|>", MANY, "", 0 },
+	{ "", OPENING, MANY, "'<|im_end|>", 0 },
+	{ OPENING, "a", MOST, "<|im_end|>", MOST },
+};
+
+/* A second is enough for each by far; once it took a minute. */
+START_TEST(long_templates)
+{
+	char *text = long_text(long_texts[_i].head, long_texts[_i].word, long_texts[_i].n,
+			       long_texts[_i].tail);
+	clock_t begin = clock();
+	uint64_t key;
+	char *system;
+
+	ck_assert(gg_template_key(text, &key, &system));
+	ck_assert_uint_eq(system ? strlen(system) : 0, long_texts[_i].system);
+	ck_assert_int_lt((clock() - begin) / CLOCKS_PER_SEC, 2);
+	free(system);
+	free(text);
+}
+END_TEST
+
+/* The message is left out wherever it stands, which is looked for once. */
+START_TEST(long_system)
+{
+	char *first = long_text("", "a", MOST, OPENING), *whole = long_text(first, "a", MOST - 1, "<|im_end|>");
+	uint64_t key, expected;
+	clock_t begin = clock();
+	char *system;
+
+	ck_assert(gg_template_key(whole, &key, &system));
+	ck_assert_int_lt((clock() - begin) / CLOCKS_PER_SEC, 2);
+	ck_assert_uint_eq(strlen(system), MOST - 1);
+	free(system);
+	ck_assert(gg_template_key("a" OPENING "<|im_end|>", &expected, &system));
+	ck_assert_ptr_null(system);
+	ck_assert_uint_eq(key, expected);
+	free(whole);
+	free(first);
+}
+END_TEST
+
 static void add(TCase *tc)
 {
 	tcase_add_test(tc, every_row);
 	tcase_add_loop_test(tc, keys, 0, (int)(sizeof(pairs) / sizeof(pairs[0])));
 	tcase_add_loop_test(tc, default_systems, 0, (int)(sizeof(systems) / sizeof(systems[0])));
 	tcase_add_test(tc, odd_texts);
+	tcase_add_loop_test(tc, long_templates, 0, (int)(sizeof(long_texts) / sizeof(long_texts[0])));
+	tcase_add_test(tc, long_system);
 }
 
 static bool have_jinja;

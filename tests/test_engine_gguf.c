@@ -10,9 +10,13 @@
 #include "tests/tiny_model.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TOKENS "tokenizer.ggml.tokens"
@@ -518,6 +522,63 @@ START_TEST(renamed_over)
 }
 END_TEST
 
+/* --- the copy of the vocabulary that libllama reads -------------------------------------------------- */
+
+/*
+ * A kernel may allow memory files only if they are no programs. An open engine has
+ * forgotten the header: what it copies is the 24 bytes that stand before all keys.
+ */
+START_TEST(copy_is_no_program)
+{
+	char *path = tiny_model_write(&tiny_models[0], TINY_GOOD);
+	struct gg_engine *engine = test_engine(path, GGML_TYPE_F32);
+	int probe = memfd_create("probe", 0x0008u /* MFD_NOEXEC_SEAL */), fd;
+	struct stat st;
+
+	ck_assert_msg(!gg_vocab_write(engine, &fd), "%s", test_engine_error());
+	ck_assert_int_eq(fstat(fd, &st), 0);
+	ck_assert_int_eq(st.st_size, 24);
+	if (probe >= 0) {
+		ck_assert_uint_eq(st.st_mode & 0111, 0);
+		close(probe);
+	}
+	close(fd);
+	test_engine_close(engine);
+	remove_model(path);
+}
+END_TEST
+
+static const struct {
+	int resource;
+	rlim_t most;
+	const char *why;
+} copy_limits[] = {
+	{ RLIMIT_NOFILE, 0, "cannot make a copy of the vocabulary: Too many open files" },
+	{ RLIMIT_FSIZE, 8, "cannot make a copy of the vocabulary: File too large" },
+};
+
+START_TEST(no_copy)
+{
+	char *path = tiny_model_write(&tiny_models[0], TINY_GOOD);
+	struct gg_engine *engine = test_engine(path, GGML_TYPE_F32);
+	struct rlimit before, low;
+	int32_t code;
+	int fd;
+
+	signal(SIGXFSZ, SIG_IGN);
+	ck_assert_int_eq(getrlimit(copy_limits[_i].resource, &before), 0);
+	low = (struct rlimit){ copy_limits[_i].most, before.rlim_max };
+	ck_assert_int_eq(setrlimit(copy_limits[_i].resource, &low), 0);
+	code = gg_vocab_write(engine, &fd);
+	ck_assert_int_eq(setrlimit(copy_limits[_i].resource, &before), 0);
+	signal(SIGXFSZ, SIG_DFL);
+	ck_assert_int_eq(code, KVMOD_EIO);
+	ck_assert_str_eq(test_engine_error(), copy_limits[_i].why);
+	test_engine_close(engine);
+	remove_model(path);
+}
+END_TEST
+
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, refused, 0, (int)(sizeof(faults) / sizeof(faults[0])));
@@ -525,6 +586,8 @@ static void add(TCase *tc)
 	tcase_add_test(tc, part_of_a_head);
 	tcase_add_loop_test(tc, cut_off_in_use, 0, 2);
 	tcase_add_test(tc, renamed_over);
+	tcase_add_test(tc, copy_is_no_program);
+	tcase_add_loop_test(tc, no_copy, 0, 2);
 }
 
 int main(void)

@@ -4,6 +4,7 @@
 
 #include "tests/edited_model.h"
 #include "tests/engine_host.h"
+#include "plugins/ggml/chat.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -170,8 +171,54 @@ START_TEST(one_start)
 				 KVMOD_ERANGE);
 		ck_assert_uint_eq(n, n_tokens);
 	}
+	/* An empty text has that one token, and must have room for it. */
+	for (size_t given = 0; given < 2; given++) {
+		size_t n = given;
+
+		tokens[0] = -1;
+		ck_assert_int_eq(gg_tokenize(engine, "", 0, KVMOD_TOKENIZE_BOS, tokens, &n),
+				 given ? KVMOD_OK : KVMOD_ERANGE);
+		ck_assert_uint_eq(n, 1);
+		ck_assert_int_eq(tokens[0], given ? IM_START : -1);
+	}
 	chat("Hi");
 	ck_assert_uint_eq(count(IM_START), 3); /* a turn each */
+	test_engine_close(engine);
+}
+END_TEST
+
+static void use_row(const char *name)
+{
+	size_t i = 0;
+
+	while (i < gg_n_templates && strcmp(gg_templates[i].name, name))
+		i++;
+	ck_assert_uint_lt(i, gg_n_templates);
+	engine->text.template = &gg_templates[i];
+}
+
+/* The first words of these rows are the message's own, where its start token is a text. */
+START_TEST(start_in_a_message)
+{
+	static const char *const rows[] = { "vicuna", "yi" };
+	struct kvmod_message messages[] = { { "system", "<|im_start|>X" }, { "user", "Hi" } };
+
+	must_open(wants_start, NULL);
+	for (size_t i = 0; i < 2; i++) {
+		size_t without;
+
+		use_row(rows[i]);
+		messages[0].text = "X";
+		n_tokens = ROOM;
+		ck_assert(!gg_chat(engine, messages, 2, 1, tokens, &n_tokens));
+		without = count(IM_START);
+		messages[0].text = "<|im_start|>X";
+		n_tokens = ROOM;
+		ck_assert(!gg_chat(engine, messages, 2, 1, tokens, &n_tokens));
+		ck_assert_int_eq(tokens[0], IM_START);
+		ck_assert_int_ne(tokens[1], IM_START);
+		ck_assert_uint_eq(count(IM_START), without);
+	}
 	test_engine_close(engine);
 }
 END_TEST
@@ -300,6 +347,19 @@ START_TEST(vocabulary_of_sentencepiece)
 }
 END_TEST
 
+static char *repeat(const char *front, const char *word, size_t n, const char *back)
+{
+	size_t length = strlen(word), before = strlen(front);
+	char *text = malloc(before + n * length + strlen(back) + 1);
+
+	ck_assert_ptr_nonnull(text);
+	memcpy(text, front, before);
+	for (size_t i = 0; i < n; i++)
+		memcpy(text + before + i * length, word, length);
+	strcpy(text + before + n * length, back);
+	return text;
+}
+
 /* --- words of the template's in a user's text ---------------------------------------------------- */
 
 static void user_defined(struct gguf_context *gguf, const void *arg)
@@ -336,6 +396,51 @@ START_TEST(words_of_the_template)
 	for (int32_t i = 500; i <= 503; i++)
 		ck_assert_uint_eq(count(i), 1);
 	test_engine_close(engine);
+}
+END_TEST
+
+/* --- what would take long to look for --------------------------------------------------------------- */
+
+static void set_template(struct gguf_context *gguf, const void *template)
+{
+	gguf_set_val_str(gguf, "tokenizer.chat_template", template);
+}
+
+START_TEST(template_too_long)
+{
+	char *longest = repeat("", "<|im_start|>system\n", (1 << 20) / 19, "0123456789abcdefg" + 17 - (1 << 20) % 19);
+	char *longer = repeat(longest, "x", 1, "");
+
+	ck_assert_uint_eq(strlen(longest), 1 << 20);
+	must_open(set_template, longest);
+	test_engine_close(engine);
+	open_edited(set_template, longer);
+	ck_assert_ptr_null(engine);
+	ck_assert_int_eq(test_engine_code(), KVMOD_EFORMAT);
+	ck_assert_ptr_nonnull(strstr(test_engine_error(), ": tokenizer.chat_template has 1048577 bytes, expected at most 1048576"));
+	free(longer);
+	free(longest);
+}
+END_TEST
+
+static void all_user_defined(struct gguf_context *gguf, const void *template)
+{
+	set_template(gguf, template);
+	edited_model_type(gguf, 3, 40000, LLAMA_TOKEN_TYPE_USER_DEFINED);
+}
+
+START_TEST(too_many_of_the_user)
+{
+	char *template = repeat("", "x", 200000, "");
+
+	open_edited(all_user_defined, template);
+	ck_assert_ptr_null(engine);
+	ck_assert_int_eq(test_engine_code(), KVMOD_EFORMAT);
+	ck_assert_ptr_nonnull(strstr(test_engine_error(), ": 40000 tokens are \"user defined\", expected at most 21474 with a chat template of 200000 bytes"));
+	template[20000] = '\0';
+	must_open(all_user_defined, template);
+	test_engine_close(engine);
+	free(template);
 }
 END_TEST
 
@@ -399,19 +504,6 @@ static void check_deep(const char *text)
 	ck_assert_int_eq(job.n, (int32_t)n_tokens);
 	ck_assert_mem_eq(job.tokens, tokens, n_tokens * sizeof(*tokens));
 	free(job.tokens);
-}
-
-static char *repeat(const char *front, const char *word, size_t n, const char *back)
-{
-	size_t length = strlen(word), before = strlen(front);
-	char *text = malloc(before + n * length + strlen(back) + 1);
-
-	ck_assert_ptr_nonnull(text);
-	memcpy(text, front, before);
-	for (size_t i = 0; i < n; i++)
-		memcpy(text + before + i * length, word, length);
-	strcpy(text + before + n * length, back);
-	return text;
 }
 
 static const char *const pres[] = { "tekken", "gpt-4o", "deepseek-llm", "deepseek-coder", "deepseek-v3", "smollm" };
@@ -489,12 +581,15 @@ static void add(TCase *tc)
 {
 	tcase_add_test(tc, start_not_named);
 	tcase_add_test(tc, one_start);
+	tcase_add_test(tc, start_in_a_message);
 	tcase_add_test(tc, end_not_named);
 	tcase_add_test(tc, no_end);
 	tcase_add_loop_test(tc, gaps_are_said, 0, (int)(sizeof(gaps) / sizeof(gaps[0])));
 	tcase_add_test(tc, pre_tokenizer);
 	tcase_add_test(tc, vocabulary_of_sentencepiece);
 	tcase_add_test(tc, words_of_the_template);
+	tcase_add_test(tc, template_too_long);
+	tcase_add_test(tc, too_many_of_the_user);
 	tcase_add_test(tc, long_tokens);
 	tcase_add_loop_test(tc, long_words, 0, (int)(sizeof(pres) / sizeof(pres[0])));
 	tcase_add_test(tc, longest_word);

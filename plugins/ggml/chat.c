@@ -132,17 +132,17 @@ static int32_t push_rendered(struct tokens *tokens, const struct gg_rendered *al
 	return code ? code : push_text(tokens, all->bytes + begin, all->n - begin);
 }
 
-/* Many templates leave the start token to the tokenizer. */
+/* Many templates leave the start token to the tokenizer; a message cannot bring it. */
 static void push_bos(struct tokens *tokens, const struct gg_rendered *all)
 {
 	const struct gg_text *own = &tokens->engine->text;
-	const char *text;
+	int32_t id;
+	size_t n;
 
-	if (own->bos < 0 || !own->add_bos || (all->n && all->from[0] == GG_FROM_BOS))
+	if (own->bos < 0 || !own->add_bos ||
+	    (all->n && token_at(own, all, 0, &id, &n) && id == own->bos))
 		return;
-	text = llama_vocab_get_text(own->vocab, own->bos);
-	if (!text || strlen(text) > all->n || memcmp(all->bytes, text, strlen(text)))
-		push_token(tokens, own->bos);
+	push_token(tokens, own->bos);
 }
 
 /* --- chat() -------------------------------------------------------------------------- */

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define NO_TOKEN UINT32_MAX
+/* Bytes of template that are searched at most: a second's work, of which real files need a tenth. */
+#define MAX_SEARCH ((uint64_t)4 << 30)
 
 /* --- before libllama reads the vocabulary ---------------------------------------------------- */
 
@@ -62,6 +64,7 @@ static int32_t make_control(struct gg_engine *engine, struct gguf_context *gguf,
 	static const char key[] = "tokenizer.ggml.token_type";
 	int64_t types = find_array(gguf, key, GGUF_TYPE_INT32);
 	const char *template = string(gguf, "tokenizer.chat_template");
+	uint64_t n_own = 0, length = strlen(template);
 	bool changed = false;
 	int32_t *now;
 
@@ -71,6 +74,15 @@ static int32_t make_control(struct gg_engine *engine, struct gguf_context *gguf,
 	if (!now)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the vocabulary");
 	memcpy(now, gguf_get_arr_data(gguf, types), n * sizeof(*now));
+	for (size_t i = 0; i < n; i++)
+		n_own += now[i] == LLAMA_TOKEN_TYPE_USER_DEFINED;
+	if (n_own * length > MAX_SEARCH) {
+		free(now);
+		return gg_fail(engine, KVMOD_EFORMAT,
+			       "%s: %llu tokens are \"user defined\", expected at most %llu with a chat template of %llu bytes",
+			       engine->model, (unsigned long long)n_own,
+			       (unsigned long long)(MAX_SEARCH / length), (unsigned long long)length);
+	}
 	for (size_t i = 0; i < n; i++) {
 		if (now[i] == LLAMA_TOKEN_TYPE_USER_DEFINED &&
 		    is_mark(gguf_get_arr_str(gguf, tokens, i), template)) {

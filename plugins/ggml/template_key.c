@@ -112,34 +112,39 @@ static char *normalized(const char *template)
 
 /* --- the default system message ------------------------------------------------------ */
 
-/* Would it be a plain text within quotes, with no escape but for a backslash? */
-static bool is_plain(const char *text, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		unsigned char c = (unsigned char)text[i];
+static const char opening[] = "<|im_start|>system\n", closing[] = "<|im_end|>";
 
-		if (c == '\\' && (++i == n || text[i] != '\\'))
-			return false;
-		if (c == '\'' || c == '"' || (c < ' ' && c != '\n') || c == 0x7f)
-			return false;
-		if (c == '{' && i + 1 < n && strchr("{%#", text[i + 1]))
-			return false;
-	}
-	return n > 0;
+static bool is_closing(const char *text)
+{
+	return !strncmp(text, closing, sizeof(closing) - 1);
 }
 
-/* Where it stands word for word; *n: its bytes. NULL: nowhere. */
+/* Bytes up to the closing, or to what no plain text within quotes has: escapes but for a backslash. */
+static size_t plain_length(const char *text)
+{
+	size_t i = 0;
+
+	for (; !is_closing(text + i); i++) {
+		unsigned char c = (unsigned char)text[i];
+
+		if ((c < ' ' && c != '\n') || c == '\'' || c == '"' || c == 0x7f)
+			break;
+		if (opens(text + i, "{%#") || (c == '\\' && text[i + 1] != '\\'))
+			break;
+		i += c == '\\';
+	}
+	return i;
+}
+
+/* Where it stands word for word; *n: its bytes. NULL: nowhere. Each byte is read once. */
 static const char *find_system(const char *text, size_t *n)
 {
-	static const char opening[] = "<|im_start|>system\n", closing[] = "<|im_end|>";
-	const char *end;
-
 	while ((text = strstr(text, opening))) {
 		text += sizeof(opening) - 1;
-		end = strstr(text, closing);
-		*n = end ? (size_t)(end - text) : 0;
-		if (is_plain(text, *n))
+		*n = plain_length(text);
+		if (*n && is_closing(text + *n))
 			return text;
+		text += *n; /* an opening before that has no better end */
 	}
 	return NULL;
 }
@@ -159,14 +164,14 @@ static char *unescaped(const char *text, size_t n)
 static uint64_t hash_without(const char *text, const char *hole)
 {
 	uint64_t hash = 0xcbf29ce484222325u;
-	size_t n = hole ? strlen(hole) : 0;
+	const char *next;
 
 	while (*text) {
-		if (n && !strncmp(text, hole, n)) {
-			text += n;
-			continue;
-		}
-		hash = (hash ^ (unsigned char)*text++) * 0x100000001b3u;
+		next = hole ? strstr(text, hole) : NULL;
+		while (*text && text != next)
+			hash = (hash ^ (unsigned char)*text++) * 0x100000001b3u;
+		if (next)
+			text += strlen(hole);
 	}
 	return hash;
 }

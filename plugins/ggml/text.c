@@ -248,7 +248,7 @@ int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 		    size_t *n_tokens)
 {
 	struct gg_engine *engine = self;
-	size_t room = *n_tokens < INT32_MAX ? *n_tokens : INT32_MAX, n_first;
+	size_t given = *n_tokens < INT32_MAX ? *n_tokens : INT32_MAX, room, n_first;
 	int32_t code = check_vocab(engine), start, n;
 
 	if (!code)
@@ -257,9 +257,9 @@ int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 		return code;
 	start = start_of(&engine->text, text, length, flags);
 	n_first = start >= 0;
-	if (n_first && room)
+	if (n_first && given)
 		tokens[0] = start;
-	room = room > n_first ? room - n_first : 0;
+	room = given > n_first ? given - n_first : 0;
 	code = gg_tokenize_deep(engine, text, length, flags & KVMOD_TOKENIZE_SPECIAL,
 				tokens ? tokens + n_first : NULL, room, &n);
 	if (code)
@@ -267,7 +267,7 @@ int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 	if (n == INT32_MIN)
 		return gg_fail(engine, KVMOD_EINVAL, "a text of %zu bytes has too many tokens", length);
 	*n_tokens = n_first + (size_t)(n < 0 ? -n : n);
-	return n < 0 || *n_tokens > room + n_first ? KVMOD_ERANGE : KVMOD_OK;
+	return n < 0 || *n_tokens > given ? KVMOD_ERANGE : KVMOD_OK;
 }
 
 int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length)

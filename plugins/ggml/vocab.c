@@ -17,6 +17,13 @@
 
 #define PREFIX	"tokenizer.ggml."
 
+#ifndef MFD_NOEXEC_SEAL			/* the C library may be older than the kernel */
+#define MFD_NOEXEC_SEAL	0x0008u
+#endif
+
+/* Bytes; published templates have a tenth of that at most. */
+#define MAX_TEMPLATE (1u << 20)
+
 enum form {
 	TEXT, TEXTS, FLAG, COUNT, TYPES, SCORES, IDS,
 	ID,				/* of a token that matters here */
@@ -332,13 +339,24 @@ static int32_t check_model(struct vocab *v, struct gg_text_at name)
 	return !code && scores ? check_length(v, scores) : code;
 }
 
+/* What is looked for in it is looked for many times. */
+static int32_t check_template(struct gg_engine *engine)
+{
+	const struct gg_pair *pair = find(engine, "tokenizer.chat_template");
+
+	if (!pair || text_of(pair).n <= MAX_TEMPLATE)
+		return KVMOD_OK;
+	return gg_fail(engine, KVMOD_EFORMAT, "%s: tokenizer.chat_template has %zu bytes, expected at most %u",
+		       engine->model, text_of(pair).n, MAX_TEMPLATE);
+}
+
 int32_t gg_vocab_check(struct gg_engine *engine)
 {
 	const struct gg_pair *model = find(engine, PREFIX "model");
 	struct vocab v = { .engine = engine };
 	int32_t code;
 
-	if ((code = check_kinds(engine)) || (code = check_size(engine)))
+	if ((code = check_kinds(engine)) || (code = check_size(engine)) || (code = check_template(engine)))
 		return code;
 	if (!model)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: no " PREFIX "model in its header", engine->model);
@@ -408,12 +426,25 @@ static bool write_pairs(const struct gg_engine *engine, int fd)
 	return true;
 }
 
+/* Where vm.memfd_noexec is 2, a file in memory must say that it is no program. */
+static int make_memory_file(const char *name)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+
+	if (fd < 0 && errno == EINVAL) /* Linux before 6.3 */
+		fd = memfd_create(name, MFD_CLOEXEC);
+	return fd;
+}
+
 int32_t gg_vocab_write(struct gg_engine *engine, int *fd)
 {
-	*fd = memfd_create("kvmod-vocabulary", MFD_CLOEXEC);
+	int err;
+
+	*fd = make_memory_file("kvmod-vocabulary");
 	if (*fd >= 0 && write_pairs(engine, *fd))
 		return KVMOD_OK;
+	err = errno;
 	if (*fd >= 0)
 		close(*fd);
-	return gg_fail(engine, KVMOD_EIO, "no room for a copy of the vocabulary: %s", strerror(errno));
+	return gg_fail(engine, KVMOD_EIO, "cannot make a copy of the vocabulary: %s", strerror(err));
 }
