@@ -196,7 +196,8 @@ struct gg_model {
 	const struct gg_family *family;
 	uint32_t n_layers, n_q_heads, n_kv_heads, head_dim;
 	int64_t dims[GG_N_DIMS];
-	uint64_t context;		/* trained */
+	uint64_t context;		/* trained, or the sliding window if that is less */
+	const char *context_is;		/* what that number is, for messages: goes before it */
 	float eps, scale;
 	struct gg_rope rope;
 	char *name;
@@ -599,7 +600,7 @@ struct gg_engine {
 	bool check_only;		/* weights stay where they are: nothing will run */
 	enum ggml_type type;		/* of K and V */
 	uint64_t limit;			/* how far apart the oldest and the newest token may be */
-	bool said_past;			/* that this went past what the model was trained for */
+	bool said_past;			/* that this went past the model's context */
 	uint64_t last_id, last_version;
 	struct kvmod_model public_model;
 	struct gg_backend backend;
