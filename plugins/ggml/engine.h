@@ -370,6 +370,11 @@ int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cach
 void gg_lead_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical);
 /* Tokens that the context has room for. */
 uint64_t gg_seq_room(void *self, struct kvmod_seq *seq);
+/*
+ * Of the last tokens, how many can be run again with what is left of those before them.
+ * Where they reach back past what a cut evicted, only leads are left there.
+ */
+uint64_t gg_replay_room(const struct kvmod_seq *seq);
 /* Tokens that count against the context: from the oldest place to the end. */
 uint64_t gg_seq_extent(const struct kvmod_seq *seq);
 /* Before n tokens are run, or keys looked at: all keys are turned as they should be. */
