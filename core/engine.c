@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Engines: opening them. What they do is in their own modules. */
-#include "core/internal.h"
+#include "core/parts.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct kvmod_engine {
 	struct kvmod_ctx *ctx;
@@ -61,14 +62,25 @@ int kv_engine_check(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine
 	return open_or_check(ctx, name, true, out);
 }
 
-int kv_engine_serves(struct kvmod_engine *e, const struct kvmod_needs *needs)
+/* Needs do not tell: a policy that cuts by position alone has none either. */
+int kv_engine_cuts(struct kvmod_engine *e, struct kvmod_policy *policy)
 {
-	int err;
-
-	if (!e->ops->serves)
+	if (!(e->ops->flags & KVMOD_ENGINE_WHOLE) || !policy ||
+	    strcmp(kvmod_policy_ops(policy)->name, kv_fullkv_ops.name) == 0)
 		return KVMOD_OK;
+	return kv_fail(KVMOD_ENOTSUP,
+		       "engine %s cannot cut its cache: with this engine the policy is fullkv",
+		       e->ops->name);
+}
+
+int kv_engine_serves(struct kvmod_engine *e, struct kvmod_policy *policy)
+{
+	int err = kv_engine_cuts(e, policy);
+
+	if (err || !e->ops->serves)
+		return err;
 	kv_fail(KVMOD_OK, "%s", "");
-	err = e->ops->serves(e->instance, needs);
+	err = e->ops->serves(e->instance, kvmod_policy_needs(policy));
 	if (err && *kvmod_error() == '\0')
 		kv_fail(err, "engine %s does not serve it: %s", e->ops->name, kvmod_strerror(err));
 	return err;

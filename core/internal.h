@@ -94,8 +94,10 @@ struct kvmod_ctx *kv_engine_ctx(const struct kvmod_engine *engine);
  * it serves, may be asked for. Closed with kvmod_engine_close().
  */
 int kv_engine_check(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **engine);
-/* Can it show what a policy needs, as far as it can say? */
-int kv_engine_serves(struct kvmod_engine *engine, const struct kvmod_needs *needs);
+/* Refuses a policy that would cut, if the engine cuts nothing. policy may be NULL. */
+int kv_engine_cuts(struct kvmod_engine *engine, struct kvmod_policy *policy);
+/* Can it cut as a policy may ask, and show what it needs, as far as it can say? */
+int kv_engine_serves(struct kvmod_engine *engine, struct kvmod_policy *policy);
 
 /* --- threads (pool.c) ---------------------------------------------------------- */
 

@@ -276,7 +276,7 @@ static int open_for(struct kvmod_engine *engine, const char *name)
 				    &policy);
 
 	if (err == KVMOD_OK) {
-		err = kv_engine_serves(engine, kvmod_policy_needs(policy));
+		err = kv_engine_serves(engine, policy);
 		kvmod_policy_close(policy);
 	}
 	/* Some messages name the policy themselves. */

@@ -50,8 +50,12 @@ static double seconds(void)
 int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 		       struct kvmod_session **out)
 {
-	struct kvmod_session *s = calloc(1, sizeof(*s));
+	struct kvmod_session *s;
+	int err = kv_engine_cuts(engine, policy);
 
+	if (err != KVMOD_OK)
+		return err;
+	s = calloc(1, sizeof(*s));
 	if (!s)
 		return kv_fail(KVMOD_ENOMEM, "no memory for a session");
 	s->engine = engine;

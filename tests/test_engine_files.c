@@ -211,6 +211,42 @@ START_TEST(sliding_window)
 }
 END_TEST
 
+/* Past the window it is not the training that ends: what is said names the window. */
+START_TEST(past_the_window)
+{
+	char *model = tiny_model_write(&tiny_models[0], TINY_WINDOW);
+	struct test_engine_params params = {
+		.model = model, .type = GGML_TYPE_F32, .context = TINY_CONTEXT / 8 + 1,
+	};
+	int32_t tokens[TINY_CONTEXT / 8 + 1];
+	char expected[256];
+	struct gg_engine *engine;
+	struct kvmod_seq *seq;
+	unsigned n;
+
+	ck_assert_ptr_null(test_engine_open(&params));
+	ck_assert_int_eq(test_engine_code(), KVMOD_ERANGE);
+	snprintf(expected, sizeof(expected), "context = %d, but this engine attends to all that is "
+		 "cached, and the model's sliding window is %d: set context_override = yes to go past that",
+		 TINY_CONTEXT / 8 + 1, TINY_CONTEXT / 8);
+	ck_assert_str_eq(test_engine_error(), expected);
+	params.context_override = 1;
+	engine = test_engine_open(&params);
+	ck_assert_msg(engine, "%s", test_engine_error());
+	seq = test_seq(engine);
+	tiny_tokens(tokens, TINY_CONTEXT / 8 + 1, 1);
+	test_run(seq, tokens, TINY_CONTEXT / 8 + 1, NULL, 0);
+	snprintf(expected, sizeof(expected), "this engine attends to all that is cached, and the model's "
+		 "sliding window is %d tokens: past them its answers get worse,", TINY_CONTEXT / 8);
+	ck_assert_int_eq(strncmp(test_engine_warning(&n), expected, strlen(expected)), 0);
+	ck_assert_uint_eq(n, 1);
+	gg_seq_close(engine, seq);
+	test_engine_close(engine);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
 /* Names go into messages and JSON: what is not UTF-8 is mended, the rest stays. */
 START_TEST(bad_name)
 {
@@ -234,6 +270,7 @@ static void add(TCase *tc)
 	tcase_add_test(tc, wrong_parameters);
 	tcase_add_test(tc, no_vocabulary);
 	tcase_add_test(tc, sliding_window);
+	tcase_add_test(tc, past_the_window);
 	tcase_add_test(tc, bad_name);
 }
 

@@ -157,6 +157,35 @@ START_TEST(serves_what_needs_lengths_only)
 }
 END_TEST
 
+/* No need tells a policy that cuts by position from one that keeps everything. */
+START_TEST(sessions_are_for_fullkv)
+{
+	static const char *const names[] = { "streamingllm", "snapkv", "fullkv", NULL };
+	struct kvmod_session *session;
+	struct kvmod_policy *policy;
+	struct setup s;
+
+	set_up(&s, "llama", "16");
+	for (int i = 0; i < 4; i++) {
+		int expected = i < 2 ? KVMOD_ENOTSUP : KVMOD_OK;
+
+		policy = NULL;
+		session = NULL;
+		if (names[i])
+			ck_assert_msg(!kvmod_policy_open(s.ctx, names[i], NULL, kvmod_engine_model(s.engine),
+							 &policy), "%s", kvmod_error());
+		ck_assert_int_eq(kvmod_session_open(s.engine, policy, &session), expected);
+		if (expected)
+			ck_assert_str_eq(kvmod_error(), "engine llama cannot cut its cache: with this "
+					 "engine the policy is fullkv");
+		kvmod_session_close(session);
+		if (policy)
+			kvmod_policy_close(policy);
+	}
+	tear_down(&s);
+}
+END_TEST
+
 START_TEST(cannot_be_cut)
 {
 	const struct kvmod_needs needs = { .size = sizeof(needs), .what = KVMOD_NEED_K };
@@ -197,6 +226,7 @@ int main(void)
 	tcase_add_test(t, forgets_and_forks);
 	tcase_add_test(t, refuses_what_does_not_fit);
 	tcase_add_test(t, serves_what_needs_lengths_only);
+	tcase_add_test(t, sessions_are_for_fullkv);
 	tcase_add_test(t, cannot_be_cut);
 	suite_add_tcase(suite, t);
 	srunner_run_all(runner, CK_ENV);

@@ -348,6 +348,35 @@ START_TEST(replays_closed)
 }
 END_TEST
 
+/* Rows that were evicted count when they are run again: of too many, those that fit are run. */
+START_TEST(replays_what_fits)
+{
+	enum { MOST = CONTEXT - SINKS, ALL = 50 + MOST - NEWEST };
+	static const uint32_t rows[] = { MOST, MOST + 1, ALL - 1 };
+	static struct setup s;
+	struct kvmod_request request = { .size = sizeof(request) };
+	struct kvmod_plan *plan;
+	double loss[3];
+
+	set_up_alone(&s, &tiny_models[_i]);
+	run_one(&s, s.seq, 0, 50, false);
+	cut_one(s.seq);
+	run_one(&s, s.seq, 50, ALL, false);
+	ck_assert_uint_eq(gg_seq_room(s.engine, s.seq), 0);
+	plan = test_plan_ends(s.seq, 1, NEWEST);
+	ck_assert_int_eq(gg_request(s.engine, s.seq, &request), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		ck_assert_msg(!request.replay(&request, plan, rows[i], &loss[i]), "%u: %s", rows[i],
+			      test_engine_error());
+		ck_assert_uint_eq(s.seq->whole.rows, MOST);
+		ck_assert_double_eq(loss[i], loss[0]);
+	}
+	ck_assert_double_gt(loss[0], 0.001);
+	kvmod_plan_free(plan);
+	tear_down(&s);
+}
+END_TEST
+
 /* The newest alone: there is no gap, and phases are turned back all the same. */
 START_TEST(no_sinks)
 {
@@ -555,6 +584,7 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, forks, 0, 2);
 	tcase_add_loop_test(tc, replays, 0, (int)n_tiny_models);
 	tcase_add_loop_test(tc, replays_closed, 0, 2);
+	tcase_add_loop_test(tc, replays_what_fits, 0, 2);
 	tcase_add_loop_test(tc, no_sinks, 0, 2);
 	tcase_add_loop_test(tc, other_sinks, 0, 2);
 	tcase_add_loop_test(tc, lists_between, 0, 2);

@@ -30,16 +30,17 @@ static const enum ggml_type cache_types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML
 
 static int32_t set_limits(struct gg_engine *engine)
 {
-	uint64_t trained = engine->net.context, wanted = (uint64_t)engine->context;
+	uint64_t most = engine->net.context, wanted = (uint64_t)engine->context;
 
 	if (engine->net.head_dim % (uint32_t)ggml_blck_size(engine->type))
 		return gg_fail(engine, KVMOD_ENOTSUP, "cache_type = %s needs a head dimension in blocks of %lld; this model's is %u",
 			       ggml_type_name(engine->type), (long long)ggml_blck_size(engine->type),
 			       engine->net.head_dim);
-	if (wanted > trained && !engine->context_override)
-		return gg_fail(engine, KVMOD_ERANGE, "context = %llu, but the model was trained for %llu: set context_override = yes to go past that",
-			       (unsigned long long)wanted, (unsigned long long)trained);
-	engine->limit = wanted ? wanted : trained;
+	if (wanted > most && !engine->context_override)
+		return gg_fail(engine, KVMOD_ERANGE, "context = %llu, but %s %llu: set context_override = yes to go past that",
+			       (unsigned long long)wanted, engine->net.context_is,
+			       (unsigned long long)most);
+	engine->limit = wanted ? wanted : most;
 	if (engine->context_override)
 		engine->limit = INT32_MAX;
 	return KVMOD_OK;

@@ -199,7 +199,8 @@ struct gg_model {
 	const struct gg_family *family;
 	uint32_t n_layers, n_q_heads, n_kv_heads, head_dim;
 	int64_t dims[GG_N_DIMS];
-	uint64_t context;		/* trained */
+	uint64_t context;		/* trained, or the sliding window if that is less */
+	const char *context_is;		/* what that number is, for messages: goes before it */
 	float eps, scale;
 	struct gg_rope rope;
 	char *name;
@@ -376,6 +377,11 @@ int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cach
 void gg_lead_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical);
 /* Tokens that the context has room for. */
 uint64_t gg_seq_room(void *self, struct kvmod_seq *seq);
+/*
+ * Of the last tokens, how many can be run again with what is left of those before them.
+ * Where they reach back past what a cut evicted, only leads are left there.
+ */
+uint64_t gg_replay_room(const struct kvmod_seq *seq);
 /* Tokens that count against the context: from the oldest place to the end. */
 uint64_t gg_seq_extent(const struct kvmod_seq *seq);
 /* Before n tokens are run, or keys looked at: all keys are turned as they should be. */
@@ -606,7 +612,7 @@ struct gg_engine {
 	bool check_only;		/* weights stay where they are: nothing will run */
 	enum ggml_type type;		/* of K and V */
 	uint64_t limit;			/* how far apart the oldest and the newest token may be */
-	bool said_past;			/* that this went past what the model was trained for */
+	bool said_past;			/* that this went past the model's context */
 	uint64_t last_id, last_version;
 	struct kvmod_model public_model;
 	struct gg_backend backend;

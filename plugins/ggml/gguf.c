@@ -250,6 +250,7 @@ static int32_t limit_to_window(struct gg_engine *engine)
 	gg_log(engine, KVMOD_NOTE, "%s: the context is its sliding window of %u tokens, not %llu",
 	       engine->model, window, (unsigned long long)model->context);
 	model->context = window;
+	model->context_is = "this engine attends to all that is cached, and the model's sliding window is";
 	return KVMOD_OK;
 }
 
@@ -312,6 +313,7 @@ static int32_t read_sizes(struct gg_engine *engine)
 	    (code = read_heads(engine, width)))
 		return code;
 	model->context = context;
+	model->context_is = "the model was trained for";
 	model->dims[GG_ONE] = 1;
 	model->dims[GG_WIDTH] = width;
 	model->dims[GG_FFN] = ffn;

@@ -440,6 +440,7 @@ static void ll_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
 
 const struct kvmod_engine_ops gg_llama_ops = {
 	.size = sizeof(struct kvmod_engine_ops),
+	.flags = KVMOD_ENGINE_WHOLE,
 	.name = "llama",
 	.description = "GGUF models through libllama; its cache is always whole",
 	.instance_size = sizeof(struct llama_engine),

@@ -78,6 +78,27 @@ uint64_t gg_seq_room(void *self, struct kvmod_seq *seq)
 	return room < numbers ? room : numbers;
 }
 
+uint64_t gg_replay_room(const struct kvmod_seq *seq)
+{
+	const struct gg_engine *engine = seq->engine;
+	uint64_t widest = 0, width;
+
+	/* Before the first cut that closes a gap, places are positions. */
+	if (seq->logical <= engine->limit)
+		return seq->logical;
+	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
+		const struct gg_cache *cache = &seq->caches[i];
+
+		for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
+			uint32_t n = lead_rows(cache, g);
+
+			width = n ? (uint64_t)(place_of(cache, g, n - 1) - place_of(cache, g, 0) + 1) : 0;
+			widest = width > widest ? width : widest;
+		}
+	}
+	return widest < engine->limit ? engine->limit - widest : 0;
+}
+
 /* --- closing gaps ------------------------------------------------------------------------- */
 
 static void shift(struct gg_lead *lead, uint32_t head, uint32_t n, int32_t by)

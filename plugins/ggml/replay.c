@@ -96,12 +96,20 @@ int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *
 	struct kvmod_seq *seq = request->replay_ctx;
 	struct gg_engine *engine = seq->engine;
 	const struct kvmod_keep **keeps;
+	uint64_t room;
 	int32_t code;
 
 	if (!rows || rows >= seq->logical)
 		return gg_fail(engine, KVMOD_ERANGE,
 			       "cannot replay %u of %llu tokens: at least one must stay before them",
 			       rows, (unsigned long long)seq->logical);
+	room = gg_replay_room(seq);
+	if (!room)
+		return gg_fail(engine, KVMOD_ERANGE,
+			       "cannot replay %u of %llu tokens: what is cached fills the context of %llu",
+			       rows, (unsigned long long)seq->logical, (unsigned long long)engine->limit);
+	if (rows > room)
+		rows = (uint32_t)room;
 	keeps = calloc(engine->net.n_layers, sizeof(*keeps));
 	if (!keeps)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);

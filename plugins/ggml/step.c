@@ -205,9 +205,9 @@ static int32_t prepare_item(struct gg_engine *engine, const struct kvmod_batch_i
 		return code;
 	engine->said_past = true;
 	gg_log(engine, KVMOD_WARN,
-	       "the model was trained for %llu tokens: past them its answers get worse, unless the "
+	       "%s %llu tokens: past them its answers get worse, unless the "
 	       "policy closes the gaps that it cuts (see kvmod-policies(7), streamingllm)",
-	       (unsigned long long)engine->net.context);
+	       engine->net.context_is, (unsigned long long)engine->net.context);
 	return code;
 }
 

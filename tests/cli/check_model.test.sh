@@ -19,6 +19,16 @@ fine   policy snapkv from BUILD/.libs/snapkv.so
 fine   engine ggml from BUILD/.libs/ggml.so
 END
 
+# What run refuses with the engine llama, whose cache cannot be cut.
+for policy in snapkv streamingllm; do
+	kvmod check -o kvmod.engine=llama --policy $policy
+	exits 1
+	grep -Fqx "failed engine llama: with policy $policy: engine llama cannot cut its cache: with this engine the policy is fullkv" \
+		"$tmp/out" || fail "$(cat "$tmp/out")"
+done
+kvmod check -o kvmod.engine=llama --policy fullkv
+exits 0
+
 # engine MESSAGE - the engine's finding; the policy is fine.
 engine() {
 	exits 1

@@ -40,7 +40,10 @@ same_member() {
 same_member prompt_tokens
 same_member cache_bytes_full
 kvmod run -o kvmod.engine=llama -n 4 "$question"
-says 1 'kvmod: libllama does not show its cache: with this engine the policy is fullkv'
+says 1 'kvmod: engine llama cannot cut its cache: with this engine the policy is fullkv'
+# A policy without needs, too, and before anything is run.
+kvmod run -o kvmod.engine=llama --policy streamingllm -n 4 "$question"
+says 1 'kvmod: engine llama cannot cut its cache: with this engine the policy is fullkv'
 
 kvmod run --compare -n 8 --policy streamingllm -o 'policy streamingllm.budget=20' "$question"
 exits 0

@@ -62,6 +62,7 @@ struct kvmod_bytes {
 
 /* Engine flags. */
 #define KVMOD_ENGINE_CLOSES_GAPS	1u	/* apply() does, where a plan has its flag */
+#define KVMOD_ENGINE_WHOLE		2u	/* apply() cuts nothing: the one policy is fullkv */
 
 /* Calls are required where they do not say otherwise. */
 struct kvmod_engine_ops {

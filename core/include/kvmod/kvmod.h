@@ -277,7 +277,10 @@ const struct kvmod_engine_ops *kvmod_engine_ops(const struct kvmod_engine *engin
 void *kvmod_engine_instance(const struct kvmod_engine *engine);
 const struct kvmod_model *kvmod_engine_model(const struct kvmod_engine *engine);
 
-/* policy NULL: nothing is ever cut. Both must outlive the session. */
+/*
+ * policy NULL: nothing is ever cut. Both must outlive the session. KVMOD_ENOTSUP for a
+ * policy other than fullkv if the engine cuts nothing (KVMOD_ENGINE_WHOLE).
+ */
 int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 		       struct kvmod_session **session);
 void kvmod_session_close(struct kvmod_session *session);

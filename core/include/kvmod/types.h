@@ -175,8 +175,10 @@ struct kvmod_request {
 	 * What the plan costs this request: the engine runs the last `rows` tokens
 	 * of the prompt once more over the first n - rows positions as the plan
 	 * leaves them, on a scratch copy, and answers with the mean over rows of
-	 * KL(whole || cut) of the next-token distributions, in nats. The cache
-	 * stays bit-identical. NULL: this engine cannot.
+	 * KL(whole || cut) of the next-token distributions, in nats. Tokens that an
+	 * earlier cut evicted are run again too: of more than the context has room
+	 * for, only the last that fit are run. The cache stays bit-identical.
+	 * NULL: this engine cannot.
 	 */
 	int32_t (*replay)(const struct kvmod_request *request,
 			  const struct kvmod_plan *plan, uint32_t rows, double *loss);
