@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define ROOM 70000
@@ -506,11 +507,11 @@ static void check_deep(const char *text)
 	free(job.tokens);
 }
 
-static const char *const pres[] = { "tekken", "gpt-4o", "deepseek-llm", "deepseek-coder", "deepseek-v3", "smollm" };
+static const char *const pres[] = { "tekken", "gpt-4o", "deepseek-llm", "deepseek-coder", "deepseek-v3", "smollm", "exaone-moe" };
 
 START_TEST(long_words)
 {
-	static const char *const words[] = { "A", ".", " ", "\xe4\xb8\xad" };
+	static const char *const words[] = { "A", ".", " ", "\xe4\xb8\xad", "/\n", "a " };
 
 	must_open(set_pre, pres[_i]);
 	/* One word for each of them, and so the same tokens: eight letters each. */
@@ -529,6 +530,38 @@ START_TEST(long_words)
 		free(text);
 	}
 	test_engine_close(engine);
+}
+END_TEST
+
+static size_t address_space(void)
+{
+	FILE *f = fopen("/proc/self/statm", "re");
+	size_t pages;
+
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_eq(fscanf(f, "%zu", &pages), 1);
+	fclose(f);
+	return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* A text of short words needs no stack for the whole of it, which would be 391 MiB here. */
+START_TEST(many_words)
+{
+	char *text = repeat("", "word ", 80000, "");
+	struct rlimit before, low;
+	size_t n = 0;
+	int32_t code;
+
+	must_open(nothing, NULL);
+	ck_assert_int_eq(getrlimit(RLIMIT_AS, &before), 0);
+	low = (struct rlimit){ address_space() + ((rlim_t)320 << 20), before.rlim_max };
+	ck_assert_int_eq(setrlimit(RLIMIT_AS, &low), 0);
+	code = gg_tokenize(engine, text, strlen(text), 0, NULL, &n);
+	ck_assert_int_eq(setrlimit(RLIMIT_AS, &before), 0);
+	ck_assert_msg(code == KVMOD_ERANGE, "%d %s", code, test_engine_error());
+	ck_assert_uint_eq(n, 80001); /* the last blank is one of its own */
+	test_engine_close(engine);
+	free(text);
 }
 END_TEST
 
@@ -592,6 +625,7 @@ static void add(TCase *tc)
 	tcase_add_test(tc, too_many_of_the_user);
 	tcase_add_test(tc, long_tokens);
 	tcase_add_loop_test(tc, long_words, 0, (int)(sizeof(pres) / sizeof(pres[0])));
+	tcase_add_test(tc, many_words);
 	tcase_add_test(tc, longest_word);
 	tcase_add_test(tc, long_texts);
 }
