@@ -4,7 +4,6 @@
 
 #include "tests/edited_model.h"
 #include "tests/engine_host.h"
-#include "plugins/ggml/chat.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -172,54 +171,8 @@ START_TEST(one_start)
 				 KVMOD_ERANGE);
 		ck_assert_uint_eq(n, n_tokens);
 	}
-	/* An empty text has that one token, and must have room for it. */
-	for (size_t given = 0; given < 2; given++) {
-		size_t n = given;
-
-		tokens[0] = -1;
-		ck_assert_int_eq(gg_tokenize(engine, "", 0, KVMOD_TOKENIZE_BOS, tokens, &n),
-				 given ? KVMOD_OK : KVMOD_ERANGE);
-		ck_assert_uint_eq(n, 1);
-		ck_assert_int_eq(tokens[0], given ? IM_START : -1);
-	}
 	chat("Hi");
 	ck_assert_uint_eq(count(IM_START), 3); /* a turn each */
-	test_engine_close(engine);
-}
-END_TEST
-
-static void use_row(const char *name)
-{
-	size_t i = 0;
-
-	while (i < gg_n_templates && strcmp(gg_templates[i].name, name))
-		i++;
-	ck_assert_uint_lt(i, gg_n_templates);
-	engine->text.template = &gg_templates[i];
-}
-
-/* The first words of these rows are the message's own, where its start token is a text. */
-START_TEST(start_in_a_message)
-{
-	static const char *const rows[] = { "vicuna", "yi" };
-	struct kvmod_message messages[] = { { "system", "<|im_start|>X" }, { "user", "Hi" } };
-
-	must_open(wants_start, NULL);
-	for (size_t i = 0; i < 2; i++) {
-		size_t without;
-
-		use_row(rows[i]);
-		messages[0].text = "X";
-		n_tokens = ROOM;
-		ck_assert(!gg_chat(engine, messages, 2, 1, tokens, &n_tokens));
-		without = count(IM_START);
-		messages[0].text = "<|im_start|>X";
-		n_tokens = ROOM;
-		ck_assert(!gg_chat(engine, messages, 2, 1, tokens, &n_tokens));
-		ck_assert_int_eq(tokens[0], IM_START);
-		ck_assert_int_ne(tokens[1], IM_START);
-		ck_assert_uint_eq(count(IM_START), without);
-	}
 	test_engine_close(engine);
 }
 END_TEST
@@ -614,7 +567,6 @@ static void add(TCase *tc)
 {
 	tcase_add_test(tc, start_not_named);
 	tcase_add_test(tc, one_start);
-	tcase_add_test(tc, start_in_a_message);
 	tcase_add_test(tc, end_not_named);
 	tcase_add_test(tc, no_end);
 	tcase_add_loop_test(tc, gaps_are_said, 0, (int)(sizeof(gaps) / sizeof(gaps[0])));
