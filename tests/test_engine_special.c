@@ -4,12 +4,12 @@
 
 #include "tests/edited_model.h"
 #include "tests/engine_host.h"
-#include "plugins/ggml/chat.h"
 
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define ROOM 70000
@@ -171,54 +171,8 @@ START_TEST(one_start)
 				 KVMOD_ERANGE);
 		ck_assert_uint_eq(n, n_tokens);
 	}
-	/* An empty text has that one token, and must have room for it. */
-	for (size_t given = 0; given < 2; given++) {
-		size_t n = given;
-
-		tokens[0] = -1;
-		ck_assert_int_eq(gg_tokenize(engine, "", 0, KVMOD_TOKENIZE_BOS, tokens, &n),
-				 given ? KVMOD_OK : KVMOD_ERANGE);
-		ck_assert_uint_eq(n, 1);
-		ck_assert_int_eq(tokens[0], given ? IM_START : -1);
-	}
 	chat("Hi");
 	ck_assert_uint_eq(count(IM_START), 3); /* a turn each */
-	test_engine_close(engine);
-}
-END_TEST
-
-static void use_row(const char *name)
-{
-	size_t i = 0;
-
-	while (i < gg_n_templates && strcmp(gg_templates[i].name, name))
-		i++;
-	ck_assert_uint_lt(i, gg_n_templates);
-	engine->text.template = &gg_templates[i];
-}
-
-/* The first words of these rows are the message's own, where its start token is a text. */
-START_TEST(start_in_a_message)
-{
-	static const char *const rows[] = { "vicuna", "yi" };
-	struct kvmod_message messages[] = { { "system", "<|im_start|>X" }, { "user", "Hi" } };
-
-	must_open(wants_start, NULL);
-	for (size_t i = 0; i < 2; i++) {
-		size_t without;
-
-		use_row(rows[i]);
-		messages[0].text = "X";
-		n_tokens = ROOM;
-		ck_assert(!gg_chat(engine, messages, 2, 1, tokens, &n_tokens));
-		without = count(IM_START);
-		messages[0].text = "<|im_start|>X";
-		n_tokens = ROOM;
-		ck_assert(!gg_chat(engine, messages, 2, 1, tokens, &n_tokens));
-		ck_assert_int_eq(tokens[0], IM_START);
-		ck_assert_int_ne(tokens[1], IM_START);
-		ck_assert_uint_eq(count(IM_START), without);
-	}
 	test_engine_close(engine);
 }
 END_TEST
@@ -506,11 +460,11 @@ static void check_deep(const char *text)
 	free(job.tokens);
 }
 
-static const char *const pres[] = { "tekken", "gpt-4o", "deepseek-llm", "deepseek-coder", "deepseek-v3", "smollm" };
+static const char *const pres[] = { "tekken", "gpt-4o", "deepseek-llm", "deepseek-coder", "deepseek-v3", "smollm", "exaone-moe" };
 
 START_TEST(long_words)
 {
-	static const char *const words[] = { "A", ".", " ", "\xe4\xb8\xad" };
+	static const char *const words[] = { "A", ".", " ", "\xe4\xb8\xad", "/\n", "a " };
 
 	must_open(set_pre, pres[_i]);
 	/* One word for each of them, and so the same tokens: eight letters each. */
@@ -529,6 +483,38 @@ START_TEST(long_words)
 		free(text);
 	}
 	test_engine_close(engine);
+}
+END_TEST
+
+static size_t address_space(void)
+{
+	FILE *f = fopen("/proc/self/statm", "re");
+	size_t pages;
+
+	ck_assert_ptr_nonnull(f);
+	ck_assert_int_eq(fscanf(f, "%zu", &pages), 1);
+	fclose(f);
+	return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* A text of short words needs no stack for the whole of it, which would be 391 MiB here. */
+START_TEST(many_words)
+{
+	char *text = repeat("", "word ", 80000, "");
+	struct rlimit before, low;
+	size_t n = 0;
+	int32_t code;
+
+	must_open(nothing, NULL);
+	ck_assert_int_eq(getrlimit(RLIMIT_AS, &before), 0);
+	low = (struct rlimit){ address_space() + ((rlim_t)320 << 20), before.rlim_max };
+	ck_assert_int_eq(setrlimit(RLIMIT_AS, &low), 0);
+	code = gg_tokenize(engine, text, strlen(text), 0, NULL, &n);
+	ck_assert_int_eq(setrlimit(RLIMIT_AS, &before), 0);
+	ck_assert_msg(code == KVMOD_ERANGE, "%d %s", code, test_engine_error());
+	ck_assert_uint_eq(n, 80001); /* the last blank is one of its own */
+	test_engine_close(engine);
+	free(text);
 }
 END_TEST
 
@@ -581,7 +567,6 @@ static void add(TCase *tc)
 {
 	tcase_add_test(tc, start_not_named);
 	tcase_add_test(tc, one_start);
-	tcase_add_test(tc, start_in_a_message);
 	tcase_add_test(tc, end_not_named);
 	tcase_add_test(tc, no_end);
 	tcase_add_loop_test(tc, gaps_are_said, 0, (int)(sizeof(gaps) / sizeof(gaps[0])));
@@ -592,6 +577,7 @@ static void add(TCase *tc)
 	tcase_add_test(tc, too_many_of_the_user);
 	tcase_add_test(tc, long_tokens);
 	tcase_add_loop_test(tc, long_words, 0, (int)(sizeof(pres) / sizeof(pres[0])));
+	tcase_add_test(tc, many_words);
 	tcase_add_test(tc, longest_word);
 	tcase_add_test(tc, long_texts);
 }

@@ -5,6 +5,7 @@
 #include "tests/e2e.h"
 #include "tests/engine_host.h"
 #include "tests/random.h"
+#include "plugins/ggml/chat.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -207,6 +208,67 @@ START_TEST(flags)
 }
 END_TEST
 
+/* --- a model whose texts begin with a start token, <|im_start|> ------------------------------ */
+
+#define START 1
+
+static void begin_with_start(void)
+{
+	engine->text.bos = START;
+	engine->text.add_bos = true;
+}
+
+/* An empty text has that one token, and must have room for it. */
+START_TEST(start_alone)
+{
+	begin_with_start();
+	for (size_t given = 0; given < 2; given++) {
+		size_t n = given;
+
+		tokens[0] = -1;
+		ck_assert_int_eq(gg_tokenize(engine, "", 0, KVMOD_TOKENIZE_BOS, tokens, &n),
+				 given ? KVMOD_OK : KVMOD_ERANGE);
+		ck_assert_uint_eq(n, 1);
+		ck_assert_int_eq(tokens[0], given ? START : -1);
+	}
+}
+END_TEST
+
+static void use_row(const char *name)
+{
+	size_t i = 0;
+
+	while (i < gg_n_templates && strcmp(gg_templates[i].name, name))
+		i++;
+	ck_assert_uint_lt(i, gg_n_templates);
+	engine->text.template = &gg_templates[i];
+}
+
+/* These rows begin with the message, where a start token is text and takes no place of one. */
+START_TEST(start_in_a_message)
+{
+	static const char *const rows[] = { "vicuna", "yi" };
+	struct kvmod_message messages[] = { { "system", "" }, { "user", "Hi" } };
+
+	begin_with_start();
+	for (size_t i = 0; i < 2; i++) {
+		size_t without;
+
+		use_row(rows[i]);
+		messages[0].text = "X";
+		chat(messages, 2, 1);
+		without = count(START);
+		messages[0].text = "<|im_start|>X";
+		chat(messages, 2, 1);
+		ck_assert_int_eq(tokens[0], START);
+		ck_assert_int_ne(tokens[1], START);
+		ck_assert_uint_eq(count(START), without);
+	}
+}
+END_TEST
+
+/* --- any text -------------------------------------------------------------------------------- */
+
 static const struct {
 	const char *text;
 	size_t length;
@@ -298,6 +360,8 @@ static void add(TCase *tc)
 	tcase_add_test(tc, bad_messages);
 	tcase_add_test(tc, room);
 	tcase_add_test(tc, flags);
+	tcase_add_test(tc, start_alone);
+	tcase_add_test(tc, start_in_a_message);
 	tcase_add_loop_test(tc, utf8, 0, (int)(sizeof(texts) / sizeof(texts[0])));
 	tcase_add_loop_test(tc, any_text, 0, 10);
 	tcase_add_test(tc, model);

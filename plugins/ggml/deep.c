@@ -16,7 +16,7 @@
  * A character takes 330 bytes of stack, where the library is compiled as usual.
  * This is address space only: memory is what the longest word takes.
  */
-#define STACK_PER_BYTE 1024u
+#define STACK_PER_CHARACTER 1024u
 #define STACK_LEAST (1u << 20)
 /* So long a text has room on any stack. */
 #define SHORT_TEXT 256u
@@ -56,10 +56,30 @@ static int run_on(struct job *job, char *stack, size_t size)
 	return err ? err : pthread_join(thread, NULL);
 }
 
-static int32_t run_deep(struct gg_engine *engine, struct job *job)
+/* This pre-tokenizer takes words with a blank between each two of them for one. */
+static bool joins_words(const struct llama_model *model)
+{
+	char name[32] = "";
+
+	llama_model_meta_val_str(model, "tokenizer.ggml.pre", name, sizeof(name));
+	return !strcmp(name, "exaone-moe");
+}
+
+/*
+ * Characters of the longest word: it has a run of characters other than blanks, the
+ * blanks behind that, and maybe what stands before.
+ */
+static size_t longest_word(const struct gg_engine *engine, size_t length, uint32_t run)
+{
+	size_t most = 3 * (size_t)run;
+
+	return most > length || joins_words(engine->text.model) ? length : most;
+}
+
+static int32_t run_deep(struct gg_engine *engine, struct job *job, size_t longest)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	size_t size = (STACK_LEAST + (size_t)job->length * STACK_PER_BYTE + page - 1) / page * page;
+	size_t size = (STACK_LEAST + longest * STACK_PER_CHARACTER + page - 1) / page * page;
 	char *stack = mmap(NULL, size + page, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
 	int err = stack == MAP_FAILED ? errno : 0;
@@ -76,14 +96,17 @@ static int32_t run_deep(struct gg_engine *engine, struct job *job)
 	return KVMOD_OK;
 }
 
-/* The longest run of characters without a blank, or of blanks: words are no longer. */
+/*
+ * The longest run of characters without a blank, or of blanks. A "/" behind a blank is
+ * one of them: some pre-tokenizers take any line breaks and "/" for the end of a word.
+ */
 static uint32_t longest_run(const char *text, size_t length)
 {
 	uint32_t n = 0, longest = 0;
 	int before = -1;
 
 	for (size_t i = 0; i < length; i++) {
-		int blank = isspace((unsigned char)text[i]) != 0;
+		int blank = isspace((unsigned char)text[i]) || (text[i] == '/' && before == 1);
 
 		if (((unsigned char)text[i] & 0xc0) == 0x80)
 			continue; /* of a character that was counted */
@@ -109,7 +132,7 @@ int32_t gg_tokenize_deep(struct gg_engine *engine, const char *text, size_t leng
 			return gg_fail(engine, KVMOD_EINVAL,
 				       "a text with %u characters in a row without a blank, or of blanks; at most %u can be split into tokens",
 				       longest, MAX_RUN);
-		code = run_deep(engine, &job);
+		code = run_deep(engine, &job, longest_word(engine, length, longest));
 	}
 	*n = job.n;
 	return code;
