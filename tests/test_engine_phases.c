@@ -7,6 +7,7 @@
 #include "tests/shifted.h"
 #include "tests/tiny_model.h"
 
+#include <dlfcn.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,8 @@ struct setup {
 	int32_t tokens[N];
 	float logits[N * TINY_VOCAB], expected[N * TINY_VOCAB];
 };
+
+static unsigned n_fail;
 
 /*
  * Not libllama's truth: with each shift it multiplies keys by YaRN's magnitude again.
@@ -574,6 +577,67 @@ START_TEST(one_layer_whole)
 }
 END_TEST
 
+/* In ggml's place: for the next n_fail graphs it finds no memory. */
+bool ggml_gallocr_alloc_graph(ggml_gallocr_t memory, struct ggml_cgraph *graph)
+{
+	static bool (*real)(ggml_gallocr_t, struct ggml_cgraph *);
+
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "ggml_gallocr_alloc_graph");
+	if (!n_fail)
+		return real(memory, graph);
+	n_fail--;
+	return false;
+}
+
+/*
+ * Without memory to turn keys back, phases grow past the context: what is computed is the
+ * same. Where there is memory again, keys are turned.
+ */
+START_TEST(no_memory_to_turn)
+{
+	static struct setup s;
+	unsigned n;
+
+	set_up(&s, (unsigned)_i);
+	run(&s, 0, 50, false);
+	test_apply(s.seq, test_plan_ends(s.seq, 0, NEWEST));
+	shifted_cut(s.other, 0, NEWEST);
+	s.seq->rows.n = 7;	/* as if there were queries, which stay as the keys do */
+	for (uint32_t i = 50; i < 90; i += 20) {
+		n_fail = 1;	/* the first graph of a step is the one that turns */
+		run(&s, i, i + 20, false);
+		ck_assert_uint_eq(n_fail, 0);
+		ck_assert_int_eq(s.seq->base, 0);
+		ck_assert_uint_eq(s.seq->rows.n, 7);
+	}
+	ck_assert_int_eq(strncmp(test_engine_warning(&n), "no memory to turn cached keys back: ", 36), 0);
+	ck_assert_uint_eq(n, 1);
+	run(&s, 90, 94, false);
+	ck_assert_int_eq(s.seq->base, 50 - NEWEST);
+	ck_assert_uint_eq(s.seq->rows.n, 0);
+	check(&s, 50, 94);
+	tear_down(&s);
+}
+END_TEST
+
+/* A lead that has moved must be turned: without memory that is an error, and then tried again. */
+START_TEST(no_memory_to_turn_a_lead)
+{
+	static struct setup s;
+
+	set_up(&s, (unsigned)_i);
+	run(&s, 0, 50, false);
+	cut(&s);
+	n_fail = 1;
+	ck_assert_int_eq(gg_run_tokens(s.engine, s.seq, s.tokens + 50, 10, s.logits, 1), KVMOD_ENOMEM);
+	ck_assert_uint_eq(gg_seq_length(s.engine, s.seq), 50);
+	run(&s, 50, 60, false);
+	check(&s, 50, 60);
+	tear_down(&s);
+}
+END_TEST
+
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, streams, 0, (int)n_tiny_models);
@@ -591,6 +655,8 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, together, 0, 2);
 	tcase_add_loop_test(tc, warns_once, 0, 2);
 	tcase_add_test(tc, one_layer_whole);
+	tcase_add_loop_test(tc, no_memory_to_turn, 0, 2);
+	tcase_add_loop_test(tc, no_memory_to_turn_a_lead, 0, 2);
 }
 
 int main(void)

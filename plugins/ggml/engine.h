@@ -612,6 +612,7 @@ struct gg_engine {
 	bool check_only;		/* weights stay where they are: nothing will run */
 	enum ggml_type type;		/* of K and V */
 	uint64_t limit;			/* how far apart the oldest and the newest token may be */
+	bool said_unturned;		/* that there was no memory to turn keys back */
 	bool said_past;			/* that this went past the model's context */
 	uint64_t last_id, last_version;
 	struct kvmod_model public_model;

@@ -196,10 +196,8 @@ static void choose_base(struct kvmod_seq *seq, uint64_t n)
 	uint64_t most = engine->limit < engine->net.context ? engine->limit : engine->net.context;
 
 	if (oldest < seq->base ||
-	    (oldest > seq->base && seq->logical + n - (uint64_t)seq->base > most)) {
+	    (oldest > seq->base && seq->logical + n - (uint64_t)seq->base > most))
 		seq->base = oldest;
-		seq->rows.n = 0; /* queries that were turned by other phases */
-	}
 }
 
 /* What is to be turned in a layer; gives the number of turns. */
@@ -251,20 +249,55 @@ static bool is_settled(const struct kvmod_seq *seq)
 	return true;
 }
 
-/* A side that fails is as it was, and tried again when this is called again. */
-int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n)
+static int32_t settle_sides(struct kvmod_seq *seq)
 {
-	struct gg_turn *turns;
+	struct gg_turn *turns = calloc(2 * (size_t)seq->engine->net.n_layers, sizeof(*turns));
 	int32_t code = KVMOD_OK;
 
-	choose_base(seq, n);
-	if (is_settled(seq))
-		return KVMOD_OK;
-	turns = calloc(2 * (size_t)seq->engine->net.n_layers, sizeof(*turns));
 	if (!turns)
 		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory to turn keys");
 	for (int side = 0; !code && side < GG_N_SIDES; side++)
 		code = settle_side(seq, side, turns);
 	free(turns);
+	return code;
+}
+
+/*
+ * Without memory to turn keys, a base that was to rise may stay: larger angles are less
+ * exact, and no less right. Not so where a lead has moved or a side has been turned.
+ */
+static bool stays(struct kvmod_seq *seq, int32_t old)
+{
+	struct gg_engine *engine = seq->engine;
+	int32_t wanted = seq->base;
+
+	if (wanted < old)
+		return false;
+	seq->base = old;
+	if (!is_settled(seq)) {
+		seq->base = wanted;
+		return false;
+	}
+	if (!engine->said_unturned)
+		gg_log(engine, KVMOD_WARN,
+		       "no memory to turn cached keys back: they stay as they are, and what is far "
+		       "along is computed less exactly");
+	engine->said_unturned = true;
+	return true;
+}
+
+/* A side that fails is as it was, and tried again when this is called again. */
+int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n)
+{
+	int32_t old = seq->base, code;
+
+	choose_base(seq, n);
+	if (is_settled(seq))
+		return KVMOD_OK;
+	code = settle_sides(seq);
+	if (code == KVMOD_ENOMEM && stays(seq, old))
+		return KVMOD_OK;
+	if (seq->base != old)
+		seq->rows.n = 0; /* queries that were turned by other phases */
 	return code;
 }

@@ -201,7 +201,7 @@ static int32_t prepare_item(struct gg_engine *engine, const struct kvmod_batch_i
 	if (!code)
 		code = gg_seq_settle(seq, item->n_tokens);
 	if (code || engine->said_past ||
-	    seq->logical + item->n_tokens - (uint64_t)seq->base <= engine->net.context)
+	    gg_seq_extent(seq) + item->n_tokens <= engine->net.context)
 		return code;
 	engine->said_past = true;
 	gg_log(engine, KVMOD_WARN,
