@@ -24,6 +24,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/memory.c \
 	plugins/ggml/model.c \
 	plugins/ggml/pace.c \
+	plugins/ggml/pace.h \
 	plugins/ggml/phases.c \
 	plugins/ggml/render.c \
 	plugins/ggml/replay.c \

@@ -3,7 +3,7 @@
 #include <check.h>
 #include <stdlib.h>
 
-#include "plugins/ggml/engine.h"
+#include "plugins/ggml/pace.h"
 
 /* A pass on n threads: how long, and how much of that the calling thread ran. */
 struct pass {

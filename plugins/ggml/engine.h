@@ -16,6 +16,8 @@
 #include <kvmod/device.h>
 #include <kvmod/engine.h>
 
+#include "pace.h"
+
 #include "file.h"
 
 /* Flash attention wants the length of K in whole blocks of this many rows. */
@@ -33,32 +35,6 @@ static inline uint32_t gg_padded(uint64_t n)
 {
 	return (uint32_t)((n + GG_PAD - 1) / GG_PAD * GG_PAD);
 }
-
-/* --- on how many threads (pace.c) -------------------------------------------------- */
-
-/* Of passes that are one token for each sequence. Times are in seconds. */
-struct gg_pace {
-	int most;			/* threads that there are; 0: it is not for us to choose */
-	int now;			/* threads of the next pass */
-	int before;			/* while another number is tried: what to go back to; else 0 */
-	uint32_t passes;		/* since the number was another */
-	uint32_t wait;			/* so many before the next trial */
-	uint32_t n_tokens;		/* of a pass: times of others cannot be compared */
-	double usual, on_processor;	/* a pass: how long it takes, how long this thread runs in it */
-	double trial;			/* sum of the trial's passes, but for its first */
-};
-/* When a pass began: by the clock, and by this thread's time on a processor. */
-struct gg_pace_clock {
-	double wall, thread;
-};
-
-void gg_pace_start(struct gg_pace *pace, int most);
-void gg_pace_begin(struct gg_pace_clock *clock);
-void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun);
-/* What gg_pace_end() measured: chooses `now`. */
-void gg_pace_pass(struct gg_pace *pace, double seconds, double on_processor);
-/* The passes to come have so many tokens. */
-void gg_pace_batch(struct gg_pace *pace, uint32_t n_tokens);
 
 /* --- what ggml runs on (backend.c) --------------------------------------------- */
 

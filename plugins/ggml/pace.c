@@ -5,8 +5,9 @@
  * program holds up all. So where others run, fewer threads are often faster; how many
  * is found by trying.
  */
-#include "engine.h"
+#include "pace.h"
 
+#include <stdbool.h>
 #include <time.h>
 
 /* Passes of a trial; in the first the threads themselves come and go. */
