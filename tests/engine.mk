@@ -30,6 +30,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_special \
 	tests/test_engine_text \
 	tests/test_engine_turns \
+	tests/test_engine_walk \
 	tests/test_streaming
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -60,6 +61,9 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c tests/random.c tests
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
+tests_test_engine_walk_SOURCES = tests/test_engine_walk.c
+tests_test_engine_walk_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_walk_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_pace_SOURCES = tests/test_engine_pace.c
 tests_test_engine_pace_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_pace_LDADD = libtest_engine.la $(GGML_LIBS)
