@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <config.h>
 
+#include "core/parts.h"
 #include "tests/fixture.h"
 
 #include <dirent.h>
@@ -190,4 +191,16 @@ int fixture_run(const char *name, const TTest *const *tests, size_t n)
 	failed = srunner_ntests_failed(runner);
 	srunner_free(runner);
 	return failed != 0;
+}
+
+const char *fixture_no_cuda(void)
+{
+	static char text[256];
+	char file[512];
+
+	snprintf(file, sizeof(file), "%s/.libs/cuda.so", kv_build_tree() ? kv_build_tree() : "");
+	text[0] = '\0';
+	if (access(file, F_OK) == 0)
+		snprintf(text, sizeof(text), " (looked in %s" KV_USUAL_HINT, fixture_dir);
+	return text;
 }

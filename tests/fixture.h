@@ -36,6 +36,8 @@ const char *fixture_error(void);
 		ck_assert_int_eq(call, code); \
 		ck_assert_str_eq(fixture_error(), text); \
 	} while (0)
+/* How "no device `cuda`" goes on where that module was built: a hint to the usual folder. */
+const char *fixture_no_cuda(void);
 #define assert_ok(call) ck_assert_msg((call) == KVMOD_OK, "%s", kvmod_error())
 
 /* Runs a suite with one case; the exit status of main. */
