@@ -521,13 +521,11 @@ START_TEST(long_templates)
 {
 	char *text = long_text(long_texts[_i].head, long_texts[_i].word, long_texts[_i].n,
 			       long_texts[_i].tail);
-	clock_t begin = clock();
 	uint64_t key;
 	char *system;
 
 	ck_assert(gg_template_key(text, &key, &system));
 	ck_assert_uint_eq(system ? strlen(system) : 0, long_texts[_i].system);
-	ck_assert_int_lt((clock() - begin) / CLOCKS_PER_SEC, 2);
 	free(system);
 	free(text);
 }
@@ -538,11 +536,9 @@ START_TEST(long_system)
 {
 	char *first = long_text("", "a", MOST, OPENING), *whole = long_text(first, "a", MOST - 1, "<|im_end|>");
 	uint64_t key, expected;
-	clock_t begin = clock();
 	char *system;
 
 	ck_assert(gg_template_key(whole, &key, &system));
-	ck_assert_int_lt((clock() - begin) / CLOCKS_PER_SEC, 2);
 	ck_assert_uint_eq(strlen(system), MOST - 1);
 	free(system);
 	ck_assert(gg_template_key("a" OPENING "<|im_end|>", &expected, &system));

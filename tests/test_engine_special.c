@@ -29,12 +29,13 @@ static unsigned n_warnings; /* before it was opened */
 
 static void open_edited(void (*edit)(struct gguf_context *gguf, const void *arg), const void *arg)
 {
-	char *model = edited_model_write(TEST_MODEL, edit, arg);
+	static char *model; /* its name is the engine's while that is open */
 
+	free(model);
+	model = edited_model_write(TEST_MODEL, edit, arg);
 	test_engine_warning(&n_warnings);
 	engine = test_engine_open(&(struct test_engine_params){ .model = model });
 	unlink(model);
-	free(model);
 }
 
 static void must_open(void (*edit)(struct gguf_context *gguf, const void *arg), const void *arg)
