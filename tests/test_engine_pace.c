@@ -104,6 +104,27 @@ START_TEST(finds_one_fewer)
 }
 END_TEST
 
+/* A prompt tells already; where it was wrong, as when weights came from a disk, that is found out. */
+START_TEST(prompts_tell)
+{
+	gg_pace_start(&pace, 2);
+	gg_pace_prefill(&pace, 1, 0.5);
+	gg_pace_prefill(&pace, 1, 0.5);
+	run(contended, 100, 1);
+	ck_assert_int_eq(n_other, 0);
+	gg_pace_start(&pace, 16);
+	gg_pace_prefill(&pace, 1, 0.5);
+	ck_assert_int_eq(pace.now, 12);
+	gg_pace_prefill(&pace, 1, 0.5);
+	ck_assert_int_eq(pace.now, 12);
+	run(idle, 100, 16);
+	ck_assert_int_eq(pace.now, 16);
+	gg_pace_start(&pace, 16);
+	gg_pace_prefill(&pace, 1, 0.99);
+	ck_assert_int_eq(pace.now, 16);
+}
+END_TEST
+
 /* Batches of one and of eight: the small one is not faster for the threads that it came upon. */
 START_TEST(compares_like_with_like)
 {
@@ -140,6 +161,7 @@ int main(void)
 	tcase_add_test(tc, tries_more_seldom_in_vain);
 	tcase_add_test(tc, goes_by_time);
 	tcase_add_test(tc, finds_one_fewer);
+	tcase_add_test(tc, prompts_tell);
 	tcase_add_test(tc, compares_like_with_like);
 	tcase_add_test(tc, one_thread_stays_one);
 	suite_add_tcase(suite, tc);

@@ -83,17 +83,17 @@ static bool decodes(const struct gg_graph *graph)
 static enum ggml_status compute_on_host(struct gg_engine *engine, struct gg_graph *graph)
 {
 	struct gg_backend *backend = &engine->backend;
-	bool paced = backend->pace.most > 1 && decodes(graph);
+	bool decoded = decodes(graph), paced = backend->pace.most > 1;
 	struct gg_pace_clock begun;
 	enum ggml_status status;
 
-	if (paced)
+	if (paced && decoded)
 		gg_pace_batch(&backend->pace, graph->n_slots);
-	gg_backend_use_threads(backend, paced ? backend->pace.now : backend->n_threads);
+	gg_backend_use_threads(backend, paced && decoded ? backend->pace.now : backend->n_threads);
 	gg_pace_begin(&begun);
 	status = ggml_backend_graph_compute(backend->handle, graph->nodes);
 	if (paced && status == GGML_STATUS_SUCCESS)	/* one cut short is no fast one */
-		gg_pace_end(&backend->pace, &begun);
+		gg_pace_end(&backend->pace, &begun, decoded);
 	return status;
 }
 

@@ -7,7 +7,6 @@
  */
 #include "pace.h"
 
-#include <stdbool.h>
 #include <time.h>
 
 /* Passes of a trial; in the first the threads themselves come and go. */
@@ -17,6 +16,8 @@
 #define WAIT_MOST	512u
 /* Less of a pass than that on the processor: another program, or a wait, had the rest. */
 #define BUSY		0.9
+/* Less than that, and nothing else can have been the reason. */
+#define HELD_UP		0.7
 /* A trial has to gain that much, or the machine's noise would decide. */
 #define GAIN		0.97
 
@@ -27,7 +28,7 @@ void gg_pace_start(struct gg_pace *pace, int most)
 
 static int fewer(int n)
 {
-	return n - (n / 4 > 1 ? n / 4 : 1);
+	return n > 1 ? n - (n / 4 > 1 ? n / 4 : 1) : 1;
 }
 
 static void try_out(struct gg_pace *pace, int n)
@@ -74,7 +75,9 @@ void gg_pace_pass(struct gg_pace *pace, double seconds, double on_processor)
 		return;
 	}
 	note(pace, seconds, on_processor);
-	if (pace->passes < pace->wait)
+	/* Where others run it shows at once, and each such pass is dear. */
+	if (pace->passes < pace->wait &&
+	    !(pace->wait == WAIT_LEAST && pace->on_processor < HELD_UP * pace->usual))
 		return;
 	busy = pace->on_processor >= BUSY * pace->usual;
 	if (!busy && pace->now > 1)
@@ -94,6 +97,15 @@ void gg_pace_batch(struct gg_pace *pace, uint32_t n_tokens)
 	pace->n_tokens = n_tokens;
 }
 
+void gg_pace_prefill(struct gg_pace *pace, double seconds, double on_processor)
+{
+	if (pace->before || pace->now < pace->most || on_processor >= HELD_UP * seconds)
+		return;
+	pace->now = fewer(pace->now);
+	pace->passes = 0;
+	pace->wait = WAIT_LEAST;
+}
+
 static double clock_seconds(clockid_t clock)
 {
 	struct timespec t;
@@ -108,8 +120,13 @@ void gg_pace_begin(struct gg_pace_clock *clock)
 	clock->thread = clock_seconds(CLOCK_THREAD_CPUTIME_ID);
 }
 
-void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun)
+void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun, bool decoded)
 {
-	gg_pace_pass(pace, clock_seconds(CLOCK_MONOTONIC) - begun->wall,
-		     clock_seconds(CLOCK_THREAD_CPUTIME_ID) - begun->thread);
+	double seconds = clock_seconds(CLOCK_MONOTONIC) - begun->wall;
+	double on_processor = clock_seconds(CLOCK_THREAD_CPUTIME_ID) - begun->thread;
+
+	if (decoded)
+		gg_pace_pass(pace, seconds, on_processor);
+	else
+		gg_pace_prefill(pace, seconds, on_processor);
 }

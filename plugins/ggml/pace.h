@@ -3,6 +3,7 @@
 #ifndef KVMOD_GGML_PACE_H
 #define KVMOD_GGML_PACE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Of passes that are one token for each sequence. Times are in seconds. */
@@ -23,9 +24,12 @@ struct gg_pace_clock {
 
 void gg_pace_start(struct gg_pace *pace, int most);
 void gg_pace_begin(struct gg_pace_clock *clock);
-void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun);
+/* A pass has ended well; decoded: it was one token for each sequence. */
+void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun, bool decoded);
 /* What gg_pace_end() measured: chooses `now`. */
 void gg_pace_pass(struct gg_pace *pace, double seconds, double on_processor);
+/* The same of a prompt's pass, which runs on all threads: if others hold it up, decoding begins with fewer. */
+void gg_pace_prefill(struct gg_pace *pace, double seconds, double on_processor);
 /* The passes to come have so many tokens. */
 void gg_pace_batch(struct gg_pace *pace, uint32_t n_tokens);
 
