@@ -78,13 +78,13 @@ static void occupy_standard_streams(void)
 /*
  * GNU's OpenMP, which an engine may run on, lets threads that wait for one another spin
  * for up to 15 ms before they sleep. Where other programs want the processors, that
- * made a token take 50 times as long. Some 250 us are enough where they do not. The
+ * made a token take 50 times as long. A millisecond is enough where they do not. The
  * library reads this when it is loaded, with the engine; a user's own word counts.
  */
 static void let_waiting_threads_sleep(void)
 {
 	if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT"))
-		setenv("GOMP_SPINCOUNT", "5000", 0);
+		setenv("GOMP_SPINCOUNT", "20000", 0);
 }
 
 int main(int argc, char **argv)

@@ -14,6 +14,8 @@
 /* Passes before the first trial, and between trials that change nothing. */
 #define WAIT_LEAST	4u
 #define WAIT_MOST	512u
+/* Once fewer are faster, others are at work, and to try more again is dear. */
+#define WAIT_FEWER	48u
 /* Less of a pass than that on the processor: another program, or a wait, had the rest. */
 #define BUSY		0.9
 /* Less than that, and nothing else can have been the reason. */
@@ -45,7 +47,7 @@ static void end_trial(struct gg_pace *pace)
 
 	if (seconds < GAIN * pace->usual) {
 		pace->usual = seconds;
-		pace->wait = WAIT_LEAST;
+		pace->wait = pace->now < pace->before ? WAIT_FEWER : WAIT_LEAST;
 	} else {
 		pace->now = pace->before;
 		pace->wait = pace->wait < WAIT_MOST ? 2 * pace->wait : WAIT_MOST;
@@ -103,7 +105,7 @@ void gg_pace_prefill(struct gg_pace *pace, double seconds, double on_processor)
 		return;
 	pace->now = fewer(pace->now);
 	pace->passes = 0;
-	pace->wait = WAIT_LEAST;
+	pace->wait = WAIT_FEWER;
 }
 
 static double clock_seconds(clockid_t clock)
