@@ -207,7 +207,6 @@ static void await_end(struct watch *w, pid_t pid, double deadline)
 		if (now() >= deadline) {
 			if (!w->done)
 				w->code = KVMOD_ETIMEOUT;
-			kill(pid, SIGKILL);
 			return;
 		}
 		nanosleep(&pause, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Child processes in which modules are tried. A child leads a process group, so that
- * whatever the module starts can be ended with it. Inline, for the library and the
+ * whatever the module starts can be ended with it. Inline, because the library and the
  * command both have such children.
  */
 #ifndef KVMOD_CHILD_H

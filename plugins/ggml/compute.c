@@ -90,7 +90,8 @@ static enum ggml_status compute_on_host(struct gg_engine *engine, struct gg_grap
 	if (paced && decoded)
 		gg_pace_batch(&backend->pace, graph->n_slots);
 	gg_backend_use_threads(backend, paced && decoded ? backend->pace.now : backend->n_threads);
-	gg_pace_begin(&begun);
+	if (paced)
+		gg_pace_begin(&begun);
 	status = ggml_backend_graph_compute(backend->handle, graph->nodes);
 	if (paced && status == GGML_STATUS_SUCCESS)	/* one cut short is no fast one */
 		gg_pace_end(&backend->pace, &begun, decoded);

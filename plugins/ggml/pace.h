@@ -28,7 +28,10 @@ void gg_pace_begin(struct gg_pace_clock *clock);
 void gg_pace_end(struct gg_pace *pace, const struct gg_pace_clock *begun, bool decoded);
 /* What gg_pace_end() measured: chooses `now`. */
 void gg_pace_pass(struct gg_pace *pace, double seconds, double on_processor);
-/* The same of a prompt's pass, which runs on all threads: if others hold it up, decoding begins with fewer. */
+/*
+ * The same of a prompt's pass, which runs on all threads: if other programs hold it up,
+ * decoding begins with fewer.
+ */
 void gg_pace_prefill(struct gg_pace *pace, double seconds, double on_processor);
 /* The passes to come have so many tokens. */
 void gg_pace_batch(struct gg_pace *pace, uint32_t n_tokens);
