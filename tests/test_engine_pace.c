@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How many threads single tokens run on, over machines that are made up. */
-#include <check.h>
-#include <stdlib.h>
-
-#include "plugins/ggml/pace.h"
+#include "tests/engine_host.h"
 
 /* A pass on n threads: how long, and how much of that the calling thread ran. */
 struct pass {
@@ -149,13 +146,8 @@ START_TEST(one_thread_stays_one)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-	Suite *suite = suite_create("pace");
-	TCase *tc = tcase_create("pace");
-	SRunner *runner;
-	int failed;
-
 	tcase_add_test(tc, leaves_an_idle_machine_alone);
 	tcase_add_test(tc, gives_way);
 	tcase_add_test(tc, tries_more_seldom_in_vain);
@@ -164,10 +156,9 @@ int main(void)
 	tcase_add_test(tc, prompts_tell);
 	tcase_add_test(tc, compares_like_with_like);
 	tcase_add_test(tc, one_thread_stays_one);
-	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(void)
+{
+	return test_main("pace", add_tests);
 }
