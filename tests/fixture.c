@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <config.h>
 
-#include "core/parts.h"
+#include "core/modules/registry.h"
 #include "tests/fixture.h"
 
 #include <dirent.h>

@@ -47,7 +47,7 @@ tests_test_session_LDFLAGS = $(UNIT_LINK)
 tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la libpolicies.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_kernels
-tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h tests/random.c tests/random.h
+tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 

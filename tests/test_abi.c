@@ -130,7 +130,7 @@ static const struct pin pins[] = {
 	AT(kvmod_host, register_policy, 32),
 	AT(kvmod_host, register_engine, 40),
 	AT(kvmod_host, register_device, 48),
-	AT(kvmod_host, register_collective, 56),
+
 	AT(kvmod_host, parallel, 64),
 	AT(kvmod_host, n_threads, 72),
 	AT(kvmod_host, get_extension, 80),
