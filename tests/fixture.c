@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <config.h>
 
+#include "core/config/paths.h"
 #include "core/modules/registry.h"
 #include "tests/fixture.h"
 

@@ -69,7 +69,7 @@ static const struct pin pins[] = {
 	AT(kvmod_request, state, 48),
 	AT(kvmod_request, replay, 56),
 	AT(kvmod_request, replay_ctx, 64),
-	AT(kvmod_request, comm, 72),
+
 	AT(kvmod_request, scratch, 80),
 	AT(kvmod_request, scratch_size, 88),
 	AT(kvmod_request, device_scratch, 96),
