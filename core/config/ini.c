@@ -15,11 +15,13 @@
 
 #define MAX_FILE	(1 << 20)
 #define MAX_SECTION	49		/* inih's */
+#define BYTE_ORDER_MARK	"\xef\xbb\xbf"	/* inih skips it */
 
 struct reader {
 	struct kv_config *config;
 	struct kv_source *source;
-	const char *rest, *end;
+	FILE *file;
+	size_t bytes;
 	unsigned line;
 	int err;
 };
@@ -92,13 +94,10 @@ static int check_pair(struct reader *r, const char *text, const char *end)
 	return KVMOD_OK;
 }
 
-static int check_line(struct reader *r, const char *text, const char *end, size_t room)
+static int check_line(struct reader *r, const char *text, const char *end)
 {
 	if (has_control(text, end))
 		return refuse(r, KVMOD_EFORMAT, "not text: it has control bytes");
-	/* The newline and the zero need room as well. */
-	if ((size_t)(end - text) + 2 > room)
-		return refuse(r, KVMOD_EFORMAT, "a line has %zu bytes at most", room - 2);
 	if (ends_here(text, end))
 		return KVMOD_OK;
 	if (blank(*text))
@@ -109,27 +108,46 @@ static int check_line(struct reader *r, const char *text, const char *end, size_
 	return check_pair(r, text, end);
 }
 
+/* Bytes of one line as inih will see it, up to its newline; -1: it has more than `room` holds. */
+static int read_line(struct reader *r, char *line, int room)
+{
+	int n = 0, c;
+
+	while ((c = getc(r->file)) != EOF && c != '\n') {
+		if (n + 2 >= room)	/* the newline and the zero need room as well */
+			return -1;
+		line[n++] = (char)c;
+	}
+	if (n > 0 && line[n - 1] == '\r')
+		n--;
+	line[n] = '\0';
+	r->bytes += (size_t)n + 1;
+	return n;
+}
+
 /* inih's reader: the next line, as fgets() would give it. */
 static char *next_line(char *line, int room, void *stream)
 {
 	struct reader *r = stream;
-	const char *end, *next;
+	const char *text = line;
+	int n, c = r->err ? EOF : getc(r->file);
 
-	if (r->err || r->rest == r->end)
+	if (c == EOF)
 		return NULL;
+	ungetc(c, r->file);
 	r->line++;
-	end = memchr(r->rest, '\n', (size_t)(r->end - r->rest));
-	if (!end)
-		end = r->end;
-	next = end < r->end ? end + 1 : end;
-	if (end > r->rest && end[-1] == '\r')
-		end--;
-	if (check_line(r, r->rest, end, (size_t)room))
-		return NULL;
-	memcpy(line, r->rest, (size_t)(end - r->rest));
-	line[end - r->rest] = '\0';
-	r->rest = next;
-	return line;
+	n = read_line(r, line, room);
+	if (n < 0) {
+		refuse(r, KVMOD_EFORMAT, "a line has %d bytes at most", room - 2);
+	} else if (r->bytes > MAX_FILE) {
+		r->err = kv_fail(KVMOD_EFORMAT, "%s: a configuration has %d bytes at most",
+				 r->source->path, MAX_FILE);
+	} else {
+		if (r->line == 1 && strncmp(line, BYTE_ORDER_MARK, 3) == 0)
+			text += 3;
+		check_line(r, text, line + n);
+	}
+	return r->err ? NULL : line;
 }
 
 static int pair(void *user, const char *section, const char *key, const char *value)
@@ -145,36 +163,19 @@ static int pair(void *user, const char *section, const char *key, const char *va
 	return !err;
 }
 
-static int read_all(const char *path, int fd, char *text, size_t *size)
-{
-	ssize_t n = 1;
-
-	for (*size = 0; n > 0 && *size <= MAX_FILE; *size += (size_t)n) {
-		do
-			n = read(fd, text + *size, MAX_FILE + 1 - *size);
-		while (n < 0 && errno == EINTR);
-		if (n < 0)
-			return kv_fail(KVMOD_EIO, "%s: %s", path, strerror(errno));
-	}
-	if (*size > MAX_FILE)
-		return kv_fail(KVMOD_EFORMAT, "%s: a configuration has %d bytes at most", path, MAX_FILE);
-	return KVMOD_OK;
-}
-
-static int read_file(const char *path, char **text, size_t *size)
+static int open_file(const char *path, FILE **file)
 {
 	struct stat st;
-	int fd = kv_open_regular(path, &st), why = errno, err;
+	int fd = kv_open_regular(path, &st), why = errno;
 
 	if (fd < 0)
 		return kv_fail(why == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s: %s", path,
 			       kv_open_regular_error(&st, why));
-	*text = malloc(MAX_FILE + 1);
-	err = *text ? read_all(path, fd, *text, size) : kv_no_memory();
-	if (err)
-		free(*text);
+	*file = fdopen(fd, "r");
+	if (*file)
+		return KVMOD_OK;
 	close(fd);
-	return err;
+	return kv_no_memory();
 }
 
 static struct kv_source *new_source(struct kv_config *config, const char *path)
@@ -192,21 +193,18 @@ static struct kv_source *new_source(struct kv_config *config, const char *path)
 
 int kv_ini_read(struct kv_config *config, const char *path)
 {
-	struct reader r = { .config = config };
+	struct reader r = { .config = config, .source = new_source(config, path) };
 	int err, bad_line;
-	size_t size = 0;
-	char *text = NULL;
 
-	r.source = new_source(config, path);
 	if (!r.source)
 		return KVMOD_ENOMEM;
-	err = read_file(path, &text, &size);
+	err = open_file(path, &r.file);
 	if (err)
 		return err;
-	r.rest = size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? text + 3 : text;
-	r.end = text + size;
 	bad_line = ini_parse_stream(next_line, &r, pair, &r);
-	free(text);
+	if (ferror(r.file) && !r.err)
+		r.err = kv_fail(KVMOD_EIO, "%s: %s", path, strerror(errno));
+	fclose(r.file);
 	if (r.err || bad_line == 0)
 		return r.err;
 	return kv_fail(KVMOD_EFORMAT, "%s:%d: expected `key = value` or `[section]`", path, bad_line);
