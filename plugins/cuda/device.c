@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The device "cuda": memory, copies, gathers and clocks of one GPU. */
-#include "plugins/cuda/cuda.h"
+#include "plugins/cuda/device.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <kvmod/policy.h>
+
 #include "config.h"
-#include "kernels/cuda/gather.h"
-#include "kernels/cuda/read.h"
+#include "kernels/cuda/base/error.h"
+#include "kernels/cuda/gather/gather.h"
+#include "kernels/cuda/read/read.h"
 
 /* Memory for a gather's table, pinned and on the GPU. */
 struct table {
@@ -29,17 +32,6 @@ struct cuda_device {
 static const struct kvmod_host *host_of(void *self)
 {
 	return ((struct cuda_device *)self)->instance.host;
-}
-
-int32_t kv_cuda_say(const struct kvmod_host *host, cudaError_t error, const char *what)
-{
-	if (error == cudaSuccess)
-		return 0;
-	/* An error that does not last would be found again by the next call. */
-	cudaGetLastError();
-	return host->fail(host->ctx,
-			  error == cudaErrorMemoryAllocation ? KVMOD_ENOMEM : KVMOD_EDEVICE,
-			  "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
 /* --- opening ----------------------------------------------------------------------- */

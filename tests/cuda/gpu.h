@@ -5,7 +5,7 @@
 
 #include <stdbool.h>
 
-#include "kernels/cuda/refreekv.h"
+#include "kernels/cuda/refreekv/refreekv.h"
 #include "tests/random.h"
 
 /* Is there a GPU? If not, says why, as a test that is skipped (exit status 77) has to. */
