@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <kvmod/policy.h>
 
@@ -370,6 +371,21 @@ static int32_t cuda_elapsed(void *self, void *begin, void *end, double *seconds)
 	return kv_cuda_say(host_of(self), error, "timing on the GPU");
 }
 
+static const void *cuda_get_extension(void *self, const char *name)
+{
+	static const struct kvmod_device_timing timing = {
+		.size = sizeof(timing),
+		.read = cuda_read,
+		.mark_new = cuda_mark_new,
+		.mark_free = cuda_mark_free,
+		.mark_set = cuda_mark_set,
+		.elapsed = cuda_elapsed,
+	};
+
+	(void)self;
+	return strcmp(name, KVMOD_DEVICE_TIMING) == 0 ? &timing : NULL;
+}
+
 const struct kvmod_device_ops kv_cuda_device_ops = {
 	.size = sizeof(kv_cuda_device_ops),
 	.on = KVMOD_ON_CUDA,
@@ -385,11 +401,7 @@ const struct kvmod_device_ops kv_cuda_device_ops = {
 	.synchronize = cuda_synchronize,
 	.gather = cuda_gather,
 	.memory = cuda_memory,
-	.read = cuda_read,
-	.mark_new = cuda_mark_new,
-	.mark_free = cuda_mark_free,
-	.mark_set = cuda_mark_set,
-	.elapsed = cuda_elapsed,
 	.host_alloc = cuda_host_alloc,
 	.host_free = cuda_host_free,
+	.get_extension = cuda_get_extension,
 };
