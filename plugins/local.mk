@@ -63,14 +63,14 @@ endif
 
 # The module "cuda" holds the device and the policies that run on it.
 CUDA_MODULE = \
-	plugins/cuda/cuda.h \
 	plugins/cuda/device.c \
+	plugins/cuda/device.h \
 	plugins/cuda/module.c \
 	policies/adakv.h \
 	policies/cuda/adakv.c \
-	policies/cuda/attend.c \
-	policies/cuda/attend.h \
 	policies/cuda/policies.h \
+	policies/cuda/ranking.c \
+	policies/cuda/ranking.h \
 	policies/cuda/refreekv.c \
 	policies/cuda/snapkv.c \
 	policies/cuda/topp.c \

@@ -83,6 +83,7 @@ START_TEST(the_hosts_own_device)
 	const struct kvmod_span spans[] = { { .begin = 1, .end = 2 }, { .begin = 3, .end = 4 } };
 	struct kvmod_gather g = { .size = sizeof(g), .n_spans = 2, .spans = spans, .row_bytes = 2,
 				  .src_stride = 2, .dst_stride = 2 };
+	const struct kvmod_device_timing *timing;
 	const struct kvmod_device_ops *ops;
 	struct kvmod_device *device;
 	char back[5] = "";
@@ -102,14 +103,19 @@ START_TEST(the_hosts_own_device)
 	ck_assert_str_eq(back, "bbdd");
 	ops->free(self, memory);
 	ck_assert_int_eq(ops->alloc(self, UINT64_MAX, &memory), KVMOD_ENOMEM);
-	assert_ok(ops->mark_new(self, &from));
-	assert_ok(ops->mark_new(self, &to));
-	assert_ok(ops->mark_set(self, NULL, from));
-	assert_ok(ops->mark_set(self, NULL, to));
-	assert_ok(ops->elapsed(self, from, to, &seconds));
+	ck_assert_ptr_null(ops->get_extension(self, "kvmod.none/1"));
+	timing = ops->get_extension(self, KVMOD_DEVICE_TIMING);
+	ck_assert_ptr_nonnull(timing);
+	ck_assert_uint_eq(timing->size, sizeof(*timing));
+	ck_assert_ptr_null(timing->read);
+	assert_ok(timing->mark_new(self, &from));
+	assert_ok(timing->mark_new(self, &to));
+	assert_ok(timing->mark_set(self, NULL, from));
+	assert_ok(timing->mark_set(self, NULL, to));
+	assert_ok(timing->elapsed(self, from, to, &seconds));
 	ck_assert(seconds >= 0 && seconds < 10);
-	ops->mark_free(self, from);
-	ops->mark_free(self, to);
+	timing->mark_free(self, from);
+	timing->mark_free(self, to);
 	kvmod_device_close(device);
 	reader_end(ctx, NULL);
 }

@@ -5,13 +5,18 @@
 
 bool bench_device_reads(const struct bench_device *d)
 {
-	return KVMOD_HAS(d->ops, read) && d->ops->read;
+	return d->timing->read;
 }
 
-static bool has_clock(const struct kvmod_device_ops *ops)
+/* NULL, unless all calls of the clock are there. */
+static const struct kvmod_device_timing *timing_of(const struct kvmod_device_ops *ops, void *self)
 {
-	return KVMOD_HAS(ops, elapsed) && ops->mark_new && ops->mark_free && ops->mark_set &&
-	       ops->elapsed;
+	const struct kvmod_device_timing *t = NULL;
+
+	if (KVMOD_HAS(ops, get_extension) && ops->get_extension)
+		t = ops->get_extension(self, KVMOD_DEVICE_TIMING);
+	return t && KVMOD_HAS(t, elapsed) && t->mark_new && t->mark_free && t->mark_set && t->elapsed ?
+	       t : NULL;
 }
 
 int bench_device_open(struct bench_device *d, struct kvmod_ctx *ctx, const char *name)
@@ -21,9 +26,10 @@ int bench_device_open(struct bench_device *d, struct kvmod_ctx *ctx, const char 
 		return cli_error_kvmod();
 	d->ops = kvmod_device_ops(d->device);
 	d->self = kvmod_device_instance(d->device);
-	if (!has_clock(d->ops))
+	d->timing = timing_of(d->ops, d->self);
+	if (!d->timing)
 		return cli_error("the device %s has no clock to measure with", name);
-	if (d->ops->mark_new(d->self, &d->begin) || d->ops->mark_new(d->self, &d->end))
+	if (d->timing->mark_new(d->self, &d->begin) || d->timing->mark_new(d->self, &d->end))
 		return cli_error_kvmod();
 	return bench_device_reads(d) ? bench_device_alloc(d, BUSY_BYTES, &d->busy) : CLI_OK;
 }
@@ -33,9 +39,9 @@ void bench_device_close(struct bench_device *d)
 	if (d->busy)
 		d->ops->free(d->self, d->busy);
 	if (d->begin)
-		d->ops->mark_free(d->self, d->begin);
+		d->timing->mark_free(d->self, d->begin);
 	if (d->end)
-		d->ops->mark_free(d->self, d->end);
+		d->timing->mark_free(d->self, d->end);
 	kvmod_device_close(d->device);
 	*d = (struct bench_device){ 0 };
 }
@@ -99,15 +105,15 @@ int bench_device_copy(struct bench_device *d, void *to, const void *from, uint64
 int bench_device_begin(struct bench_device *d, uint32_t n_busy)
 {
 	for (uint32_t i = 0; d->busy && i < n_busy; i++)
-		if (d->ops->read(d->self, NULL, d->busy, BUSY_BYTES))
+		if (d->timing->read(d->self, NULL, d->busy, BUSY_BYTES))
 			return cli_error_kvmod();
-	return d->ops->mark_set(d->self, NULL, d->begin) ? cli_error_kvmod() : CLI_OK;
+	return d->timing->mark_set(d->self, NULL, d->begin) ? cli_error_kvmod() : CLI_OK;
 }
 
 int bench_device_end(struct bench_device *d, double *ms)
 {
-	if (d->ops->mark_set(d->self, NULL, d->end) ||
-	    d->ops->elapsed(d->self, d->begin, d->end, ms))
+	if (d->timing->mark_set(d->self, NULL, d->end) ||
+	    d->timing->elapsed(d->self, d->begin, d->end, ms))
 		return cli_error_kvmod();
 	*ms *= 1e3;
 	return CLI_OK;
@@ -117,7 +123,7 @@ int bench_device_time_read(struct bench_device *d, const void *memory, uint64_t 
 {
 	if (bench_device_begin(d, 1))
 		return CLI_FAILED;
-	if (d->ops->read(d->self, NULL, memory, bytes))
+	if (d->timing->read(d->self, NULL, memory, bytes))
 		return cli_error_kvmod();
 	return bench_device_end(d, ms);
 }

@@ -11,6 +11,7 @@
 struct bench_device {
 	struct kvmod_device *device;
 	const struct kvmod_device_ops *ops;
+	const struct kvmod_device_timing *timing;
 	void *self;
 	void *begin, *end;		/* marks */
 	void *busy;			/* memory to read before something is timed; or NULL */

@@ -2,8 +2,9 @@
 /* AdaKV on a GPU. */
 #include "policies/adakv.h"
 
-#include "policies/cuda/attend.h"
+#include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 
 KVMOD_PARAMS(policy, adakv, ADAKV_PARAMS);
 KVMOD_RUNS_ON(adakv, "cuda");
@@ -20,7 +21,7 @@ static struct kv_ranking ranking(const struct adakv *self)
 {
 	return (struct kv_ranking){
 		.params = {
-			.rule = KV_ATTEND_SHARED,
+			.rule = &kv_attend_shared,
 			.tail = (uint32_t)self->window,
 			.window = (uint32_t)self->window,
 			.pool = (uint32_t)self->pool,

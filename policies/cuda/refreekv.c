@@ -3,13 +3,13 @@
  * ReFreeKV on a GPU: the segments that are to be cut go to one launch, and what
  * it found comes back as spans; ranked by attention, as a list for each KV head.
  */
-#include "plugins/cuda/cuda.h"
-#include "policies/cuda/attend.h"
-#include "policies/cuda/policies.h"
-
 #include <stdlib.h>
 
-#include "kernels/cuda/refreekv.h"
+#include "kernels/cuda/base/error.h"
+#include "kernels/cuda/refreekv/by_attention.h"
+#include "kernels/cuda/refreekv/refreekv.h"
+#include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 #include "policies/refreekv_params.h"
 
 KVMOD_PARAMS(policy, refreekv, REFREEKV_PARAMS);
@@ -106,7 +106,7 @@ static struct kv_ranking by_attention(const struct refreekv *self)
 {
 	return (struct kv_ranking){
 		.params = {
-			.rule = KV_ATTEND_NORM,
+			.rule = &kv_refreekv_by_attention,
 			.sinks = (uint32_t)self->sinks,
 			.tail = refreekv_tail(self, UINT32_MAX),
 			.window = (uint32_t)self->window,

@@ -2,8 +2,9 @@
 /* SnapKV on a GPU. */
 #include "policies/snapkv.h"
 
-#include "policies/cuda/attend.h"
+#include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 
 KVMOD_PARAMS(policy, snapkv, SNAPKV_PARAMS);
 KVMOD_RUNS_ON(snapkv, "cuda");
@@ -20,7 +21,7 @@ static struct kv_ranking ranking(const struct snapkv *self)
 {
 	return (struct kv_ranking){
 		.params = {
-			.rule = KV_ATTEND_TOP,
+			.rule = &kv_attend_top,
 			.tail = (uint32_t)self->window,
 			.window = (uint32_t)self->window,
 			.pool = (uint32_t)self->pool,

@@ -2,8 +2,9 @@
 /* Twilight's top-p rule on a GPU. */
 #include "policies/topp.h"
 
-#include "policies/cuda/attend.h"
+#include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 
 KVMOD_PARAMS(policy, topp, TOPP_PARAMS);
 KVMOD_RUNS_ON(topp, "cuda");
@@ -21,7 +22,7 @@ static bool takes(const void *self_, const struct kvmod_request *request,
 static struct kv_ranking ranking(const struct topp *self)
 {
 	return (struct kv_ranking){
-		.params = { .rule = KV_ATTEND_MASS, .pool = 1, .share = self->p },
+		.params = { .rule = &kv_attend_mass, .pool = 1, .share = self->p },
 		.takes = takes,
 	};
 }

@@ -57,6 +57,19 @@ exits 0
 json device=cuda comparisons.0.kept=15 comparisons.0.by=spans comparisons.1.by=lists \
 	comparisons.1.gather_ms.median:real comparisons.1.copy_ms.median:real
 
+# A device that cannot time, or cannot read for comparison.
+for timing in none short no_call; do
+	for command in decision gather; do
+		bench $command -o "device cuda.timing=$timing"
+		says 1 'kvmod: the device cuda has no clock to measure with'
+	done
+done
+bench decision $small -o 'device cuda.timing=no_read'
+says 1 'kvmod: the device cuda has no plain read to measure against'
+bench gather --layers 2 --kv-heads 3 --head-dim 64 --lengths 50 -o 'device cuda.timing=no_read' --json
+exits 0
+json comparisons.0.gather_ms.median:real
+
 # An engine that says it is on the device, and stays on the host all the same.
 dd if=/dev/zero of="$tmp/model" bs=1000 count=1000 2>/dev/null
 kvmod bench engine -o "kvmod.module_path=$build/tests/cli/.libs:$build/tests/cli/device/.libs" \

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/refreekv.h"
+#include "kernels/cuda/refreekv/refreekv.h"
 
 #define CUDA(call) check((call), #call, __LINE__)
 #define RUNS 41

@@ -5,8 +5,8 @@
 
 #include <stdbool.h>
 
-#include "kernels/cuda/refreekv.h"
 #include "core/testkit/random.h"
+#include "kernels/cuda/refreekv/refreekv.h"
 
 /* Is there a GPU? If not, says why, as a test that is skipped (exit status 77) has to. */
 bool gpu_there(void);

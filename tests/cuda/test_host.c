@@ -9,9 +9,9 @@
 
 #include <kvmod/kvmod.h>
 
-#include "kernels/cuda/segment.h"
-#include "kernels/cuda/table.h"
-#include "plugins/cuda/cuda.h"
+#include "kernels/cuda/base/segment.h"
+#include "kernels/cuda/refreekv/table.h"
+#include "plugins/cuda/device.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
 #include "policies/snapkv.h"

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "plugins/cuda/cuda.h"
+#include "plugins/cuda/device.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
 #include "policies/snapkv.h"

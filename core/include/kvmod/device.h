@@ -69,20 +69,10 @@ struct kvmod_device_ops {
 	int32_t (*gather)(void *self, void *stream, const struct kvmod_gather *gathers,
 			  uint32_t n_gathers, uint32_t gather_stride);
 
-	/* --- optional: what measuring takes ------------------------------------- */
+	/* --- optional ------------------------------------------------------------ */
 
-	/* Bytes that are free, and that there are. */
+	/* Bytes of the device's memory that are free, and of all of it. */
 	int32_t (*memory)(void *self, uint64_t *free_bytes, uint64_t *total_bytes);
-	/* Queues one read of so many bytes (a multiple of 16), as fast as the device reads. */
-	int32_t (*read)(void *self, void *stream, const void *memory, uint64_t bytes);
-	/*
-	 * A point on a stream: mark_set() queues it, elapsed() waits for `end` and
-	 * gives the seconds from begin to end by the device's own clock.
-	 */
-	int32_t (*mark_new)(void *self, void **mark);
-	void (*mark_free)(void *self, void *mark);
-	int32_t (*mark_set)(void *self, void *stream, void *mark);
-	int32_t (*elapsed)(void *self, void *begin, void *end, double *seconds);
 
 	/* --- optional: memory of the host that work on the device reaches ---------- */
 
@@ -93,6 +83,37 @@ struct kvmod_device_ops {
 	 */
 	int32_t (*host_alloc)(void *self, uint64_t bytes, void **memory);
 	void (*host_free)(void *self, void *memory);
+
+	/* --- optional: more of what a device can do -------------------------------- */
+
+	/*
+	 * A table of further calls by its name (KVMOD_DEVICE_TIMING), or NULL where the
+	 * device has no such table. The table is valid as long as the device is open;
+	 * its calls take the device's self.
+	 */
+	const void *(*get_extension)(void *self, const char *name);
+};
+
+/*
+ * Measuring on the device itself: the extension KVMOD_DEVICE_TIMING. read() is
+ * optional (NULL: no read to compare with); the other calls are required. Threads: as
+ * above, but one thread at a time uses a mark.
+ */
+#define KVMOD_DEVICE_TIMING "kvmod.device.timing/1"
+
+struct kvmod_device_timing {
+	uint32_t size;
+	uint32_t reserved;
+	/* Queues one read of `bytes` bytes (a multiple of 16), as fast as the device reads. */
+	int32_t (*read)(void *self, void *stream, const void *memory, uint64_t bytes);
+	/*
+	 * A mark is a point on a stream. mark_set() queues the mark; elapsed() waits for
+	 * `end` and gives the seconds from begin to end by the device's own clock.
+	 */
+	int32_t (*mark_new)(void *self, void **mark);
+	void (*mark_free)(void *self, void *mark);
+	int32_t (*mark_set)(void *self, void *stream, void *mark);
+	int32_t (*elapsed)(void *self, void *begin, void *end, double *seconds);
 };
 
 #ifdef __cplusplus
