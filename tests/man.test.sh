@@ -259,6 +259,12 @@ else
 	echo 'skipped: the parameters of engine ggml, which is not built'
 fi
 
+# --- kvmod.conf(5): every architecture that the engine ggml runs ---------------------------
+
+sed -n 's/^\t{ "\([a-z0-9]*\)", GGML_ROPE_TYPE_.*/\1/p' "$srcdir/plugins/ggml/arch.c" >"$tmp/built"
+sed -n '/^\.Pq Cm general.architecture/,/^\.El/s/^\.It Cm //p' "$man/kvmod.conf.5" >"$tmp/documented"
+same architectures plugins/ggml/arch.c kvmod.conf.5 "$tmp/built" "$tmp/documented"
+
 # -------------------------------------------------------------------------------------
 
 [ "$skipped" != ' mandoc groff' ] || {
