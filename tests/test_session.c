@@ -520,7 +520,7 @@ START_TEST(what_is_refused)
 	ck_assert_str_eq(kvmod_error(), "the prompt is empty");
 	p.n_tokens = 65;
 	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_ERANGE);
-	ck_assert_str_eq(kvmod_error(), "65 tokens after 0 do not fit the context of 64");
+	ck_assert_str_eq(kvmod_error(), "65 new and 0 cached tokens exceed the context of 64");
 	ck_assert_uint_eq(kvmod_sequence_length(sequence), 0);
 	prompt(64);
 	ck_assert_str_eq(calls, "bP");

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Builds made-up caches as large as real ones, for kvmod bench. */
 #include "core/bench/cache.h"
 
 #include <math.h>
@@ -7,12 +8,12 @@
 
 #include "core/testkit/random.h"
 
-/* Rows to draw from: large caches are written at memory speed. */
+/* Rows are copied from a few, so that a large cache is written at memory speed. */
 #define N_ROWS		1024
-#define N_LIKED		64		/* of them: like the queries */
-#define LIKED		0.7f		/* how much: the logit is this times sqrt(head_dim) */
-#define ONE_IN		512		/* positions is liked, in the part that has some */
-#define RECENT		32		/* newest positions, all liked */
+#define N_LIKED		64		/* rows of them that are similar to the queries */
+#define LIKED		0.7f		/* how similar: the logit is this times sqrt(head_dim) */
+#define ONE_IN		512		/* one position in so many is similar, since `oldest` */
+#define RECENT		32		/* newest positions, all similar */
 
 struct kvmod_model bench_model(const struct bench_shape *s, uint64_t context)
 {
@@ -63,7 +64,7 @@ size_t bench_cache_bytes(const struct bench_shape *s, uint32_t n, const struct k
 /* --- rows ------------------------------------------------------------------------- */
 
 struct pattern {
-	float *direction;		/* what all queries have in common */
+	float *direction;		/* the common part of all queries */
 	unsigned char *rows;		/* encoded; the first N_LIKED are near the direction */
 	size_t row_bytes;
 };
@@ -97,7 +98,7 @@ static bool pattern_make(struct pattern *p, const struct bench_shape *s, struct 
 	return true;
 }
 
-/* Sinks, recent positions, and some since `oldest` are liked. */
+/* Sinks, recent positions, and some positions since `oldest` are similar to the queries. */
 static void fill_head(const struct pattern *p, struct kv_random *r, uint32_t n, uint32_t oldest,
 		      unsigned char *out)
 {

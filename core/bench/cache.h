@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A made-up cache as large as a real one, and the pass that decisions are held against. */
+/* Made-up caches as large as real ones, and the rival of decisions: a plain pass over K. */
 #ifndef KVMOD_CLI_BENCH_CACHE_H
 #define KVMOD_CLI_BENCH_CACHE_H
 
@@ -25,19 +25,19 @@ struct bench_cache {
 	struct kvmod_segment *segments;
 	struct kvmod_head *heads;
 	void *k, *v;			/* [sequence][layer][KV head][n][head_dim] */
-	float *q, *extra;		/* all segments read the same; extra NULL: not needed */
+	float *q, *extra;		/* shared by all segments; extra NULL: not needed */
 	size_t k_bytes;			/* of all segments */
 };
 
 struct kvmod_model bench_model(const struct bench_shape *shape, uint64_t context);
 
-/* Bytes that bench_cache_make() will take: of K and V, and of what all segments share. */
+/* Bytes that bench_cache_make() allocates: K and V, and what all segments share. */
 size_t bench_cache_bytes(const struct bench_shape *shape, uint32_t n,
 			 const struct kvmod_needs *needs);
 /*
- * n positions of every layer and what `needs` asks for. A few keys are like the
- * queries, as they are in real caches, so that a policy has something to find.
- * False: out of memory.
+ * Builds n positions of every layer, and what `needs` asks for. A few keys are similar
+ * to the queries, as in real caches, so that a policy has something to find. False:
+ * out of memory.
  */
 bool bench_cache_make(struct bench_cache *c, const struct bench_shape *shape, uint32_t n,
 		      const struct kvmod_needs *needs);
@@ -49,15 +49,15 @@ size_t bench_q_bytes(const struct bench_shape *shape, uint32_t n, const struct k
 size_t bench_extra_bytes(const struct bench_shape *shape, uint32_t n,
 			 const struct kvmod_needs *needs);
 /*
- * Makes the request for a cache whose k, v, q and extra are set, wherever that
- * memory is. False: out of memory. Free segments and heads.
+ * Builds the request for a cache whose k, v, q and extra are set, in any memory.
+ * False: out of memory. Free segments and heads.
  */
 bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *shape, uint32_t n,
 			  const struct kvmod_needs *needs);
 
 /*
- * The rival, as a policy "plain-read" that keeps everything: the sum of all bytes
- * of K, shared out over the same threads in the same pieces.
+ * The rival as a policy "plain-read", which keeps everything: it sums up all bytes of
+ * K, in the same pieces and with the same threads.
  */
 extern const struct kvmod_module bench_read_module;
 

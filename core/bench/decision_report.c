@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What `kvmod bench decision` prints. */
+/* Prints the results of `kvmod bench decision`. */
 #include "core/bench/decision.h"
 
-/* A device's clock counts in less than microseconds. */
+/* A device's clock is finer than a microsecond. */
 static int stats_width(const struct decision_bench *b)
 {
 	return b->device.ops ? 30 : 26;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Scratch of the policy's, besides the cache. */
+/* Memory left free beside the cache, for the policy's scratch. */
 static uint64_t spare_bytes(const struct bench_shape *s, uint32_t n)
 {
 	return ((uint64_t)256 << 20) + bench_k_bytes(s, n) / 32;
@@ -64,7 +64,7 @@ static bool fits(uint64_t needed, uint64_t available, const char *what, char *wh
 
 	if (needed <= available)
 		return true;
-	snprintf(why, DECISION_WHY_ROOM, "%s, and %s of %smemory are available",
+	snprintf(why, DECISION_WHY_ROOM, "%s, but %s of %smemory are available",
 		 cli_bytes(needed, needs), cli_bytes(available, there), what);
 	return false;
 }
@@ -84,7 +84,7 @@ bool decision_fits(const struct decision_bench *b, const struct bench_shape *s, 
 
 /* --- one decision -------------------------------------------------------------------------- */
 
-/* What a plan says, once it is known that every segment was decided. */
+/* Checks that every segment was decided, and reads the plan's budget. */
 static int read_plan(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		     struct decision_row *row)
 {
@@ -93,7 +93,7 @@ static int read_plan(const struct kvmod_request *request, const struct kvmod_pla
 		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 
 		if (keep->status)
-			return cli_error("layer %u was not decided (%s)",
+			return cli_error("the policy did not decide layer %u (%s)",
 					 kvmod_segment_at(request, i)->layer,
 					 kvmod_strerror(keep->status));
 		row->n_whole += keep->kind == KVMOD_KEEP_ALL;
@@ -102,7 +102,7 @@ static int read_plan(const struct kvmod_request *request, const struct kvmod_pla
 	return CLI_OK;
 }
 
-/* Milliseconds that the caller waits. row NULL: the plan does not matter. */
+/* Milliseconds that the caller waits. row NULL: the plan is not looked at. */
 static int time_wall(struct decision_bench *b, struct kvmod_policy *policy,
 		     const struct kvmod_request *request, double *ms, struct decision_row *row)
 {
@@ -167,7 +167,7 @@ static int device_round(struct decision_bench *b, void *place_, struct times *t,
 typedef int round_fn(struct decision_bench *b, void *memory, struct times *t,
 		     struct decision_row *row);
 
-/* The first round warms up and does not count. */
+/* The first round is warm-up and not timed. */
 static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 		      struct decision_row *row)
 {

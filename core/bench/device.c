@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Measures a device by its own clock, and allocates and copies in its memory. */
 #include "core/bench/device.h"
 
 #define BUSY_BYTES (256u << 20)
@@ -79,7 +80,7 @@ int bench_device_alloc(struct bench_device *d, uint64_t bytes, void **memory)
 	return d->ops->alloc(d->self, bytes, memory) ? cli_error_kvmod() : CLI_OK;
 }
 
-/* As a gather of rows that follow one another, and of what is left of a row. */
+/* A gather of adjacent rows, and of the part of a row that is left over. */
 int bench_device_copy(struct bench_device *d, void *to, const void *from, uint64_t bytes)
 {
 	uint64_t row = 4096, whole = bytes / row * row;

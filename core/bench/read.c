@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The plain pass over K that decisions are measured against, as a policy. */
+/* The rival of `kvmod bench decision` on the host: a plain pass over K, as a policy. */
 #define KVMOD_MODULE_SYMBOL bench_read_module
 #include "core/bench/cache.h"
 
@@ -8,11 +8,11 @@
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/sum.h"
 
-#define PIECE (KV_TILE * KV_CHUNK)	/* positions: what refreekv takes at a time */
+#define PIECE (KV_TILE * KV_CHUNK)	/* positions that refreekv takes at a time */
 
 struct plain_read {
 	struct kvmod_instance instance;
-	atomic_ullong sum;		/* so that no sum is in vain */
+	atomic_ullong sum;		/* used, so that the compiler drops no pass */
 };
 
 KVMOD_NO_PARAMS(policy, plain_read);
@@ -20,7 +20,7 @@ KVMOD_NO_PARAMS(policy, plain_read);
 struct pass {
 	struct plain_read *self;
 	const struct kvmod_request *request;
-	uint32_t n_pieces, n_kv_heads;	/* the most that a segment has */
+	uint32_t n_pieces, n_kv_heads;	/* the largest of all segments */
 };
 
 static void read_piece(void *arg, uint32_t i)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Made-up caches. */
+/* Builds made-up caches and the requests that describe them. */
 #include "core/testkit/madeup.h"
 
 #include <math.h>
@@ -28,7 +28,7 @@ struct kvmod_model madeup_model(const struct madeup_shape *shape)
 
 /* --- memory ---------------------------------------------------------------------- */
 
-/* Hands out m->bytes piece by piece; the first time round it only adds up. */
+/* Hands out m->bytes piece by piece; a first pass without memory only adds up sizes. */
 struct pieces {
 	unsigned char *base;
 	size_t used;
@@ -58,7 +58,7 @@ static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
 
 enum { OF_K, OF_V, OF_Q, OF_EXTRA };
 
-/* Even numbers with deviation 1, always the same for the same place. */
+/* Uniformly distributed numbers with deviation 1, the same for the same place. */
 static void fill(float *out, size_t n, uint64_t what, uint64_t layer, uint64_t head, uint64_t at)
 {
 	struct kv_random r = { .state = ((what << 20 | layer) << 20 | head) << 20 ^ at };
@@ -67,7 +67,7 @@ static void fill(float *out, size_t n, uint64_t what, uint64_t layer, uint64_t h
 		out[i] = ((float)kv_random_u32(&r) * 0x1p-31f - 1) * 1.7320508f;
 }
 
-/* Views are of constant memory; this is where theirs may be written. */
+/* Views point to constant memory; this is the same place, writable. */
 static void *inside(const struct madeup *m, const struct kvmod_view *view)
 {
 	return m->bytes + ((const unsigned char *)view->data - m->bytes);
@@ -161,7 +161,7 @@ static void lay_out(struct madeup *m, struct pieces *p, uint32_t what)
 		lay_out_segment(m, p, &m->segments[i], what);
 }
 
-/* Everything but memory: heads know their n and positions. */
+/* Fills in all but the memory; the heads have their n and positions already. */
 static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
 {
 	const struct madeup_shape *shape = &m->shape;
@@ -190,7 +190,7 @@ static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
 	};
 }
 
-/* Memory for all that describe() says, and what is in it. */
+/* Allocates memory for what describe() has described, and fills it. */
 static int furnish(struct madeup *m, uint32_t what)
 {
 	struct pieces p = { 0 };
@@ -240,14 +240,14 @@ int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
 	return furnish(m, what);
 }
 
-/* The positions of one head: those kept of the ones before, and the new ones. */
+/* The positions of one head: those that the plan kept, then the new ones. */
 static int32_t *carry_over(const struct madeup *before, const struct kvmod_plan *plan,
 			   uint32_t i, uint32_t g, uint32_t n_new, struct kvmod_head *head,
 			   int32_t *at)
 {
 	const struct kvmod_segment *s = &before->segments[i];
 	const struct kvmod_head *old = kvmod_head_at(s, g);
-	uint32_t *kept = (uint32_t *)at;	/* indices, then what they stand for */
+	uint32_t *kept = (uint32_t *)at;	/* indices, replaced by positions below */
 	uint32_t n = vectors_kept(&before->request, plan, i, g, kept);
 
 	for (uint32_t k = 0; k < n; k++)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Requests made of golden vectors, and plans held against them. */
+/* Turns golden vectors into requests, and compares plans with the expected decisions. */
 #define _GNU_SOURCE
 #include "core/testkit/vectors.h"
 
@@ -230,7 +230,7 @@ uint32_t vectors_kept(const struct kvmod_request *request, const struct kvmod_pl
 	return n;
 }
 
-/* The first position in one ascending list only; n where there is none. */
+/* The first position that is in only one of two ascending lists; n if there is none. */
 static uint32_t first_difference(const uint32_t *a, uint32_t n_a, const uint32_t *b, uint32_t n_b,
 				 uint32_t n)
 {

@@ -45,9 +45,9 @@ json batch=16 comparisons.0.length=1024 growth.0.over=positions growth.0.stopped
 	growth.0.why:string growth.1.over=layers growth.2.over=sequences growth.2.stopped_at=8
 bench decision $small -o 'device cuda.memory=520' --lengths 65536
 exits 1
-sed 's/and [0-9.]* .iB/and N/' "$tmp/err" >"$tmp/figures" && mv "$tmp/figures" "$tmp/err"
+sed 's/but [0-9.]* .iB/but N/' "$tmp/err" >"$tmp/figures" && mv "$tmp/figures" "$tmp/err"
 err <<'END'
-kvmod: a cache of 65536 positions takes 353.5 MiB, and N of the device's memory are available: give shorter --lengths or fewer --layers
+kvmod: a cache of 65536 positions takes 353.5 MiB, but N of the device's memory are available: give shorter --lengths or fewer --layers
 END
 bench decision $small -o 'device cuda.memory=100'
 says 1 "kvmod: the pretended memory is used up"

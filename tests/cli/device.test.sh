@@ -153,8 +153,8 @@ json file:string
 kvmod selftest -o "kvmod.module_path=$tmp/modules" cuda
 exits 0
 err <<'END'
-kvmod: note: policy positive runs on cuda: it is not tried on cpu (see --device)
-kvmod: note: policy good runs on cuda: it is not tried on cpu (see --device)
+kvmod: note: policy positive runs on cuda and is not tested on cpu (see --device)
+kvmod: note: policy good runs on cuda and is not tested on cpu (see --device)
 END
 
 # --- run -----------------------------------------------------------------------------

@@ -397,7 +397,7 @@ static int32_t too_long(struct fake *f, uint64_t length, uint64_t more)
 	const struct kvmod_host *host = f->instance.host;
 
 	return host->fail(host->ctx, KVMOD_ERANGE,
-			  "%llu tokens after %llu do not fit the context of %lld",
+			  "%llu new and %llu cached tokens exceed the context of %lld",
 			  (unsigned long long)more, (unsigned long long)length,
 			  (long long)f->context);
 }

@@ -56,7 +56,7 @@ for kind in policies modules; do
 	exits 0
 	grep -qx topp "$tmp/out" && fail "topp is among the $kind"
 	err <<-'END'
-	kvmod: note: left out: module `topp` is blacklisted: only for experiments
+	kvmod: note: module `topp` is left out, because it is blacklisted: only for experiments
 	END
 done
 kvmod list -c /dev/null -o "$path" -o "$why" engines
@@ -73,7 +73,7 @@ has 'blacklisted  only for experiments'
 
 mkdir "$tmp/empty"
 kvmod list -c /dev/null -o "kvmod.module_path=$tmp/empty"
-says 1 'kvmod: no modules in TMP/empty: only the policy fullkv is there'
+says 1 'kvmod: no modules in TMP/empty: only the built-in policy fullkv is available'
 
 # --- info ------------------------------------------------------------------------
 
