@@ -6,7 +6,7 @@
 #include <config.h>
 
 #include "tests/engine_host.h"
-#include "plugins/ggml/chat.h"
+#include "plugins/gguf/chat.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * Caches of one layer. Each of K and V is memory of its own: what a plan cuts
  * goes back to the system when the smaller copy has taken its place.
  */
-#include "engine.h"
+#include "cache.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@ void gg_cache_free(struct gg_cache *cache)
 {
 	gg_memory_free(&cache->k);
 	gg_memory_free(&cache->v);
-	gg_lead_free(&cache->lead);
+	gg_sinks_free(&cache->sinks);
 	free(cache->n);
 	free(cache->first);
 	free(cache->positions);
@@ -172,9 +172,9 @@ static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, siz
 	return gather;
 }
 
-/* What is picked of a lead is the lead of the copy; its places are on the host. */
-static uint32_t move_lead(const struct gg_engine *engine, struct gg_lead *to,
-			  const struct gg_lead *from, const struct gg_pick *pick, uint32_t g,
+/* What is picked of a sinks is the sinks of the copy; its places are on the host. */
+static uint32_t move_sinks(const struct gg_engine *engine, struct gg_sinks *to,
+			  const struct gg_sinks *from, const struct gg_pick *pick, uint32_t g,
 			  struct kvmod_gather *keys, struct kvmod_span *spans, uint32_t *n_spans)
 {
 	struct kvmod_gather picked = { .size = sizeof(picked) }, places;
@@ -217,8 +217,8 @@ static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct 
 			kv_cpu_gather(&positions);
 		}
 		n_spans = 0;
-		if (from->lead.room)
-			n += move_lead(engine, &to->lead, &from->lead, &picks[g], g, &gathers[n],
+		if (from->sinks.room)
+			n += move_sinks(engine, &to->sinks, &from->sinks, &picks[g], g, &gathers[n],
 				       spans, &n_spans);
 		spans += n_spans;
 	}
@@ -250,16 +250,16 @@ static int32_t copy_rows(struct gg_engine *engine, enum gg_side side, struct gg_
 	return code;
 }
 
-/* Room for the lead of a copy, which stands as the other one does. */
-static bool lead_like(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+/* Room for the sinks of a copy, which stands as the other one does. */
+static bool sinks_like(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
 		      const struct gg_cache *from)
 {
 	to->base = from->base;
-	if (!from->lead.room)
+	if (!from->sinks.room)
 		return true;
-	if (!gg_lead_new(engine, side, &to->lead, from->lead.room))
+	if (!gg_sinks_new(engine, side, &to->sinks, from->sinks.room))
 		return false;
-	to->lead.moved = from->lead.moved;
+	to->sinks.moved = from->sinks.moved;
 	return true;
 }
 
@@ -271,7 +271,7 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	int32_t code = KVMOD_OK;
 
 	if (!cache_new(engine, side, to, picks, room, positions) ||
-	    (from && !lead_like(engine, side, to, from)))
+	    (from && !sinks_like(engine, side, to, from)))
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
 			       side == GG_GPU ? " on the GPU: a smaller gpu_layers leaves more" : "");
 	else if (from)

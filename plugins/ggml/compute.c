@@ -4,7 +4,7 @@
  * enough; with a GPU its scheduler divides the graph and carries what layers on
  * one side hand to the other.
  */
-#include "engine.h"
+#include "runtime.h"
 
 #include <string.h>
 
@@ -83,18 +83,19 @@ static bool decodes(const struct gg_graph *graph)
 static enum ggml_status compute_on_host(struct gg_engine *engine, struct gg_graph *graph)
 {
 	struct gg_backend *backend = &engine->backend;
-	bool decoded = decodes(graph), paced = backend->pace.most > 1;
-	struct gg_pace_clock begun;
+	struct gg_tuning *tuning = &gg_runtime_of(engine)->tuning;
+	bool decoded = decodes(graph), tuned = tuning->most > 1;
+	struct gg_tuning_clock begun;
 	enum ggml_status status;
 
-	if (paced && decoded)
-		gg_pace_batch(&backend->pace, graph->n_slots);
-	gg_backend_use_threads(backend, paced && decoded ? backend->pace.now : backend->n_threads);
-	if (paced)
-		gg_pace_begin(&begun);
+	if (tuned && decoded)
+		gg_tuning_batch(tuning, graph->n_slots);
+	gg_backend_use_threads(backend, tuned && decoded ? tuning->now : backend->n_threads);
+	if (tuned)
+		gg_tuning_begin(&begun);
 	status = ggml_backend_graph_compute(backend->handle, graph->nodes);
-	if (paced && status == GGML_STATUS_SUCCESS)	/* one cut short is no fast one */
-		gg_pace_end(&backend->pace, &begun, decoded);
+	if (tuned && status == GGML_STATUS_SUCCESS)	/* a cancelled pass is not a fast one */
+		gg_tuning_end(tuning, &begun, decoded);
 	return status;
 }
 
@@ -132,7 +133,7 @@ int32_t gg_graph_logits(struct gg_engine *engine, const struct gg_slot *slots, u
 	for (uint32_t i = 0; i < n_slots; i++) {
 		if (!slots[i].n_logits)
 			continue;
-		if (!logits && !(logits = fetch_logits(engine, &engine->graph)))
+		if (!logits && !(logits = fetch_logits(engine, &gg_runtime_of(engine)->graph)))
 			return gg_fail(engine, KVMOD_ENOMEM, "no memory for the logits");
 		memcpy(slots[i].logits, logits, slots[i].n_logits * row);
 		logits += slots[i].n_logits * row;

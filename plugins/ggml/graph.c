@@ -4,7 +4,7 @@
  * of the batch, attention runs on each sequence's own cache. A graph is built
  * for padded lengths, so one serves up to GG_PAD decoded tokens.
  */
-#include "engine.h"
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +25,7 @@ struct builder {
 static bool shape_fits(const struct gg_shape *shape, const struct gg_slot *slot)
 {
 	return shape->version == slot->seq->version && shape->n_tokens == slot->n_tokens &&
-	       shape->n_logits == slot->n_logits && shape->n_rows == slot->n_rows &&
+	       shape->n_logits == slot->n_logits && shape->n_queries == slot->n_queries &&
 	       slot->seq->logical + slot->n_tokens <= shape->limit;
 }
 
@@ -60,7 +60,7 @@ static void shape_set(const struct gg_engine *engine, struct gg_shape *shape, co
 		.limit = slot->seq->logical + least,
 		.n_tokens = slot->n_tokens,
 		.n_logits = slot->n_logits,
-		.n_rows = slot->n_rows,
+		.n_queries = slot->n_queries,
 	};
 }
 
@@ -70,7 +70,7 @@ static uint64_t topology_of(const struct gg_engine *engine, const struct gg_slot
 	uint64_t hash = 0xcbf29ce484222325u;
 
 	for (uint32_t s = 0; s < n_slots; s++) {
-		const uint32_t counts[] = { slots[s].n_tokens, slots[s].n_logits, slots[s].n_rows };
+		const uint32_t counts[] = { slots[s].n_tokens, slots[s].n_logits, slots[s].n_queries };
 
 		for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
 			hash = (hash ^ counts[i]) * 0x100000001b3u;
@@ -157,7 +157,7 @@ static struct ggml_tensor *keys(const struct builder *b, struct ggml_tensor *x,
 /* Which rows of a layer's cache take the new ones of a slot, head by head. */
 static struct ggml_tensor *rows_to_write(const struct builder *b, uint32_t slot, uint32_t layer)
 {
-	struct ggml_tensor *all = b->graph->slots[slot].rows.on[b->side], *rows;
+	struct ggml_tensor *all = b->graph->slots[slot].cache_rows.on[b->side], *rows;
 
 	rows = ggml_view_1d(b->context, all, all->ne[0], layer * all->nb[1]);
 	/* At once: nothing may stand between a key, as it is turned, and the row that it goes to. */
@@ -250,13 +250,13 @@ static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint
 	struct ggml_tensor *store, *input = b->graph->slots[slot].query_rows.on[b->side];
 	int64_t width = b->model->dims[GG_Q_ROWS];
 
-	if (!s->n_rows)
+	if (!s->n_queries)
 		return;
-	store = ggml_new_tensor_2d(b->context, GGML_TYPE_F32, width, s->seq->rows.room);
-	ggml_backend_tensor_alloc(s->seq->rows.memory[b->side].buffer, store,
-				  gg_row_at(s->seq, layer, 0));
-	begin += s->n_tokens - s->n_rows;
-	q = ggml_view_2d(b->context, q, width, s->n_rows, q->nb[2], begin * q->nb[2]);
+	store = ggml_new_tensor_2d(b->context, GGML_TYPE_F32, width, s->seq->queries.room);
+	ggml_backend_tensor_alloc(s->seq->queries.memory[b->side].buffer, store,
+				  gg_query_row(s->seq, layer, 0));
+	begin += s->n_tokens - s->n_queries;
+	q = ggml_view_2d(b->context, q, width, s->n_queries, q->nb[2], begin * q->nb[2]);
 	ggml_build_forward_expand(b->graph->nodes, ggml_set_rows(b->context, store, q, input));
 }
 
@@ -437,15 +437,15 @@ int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint
 	struct builder b = {
 		.engine = engine,
 		.model = &engine->net,
-		.graph = &engine->graph,
+		.graph = &gg_runtime_of(engine)->graph,
 		.slots = slots,
 		.n_slots = n_slots,
 	};
 	int32_t code;
 
-	if (graph_fits(&engine->graph, slots, n_slots))
+	if (graph_fits(&gg_runtime_of(engine)->graph, slots, n_slots))
 		return KVMOD_OK;
-	graph_clear(&engine->graph);
+	graph_clear(&gg_runtime_of(engine)->graph);
 	for (uint32_t i = 0; i < n_slots; i++) {
 		b.n_tokens += slots[i].n_tokens;
 		b.n_logits += slots[i].n_logits;
@@ -456,6 +456,6 @@ int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint
 	code = graph_build(&b);
 	free(b.parts);
 	if (code)
-		graph_clear(&engine->graph);
+		graph_clear(&gg_runtime_of(engine)->graph);
 	return code;
 }

@@ -5,7 +5,7 @@
  * copy of it: a pass sends it there with one call, but for masks, of which it
  * sends what has changed.
  */
-#include "engine.h"
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -64,23 +64,23 @@ static uint32_t row_of(uint32_t n)
 }
 
 /* Where in its row the mask of a head with n positions begins. */
-static uint32_t begin_of(const struct gg_ladder *ladder, uint32_t n)
+static uint32_t begin_of(const struct gg_decode_masks *decode, uint32_t n)
 {
-	return ladder->base - (n - row_of(n));
+	return decode->base - (n - row_of(n));
 }
 
-static void note_rung(struct gg_ladder *ladder, uint32_t n, uint32_t length)
+static void note_decode_mask(struct gg_decode_masks *decode, uint32_t n, uint32_t length)
 {
-	uint32_t end = begin_of(ladder, n) + length;
+	uint32_t end = begin_of(decode, n) + length;
 
-	ladder->used |= 1u << row_of(n);
-	ladder->length = end > ladder->length ? end : ladder->length;
+	decode->used |= 1u << row_of(n);
+	decode->length = end > decode->length ? end : decode->length;
 }
 
 static void note_masks(const struct gg_engine *engine, const struct gg_slot *slot,
 		       struct gg_slot_inputs *inputs)
 {
-	struct gg_ladder *ladder = &inputs->ladder;
+	struct gg_decode_masks *decode = &inputs->decode;
 	uint32_t n_heads = engine->net.n_kv_heads, longest = 0;
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
@@ -92,12 +92,12 @@ static void note_masks(const struct gg_engine *engine, const struct gg_slot *slo
 				note_mask(inputs, n);
 		}
 	}
-	ladder->base = longest - row_of(longest);
+	decode->base = longest - row_of(longest);
 	for (uint32_t i = 0; slot->n_tokens == 1 && i < engine->net.n_layers; i++) {
 		const struct gg_cache *cache = &slot->seq->caches[i];
 
 		for (uint32_t g = 0; g < n_heads; g++)
-			note_rung(ladder, cache->n[g], gg_attended(engine, slot, cache, g));
+			note_decode_mask(decode, cache->n[g], gg_attended(engine, slot, cache, g));
 	}
 }
 
@@ -108,7 +108,7 @@ static void declare_masks(struct gg_graph *graph, const struct gg_slot *slot,
 		declare(graph, &inputs->masks[i].in, GGML_TYPE_F16,
 			gg_padded((uint64_t)inputs->masks[i].n + slot->n_tokens), slot->n_tokens);
 	if (slot->n_tokens == 1)
-		declare(graph, &inputs->ladder.in, GGML_TYPE_F16, inputs->ladder.length, GG_MASK_ROWS);
+		declare(graph, &inputs->decode.in, GGML_TYPE_F16, inputs->decode.length, GG_MASK_ROWS);
 }
 
 static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
@@ -123,10 +123,10 @@ static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
 
 		n_tokens += slots[i].n_tokens;
 		n_logits += slots[i].n_logits;
-		declare(graph, &inputs->rows, GGML_TYPE_I64,
+		declare(graph, &inputs->cache_rows, GGML_TYPE_I64,
 			(int64_t)slots[i].n_tokens * model->n_kv_heads, model->n_layers);
-		if (slots[i].n_rows)
-			declare(graph, &inputs->query_rows, GGML_TYPE_I64, slots[i].n_rows, 1);
+		if (slots[i].n_queries)
+			declare(graph, &inputs->query_rows, GGML_TYPE_I64, slots[i].n_queries, 1);
 	}
 	declare(graph, &graph->embeddings, GGML_TYPE_F32, model->dims[GG_WIDTH], n_tokens);
 	declare(graph, &graph->positions, GGML_TYPE_I32, n_tokens, 1);
@@ -169,7 +169,7 @@ static bool take_memory(struct gg_engine *engine, struct gg_feed *feed)
 
 bool gg_feed_new(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	struct gg_graph *graph = &engine->graph;
+	struct gg_graph *graph = &gg_runtime_of(engine)->graph;
 	struct gg_feed *feed = &graph->feed;
 	struct gg_memory kept[GG_N_SIDES];
 	size_t n_heads = (size_t)engine->net.n_layers * engine->net.n_kv_heads;
@@ -200,13 +200,13 @@ struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n,
 				 enum gg_side side)
 {
 	const struct gg_slot_inputs *inputs = &graph->slots[i];
-	struct ggml_tensor *rows = inputs->ladder.in.on[side];
+	struct ggml_tensor *rows = inputs->decode.in.on[side];
 	uint32_t m = 0;
 
 	if (rows)
 		return ggml_view_2d(graph->context, rows, length, 1, rows->nb[1],
 				    row_of(n) * rows->nb[1] +
-					    begin_of(&inputs->ladder, n) * sizeof(ggml_fp16_t));
+					    begin_of(&inputs->decode, n) * sizeof(ggml_fp16_t));
 	while (inputs->masks[m].n != n)
 		m++;
 	return inputs->masks[m].in.on[side];
@@ -229,9 +229,9 @@ static void look_up(const struct ggml_tensor *embed, int32_t token, float *to)
 		ggml_get_type_traits(embed->type)->to_float(row, to, embed->ne[0]);
 }
 
-static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+static void fill_tokens(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	const struct gg_graph *graph = &engine->graph;
+	const struct gg_graph *graph = &gg_runtime_of(engine)->graph;
 	float *embedding = data_of(graph, &graph->embeddings);
 	int32_t *positions = data_of(graph, &graph->positions);
 	int32_t *outputs = graph->outputs.on[GG_HOST] ? data_of(graph, &graph->outputs) : NULL;
@@ -252,11 +252,11 @@ static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *sl
 }
 
 /* Row (t, g) of a slot goes behind the rows that head g has; queries behind queries. */
-static void fill_rows(const struct gg_engine *engine, const struct gg_slot *slot,
+static void fill_rows(struct gg_engine *engine, const struct gg_slot *slot,
 		      const struct gg_slot_inputs *inputs)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
-	int64_t *rows = data_of(&engine->graph, &inputs->rows);
+	int64_t *rows = data_of(&gg_runtime_of(engine)->graph, &inputs->cache_rows);
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
 		const struct gg_cache *cache = &slot->seq->caches[i];
@@ -266,9 +266,9 @@ static void fill_rows(const struct gg_engine *engine, const struct gg_slot *slot
 				*rows++ = (int64_t)cache->first[g] + cache->n[g] + t;
 		}
 	}
-	rows = slot->n_rows ? data_of(&engine->graph, &inputs->query_rows) : NULL;
-	for (uint32_t t = 0; t < slot->n_rows; t++)
-		rows[t] = (int64_t)slot->seq->rows.n + t;
+	rows = slot->n_queries ? data_of(&gg_runtime_of(engine)->graph, &inputs->query_rows) : NULL;
+	for (uint32_t t = 0; t < slot->n_queries; t++)
+		rows[t] = (int64_t)slot->seq->queries.n + t;
 }
 
 /* `zeros` of them, then minus infinity. */
@@ -296,7 +296,7 @@ static void fill_mask(const struct gg_graph *graph, const struct gg_mask *mask, 
 /* Sends bytes of the feed to the GPU; they must not change before they are there. */
 static void send(struct gg_engine *engine, size_t offset, size_t bytes)
 {
-	struct gg_feed *feed = &engine->graph.feed;
+	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
 
 	if (feed->all && bytes)
 		ggml_backend_tensor_set_async(engine->gpu.handle, feed->all,
@@ -305,31 +305,31 @@ static void send(struct gg_engine *engine, size_t offset, size_t bytes)
 }
 
 /* One zero more for each token that has come; the masks of all layers move with it. */
-static void fill_ladder(struct gg_engine *engine, struct gg_ladder *ladder, uint32_t moved)
+static void fill_decode_masks(struct gg_engine *engine, struct gg_decode_masks *decode, uint32_t moved)
 {
-	struct gg_graph *graph = &engine->graph;
-	uint16_t *rows = data_of(graph, &ladder->in);
+	struct gg_graph *graph = &gg_runtime_of(engine)->graph;
+	uint16_t *rows = data_of(graph, &decode->in);
 
 	for (uint32_t r = 0; r < GG_MASK_ROWS; r++) {
-		size_t first = (size_t)r * ladder->length, at = first + ladder->base + r + ladder->shown;
+		size_t first = (size_t)r * decode->length, at = first + decode->base + r + decode->shown;
 
-		if (!(ladder->used & (1u << r)))
+		if (!(decode->used & (1u << r)))
 			continue;
 		if (graph->feed.fresh) {
-			fill_mask_row(rows + first, ladder->base + r + moved + 1, ladder->length);
+			fill_mask_row(rows + first, decode->base + r + moved + 1, decode->length);
 			continue;
 		}
-		memset(rows + at, 0, (moved + 1 - ladder->shown) * sizeof(*rows));
-		send(engine, ladder->in.offset + at * sizeof(*rows),
-		     (moved + 1 - ladder->shown) * sizeof(*rows));
+		memset(rows + at, 0, (moved + 1 - decode->shown) * sizeof(*rows));
+		send(engine, decode->in.offset + at * sizeof(*rows),
+		     (moved + 1 - decode->shown) * sizeof(*rows));
 	}
-	ladder->shown = moved + 1;
+	decode->shown = moved + 1;
 }
 
 /* The GPU may be at the last pass still, but must have fetched what that was fed with. */
 static void wait_until_sent(struct gg_engine *engine)
 {
-	struct gg_feed *feed = &engine->graph.feed;
+	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
 
 	if (feed->sent)
 		ggml_backend_event_synchronize(feed->sent);
@@ -339,7 +339,7 @@ static void wait_until_sent(struct gg_engine *engine)
 
 static void note_sent(struct gg_engine *engine)
 {
-	struct gg_feed *feed = &engine->graph.feed;
+	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
 
 	if (engine->gpu.handle && !feed->sent)
 		feed->sent = ggml_backend_event_new(engine->gpu.device);
@@ -349,7 +349,7 @@ static void note_sent(struct gg_engine *engine)
 
 void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	struct gg_graph *graph = &engine->graph;
+	struct gg_graph *graph = &gg_runtime_of(engine)->graph;
 	struct gg_feed *feed = &graph->feed;
 	bool masks = feed->fresh;
 
@@ -364,7 +364,7 @@ void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_
 		for (uint32_t m = 0; m < inputs->n_masks; m++)
 			fill_mask(graph, &inputs->masks[m], moved, slots[i].n_tokens);
 		if (slots[i].n_tokens == 1)
-			fill_ladder(engine, &inputs->ladder, moved);
+			fill_decode_masks(engine, &inputs->decode, moved);
 		masks = masks || inputs->n_masks;
 	}
 	send(engine, 0, masks ? feed->bytes : feed->small);

@@ -3,7 +3,7 @@
  * Memory that goes back to the system when it is freed: on the host a mapping, on
  * the GPU an allocation of its own.
  */
-#include "engine.h"
+#include "memory.h"
 
 #include <string.h>
 #include <sys/mman.h>

@@ -4,7 +4,7 @@
  * positions before them, on a copy, by the very code that decodes. The run over
  * everything is made once and kept until the sequence changes.
  */
-#include "engine.h"
+#include "graph.h"
 
 #include <math.h>
 #include <stdlib.h>

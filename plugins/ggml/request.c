@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The cache as a policy sees it, and cut as a plan says. */
-#include "engine.h"
+#include "runtime.h"
 
 #include <malloc.h>
 #include <stddef.h>
@@ -53,7 +53,7 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 /* The newest rows of queries; none if tokens were run after them. */
 static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 {
-	const struct gg_rows *rows = &seq->rows;
+	const struct gg_queries *rows = &seq->queries;
 	const struct gg_model *model = &seq->engine->net;
 	uint32_t n = rows->n < rows->wanted ? rows->n : rows->wanted;
 
@@ -63,7 +63,7 @@ static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 	segment->q = (struct kvmod_view){
 		.size = sizeof(struct kvmod_view),
 		.type = KVMOD_F32,
-		.data = gg_row_at(seq, segment->layer, rows->n - n),
+		.data = gg_query_row(seq, segment->layer, rows->n - n),
 		.stride = (int64_t)(model->dims[GG_Q_ROWS] * (int64_t)sizeof(float)),
 		.head_stride = (int64_t)(model->head_dim * sizeof(float)),
 	};
@@ -228,7 +228,7 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	gg_seq_moved(seq);
 	gg_seq_touch(seq);
 	/* What a prompt was run in is large, and decoding needs little. */
-	gg_graph_free(&engine->graph);
+	gg_graph_free(&gg_runtime_of(engine)->graph);
 	malloc_trim(0);
 	after = free_on_gpu(engine);
 	if (after)

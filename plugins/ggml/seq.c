@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sequences: opened, copied, shortened, made longer. */
-#include "engine.h"
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ void gg_seq_touch(struct kvmod_seq *seq)
 
 void gg_seq_moved(struct kvmod_seq *seq)
 {
-	seq->version = ++seq->engine->last_version;
+	seq->version = ++gg_runtime_of(seq->engine)->last_version;
 }
 
 void gg_seq_close(void *self, struct kvmod_seq *seq)
@@ -25,7 +25,7 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 	for (uint32_t i = 0; seq->caches && i < seq->engine->net.n_layers; i++)
 		gg_cache_free(&seq->caches[i]);
 	gg_seq_touch(seq);
-	gg_rows_free(&seq->rows);
+	gg_queries_free(&seq->queries);
 	free(seq->caches);
 	free(seq->tokens);
 	free(seq->segments);
@@ -42,7 +42,7 @@ static struct kvmod_seq *seq_new(struct gg_engine *engine)
 	if (!seq)
 		return NULL;
 	seq->engine = engine;
-	seq->id = ++engine->last_id;
+	seq->id = ++gg_runtime_of(engine)->last_id;
 	gg_seq_moved(seq);
 	seq->caches = calloc(model->n_layers, sizeof(*seq->caches));
 	seq->segments = calloc(model->n_layers, sizeof(*seq->segments));
@@ -125,10 +125,10 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
 			cache->n[g] = rows_before(cache, g, logical);
-		gg_lead_trim(seq->engine, cache, logical);
+		gg_sinks_trim(seq->engine, cache, logical);
 	}
 	seq->logical = logical;
-	gg_rows_forget(&seq->rows, logical);
+	gg_queries_forget(&seq->queries, logical);
 	gg_seq_touch(seq);
 	gg_seq_moved(seq);
 }
@@ -243,7 +243,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 				     (uint32_t)(room > ahead ? room : ahead));
 		if (code)
 			break;
-		gg_lead_trim(engine, &copy->caches[i], logical);
+		gg_sinks_trim(engine, &copy->caches[i], logical);
 		if (n_sinks)
 			code = gg_close_gap(engine, gg_side_of(engine, i), &copy->caches[i], n_sinks,
 					    logical);
@@ -282,7 +282,7 @@ int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 
 	if (code)
 		return code;
-	code = gg_rows_copy(*copy, seq);
+	code = gg_queries_copy(*copy, seq);
 	if (code)
 		gg_seq_close(self, *copy);
 	return code;
@@ -300,7 +300,7 @@ void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
 			rows += cache->n[g];
-		out->held += cache->k.bytes + cache->v.bytes + cache->lead.keys.bytes;
+		out->held += cache->k.bytes + cache->v.bytes + cache->sinks.keys.bytes;
 	}
 	out->used = 2 * rows * gg_row_bytes(engine);
 	out->full = 2 * seq->logical * model->n_layers * model->n_kv_heads * gg_row_bytes(engine);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Batches: cut into passes, run, and taken back whole if one fails. */
-#include "engine.h"
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -37,17 +37,17 @@ static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32
 	int32_t code = engine->net.map ? gg_file_check(engine) : KVMOD_OK;
 
 	for (uint32_t i = 0; !code && i < n_slots; i++)
-		code = slots[i].n_rows ? gg_rows_reserve(slots[i].seq, slots[i].n_rows) : KVMOD_OK;
+		code = slots[i].n_queries ? gg_queries_reserve(slots[i].seq, slots[i].n_queries) : KVMOD_OK;
 	if (code || (code = gg_graph_get(engine, slots, n_slots)))
 		return code;
 	gg_feed_fill(engine, slots, n_slots);
-	if ((code = gg_graph_compute(engine, &engine->graph)) ||
+	if ((code = gg_graph_compute(engine, &gg_runtime_of(engine)->graph)) ||
 	    (code = gg_graph_logits(engine, slots, n_slots)))
 		return code;
 	for (uint32_t i = 0; i < n_slots; i++) {
 		append(engine, &slots[i]);
-		if (slots[i].n_rows)
-			gg_rows_push(slots[i].seq, slots[i].n_rows);
+		if (slots[i].n_queries)
+			gg_queries_push(slots[i].seq, slots[i].n_queries);
 	}
 	return KVMOD_OK;
 }
@@ -140,7 +140,7 @@ static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_
 		.tokens = item->tokens + done,
 		.n_tokens = n,
 		.n_logits = done + n > at ? done + n - at : 0,
-		.n_rows = n ? gg_rows_due(item->seq, n) : 0,
+		.n_queries = n ? gg_queries_due(item->seq, n) : 0,
 	};
 	if (slot->n_logits)
 		slot->logits = item->logits + (size_t)(at - first_logit) *
@@ -200,10 +200,10 @@ static int32_t prepare_item(struct gg_engine *engine, const struct kvmod_batch_i
 
 	if (!code)
 		code = gg_seq_settle(seq, item->n_tokens);
-	if (code || engine->said_past ||
+	if (code || gg_runtime_of(engine)->warned_past_context ||
 	    gg_seq_extent(seq) + item->n_tokens <= engine->net.context)
 		return code;
-	engine->said_past = true;
+	gg_runtime_of(engine)->warned_past_context = true;
 	gg_log(engine, KVMOD_WARN,
 	       "%s %llu tokens: past them its answers get worse, unless the "
 	       "policy closes the gaps that it cuts (see kvmod-policies(7), streamingllm)",

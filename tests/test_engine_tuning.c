@@ -8,7 +8,7 @@ struct pass {
 };
 typedef struct pass machine(int n);
 
-static struct gg_pace pace;
+static struct gg_tuning tuning;
 static double passed;		/* seconds */
 static int n_other;		/* passes on another number than expected */
 
@@ -17,11 +17,11 @@ static void run(machine *m, int n_passes, int expected)
 	passed = 0;
 	n_other = 0;
 	for (int i = 0; i < n_passes; i++) {
-		struct pass pass = m(pace.now);
+		struct pass pass = m(tuning.now);
 
-		n_other += pace.now != expected;
+		n_other += tuning.now != expected;
 		passed += pass.seconds;
-		gg_pace_pass(&pace, pass.seconds, pass.seconds * pass.share);
+		gg_tuning_pass(&tuning, pass.seconds, pass.seconds * pass.share);
 	}
 }
 
@@ -32,7 +32,7 @@ static struct pass idle(int n)
 
 START_TEST(leaves_an_idle_machine_alone)
 {
-	gg_pace_start(&pace, 8);
+	gg_tuning_start(&tuning, 8);
 	run(idle, 2000, 8);
 	ck_assert_int_eq(n_other, 0);
 }
@@ -46,13 +46,13 @@ static struct pass contended(int n)
 
 START_TEST(gives_way)
 {
-	gg_pace_start(&pace, 2);
+	gg_tuning_start(&tuning, 2);
 	run(contended, 400, 1);
-	ck_assert_int_eq(pace.now, 1);
+	ck_assert_int_eq(tuning.now, 1);
 	ck_assert_double_le(passed, 1.1 * 400 * 0.030);
 	/* And takes the processors back when they are free. */
 	run(idle, 200, 2);
-	ck_assert_int_eq(pace.now, 2);
+	ck_assert_int_eq(tuning.now, 2);
 	ck_assert_int_le(n_other, 64);
 }
 END_TEST
@@ -65,9 +65,9 @@ static struct pass half(int n)
 
 START_TEST(tries_more_seldom_in_vain)
 {
-	gg_pace_start(&pace, 2);
+	gg_tuning_start(&tuning, 2);
 	run(half, 1000, 1);
-	ck_assert_int_eq(pace.now, 1);
+	ck_assert_int_eq(tuning.now, 1);
 	ck_assert_double_le(passed, 1.1 * 1000 * 0.020);
 }
 END_TEST
@@ -80,9 +80,9 @@ static struct pass uneven(int n)
 
 START_TEST(goes_by_time)
 {
-	gg_pace_start(&pace, 8);
+	gg_tuning_start(&tuning, 8);
 	run(uneven, 2000, 8);
-	ck_assert_int_eq(pace.now, 8);
+	ck_assert_int_eq(tuning.now, 8);
 	ck_assert_double_le(passed, 1.02 * 2000 * 0.005);
 }
 END_TEST
@@ -95,7 +95,7 @@ static struct pass one_taken(int n)
 
 START_TEST(finds_one_fewer)
 {
-	gg_pace_start(&pace, 16);
+	gg_tuning_start(&tuning, 16);
 	run(one_taken, 2000, 15);
 	ck_assert_double_le(passed, 1.05 * 2000 * 0.064 / 15);
 }
@@ -104,43 +104,43 @@ END_TEST
 /* A prompt tells already; where it was wrong, as when weights came from a disk, that is found out. */
 START_TEST(prompts_tell)
 {
-	gg_pace_start(&pace, 2);
-	gg_pace_prefill(&pace, 1, 0.5);
-	gg_pace_prefill(&pace, 1, 0.5);
+	gg_tuning_start(&tuning, 2);
+	gg_tuning_prefill(&tuning, 1, 0.5);
+	gg_tuning_prefill(&tuning, 1, 0.5);
 	run(contended, 100, 1);
 	ck_assert_int_eq(n_other, 0);
-	gg_pace_start(&pace, 16);
-	gg_pace_prefill(&pace, 1, 0.5);
-	ck_assert_int_eq(pace.now, 12);
-	gg_pace_prefill(&pace, 1, 0.5);
-	ck_assert_int_eq(pace.now, 12);
+	gg_tuning_start(&tuning, 16);
+	gg_tuning_prefill(&tuning, 1, 0.5);
+	ck_assert_int_eq(tuning.now, 12);
+	gg_tuning_prefill(&tuning, 1, 0.5);
+	ck_assert_int_eq(tuning.now, 12);
 	run(idle, 100, 16);
-	ck_assert_int_eq(pace.now, 16);
-	gg_pace_start(&pace, 16);
-	gg_pace_prefill(&pace, 1, 0.99);
-	ck_assert_int_eq(pace.now, 16);
+	ck_assert_int_eq(tuning.now, 16);
+	gg_tuning_start(&tuning, 16);
+	gg_tuning_prefill(&tuning, 1, 0.99);
+	ck_assert_int_eq(tuning.now, 16);
 }
 END_TEST
 
 /* Batches of one and of eight: the small one is not faster for the threads that it came upon. */
 START_TEST(compares_like_with_like)
 {
-	gg_pace_start(&pace, 8);
+	gg_tuning_start(&tuning, 8);
 	for (int i = 0; i < 400; i++) {
 		uint32_t n_tokens = i / 6 % 2 ? 1 : 8;
-		struct pass pass = uneven(pace.now);
+		struct pass pass = uneven(tuning.now);
 
-		gg_pace_batch(&pace, n_tokens);
+		gg_tuning_batch(&tuning, n_tokens);
 		pass.seconds *= n_tokens;
-		gg_pace_pass(&pace, pass.seconds, pass.seconds * pass.share);
-		ck_assert(pace.before || pace.now == 8);
+		gg_tuning_pass(&tuning, pass.seconds, pass.seconds * pass.share);
+		ck_assert(tuning.before || tuning.now == 8);
 	}
 }
 END_TEST
 
 START_TEST(one_thread_stays_one)
 {
-	gg_pace_start(&pace, 1);
+	gg_tuning_start(&tuning, 1);
 	run(contended, 100, 1);
 	ck_assert_int_eq(n_other, 0);
 }
@@ -160,5 +160,5 @@ static void add_tests(TCase *tc)
 
 int main(void)
 {
-	return test_main("pace", add_tests);
+	return test_main("tuning", add_tests);
 }

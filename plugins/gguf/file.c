@@ -24,7 +24,7 @@ const char *gg_show(struct gg_text_at text, char shown[GG_SHOWN])
 
 	memcpy(shown, text.at, n);
 	shown[n] = '\0';
-	gg_mend_text(shown);
+	gg_repair_text(shown);
 	for (char *at = shown; *at; at++) {
 		if ((unsigned char)*at < ' ' || *at == 0x7f)
 			*at = '?';

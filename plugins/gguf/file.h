@@ -4,8 +4,8 @@
  * end the process where it is wrong: nothing reaches them that was not read and
  * checked here first.
  */
-#ifndef KVMOD_GGML_FILE_H
-#define KVMOD_GGML_FILE_H
+#ifndef KVMOD_GGUF_FILE_H
+#define KVMOD_GGUF_FILE_H
 
 #include <stdbool.h>
 #include <stddef.h>

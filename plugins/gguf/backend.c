@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What ggml runs on: device, threads, cancelling, log. */
+/* ggml's CPU backend: the device, its threads, cancellation, and the log. */
 #include <config.h>
 
 #include "engine.h"
@@ -8,19 +8,28 @@
 #include <sched.h>
 #include <string.h>
 
-/* --- log: ggml's is one for the process, ours is one per host ------------------ */
+/* --- the log: one for the process in ggml, one for each host here ------------- */
 
 static _Thread_local struct gg_engine *log_engine;
 static _Thread_local char log_error[256];
+
+/*
+ * Who had the log before: another module that has these functions too, whose callback
+ * comes with data. ggml's own, which prints to stderr, has none, and is not called.
+ */
+static ggml_log_callback log_before;
+static void *log_before_data;
 
 static void log_line(enum ggml_log_level level, const char *text, void *arg)
 {
 	size_t length = strcspn(text, "\n");
 
 	(void)arg;
+	if (!log_engine && log_before && log_before_data)
+		log_before(level, text, log_before_data);
 	if (!log_engine || !length)
 		return;
-	/* What goes wrong first is why; the lines after it say where that led. */
+	/* The first error is the reason; the lines after it say what that led to. */
 	if (level == GGML_LOG_LEVEL_ERROR && !log_error[0])
 		snprintf(log_error, sizeof(log_error), "%.*s", (int)length, text);
 	gg_log(log_engine, KVMOD_DEBUG, "%.*s", (int)length, text);
@@ -42,11 +51,12 @@ const char *gg_log_end(void)
 
 static void init_once(void)
 {
-	llama_log_set(log_line, NULL);
+	llama_log_get(&log_before, &log_before_data);
+	llama_log_set(log_line, &log_before);
 	llama_backend_init();
 }
 
-/* CPU calls of ggml that are no part of ggml-base: a backend may be a file of its own. */
+/* Calls of ggml's CPU backend, which may be a file of its own, outside ggml-base. */
 static void *backend_call(const struct gg_engine *engine, const char *name)
 {
 	return ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(engine->backend.device),
@@ -57,14 +67,14 @@ static bool was_cancelled(void *arg)
 {
 	struct gg_backend *backend = arg;
 
-	return !backend->held && atomic_load_explicit(&backend->cancelled, memory_order_relaxed);
+	return !backend->uninterruptible && atomic_load_explicit(&backend->cancelled, memory_order_relaxed);
 }
 
 void gg_backend_use_threads(struct gg_backend *backend, int n)
 {
-	if (backend->set_n_threads && backend->n_now != n)
+	if (backend->set_n_threads && backend->n_threads_used != n)
 		backend->set_n_threads(backend->handle, n);
-	backend->n_now = n;
+	backend->n_threads_used = n;
 }
 
 static void start_threads(struct gg_engine *engine)
@@ -80,8 +90,6 @@ static void start_threads(struct gg_engine *engine)
 	backend->set_n_threads = backend_call(engine, "ggml_backend_set_n_threads");
 	set_abort = backend_call(engine, "ggml_backend_set_abort_callback");
 	gg_backend_use_threads(backend, backend->n_threads);
-	/* A number that was asked for is kept to. */
-	gg_pace_start(&backend->pace, engine->threads ? 0 : backend->n_threads);
 	if (set_abort)
 		set_abort(backend->handle, was_cancelled, backend);
 	if (new_pool && set_pool) {
@@ -92,8 +100,8 @@ static void start_threads(struct gg_engine *engine)
 }
 
 /*
- * ggml's threads wait for each other at full speed after every operation: more of
- * them than there are processors take a hundred times as long.
+ * ggml's threads spin until the last has finished each operation: with more threads than
+ * processors, a pass takes a hundred times as long.
  */
 static int count_threads(const struct gg_engine *engine)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The queries of the newest tokens, collected for a policy that asked for them. */
-#include "engine.h"
+#include "sequence.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 /* While tokens are decoded one by one, older rows move on every so many tokens. */
 #define DECODE_SLACK 64u
 
-void gg_rows_free(struct gg_rows *rows)
+void gg_queries_free(struct gg_queries *rows)
 {
 	for (int side = 0; side < GG_N_SIDES; side++)
 		gg_memory_free(&rows->memory[side]);
@@ -29,8 +29,8 @@ static bool take_memory(struct kvmod_seq *seq)
 	};
 
 	for (int side = 0; side < GG_N_SIDES; side++) {
-		if (n_layers[side] && !gg_memory_new(engine, &seq->rows.memory[side], side,
-						     n_layers[side] * seq->rows.room * row_bytes(seq)))
+		if (n_layers[side] && !gg_memory_new(engine, &seq->queries.memory[side], side,
+						     n_layers[side] * seq->queries.room * row_bytes(seq)))
 			return false;
 	}
 	return true;
@@ -76,7 +76,7 @@ int32_t gg_serves(void *self, const struct kvmod_needs *needs)
 
 static void rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmod_needs *needs)
 {
-	struct gg_rows *rows = &seq->rows;
+	struct gg_queries *rows = &seq->queries;
 
 	rows->wanted = kvmod_needs_rows(needs, n_tokens);
 	rows->decode = rows->wanted && needs->decode_every;
@@ -88,7 +88,7 @@ static void rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmo
 		return;
 	gg_log(seq->engine, KVMOD_WARN, "no memory for the queries of %u tokens, which the policy needs",
 	       rows->wanted);
-	gg_rows_free(rows);
+	gg_queries_free(rows);
 }
 
 static int32_t copy_on_gpu(const struct kvmod_seq *seq, struct gg_memory *to,
@@ -105,25 +105,25 @@ static int32_t copy_on_gpu(const struct kvmod_seq *seq, struct gg_memory *to,
 	return gg_gpu_gather(seq->engine, &gather, from->bytes ? 1 : 0);
 }
 
-int32_t gg_rows_copy(struct kvmod_seq *to, const struct kvmod_seq *from)
+int32_t gg_queries_copy(struct kvmod_seq *to, const struct kvmod_seq *from)
 {
-	struct gg_memory *target = to->rows.memory;
-	const struct gg_memory *source = from->rows.memory;
+	struct gg_memory *target = to->queries.memory;
+	const struct gg_memory *source = from->queries.memory;
 	int32_t code;
 
-	to->rows = from->rows;
-	memset(to->rows.memory, 0, sizeof(to->rows.memory));
-	if (!from->rows.room)
+	to->queries = from->queries;
+	memset(to->queries.memory, 0, sizeof(to->queries.memory));
+	if (!from->queries.room)
 		return KVMOD_OK;
 	if (!take_memory(to)) {
-		gg_rows_free(&to->rows);
+		gg_queries_free(&to->queries);
 		return gg_fail(from->engine, KVMOD_ENOMEM, "no memory for a copy of the queries");
 	}
 	if (source[GG_HOST].bytes)
 		memcpy(target[GG_HOST].address, source[GG_HOST].address, source[GG_HOST].bytes);
 	code = copy_on_gpu(from, &target[GG_GPU], &source[GG_GPU]);
 	if (code)
-		gg_rows_free(&to->rows);
+		gg_queries_free(&to->queries);
 	return code;
 }
 
@@ -140,7 +140,7 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			       (unsigned long long)n_tokens, (unsigned long long)gg_seq_extent(seq),
 			       (unsigned long long)engine->limit);
 	gg_gpu_wait(engine);
-	gg_rows_free(&seq->rows);
+	gg_queries_free(&seq->queries);
 	gg_seq_moved(seq);
 	if (needs) {
 		note_missing(engine, needs->what);
@@ -149,9 +149,9 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 	return gg_seq_reserve(seq, n_tokens);
 }
 
-uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n)
+uint32_t gg_queries_due(const struct kvmod_seq *seq, uint32_t n)
 {
-	const struct gg_rows *rows = &seq->rows;
+	const struct gg_queries *rows = &seq->queries;
 	uint64_t end = seq->logical + n, due;
 
 	if (!rows->wanted || end <= rows->from)
@@ -163,7 +163,7 @@ uint32_t gg_rows_due(const struct kvmod_seq *seq, uint32_t n)
 	return due < rows->wanted ? (uint32_t)due : rows->wanted;
 }
 
-float *gg_row_at(const struct kvmod_seq *seq, uint32_t layer, uint32_t i)
+float *gg_query_row(const struct kvmod_seq *seq, uint32_t layer, uint32_t i)
 {
 	const struct gg_engine *engine = seq->engine;
 	enum gg_side side = gg_side_of(engine, layer);
@@ -171,15 +171,15 @@ float *gg_row_at(const struct kvmod_seq *seq, uint32_t layer, uint32_t i)
 
 	if (side == GG_GPU)
 		index -= engine->net.n_layers - engine->gpu.n_layers;
-	return (float *)((char *)seq->rows.memory[side].address +
-			 (index * seq->rows.room + i) * row_bytes(seq));
+	return (float *)((char *)seq->queries.memory[side].address +
+			 (index * seq->queries.room + i) * row_bytes(seq));
 }
 
 /* The newest `keep` rows of each layer of the GPU go to its front. */
 static int32_t move_on_gpu(struct kvmod_seq *seq, uint32_t keep)
 {
 	struct gg_engine *engine = seq->engine;
-	struct kvmod_span newest = { .begin = seq->rows.n - keep, .end = seq->rows.n };
+	struct kvmod_span newest = { .begin = seq->queries.n - keep, .end = seq->queries.n };
 	uint32_t n = engine->gpu.n_layers, first = engine->net.n_layers - n;
 	struct kvmod_gather *gathers = calloc((size_t)n + 1, sizeof(*gathers));
 	int32_t code;
@@ -187,7 +187,7 @@ static int32_t move_on_gpu(struct kvmod_seq *seq, uint32_t keep)
 	if (!gathers)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to move queries");
 	for (uint32_t i = 0; i < n; i++) {
-		float *front = gg_row_at(seq, first + i, 0);
+		float *front = gg_query_row(seq, first + i, 0);
 
 		gathers[i] = (struct kvmod_gather){
 			.size = sizeof(*gathers), .n_spans = 1, .spans = &newest,
@@ -200,9 +200,9 @@ static int32_t move_on_gpu(struct kvmod_seq *seq, uint32_t keep)
 	return code;
 }
 
-int32_t gg_rows_reserve(struct kvmod_seq *seq, uint32_t n)
+int32_t gg_queries_reserve(struct kvmod_seq *seq, uint32_t n)
 {
-	struct gg_rows *rows = &seq->rows;
+	struct gg_queries *rows = &seq->queries;
 	uint32_t keep = rows->room - n, n_host = seq->engine->net.n_layers - seq->engine->gpu.n_layers;
 	int32_t code;
 
@@ -212,19 +212,19 @@ int32_t gg_rows_reserve(struct kvmod_seq *seq, uint32_t n)
 	keep = keep < rows->wanted ? keep : rows->wanted;
 	code = move_on_gpu(seq, keep);
 	for (uint32_t i = 0; !code && i < n_host; i++)
-		memmove(gg_row_at(seq, i, 0), gg_row_at(seq, i, rows->n - keep), keep * row_bytes(seq));
+		memmove(gg_query_row(seq, i, 0), gg_query_row(seq, i, rows->n - keep), keep * row_bytes(seq));
 	if (!code)
 		rows->n = keep;
 	return code;
 }
 
-void gg_rows_push(struct kvmod_seq *seq, uint32_t n)
+void gg_queries_push(struct kvmod_seq *seq, uint32_t n)
 {
-	seq->rows.n += n;
-	seq->rows.end = seq->logical;
+	seq->queries.n += n;
+	seq->queries.end = seq->logical;
 }
 
-void gg_rows_forget(struct gg_rows *rows, uint64_t logical)
+void gg_queries_forget(struct gg_queries *rows, uint64_t logical)
 {
 	uint64_t drop = rows->end > logical ? rows->end - logical : 0;
 

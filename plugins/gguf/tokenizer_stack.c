@@ -117,7 +117,7 @@ static uint32_t longest_run(const char *text, size_t length)
 	return longest;
 }
 
-int32_t gg_tokenize_deep(struct gg_engine *engine, const char *text, size_t length, bool special,
+int32_t gg_llama_tokenize(struct gg_engine *engine, const char *text, size_t length, bool special,
 			 int32_t *tokens, size_t room, int32_t *n)
 {
 	struct job job = { engine->text.vocab, text, (int32_t)length, (int32_t)room, 0, tokens, special };

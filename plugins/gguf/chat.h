@@ -3,18 +3,16 @@
  * Conversations as text: a known template is rendered exactly, by a row of a
  * table (templates.c, render.c), another one as libllama guesses it (guess.c).
  */
-#ifndef KVMOD_GGML_CHAT_H
-#define KVMOD_GGML_CHAT_H
+#ifndef KVMOD_GGUF_CHAT_H
+#define KVMOD_GGUF_CHAT_H
 
-#include "engine.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
-/* "ggml" or "llama": the section of the configuration that messages name. */
-static inline const char *gg_engine_name(const struct gg_engine *engine)
-{
-	const struct kvmod_engine_ops *ops = engine->base.ops;
+#include <kvmod/engine.h>
 
-	return ops->name;
-}
+struct gg_engine;
 
 /* Where a byte of a rendered conversation is from. */
 enum gg_from {
@@ -115,15 +113,24 @@ bool gg_template_key(const char *template, uint64_t *key, char **system);
 /* --- rendering ------------------------------------------------------------------------ */
 
 /* What chat() was given; `system` below is the template's default system message. */
-struct gg_talk {
+struct gg_conversation {
 	const struct kvmod_message *messages;
 	size_t n;
 	bool first;
 };
 
 int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row, const char *system,
-			const struct gg_talk *talk, struct gg_rendered *out);
+			const struct gg_conversation *talk, struct gg_rendered *out);
 int32_t gg_render_guess(struct gg_engine *engine, const char *template, const char *system,
-			const struct gg_talk *talk, struct gg_rendered *out);
+			const struct gg_conversation *talk, struct gg_rendered *out);
+
+/* --- conversations as tokens (chat.c) ---------------------------------------------- */
+
+/* Finds the template; the vocabulary must have been read. */
+int32_t gg_chat_open(struct gg_engine *engine);
+int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
+		uint32_t first, int32_t *tokens, size_t *n_tokens);
+/* "ggml" or "llama": the section of the configuration that messages name. */
+const char *gg_engine_name(const struct gg_engine *engine);
 
 #endif

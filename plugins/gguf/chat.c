@@ -4,7 +4,7 @@
  * says only, and everything between two of them is tokenized as one text, so that
  * words merge across the edge of a message as they would in the whole.
  */
-#include "chat.h"
+#include "engine.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -145,7 +145,7 @@ static void push_bos(struct tokens *tokens, const struct gg_rendered *all)
 	push_token(tokens, own->bos);
 }
 
-/* --- chat() -------------------------------------------------------------------------- */
+/* --- the engine's calls ------------------------------------------------------------ */
 
 static int32_t check_message(struct gg_engine *engine, const struct kvmod_message *message)
 {
@@ -159,7 +159,7 @@ static int32_t check_message(struct gg_engine *engine, const struct kvmod_messag
 		       message->role);
 }
 
-static int32_t check_messages(struct gg_engine *engine, const struct gg_talk *talk)
+static int32_t check_messages(struct gg_engine *engine, const struct gg_conversation *talk)
 {
 	int32_t code = KVMOD_OK;
 
@@ -172,15 +172,15 @@ static int32_t check_messages(struct gg_engine *engine, const struct gg_talk *ta
 
 static void warn_of_guess(struct gg_engine *engine)
 {
-	if (!engine->text.guessed)
+	if (!engine->text.warned_of_guess)
 		gg_log(engine, KVMOD_WARN,
 		       "%s: kvmod does not know its chat template: libllama's guess is used, "
 		       "which may differ; set [engine %s] chat_template = NAME, or use --raw",
 		       engine->model, gg_engine_name(engine));
-	engine->text.guessed = true;
+	engine->text.warned_of_guess = true;
 }
 
-static int32_t render(struct gg_engine *engine, const struct gg_talk *talk, struct gg_rendered *out)
+static int32_t render(struct gg_engine *engine, const struct gg_conversation *talk, struct gg_rendered *out)
 {
 	const char *template = llama_model_chat_template(engine->text.model, NULL);
 	const struct gg_template *row = engine->text.template;
@@ -204,7 +204,7 @@ int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messa
 		int32_t *tokens, size_t *n_tokens)
 {
 	struct tokens out = { .engine = self, .ids = tokens, .room = *n_tokens };
-	struct gg_talk talk = { .messages = messages, .n = n_messages, .first = first };
+	struct gg_conversation talk = { .messages = messages, .n = n_messages, .first = first };
 	struct gg_rendered all = { 0 };
 	int32_t code = check_messages(self, &talk);
 
@@ -222,6 +222,13 @@ int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messa
 		return code;
 	*n_tokens = out.n;
 	return out.n > out.room ? KVMOD_ERANGE : KVMOD_OK;
+}
+
+const char *gg_engine_name(const struct gg_engine *engine)
+{
+	const struct kvmod_engine_ops *ops = engine->base.ops;
+
+	return ops->name;
 }
 
 int32_t gg_chat_open(struct gg_engine *engine)

@@ -190,10 +190,10 @@ static size_t character(const unsigned char *s, size_t left)
  */
 static int32_t check_length(struct gg_engine *engine, size_t length)
 {
-	uint64_t limit = engine->limit ? engine->limit : engine->public_model.context;
+	uint64_t limit = engine->limit;
 	size_t longest = engine->text.longest;
 
-	if (limit && longest && length > limit * longest)
+	if (longest && length > limit * longest)
 		return gg_fail(engine, KVMOD_EINVAL,
 			       "a text of %zu bytes does not fit the context of %llu tokens, the longest of which has %zu bytes",
 			       length, (unsigned long long)limit, longest);
@@ -220,7 +220,7 @@ int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length)
 	return code;
 }
 
-void gg_mend_text(char *text)
+void gg_repair_text(char *text)
 {
 	size_t length = strlen(text), n;
 
@@ -260,7 +260,7 @@ int32_t gg_tokenize(void *self, const char *text, size_t length, uint32_t flags,
 	if (n_first && given)
 		tokens[0] = start;
 	room = given > n_first ? given - n_first : 0;
-	code = gg_tokenize_deep(engine, text, length, flags & KVMOD_TOKENIZE_SPECIAL,
+	code = gg_llama_tokenize(engine, text, length, flags & KVMOD_TOKENIZE_SPECIAL,
 				tokens ? tokens + n_first : NULL, room, &n);
 	if (code)
 		return code;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A conversation, rendered by a row of the table of templates. */
-#include "chat.h"
+#include "engine.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +15,7 @@ struct span {
 struct render {
 	struct gg_engine *engine;
 	const struct gg_template *row;
-	const struct gg_talk *talk;
+	const struct gg_conversation *talk;
 	struct gg_rendered *out;
 	struct span system; /* waits for a user's turn; text NULL: none does */
 	size_t last_question;
@@ -229,7 +229,7 @@ static bool is_question(const struct kvmod_message *m)
 	       strcmp(m->text + n - tail, closing);
 }
 
-static size_t last_question(const struct gg_talk *talk)
+static size_t last_question(const struct gg_conversation *talk)
 {
 	for (size_t i = talk->n; i-- > 0;) {
 		if (is_question(&talk->messages[i]))
@@ -335,13 +335,13 @@ static int32_t put_turn(struct render *r, size_t i, bool *users)
 	return KVMOD_OK;
 }
 
-static bool ends_with_answer(const struct gg_talk *talk)
+static bool ends_with_answer(const struct gg_conversation *talk)
 {
 	return !strcmp(talk->messages[talk->n - 1].role, "assistant");
 }
 
 int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row, const char *system,
-			const struct gg_talk *talk, struct gg_rendered *out)
+			const struct gg_conversation *talk, struct gg_rendered *out)
 {
 	struct render r = { .engine = engine, .row = row, .talk = talk, .out = out };
 	int32_t code = KVMOD_OK;

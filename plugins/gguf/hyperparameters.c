@@ -422,7 +422,7 @@ static int32_t read_name(struct gg_engine *engine)
 	model->name = name.n ? strndup(name.at, name.n) : strdup(own);
 	if (!model->name)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model's name");
-	gg_mend_text(model->name);
+	gg_repair_text(model->name);
 	return KVMOD_OK;
 }
 

@@ -1,49 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The engine "llama": libllama itself, with its own cache, which is always
- * whole. It is what the engine "ggml" is measured against.
+ * The engine "llama": libllama itself, with its own cache, which cannot be compressed.
+ * `kvmod bench engine` compares the engine "ggml" with it.
  */
-#include "chat.h"
+#include "engine.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct llama_engine {
-	struct gg_engine gg;		/* parameters, threads and text are as there */
-	struct llama_model *model;
-	char architecture[64], name[128];
-};
-
 #define LLAMA_PARAMS(P, owner) \
-	P(owner, struct gg_engine, model, PATH, "models/default.gguf", "", \
-	  "the model, a GGUF file") \
-	P(owner, struct gg_engine, context, INT, "0", "0..", \
-	  "longest sequence in tokens; 0: what the model was trained for") \
+	GG_PARAM_MODEL(P, owner) \
+	GG_PARAM_CONTEXT(P, owner) \
 	P(owner, struct gg_engine, threads, INT, "0", "0..512", \
 	  "threads of ggml; 0: as many as the host has") \
-	P(owner, struct gg_engine, batch, INT, "512", "1..16384", \
-	  "tokens that one pass takes at most") \
-	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
-	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
-	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
-	  "element type of the cached K and V") \
-	P(owner, struct gg_engine, chat_template, CHOICE, "auto", GG_TEMPLATE_NAMES, \
-	  "how a conversation is rendered; auto: as the model's file says")
+	GG_PARAM_BATCH(P, owner) \
+	GG_PARAM_GPU_LAYERS(P, owner) \
+	GG_PARAM_CACHE_TYPE(P, owner) \
+	GG_PARAM_CHAT_TEMPLATE(P, owner)
 KVMOD_PARAMS(engine, llama, LLAMA_PARAMS);
 
-static const enum ggml_type cache_types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 };
-
 /* A sequence has a context, and so a cache, of its own. */
-struct llama_seq {
+struct ll_seq {
 	struct llama_context *context;
 	uint64_t logical;
 	struct kvmod_head *heads;	/* [n_kv_heads], the same in each layer */
 	struct kvmod_segment *segments;	/* [n_layers] */
 };
 
-static struct llama_seq *seq_of(struct kvmod_seq *seq)
+static struct ll_seq *seq_of(struct kvmod_seq *seq)
 {
-	return (struct llama_seq *)seq;
+	return (struct ll_seq *)seq;
 }
 
 /* --- the model -------------------------------------------------------------------- */
@@ -59,7 +45,7 @@ static uint32_t head_dim(const struct llama_model *model, const char *architectu
 	return (uint32_t)(llama_model_n_embd(model) / llama_model_n_head(model));
 }
 
-static void describe(struct llama_engine *e)
+static void describe(struct ll_engine *e)
 {
 	struct kvmod_model *m = &e->gg.public_model;
 
@@ -93,7 +79,7 @@ static void describe(struct llama_engine *e)
 
 static void ll_close(void *self)
 {
-	struct llama_engine *e = self;
+	struct ll_engine *e = self;
 
 	gg_text_close(&e->gg);
 	if (e->model)
@@ -103,7 +89,7 @@ static void ll_close(void *self)
 	gg_backend_close(&e->gg);
 }
 
-static int32_t open_model(struct llama_engine *e)
+static int32_t open_model(struct ll_engine *e)
 {
 	struct llama_model_params params = llama_model_default_params();
 	ggml_backend_dev_t devices[] = { e->gg.gpu.device, NULL };
@@ -127,7 +113,7 @@ static int32_t open_model(struct llama_engine *e)
 }
 
 /* What ggml's checks let pass, and libllama ends the process for. */
-static int32_t check_model(struct llama_engine *e)
+static int32_t check_model(struct ll_engine *e)
 {
 	const struct gg_model *net = &e->gg.net;
 	int32_t code = gg_model_check(&e->gg);
@@ -141,9 +127,11 @@ static int32_t check_model(struct llama_engine *e)
 
 static int32_t ll_open(void *self)
 {
-	struct llama_engine *e = self;
-	int32_t code = gg_backend_open(&e->gg);
+	struct ll_engine *e = self;
+	int32_t code;
 
+	e->gg.type = gg_cache_type(&e->gg);
+	code = gg_backend_open(&e->gg);
 	if (!code)
 		code = gg_gpu_find(&e->gg);
 	if (!code)
@@ -160,19 +148,20 @@ static int32_t ll_open(void *self)
 	}
 	gg_file_forget(&e->gg.net.file);
 	describe(e);
+	e->gg.limit = e->gg.public_model.context;
 	return KVMOD_OK;
 }
 
 static const struct kvmod_model *ll_model(void *self)
 {
-	return &((struct llama_engine *)self)->gg.public_model;
+	return &((struct ll_engine *)self)->gg.public_model;
 }
 
 /* --- sequences ----------------------------------------------------------------------- */
 
 static void ll_seq_close(void *self, struct kvmod_seq *seq)
 {
-	struct llama_seq *s = seq_of(seq);
+	struct ll_seq *s = seq_of(seq);
 
 	(void)self;
 	if (!s)
@@ -189,7 +178,7 @@ static bool was_cancelled(void *arg)
 	return atomic_load_explicit(&((struct gg_backend *)arg)->cancelled, memory_order_relaxed);
 }
 
-static struct llama_context *new_context(struct llama_engine *e, const char **why)
+static struct llama_context *new_context(struct ll_engine *e, const char **why)
 {
 	struct llama_context_params params = llama_context_default_params();
 	struct llama_context *context;
@@ -197,7 +186,7 @@ static struct llama_context *new_context(struct llama_engine *e, const char **wh
 	params.n_ctx = (uint32_t)e->gg.public_model.context;
 	params.n_batch = params.n_ubatch = (uint32_t)e->gg.batch;
 	params.n_threads = params.n_threads_batch = e->gg.backend.n_threads;
-	params.type_k = params.type_v = cache_types[e->gg.cache_type];
+	params.type_k = params.type_v = e->gg.type;
 	params.abort_callback = was_cancelled;
 	params.abort_callback_data = &e->gg.backend;
 	gg_log_begin(&e->gg);
@@ -210,9 +199,9 @@ static struct llama_context *new_context(struct llama_engine *e, const char **wh
 
 static int32_t ll_seq_open(void *self, struct kvmod_seq **out)
 {
-	struct llama_engine *e = self;
+	struct ll_engine *e = self;
 	const struct kvmod_model *m = &e->gg.public_model;
-	struct llama_seq *s = calloc(1, sizeof(*s));
+	struct ll_seq *s = calloc(1, sizeof(*s));
 	const char *why = "";
 
 	if (s) {
@@ -231,8 +220,8 @@ static int32_t ll_seq_open(void *self, struct kvmod_seq **out)
 
 static int32_t ll_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 {
-	struct llama_engine *e = self;
-	struct llama_seq *from = seq_of(seq);
+	struct ll_engine *e = self;
+	struct ll_seq *from = seq_of(seq);
 	size_t size = llama_state_seq_get_size(from->context, 0);
 	uint8_t *state = malloc(size);
 	int32_t code = ll_seq_open(self, copy);
@@ -248,7 +237,7 @@ static int32_t ll_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq *
 	return code;
 }
 
-static void forget(struct llama_seq *s, uint64_t logical)
+static void forget(struct ll_seq *s, uint64_t logical)
 {
 	llama_memory_seq_rm(llama_get_memory(s->context), 0, (llama_pos)logical, -1);
 	s->logical = logical;
@@ -271,7 +260,7 @@ static uint64_t ll_seq_length(void *self, struct kvmod_seq *seq)
 
 /* --- steps ------------------------------------------------------------------------------ */
 
-static int32_t check_room(struct llama_engine *e, const struct llama_seq *s, uint64_t n)
+static int32_t check_room(struct ll_engine *e, const struct ll_seq *s, uint64_t n)
 {
 	uint64_t context = e->gg.public_model.context;
 
@@ -284,7 +273,7 @@ static int32_t check_room(struct llama_engine *e, const struct llama_seq *s, uin
 
 static int32_t ll_serves(void *self, const struct kvmod_needs *needs)
 {
-	struct llama_engine *e = self;
+	struct ll_engine *e = self;
 
 	if (needs->what || needs->rows.value > 0)
 		return gg_fail(&e->gg, KVMOD_ENOTSUP,
@@ -301,7 +290,7 @@ static int32_t ll_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tok
 }
 
 /* One pass: n tokens, at most a batch; logits of the last n_logits of them. */
-static int32_t run_pass(struct llama_engine *e, struct llama_seq *s, const int32_t *tokens,
+static int32_t run_pass(struct ll_engine *e, struct ll_seq *s, const int32_t *tokens,
 			uint32_t n, float *logits, uint32_t n_logits)
 {
 	size_t width = e->gg.public_model.n_vocab;
@@ -335,10 +324,10 @@ static int32_t run_pass(struct llama_engine *e, struct llama_seq *s, const int32
 	return KVMOD_OK;
 }
 
-static int32_t run_item(struct llama_engine *e, const struct kvmod_batch_item *item,
+static int32_t run_item(struct ll_engine *e, const struct kvmod_batch_item *item,
 			const struct kvmod_batch *batch, uint64_t *done)
 {
-	struct llama_seq *s = seq_of(item->seq);
+	struct ll_seq *s = seq_of(item->seq);
 	size_t width = e->gg.public_model.n_vocab;
 	int32_t code = check_room(e, s, item->n_tokens);
 
@@ -367,7 +356,7 @@ static const struct kvmod_batch_item *item_at(const struct kvmod_batch *batch, u
 
 static int32_t ll_step(void *self, const struct kvmod_batch *batch)
 {
-	struct llama_engine *e = self;
+	struct ll_engine *e = self;
 	uint64_t *before = calloc(batch->n_items + 1, sizeof(*before)), done = 0;
 	int32_t code = KVMOD_OK;
 	uint32_t n = 0;
@@ -387,7 +376,7 @@ static int32_t ll_step(void *self, const struct kvmod_batch *batch)
 
 static void ll_cancel(void *self)
 {
-	atomic_store(&((struct llama_engine *)self)->gg.backend.cancelled, true);
+	atomic_store(&((struct ll_engine *)self)->gg.backend.cancelled, true);
 }
 
 /* --- the policies' side ------------------------------------------------------------------ */
@@ -396,7 +385,7 @@ static void ll_cancel(void *self)
 static int32_t ll_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	const struct kvmod_model *m = ll_model(self);
-	struct llama_seq *s = seq_of(seq);
+	struct ll_seq *s = seq_of(seq);
 
 	for (uint32_t g = 0; g < m->n_kv_heads; g++)
 		s->heads[g] = (struct kvmod_head){ .size = sizeof(*s->heads), .n = (uint32_t)s->logical };
@@ -429,21 +418,21 @@ static int32_t ll_apply(void *self, struct kvmod_seq *seq, const struct kvmod_pl
 
 static void ll_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
 {
-	const struct llama_engine *e = self;
+	const struct ll_engine *e = self;
 	const struct kvmod_model *m = &e->gg.public_model;
 	uint64_t row = 2 * (uint64_t)m->n_layers *
-		       ggml_row_size(cache_types[e->gg.cache_type], m->n_kv_heads * (int64_t)m->head_dim);
+		       ggml_row_size(e->gg.type, m->n_kv_heads * (int64_t)m->head_dim);
 
 	out->used = out->full = seq_of(seq)->logical * row;
 	out->held = m->context * row;
 }
 
-const struct kvmod_engine_ops gg_llama_ops = {
+const struct kvmod_engine_ops ll_engine_ops = {
 	.size = sizeof(struct kvmod_engine_ops),
 	.flags = KVMOD_ENGINE_WHOLE,
 	.name = "llama",
 	.description = "GGUF models through libllama; its cache is always whole",
-	.instance_size = sizeof(struct llama_engine),
+	.instance_size = sizeof(struct ll_engine),
 	.n_params = sizeof(llama_params) / sizeof(llama_params[0]),
 	.params = llama_params,
 	.param_stride = sizeof(struct kvmod_param),

@@ -3,7 +3,7 @@
  * A template that kvmod does not know, as libllama takes it: rendered with marks
  * in place of the messages' texts, which are put there afterwards.
  */
-#include "chat.h"
+#include "engine.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -33,7 +33,7 @@ static void add(struct guess *guess, const char *role, const char *text)
 	guess->texts[i] = text;
 }
 
-static bool guess_new(struct guess *guess, const char *system, const struct gg_talk *talk)
+static bool guess_new(struct guess *guess, const char *system, const struct gg_conversation *talk)
 {
 	size_t room = talk->n + 3;
 
@@ -142,7 +142,7 @@ static int32_t put_rendered(struct guess *guess, const char *text)
 }
 
 int32_t gg_render_guess(struct gg_engine *engine, const char *template, const char *system,
-			const struct gg_talk *talk, struct gg_rendered *out)
+			const struct gg_conversation *talk, struct gg_rendered *out)
 {
 	struct guess guess = { .engine = engine, .first = talk->first, .out = out };
 	char *rendered = NULL;
