@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The engine "llama" as a module: it says what the engine "ggml" says, and cannot be cut. */
+/* The engine "llama" as a module: it says what the engine "ggml" says, and its cache cannot be compressed. */
 #include <config.h>
 #include <check.h>
 #include <math.h>
@@ -181,8 +181,8 @@ START_TEST(serves_what_needs_lengths_only)
 	needs.rows.value = 0;
 	needs.what = KVMOD_NEED_K;
 	ck_assert_int_eq(s.ops->serves(s.instance, &needs), KVMOD_ENOTSUP);
-	ck_assert_str_eq(kvmod_error(), "libllama does not show its cache: with this engine the "
-			 "policy is fullkv");
+	ck_assert_str_eq(kvmod_error(), "libllama does not show its cache: use the policy fullkv "
+			 "with this engine");
 	tear_down(&s);
 }
 END_TEST

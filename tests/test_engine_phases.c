@@ -174,7 +174,7 @@ START_TEST(turns)
 	for (uint32_t i = CONTEXT; i + longest <= N; i += longest) {
 		ck_assert_int_eq(gg_prompt_begin(s.engine, s.seq, longest + 1, NULL), KVMOD_ERANGE);
 		ck_assert_str_eq(test_engine_error(),
-				 "a prompt of 42 tokens after 23 that are there: the context is 64");
+				 "42 new and 23 cached tokens exceed the context of 64");
 		ck_assert_int_eq(gg_prompt_begin(s.engine, s.seq, longest, NULL), 0);
 		run(&s, i, i + longest, false);
 		cut(&s);
@@ -545,9 +545,9 @@ START_TEST(warns_once)
 	}
 	if (_i)
 		ck_assert_str_eq(test_engine_warning(&n),
-				 "the model was trained for 64 tokens: past them its answers get "
-				 "worse, unless the policy closes the gaps that it cuts (see "
-				 "kvmod-policies(7), streamingllm)");
+				 "the sequence exceeds the model's context of 64 tokens: answers "
+				 "get worse, unless the policy closes the gaps that it leaves "
+				 "(see kvmod-policies(7), streamingllm)");
 	test_engine_warning(&n);
 	ck_assert_uint_eq(n, _i);
 	tear_down(&s);
@@ -571,7 +571,7 @@ START_TEST(one_layer_whole)
 	ck_assert_uint_eq(s.seq->caches[1].sinks.room, 0);
 	test_run(s.seq, s.tokens + 50, CONTEXT - 50, s.logits, 1);
 	ck_assert_int_eq(gg_run_tokens(s.engine, s.seq, s.tokens, 1, s.logits, 1), KVMOD_ERANGE);
-	ck_assert_str_eq(test_engine_error(), "1 tokens after 64 that are there: the context is 64");
+	ck_assert_str_eq(test_engine_error(), "1 new and 64 cached tokens exceed the context of 64");
 	ck_assert_int_eq(s.seq->base, 0);
 	tear_down(&s);
 }
@@ -611,7 +611,8 @@ START_TEST(no_memory_to_turn)
 		ck_assert_int_eq(s.seq->base, 0);
 		ck_assert_uint_eq(s.seq->queries.n, 7);
 	}
-	ck_assert_int_eq(strncmp(test_engine_warning(&n), "no memory to turn cached keys back: ", 36), 0);
+	ck_assert_int_eq(strcmp(test_engine_warning(&n), "no memory to rotate cached keys back: "
+							       "distant positions are computed less exactly"), 0);
 	ck_assert_uint_eq(n, 1);
 	run(&s, 90, 94, false);
 	ck_assert_int_eq(s.seq->base, 50 - NEWEST);

@@ -239,5 +239,5 @@ static void add_tests(TCase *tc)
 
 int main(void)
 {
-	return test_main("engine walks", add_tests);
+	return test_main("engine, random calls", add_tests);
 }

@@ -234,5 +234,5 @@ static void add(TCase *tc)
 
 int main(void)
 {
-	return test_main("engine turns", add);
+	return test_main("engine rotations", add);
 }

@@ -160,5 +160,5 @@ static void add_tests(TCase *tc)
 
 int main(void)
 {
-	return test_main("tuning", add_tests);
+	return test_main("engine threads, tuned", add_tests);
 }

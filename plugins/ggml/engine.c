@@ -25,11 +25,11 @@ static int32_t set_limits(struct gg_engine *engine)
 	uint64_t most = engine->net.context, wanted = (uint64_t)engine->context;
 
 	if (engine->net.head_dim % (uint32_t)ggml_blck_size(engine->type))
-		return gg_fail(engine, KVMOD_ENOTSUP, "cache_type = %s needs a head dimension in blocks of %lld; this model's is %u",
+		return gg_fail(engine, KVMOD_ENOTSUP, "cache_type = %s needs a head dimension that is a multiple of %lld; this model's is %u",
 			       ggml_type_name(engine->type), (long long)ggml_blck_size(engine->type),
 			       engine->net.head_dim);
 	if (wanted > most && !gg_runtime_of(engine)->context_override)
-		return gg_fail(engine, KVMOD_ERANGE, "context = %llu, but %s %llu: set context_override = yes to go past that",
+		return gg_fail(engine, KVMOD_ERANGE, "context = %llu exceeds %s of %llu tokens: set context_override = yes to allow this",
 			       (unsigned long long)wanted, engine->net.context_is,
 			       (unsigned long long)most);
 	engine->limit = wanted ? wanted : most;
@@ -88,7 +88,7 @@ static int32_t gg_open(void *self)
 	return KVMOD_OK;
 }
 
-/* All of open() but what takes long: nothing is copied, and no thread is started. */
+/* What open() does, without what takes long: copies no weights, starts no threads. */
 static int32_t gg_check(void *self)
 {
 	((struct gg_engine *)self)->check_only = true;
@@ -100,7 +100,7 @@ static const struct kvmod_model *gg_describe(void *self)
 	return &((struct gg_engine *)self)->public_model;
 }
 
-/* Signal handlers call it: one store. */
+/* Signal handlers may call this: one store. */
 static void gg_cancel(void *self)
 {
 	atomic_store(&((struct gg_engine *)self)->backend.cancelled, true);

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a graph is fed with: embeddings, positions, cache rows to write, masks. All
- * of it lies in one piece of the host's memory, and in one of the GPU's that is a
- * copy of it: a pass sends it there with one call, but for masks, of which it
- * sends what has changed.
+ * The inputs of a graph: embeddings, positions, cache rows to write, masks. They lie in one
+ * piece of the host's memory, and a copy lies in one piece of the GPU's. A pass sends them
+ * in one call; of the masks it sends only what has changed.
  */
 #include "runtime.h"
 
@@ -24,7 +23,7 @@ static void place(struct gg_graph *graph, struct gg_input *in, enum gg_side side
 	ggml_backend_tensor_alloc(memory->buffer, in->on[side], (char *)memory->address + in->offset);
 }
 
-/* Without memory yet: only counts. */
+/* Gives an input its offset; without memory yet, that only counts bytes. */
 static void declare(struct gg_graph *graph, struct gg_input *in, enum ggml_type type, int64_t ne0,
 		    int64_t ne1)
 {
@@ -142,7 +141,7 @@ static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
 
 /* --- their memory ---------------------------------------------------------------------------- */
 
-/* What is there serves again, unless it is too small, or much too large. */
+/* Memory is used again, unless it is too small, or much too large. */
 static bool fits(const struct gg_memory *memory, size_t bytes)
 {
 	return memory->buffer && memory->bytes >= bytes && memory->bytes / 4 <= bytes;
@@ -157,7 +156,7 @@ static bool take_memory(struct gg_engine *engine, struct gg_feed *feed)
 	gg_gpu_wait(engine);
 	gg_memory_free(host);
 	gg_memory_free(gpu);
-	/* Room to grow, so that addresses stay as they are for a while. */
+	/* Leave room to grow, so that addresses stay for a while. */
 	feed->bytes += feed->bytes / 4;
 	if (gg_memory_new_shared(engine, host, feed->bytes) &&
 	    (!engine->gpu.handle || gg_memory_new(engine, gpu, GG_GPU, feed->bytes)))
@@ -251,7 +250,7 @@ static void fill_tokens(struct gg_engine *engine, const struct gg_slot *slots, u
 	}
 }
 
-/* Row (t, g) of a slot goes behind the rows that head g has; queries behind queries. */
+/* Row (t, g) of a slot goes behind the rows of head g; queries go behind queries. */
 static void fill_rows(struct gg_engine *engine, const struct gg_slot *slot,
 		      const struct gg_slot_inputs *inputs)
 {
@@ -271,7 +270,7 @@ static void fill_rows(struct gg_engine *engine, const struct gg_slot *slot,
 		rows[t] = (int64_t)slot->seq->queries.n + t;
 }
 
-/* `zeros` of them, then minus infinity. */
+/* `zeros` zeros, then minus infinity. */
 static void fill_mask_row(uint16_t *row, size_t zeros, size_t length)
 {
 	memset(row, 0, zeros * sizeof(*row));
@@ -280,8 +279,8 @@ static void fill_mask_row(uint16_t *row, size_t zeros, size_t length)
 }
 
 /*
- * All that is cached is older than the new tokens, so that token t sees n + t + 1
- * rows whatever positions they have; the rest is padding.
+ * All cached rows are older than the new tokens, so that token t sees n + t + 1 rows
+ * whatever their positions are; the rest is padding.
  */
 static void fill_mask(const struct gg_graph *graph, const struct gg_mask *mask, uint32_t moved,
 		      uint32_t n_tokens)
@@ -293,7 +292,7 @@ static void fill_mask(const struct gg_graph *graph, const struct gg_mask *mask, 
 		fill_mask_row(row, (size_t)mask->n + moved + t + 1, length);
 }
 
-/* Sends bytes of the feed to the GPU; they must not change before they are there. */
+/* Sends bytes of the inputs to the GPU; they must not change until they have arrived. */
 static void send(struct gg_engine *engine, size_t offset, size_t bytes)
 {
 	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
@@ -304,7 +303,7 @@ static void send(struct gg_engine *engine, size_t offset, size_t bytes)
 					      bytes);
 }
 
-/* One zero more for each token that has come; the masks of all layers move with it. */
+/* Adds one zero for each new token: the masks of all layers grow with it. */
 static void fill_decode_masks(struct gg_engine *engine, struct gg_decode_masks *decode, uint32_t moved)
 {
 	struct gg_graph *graph = &gg_runtime_of(engine)->graph;
@@ -326,7 +325,7 @@ static void fill_decode_masks(struct gg_engine *engine, struct gg_decode_masks *
 	decode->shown = moved + 1;
 }
 
-/* The GPU may be at the last pass still, but must have fetched what that was fed with. */
+/* The GPU may still run the last pass, but must have fetched its inputs. */
 static void wait_until_sent(struct gg_engine *engine)
 {
 	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
@@ -357,7 +356,7 @@ void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_
 	fill_tokens(engine, slots, n_slots);
 	for (uint32_t i = 0; i < n_slots; i++) {
 		struct gg_slot_inputs *inputs = &graph->slots[i];
-		/* Every head has become longer by what was run since the graph was built. */
+		/* Every head has grown by the tokens that were run since the graph was built. */
 		uint32_t moved = (uint32_t)(slots[i].seq->logical - graph->shapes[i].logical);
 
 		fill_rows(engine, &slots[i], inputs);

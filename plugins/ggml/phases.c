@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Positions, places and phases. A token's position is its number and never changes:
- * truncating, masks and plans go by it. RoPE sees distances only, so a gap closes when
- * the rows before it move up to those behind it. Where a row then stands is its place:
- * for the sinks of a head it moves, for all other rows it is the position. A row's phase,
- * the angle that its key is turned by, is its place less the sequence's base. The base
- * rises when phases would reach the context, because float angles get worse as they grow.
+ * Positions, places and phases: how gaps in a cache close. A token's position is its number
+ * and never changes: truncation, masks and plans use it. RoPE depends on distances only, so
+ * a gap closes when the rows before it move up to the rows behind it. Where a row then stands
+ * is its place: the place of a head's sinks moves, the place of any other row is its position.
+ * A row's phase, by which RoPE rotates its key, is its place less the sequence's base. The base
+ * rises before phases reach the context, because float angles lose precision as they grow.
  */
 #include "runtime.h"
 
@@ -47,7 +47,7 @@ static int32_t place_of(const struct gg_cache *cache, uint32_t head, uint32_t ro
 	return cache->positions ? cache->positions[cache->first[head] + row] : (int32_t)row;
 }
 
-/* The least place of all rows; where there is none, that of the next token. */
+/* The least place of all rows; in an empty cache, the place of the next token. */
 static int32_t oldest_place(const struct kvmod_seq *seq)
 {
 	const struct gg_model *model = &seq->engine->net;
@@ -83,7 +83,7 @@ uint64_t gg_replay_room(const struct kvmod_seq *seq)
 	const struct gg_engine *engine = seq->engine;
 	uint64_t widest = 0, width;
 
-	/* Before the first cut that closes a gap, places are positions. */
+	/* Before the first gap closes, places are positions. */
 	if (seq->logical <= engine->limit)
 		return seq->logical;
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
@@ -114,14 +114,14 @@ void gg_sinks_trim(const struct gg_engine *engine, struct gg_cache *cache, uint6
 		uint32_t n = cache->n[g];
 
 		if (cache->sinks.n[g] < n)
-			continue;	/* what stands behind it came before what is gone */
+			continue;	/* rows behind the sinks remain */
 		cache->sinks.n[g] = n;
 		if (n && place_of(cache, g, n - 1) >= (int32_t)logical)
 			shift(&cache->sinks, g, n, (int32_t)logical - 1 - place_of(cache, g, n - 1));
 	}
 }
 
-/* By how much the first n rows of a head must move. */
+/* How far the first n rows of a head must move. */
 static int32_t gap_behind(const struct gg_cache *cache, uint32_t head, uint32_t n, uint64_t logical)
 {
 	int32_t next = (int32_t)logical;
@@ -134,9 +134,8 @@ static int32_t gap_behind(const struct gg_cache *cache, uint32_t head, uint32_t 
 }
 
 /*
- * A sinks of at least n rows a head, its keys turned back from those in the cache, which
- * stand where they should. That is done once: they have been rounded once more than the
- * cache's own, and never again.
+ * Makes sinks of at least n rows a head. Their keys are rotated back from the keys in the
+ * cache, once: they are rounded once more than the cache's own keys, and never again.
  */
 static int32_t make_sinks(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
 			 uint32_t n)
@@ -147,7 +146,7 @@ static int32_t make_sinks(struct gg_engine *engine, enum gg_side side, struct gg
 
 	if (!gg_sinks_new(engine, side, &sinks, n > old.room ? n : old.room)) {
 		gg_sinks_free(&sinks);
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory for %u keys a head", n);
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory to keep %u keys for each head", n);
 	}
 	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
 		sinks.n[g] = n < cache->n[g] ? n : cache->n[g];
@@ -186,9 +185,9 @@ int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cach
 	return code;
 }
 
-/* --- turning what has moved ---------------------------------------------------------------- */
+/* --- rotating what has moved --------------------------------------------------------------- */
 
-/* A base above 0 is for phases that would reach what the model was trained for. */
+/* The base rises above 0 only where phases would otherwise reach the trained context. */
 static void choose_base(struct kvmod_seq *seq, uint64_t n)
 {
 	const struct gg_engine *engine = seq->engine;
@@ -200,7 +199,7 @@ static void choose_base(struct kvmod_seq *seq, uint64_t n)
 		seq->base = oldest;
 }
 
-/* What is to be turned in a layer; gives the number of rotations. */
+/* Lists the rotations that a layer needs; returns their number. */
 static uint32_t note_rotations(struct kvmod_seq *seq, uint32_t layer, struct gg_rotation rotations[2])
 {
 	struct gg_cache *cache = &seq->caches[layer];
@@ -255,7 +254,7 @@ static int32_t settle_sides(struct kvmod_seq *seq)
 	int32_t code = KVMOD_OK;
 
 	if (!rotations)
-		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory to turn keys");
+		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory to rotate keys");
 	for (int side = 0; !code && side < GG_N_SIDES; side++)
 		code = settle_side(seq, side, rotations);
 	free(rotations);
@@ -263,8 +262,8 @@ static int32_t settle_sides(struct kvmod_seq *seq)
 }
 
 /*
- * Without memory to turn keys, a base that was to rise may stay: larger angles are less
- * exact, and no less right. Not so where a sinks has moved or a side has been turned.
+ * Without memory to rotate keys, a base that was to rise may stay: larger angles are less
+ * precise, but correct. That fails once sinks have moved or one side has been rotated.
  */
 static bool stays(struct kvmod_seq *seq, int32_t old)
 {
@@ -280,13 +279,12 @@ static bool stays(struct kvmod_seq *seq, int32_t old)
 	}
 	if (!gg_runtime_of(engine)->warned_unrotated)
 		gg_log(engine, KVMOD_WARN,
-		       "no memory to turn cached keys back: they stay as they are, and what is far "
-		       "along is computed less exactly");
+		       "no memory to rotate cached keys back: distant positions are computed less exactly");
 	gg_runtime_of(engine)->warned_unrotated = true;
 	return true;
 }
 
-/* A side that fails is as it was, and tried again when this is called again. */
+/* A side that fails stays unchanged, and the next call tries again. */
 int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n)
 {
 	int32_t old = seq->base, code;
@@ -298,6 +296,6 @@ int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n)
 	if (code == KVMOD_ENOMEM && stays(seq, old))
 		return KVMOD_OK;
 	if (seq->base != old)
-		seq->queries.n = 0; /* queries that were turned by other phases */
+		seq->queries.n = 0; /* they were rotated by other phases */
 	return code;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The queries of the newest tokens, collected for a policy that asked for them. */
+/* Collects the queries of the newest tokens, for a policy that asks for them. */
 #include "sequence.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* While tokens are decoded one by one, older rows move on every so many tokens. */
+/* While tokens are decoded one by one, older rows are dropped every so many tokens. */
 #define DECODE_SLACK 64u
 
 void gg_queries_free(struct gg_queries *rows)
@@ -36,7 +36,7 @@ static bool take_memory(struct kvmod_seq *seq)
 	return true;
 }
 
-/* What this engine does not collect; NULL: it collects all of that. */
+/* Which of these needs this engine does not collect; NULL: it collects all. */
 static const char *missing(uint32_t what)
 {
 	if (what & KVMOD_NEED_COLSUM)
@@ -49,8 +49,8 @@ static const char *missing(uint32_t what)
 }
 
 /*
- * What is not collected is not in the request: the core says so, and the cache
- * stays whole. The prompt itself has to run.
+ * The prompt runs all the same: the core finds the need missing from the request, says
+ * so, and leaves the cache whole.
  */
 static void note_missing(struct gg_engine *engine, uint32_t what)
 {
@@ -136,7 +136,7 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 		return gg_fail(engine, KVMOD_EINVAL, "the prompt is empty");
 	if (n_tokens > gg_seq_room(engine, seq))
 		return gg_fail(engine, KVMOD_ERANGE,
-			       "a prompt of %llu tokens after %llu that are there: the context is %llu",
+			       "%llu new and %llu cached tokens exceed the context of %llu",
 			       (unsigned long long)n_tokens, (unsigned long long)gg_seq_extent(seq),
 			       (unsigned long long)engine->limit);
 	gg_gpu_wait(engine);
@@ -157,7 +157,7 @@ uint32_t gg_queries_due(const struct kvmod_seq *seq, uint32_t n)
 	if (!rows->wanted || end <= rows->from)
 		return 0;
 	due = end - rows->from < n ? end - rows->from : n;
-	/* The prompt is over: its rows are the newest no more. */
+	/* The prompt is over: its rows are no longer the newest. */
 	if (!rows->decode && seq->logical >= rows->from + rows->wanted)
 		return 0;
 	return due < rows->wanted ? (uint32_t)due : rows->wanted;
@@ -208,7 +208,7 @@ int32_t gg_queries_reserve(struct kvmod_seq *seq, uint32_t n)
 
 	if (rows->n <= keep)
 		return KVMOD_OK;
-	/* What the policy may see of them, should this pass fail. */
+	/* The policy may see these if this pass fails. */
 	keep = keep < rows->wanted ? keep : rows->wanted;
 	code = move_on_gpu(seq, keep);
 	for (uint32_t i = 0; !code && i < n_host; i++)

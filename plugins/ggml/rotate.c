@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Turning keys that are cached, by ggml's own RoPE: a graph of three nodes for each
- * layer fetches rows, turns them, and writes them. A turn has no magnitude: YaRN's
- * is in the keys already.
+ * Rotates cached keys with ggml's own RoPE: for each layer a graph fetches rows, rotates
+ * them, and writes them. A rotation scales nothing: YaRN's magnitude is in the keys already.
  */
 #include "cache.h"
 
@@ -44,7 +43,7 @@ static struct ggml_tensor *input(const struct rotator *t, enum ggml_type type, u
 	return tensor;
 }
 
-/* What ggml's RoPE is to multiply by so that keys stay as long as they are. */
+/* The factor that undoes the magnitude which ggml's RoPE applies for YaRN. */
 static float no_magnitude(const struct gg_rope *rope)
 {
 	return rope->ext_factor != 0 ? 1 / (1 + 0.1f * logf(1 / rope->scale)) : 1;
@@ -74,7 +73,7 @@ static void add_rotation(const struct rotator *t, struct gg_rotation *rotation)
 	ggml_build_forward_expand(t->nodes, x);
 }
 
-/* --- what it is fed with ------------------------------------------------------------------ */
+/* --- its inputs --------------------------------------------------------------------------- */
 
 struct rows {
 	int32_t *from, *by;
@@ -170,7 +169,7 @@ int32_t gg_rotate(struct gg_engine *engine, enum gg_side side, struct gg_rotatio
 					 ggml_backend_graph_compute(backend_of(&t), t.nodes));
 		engine->backend.uninterruptible = false;
 	} else {
-		code = gg_fail(engine, KVMOD_ENOMEM, "no memory to turn the keys of %u layers", n);
+		code = gg_fail(engine, KVMOD_ENOMEM, "no memory to rotate the keys of %u layers", n);
 	}
 	if (t.memory)
 		ggml_gallocr_free(t.memory);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sequences: opened, copied, shortened, made longer. */
+/* Sequences: opening, copying, truncating, and making room. */
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -73,7 +73,7 @@ int32_t gg_seq_open(void *self, struct kvmod_seq **out)
 	return code;
 }
 
-/* --- tokens: kept, as replay runs the last ones again ----------------------------- */
+/* --- tokens, which replay runs again ---------------------------------------------- */
 
 static int32_t reserve_tokens(struct kvmod_seq *seq, uint64_t n)
 {
@@ -94,7 +94,7 @@ static int32_t reserve_tokens(struct kvmod_seq *seq, uint64_t n)
 
 /* --- lengths -------------------------------------------------------------------------- */
 
-/* Rows of a head whose position is before the limit: they come first. */
+/* How many rows of a head have a position below the limit; these rows come first. */
 static uint32_t rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
 {
 	uint32_t low = 0, high = cache->n[head];
@@ -137,7 +137,7 @@ int32_t gg_seq_truncate(void *self, struct kvmod_seq *seq, uint64_t logical)
 {
 	if (logical > seq->logical)
 		return gg_fail((struct gg_engine *)self, KVMOD_ERANGE,
-			       "cannot truncate to %llu tokens: there are %llu",
+			       "cannot truncate to %llu tokens: the sequence has %llu",
 			       (unsigned long long)logical, (unsigned long long)seq->logical);
 	gg_seq_forget(seq, logical);
 	return KVMOD_OK;
@@ -149,7 +149,7 @@ uint64_t gg_seq_length(void *self, struct kvmod_seq *seq)
 	return seq->logical;
 }
 
-/* The longest and the tightest head: rows in use, and rows still free. */
+/* The most rows that a head has in use, and the fewest that a head has free. */
 static void measure(const struct gg_cache *cache, uint32_t n_heads, uint32_t *longest, uint32_t *spare)
 {
 	*longest = 0;
@@ -186,7 +186,7 @@ static int32_t grow(struct kvmod_seq *seq, uint32_t layer, uint32_t room)
 	return KVMOD_OK;
 }
 
-/* An eighth at a time: what is copied stays in proportion to what is there. */
+/* Caches grow by an eighth at a time, so that copying takes a constant share of the time. */
 static uint32_t grown_by(uint32_t longest, uint64_t n, uint32_t ahead)
 {
 	uint64_t room = longest / 8 > ahead ? longest / 8 : ahead;
@@ -195,8 +195,8 @@ static uint32_t grown_by(uint32_t longest, uint64_t n, uint32_t ahead)
 }
 
 /*
- * Where one layer must grow, those grow with it that soon would have to: layers of
- * unequal length would else move one by one, and each time end the graph.
+ * When one layer must grow, the layers that soon would have to grow with it: otherwise
+ * layers of unequal length would move one by one, and void the graph each time.
  */
 int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n)
 {

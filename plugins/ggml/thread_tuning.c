@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * On how many threads single tokens run. A token is hundreds of short operations, and
- * after each all threads wait for the last: one that has lost its processor to another
- * program holds up all. So where others run, fewer threads are often faster; how many
- * is found by trying.
+ * Chooses the number of threads that decode. A token is hundreds of short operations, after
+ * each of which all threads wait for the last: a thread that has lost its processor to
+ * another program delays all. While other programs run, fewer threads are therefore often
+ * faster; trials find how many.
  */
 #include "thread_tuning.h"
 
 #include <time.h>
 
-/* Passes of a trial; in the first the threads themselves come and go. */
+/* Passes of a trial; the first is not counted, because threads start and stop in it. */
 #define TRIAL_PASSES	3
-/* Passes before the first trial, and between trials that change nothing. */
+/* Passes before the first trial, and the most between trials that change nothing. */
 #define WAIT_LEAST	4u
 #define WAIT_MOST	512u
-/* Once fewer are faster, others are at work, and to try more again is dear. */
+/* Once fewer threads are faster, other programs are at work, and trying more is expensive. */
 #define WAIT_FEWER	48u
-/* Less of a pass than that on the processor: another program, or a wait, had the rest. */
+/* Below this share of a pass on the processor, another program or a wait took the rest. */
 #define BUSY		0.9
-/* Less than that, and nothing else can have been the reason. */
+/* Below this share, only another program can be the reason. */
 #define HELD_UP		0.7
-/* A trial has to gain that much, or the machine's noise would decide. */
+/* A trial must be this much faster, or noise would decide. */
 #define GAIN		0.97
 
 void gg_tuning_start(struct gg_tuning *tuning, int most)
@@ -56,7 +56,7 @@ static void end_trial(struct gg_tuning *tuning)
 	tuning->passes = 0;
 }
 
-/* The mean of the passes so far, then of about the last WAIT_LEAST. */
+/* Averages the passes so far, later about the last WAIT_LEAST. */
 static void note(struct gg_tuning *tuning, double seconds, double on_processor)
 {
 	double share = 1.0 / (tuning->passes < WAIT_LEAST ? tuning->passes : WAIT_LEAST);
@@ -77,7 +77,7 @@ void gg_tuning_pass(struct gg_tuning *tuning, double seconds, double on_processo
 		return;
 	}
 	note(tuning, seconds, on_processor);
-	/* Where others run it shows at once, and each such pass is dear. */
+	/* Other programs show at once, and every pass beside them is expensive. */
 	if (tuning->passes < tuning->wait &&
 	    !(tuning->wait == WAIT_LEAST && tuning->on_processor < HELD_UP * tuning->usual))
 		return;

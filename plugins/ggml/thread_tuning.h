@@ -14,7 +14,7 @@ struct gg_tuning {
 	uint32_t passes;		/* since the number last changed */
 	uint32_t wait;			/* passes before the next trial */
 	uint32_t n_tokens;		/* of a pass: times of other sizes cannot be compared */
-	double usual, on_processor;	/* of a pass: its time, and this thread's time on a processor */
+	double usual, on_processor;	/* of a pass: its time; the part on a processor */
 	double trial;			/* time of the trial's passes, without the first */
 };
 

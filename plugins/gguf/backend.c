@@ -14,8 +14,8 @@ static _Thread_local struct gg_engine *log_engine;
 static _Thread_local char log_error[256];
 
 /*
- * Who had the log before: another module that has these functions too, whose callback
- * comes with data. ggml's own, which prints to stderr, has none, and is not called.
+ * Who had the log before: another module with these functions, whose callback comes with
+ * data. ggml's own callback, which prints to stderr, has no data, and is not called.
  */
 static ggml_log_callback log_before;
 static void *log_before_data;
@@ -114,7 +114,7 @@ static int count_threads(const struct gg_engine *engine)
 		most = GGML_MAX_N_THREADS;
 	if (n <= most)
 		return n;
-	gg_log(engine, KVMOD_NOTE, "threads = %d, but this process may use %d processors: %d threads",
+	gg_log(engine, KVMOD_NOTE, "threads = %d, but this process may use only %d processors: using %d threads",
 	       n, most, most);
 	return most;
 }
@@ -129,7 +129,7 @@ int32_t gg_backend_open(struct gg_engine *engine)
 	backend->device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
 	if (!backend->device)
 		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "ggml has no CPU backend: is its libggml-cpu file beside libggml?");
+			       "ggml has no CPU backend: is libggml-cpu in the folder of libggml?");
 	backend->handle = ggml_backend_dev_init(backend->device, NULL);
 	if (!backend->handle)
 		return gg_fail(engine, KVMOD_ENOMEM, "ggml cannot start its CPU backend");
@@ -160,9 +160,9 @@ int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status)
 	case GGML_STATUS_ABORTED:
 		return gg_fail(engine, KVMOD_ECANCELED, "cancelled");
 	case GGML_STATUS_ALLOC_FAILED:
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory to run the model in");
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory to run the model");
 	default:
-		return gg_fail(engine, KVMOD_EDEVICE, "ggml could not run the model: %s",
+		return gg_fail(engine, KVMOD_EDEVICE, "ggml failed to run the model: %s",
 			       ggml_status_to_string(status));
 	}
 }

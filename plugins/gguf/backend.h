@@ -18,7 +18,7 @@ struct gg_backend {
 	ggml_threadpool_t threads;
 	int n_threads;			/* in the pool */
 	int n_threads_used;
-	ggml_backend_set_n_threads_t set_n_threads;	/* NULL: this ggml cannot change the number */
+	ggml_backend_set_n_threads_t set_n_threads;	/* NULL: not in this ggml */
 	atomic_bool cancelled;
 	bool uninterruptible;		/* cancelling must not end what runs now */
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Conversations to tokens. Special tokens are looked for in what the template
- * says only, and everything between two of them is tokenized as one text, so that
- * words merge across the edge of a message as they would in the whole.
+ * Turns conversations into tokens. Special tokens are looked for only in the template's own
+ * text, and everything between two of them is tokenized as one text, so that words merge
+ * across the edge of a message as they do in the whole text.
  */
 #include "engine.h"
 
@@ -90,7 +90,7 @@ static size_t template_end(const struct gg_rendered *all, size_t i)
 	return i;
 }
 
-/* What stands at byte i is *length bytes long. Is it one token, *id? Else it is plain text. */
+/* Is the text at byte i one token, *id, of *length bytes? If not, it is a byte of plain text. */
 static bool token_at(const struct gg_text *text, const struct gg_rendered *all, size_t i,
 		     int32_t *id, size_t *length)
 {
@@ -132,7 +132,7 @@ static int32_t push_rendered(struct tokens *tokens, const struct gg_rendered *al
 	return code ? code : push_text(tokens, all->bytes + begin, all->n - begin);
 }
 
-/* Many templates leave the start token to the tokenizer; a message cannot bring it. */
+/* Many templates leave the start token to the tokenizer; a message cannot contain it. */
 static void push_bos(struct tokens *tokens, const struct gg_rendered *all)
 {
 	const struct gg_text *own = &tokens->engine->text;
@@ -164,7 +164,7 @@ static int32_t check_messages(struct gg_engine *engine, const struct gg_conversa
 	int32_t code = KVMOD_OK;
 
 	if (!talk->n)
-		return gg_fail(engine, KVMOD_EINVAL, "a conversation without messages");
+		return gg_fail(engine, KVMOD_EINVAL, "the conversation has no messages");
 	for (size_t i = 0; i < talk->n && !code; i++)
 		code = check_message(engine, &talk->messages[i]);
 	return code;
@@ -174,8 +174,8 @@ static void warn_of_guess(struct gg_engine *engine)
 {
 	if (!engine->text.warned_of_guess)
 		gg_log(engine, KVMOD_WARN,
-		       "%s: kvmod does not know its chat template: libllama's guess is used, "
-		       "which may differ; set [engine %s] chat_template = NAME, or use --raw",
+		       "%s: kvmod does not know the chat template and uses libllama's guess, "
+		       "which may differ: set [engine %s] chat_template = NAME, or use --raw",
 		       engine->model, gg_engine_name(engine));
 	engine->text.warned_of_guess = true;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Conversations as text: a known template is rendered exactly, by a row of a
- * table (templates.c, render.c), another one as libllama guesses it (guess.c).
+ * Conversations as text: a known template is rendered exactly, by a row of a table
+ * (templates.c, render_known.c), any other as libllama guesses (render_guess.c).
  */
 #ifndef KVMOD_GGUF_CHAT_H
 #define KVMOD_GGUF_CHAT_H
@@ -14,7 +14,7 @@
 
 struct gg_engine;
 
-/* Where a byte of a rendered conversation is from. */
+/* Where a byte of a rendered conversation comes from. */
 enum gg_from {
 	GG_FROM_MESSAGE,	/* text, whatever it says */
 	GG_FROM_TEMPLATE,	/* may hold special tokens */
@@ -26,7 +26,7 @@ struct gg_rendered {
 	char *bytes;
 	unsigned char *from;	/* enum gg_from, one for each byte */
 	size_t n, room;
-	bool failed;		/* no memory: what comes after that is dropped */
+	bool failed;		/* no memory: everything later is dropped */
 };
 
 void gg_put(struct gg_rendered *out, enum gg_from from, const char *bytes, size_t n);
@@ -34,7 +34,7 @@ void gg_rendered_free(struct gg_rendered *out);
 
 /* --- rows of the table ------------------------------------------------------------- */
 
-/* In the texts of a row, a byte that stands for something. */
+/* Bytes of a row's texts that are replaced when the row is rendered. */
 enum gg_mark {
 	GG_MARK_BOS = 1,	/* the model's start token */
 	GG_MARK_EOS,		/* its end token */
@@ -55,34 +55,34 @@ enum gg_mark {
 #define GG_MARKS	"\001\002\003\004\005\006\007\010"
 
 enum gg_template_flag {
-	/* Users and assistants take turns, or Jinja raises an exception. */
+	/* Users and assistants alternate, or the template raises an exception. */
 	GG_TURNS		= 1,
 	/* The system message is in the last user's turn, not in the first. */
 	GG_SYSTEM_LAST		= 2,
-	/* An empty system message is none. */
+	/* An empty system message counts as none. */
 	GG_SKIP_EMPTY_SYSTEM	= 4,
-	/* Nothing is asked for after an answer. */
+	/* After an answer, no prompt for another follows. */
 	GG_NO_PROMPT		= 8,
-	/* An answer is what comes after its last </think>. */
+	/* Only the text after an answer's last </think> is kept. */
 	GG_DROP_THOUGHTS	= 16,
-	/* The same, but that an answer to the last question keeps its thoughts; */
+	/* The same, but an answer to the last question keeps its thoughts, */
 	GG_QWEN3_THOUGHTS	= 32,
-	/* and if it is the last message, it has thoughts, be they empty. */
+	/* and has thoughts, if empty ones, where it is the last message. */
 	GG_LAST_THINKS		= 64,
-	/* The same as GG_DROP_THOUGHTS, but that a last message stays as it is. */
+	/* Like GG_DROP_THOUGHTS, but the last message stays as it is. */
 	GG_QWQ_THOUGHTS		= 128,
 };
 
 struct gg_template {
-	const char *name;		/* as [engine ggml] chat_template has it */
-	const char *begin;		/* of the conversation; NULL: nothing, as in all of these */
+	const char *name;		/* for the parameter chat_template */
+	const char *begin;		/* of the conversation; NULL, here and below: nothing */
 	const char *system;		/* a system message that comes first */
-	const char *no_system;		/* what stands there if there is none */
-	const char *system_user;	/* in place of `system`: the user's turn that holds it */
+	const char *no_system;		/* in its place, if there is none */
+	const char *system_user;	/* instead of `system`: a user's turn that contains it */
 	const char *later_system;	/* a system message further on; NULL: refused */
 	const char *user, *assistant;
-	const char *last_assistant;	/* where nothing follows; NULL: as `assistant` */
-	const char *generation;		/* then the model answers */
+	const char *last_assistant;	/* as the last message; NULL: like `assistant` */
+	const char *generation;		/* the prompt for an answer */
 	uint32_t flags;
 };
 
@@ -99,20 +99,20 @@ extern const struct gg_template gg_templates[];
 extern const size_t gg_n_templates;
 
 /*
- * The row that renders this template as Jinja does: *row, NULL if none is known
- * to. *system: the default system message that the template states, for the
- * caller to free; NULL if it states none word for word. False: no memory.
+ * Finds the row that renders this template as Jinja does; *row is NULL if the table has
+ * none. *system: the default system message that the template states, for the caller to
+ * free; NULL if it states none word for word. False: no memory.
  */
 bool gg_template_find(const char *template, const struct gg_template **row, char **system);
 /*
- * What the table knows a template by: equal for templates that differ only where
- * Jinja does not care, and in the default system message (*system, as above).
+ * The key of a template in the table: equal for templates that differ only in what Jinja
+ * ignores, and in the default system message (*system, as above).
  */
 bool gg_template_key(const char *template, uint64_t *key, char **system);
 
 /* --- rendering ------------------------------------------------------------------------ */
 
-/* What chat() was given; `system` below is the template's default system message. */
+/* The arguments of chat(); `system` below is the template's default system message. */
 struct gg_conversation {
 	const struct kvmod_message *messages;
 	size_t n;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The families of models: what differs between them is data. */
+/* The supported families of models, as a table: which weights a layer has, and of which shapes. */
 #include "engine.h"
 
 #include <stdio.h>

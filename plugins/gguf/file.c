@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The model's file: opening it, reading it, finding things in its header. */
+/* Opens and reads the model's file, and finds keys and tensors in its header. */
 #include "engine.h"
 
 #include "core/regular.h"
@@ -34,7 +34,7 @@ const char *gg_show(struct gg_text_at text, char shown[GG_SHOWN])
 	return shown;
 }
 
-/* Any order will do; lengths differ soonest. */
+/* Any order will do, and lengths are compared fastest. */
 static int by_text(const void *a, const void *b)
 {
 	const struct gg_text_at *x = *(const struct gg_text_at *const *)a;
@@ -127,7 +127,7 @@ static int32_t open_file(struct gg_engine *engine)
 	file->fd = fd;
 	file->is_open = true;
 	if (!file->st.st_size)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: not a GGUF file (it is empty)", engine->model);
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: not a GGUF file: the file is empty", engine->model);
 	return KVMOD_OK;
 }
 
@@ -142,7 +142,7 @@ int32_t gg_file_read(struct gg_engine *engine, size_t offset, void *to, size_t n
 		if (done < 0)
 			return gg_fail(engine, KVMOD_EIO, "%s: %s", engine->model, strerror(errno));
 		if (!done)
-			return gg_fail(engine, KVMOD_EIO, "%s: the file was cut off while it was read",
+			return gg_fail(engine, KVMOD_EIO, "%s: the file was truncated while kvmod read it",
 				       engine->model);
 	}
 	return KVMOD_OK;
@@ -159,7 +159,7 @@ int32_t gg_file_check(struct gg_engine *engine)
 	    st.st_mtim.tv_nsec == was->st_mtim.tv_nsec)
 		return KVMOD_OK;
 	return gg_fail(engine, KVMOD_EIO,
-		       "%s: the file was written to while it is in use; replace a model by renaming another file to it",
+		       "%s: the file was changed while in use; to replace a model, rename another file to its name",
 		       engine->model);
 }
 
@@ -175,7 +175,7 @@ void gg_file_forget(struct gg_file *file)
 	file->n_pairs = file->n_tensors = 0;
 }
 
-/* Its length is known only once it was read: so much of the file first, then more. */
+/* Reads the header in ever larger parts, because its length is known only at its end. */
 static int32_t read_header(struct gg_engine *engine)
 {
 	struct gg_file *file = &engine->net.file;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The GPU: found in ggml, and in kvmod, which moves rows of its memory. Both are
- * CUDA's runtime underneath: a ggml tensor's data there is a plain device pointer.
+ * Finds and starts the GPU, which ggml computes on and kvmod's device moves memory of. Both
+ * use CUDA's runtime: the data of a ggml tensor on the GPU is a plain device pointer.
  */
 #include "engine.h"
 
@@ -25,7 +25,7 @@ static bool is_cuda(ggml_backend_dev_t device)
 	return !strcmp(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)), "CUDA");
 }
 
-/* ggml's first CUDA device; if there is none, *other is a GPU that it has otherwise. */
+/* ggml's first CUDA device; NULL: none. *other: then a GPU of another backend, or NULL. */
 static ggml_backend_dev_t find_device(ggml_backend_dev_t *other)
 {
 	*other = NULL;
@@ -41,11 +41,11 @@ static ggml_backend_dev_t find_device(ggml_backend_dev_t *other)
 	return NULL;
 }
 
-/* Why it is not there. Only who asked for a number of layers is refused. */
+/* No GPU can be used: fails where gpu_layers names a number, else says why to who debugs. */
 static int32_t none(struct gg_engine *engine, const char *why, const char *name)
 {
 	if (engine->gpu_layers > 0)
-		return gg_fail(engine, KVMOD_ENOTSUP, "gpu_layers = %lld: %s%s; set it to 0",
+		return gg_fail(engine, KVMOD_ENOTSUP, "gpu_layers = %lld: %s%s; set gpu_layers = 0",
 			       (long long)engine->gpu_layers, why, name);
 	gg_log(engine, KVMOD_DEBUG, "all layers run on the CPU: %s%s", why, name);
 	return KVMOD_OK;
@@ -57,7 +57,7 @@ static int32_t ask_host(struct gg_engine *engine, const struct kvmod_device_ops 
 
 	if (host->size < offsetof(struct kvmod_host, device) + sizeof(host->device) || !host->device)
 		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "gpu_layers = %lld: whoever loaded this engine has no devices for it",
+			       "gpu_layers = %lld: the host of this engine provides no devices",
 			       (long long)engine->gpu_layers);
 	return host->device(host->ctx, "cuda", ops, self);
 }
@@ -69,12 +69,12 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 	int32_t code;
 	void *self;
 
-	/* There already: tests bring one of their own. */
+	/* Tests bring a device of their own. */
 	if (!engine->gpu_layers || engine->gpu.device)
 		return KVMOD_OK;
 	device = find_device(&other);
 	if (!device && other)
-		return none(engine, "only ggml's CUDA backend is used, and here it has ",
+		return none(engine, "kvmod uses ggml's CUDA backend only, and this ggml has ",
 			    ggml_backend_dev_name(other));
 	if (!device)
 		return none(engine,
@@ -82,9 +82,9 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 							       "this ggml was built without CUDA", "");
 	code = ask_host(engine, &ops, &self);
 	if (code && engine->gpu_layers > 0)
-		return code; /* in the device's own words */
+		return code; /* the device has said why */
 	if (code)
-		return none(engine, "kvmod's device \"cuda\" cannot be had", "");
+		return none(engine, "kvmod's device \"cuda\" is not available", "");
 	engine->gpu.device = device;
 	engine->gpu.ops = ops;
 	engine->gpu.self = self;
@@ -93,7 +93,7 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 
 /* --- starting it --------------------------------------------------------------------- */
 
-/* Can it attend to such a cache? If not, ggml would carry K and V to the CPU and back. */
+/* Can the GPU attend to such a cache? If not, ggml would copy K and V to the CPU and back. */
 static bool attends(const struct gg_engine *engine)
 {
 	const struct gg_model *model = &engine->net;
@@ -153,8 +153,8 @@ void gg_gpu_wait(const struct gg_engine *engine)
 }
 
 /*
- * ggml's streams are its own, and none of them waits for the default one: what it
- * has queued must be done first, and the gather before ggml goes on.
+ * ggml's streams do not wait for the default stream: what ggml has queued must finish
+ * before the gather, and the gather before ggml goes on.
  */
 int32_t gg_gpu_gather(struct gg_engine *engine, const struct kvmod_gather *gathers, uint32_t n)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Parses the header of a GGUF file, and refuses what is wrong with it. */
+/* Parses the header of a GGUF file, and refuses a wrong one. */
 #include "engine.h"
 
 #include <math.h>
@@ -14,14 +14,14 @@ struct cursor {
 	struct gg_engine *engine;
 	struct gg_file *file;
 	const char *at, *end;
-	bool is_short;			/* something goes on behind the end */
-	const char *what;		/* is being read: "key", "tensor"; NULL: neither yet */
+	bool is_short;			/* the header goes on behind `end` */
+	const char *what;		/* that is being read: "key", "tensor"; NULL: neither yet */
 	uint64_t index;
 };
 
 /* --- steps ------------------------------------------------------------------------------ */
 
-/* Said only if the file has no more than these bytes. */
+/* This becomes an error only if the file has no more bytes. */
 static int32_t cut_off(struct cursor *c)
 {
 	c->is_short = true;
@@ -66,8 +66,8 @@ static int32_t take_name(struct cursor *c, size_t max, struct gg_text_at *name)
 		return code;
 	if (!name->n || name->n > max)
 		return gg_fail(c->engine, KVMOD_EFORMAT,
-			       "%s: a name of %zu bytes for %s %llu, expected 1 to %zu", c->engine->model,
-			       name->n, c->what, (unsigned long long)c->index, max);
+			       "%s: the name of %s %llu has %zu bytes, expected 1 to %zu", c->engine->model,
+			       c->what, (unsigned long long)c->index, name->n, max);
 	if (memchr(name->at, '\0', name->n))
 		return gg_fail(c->engine, KVMOD_EFORMAT, "%s: the name of %s %llu, \"%s\", has a zero byte",
 			       c->engine->model, c->what, (unsigned long long)c->index,
@@ -156,10 +156,12 @@ static int32_t take_type(struct cursor *c, struct gg_pair *pair)
 	}
 	if (code)
 		return code;
+	if (type == GGUF_TYPE_ARRAY)
+		return gg_fail(c->engine, KVMOD_EFORMAT, "%s: %s is an array of arrays", c->engine->model,
+			       gg_show(pair->key, shown));
 	if (type >= GGUF_TYPE_COUNT || (type != GGUF_TYPE_STRING && !sizes[type]))
-		return gg_fail(c->engine, KVMOD_EFORMAT, "%s: %s is of type %u%s", c->engine->model,
-			       gg_show(pair->key, shown), type,
-			       type == GGUF_TYPE_ARRAY ? ": an array of arrays" : ", which GGUF has not");
+		return gg_fail(c->engine, KVMOD_EFORMAT, "%s: %s is of the unknown type %u", c->engine->model,
+			       gg_show(pair->key, shown), type);
 	pair->type = (enum gguf_type)type;
 	return KVMOD_OK;
 }
@@ -214,7 +216,7 @@ static int32_t take_shape(struct cursor *c, struct gg_tensor_info *info)
 	return KVMOD_OK;
 }
 
-/* Rows are whole blocks of the type; their size must be a number as well. */
+/* Rows must be whole blocks of the type, and the tensor's size must not overflow. */
 static int32_t take_element_type(struct cursor *c, struct gg_tensor_info *info)
 {
 	int64_t rows = info->ne[1] * info->ne[2] * info->ne[3];
@@ -223,10 +225,13 @@ static int32_t take_element_type(struct cursor *c, struct gg_tensor_info *info)
 
 	if (code)
 		return code;
-	if (type < 0 || type >= GGML_TYPE_COUNT || !ggml_blck_size((enum ggml_type)type)) {
-		snprintf(why, sizeof(why), "its type is %d, %s", type,
-			 type < 0 || type >= GGML_TYPE_COUNT ? "which this ggml does not know" :
-							       ggml_type_name((enum ggml_type)type));
+	if (type < 0 || type >= GGML_TYPE_COUNT) {
+		snprintf(why, sizeof(why), "type %d is unknown to this ggml", type);
+		return refuse_tensor(c, info, why);
+	}
+	if (!ggml_blck_size((enum ggml_type)type)) {
+		snprintf(why, sizeof(why), "type %d is not supported: %s", type,
+			 ggml_type_name((enum ggml_type)type));
 		return refuse_tensor(c, info, why);
 	}
 	info->type = (enum ggml_type)type;
@@ -239,7 +244,7 @@ static int32_t take_element_type(struct cursor *c, struct gg_tensor_info *info)
 	if (__builtin_mul_overflow((size_t)(info->ne[0] / ggml_blck_size(info->type)),
 				   ggml_type_size(info->type), &info->size) ||
 	    __builtin_mul_overflow(info->size, (size_t)rows, &info->size))
-		return refuse_tensor(c, info, "its size is out of range");
+		return refuse_tensor(c, info, "the size is out of range");
 	return KVMOD_OK;
 }
 
@@ -260,7 +265,7 @@ static size_t aligned(size_t n, size_t alignment)
 	return (n + alignment - 1) / alignment * alignment;
 }
 
-/* They follow each other without gaps, and end within the file. */
+/* Tensors must follow each other without gaps, and end within the file. */
 static int32_t place_tensors(struct cursor *c)
 {
 	struct gg_file *file = c->file;
@@ -272,13 +277,13 @@ static int32_t place_tensors(struct cursor *c)
 		struct gg_tensor_info *info = &file->tensors[i];
 
 		if (info->offset != next - begin) {
-			snprintf(why, sizeof(why), "begins at %zu of the data, expected %zu",
+			snprintf(why, sizeof(why), "begins at byte %zu of the data, expected %zu",
 				 info->offset, next - begin);
 			return refuse_tensor(c, info, why);
 		}
 		info->offset = next;
 		if (next > size || info->size > size - next) {
-			snprintf(why, sizeof(why), "truncated: it needs %zu bytes at %zu, the file has %zu",
+			snprintf(why, sizeof(why), "truncated: needs %zu bytes at %zu, but the file has %zu",
 				 info->size, next, size);
 			return refuse_tensor(c, info, why);
 		}
@@ -301,10 +306,10 @@ static int32_t take_version(struct cursor *c)
 		return KVMOD_OK;
 	version = __builtin_bswap32(version);
 	if (version >= 1 && version <= 3)
-		return gg_fail(c->engine, KVMOD_ENOTSUP, "%s: a GGUF file for %s-endian machines",
+		return gg_fail(c->engine, KVMOD_ENOTSUP, "%s: the GGUF file is for %s-endian machines",
 			       c->engine->model,
 			       __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? "big" : "little");
-	return gg_fail(c->engine, KVMOD_ENOTSUP, "%s: GGUF version %u; supported are 2 and 3",
+	return gg_fail(c->engine, KVMOD_ENOTSUP, "%s: GGUF version %u is not supported; supported are 2 and 3",
 		       c->engine->model, __builtin_bswap32(version));
 }
 
@@ -314,7 +319,7 @@ static int32_t take_count(struct cursor *c, const char *of, uint64_t max, uint64
 
 	if (!code && *n > max)
 		return gg_fail(c->engine, KVMOD_EFORMAT,
-			       "%s: a truncated or damaged GGUF file (it has %llu %s, expected at most %llu)",
+			       "%s: truncated or damaged GGUF file (%llu %s, expected at most %llu)",
 			       c->engine->model, (unsigned long long)*n, of, (unsigned long long)max);
 	return code;
 }
@@ -336,7 +341,7 @@ static int32_t take_alignment(struct cursor *c)
 	return KVMOD_OK;
 }
 
-/* Names are read by the first that has them; a second one would be passed over. */
+/* A name is looked up once: a second key or tensor of that name would be ignored. */
 static int32_t refuse_twice(struct cursor *c, const struct gg_text_at *names, uint64_t n)
 {
 	const struct gg_text_at **sorted = gg_texts_sort(names, n), *twice;
@@ -348,7 +353,7 @@ static int32_t refuse_twice(struct cursor *c, const struct gg_text_at *names, ui
 	free(sorted);
 	if (!twice)
 		return KVMOD_OK;
-	return gg_fail(c->engine, KVMOD_EFORMAT, "%s: %s %llu, %s, is there twice", c->engine->model,
+	return gg_fail(c->engine, KVMOD_EFORMAT, "%s: %s %llu, %s, is a duplicate", c->engine->model,
 		       c->what, (unsigned long long)(twice - names), gg_show(*twice, shown));
 }
 
@@ -402,7 +407,7 @@ static int32_t parse(struct cursor *c)
 
 	if (file->n_bytes < 4 || memcmp(file->bytes, GGUF_MAGIC, 4))
 		return gg_fail(c->engine, KVMOD_EFORMAT,
-			       "%s: not a GGUF file: it does not begin with \"GGUF\"", c->engine->model);
+			       "%s: not a GGUF file: the file does not begin with \"GGUF\"", c->engine->model);
 	if ((code = take_version(c)) || (code = take_count(c, "tensors", MAX_TENSORS, &n_tensors)) ||
 	    (code = take_count(c, "keys", MAX_PAIRS, &n_pairs)))
 		return code;
@@ -421,10 +426,10 @@ static int32_t say_cut_off(const struct cursor *c)
 	if (c->what)
 		snprintf(where, sizeof(where), "in %s %llu", c->what, (unsigned long long)c->index);
 	if (c->file->n_bytes < (size_t)c->file->st.st_size)
-		return gg_fail(c->engine, KVMOD_EFORMAT, "%s: a header of more than %zu bytes",
+		return gg_fail(c->engine, KVMOD_EFORMAT, "%s: the header has more than %zu bytes",
 			       c->engine->model, c->file->n_bytes);
 	return gg_fail(c->engine, KVMOD_EFORMAT,
-		       "%s: a truncated or damaged GGUF file (its header ends %s)", c->engine->model,
+		       "%s: truncated or damaged GGUF file (the header ends %s)", c->engine->model,
 		       where);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the header of a model says: sizes and constants. A key that libllama applies to
- * these families is read, or refused by its name; none is taken as absent.
+ * Reads a model's hyperparameters from the header: sizes and constants. A key that libllama
+ * applies to these families is either used or refused by name, and never ignored.
  */
 #include "engine.h"
 
@@ -32,7 +32,7 @@ int32_t gg_refuse_kind(struct gg_engine *engine, const struct gg_pair *pair, con
 		       gg_show(pair->key, shown), gg_pair_kind(pair, kind), expected);
 }
 
-/* Element i as a number; false: it is none, or not from 0 to UINT32_MAX. */
+/* Element i as a number; false: it is not an integer, or not from 0 to UINT32_MAX. */
 static bool integer_at(const struct gg_pair *pair, uint64_t i, uint32_t *value)
 {
 	union {
@@ -63,7 +63,7 @@ static bool integer_at(const struct gg_pair *pair, uint64_t i, uint32_t *value)
 	return wide >= 0 && wide <= UINT32_MAX;
 }
 
-/* What these readers find goes to *value, which stays as it is where the key is absent. */
+/* These readers leave *value as it is where the key is absent. */
 static int32_t read_u32(struct gg_engine *engine, const char *key, uint32_t *value)
 {
 	const struct gg_pair *pair = find_key(&engine->net, key);
@@ -73,7 +73,7 @@ static int32_t read_u32(struct gg_engine *engine, const char *key, uint32_t *val
 	return gg_refuse_kind(engine, pair, "a number from 0 to 4294967295");
 }
 
-/* The same, or an array with one for each layer: they must all be equal. */
+/* The same, or an array with one number for each layer, all of them equal. */
 static int32_t read_u32_of_layers(struct gg_engine *engine, const char *key, uint32_t *value)
 {
 	const struct gg_pair *pair = find_key(&engine->net, key);
@@ -90,7 +90,7 @@ static int32_t read_u32_of_layers(struct gg_engine *engine, const char *key, uin
 			return gg_refuse_kind(engine, pair, "numbers from 0 to 4294967295");
 		if (i && other != *value)
 			return gg_fail(engine, KVMOD_ENOTSUP,
-				       "%s: %s.%s is %u in layer 0 and %u in layer %llu: only models whose layers are alike are supported",
+				       "%s: %s.%s is %u in layer 0 and %u in layer %llu: only models whose layers are equal are supported",
 				       engine->model, engine->net.family->architecture, key, *value,
 				       other, (unsigned long long)i);
 	}
@@ -114,7 +114,7 @@ static int32_t read_f32(struct gg_engine *engine, const char *key, float *value)
 	*value = (float)wide;
 	if (isfinite(*value))
 		return KVMOD_OK;
-	return gg_fail(engine, KVMOD_EFORMAT, "%s: %s.%s is %g, expected a number within f32",
+	return gg_fail(engine, KVMOD_EFORMAT, "%s: %s.%s is %g, expected a number in the range of f32",
 		       engine->model, engine->net.family->architecture, key, wide);
 }
 
@@ -155,7 +155,7 @@ static int32_t find_family(struct gg_engine *engine)
 	if (code)
 		return code;
 	if (!name.n)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: no general.architecture in its header",
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: no general.architecture in the header",
 			       engine->model);
 	model->family = gg_family_find(gg_show(name, shown));
 	if (!model->family)
@@ -165,7 +165,7 @@ static int32_t find_family(struct gg_engine *engine)
 	return KVMOD_OK;
 }
 
-/* What a header may say that the graph would pass over. */
+/* Constants that the graph would ignore. */
 static int32_t refuse_constants(struct gg_engine *engine)
 {
 	static const char *const keys[] = {
@@ -212,7 +212,7 @@ static int32_t refuse_counts(struct gg_engine *engine)
 	return code;
 }
 
-/* Parts of a family that this engine does not build. */
+/* Variants of a family that this engine does not build. */
 static int32_t refuse_variants(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
@@ -224,13 +224,13 @@ static int32_t refuse_variants(struct gg_engine *engine)
 		return code;
 	if (n)
 		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "%s: a mixture of %u experts; only dense models are supported",
+			       "%s: the model is a mixture of %u experts; only dense models are supported",
 			       engine->model, n);
 	if (split && (split->is_array || !integer_at(split, 0, &n_files)))
 		return gg_refuse_kind(engine, split, "u16");
 	if (n_files > 1)
 		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "%s: one of several files; join them with llama-gguf-split --merge",
+			       "%s: the model is split into several files; join them with llama-gguf-split --merge",
 			       engine->model);
 	code = refuse_counts(engine);
 	return code ? code : refuse_constants(engine);
@@ -238,7 +238,7 @@ static int32_t refuse_variants(struct gg_engine *engine)
 
 /* --- sizes ---------------------------------------------------------------------------------- */
 
-/* Within the window, attention is what this engine computes. RoPE goes by the trained context. */
+/* Within the window, full attention is the model's own. RoPE depends on the trained context. */
 static int32_t limit_to_window(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
@@ -247,14 +247,14 @@ static int32_t limit_to_window(struct gg_engine *engine)
 
 	if (code || !window || window >= model->context)
 		return code;
-	gg_log(engine, KVMOD_NOTE, "%s: the context is its sliding window of %u tokens, not %llu",
+	gg_log(engine, KVMOD_NOTE, "%s: the context is the sliding window of %u tokens, not the trained %llu",
 	       engine->model, window, (unsigned long long)model->context);
 	model->context = window;
-	model->context_is = "this engine attends to all that is cached, and the model's sliding window is";
+	model->context_is = "the model's sliding window";
 	return KVMOD_OK;
 }
 
-/* A size that must be there and within bounds. */
+/* A size that the header must have, within bounds. */
 static int32_t read_size(struct gg_engine *engine, const char *key, uint32_t max, uint32_t *value)
 {
 	struct gg_model *model = &engine->net;
@@ -263,7 +263,7 @@ static int32_t read_size(struct gg_engine *engine, const char *key, uint32_t max
 	if (code)
 		return code;
 	if (!find_key(model, key))
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: its header has no number %s.%s",
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: no %s.%s in the header",
 			       engine->model, model->family->architecture, key);
 	if (!*value || *value > max)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: %s.%s is %u, expected 1 to %u",
@@ -290,11 +290,11 @@ static int32_t read_heads(struct gg_engine *engine, uint32_t width)
 			       engine->model, model->n_q_heads, model->n_kv_heads);
 	if (!model->head_dim || model->head_dim % 2 || model->head_dim > MAX_HEAD_DIM)
 		return gg_fail(engine, KVMOD_EFORMAT,
-			       "%s: a head dimension of %u, expected an even number up to %u",
+			       "%s: the head dimension is %u, expected an even number up to %u",
 			       engine->model, model->head_dim, MAX_HEAD_DIM);
 	if (v_length != model->head_dim)
 		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "%s: keys of %u and values of %u dimensions; they must be equal",
+			       "%s: keys have %u dimensions and values %u, expected equal numbers",
 			       engine->model, model->head_dim, v_length);
 	return KVMOD_OK;
 }
@@ -313,7 +313,7 @@ static int32_t read_sizes(struct gg_engine *engine)
 	    (code = read_heads(engine, width)))
 		return code;
 	model->context = context;
-	model->context_is = "the model was trained for";
+	model->context_is = "the model's context";
 	model->dims[GG_ONE] = 1;
 	model->dims[GG_WIDTH] = width;
 	model->dims[GG_FFN] = ffn;
@@ -325,7 +325,7 @@ static int32_t read_sizes(struct gg_engine *engine)
 
 /* --- constants --------------------------------------------------------------------------------- */
 
-/* By what RoPE is stretched; 0: the file does not say. */
+/* The factor that stretches RoPE; 0: the file has none. */
 static int32_t read_rope_factor(struct gg_engine *engine, float *factor)
 {
 	int32_t code = read_f32(engine, "rope.scaling.factor", factor);
@@ -409,7 +409,7 @@ static int32_t read_constants(struct gg_engine *engine)
 	return read_rope_scaling(engine);
 }
 
-/* "general.name", or the file's own name. */
+/* "general.name", or the name of the file. */
 static int32_t read_name(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A model: its file, and which weights of the file are its own. */
+/* Opens a model: checks that the file's weights are those of the family, and loads them. */
 #include "engine.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 
 /* --- the file ------------------------------------------------------------------------ */
 
-/* Tensors of the file, without memory yet. */
+/* Makes the file's tensors, without memory yet. */
 static int32_t new_tensors(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
@@ -18,7 +18,7 @@ static int32_t new_tensors(struct gg_engine *engine)
 		.mem_size = (n + 1) * ggml_tensor_overhead(), .no_alloc = true });
 	model->extra = ggml_init((struct ggml_init_params){
 		.mem_size = (n + 4) * ggml_tensor_overhead(), .no_alloc = true });
-	/* Output matrix and RoPE factors may be there twice. */
+	/* The output matrix and the RoPE factors may need second memory. */
 	model->buffers = calloc(n + 2, sizeof(*model->buffers));
 	if (!model->tensors || !model->extra || !model->buffers)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the model");
@@ -41,7 +41,7 @@ static bool has_shape(const struct gg_model *model, const struct ggml_tensor *te
 	       tensor->ne[2] == 1 && tensor->ne[3] == 1;
 }
 
-/* Takes a weight of that shape from the file. *out is NULL if it is not there. */
+/* Uses a weight of that shape. *out is NULL if the file does not have it. */
 static int32_t take(struct gg_engine *engine, const char *name, enum gg_dim columns,
 		    enum gg_dim rows, enum gg_use use, enum gg_side side, struct ggml_tensor **out)
 {
@@ -79,7 +79,7 @@ static int32_t need(struct gg_engine *engine, const char *name, enum gg_dim colu
 	return code;
 }
 
-/* As the file calls it. */
+/* The weight's name in the file. */
 static void name_weight(char name[GGML_MAX_NAME], uint32_t layer, unsigned weight)
 {
 	snprintf(name, GGML_MAX_NAME, "blk.%u.%s", layer, gg_weight_infos[weight].name);
@@ -96,8 +96,8 @@ static struct ggml_tensor *find_weight(struct gg_engine *engine, uint32_t layer,
 }
 
 /*
- * Can three weights from `first` on be one tensor, each beginning where the one before
- * ends? What is wrong with them is said when they are taken.
+ * Can the three weights from `first` on be one tensor, each beginning where the one before
+ * ends? Wrong weights are refused later, when each is taken.
  */
 static bool go_together(const struct gg_engine *engine, unsigned first, struct ggml_tensor *const parts[3],
 			ggml_backend_buffer_type_t type)
@@ -121,9 +121,9 @@ static bool go_together(const struct gg_engine *engine, unsigned first, struct g
 }
 
 /*
- * Three weights from `first` on get their places side by side, and *all is the three
- * of them: a GPU multiplies them for a single token in one go, where K and V alone are
- * too small to be read at full speed. What is in them comes later, as for any weight.
+ * Places the three weights from `first` on side by side, with *all over the three: a GPU
+ * multiplies all for a single token at once, where K and V alone are too small to be read at
+ * full speed. Their contents are read later, as those of any weight.
  */
 static int32_t place_together(struct gg_engine *engine, uint32_t layer, unsigned first,
 			      struct ggml_tensor **all)
@@ -183,7 +183,7 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 	return KVMOD_OK;
 }
 
-/* A second one of a weight, for another use or place. */
+/* Makes a second tensor of a weight, for another use or another side. */
 static int32_t duplicate(struct gg_engine *engine, struct ggml_tensor *weight, enum gg_use use,
 			 enum gg_side side, struct ggml_tensor **out)
 {
@@ -221,7 +221,7 @@ static int32_t take_rope_factors(struct gg_engine *engine)
 	return duplicate(engine, factors[GG_HOST], GG_VECTOR, GG_GPU, &factors[GG_GPU]);
 }
 
-/* A weight that nothing takes would be left out of the sum, silently. */
+/* A weight that nothing uses would silently be missing from the computation. */
 static int32_t refuse_leftovers(struct gg_engine *engine)
 {
 	const struct gg_file *file = &engine->net.file;
@@ -230,7 +230,7 @@ static int32_t refuse_leftovers(struct gg_engine *engine)
 	for (uint64_t i = 0; i < file->n_tensors; i++) {
 		if (!file->tensors[i].taken)
 			return gg_fail(engine, KVMOD_ENOTSUP,
-				       "%s: weight %s is no part of the %s family as this engine knows it",
+				       "%s: weight %s is not supported in the %s family",
 				       engine->model, gg_show(file->tensors[i].name, shown),
 				       engine->net.family->architecture);
 	}
@@ -278,7 +278,7 @@ int32_t gg_model_load(struct gg_engine *engine)
 	return gg_file_check(engine);
 }
 
-/* As many tokens as the matrix of embeddings has rows. */
+/* The vocabulary has as many tokens as the matrix of embeddings has rows. */
 static int32_t read_vocabulary_size(struct gg_engine *engine)
 {
 	struct gg_model *model = &engine->net;
@@ -288,8 +288,8 @@ static int32_t read_vocabulary_size(struct gg_engine *engine)
 		return gg_fail(engine, KVMOD_EFORMAT, "%s: weight token_embd.weight is missing",
 			       engine->model);
 	if (embed->ne[1] > INT32_MAX)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: a vocabulary of %lld tokens",
-			       engine->model, (long long)embed->ne[1]);
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: the vocabulary has %lld tokens, expected at most %d",
+			       engine->model, (long long)embed->ne[1], INT32_MAX);
 	model->dims[GG_VOCAB] = embed->ne[1];
 	return KVMOD_OK;
 }

@@ -50,7 +50,7 @@ struct gg_rope {
 
 struct gg_layer {
 	struct ggml_tensor *w[GG_N_WEIGHTS];	/* NULL: not in this model */
-	/* Q, K and V, and their biases, as one tensor over the same memory. NULL: they lie apart. */
+	/* Q, K and V, and their biases, as one tensor each. NULL: they do not lie together. */
 	struct ggml_tensor *qkv, *qkv_bias;
 };
 
@@ -64,8 +64,8 @@ struct gg_model {
 	const struct gg_family *family;
 	uint32_t n_layers, n_q_heads, n_kv_heads, head_dim;
 	int64_t dims[GG_N_DIMS];
-	uint64_t context;		/* the trained length, or the sliding window if that is less */
-	const char *context_is;		/* which of the two, for messages: precedes the number */
+	uint64_t context;		/* trained length, or a sliding window that is less */
+	const char *context_is;		/* which of the two, for messages */
 	float eps, scale;
 	struct gg_rope rope;
 	char *name;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A template that kvmod does not know, as libllama takes it: rendered with marks
- * in place of the messages' texts, which are put there afterwards.
+ * Renders a template that kvmod does not know, by libllama's guess: libllama gets marks in
+ * place of the messages' texts, and the texts replace the marks afterwards.
  */
 #include "engine.h"
 
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* In place of message i: the blanks around it tell whether the template trims. */
+/* Stands for message i: the blanks around it tell whether the template trims messages. */
 #define MARK_FORMAT "\t\001%zu\001\t"
 #define MARK_SIZE 32
 
@@ -44,7 +44,7 @@ static bool guess_new(struct guess *guess, const char *system, const struct gg_c
 		return false;
 	if (system && strcmp(talk->messages[0].role, "system"))
 		add(guess, "system", system);
-	/* What was said before: its text is in the cache, so it stands for nothing. */
+	/* Earlier messages are in the cache: two empty ones take their place. */
 	if (!guess->first) {
 		add(guess, "user", "");
 		add(guess, "assistant", "");
@@ -74,7 +74,7 @@ static int32_t render(struct guess *guess, const char *template, char **out)
 
 	if (n < 0)
 		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "%s: its chat template is known neither to kvmod nor to libllama: "
+			       "%s: neither kvmod nor libllama knows the chat template: "
 			       "set [engine %s] chat_template = NAME, or use --raw",
 			       engine->model, gg_engine_name(engine));
 	text = calloc((size_t)n + 1, 1);
@@ -85,7 +85,7 @@ static int32_t render(struct guess *guess, const char *template, char **out)
 	return KVMOD_OK;
 }
 
-/* A message, without the blanks around it if the template trims. */
+/* A message, without the blanks around it if the template trims messages. */
 static void put_message(struct gg_rendered *out, const char *text, bool trim_front, bool trim_back)
 {
 	size_t n;
@@ -98,7 +98,7 @@ static void put_message(struct gg_rendered *out, const char *text, bool trim_fro
 	gg_put(out, GG_FROM_MESSAGE, text, n);
 }
 
-/* The mark of message i in the rest of a rendered text; *size: with its blanks. */
+/* The mark of message i in the rest of a rendered text; *size includes its blanks. */
 static const char *find_mark(const struct guess *guess, size_t i, const char *text, size_t *size,
 			     bool *trim_front, bool *trim_back)
 {
@@ -126,9 +126,9 @@ static int32_t put_rendered(struct guess *guess, const char *text)
 
 		if (!mark)
 			return gg_fail(guess->engine, KVMOD_ENOTSUP,
-				       "%s: its chat template leaves out a %s message: use --raw",
+				       "%s: the chat template leaves out a %s message: use --raw",
 				       guess->engine->model, guess->messages[i].role);
-		/* What stands before the end of the last answer is in the cache. */
+		/* Text before the end of the last answer is in the cache. */
 		if (!guess->first && !from && !strcmp(guess->messages[i].role, "assistant"))
 			from = i + 1;
 		else if (guess->first || from) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A conversation, rendered by a row of the table of templates. */
+/* Renders a conversation by a row of the table of templates. */
 #include "engine.h"
 
 #include <stdio.h>
@@ -17,7 +17,7 @@ struct render {
 	const struct gg_template *row;
 	const struct gg_conversation *talk;
 	struct gg_rendered *out;
-	struct span system; /* waits for a user's turn; text NULL: none does */
+	struct span system; /* for the next user's turn; text NULL: none */
 	size_t last_question;
 };
 
@@ -28,7 +28,7 @@ static struct span message(const char *text)
 
 /* --- blanks, as Python's str.strip() has them ---------------------------------------- */
 
-/* Bytes of the blank that stands at the front; 0: none does. */
+/* Bytes of the blank at the front; 0: the text begins with another character. */
 static size_t blank_at(const char *text, size_t n)
 {
 	static const char wide[][4] = {
@@ -59,7 +59,7 @@ static size_t blank_before(const char *text, size_t n)
 	return 0;
 }
 
-/* Takes the blanks away from both ends of what was rendered since byte `begin`. */
+/* Removes the blanks at both ends of the text rendered since byte `begin`. */
 static void strip(struct gg_rendered *out, size_t begin)
 {
 	size_t front = begin, n;
@@ -82,7 +82,7 @@ static struct span without_newlines(struct span s)
 
 /* --- the texts of a row -------------------------------------------------------------- */
 
-/* Like strftime, but for the language, which is English. */
+/* Like strftime(), but always in English. */
 static void put_date(struct gg_rendered *out, char what)
 {
 	static const char *const months[] = { "Jan", "Feb", "Mar", "Apr", "May", "Jun",
@@ -107,7 +107,7 @@ static void put_span(struct gg_rendered *out, struct span s)
 	gg_put(out, s.from, s.text, s.n);
 }
 
-/* One byte of a row's text that stands for something; *strip_from: where GG_STRIP() began. */
+/* Renders a mark of a row's text; *strip_from: where GG_STRIP() began. */
 static void put_mark(struct render *r, char mark, struct span text, size_t *strip_from)
 {
 	switch (mark) {
@@ -152,7 +152,7 @@ static void put(struct render *r, const char *format, struct span text)
 
 /* --- thoughts ------------------------------------------------------------------------ */
 
-/* Where `word` stands in s, the last time or the first; NULL: nowhere. */
+/* The first or the last `word` in s; NULL: none. */
 static const char *find(struct span s, const char *word, bool last)
 {
 	size_t n = strlen(word);
@@ -172,7 +172,7 @@ static struct span after(struct span s, const char *at, const char *word)
 	return (struct span){ begin, (size_t)(s.text + s.n - begin), s.from };
 }
 
-/* What an answer says, without what the model thought before. */
+/* An answer without the thoughts before it. */
 static struct span said(struct span answer)
 {
 	const char *end = find(answer, "</think>", true);
@@ -193,7 +193,7 @@ static struct span thought(struct span answer)
 	return without_newlines(begin ? after(answer, begin, "<think>") : answer);
 }
 
-/* Qwen3 shows thoughts where they belong to the question that is being worked on. */
+/* Qwen3 keeps the thoughts that belong to the last question. */
 static void put_qwen3_answer(struct render *r, size_t i, struct span answer)
 {
 	bool last = i + 1 == r->talk->n && (r->row->flags & GG_LAST_THINKS);
@@ -202,7 +202,7 @@ static void put_qwen3_answer(struct render *r, size_t i, struct span answer)
 	if (rest.text != answer.text)
 		rest = without_newlines(rest);
 	if (i > r->last_question && (last || thoughts.n)) {
-		/* The row's text stands around all of it. */
+		/* The row's text encloses thoughts and answer. */
 		struct gg_rendered *out = r->out;
 		const char *slot = strstr(r->row->assistant, GG_TEXT);
 
@@ -217,7 +217,7 @@ static void put_qwen3_answer(struct render *r, size_t i, struct span answer)
 	put(r, r->row->assistant, rest);
 }
 
-/* The result of a tool is no question, though the user's turn holds it. */
+/* The result of a tool is not a question, though it is a user's message. */
 static bool is_question(const struct kvmod_message *m)
 {
 	static const char opening[] = "<tool_response>", closing[] = "</tool_response>";
@@ -278,7 +278,7 @@ static int32_t no_system(const struct render *r, const char *why)
 		       r->engine->model, why);
 }
 
-/* What stands before the first turn; *i: messages that it took. */
+/* Renders what precedes the first turn; *i: the messages it has used. */
 static int32_t put_begin(struct render *r, const char *given, size_t *i)
 {
 	const struct kvmod_message *m = r->talk->messages;
@@ -291,7 +291,7 @@ static int32_t put_begin(struct render *r, const char *given, size_t *i)
 	if (there && r->row->system_user)
 		r->system = message(m->text);
 	else if (there && !r->row->system)
-		return no_system(r, "has no place for a system message: say it in the prompt");
+		return no_system(r, "has no place for a system message: put it into the prompt");
 	else if (there)
 		put(r, r->row->system, message(m->text));
 	else if (given)
@@ -301,7 +301,7 @@ static int32_t put_begin(struct render *r, const char *given, size_t *i)
 	return KVMOD_OK;
 }
 
-/* What the template puts behind an answer: that is in the cache, its end is not. */
+/* Renders the end of the last answer: the answer is in the cache, its end is not. */
 static void put_answer_end(struct render *r)
 {
 	const char *end = strpbrk(r->row->assistant, GG_TEXT) + 1;
@@ -317,15 +317,15 @@ static int32_t put_turn(struct render *r, size_t i, bool *users)
 	if (!strcmp(m->role, "system")) {
 		if (!r->row->later_system)
 			return no_system(r,
-					 "has a place for a system message at the beginning only");
+					 "takes a system message only at the beginning");
 		put(r, r->row->later_system, message(m->text));
 		return KVMOD_OK;
 	}
 	if ((r->row->flags & GG_TURNS) && user != *users)
 		return gg_fail(
 			r->engine, KVMOD_EINVAL,
-			"message %zu is by \"%s\": in the chat template %s user and assistant "
-			"take turns",
+			"message %zu is from \"%s\": in the chat template %s, user and assistant "
+			"must alternate",
 			i + 1, m->role, r->row->name);
 	*users = !user;
 	if (user)

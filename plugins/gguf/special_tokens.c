@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a file says of its special tokens. Where it is silent or wrong, libllama
- * guesses (a start token is token 11), and where a text must not be read as
- * special tokens, libllama still reads some: both are set right here.
+ * Corrects libllama's view of special tokens. Where a file does not name one, libllama
+ * guesses (token 11 starts a text); and libllama finds some special tokens even in text
+ * that must not contain any.
  */
 #include "engine.h"
 
@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define NO_TOKEN UINT32_MAX
-/* Bytes of template that are searched at most: a second's work, of which real files need a tenth. */
+/* The most bytes of template to search: a second's work, of which real files need a tenth. */
 #define MAX_SEARCH ((uint64_t)4 << 30)
 
 /* --- before libllama reads the vocabulary ---------------------------------------------------- */
@@ -44,8 +44,8 @@ static uint32_t named(const struct gguf_context *gguf, const char *key)
 }
 
 /*
- * Is it a word that only a template has a use for? Others that are listed as the
- * user's, runs of blanks and tags like <b>, are text that was learnt as one token.
+ * Is it a word that only a template writes? Other "user defined" tokens, runs of blanks and
+ * tags like <b>, are ordinary text that is one token.
  */
 static bool is_mark(const char *text, const char *template)
 {
@@ -55,9 +55,9 @@ static bool is_mark(const char *text, const char *template)
 }
 
 /*
- * libllama leaves tokens alone in plain text if they are control tokens; those of
- * the type "user defined" it takes out of any text. A user's text must not be able
- * to end its turn, so what a template writes is made a control token.
+ * libllama does not look for control tokens in plain text, but finds "user defined" tokens
+ * in any text. A user's text must not be able to end its turn, so the tokens that a template
+ * writes become control tokens.
  */
 static int32_t make_control(struct gg_engine *engine, struct gguf_context *gguf, int64_t tokens, size_t n)
 {
@@ -69,7 +69,7 @@ static int32_t make_control(struct gg_engine *engine, struct gguf_context *gguf,
 	int32_t *now;
 
 	if (types < 0 || gguf_get_arr_n(gguf, types) < n)
-		return KVMOD_OK; /* libllama says what is wrong */
+		return KVMOD_OK; /* libllama will say what is wrong */
 	now = malloc(n * sizeof(*now));
 	if (!now)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the vocabulary");
@@ -106,7 +106,7 @@ int32_t gg_special_prepare(struct gg_engine *engine, struct gguf_context *gguf)
 
 /* --- after that -------------------------------------------------------------------------------- */
 
-/* A guess of libllama's is right where the token has the name that the guess is made for. */
+/* libllama's guess is right if the token has the name that libllama expects there. */
 static int32_t known(const struct gg_engine *engine, const struct gguf_context *gguf, const char *key,
 		     int32_t token, const char *name)
 {
@@ -123,25 +123,25 @@ static void warn_of_gaps(struct gg_engine *engine, const struct gguf_context *gg
 	enum llama_vocab_type type = llama_vocab_type(text->vocab);
 
 	if (text->add_bos && text->bos < 0)
-		gg_log(engine, KVMOD_WARN, "%s: texts are to begin with a start token, but there is no tokenizer.ggml.bos_token_id: they begin without one",
+		gg_log(engine, KVMOD_WARN, "%s: no tokenizer.ggml.bos_token_id, although texts should begin with a start token: they begin without one",
 		       engine->model);
-	/* Other vocabularies that libllama splits this way have one of their own. */
+	/* Other BPE vocabularies have a pre-tokenizer of their own in libllama. */
 	if (type == LLAMA_VOCAB_TYPE_BPE && !strcmp(string(gguf, "tokenizer.ggml.model"), "gpt2") &&
 	    !*string(gguf, "tokenizer.ggml.pre"))
-		gg_log(engine, KVMOD_WARN, "%s: there is no tokenizer.ggml.pre: text is split into words by a default, and answers may be worse; convert the model again",
+		gg_log(engine, KVMOD_WARN, "%s: no tokenizer.ggml.pre: text is split into words by a default rule, and answers may be worse; convert the model again",
 		       engine->model);
 	if (type == LLAMA_VOCAB_TYPE_SPM && gguf_find_key(gguf, "tokenizer.ggml.scores") < 0)
-		gg_log(engine, KVMOD_WARN, "%s: there is no tokenizer.ggml.scores: text is not split into tokens as the model learnt it, and answers may be worse; convert the model again",
+		gg_log(engine, KVMOD_WARN, "%s: no tokenizer.ggml.scores: text is not split into tokens as in training, and answers may be worse; convert the model again",
 		       engine->model);
 	if (gguf_find_key(gguf, "tokenizer.ggml.token_type") < 0)
-		gg_log(engine, KVMOD_WARN, "%s: there is no tokenizer.ggml.token_type: special tokens are read as text, and answers may be worse; convert the model again",
+		gg_log(engine, KVMOD_WARN, "%s: no tokenizer.ggml.token_type: special tokens are read as text, and answers may be worse; convert the model again",
 		       engine->model);
 	if (!text->n_end_tokens)
-		gg_log(engine, KVMOD_WARN, "%s: no token of its vocabulary ends an answer: only its length does",
+		gg_log(engine, KVMOD_WARN, "%s: no token of the vocabulary ends an answer: answers end only at their maximal length",
 		       engine->model);
 }
 
-/* Token 11 does not end answers because nothing was said of what does. */
+/* Removes token 11, which libllama assumes to end answers if the file names no such token. */
 static void drop_end(struct gg_text *text, int32_t token)
 {
 	uint32_t n = 0;

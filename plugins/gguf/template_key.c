@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a template is known by: a hash of its text as Jinja reads it. Published
- * copies differ in blanks within a tag, in "\n" or a line break within a string,
- * and in the default system message, which a model's maker changes most often.
+ * Computes the key that identifies a template: a hash of its text as Jinja reads it.
+ * Published copies differ in blanks within a tag, in "\n" or a line break within a string,
+ * and in the default system message, which makers of models change most often.
  */
 #include "chat.h"
 
@@ -88,7 +88,7 @@ static void copy_comment(struct reader *r)
 	copy(r, end ? (size_t)(end + 2 - r->in) : strlen(r->in));
 }
 
-/* The caller frees it; NULL: no memory. */
+/* The template's text as Jinja reads it, for the caller to free; NULL: no memory. */
 static char *normalized(const char *template)
 {
 	char *text = calloc(strlen(template) + 1, 1);
@@ -119,7 +119,7 @@ static bool is_closing(const char *text)
 	return !strncmp(text, closing, sizeof(closing) - 1);
 }
 
-/* Bytes up to the closing, or to what no plain text within quotes has: escapes but for a backslash. */
+/* Bytes up to the closing, or to what plain quoted text cannot have: any escape but "\\". */
 static size_t plain_length(const char *text)
 {
 	size_t i = 0;
@@ -136,7 +136,7 @@ static size_t plain_length(const char *text)
 	return i;
 }
 
-/* Where it stands word for word; *n: its bytes. NULL: nowhere. Each byte is read once. */
+/* The *n bytes that state the message word for word; NULL: none. Reads each byte once. */
 static const char *find_system(const char *text, size_t *n)
 {
 	while ((text = strstr(text, opening))) {
@@ -144,7 +144,7 @@ static const char *find_system(const char *text, size_t *n)
 		*n = plain_length(text);
 		if (*n && is_closing(text + *n))
 			return text;
-		text += *n; /* an opening before that has no better end */
+		text += *n; /* an opening before here has no other end */
 	}
 	return NULL;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The chat templates that are rendered exactly, and the published texts that each
- * row of the table stands for. tests/test_engine_chat compares each with Jinja.
+ * The table of chat templates that kvmod renders exactly, and the keys of the published
+ * templates that each row renders. tests/test_engine_chat compares each with Jinja.
  */
 #include "chat.h"
 

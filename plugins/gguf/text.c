@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The model's vocabulary, read by libllama. */
+/* Text to tokens and back: reads the vocabulary with libllama, and checks every text. */
 #include "engine.h"
 
 #include <limits.h>
@@ -13,7 +13,7 @@ static bool is_special(const struct llama_vocab *vocab, int32_t token)
 	       (LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED);
 }
 
-/* Longest first: where two are written at one place, the longer is meant. */
+/* Longest first: where two tokens match the text, the longer is meant. */
 static int by_length(const void *a, const void *b)
 {
 	const struct gg_special *x = a, *y = b;
@@ -24,8 +24,8 @@ static int by_length(const void *a, const void *b)
 }
 
 /*
- * Bytes of text that a token stands for at most; 0: there is no such bound, because
- * some take blanks beside them along, or the text is changed before it is split.
+ * The most bytes of text that a token stands for; 0: there is no such bound, because some
+ * tokens absorb blanks beside them, or the text is changed before it is split.
  */
 static size_t longest_token(const struct llama_vocab *vocab)
 {
@@ -77,7 +77,7 @@ const struct gg_special *gg_special_at(const struct gg_text *text, const char *a
 	return NULL;
 }
 
-/* The vocabulary alone, as gguf has it. */
+/* Reads the vocabulary alone from gguf. */
 static int32_t load(struct gg_engine *engine, struct gguf_context *gguf)
 {
 	struct llama_model_params params = llama_model_default_params();
@@ -91,8 +91,8 @@ static int32_t load(struct gg_engine *engine, struct gguf_context *gguf)
 	text->model = llama_model_init_from_user(gguf, NULL, NULL, params);
 	why = gg_log_end();
 	if (!text->model)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: its vocabulary cannot be read (%s)",
-			       engine->model, *why ? why : "libllama does not say why");
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: cannot read the vocabulary (%s)",
+			       engine->model, *why ? why : "libllama gives no reason");
 	text->vocab = llama_model_get_vocab(text->model);
 	return KVMOD_OK;
 }
@@ -103,7 +103,7 @@ static int32_t read_text(struct gg_engine *engine, struct gguf_context *gguf)
 
 	if (!code)
 		code = load(engine, gguf);
-	/* A model made for tests may have no vocabulary; it can still run token ids. */
+	/* A test's model without a vocabulary can still run token ids. */
 	if (code || llama_vocab_type(engine->text.vocab) == LLAMA_VOCAB_TYPE_NONE)
 		return code;
 	code = read_specials(engine);
@@ -129,8 +129,8 @@ int32_t gg_text_open(struct gg_engine *engine)
 	why = gg_log_end();
 	close(fd);
 	if (!gguf)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: its vocabulary cannot be read (%s)",
-			       engine->model, *why ? why : "ggml does not say why");
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: cannot read the vocabulary (%s)",
+			       engine->model, *why ? why : "ggml gives no reason");
 	code = read_text(engine, gguf);
 	gguf_free(gguf);
 	return code;
@@ -152,11 +152,11 @@ static int32_t check_vocab(struct gg_engine *engine)
 {
 	if (llama_vocab_type(engine->text.vocab) == LLAMA_VOCAB_TYPE_NONE)
 		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "%s has no vocabulary: it can run token ids only", engine->model);
+			       "%s has no vocabulary: only token ids can be run", engine->model);
 	return KVMOD_OK;
 }
 
-/* Bytes of the character that stands at the front; 0: none, by the letter of RFC 3629. */
+/* Bytes of the first character; 0: the bytes are not UTF-8 as RFC 3629 defines it. */
 static size_t character(const unsigned char *s, size_t left)
 {
 	unsigned char low = 0x80, high = 0xbf;
@@ -185,8 +185,8 @@ static size_t character(const unsigned char *s, size_t left)
 }
 
 /*
- * A text of more bytes than any tokens that the context has room for can stand for
- * is refused before it is read: that may take minutes.
+ * Refuses a text of more bytes than all tokens of a full context could stand for, before
+ * it is tokenized: that may take minutes.
  */
 static int32_t check_length(struct gg_engine *engine, size_t length)
 {
@@ -195,15 +195,15 @@ static int32_t check_length(struct gg_engine *engine, size_t length)
 
 	if (longest && length > limit * longest)
 		return gg_fail(engine, KVMOD_EINVAL,
-			       "a text of %zu bytes does not fit the context of %llu tokens, the longest of which has %zu bytes",
+			       "a text of %zu bytes exceeds the context of %llu tokens of at most %zu bytes",
 			       length, (unsigned long long)limit, longest);
 	if (length > INT32_MAX)
-		return gg_fail(engine, KVMOD_EINVAL, "a text of %zu bytes is too long: at most %d",
+		return gg_fail(engine, KVMOD_EINVAL, "a text of %zu bytes is too long, expected at most %d",
 			       length, INT32_MAX);
 	return KVMOD_OK;
 }
 
-/* libllama throws at what is no text, through C. */
+/* libllama throws a C++ exception, through C, at text that is not UTF-8. */
 int32_t gg_check_text(struct gg_engine *engine, const char *text, size_t length)
 {
 	const unsigned char *s = (const unsigned char *)text;
@@ -233,7 +233,7 @@ void gg_repair_text(char *text)
 	}
 }
 
-/* The start token that is to stand before a text; -1: none, or the text begins with it. */
+/* The start token to put before a text; -1: none, or the text begins with it. */
 static int32_t start_of(const struct gg_text *text, const char *bytes, size_t length, uint32_t flags)
 {
 	const struct gg_special *first;
@@ -279,7 +279,7 @@ int32_t gg_detokenize(void *self, int32_t token, char *text, size_t *length)
 	if (code)
 		return code;
 	if (token < 0 || token >= llama_vocab_n_tokens(engine->text.vocab))
-		return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %d",
+		return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %d tokens",
 			       token, llama_vocab_n_tokens(engine->text.vocab));
 	n = llama_token_to_piece(engine->text.vocab, token, text, room, 0, true);
 	*length = (size_t)(n < 0 ? -n : n);

@@ -27,11 +27,11 @@ struct gg_text {
 	uint32_t n_end_tokens;
 	struct gg_special *specials;
 	size_t n_specials;
-	int32_t bos, eos;		/* those the file names, not those libllama guesses; -1: none */
+	int32_t bos, eos;		/* as the file names them, not libllama's guesses; -1: none */
 	bool add_bos;			/* a text begins with the start token */
 	size_t longest;			/* bytes of the longest token; 0: not known */
-	const struct gg_template *template;	/* that renders conversations; NULL: libllama does */
-	char *system;			/* the template's default system message; NULL: none, or in the table's row */
+	const struct gg_template *template;	/* that renders; NULL: libllama renders */
+	char *system;			/* the default message that the template states; NULL: none */
 	bool warned_of_guess;
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * libllama's tokenizer, on a stack that is deep enough: it splits a text into words
+ * Runs libllama's tokenizer on a stack that is large enough: it splits a text into words
  * with std::regex, whose matcher calls itself for each character of a word.
  */
 #include "engine.h"
@@ -13,14 +13,14 @@
 #include <unistd.h>
 
 /*
- * A character takes 330 bytes of stack, where the library is compiled as usual.
- * This is address space only: memory is what the longest word takes.
+ * A character takes 330 bytes of stack in a library compiled as usual. This much is only
+ * reserved: the memory used depends on the longest word.
  */
 #define STACK_PER_CHARACTER 1024u
 #define STACK_LEAST (1u << 20)
-/* So long a text has room on any stack. */
+/* A text up to this length has room on any stack. */
 #define SHORT_TEXT 256u
-/* Some 340 MiB. */
+/* Takes some 340 MiB of stack. */
 #define MAX_RUN (1u << 20)
 
 struct job {
@@ -40,7 +40,7 @@ static void *run(void *arg)
 	return NULL;
 }
 
-/* An error number, or 0. */
+/* Returns an error number, or 0. */
 static int run_on(struct job *job, char *stack, size_t size)
 {
 	pthread_attr_t attributes;
@@ -56,7 +56,7 @@ static int run_on(struct job *job, char *stack, size_t size)
 	return err ? err : pthread_join(thread, NULL);
 }
 
-/* This pre-tokenizer takes words with a blank between each two of them for one. */
+/* This pre-tokenizer treats words with single blanks between them as one word. */
 static bool joins_words(const struct llama_model *model)
 {
 	char name[32] = "";
@@ -66,8 +66,8 @@ static bool joins_words(const struct llama_model *model)
 }
 
 /*
- * Characters of the longest word: it has a run of characters other than blanks, the
- * blanks behind that, and maybe what stands before.
+ * Characters of the longest word: a run of characters other than blanks, the blanks after
+ * it, and perhaps those before.
  */
 static size_t longest_word(const struct gg_engine *engine, size_t length, uint32_t run)
 {
@@ -91,14 +91,14 @@ static int32_t run_deep(struct gg_engine *engine, struct job *job, size_t longes
 	if (stack != MAP_FAILED)
 		munmap(stack, size + page);
 	if (err)
-		return gg_fail(engine, KVMOD_ENOMEM, "no stack of %zu MiB to tokenize %d bytes on: %s",
+		return gg_fail(engine, KVMOD_ENOMEM, "cannot get a stack of %zu MiB to tokenize %d bytes: %s",
 			       size >> 20, job->length, strerror(err));
 	return KVMOD_OK;
 }
 
 /*
- * The longest run of characters without a blank, or of blanks. A "/" behind a blank is
- * one of them: some pre-tokenizers take any line breaks and "/" for the end of a word.
+ * The longest run of characters without a blank, or of blanks. A "/" after a blank counts as
+ * a blank: some pre-tokenizers treat line breaks and "/" as the end of a word.
  */
 static uint32_t longest_run(const char *text, size_t length)
 {
@@ -109,7 +109,7 @@ static uint32_t longest_run(const char *text, size_t length)
 		int blank = isspace((unsigned char)text[i]) || (text[i] == '/' && before == 1);
 
 		if (((unsigned char)text[i] & 0xc0) == 0x80)
-			continue; /* of a character that was counted */
+			continue; /* its character has been counted */
 		n = blank == before ? n + 1 : 1;
 		longest = n > longest ? n : longest;
 		before = blank;
@@ -130,7 +130,7 @@ int32_t gg_llama_tokenize(struct gg_engine *engine, const char *text, size_t len
 		longest = longest_run(text, length);
 		if (longest > MAX_RUN)
 			return gg_fail(engine, KVMOD_EINVAL,
-				       "a text with %u characters in a row without a blank, or of blanks; at most %u can be split into tokens",
+				       "the text has a run of %u characters without a blank, or of blanks; expected at most %u",
 				       longest, MAX_RUN);
 		code = run_deep(engine, &job, longest_word(engine, length, longest));
 	}

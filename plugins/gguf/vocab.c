@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The vocabulary in the header. libllama ends the process where two tokens are one,
- * where a text needs a byte that no token has, and more; it takes a token of its own
- * where one is named wrongly. So it gets a copy of what was checked here, and
- * nothing else of the file.
+ * Checks the vocabulary in the header, and copies it for libllama. libllama ends the
+ * process where two tokens are equal, where a text needs a byte that no token has, and
+ * more; where a key names a wrong token, it guesses one. So it gets a copy of the keys that
+ * were checked here, and nothing else of the file.
  */
 #include <config.h>
 
@@ -21,13 +21,13 @@
 #define MFD_NOEXEC_SEAL	0x0008u
 #endif
 
-/* Bytes; published templates have a tenth of that at most. */
+/* In bytes, ten times what the largest published template has. */
 #define MAX_TEMPLATE (1u << 20)
 
 enum form {
 	TEXT, TEXTS, FLAG, COUNT, TYPES, SCORES, IDS,
-	ID,				/* of a token that matters here */
-	OTHER_ID			/* of one that does not: left out where it is wrong */
+	ID,				/* of a token that kvmod uses */
+	OTHER_ID			/* of another token: ignored if it is wrong */
 };
 
 static const struct {
@@ -67,14 +67,14 @@ static const struct {
 	[OTHER_ID] = { GGUF_TYPE_UINT32, false },
 };
 
-/* Tokens, and pointers to them in order; what belongs to them. */
+/* The vocabulary that is being checked. */
 struct vocab {
 	struct gg_engine *engine;
 	const struct gg_pair *pair;
 	struct gg_text_at *tokens;
 	const struct gg_text_at **sorted;
 	size_t n;
-	bool is_spm;			/* pieces of text with scores, else pairs of bytes */
+	bool is_spm;			/* SentencePiece, with scores; else BPE, with merges */
 };
 
 /* --- keys ------------------------------------------------------------------------------- */
@@ -122,7 +122,7 @@ static int32_t check_kinds(struct gg_engine *engine)
 	return code;
 }
 
-/* A model without a vocabulary may say how many tokens it has. */
+/* A model without a vocabulary may state its number of tokens. */
 static const struct gg_pair *size_key(const struct gg_engine *engine)
 {
 	char key[128];
@@ -138,7 +138,7 @@ static int32_t check_size(struct gg_engine *engine)
 
 	if (code || !pair || u32_of(pair) <= engine->net.dims[GG_VOCAB])
 		return code;
-	return gg_fail(engine, KVMOD_EFORMAT, "%s: %s.vocab_size is %u, but there are embeddings for %lld",
+	return gg_fail(engine, KVMOD_EFORMAT, "%s: %s.vocab_size is %u, but the model has embeddings for %lld tokens",
 		       engine->model, engine->net.family->architecture, u32_of(pair),
 		       (long long)engine->net.dims[GG_VOCAB]);
 }
@@ -177,7 +177,7 @@ static int32_t check_empty(const struct vocab *v)
 		int n = snprintf(name, sizeof(name), "[EMPTY_%zu]", index);
 
 		if (gg_texts_find(v->sorted, v->n, (struct gg_text_at){ name, (size_t)n }))
-			return refuse_token(v, index, "is empty, and there is one named for it");
+			return refuse_token(v, index, "is empty, and another token has the name that libllama gives it");
 	}
 	return KVMOD_OK;
 }
@@ -195,14 +195,14 @@ static int32_t refuse_twice(const struct vocab *v)
 		return check_empty(v);
 	for (size_t i = 0; i < v->n; i++) {
 		if (v->tokens[i].n == twice->n && !memcmp(v->tokens[i].at, twice->at, twice->n)) {
-			snprintf(why, sizeof(why), "is token %zu already", i);
+			snprintf(why, sizeof(why), "is the same as token %zu", i);
 			break;
 		}
 	}
 	return refuse_token(v, (size_t)(twice - v->tokens), why);
 }
 
-/* --- what belongs to them ----------------------------------------------------------------- */
+/* --- types, bytes, merges, ids ------------------------------------------------------------ */
 
 static bool is_byte_token(struct gg_text_at text)
 {
@@ -235,12 +235,12 @@ static int32_t check_types(const struct vocab *v)
 		if (type < LLAMA_TOKEN_TYPE_UNDEFINED || type > LLAMA_TOKEN_TYPE_BYTE)
 			return refuse_token(v, i, why);
 		if (type == LLAMA_TOKEN_TYPE_BYTE && !is_byte_token(v->tokens[i]))
-			return refuse_token(v, i, "has the type of a byte, expected <0x00> to <0xFF>");
+			return refuse_token(v, i, "is of the type byte, expected <0x00> to <0xFF>");
 	}
 	return code;
 }
 
-/* What no token has is written in bytes: libllama throws where one is missing. */
+/* Text that no token covers becomes bytes: libllama throws where a byte has no token. */
 static int32_t check_bytes(const struct vocab *v)
 {
 	for (unsigned byte = 0; byte < 256; byte++) {
@@ -256,7 +256,7 @@ static int32_t check_bytes(const struct vocab *v)
 	return KVMOD_OK;
 }
 
-/* Each is "left right". */
+/* Each merge is "left right". */
 static int32_t check_merges(const struct vocab *v)
 {
 	const struct gg_pair *pair = find(v->engine, PREFIX "merges");
@@ -264,7 +264,7 @@ static int32_t check_merges(const struct vocab *v)
 	char shown[GG_SHOWN];
 
 	if (!pair)
-		return gg_fail(v->engine, KVMOD_EFORMAT, "%s: no " PREFIX "merges in its header",
+		return gg_fail(v->engine, KVMOD_EFORMAT, "%s: no " PREFIX "merges in the header",
 			       v->engine->model);
 	at = pair->values;
 	for (uint64_t i = 0; i < pair->n; i++) {
@@ -292,9 +292,9 @@ static int32_t check_ids(const struct vocab *v)
 		if (!pair || keys[i].form < ID || is_known(v, pair))
 			continue;
 		if (keys[i].form == ID)
-			return gg_fail(v->engine, KVMOD_EFORMAT, "%s: %s is %u, but there are %zu tokens",
+			return gg_fail(v->engine, KVMOD_EFORMAT, "%s: %s is %u, but the vocabulary has %zu tokens",
 				       v->engine->model, keys[i].key, u32_of(pair), v->n);
-		gg_log(v->engine, KVMOD_NOTE, "%s: %s is left out: it is %u, but there are %zu tokens",
+		gg_log(v->engine, KVMOD_NOTE, "%s: %s is ignored: it is %u, but the vocabulary has %zu tokens",
 		       v->engine->model, keys[i].key, u32_of(pair), v->n);
 	}
 	return KVMOD_OK;
@@ -308,11 +308,11 @@ static int32_t check_tokens(struct vocab *v)
 
 	v->pair = find(v->engine, PREFIX "tokens");
 	if (!v->pair || !v->pair->n)
-		return gg_fail(v->engine, KVMOD_EFORMAT, "%s: no " PREFIX "tokens in its header",
+		return gg_fail(v->engine, KVMOD_EFORMAT, "%s: no " PREFIX "tokens in the header",
 			       v->engine->model);
 	if (v->pair->n > (uint64_t)v->engine->net.dims[GG_VOCAB])
 		return gg_fail(v->engine, KVMOD_EFORMAT,
-			       "%s: a vocabulary of %llu tokens, embeddings for %lld", v->engine->model,
+			       "%s: the vocabulary has %llu tokens, but the model has embeddings for %lld", v->engine->model,
 			       (unsigned long long)v->pair->n, (long long)v->engine->net.dims[GG_VOCAB]);
 	if ((code = read_tokens(v)) || (code = refuse_twice(v)) || (code = check_types(v)) ||
 	    (code = check_ids(v)))
@@ -331,7 +331,7 @@ static int32_t check_model(struct vocab *v, struct gg_text_at name)
 		return gg_fail(v->engine, KVMOD_ENOTSUP,
 			       "%s: tokenizer \"%s\" is not supported; supported are llama, gpt2, no_vocab",
 			       v->engine->model, gg_show(name, shown));
-	/* Two blanks in a row would end the process. */
+	/* With it, libllama ends the process at two blanks in a row. */
 	if (!v->is_spm && pre && gg_text_is(text_of(pre), "whitespace"))
 		return gg_fail(v->engine, KVMOD_ENOTSUP, "%s: pre-tokenizer \"whitespace\" is not supported",
 			       v->engine->model);
@@ -339,7 +339,7 @@ static int32_t check_model(struct vocab *v, struct gg_text_at name)
 	return !code && scores ? check_length(v, scores) : code;
 }
 
-/* What is looked for in it is looked for many times. */
+/* The template is searched many times, so its length is limited. */
 static int32_t check_template(struct gg_engine *engine)
 {
 	const struct gg_pair *pair = find(engine, "tokenizer.chat_template");
@@ -359,7 +359,7 @@ int32_t gg_vocab_check(struct gg_engine *engine)
 	if ((code = check_kinds(engine)) || (code = check_size(engine)) || (code = check_template(engine)))
 		return code;
 	if (!model)
-		return gg_fail(engine, KVMOD_EFORMAT, "%s: no " PREFIX "model in its header", engine->model);
+		return gg_fail(engine, KVMOD_EFORMAT, "%s: no " PREFIX "model in the header", engine->model);
 	if (gg_text_is(text_of(model), "no_vocab") || gg_text_is(text_of(model), "none"))
 		return KVMOD_OK;
 	code = check_model(&v, text_of(model));
@@ -377,7 +377,7 @@ static bool begins(const struct gg_pair *pair, const char *prefix)
 	return pair->key.n > n && !memcmp(pair->key.at, prefix, n);
 }
 
-/* Is it libllama's to see, where there are n tokens? */
+/* May libllama see this key of a vocabulary of n tokens? */
 static bool is_for_libllama(const struct gg_pair *pair, uint64_t n)
 {
 	size_t i = 0;
@@ -426,7 +426,7 @@ static bool write_pairs(const struct gg_engine *engine, int fd)
 	return true;
 }
 
-/* Where vm.memfd_noexec is 2, a file in memory must say that it is no program. */
+/* Where vm.memfd_noexec is 2, a file in memory must be marked as not executable. */
 static int make_memory_file(const char *name)
 {
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -446,5 +446,5 @@ int32_t gg_vocab_write(struct gg_engine *engine, int *fd)
 	err = errno;
 	if (*fd >= 0)
 		close(*fd);
-	return gg_fail(engine, KVMOD_EIO, "cannot make a copy of the vocabulary: %s", strerror(err));
+	return gg_fail(engine, KVMOD_EIO, "cannot copy the vocabulary: %s", strerror(err));
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Where weights go. Those of the GPU's layers are copied there. The others stay where
- * the mapped file has them, but for matrices that the CPU multiplies faster in a
- * layout of its own (its extra buffer types): those are copied once. Whatever is
- * copied is read, for a map ends the process where the file was cut off since.
+ * Places weights in memory. Weights of the GPU's layers are copied to the GPU. The others
+ * are used in the mapped file, except matrices that the CPU multiplies faster in a layout of
+ * its own (its extra buffer types): these are copied once. Copies are read from the file, not
+ * from the map, because a map ends the process where the file has been truncated.
  */
 #include "engine.h"
 
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Can that device use weights of this type and shape, in such a buffer, for that? */
+/* Can the device use a weight of this type and shape, in such a buffer, in this way? */
 static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, enum gg_use use,
 			 ggml_backend_buffer_type_t type)
 {
@@ -39,7 +39,7 @@ static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, 
 	return yes;
 }
 
-/* The layout of its own in which the backend wants this matrix; NULL: none. */
+/* The CPU's own layout for this matrix; NULL: it has none. */
 static ggml_backend_buffer_type_t extra_type(const struct gg_engine *engine, struct ggml_tensor *weight)
 {
 	ggml_backend_dev_t device = engine->backend.device;
@@ -81,7 +81,7 @@ int32_t gg_weight_put(struct gg_engine *engine, struct ggml_tensor *weight,
 	return KVMOD_OK;
 }
 
-/* The bytes of a weight, out of the file; they stay there until the next one's. */
+/* Reads a weight's bytes from the file to the staging memory. */
 static int32_t read_weight(struct gg_engine *engine, const struct gg_tensor_info *info)
 {
 	struct gg_staging *staging = &engine->net.staging;
@@ -96,7 +96,7 @@ static int32_t read_weight(struct gg_engine *engine, const struct gg_tensor_info
 	return gg_file_read(engine, info->offset, staging->bytes, info->size);
 }
 
-/* To memory of its own, unless it has its place. */
+/* Fills a weight, after giving it memory unless it has some. */
 static int32_t copy_to(struct gg_engine *engine, struct ggml_tensor *weight,
 		       ggml_backend_buffer_type_t type, const struct gg_tensor_info *info)
 {
@@ -126,7 +126,7 @@ int32_t gg_weight_check(struct gg_engine *engine, struct ggml_tensor *weight, en
 	if (use == GG_VECTOR && weight->type != GGML_TYPE_F32)
 		return gg_fail(engine, KVMOD_ENOTSUP, "%s: %s is %s, expected f32", engine->model,
 			       weight->name, ggml_type_name(weight->type));
-	/* ggml itself finds no fault with a matrix of integers, until it is multiplied. */
+	/* ggml accepts a matrix of integers until it multiplies it. */
 	if (weight->type == GGML_TYPE_F32 || ggml_get_type_traits(weight->type)->to_float)
 		return KVMOD_OK;
 	return refuse_type(engine, weight, "");
@@ -149,7 +149,7 @@ int32_t gg_weight_place(struct gg_engine *engine, struct ggml_tensor *weight, en
 	}
 	if (use == GG_MATRIX && !engine->check_only)
 		extra = extra_type(engine, weight);
-	/* On the host a twin has memory of its own, from its beginning on. */
+	/* A twin on the host has memory of its own, and begins where that begins. */
 	if (!extra && !engine->net.map && twin)
 		return gg_weight_put(engine, weight, twin->buffer, 0);
 	if (extra || !engine->net.map)
@@ -167,7 +167,7 @@ int32_t gg_weights_map(struct gg_engine *engine)
 	void *map = mmap(NULL, size, PROT_READ, flags, model->file.fd, 0);
 
 	if (map == MAP_FAILED)
-		return gg_fail(engine, KVMOD_EIO, "%s: cannot be mapped: %s", engine->model,
+		return gg_fail(engine, KVMOD_EIO, "%s: cannot map the file: %s", engine->model,
 			       strerror(errno));
 	model->map = map;
 	model->map_buffer = ggml_backend_cpu_buffer_from_ptr(map, size);

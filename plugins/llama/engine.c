@@ -19,7 +19,7 @@
 	GG_PARAM_CHAT_TEMPLATE(P, owner)
 KVMOD_PARAMS(engine, llama, LLAMA_PARAMS);
 
-/* A sequence has a context, and so a cache, of its own. */
+/* Each sequence has a context, and therefore a cache, of its own. */
 struct ll_seq {
 	struct llama_context *context;
 	uint64_t logical;
@@ -34,7 +34,7 @@ static struct ll_seq *seq_of(struct kvmod_seq *seq)
 
 /* --- the model -------------------------------------------------------------------- */
 
-/* The size that the file states, or what the width leaves for each head. */
+/* The head dimension that the file states, or the model's width divided by its heads. */
 static uint32_t head_dim(const struct llama_model *model, const char *architecture)
 {
 	char key[128], value[32];
@@ -96,23 +96,23 @@ static int32_t open_model(struct ll_engine *e)
 	const char *why;
 	char path[32];
 
-	/* The file that was checked, whatever its name stands for by now. */
+	/* The file that was checked, even if its name is another file's by now. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", e->gg.net.file.fd);
 	params.devices = devices;
 	params.n_gpu_layers = !e->gg.gpu.device ? 0 : -1;
-	/* libllama counts the output matrix as one of them, and takes it first. */
+	/* libllama counts the output matrix as a layer, and moves it to the GPU first. */
 	if (e->gg.gpu.device && e->gg.gpu_layers > 0 && e->gg.gpu_layers < INT32_MAX)
 		params.n_gpu_layers = (int32_t)e->gg.gpu_layers + 1;
 	gg_log_begin(&e->gg);
 	e->model = llama_model_load_from_file(path, params);
 	why = gg_log_end();
 	if (!e->model)
-		return gg_fail(&e->gg, KVMOD_EFORMAT, "%s: libllama cannot load it (%s)", e->gg.model,
-			       *why ? why : "it does not say why");
+		return gg_fail(&e->gg, KVMOD_EFORMAT, "%s: libllama cannot load the model (%s)", e->gg.model,
+			       *why ? why : "libllama gives no reason");
 	return KVMOD_OK;
 }
 
-/* What ggml's checks let pass, and libllama ends the process for. */
+/* Also refuses a model that the engine ggml runs, but that ends the process in libllama. */
 static int32_t check_model(struct ll_engine *e)
 {
 	const struct gg_model *net = &e->gg.net;
@@ -120,7 +120,7 @@ static int32_t check_model(struct ll_engine *e)
 
 	if (!code && net->rope.n_dims != (int)net->head_dim)
 		return gg_fail(&e->gg, KVMOD_ENOTSUP,
-			       "%s: RoPE over %d of %u dimensions: libllama turns all of them in this family",
+			       "%s: RoPE over %d of %u dimensions: libllama rotates all dimensions in this family",
 			       e->gg.model, net->rope.n_dims, net->head_dim);
 	return code;
 }
@@ -266,7 +266,7 @@ static int32_t check_room(struct ll_engine *e, const struct ll_seq *s, uint64_t 
 
 	if (s->logical + n <= context)
 		return KVMOD_OK;
-	return gg_fail(&e->gg, KVMOD_ERANGE, "%llu tokens after %llu do not fit the context of %llu",
+	return gg_fail(&e->gg, KVMOD_ERANGE, "%llu new and %llu cached tokens exceed the context of %llu",
 		       (unsigned long long)n, (unsigned long long)s->logical,
 		       (unsigned long long)context);
 }
@@ -277,7 +277,7 @@ static int32_t ll_serves(void *self, const struct kvmod_needs *needs)
 
 	if (needs->what || needs->rows.value > 0)
 		return gg_fail(&e->gg, KVMOD_ENOTSUP,
-			       "libllama does not show its cache: with this engine the policy is fullkv");
+			       "libllama does not show its cache: use the policy fullkv with this engine");
 	return KVMOD_OK;
 }
 
@@ -304,7 +304,7 @@ static int32_t run_pass(struct ll_engine *e, struct ll_seq *s, const int32_t *to
 
 	if (!wanted)
 		return gg_fail(&e->gg, KVMOD_ENOMEM, "no memory for a batch");
-	/* libllama asks only while it runs on the CPU. */
+	/* libllama checks for cancellation only while it runs on the CPU. */
 	if (was_cancelled(&e->gg.backend)) {
 		free(wanted);
 		return gg_fail(&e->gg, KVMOD_ECANCELED, "cancelled");
@@ -319,7 +319,7 @@ static int32_t run_pass(struct ll_engine *e, struct ll_seq *s, const int32_t *to
 	if (code == 2)
 		return gg_fail(&e->gg, KVMOD_ECANCELED, "cancelled");
 	if (code)
-		return gg_fail(&e->gg, KVMOD_EDEVICE, "libllama could not run the model (%d)", code);
+		return gg_fail(&e->gg, KVMOD_EDEVICE, "libllama failed to run the model (error %d)", code);
 	s->logical += n;
 	return KVMOD_OK;
 }
@@ -379,9 +379,9 @@ static void ll_cancel(void *self)
 	atomic_store(&((struct ll_engine *)self)->gg.backend.cancelled, true);
 }
 
-/* --- the policies' side ------------------------------------------------------------------ */
+/* --- what a policy sees -------------------------------------------------------------------- */
 
-/* Lengths only: enough for a policy that needs nothing else and keeps everything. */
+/* Gives lengths only: enough for a policy that needs nothing else and keeps everything. */
 static int32_t ll_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	const struct kvmod_model *m = ll_model(self);
@@ -411,7 +411,7 @@ static int32_t ll_apply(void *self, struct kvmod_seq *seq, const struct kvmod_pl
 
 		if (keep->status == KVMOD_OK && keep->kind != KVMOD_KEEP_ALL)
 			return gg_fail((struct gg_engine *)self, KVMOD_ENOTSUP,
-				       "libllama's cache cannot be cut: with this engine the policy is fullkv");
+				       "libllama's cache cannot be compressed: use the policy fullkv with this engine");
 	}
 	return KVMOD_OK;
 }
