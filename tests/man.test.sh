@@ -249,14 +249,16 @@ sed -n '/^\.Sh POLICIES/,/^\.Sh EXAMPLES/s/^\.Ss //p' "$man/kvmod-policies.7" >"
 same policies 'kvmod list policies' kvmod-policies.7 "$tmp/built" "$tmp/documented"
 
 if ./kvmod list engines | grep -q '^ggml$'; then
-	parameters engine ggml >"$tmp/built"
+	for engine in ggml llama; do
+		parameters engine $engine
+	done >"$tmp/built"
 	documented '^.engine ' "$man/kvmod.conf.5" | grep -e '^ggml ' -e '^llama ' >"$tmp/documented"
-	same parameters 'kvmod info ggml' kvmod.conf.5 "$tmp/built" "$tmp/documented"
+	same parameters 'kvmod info' kvmod.conf.5 "$tmp/built" "$tmp/documented"
 	cut -d' ' -f1,2,4 "$tmp/built" >"$tmp/short"
 	shown engine >"$tmp/shown"
-	same parameters 'kvmod info ggml' conf/kvmod.conf "$tmp/short" "$tmp/shown"
+	same parameters 'kvmod info' conf/kvmod.conf "$tmp/short" "$tmp/shown"
 else
-	echo 'skipped: the parameters of engine ggml, which is not built'
+	echo 'skipped: the parameters of the engines ggml and llama, which are not built'
 fi
 
 # --- kvmod.conf(5): every architecture that the engine ggml runs ---------------------------

@@ -65,7 +65,7 @@ stream --policy streamingllm --compare -n 40
 says 1 'kvmod: 4 tokens of prompt and 40 of answer exceed the context of 32'
 stream --policy streamingllm -o 'policy streamingllm.budget=100%' -n 40
 exits 1
-grep -qx 'kvmod: 1 tokens after 32 that are there: the context is 32' "$tmp/err" || fail 'no reason'
+grep -qx 'kvmod: 1 new and 32 cached tokens exceed the context of 32' "$tmp/err" || fail 'no reason'
 # Without -n, what fits.
 stream --policy streamingllm -o 'policy streamingllm.budget=100%' --json
 exits 0
@@ -122,10 +122,10 @@ grep -q '^policy   refreekv on cpu: budget 1.0000; so short a sequence stays who
 head -c 5000 "$model" >"$tmp/short.gguf"
 kvmod run -m "$tmp/short.gguf" hello
 exits 1
-grep -q '^kvmod: .*/short.gguf: a truncated or damaged GGUF file' "$tmp/err" || fail 'not said to be truncated'
+grep -q '^kvmod: .*/short.gguf: truncated or damaged GGUF file' "$tmp/err" || fail 'not said to be truncated'
 echo 'no model at all' >"$tmp/text.gguf"
 kvmod run -m "$tmp/text.gguf" hello
-says 1 'kvmod: TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
+says 1 'kvmod: TMP/text.gguf: not a GGUF file: the file does not begin with "GGUF"'
 mkfifo "$tmp/fifo.gguf"
 for engine in ggml llama; do
 	try timeout 20 "$build/kvmod" run -o kvmod.engine=$engine --policy fullkv -m "$tmp/fifo.gguf" hello
