@@ -28,7 +28,7 @@ static int check_view(const struct kvmod_policy *p, const struct kvmod_view *v,
 	if (!v->data)
 		return kv_fail(KVMOD_EINVAL, "layer %u comes without %s, which the policy needs",
 			       layer, what);
-	if (v->type < KVMOD_F32 || v->type > KVMOD_Q8_0)
+	if (v->type < KVMOD_F32 || v->type > KVMOD_Q4_0)
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s of unknown element type %u",
 			       layer, what, v->type);
 	if (p->needs.types && !(p->needs.types & KVMOD_TYPE_BIT(v->type)))

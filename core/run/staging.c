@@ -25,6 +25,8 @@ struct stager {
 	void *from_stream, *to_stream;
 	struct kvmod_segment *segments;	/* as the policy gets them */
 	struct kvmod_head *heads, *next_head;	/* of all of them, end to end */
+	const struct kvmod_segment **segment_list;	/* pointers to these */
+	const struct kvmod_head **head_list;
 
 	/* The first time over, copies is NULL: only the sizes are found. */
 	char *copies, *packed;
@@ -129,7 +131,7 @@ static void add_numbers(struct stager *st, struct kvmod_view *view, const struct
 	at = place(st, view, room * s->n_q_heads, sizeof(float), room);
 	for (uint32_t h = 0; h < s->n_q_heads; h++)
 		add_piece(st, (const char *)from.data + h * from.head_stride, at + h * room, 1,
-			  s->heads[h / group].n * sizeof(float), 0);
+			  s->heads[h / group]->n * sizeof(float), 0);
 }
 
 /* A matrix of n rows for each query head. */
@@ -275,8 +277,7 @@ static struct kvmod_head *describe(struct stager *st, uint32_t i)
 		heads[g].size = sizeof(*heads);
 	}
 	s->size = sizeof(*s);
-	s->heads = heads;
-	s->head_stride = sizeof(*heads);
+	s->heads = st->head_list + (heads - st->heads);
 	s->device = NULL;
 	st->next_head += s->n_kv_heads;
 	return heads;
@@ -318,11 +319,16 @@ static int make_arrays(struct stager *st)
 	for (uint32_t i = 0; i < n; i++)
 		n_heads += kvmod_segment_at(st->r, i)->n_kv_heads;
 	free(staging->arrays);
-	staging->arrays = calloc(1, n * sizeof(*st->segments) + n_heads * sizeof(*st->heads));
+	staging->arrays = calloc(1, n * (sizeof(*st->segments) + sizeof(*st->segment_list)) +
+				    n_heads * (sizeof(*st->heads) + sizeof(*st->head_list)));
 	if (!staging->arrays)
 		return kv_fail(KVMOD_ENOMEM, "no memory to describe %zu segments", n);
 	st->segments = staging->arrays;
 	st->heads = (struct kvmod_head *)(st->segments + n);
+	st->segment_list = (const struct kvmod_segment **)(st->heads + n_heads);
+	st->head_list = (const struct kvmod_head **)(st->segment_list + n);
+	kvmod_list_segments(st->segment_list, st->segments, n);
+	kvmod_list_heads(st->head_list, st->heads, n_heads);
 	return KVMOD_OK;
 }
 
@@ -462,8 +468,7 @@ int kv_stage(struct kvmod_policy *p, struct kvmod_request *r)
 	err = stage(&st);
 	if (err)
 		return err;
-	r->segments = st.segments;
-	r->segment_stride = sizeof(*st.segments);
+	r->segments = st.segment_list;
 	return KVMOD_OK;
 }
 

@@ -35,6 +35,8 @@ struct kvmod_seq {
 	struct gg_whole whole;
 	struct kvmod_segment *segments;	/* [n_layers], as request() hands them out */
 	struct kvmod_head *heads;	/* [n_layers * n_kv_heads] */
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 };
 
 /* --- the sequence (seq.c) --------------------------------------------------------------- */
