@@ -2,6 +2,8 @@
 # Kernels hold no policy logic. Modules, the core and the tests link them whole.
 noinst_LTLIBRARIES += libkernels.la
 libkernels_la_SOURCES = \
+	kernels/cpu/attention.c \
+	kernels/cpu/attention.h \
 	kernels/cpu/avx2.c \
 	kernels/cpu/avx512.c \
 	kernels/cpu/gather.c \
@@ -9,8 +11,6 @@ libkernels_la_SOURCES = \
 	kernels/cpu/logits.c \
 	kernels/cpu/logits.h \
 	kernels/cpu/ops.h \
-	kernels/cpu/rows.c \
-	kernels/cpu/rows.h \
 	kernels/cpu/scalar.c \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \

@@ -77,10 +77,6 @@ void kv_each_head(const struct kvmod_instance *self, const struct kvmod_request 
 
 /* --- attention ------------------------------------------------------------------- */
 
-/* Cached positions that row `row` of Q sees: those at or before its own. */
-uint32_t kv_row_sees(const struct kvmod_segment *segment, const struct kvmod_head *head,
-		     uint32_t row);
-
 /* Scratch, in floats, that the functions below find in the task, and answer in. */
 size_t kv_attention_floats(const struct kv_extent *extent);
 

@@ -5,10 +5,9 @@
 
 #include <stdatomic.h>
 
-#include "kernels/cpu/rows.h"
 #include "kernels/cpu/sum.h"
 
-#define PIECE (KV_TILE * KV_CHUNK)	/* positions: what refreekv takes at a time */
+#define PIECE 1920	/* positions that a thread takes at a time, as many as refreekv */
 
 struct plain_read {
 	struct kvmod_instance instance;
