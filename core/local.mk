@@ -6,6 +6,8 @@ kvmodinclude_HEADERS = \
 	core/include/kvmod/kvmod.h \
 	core/include/kvmod/module.h \
 	core/include/kvmod/policy.h \
+	core/include/kvmod/scorer.h \
+	core/include/kvmod/toolkit.h \
 	core/include/kvmod/types.h
 
 pkgconfig_DATA = core/kvmod.pc
