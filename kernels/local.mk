@@ -8,13 +8,13 @@ libkernels_la_SOURCES = \
 	kernels/cpu/avx512.c \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
+	kernels/cpu/limits.h \
 	kernels/cpu/logits.c \
 	kernels/cpu/logits.h \
 	kernels/cpu/ops.h \
 	kernels/cpu/scalar.c \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \
-	kernels/cpu/sum.h \
 	kernels/cpu/vector.h
 libkernels_la_LIBADD = $(LIBM)
 

@@ -149,7 +149,7 @@ static void softmax_of(const float *x, size_t n, struct kv_softmax *s)
 		struct kv_softmax part;
 
 		memcpy(piece, x + i, size * sizeof(*x));
-		kv_cpu_softmax(piece, 384, 1, size, &part);
+		kv_cpu_softmax_piece(piece, 384, 1, size, &part);
 		if (i == 0)
 			*s = part;
 		else
@@ -176,7 +176,7 @@ static void check_softmax(struct kv_random *r, size_t n, float deviation)
 	ck_assert_double_eq_tol(s.sum, sum, 1e-6 * sum);
 	ck_assert_double_eq_tol(s.squares, squares, 1e-6 * squares);
 	memcpy(p, x, n * sizeof(*p));
-	kv_cpu_ops()->exp_scale(p, n, s.max, 1 / s.sum);
+	ck_assert_int_eq(kv_cpu_softmax(p, n), 0);
 	memcpy(twice, p, n * sizeof(*p));
 	kv_cpu_ops()->exp_add(x, n, s.max, 1 / s.sum, twice);
 	for (i = 0; i < n; i++) {
@@ -220,6 +220,7 @@ START_TEST(softmax_not_finite)
 			x[i] = bad[b];
 			softmax_of(x, 37, &s);
 			ck_assert_msg(isnan(s.sum), "%g at %zu of 37 went unseen", (double)bad[b], i);
+			ck_assert_int_eq(kv_cpu_softmax(x, 37), KVMOD_ENUMERIC);
 		}
 	for (i = 0; i < 37; i++)
 		x[i] = -INFINITY;
@@ -227,6 +228,7 @@ START_TEST(softmax_not_finite)
 	ck_assert_float_eq(s.sum, 0);
 	ck_assert_float_eq(s.squares, 0);
 	ck_assert_float_eq(s.max, -FLT_MAX);
+	ck_assert_int_eq(kv_cpu_softmax(x, 37), KVMOD_ENUMERIC);
 	x[20] = 1;
 	softmax_of(x, 37, &s);
 	ck_assert_float_eq_tol(s.sum, 1, 1e-6);
@@ -248,6 +250,20 @@ START_TEST(sums)
 		bytes[n] = (unsigned char)kv_random_u32(&r);
 		sum += bytes[n];
 	}
+}
+END_TEST
+
+/* At least as many as asked for, and all of them done: x -> 0.75 x + 0.25 goes to 1. */
+START_TEST(multiply_adds)
+{
+	float sum, one;
+
+	if (level_missing(_i))
+		return;
+	ck_assert_uint_ge(kv_cpu_multiply_add(1, &sum), 1);
+	ck_assert_uint_ge(kv_cpu_multiply_add(100000, &one), 100000);
+	ck_assert_float_gt(sum, 1.5f * one);
+	ck_assert_float_eq_tol(one, roundf(one), 1e-5f);
 }
 END_TEST
 
@@ -273,6 +289,7 @@ int main(void)
 	tcase_add_loop_test(tc, softmax, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
 	tcase_add_loop_test(tc, sums, 0, LEVELS);
+	tcase_add_loop_test(tc, multiply_adds, 0, LEVELS);
 	tcase_add_test(tc, levels);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);

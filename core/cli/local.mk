@@ -33,6 +33,8 @@ kvmod_SOURCES = \
 	core/cli/bench_options.c \
 	core/cli/bench_options.h \
 	core/cli/bench_place.c \
+	core/cli/bench_pieces.c \
+	core/cli/bench_product.c \
 	core/cli/bench_read.c \
 	core/cli/bench_sweep.c \
 	core/cli/bench_engine.c \

@@ -137,8 +137,8 @@ static void tile_softmax(const struct kv_attention *a, uint32_t begin, uint32_t 
 
 	for (j = 0; j < n; j += same) {
 		same = smaller(a->group - (query + j) % a->group, n - j);
-		kv_cpu_softmax(x + j * KV_TILE, KV_TILE, same, seen(a, begin, end, query + j),
-			       out + j);
+		kv_cpu_softmax_piece(x + j * KV_TILE, KV_TILE, same,
+				     seen(a, begin, end, query + j), out + j);
 	}
 }
 

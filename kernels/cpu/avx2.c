@@ -113,6 +113,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.exp_add = exp_add,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
+	.multiply_add = multiply_add,
 };
 
 #if defined(__clang__)

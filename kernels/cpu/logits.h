@@ -22,8 +22,8 @@ void kv_cpu_logits(const struct kvmod_view *k, uint32_t head_dim,
 void kv_cpu_to_f32(uint32_t type, const void *src, size_t n, float *dst);
 
 /*
- * Softmax in parts, so that the logits of a query may come piece by piece: the
- * largest of some logits (-FLT_MAX where none is above it), and the sums of
+ * Softmax of a piece of a query's logits, so that they may come one after the other:
+ * the largest of them (-FLT_MAX where none is above it), and the sums of
  * exp(x - max) and of its square. NaN, and infinity above, make the sums NaN.
  * sum^2 / squares is how many positions attention is spread over.
  */
@@ -36,8 +36,11 @@ struct kv_softmax {
  * a longer sum would lose digits in one go.
  */
 #define KV_PAD 16
-void kv_cpu_softmax(float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out);
-/* Adds another part. */
-void kv_softmax_merge(struct kv_softmax *s, const struct kv_softmax *part);
+void kv_cpu_softmax_piece(float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out);
+/* Adds another piece. */
+void kv_softmax_merge(struct kv_softmax *s, const struct kv_softmax *piece);
+
+/* Softmax of n logits, any number, in place. KVMOD_ENUMERIC if it is not finite, else 0. */
+int kv_cpu_softmax(float *x, size_t n);
 
 #endif

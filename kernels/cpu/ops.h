@@ -5,9 +5,9 @@
 
 #include <string.h>
 
+#include "kernels/cpu/limits.h"
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
-#include "kernels/cpu/sum.h"
 
 struct kv_cpu_ops {
 	/* out: one float for each query and key, q.k without scale */
@@ -25,6 +25,7 @@ struct kv_cpu_ops {
 	/* x -> weight * exp(x - max) */
 	void (*exp_scale)(float *x, size_t n, float max, float weight);
 	uint64_t (*sum_bytes)(const unsigned char *x, size_t n);
+	uint64_t (*multiply_add)(uint64_t n, float *sum);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;

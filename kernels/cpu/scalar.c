@@ -104,6 +104,24 @@ static uint64_t sum_bytes(const unsigned char *x, size_t n)
 	return sum;
 }
 
+/* Sums that do not wait for each other. */
+#define CHAINS 8
+
+static uint64_t multiply_add(uint64_t n, float *sum)
+{
+	float x[CHAINS] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+	uint64_t done;
+	int j;
+
+	for (done = 0; done < n; done += CHAINS)
+		for (j = 0; j < CHAINS; j++)
+			x[j] = x[j] * 0.75f + 0.25f;
+	*sum = 0;
+	for (j = 0; j < CHAINS; j++)
+		*sum += x[j];
+	return done;
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -113,4 +131,5 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.exp_add = exp_add,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
+	.multiply_add = multiply_add,
 };
