@@ -5,6 +5,8 @@
  */
 #include "policies/refreekv.h"
 
+#include <string.h>
+
 /* Segments are decided together while their scratch fits in so many bytes. */
 #define BATCH_BYTES ((size_t)64 << 20)
 
@@ -22,7 +24,7 @@ static bool cut_wanted(const struct refreekv *self, const struct kvmod_segment *
 	cut->rows.segment = s;
 	if (refreekv_leaves(self, s))
 		return false;
-	if (!kv_same_lengths(s)) {
+	if (!kvmod_same_lengths(s)) {
 		cut->status = KVMOD_ENOTSUP;
 		return true;
 	}
@@ -126,7 +128,7 @@ static void load(void *arg, uint32_t i)
 	for (uint32_t g = 0; g < s->n_kv_heads; g++)
 		for (uint32_t row = 0; row < n_rows; row++)
 			cut->rows.sees[g * n_rows + row] =
-				kv_row_sees(s, kvmod_head_at(s, g), s->n_rows - n_rows + row);
+				kvmod_row_sees(s, kvmod_head_at(s, g), s->n_rows - n_rows + row);
 }
 
 /* The i-th piece of work: a chunk of one KV head. NULL: there is none. */

@@ -7,9 +7,20 @@
 #include "policies/refreekv.h"
 
 #include <math.h>
+#include <string.h>
 
 #define RADIX_BITS	11
 #define RADIX		(1u << RADIX_BITS)
+
+/* A number that orders as the float does. */
+static uint32_t order_of(float x)
+{
+	uint32_t bits;
+
+	x += 0.0f;	/* -0 is 0 */
+	memcpy(&bits, &x, sizeof(bits));
+	return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
 
 void refreekv_attention_chunk(const struct cut *cut, uint32_t chunk, uint32_t g)
 {
@@ -56,7 +67,7 @@ static void rank(const struct cut *cut)
 		uint64_t *order = cut->order + (size_t)g * cut->m;
 
 		for (uint32_t i = 0; i < cut->m; i++)
-			order[i] = (uint64_t)~kv_order(score[split + i]) << 32 | (split + i);
+			order[i] = (uint64_t)~order_of(score[split + i]) << 32 | (split + i);
 		sort(order, cut->spare, cut->m);
 	}
 }

@@ -214,15 +214,42 @@ static inline const struct kvmod_toolkit *kvmod_toolkit_of(const void *self)
 	return (const struct kvmod_toolkit *)host->get_extension(host->ctx, KVMOD_TOOLKIT);
 }
 
-/* Registers a policy in init(); in words, what is missing of a host without the toolkit. */
-static inline int32_t kvmod_init_with_toolkit(const struct kvmod_host *host,
-					      const struct kvmod_policy_ops *ops)
+/* Registers a policy in init(); says in words that a host has no toolkit. */
+static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
+						  const struct kvmod_policy_ops *ops)
 {
 	if (host->get_extension(host->ctx, KVMOD_TOOLKIT))
 		return host->register_policy(host->ctx, ops);
-	return host->fail(host->ctx, KVMOD_ENOTSUP, "%s needs the extension " KVMOD_TOOLKIT
+	/* In parentheses: unit tests have macros called so. */
+	return (host->fail)(host->ctx, KVMOD_ENOTSUP, "%s needs the extension " KVMOD_TOOLKIT
 			  ", which this kvmod does not offer", ops->name);
 }
+
+/*
+ * A policy on the toolkit, with all that follows from its name: metadata, parameters,
+ * the table `name_ops`, and `name_init` for KVMOD_MODULE(). type: of its instance.
+ * LIST: the parameters, as KVMOD_PARAMS() takes them. What follows are the calls,
+ * members of struct kvmod_policy_ops in their order there.
+ */
+#define KVMOD_POLICY(name_, type_, LIST, description_, flags_, devices_, ...) \
+	KVMOD_USES(toolkit, KVMOD_TOOLKIT); \
+	KVMOD_PARAMS(policy, name_, LIST); \
+	static const struct kvmod_policy_ops name_##_ops = { \
+		.size = sizeof(struct kvmod_policy_ops), \
+		.flags = (flags_), \
+		.name = #name_, \
+		.description = description_, \
+		.devices = (devices_), \
+		.instance_size = sizeof(type_), \
+		.params = name_##_params, \
+		.n_params = sizeof(name_##_params) / sizeof(*name_##_params), \
+		.param_stride = sizeof(*name_##_params), \
+		__VA_ARGS__ \
+	}; \
+	static int32_t name_##_init(const struct kvmod_host *host) \
+	{ \
+		return kvmod_register_with_toolkit(host, &name_##_ops); \
+	}
 
 /* --- layers and lengths -------------------------------------------------------- */
 
@@ -345,9 +372,9 @@ static inline int32_t kvmod_check_pool(const struct kvmod_instance *self, int64_
 {
 	if (pool % 2)
 		return KVMOD_OK;
-	return self->host->fail(self->host->ctx, KVMOD_EINVAL,
-				"pool = %lld is even: pooling has a middle, give an odd width",
-				(long long)pool);
+	return (self->host->fail)(self->host->ctx, KVMOD_EINVAL,
+				  "pool = %lld is even: pooling has a middle, give an odd width",
+				  (long long)pool);
 }
 
 /* --- spans -------------------------------------------------------------------------- */
