@@ -53,11 +53,20 @@ libkvmod_la_SOURCES = \
 	core/sections.c \
 	core/session.c \
 	core/staging.c \
+	core/toolkit/attention.c \
+	core/toolkit/heads.c \
+	core/toolkit/heaviest.c \
+	core/toolkit/parts.c \
+	core/toolkit/scorer.c \
+	core/toolkit/scorer.h \
+	core/toolkit/share.c \
+	core/toolkit/table.c \
+	core/toolkit/toolkit.h \
 	core/trial.c \
 	core/trust.c
 nodist_libkvmod_la_SOURCES = core/dirs.h
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS)
-libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)
+libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS) $(LIBM)
 libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \
 	-Wl,--version-script=$(srcdir)/core/libkvmod.map
 libkvmod_la_DEPENDENCIES = libkernels.la core/libkvmod.map

@@ -6,6 +6,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/attention.h \
 	kernels/cpu/avx2.c \
 	kernels/cpu/avx512.c \
+	kernels/cpu/blocks.c \
+	kernels/cpu/blocks.h \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
 	kernels/cpu/limits.h \
@@ -15,7 +17,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/scalar.c \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \
-	kernels/cpu/vector.h
+	kernels/cpu/vector.h \
+	kernels/cpu/vector_blocks.h
 libkernels_la_LIBADD = $(LIBM)
 
 include $(srcdir)/kernels/cuda/local.mk

@@ -3,12 +3,12 @@
  * ReFreeKV (arXiv 2502.16886): no budget is given. Each layer keeps the shortest
  * prefix of a ranking whose attention has all but `threshold` of the whole norm.
  */
-#include "policies/refreekv.h"
+#include "refreekv.h"
+
+#include <string.h>
 
 /* Segments are decided together while their scratch fits in so many bytes. */
 #define BATCH_BYTES ((size_t)64 << 20)
-
-KVMOD_PARAMS(policy, refreekv, REFREEKV_PARAMS);
 
 /* --- layers to decide --------------------------------------------------------------- */
 
@@ -30,10 +30,11 @@ static bool layer_set(struct layer *layer, const struct refreekv *self,
 
 	memset(layer, 0, sizeof(*layer));
 	layer->self = self;
+	layer->kit = kvmod_toolkit_of(self);
 	layer->segment = s;
 	if (refreekv_leaves(self, s))
 		return false;
-	if (!kv_same_lengths(s)) {
+	if (!kvmod_same_lengths(s)) {
 		layer->status = KVMOD_ENOTSUP;
 		return true;
 	}
@@ -46,8 +47,8 @@ static bool layer_set(struct layer *layer, const struct refreekv *self,
 	layer->n_norm_rows = refreekv_norm_rows(self, s);
 	layer->n_window = refreekv_rank_rows(self, s);
 	layer->n_rows = larger(layer->n_norm_rows, layer->n_window);
-	layer->n_sink_tiles = divide_up(layer->sinks, KV_TILE);
-	layer->n_tiles = layer->n_sink_tiles + divide_up(n - layer->sinks, KV_TILE);
+	layer->n_sink_tiles = divide_up(layer->sinks, KVMOD_TILE);
+	layer->n_tiles = layer->n_sink_tiles + divide_up(n - layer->sinks, KVMOD_TILE);
 	layer->n_chunks = divide_up(layer->n_tiles, CHUNK);
 	layer->parts_are_tiles = layer->n_rows == 1;
 	return layer->m > 0;
@@ -56,13 +57,13 @@ static bool layer_set(struct layer *layer, const struct refreekv *self,
 struct range refreekv_tile(const struct layer *layer, uint32_t tile)
 {
 	uint32_t others = layer->n_tiles - layer->n_sink_tiles, end = layer->n;
-	struct range t = { .begin = layer->sinks + tile * KV_TILE };
+	struct range t = { .begin = layer->sinks + tile * KVMOD_TILE };
 
 	if (tile >= others) {
-		t.begin = (layer->n_tiles - 1 - tile) * KV_TILE;
+		t.begin = (layer->n_tiles - 1 - tile) * KVMOD_TILE;
 		end = layer->sinks;
 	}
-	t.end = end - t.begin < KV_TILE ? end : t.begin + KV_TILE;
+	t.end = end - t.begin < KVMOD_TILE ? end : t.begin + KVMOD_TILE;
 	return t;
 }
 
@@ -80,20 +81,9 @@ static void *take(struct arena *arena, size_t n, size_t size)
 	return memory;
 }
 
-static void lay_out_attention(struct layer *layer, struct arena *arena)
+static uint32_t n_parts(const struct layer *layer)
 {
-	uint32_t n_kv_heads = layer->segment->n_kv_heads;
-
-	layer->attention = take(arena, n_kv_heads, sizeof(*layer->attention));
-	for (uint32_t g = 0; g < n_kv_heads; g++) {
-		struct kv_attention a = kv_attention_of(layer->segment, g,
-			layer->segment->n_rows - layer->n_rows, layer->n_rows);
-
-		a.n_parts = layer->parts_are_tiles ? layer->n_tiles : layer->n_chunks;
-		kv_attention_lay_out(&a, take(arena, kv_attention_lay_out(&a, NULL), 1));
-		if (layer->attention)
-			layer->attention[g] = a;
-	}
+	return layer->parts_are_tiles ? layer->n_tiles : layer->n_chunks;
 }
 
 /* Gives a layer its scratch; returns how much. memory NULL: only that. */
@@ -104,14 +94,16 @@ static size_t layer_lay_out(struct layer *layer, void *memory)
 
 	if (layer->status)
 		return 0;
-	lay_out_attention(layer, &arena);
+	layer->attention_bytes = layer->kit->parts_bytes(layer->segment, 0, layer->n_rows,
+							 n_parts(layer));
+	layer->attention_memory = take(&arena, layer->segment->n_kv_heads, layer->attention_bytes);
 	layer->norm = take(&arena, n_heads, sizeof(double));
 	if (layer->self->rank == RANK_POSITION) {
 		size_t sets = layer->parts_are_tiles ? 1 : layer->n_chunks;
 
 		layer->squares = take(&arena, n_heads * (layer->n_tiles + (size_t)1), sizeof(double));
-		layer->inside = take(&arena, (size_t)n_heads * KV_TILE, sizeof(double));
-		layer->a = take(&arena, sets * n_heads * KV_TILE, sizeof(float));
+		layer->inside = take(&arena, (size_t)n_heads * KVMOD_TILE, sizeof(double));
+		layer->a = take(&arena, sets * n_heads * KVMOD_TILE, sizeof(float));
 		return arena.used;
 	}
 	layer->heads_a = take(&arena, (size_t)n_heads * layer->n, sizeof(float));
@@ -161,7 +153,8 @@ static void load(void *arg, uint32_t i)
 	struct layer *layer = &((struct batch *)arg)->layers[i];
 
 	for (uint32_t g = 0; g < layer->segment->n_kv_heads && !layer->status; g++)
-		kv_attention_load(&layer->attention[g]);
+		layer->kit->parts_open(layer->segment, g, layer->n_rows, n_parts(layer),
+				       refreekv_attention(layer, g));
 }
 
 /* The i-th piece of work: a chunk of one KV head. NULL: there is none. */
@@ -186,8 +179,8 @@ static void scan(void *arg, uint32_t i)
 	for (uint32_t tile = chunk * CHUNK; tile < layer->n_tiles && tile < (chunk + 1) * CHUNK; tile++) {
 		struct range t = refreekv_tile(layer, tile);
 
-		kv_attention_scan(&layer->attention[g], layer->parts_are_tiles ? tile : chunk,
-				  t.begin, t.end);
+		layer->kit->parts_scan(refreekv_attention(layer, g),
+				       layer->parts_are_tiles ? tile : chunk, t.begin, t.end);
 	}
 }
 
@@ -196,25 +189,32 @@ static void total(void *arg, uint32_t i)
 	struct layer *layer = &((struct batch *)arg)->layers[i];
 
 	for (uint32_t g = 0; g < layer->segment->n_kv_heads && !layer->status; g++)
-		layer->status = kv_attention_total(&layer->attention[g]);
+		layer->status = layer->kit->parts_total(refreekv_attention(layer, g));
+}
+
+/* Positions that row `row` of the segment sees; past the newest row: all that there are. */
+static uint32_t sees(const struct kvmod_segment *s, uint32_t g, uint32_t row)
+{
+	return row < s->n_rows ? kvmod_row_sees(s, kvmod_head_at(s, g), row) : UINT32_MAX;
 }
 
 void refreekv_tile_attention(const struct layer *layer, uint32_t tile, uint32_t g, float *a,
 			     size_t stride)
 {
-	const struct kv_attention *attention = &layer->attention[g];
+	const struct kvmod_segment *s = layer->segment;
 	struct range t = refreekv_tile(layer, tile);
-	uint32_t row = layer->n_rows - layer->n_norm_rows, h, i;
+	uint32_t row = s->n_rows - layer->n_norm_rows, end = sees(s, g, row), h, i;
 
 	for (h = 0; h < layer->group; h++)
 		memset(a + h * stride, 0, (t.end - t.begin) * sizeof(*a));
-	kv_attention_add(attention, layer->n_norm_rows, t.begin, t.end, 1, a, stride);
-	/* All rows from some one on see a position. */
+	layer->kit->parts_add(refreekv_attention(layer, g), layer->n_norm_rows, t.begin, t.end, 1,
+			      a, stride);
+	/* Where row `row` sees a position, all newer rows do. */
 	for (i = t.begin; i < t.end && layer->n_norm_rows > 1; i++) {
-		while (row < layer->n_rows && attention->sees[row] <= i)
-			row++;
-		for (h = 0; h < layer->group && row < layer->n_rows; h++)
-			a[h * stride + i - t.begin] /= (float)(layer->n_rows - row);
+		while (end <= i)
+			end = sees(s, g, ++row);
+		for (h = 0; h < layer->group && row < s->n_rows; h++)
+			a[h * stride + i - t.begin] /= (float)(s->n_rows - row);
 	}
 }
 
@@ -316,26 +316,10 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 	return 0;
 }
 
-static const struct kvmod_policy_ops refreekv_ops = {
-	.size = sizeof(refreekv_ops),
-	.name = "refreekv",
-	.description = "no budget: what keeps all but a share of the attention's norm (2502.16886)",
-	.devices = KVMOD_ON_CPU,
-	.instance_size = sizeof(struct refreekv),
-	.params = refreekv_params,
-	.n_params = sizeof(refreekv_params) / sizeof(*refreekv_params),
-	.param_stride = sizeof(*refreekv_params),
-	.open = refreekv_open,
-	.needs = refreekv_needs,
-	.workspace = refreekv_workspace,
-	.compress = refreekv_compress,
-};
-
-static int32_t refreekv_init(const struct kvmod_host *host)
-{
-	return host->register_policy(host->ctx, &refreekv_ops);
-}
-
+KVMOD_POLICY(refreekv, struct refreekv, REFREEKV_PARAMS,
+	     "no budget: what keeps all but a share of the attention's norm (2502.16886)", 0,
+	     KVMOD_ON_CPU, .open = refreekv_open, .needs = refreekv_needs,
+	     .workspace = refreekv_workspace, .compress = refreekv_compress)
 KVMOD_MODULE("refreekv", "0.1.0", "Apache-2.0", "The kvmod authors",
 	     "ReFreeKV: threshold-free pruning, one length for each layer", 0,
 	     refreekv_init, NULL);

@@ -3,14 +3,14 @@
 #ifndef KV_POLICIES_REFREEKV_H
 #define KV_POLICIES_REFREEKV_H
 
-#include "kernels/cpu/attention.h"
-#include "policies/refreekv_params.h"
+#include "refreekv_params.h"
 
 /* Tiles of a chunk: the piece of work, of one KV head, that a thread takes. */
 #define CHUNK 5
 
 struct layer {
 	const struct refreekv *self;
+	const struct kvmod_toolkit *kit;
 	const struct kvmod_segment *segment;
 	struct kvmod_keep *keep;
 	int32_t status;
@@ -23,20 +23,21 @@ struct layer {
 	uint32_t n_window;		/* and those that rank by attention */
 
 	/*
-	 * Tiles of KV_TILE positions at most, in the order in which the ranking by
+	 * Tiles of KVMOD_TILE positions at most, in the order in which the ranking by
 	 * position drops them: those after the sinks from the oldest on, then the sinks
 	 * from the newest on.
 	 */
 	uint32_t n_tiles, n_sink_tiles;
 	uint32_t n_chunks;
 	bool parts_are_tiles;		/* of the attention; else they are chunks */
-	struct kv_attention *attention;	/* [n_kv_heads] */
+	void *attention_memory;		/* [n_kv_heads] times attention_bytes */
+	size_t attention_bytes;
 	double *norm;			/* [n_heads]: of all that is ranked */
 
 	/* rank = position */
 	double *squares;		/* [n_heads][n_tiles + 1]: a^2 of each tile, summed */
-	double *inside;			/* [n_heads][KV_TILE]: the same inside of one tile */
-	float *a;			/* [n_heads][KV_TILE]; several rows: for each chunk */
+	double *inside;			/* [n_heads][KVMOD_TILE]: the same inside of one tile */
+	float *a;			/* [n_heads][KVMOD_TILE]; several rows: for each chunk */
 
 	/* rank = attention */
 	float *heads_a;			/* [n_heads][n] */
@@ -44,6 +45,12 @@ struct layer {
 	uint64_t *order, *spare;	/* [n_kv_heads][m], [m] */
 	double *dropped;		/* [n_heads] */
 };
+
+/* What the layer's rows pay to KV head g. */
+static inline struct kvmod_attention *refreekv_attention(const struct layer *layer, uint32_t g)
+{
+	return (void *)((char *)layer->attention_memory + g * layer->attention_bytes);
+}
 
 /* Positions begin .. end-1. */
 struct range {

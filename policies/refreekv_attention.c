@@ -4,12 +4,22 @@
  * `window` queries pay them in all. Sinks and window are kept, outside of ranking
  * and norm; of the others every head keeps equally many.
  */
-#include "policies/refreekv.h"
-
 #include <math.h>
+#include <string.h>
+
+#include "refreekv.h"
 
 #define RADIX_BITS	11
 #define RADIX		(1u << RADIX_BITS)
+
+/* A number that orders as the float does; attention is never below 0. */
+static uint32_t order_of(float x)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &x, sizeof(bits));
+	return bits;
+}
 
 void refreekv_attention_chunk(const struct layer *layer, uint32_t chunk, uint32_t g)
 {
@@ -22,7 +32,8 @@ void refreekv_attention_chunk(const struct layer *layer, uint32_t chunk, uint32_
 		refreekv_tile_attention(layer, tile, g, layer->heads_a +
 					(size_t)g * layer->group * layer->n + t.begin, layer->n);
 		memset(score, 0, (t.end - t.begin) * sizeof(*score));
-		kv_attention_add(&layer->attention[g], layer->n_window, t.begin, t.end, 1, score, 0);
+		layer->kit->parts_add(refreekv_attention(layer, g), layer->n_window, t.begin, t.end,
+				      1, score, 0);
 	}
 }
 
@@ -56,7 +67,7 @@ static void rank(const struct layer *layer)
 		uint64_t *order = layer->order + (size_t)g * layer->m;
 
 		for (uint32_t i = 0; i < layer->m; i++)
-			order[i] = (uint64_t)~kv_order(score[sinks + i]) << 32 | (sinks + i);
+			order[i] = (uint64_t)~order_of(score[sinks + i]) << 32 | (sinks + i);
 		sort(order, layer->spare, layer->m);
 	}
 }

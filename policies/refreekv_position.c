@@ -4,9 +4,9 @@
  * keeps the sinks and a suffix. The loss never falls as the suffix shrinks, so that
  * bisection finds where the suffix begins, first over tiles, then inside of one.
  */
-#include "policies/refreekv.h"
-
 #include <math.h>
+
+#include "refreekv.h"
 
 /*
  * (full - kept) / full, with the difference of each head's norms taken as
@@ -54,17 +54,17 @@ static double *squares_of(const struct layer *layer, uint32_t h)
 void refreekv_position_chunk(const struct layer *layer, uint32_t chunk, uint32_t g)
 {
 	uint32_t tile = chunk * CHUNK, end = tile + CHUNK, first = g * layer->group;
-	float *a = layer->a + ((size_t)chunk * layer->n_heads + first) * KV_TILE;
+	float *a = layer->a + ((size_t)chunk * layer->n_heads + first) * KVMOD_TILE;
 
 	for (; tile < end && tile < layer->n_tiles; tile++) {
 		struct range t = refreekv_tile(layer, tile);
 
-		refreekv_tile_attention(layer, tile, g, a, KV_TILE);
+		refreekv_tile_attention(layer, tile, g, a, KVMOD_TILE);
 		for (uint32_t h = 0; h < layer->group; h++) {
 			double sum = 0;
 
 			for (uint32_t i = 0; i < t.end - t.begin; i++)
-				sum += (double)a[h * KV_TILE + i] * a[h * KV_TILE + i];
+				sum += (double)a[h * KVMOD_TILE + i] * a[h * KVMOD_TILE + i];
 			squares_of(layer, first + h)[tile] = sum;
 		}
 	}
@@ -79,7 +79,8 @@ static void sum_up(const struct layer *layer)
 		double *square = squares_of(layer, h), dropped = 0;
 
 		if (layer->parts_are_tiles)
-			kv_attention_parts(&layer->attention[h / group], 0, h % group, NULL, square);
+			layer->kit->parts_shares(refreekv_attention(layer, h / group), 0, h % group,
+						 NULL, square);
 		for (uint32_t tile = 0; tile < n; tile++) {
 			double here = square[tile];
 
@@ -99,11 +100,11 @@ static void look_inside(const struct layer *layer, uint32_t tile)
 	bool backwards = t.begin < layer->sinks;
 
 	for (uint32_t g = 0; g < layer->segment->n_kv_heads; g++)
-		refreekv_tile_attention(layer, tile, g, layer->a + g * layer->group * KV_TILE,
-					KV_TILE);
+		refreekv_tile_attention(layer, tile, g, layer->a + g * layer->group * KVMOD_TILE,
+					KVMOD_TILE);
 	for (uint32_t h = 0; h < layer->n_heads; h++) {
-		double dropped = squares_of(layer, h)[tile], *inside = layer->inside + h * KV_TILE;
-		const float *a = layer->a + h * KV_TILE;
+		double dropped = squares_of(layer, h)[tile], *inside = layer->inside + h * KVMOD_TILE;
+		const float *a = layer->a + h * KVMOD_TILE;
 
 		for (uint32_t i = 0; i < n; i++) {
 			double here = a[backwards ? n - 1 - i : i];
@@ -145,8 +146,8 @@ static uint32_t count_dropped(const struct layer *layer, double *loss)
 	}
 	t = refreekv_tile(layer, tile);
 	look_inside(layer, tile);
-	i = last_within(layer, layer->inside, KV_TILE, t.end - t.begin - 1);
-	*loss = refreekv_loss(layer->norm, layer->inside + i, KV_TILE, layer->n_heads);
+	i = last_within(layer, layer->inside, KVMOD_TILE, t.end - t.begin - 1);
+	*loss = refreekv_loss(layer->norm, layer->inside + i, KVMOD_TILE, layer->n_heads);
 	return t.begin < layer->sinks ? others : t.begin - layer->sinks + i;
 }
 

@@ -138,10 +138,11 @@ static void check_head(struct kv_random *r, const struct kvmod_segment *s, uint3
 	struct kv_attention a = kv_attention_of(s, g, row, n_rows);
 	struct ranges p = random_ranges(r, a.n);
 	double *expected = reference(&a);
+	size_t n_logits = (size_t)n_rows * a.group * a.n;
 	void *memory;
 
 	a.n_parts = p.n;
-	a.keeps_logits = kv_random_range(r, 0, 1);
+	a.logits = kv_random_range(r, 0, 1) ? malloc(n_logits * sizeof(float)) : NULL;
 	memory = aligned_alloc(64, kv_attention_lay_out(&a, NULL));
 	ck_assert_ptr_nonnull(memory);
 	kv_attention_lay_out(&a, memory);
@@ -151,11 +152,12 @@ static void check_head(struct kv_random *r, const struct kvmod_segment *s, uint3
 	check_parts(&a, &p, expected);
 	for (int i = 0; i < 3; i++)
 		check_add(r, &a, expected);
-	if (a.keeps_logits) {
+	if (a.logits) {
 		kv_attention_of_logits(&a);
-		for (size_t i = 0; i < (size_t)n_rows * a.group * a.n; i++)
+		for (size_t i = 0; i < n_logits; i++)
 			ck_assert_double_eq_tol(a.logits[i], expected[i], TOLERANCE);
 	}
+	free(a.logits);
 	free(memory);
 	free(expected);
 }

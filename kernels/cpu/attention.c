@@ -60,30 +60,10 @@ size_t kv_attention_lay_out(struct kv_attention *a, void *memory)
 	a->squares = take(&arena, parts, sizeof(*a->squares));
 	a->query_max = take(&arena, queries, sizeof(*a->query_max));
 	a->query_weight = take(&arena, queries, sizeof(*a->query_weight));
-	a->logits = a->keeps_logits ? take(&arena, queries * a->n, sizeof(*a->logits)) : NULL;
 	return arena.used;
 }
 
 /* --- queries -------------------------------------------------------------------- */
-
-uint32_t kv_row_sees(const struct kvmod_segment *segment, const struct kvmod_head *head,
-		     uint32_t row)
-{
-	int64_t at = segment->row_positions ? segment->row_positions[row] :
-		     (int64_t)segment->logical - segment->n_rows + row;
-	uint32_t low = 0, high = head->n;
-
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-		int64_t position = head->positions ? head->positions[middle] : (int64_t)middle;
-
-		if (position <= at)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
 
 static void load_row(const struct kv_attention *a, uint32_t row)
 {
@@ -96,7 +76,7 @@ static void load_row(const struct kv_attention *a, uint32_t row)
 		kv_cpu_to_f32(s->q.type, q + h * s->q.head_stride, a->head_dim, out);
 		kv_cpu_ops()->scale(out, a->head_dim, s->scale, 0);
 	}
-	a->sees[row] = kv_row_sees(s, a->head, a->row + row);
+	a->sees[row] = kvmod_row_sees(s, a->head, a->row + row);
 }
 
 void kv_attention_load(const struct kv_attention *a)

@@ -16,15 +16,13 @@
 #ifndef KV_CPU_ATTENTION_H
 #define KV_CPU_ATTENTION_H
 
-#include <stdbool.h>
-
-#include <kvmod/types.h>
+#include <kvmod/toolkit.h>
 
 /*
  * Positions whose logits are in a near cache together. A range of whole tiles is
  * read fastest.
  */
-#define KV_TILE 384
+#define KV_TILE KVMOD_TILE
 
 struct kv_attention {
 	/* Set by the caller, or by kv_attention_of(). */
@@ -36,12 +34,11 @@ struct kv_attention {
 	uint32_t head_dim;
 	uint32_t n;			/* cached positions */
 	uint32_t n_parts;
-	bool keeps_logits;
+	float *logits;			/* [n_rows][group][n], to keep them in; NULL: not kept */
 
 	/* In the caller's memory, after kv_attention_lay_out(). */
 	float *q;			/* [n_rows][group][head_dim], scaled */
-	uint32_t *sees;			/* [n_rows]: how many of the oldest positions a row sees */
-	float *logits;			/* [n_rows][group][n]; NULL: not kept */
+	uint32_t *sees;			/* [n_rows]: see kvmod_row_sees() */
 	/*
 	 * Softmax of each part, [n_rows][group][n_parts]: the largest logit, and the
 	 * sums of exp(logit - max) and of its square. kv_attention_total() puts
@@ -51,10 +48,6 @@ struct kv_attention {
 	float *query_max;		/* [n_rows][group]: over all parts */
 	float *query_weight;		/* [n_rows][group]: 1 / the sum of all parts */
 };
-
-/* How many cached positions row `row` of Q sees: those at or before its own. */
-uint32_t kv_row_sees(const struct kvmod_segment *segment, const struct kvmod_head *head,
-		     uint32_t row);
 
 /* Rows row .. row + n_rows - 1 of a segment and KV head g, in one part, no logits kept. */
 struct kv_attention kv_attention_of(const struct kvmod_segment *segment, uint32_t g,

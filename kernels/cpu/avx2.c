@@ -103,6 +103,7 @@ static inline float v_max_all(vf x)
 }
 
 #include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_blocks.h"
 
 const struct kv_cpu_ops kv_cpu_avx2 = {
 	.dots = dots,
@@ -114,6 +115,10 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
+	.rows = rows,
+	.norms = norms,
+	.sum = sum,
+	.stats = stats,
 };
 
 #if defined(__clang__)

@@ -103,6 +103,7 @@ static inline vf v_sum_each(const vf x[VW])
 }
 
 #include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_blocks.h"
 
 const struct kv_cpu_ops kv_cpu_avx512 = {
 	.dots = dots,
@@ -114,6 +115,10 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
+	.rows = rows,
+	.norms = norms,
+	.sum = sum,
+	.stats = stats,
 };
 
 #if defined(__clang__)

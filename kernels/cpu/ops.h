@@ -3,8 +3,10 @@
 #ifndef KV_CPU_OPS_H
 #define KV_CPU_OPS_H
 
+#include <stdbool.h>
 #include <string.h>
 
+#include "kernels/cpu/blocks.h"
 #include "kernels/cpu/limits.h"
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
@@ -26,6 +28,15 @@ struct kv_cpu_ops {
 	void (*exp_scale)(float *x, size_t n, float max, float weight);
 	uint64_t (*sum_bytes)(const unsigned char *x, size_t n);
 	uint64_t (*multiply_add)(uint64_t n, float *sum);
+	/* n > 0 rows that lie `stride` bytes apart, as blocks.h has them */
+	void (*rows)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		     float *out, size_t out_stride);
+	void (*norms)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		      float *out);
+	void (*sum)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		    const float *weights, float *out);
+	void (*stats)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		      const struct kv_columns *out);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;
@@ -35,6 +46,15 @@ extern const struct kv_cpu_ops kv_cpu_avx2, kv_cpu_avx512;
 
 /* The table of the level in use. */
 const struct kv_cpu_ops *kv_cpu_ops(void);
+
+/* Statistics of one column, element by element. */
+void kv_column_stats(uint32_t type, const char *k, int64_t stride, uint32_t d, uint32_t n,
+		     const struct kv_columns *out);
+
+static inline const char *kv_row_at(const struct kvmod_view *view, uint32_t row)
+{
+	return (const char *)view->data + row * view->stride;
+}
 
 static inline float kv_f16_to_f32(uint16_t h)
 {

@@ -122,6 +122,70 @@ static uint64_t multiply_add(uint64_t n, float *sum)
 	return done;
 }
 
+static void rows(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n, float *out,
+		 size_t out_stride)
+{
+	for (; n > 0; n--, k += stride, out += out_stride)
+		to_f32(type, k, dim, out);
+}
+
+static void norms(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, k += stride) {
+		double sum = 0;
+
+		for (uint32_t d = 0; d < dim; d++)
+			sum += (double)kv_element(type, k, d) * kv_element(type, k, d);
+		out[i] = (float)sqrt(sum);
+	}
+}
+
+static void sum(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		const float *weights, float *out)
+{
+	for (uint32_t d = 0; d < dim; d++) {
+		double total = 0;
+
+		for (uint32_t i = 0; i < n; i++)
+			total += (double)kv_element(type, k + i * stride, d) *
+				 (weights ? weights[i] : 1);
+		out[d] = (float)total;
+	}
+}
+
+void kv_column_stats(uint32_t type, const char *k, int64_t stride, uint32_t d, uint32_t n,
+		     const struct kv_columns *out)
+{
+	double total = 0, squares = 0;
+	float low = INFINITY, high = -INFINITY;
+
+	for (uint32_t i = 0; i < n; i++)
+		total += kv_element(type, k + i * stride, d);
+	total /= n;
+	for (uint32_t i = 0; i < n; i++) {
+		float x = kv_element(type, k + i * stride, d);
+
+		squares += (x - total) * (x - total);
+		low = x < low ? x : low;
+		high = x > high ? x : high;
+	}
+	if (out->mean)
+		out->mean[d] = (float)total;
+	if (out->variance)
+		out->variance[d] = (float)(squares / n);
+	if (out->smallest)
+		out->smallest[d] = low;
+	if (out->largest)
+		out->largest[d] = high;
+}
+
+static void stats(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		  const struct kv_columns *out)
+{
+	for (uint32_t d = 0; d < dim; d++)
+		kv_column_stats(type, k, stride, d, n, out);
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -132,4 +196,8 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
+	.rows = rows,
+	.norms = norms,
+	.sum = sum,
+	.stats = stats,
 };

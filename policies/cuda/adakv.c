@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AdaKV on a GPU. */
-#include "policies/adakv.h"
-
 #include "policies/cuda/attend.h"
+#include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 
 KVMOD_PARAMS(policy, adakv, ADAKV_PARAMS);
@@ -13,7 +12,7 @@ static bool takes(const void *self_, const struct kvmod_request *request,
 {
 	const struct adakv *self = self_;
 
-	return kv_window_takes(&self->budget, (uint32_t)self->window, request, segment, amounts);
+	return kv_window_takes(&self->scorer.budget, (uint32_t)self->scorer.window, request, segment, amounts);
 }
 
 static struct kv_ranking ranking(const struct adakv *self)
@@ -21,10 +20,10 @@ static struct kv_ranking ranking(const struct adakv *self)
 	return (struct kv_ranking){
 		.params = {
 			.rule = KV_ATTEND_SHARED,
-			.tail = (uint32_t)self->window,
-			.window = (uint32_t)self->window,
-			.pool = (uint32_t)self->pool,
-			.pool_max = self->pooling == KV_POOL_MAX,
+			.tail = (uint32_t)self->scorer.window,
+			.window = (uint32_t)self->scorer.window,
+			.pool = (uint32_t)self->scorer.pool,
+			.pool_max = self->scorer.pooling == KVMOD_POOL_MAX,
 			.share = self->alpha,
 		},
 		.takes = takes,
@@ -45,8 +44,8 @@ static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
 	struct adakv *self = self_;
 	struct kv_ranking how = ranking(self);
 
-	kv_mark_over_budget(&self->instance, request, plan, &self->budget,
-			    (uint32_t)self->window, &self->said_raised);
+	kvmod_mark_over_budget(&self->scorer.instance, request, plan, &self->scorer.budget,
+			    (uint32_t)self->scorer.window, &self->scorer.said_raised);
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
@@ -59,8 +58,8 @@ const struct kvmod_policy_ops kv_cuda_adakv_ops = {
 	.params = adakv_params,
 	.n_params = sizeof(adakv_params) / sizeof(*adakv_params),
 	.param_stride = sizeof(*adakv_params),
-	.open = adakv_open,
-	.needs = adakv_needs,
+	.open = kv_window_open,
+	.needs = kv_window_needs,
 	.workspace = adakv_workspace,
 	.compress = adakv_compress,
 };

@@ -6,8 +6,9 @@
 #ifndef KV_POLICIES_CUDA_ATTEND_H
 #define KV_POLICIES_CUDA_ATTEND_H
 
+#include <kvmod/toolkit.h>
+
 #include "kernels/cuda/attend.h"
-#include "policies/common.h"
 
 struct kv_ranking {
 	struct kv_attend_params params;

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #include "core/cli/vectors.h"
-#include "policies/common.h"
 #include "tests/cuda/attend.h"
 #include "tests/cuda/checks.h"
 

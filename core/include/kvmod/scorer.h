@@ -122,14 +122,12 @@ struct kvmod_scorer_ops {
 #define KVMOD_HAS_WINDOW_(LIST) (0 LIST(KVMOD_IS_WINDOW_, ))
 
 /*
- * The policy alone, for a module that has more to say; it defines `name_ops` and
- * `name_init`. type: the instance, struct kvmod_scorer or one that starts with it.
- * LIST: the parameters. What follows are members of struct kvmod_scorer_ops.
- * A scorer without a window may drop the newest position.
+ * The policy alone, for a module that has more to say; it defines what KVMOD_POLICY()
+ * does. type: the instance, struct kvmod_scorer or one that starts with it. LIST: the
+ * parameters. What follows are members of struct kvmod_scorer_ops. A scorer without
+ * a window may drop the newest position.
  */
 #define KVMOD_SCORER_POLICY(name_, type_, LIST, description_, devices_, ...) \
-	KVMOD_USES(toolkit, KVMOD_TOOLKIT); \
-	KVMOD_PARAMS(policy, name_, LIST); \
 	static const struct kvmod_scorer_ops name_##_scorer = { \
 		.size = sizeof(struct kvmod_scorer_ops), \
 		__VA_ARGS__ \
@@ -152,25 +150,10 @@ struct kvmod_scorer_ops {
 	{ \
 		return kvmod_toolkit_of(self)->scorer_compress(self, &name_##_scorer, request, plan); \
 	} \
-	static const struct kvmod_policy_ops name_##_ops = { \
-		.size = sizeof(struct kvmod_policy_ops), \
-		.flags = KVMOD_HAS_WINDOW_(LIST) ? 0 : KVMOD_POLICY_MAY_DROP_NEWEST, \
-		.name = #name_, \
-		.description = description_, \
-		.devices = (devices_), \
-		.instance_size = sizeof(type_), \
-		.params = name_##_params, \
-		.n_params = sizeof(name_##_params) / sizeof(*name_##_params), \
-		.param_stride = sizeof(*name_##_params), \
-		.open = name_##_open, \
-		.needs = name_##_needs, \
-		.workspace = name_##_workspace, \
-		.compress = name_##_compress, \
-	}; \
-	static int32_t name_##_init(const struct kvmod_host *host) \
-	{ \
-		return kvmod_init_with_toolkit(host, &name_##_ops); \
-	}
+	KVMOD_POLICY(name_, type_, LIST, description_, \
+		     KVMOD_HAS_WINDOW_(LIST) ? 0 : KVMOD_POLICY_MAY_DROP_NEWEST, devices_, \
+		     .open = name_##_open, .needs = name_##_needs, .workspace = name_##_workspace, \
+		     .compress = name_##_compress)
 
 /* A module that is one such policy. */
 #define KVMOD_SCORER(name_, type_, LIST, version_, license_, author_, description_, ...) \
