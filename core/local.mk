@@ -6,6 +6,8 @@ kvmodinclude_HEADERS = \
 	core/include/kvmod/kvmod.h \
 	core/include/kvmod/module.h \
 	core/include/kvmod/policy.h \
+	core/include/kvmod/scorer.h \
+	core/include/kvmod/toolkit.h \
 	core/include/kvmod/types.h
 
 pkgconfig_DATA = core/kvmod.pc
@@ -33,6 +35,15 @@ libkvmod_la_SOURCES = \
 	core/config/read.c \
 	core/config/values.c \
 	core/config/values.h \
+	core/toolkit/attention.c \
+	core/toolkit/heads.c \
+	core/toolkit/heaviest.c \
+	core/toolkit/parts.c \
+	core/toolkit/scorer.c \
+	core/toolkit/scorer.h \
+	core/toolkit/share.c \
+	core/toolkit/table.c \
+	core/toolkit/toolkit.h \
 	core/modules/catalog.c \
 	core/modules/catalog.h \
 	core/modules/configure.c \
@@ -74,7 +85,7 @@ libkvmod_la_SOURCES = \
 	core/check/trial.c
 nodist_libkvmod_la_SOURCES = core/dirs.h
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS)
-libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)
+libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS) $(LIBM)
 libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 1:0:0 -no-undefined \
 	-Wl,--version-script=$(srcdir)/core/libkvmod.map
 libkvmod_la_DEPENDENCIES = libkernels.la core/libkvmod.map

@@ -88,8 +88,8 @@ CUDA_MODULE = \
 	plugins/cuda/device.c \
 	plugins/cuda/device.h \
 	plugins/cuda/module.c \
-	policies/adakv.h \
 	policies/cuda/adakv.c \
+	policies/cuda/params.h \
 	policies/cuda/policies.h \
 	policies/cuda/ranking.c \
 	policies/cuda/ranking.h \
@@ -97,15 +97,13 @@ CUDA_MODULE = \
 	policies/cuda/snapkv.c \
 	policies/cuda/topp.c \
 	policies/refreekv_params.c \
-	policies/refreekv_params.h \
-	policies/snapkv.h \
-	policies/topp.h
+	policies/refreekv_params.h
 
 if HAVE_CUDA
 module_LTLIBRARIES += cuda.la
 cuda_la_SOURCES = $(CUDA_MODULE)
 cuda_la_CPPFLAGS = $(AM_CPPFLAGS) $(CUDA_CFLAGS)
-cuda_la_LIBADD = libkernels_cuda.la libpolicies.la $(CUDA_LIBS)
+cuda_la_LIBADD = libkernels_cuda.la $(CUDA_LIBS)
 # CUDA leaves handlers behind: once loaded, it stays.
 cuda_la_LDFLAGS = $(MODULE_LINK) -Wl,-z,nodelete -Wl,--exclude-libs,ALL
 else

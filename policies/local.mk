@@ -1,13 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# One module a policy. What several of them share is a library that each links.
-noinst_LTLIBRARIES += libpolicies.la
-libpolicies_la_SOURCES = \
-	policies/attention.c \
-	policies/common.c \
-	policies/common.h \
-	policies/heaviest.c
-libpolicies_la_LIBADD = libkernels.la $(LIBM)
-
+# One module a policy, of one source (refreekv has a few), which needs the installed
+# headers and nothing else.
 refreekv_sources = \
 	policies/refreekv.c \
 	policies/refreekv.h \
@@ -17,38 +10,34 @@ refreekv_sources = \
 	policies/refreekv_position.c
 
 module_LTLIBRARIES += adakv.la random.la refreekv.la snapkv.la streamingllm.la topp.la
-adakv_la_SOURCES = policies/adakv.c policies/adakv.h
+adakv_la_SOURCES = policies/adakv.c
 adakv_la_LDFLAGS = $(MODULE_LINK)
-adakv_la_LIBADD = libpolicies.la
+adakv_la_LIBADD = $(LIBM)
 random_la_SOURCES = policies/random.c
 random_la_LDFLAGS = $(MODULE_LINK)
-random_la_LIBADD = libpolicies.la
 refreekv_la_SOURCES = $(refreekv_sources)
 refreekv_la_LDFLAGS = $(MODULE_LINK)
-refreekv_la_LIBADD = libpolicies.la
-snapkv_la_SOURCES = policies/snapkv.c policies/snapkv.h
+refreekv_la_LIBADD = $(LIBM)
+snapkv_la_SOURCES = policies/snapkv.c
 snapkv_la_LDFLAGS = $(MODULE_LINK)
-snapkv_la_LIBADD = libpolicies.la
 streamingllm_la_SOURCES = policies/streamingllm.c
 streamingllm_la_LDFLAGS = $(MODULE_LINK)
-streamingllm_la_LIBADD = libpolicies.la
-topp_la_SOURCES = policies/topp.c policies/topp.h
+topp_la_SOURCES = policies/topp.c
 topp_la_LDFLAGS = $(MODULE_LINK)
-topp_la_LIBADD = libpolicies.la
 
 # The same, linked in statically, each with a descriptor of its own name: tests
 # run every policy both ways.
 check_LTLIBRARIES += libbuiltin_adakv.la libbuiltin_random.la libbuiltin_refreekv.la \
 	libbuiltin_snapkv.la libbuiltin_streamingllm.la libbuiltin_topp.la
-libbuiltin_adakv_la_SOURCES = policies/adakv.c policies/adakv.h
+libbuiltin_adakv_la_SOURCES = policies/adakv.c
 libbuiltin_adakv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_adakv
 libbuiltin_random_la_SOURCES = policies/random.c
 libbuiltin_random_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_random
 libbuiltin_refreekv_la_SOURCES = $(refreekv_sources)
 libbuiltin_refreekv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_refreekv
-libbuiltin_snapkv_la_SOURCES = policies/snapkv.c policies/snapkv.h
+libbuiltin_snapkv_la_SOURCES = policies/snapkv.c
 libbuiltin_snapkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_snapkv
 libbuiltin_streamingllm_la_SOURCES = policies/streamingllm.c
 libbuiltin_streamingllm_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_streamingllm
-libbuiltin_topp_la_SOURCES = policies/topp.c policies/topp.h
+libbuiltin_topp_la_SOURCES = policies/topp.c
 libbuiltin_topp_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_topp

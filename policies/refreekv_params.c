@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "policies/refreekv_params.h"
+#include "refreekv_params.h"
 
 static uint32_t at_most(uint64_t value, uint32_t most)
 {
@@ -53,7 +53,7 @@ uint32_t refreekv_tail(const struct refreekv *self, uint32_t n)
 
 bool refreekv_leaves(const struct refreekv *self, const struct kvmod_segment *segment)
 {
-	return self->threshold == 0 || kv_layer_listed(&self->whole_layers, segment->layer);
+	return self->threshold == 0 || kvmod_layer_listed(&self->whole_layers, segment->layer);
 }
 
 uint32_t refreekv_ranked(const struct refreekv *self, const struct kvmod_segment *segment)

@@ -6,7 +6,7 @@
 #ifndef KV_POLICIES_REFREEKV_PARAMS_H
 #define KV_POLICIES_REFREEKV_PARAMS_H
 
-#include "policies/common.h"
+#include <kvmod/toolkit.h>
 
 enum { RANK_POSITION, RANK_ATTENTION };
 enum { SCOPE_RANKED, SCOPE_ALL };

@@ -99,7 +99,7 @@ tests_test_engine_chat_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS
 tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
-tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la libpolicies.la \
+tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la \
 	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_streaming_SOURCES = tests/test_streaming.c tests/shifted.c tests/shifted.h \
 	tests/streaming.c tests/streaming.h

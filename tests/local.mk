@@ -44,31 +44,38 @@ libbuiltin_fake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_
 tests_test_session_SOURCES = tests/test_session.c
 tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_LDFLAGS = $(UNIT_LINK)
-tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la libpolicies.la $(TEST_LIBS)
+tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
+UNIT_TESTS += tests/test_attention
+tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c tests/refreekv_layer.h \
+	tests/simd_levels.h tests/random.c tests/random.h
+tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_attention_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
 UNIT_TESTS += tests/test_policies
 tests_test_policies_SOURCES = tests/test_policies.c
 tests_test_policies_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'
+tests_test_policies_LDFLAGS = $(UNIT_LINK)
 tests_test_policies_LDADD = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
-	libbuiltin_streamingllm.la libbuiltin_topp.la libpolicies.la libvectors.la \
-	libkvmod.la $(CHECK_LIBS) $(LIBM)
+	libbuiltin_streamingllm.la libbuiltin_topp.la libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c
 tests_test_scores_CPPFLAGS = $(TEST_CPPFLAGS)
-tests_test_scores_LDADD = libpolicies.la libvectors.la libkvmod.la $(CHECK_LIBS) $(LIBM)
+tests_test_scores_LDFLAGS = $(UNIT_LINK)
+tests_test_scores_LDADD = libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_refreekv
 tests_test_refreekv_SOURCES = tests/test_refreekv.c tests/refreekv_layer.c \
 	tests/refreekv_layer.h tests/refreekv_reference.c tests/refreekv_reference.h
 tests_test_refreekv_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_refreekv_LDFLAGS = $(UNIT_LINK)
-tests_test_refreekv_LDADD = libbuiltin_refreekv.la libpolicies.la libvectors.la $(TEST_LIBS)
+tests_test_refreekv_LDADD = libbuiltin_refreekv.la libvectors.la $(TEST_LIBS)
 
 # Conversations, held against references in double precision; second_turns writes
 # golden vectors of them.
@@ -80,7 +87,7 @@ tests_test_turns_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/gold
 tests_test_turns_LDFLAGS = $(UNIT_LINK)
 tests_test_turns_LDADD = libbuiltin_adakv.la libbuiltin_fake.la libbuiltin_random.la \
 	libbuiltin_refreekv.la libbuiltin_snapkv.la libbuiltin_streamingllm.la libbuiltin_topp.la \
-	libpolicies.la libvectors.la $(TEST_LIBS)
+	libvectors.la $(TEST_LIBS)
 check_PROGRAMS += tests/second_turns
 tests_second_turns_SOURCES = tests/second_turns.c $(POLICY_REFERENCES)
 tests_second_turns_LDADD = libvectors.la libkernels.la libkvmod.la $(LIBM)

@@ -6,8 +6,8 @@
 
 #include "core/testkit/madeup.h"
 #include "kernels/cpu/logits.h"
-#include "policies/common.h"
 #include "core/testkit/random.h"
+#include "core/toolkit/toolkit.h"
 
 /* --- selections ------------------------------------------------------------------ */
 
@@ -128,7 +128,7 @@ static float pooled(const float *in, int n, int width, int pooling, int i)
 		sum += in[j];
 		most = fmaxf(most, in[j]);
 	}
-	return pooling == KV_POOL_MAX ? most : (float)(sum / width);
+	return pooling == KVMOD_POOL_MAX ? most : (float)(sum / width);
 }
 
 START_TEST(pooling_by_the_book)
@@ -177,7 +177,7 @@ static void attention(const struct kvmod_segment *s, uint32_t g, uint32_t h, uin
 }
 
 
-static void assert_mean(const struct kv_task *t, uint32_t n_rows)
+static void assert_mean(const struct kvmod_task *t, uint32_t n_rows)
 {
 	const struct kvmod_segment *s = t->segment;
 	uint32_t used = n_rows < s->n_rows ? n_rows : s->n_rows, m = t->n - t->n / 4;
@@ -199,36 +199,37 @@ static void assert_mean(const struct kv_task *t, uint32_t n_rows)
 	free(got);
 }
 
-static void assert_last(const struct kv_task *t)
+static void assert_last(const struct kvmod_task *t)
 {
 	const struct kvmod_segment *s = t->segment;
 	double *row = calloc(t->n, sizeof(*row));
-	float *got;
+	float *got = calloc((size_t)t->group * t->n, sizeof(*got));
 
-	ck_assert_ptr_nonnull(row);
-	ck_assert_int_eq(kv_last_attention(t, &got), 0);
+	ck_assert(row && got);
+	ck_assert_int_eq(kv_last_attention(t, got), 0);
 	for (uint32_t h = 0; h < t->group; h++) {
 		attention(s, t->g, t->g * t->group + h, s->n_rows - 1, row);
 		for (uint32_t j = 0; j < t->n; j++)
 			ck_assert_double_eq_tol(got[h * t->n + j], row[j], 1e-6);
 	}
 	free(row);
+	free(got);
 }
 
 static void assert_attention(const struct madeup *m)
 {
-	struct kv_extent extent = kv_extent(&m->request);
-	float *scratch = malloc(kv_attention_floats(&extent) * sizeof(*scratch));
+	struct kvmod_extent extent = kvmod_extent_of(&m->request);
+	struct kv_work *work = malloc(sizeof(*work) + kv_attention_floats(&extent) * sizeof(float));
 
-	ck_assert_ptr_nonnull(scratch);
+	ck_assert_ptr_nonnull(work);
 	for (uint32_t g = 0; g < m->shape.n_kv_heads; g++) {
-		struct kv_task t = {
+		struct kvmod_task t = {
 			.segment = &m->segments[0],
 			.head = kvmod_head_at(&m->segments[0], g),
 			.g = g,
 			.n = kvmod_head_at(&m->segments[0], g)->n,
 			.group = m->shape.n_q_heads / m->shape.n_kv_heads,
-			.scratch = scratch,
+			.work = work,
 		};
 
 		assert_mean(&t, 1);
@@ -236,7 +237,7 @@ static void assert_attention(const struct madeup *m)
 		assert_mean(&t, 100);
 		assert_last(&t);
 	}
-	free(scratch);
+	free(work);
 }
 
 /* Every third position of the first head, every second of the others. */
@@ -290,9 +291,9 @@ START_TEST(layers_listed)
 	const int64_t two[] = { 2 }, some[] = { 0, 5 };
 	const struct kvmod_list plain = { 1, 1, two }, list = { 2, 0, some }, none = { 0, 0, NULL };
 
-	ck_assert(kv_layer_listed(&plain, 1) && !kv_layer_listed(&plain, 2));
-	ck_assert(kv_layer_listed(&list, 5) && !kv_layer_listed(&list, 1));
-	ck_assert(!kv_layer_listed(&none, 0));
+	ck_assert(kvmod_layer_listed(&plain, 1) && !kvmod_layer_listed(&plain, 2));
+	ck_assert(kvmod_layer_listed(&list, 5) && !kvmod_layer_listed(&list, 1));
+	ck_assert(!kvmod_layer_listed(&none, 0));
 }
 END_TEST
 
@@ -304,7 +305,7 @@ static uint64_t budget_of(const struct kvmod_amount *budget, uint64_t seen, uint
 	};
 	const struct kvmod_segment segment = { .size = sizeof(segment), .logical = seen };
 
-	return kv_budget(&request, &segment, budget, least);
+	return kvmod_budget_at_least(&request, &segment, budget, least);
 }
 
 START_TEST(budgets)
@@ -341,14 +342,14 @@ START_TEST(budgets_are_of_tokens_seen)
 	struct kvmod_request request = { .size = sizeof(request) };
 
 	ck_assert_uint_eq(kvmod_tokens_seen(&segment), 1000);
-	ck_assert_uint_eq(kv_budget(&request, &segment, &quarter, 1), 250);
+	ck_assert_uint_eq(kvmod_budget_at_least(&request, &segment, &quarter, 1), 250);
 	segment.logical = 0;
 	ck_assert_uint_eq(kvmod_tokens_seen(&segment), 80);
-	ck_assert_uint_eq(kv_budget(&request, &segment, &quarter, 1), 20);
+	ck_assert_uint_eq(kvmod_budget_at_least(&request, &segment, &quarter, 1), 20);
 	/* A host that was built before there was a leave_below. */
 	request.leave_below = 77;
 	request.size = offsetof(struct kvmod_request, leave_below);
-	ck_assert_uint_eq(kv_budget(&request, &segment, &quarter, 1), 20);
+	ck_assert_uint_eq(kvmod_budget_at_least(&request, &segment, &quarter, 1), 20);
 }
 END_TEST
 

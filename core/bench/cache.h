@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Made-up caches as large as real ones, and the rival of decisions: a plain pass over K. */
+/* A made-up cache as large as a real one, and the rivals that decisions are compared with. */
 #ifndef KVMOD_CLI_BENCH_CACHE_H
 #define KVMOD_CLI_BENCH_CACHE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -58,10 +59,29 @@ bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *shape
 			  const struct kvmod_needs *needs);
 void bench_cache_undescribe(struct bench_cache *c);
 
-/*
- * The rival as a policy "plain-read", which keeps everything: it sums up all bytes of
- * K, in the same pieces and with the same threads.
- */
+/* --- rivals on the host, policies that keep everything ------------------------------- */
+
+/* "plain-read": the sum of all bytes of K. */
 extern const struct kvmod_module bench_read_module;
+/*
+ * "plain-product": all queries of the request times K, by the kernels that our policies
+ * use. "plain-peak": BENCH_PEAK_MACS multiply-adds in registers.
+ */
+extern const struct kvmod_module bench_product_module;
+#define BENCH_MAX_DIM	1024		/* of a head */
+#define BENCH_PEAK_MACS	((uint64_t)1 << 29)
+
+/* Multiply-adds of the product, for all segments and `rows` rows of queries. */
+static inline double bench_macs(const struct bench_shape *s, uint32_t n, uint32_t rows)
+{
+	return (double)bench_segments(s) * s->n_q_heads * rows * n * s->head_dim;
+}
+
+/* What a rival does with positions begin .. end-1 of KV head g; a number that depends on it. */
+typedef uint64_t bench_piece_fn(const struct kvmod_segment *s, uint32_t g, uint32_t begin,
+				uint32_t end);
+/* All pieces of a request, over the host's threads; adds up what they return. */
+void bench_each_piece(const struct kvmod_host *host, const struct kvmod_request *request,
+		      bench_piece_fn *fn, atomic_ullong *sum);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvmod bench decision: times a policy's decision and one plain pass over the same
- * keys in turn: on the host with the same threads, on a device by its own clock.
+ * kvmod bench decision: a policy's decision against the least that such a policy can
+ * do, by turns: on the host with the same threads, on a device by its own clock.
  */
 #include "core/bench/decision.h"
 
@@ -104,9 +104,10 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	bench_in_range(self, "--threads", b.threads, 0, 1024);
 	rounds = b.options.rounds;
 	b.ctx = make_context(&b);
-	b.ours = calloc(3 * rounds, sizeof(*b.ours));
+	b.ours = calloc(4 * rounds, sizeof(*b.ours));
 	b.wall = b.ours ? b.ours + rounds : NULL;
 	b.theirs = b.ours ? b.wall + rounds : NULL;
+	b.at_peak = b.ours ? b.theirs + rounds : NULL;
 	b.rows = json_array();
 	b.growth = json_array();
 	if (b.ctx && (!b.ours || !b.rows || !b.growth))
@@ -124,14 +125,17 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_bench_decision = {
 	.name = "bench decision",
 	.run = run,
-	.summary = "time a policy's decision over all layers against one plain pass over K",
+	.summary = "a policy's decision over all layers, against the least that it could take",
 	.operands = "",
 	.details =
-"The default shape is that of Llama-3-8B. Rounds of both alternate; the medians, their\n"
-"quartiles and the ratio of the medians are printed. On a device its own clock times\n"
-"both, on copies of the cache taken in turn, and WALL is the time that a caller waits.\n"
-"--sweep measures powers of two: lengths up to the last of --lengths [1048576], then\n"
-"layers up to --layers and sequences up to --batch [64], both at the first of --lengths\n"
-"[32768].\n",
+"The rival is one plain pass over K. For a policy that asks for more than 4 rows of\n"
+"queries the rival is the product of these queries with K, by kvmod's own kernels, and\n"
+"GMAC/S compares the decision's multiply-adds with what the processor can do at most.\n"
+"The defaults are the shape of Llama-3-8B. Rounds of both alternate; the median and the\n"
+"quartiles are printed, and the ratio of the medians. On a device both are timed by its\n"
+"own clock, on copies of the cache taken in turn, the rival is a read of as many bytes,\n"
+"and WALL is what a caller waits.\n"
+"With --sweep lengths go in powers of two up to the last of --lengths (1048576), layers\n"
+"and sequences up to --layers and --batch (64) at the first of --lengths (32768).\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

@@ -16,19 +16,29 @@ struct decision_bench {
 	struct kvmod_ctx *ctx;
 	struct bench_device device;	/* not open: the rounds are the host's own */
 	struct kvmod_policy *policy;
-	struct kvmod_policy *rival;	/* on the host only; a device has its own plain read */
-	struct kvmod_plan *plan;	/* of the last decision, reused as a session does */
-	double *ours, *wall, *theirs;	/* [rounds], milliseconds */
+	/*
+	 * On the host; a device has a read of its own. A policy of more than FEW_ROWS
+	 * rows of queries cannot do with less than their product with K.
+	 */
+	struct kvmod_policy *rival;
+	struct kvmod_policy *peak;	/* NULL: the rival is a pass over K */
+	uint32_t n_rows;		/* that the policy asks for, of the longest cache */
+	struct kvmod_plan *plan;	/* of the last decision, as a session keeps it */
+	double *ours, *wall, *theirs, *at_peak;	/* [rounds], milliseconds */
 	json_t *rows, *growth;		/* with --json */
 };
 
-/* The results for one size, in milliseconds. */
+#define FEW_ROWS 4
+
+/* What one size gave, in milliseconds. */
 struct decision_row {
 	uint32_t n_layers, n_sequences, n;
 	size_t k_bytes;
 	double budget;
 	uint32_t n_whole;		/* segments that were kept whole */
-	/* wall: the time that the caller waits, on a device */
+	double macs;			/* of the queries' product with K */
+	double peak;			/* multiply-adds a millisecond; 0: not measured */
+	/* wall: the caller's time, on a device */
 	struct cli_stats ours, wall, theirs;
 };
 

@@ -30,6 +30,27 @@ static int open_device(struct decision_bench *b)
 	       cli_error("the device %s has no plain read to measure against", name);
 }
 
+/* Few rows: a pass over K. */
+static int open_rival(struct decision_bench *b, const struct kvmod_model *model)
+{
+	const struct cli_numbers *lengths = &b->options.lengths;
+	const struct kvmod_needs *needs = kvmod_policy_needs(b->policy);
+
+	for (size_t i = 0; i < lengths->n; i++) {
+		uint32_t rows = kvmod_needs_rows(needs, lengths->item[i]);
+
+		b->n_rows = rows > b->n_rows ? rows : b->n_rows;
+	}
+	if (b->n_rows <= FEW_ROWS)
+		return kvmod_add_builtin(b->ctx, &bench_read_module) ||
+		       kvmod_policy_open(b->ctx, "plain-read", "cpu", model, &b->rival) ?
+		       cli_error_kvmod() : CLI_OK;
+	return kvmod_add_builtin(b->ctx, &bench_product_module) ||
+	       kvmod_policy_open(b->ctx, "plain-product", "cpu", model, &b->rival) ||
+	       kvmod_policy_open(b->ctx, "plain-peak", "cpu", model, &b->peak) ?
+	       cli_error_kvmod() : CLI_OK;
+}
+
 int decision_open(struct decision_bench *b)
 {
 	struct kvmod_model model = bench_model(&b->shape, BENCH_MAX_LENGTH);
@@ -44,16 +65,14 @@ int decision_open(struct decision_bench *b)
 		return cli_error_kvmod();
 	if (on_device(b))
 		return CLI_OK;
-	if (kvmod_add_builtin(b->ctx, &bench_read_module) ||
-	    kvmod_policy_open(b->ctx, "plain-read", "cpu", &model, &b->rival))
-		return cli_error_kvmod();
-	return CLI_OK;
+	return open_rival(b, &model);
 }
 
 void decision_close(struct decision_bench *b)
 {
 	kvmod_policy_close(b->policy);
 	kvmod_policy_close(b->rival);
+	kvmod_policy_close(b->peak);
 	kvmod_plan_free(b->plan);
 	bench_device_close(&b->device);
 }
@@ -132,7 +151,7 @@ static int time_marks(struct decision_bench *b, const struct kvmod_request *requ
 /* --- rounds ---------------------------------------------------------------------------------- */
 
 struct times {
-	double ours, wall, theirs;
+	double ours, wall, theirs, at_peak;
 };
 
 static int host_round(struct decision_bench *b, void *cache_, struct times *t,
@@ -144,7 +163,7 @@ static int host_round(struct decision_bench *b, void *cache_, struct times *t,
 	    time_wall(b, b->rival, &cache->request, &t->theirs, NULL))
 		return CLI_FAILED;
 	t->wall = t->ours;
-	return CLI_OK;
+	return b->peak ? time_wall(b, b->peak, &cache->request, &t->at_peak, NULL) : CLI_OK;
 }
 
 static int device_round(struct decision_bench *b, void *place_, struct times *t,
@@ -173,7 +192,7 @@ static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 {
 	size_t rounds = b->options.rounds;
 	struct cli_progress progress;
-	struct times t;
+	struct times t = { 0 };
 	int err = CLI_OK;
 
 	cli_progress_begin(&progress, "rounds", rounds + 1);
@@ -184,6 +203,7 @@ static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 		b->ours[at] = t.ours;
 		b->wall[at] = t.wall;
 		b->theirs[at] = t.theirs;
+		b->at_peak[at] = t.at_peak;
 		cli_progress_to(&progress, i + 1);
 	}
 	cli_progress_end(&progress);
@@ -192,6 +212,7 @@ static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 	row->ours = cli_stats(b->ours, rounds);
 	row->wall = cli_stats(b->wall, rounds);
 	row->theirs = cli_stats(b->theirs, rounds);
+	row->peak = b->peak ? (double)BENCH_PEAK_MACS / cli_stats(b->at_peak, rounds).median : 0;
 	return CLI_OK;
 }
 
@@ -227,6 +248,7 @@ int decision_measure(struct decision_bench *b, const struct bench_shape *s, uint
 	*row = (struct decision_row){
 		.n_layers = s->n_layers, .n_sequences = s->n_sequences, .n = n,
 		.k_bytes = bench_k_bytes(s, n),
+		.macs = bench_macs(s, n, kvmod_needs_rows(kvmod_policy_needs(b->policy), n)),
 	};
 	return on_device(b) ? measure_on_device(b, s, n, row) : measure_on_host(b, s, n, row);
 }

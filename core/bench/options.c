@@ -30,7 +30,7 @@ struct bench_shape bench_shape(const struct cli_command *self, const struct benc
 		.type = read_type(self, o->dtype),
 		.n_layers = bench_in_range(self, "--layers", o->layers, 1, 1024),
 		.n_q_heads = bench_in_range(self, "--q-heads", o->q_heads, 1, 1024),
-		.head_dim = bench_in_range(self, "--head-dim", o->head_dim, 1, 1024),
+		.head_dim = bench_in_range(self, "--head-dim", o->head_dim, 1, BENCH_MAX_DIM),
 		.n_sequences = bench_in_range(self, "--batch", o->batch, 1, 1024),
 	};
 

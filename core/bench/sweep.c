@@ -66,7 +66,7 @@ static void print_growth(const struct series *s, const struct decision_row *smal
 		printf("%s: no exponent, because only %zu of %zu sizes take more than %d times the %.4f ms of %u positions\n",
 		       s->what, n, s->n, ABOVE, least / ABOVE, smallest->n);
 	else
-		printf("%s: the decision grows as size^%.3f, reading as size^%.3f, over the %zu sizes "
+		printf("%s: the decision grows as size^%.3f, its rival as size^%.3f, over the %zu sizes "
 		       "from %.0f to %.0f, which take more than %d times the %.4f ms of %u positions\n",
 		       s->what, exponent(p, n, true), exponent(p, n, false), n, p->size, p[n - 1].size,
 		       ABOVE, least / ABOVE, smallest->n);
@@ -84,7 +84,7 @@ static json_t *growth_json(const struct series *s, double least)
 			json_pack("{s:I, s:I, s:f, s:f}", "from", (json_int_t)p->size,
 				  "to", (json_int_t)p[n - 1].size,
 				  "decision_exponent", exponent(p, n, true),
-				  "read_exponent", exponent(p, n, false)));
+				  "rival_exponent", exponent(p, n, false)));
 	if (!err && s->stopped)
 		err = json_object_update_new(o,
 			json_pack("{s:I, s:s}", "stopped_at", (json_int_t)s->stopped, "why", s->why));

@@ -96,6 +96,8 @@ static int print_info(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 		printf("%-12s %s\n", "blacklisted", cli_show(name));
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "built_for", i)); i++)
 		printf("%-12s %s\n", "built for", cli_show(name));
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "uses", i)); i++)
+		printf("%-12s %s\n", "uses", cli_show(name));
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
 		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
 			print_heading(info, kinds[k], name);
@@ -124,12 +126,12 @@ static json_t *params_json(const struct kvmod_modinfo *info, const char *owner)
 	return array;
 }
 
-static json_t *built_for_json(const struct kvmod_modinfo *info)
+static json_t *facts_json(const struct kvmod_modinfo *info, const char *key)
 {
 	json_t *array = json_array();
 	const char *text;
 
-	for (unsigned i = 0; (text = kvmod_modinfo_get(info, "built_for", i)); i++)
+	for (unsigned i = 0; (text = kvmod_modinfo_get(info, key, i)); i++)
 		json_array_append_new(array, cli_json_text(text));
 	return array;
 }
@@ -164,7 +166,8 @@ static json_t *info_json(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info
 				"parameters", params_json(info, name)));
 		}
 	}
-	json_object_set_new(object, "built_for", built_for_json(info));
+	json_object_set_new(object, "built_for", facts_json(info, "built_for"));
+	json_object_set_new(object, "uses", facts_json(info, "uses"));
 	json_object_set_new(object, "provides", provided);
 	return object;
 }

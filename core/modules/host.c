@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The host table: each module has one of its own, so that what it says carries its name. */
 #include "core/modules/device.h"
+#include "core/toolkit/toolkit.h"
 
 static void host_log(void *ctx, uint32_t level, const char *format, ...)
 	KV_PRINTF(3, 4);
@@ -72,12 +73,10 @@ static uint32_t host_n_threads(void *ctx)
 	return kv_n_threads(module->ctx);
 }
 
-/* None yet. */
 static const void *host_get_extension(void *ctx, const char *name)
 {
 	(void)ctx;
-	(void)name;
-	return NULL;
+	return kv_extension(name);
 }
 
 static int32_t host_device(void *ctx, const char *name, const struct kvmod_device_ops **ops,

@@ -4,6 +4,7 @@
  * without running it is refused here.
  */
 #include "core/modules/device.h"
+#include "core/toolkit/toolkit.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -289,6 +290,19 @@ static int check_devices(const struct kvmod_modinfo *info)
 	return KVMOD_OK;
 }
 
+/* --- extensions of the host: "kvmod.toolkit/1" ------------------------------------------------------ */
+
+static int check_uses(const struct kvmod_modinfo *info)
+{
+	const char *name;
+
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "uses", i)); i++)
+		if (!kv_extension(name))
+			return kv_fail(KVMOD_ENOTSUP, "needs the extension `%.60s`, which this kvmod does not "
+				       "offer (it offers %s): update kvmod", name, kv_extension_names());
+	return KVMOD_OK;
+}
+
 int kv_facts_read(struct kvmod_modinfo *info, char *text, size_t size)
 {
 	int err = parse_facts(info, text, size);
@@ -297,6 +311,8 @@ int kv_facts_read(struct kvmod_modinfo *info, char *text, size_t size)
 		err = check_facts(info);
 	if (err == KVMOD_OK)
 		err = check_devices(info);
+	if (err == KVMOD_OK)
+		err = check_uses(info);
 	return err == KVMOD_OK ? parse_params(info) : err;
 }
 

@@ -12,8 +12,8 @@
 #endif
 
 #define VW 8
-/* How many rows at a time against nq queries: what fits 16 registers. */
-#define ROWS_FOR(nq) (nq == 1 ? 8 : nq == 2 ? 4 : 3)
+/* How many keys at a time against nq queries: what fits 16 registers. */
+#define KEYS_FOR(nq) (nq == 1 ? 8 : nq == 2 ? 4 : 3)
 typedef __m256 vf;
 typedef __m256i vi;
 
@@ -112,6 +112,7 @@ static inline float v_max_all(vf x)
 }
 
 #include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_blocks.h"
 
 const struct kv_cpu_ops kv_cpu_avx2 = {
 	.dots = dots,
@@ -120,7 +121,13 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
+	.multiply_add = multiply_add,
+	.rows = rows,
+	.norms = norms,
+	.sum = sum,
+	.stats = stats,
 };
 
 #if defined(__clang__)

@@ -12,8 +12,8 @@
 #endif
 
 #define VW 16
-/* How many rows at a time against nq queries: what fits 32 registers. */
-#define ROWS_FOR(nq) (nq == 1 ? 16 : nq == 2 ? 8 : 4)
+/* How many keys at a time against nq queries: what fits 32 registers. */
+#define KEYS_FOR(nq) (nq == 1 ? 16 : nq == 2 ? 8 : 4)
 typedef __m512 vf;
 typedef __m512i vi;
 
@@ -112,6 +112,7 @@ static inline vf v_sum_each(const vf x[VW])
 }
 
 #include "kernels/cpu/vector.h"
+#include "kernels/cpu/vector_blocks.h"
 
 const struct kv_cpu_ops kv_cpu_avx512 = {
 	.dots = dots,
@@ -120,7 +121,13 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
+	.multiply_add = multiply_add,
+	.rows = rows,
+	.norms = norms,
+	.sum = sum,
+	.stats = stats,
 };
 
 #if defined(__clang__)

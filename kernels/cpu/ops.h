@@ -3,25 +3,40 @@
 #ifndef KV_CPU_OPS_H
 #define KV_CPU_OPS_H
 
+#include <stdbool.h>
 #include <string.h>
 
+#include "kernels/cpu/blocks.h"
+#include "kernels/cpu/limits.h"
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
-#include "kernels/cpu/sum.h"
 
 struct kv_cpu_ops {
-	/* out: one float for each row and query, q.k without scale */
+	/* out: one float for each query and key, q.k without scale */
 	void (*dots)(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
 		     uint32_t end, const float *q, uint32_t n_q, float *out, size_t out_stride);
 	/* x -> scale * x, or the soft cap of it */
 	void (*scale)(float *x, size_t n, float scale, float softcap);
 	void (*to_f32)(uint32_t type, const void *src, size_t n, float *dst);
 	float (*max)(const float *x, size_t n);
-	/* n_q rows; n is a multiple of KV_PAD, filled up with -INFINITY */
+	/* of n_q queries; n is a multiple of KV_PAD, filled up with -INFINITY */
 	void (*softmax)(const float *x, size_t stride, uint32_t n_q, size_t n,
 			struct kv_softmax *out);
+	/* out += weight * exp(x - max) */
 	void (*exp_add)(const float *x, size_t n, float max, float weight, float *out);
+	/* x -> weight * exp(x - max) */
+	void (*exp_scale)(float *x, size_t n, float max, float weight);
 	uint64_t (*sum_bytes)(const unsigned char *x, size_t n);
+	uint64_t (*multiply_add)(uint64_t n, float *sum);
+	/* n > 0 rows that lie `stride` bytes apart, as blocks.h has them */
+	void (*rows)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		     float *out, size_t out_stride);
+	void (*norms)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		      float *out);
+	void (*sum)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		    const float *weights, float *out);
+	void (*stats)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		      const struct kv_columns *out);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;
@@ -31,6 +46,15 @@ extern const struct kv_cpu_ops kv_cpu_avx2, kv_cpu_avx512;
 
 /* The table of the level in use. */
 const struct kv_cpu_ops *kv_cpu_ops(void);
+
+/* Statistics of one column, element by element. */
+void kv_column_stats(uint32_t type, const char *k, int64_t stride, uint32_t d, uint32_t n,
+		     const struct kv_columns *out);
+
+static inline const char *kv_row_at(const struct kvmod_view *view, uint32_t row)
+{
+	return (const char *)view->data + row * view->stride;
+}
 
 static inline float kv_f16_to_f32(uint16_t h)
 {
@@ -55,10 +79,10 @@ static inline float kv_bf16_to_f32(uint16_t h)
 	return f;
 }
 
-/* Element i of a row. */
-static inline float kv_element(uint32_t type, const void *row, size_t i)
+/* Element i of a key. */
+static inline float kv_element(uint32_t type, const void *key, size_t i)
 {
-	const unsigned char *p = row;
+	const unsigned char *p = key;
 	uint16_t h;
 	float f;
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AdaKV on a GPU. */
-#include "policies/adakv.h"
-
 #include "kernels/cuda/attend/attend.h"
+#include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 #include "policies/cuda/ranking.h"
 
@@ -14,7 +13,7 @@ static bool takes(const void *self_, const struct kvmod_request *request,
 {
 	const struct adakv *self = self_;
 
-	return kv_window_takes(&self->budget, (uint32_t)self->window, request, segment, amounts);
+	return kv_window_takes(&self->scorer.budget, (uint32_t)self->scorer.window, request, segment, amounts);
 }
 
 static struct kv_ranking ranking(const struct adakv *self)
@@ -22,10 +21,10 @@ static struct kv_ranking ranking(const struct adakv *self)
 	return (struct kv_ranking){
 		.params = {
 			.rule = &kv_attend_shared,
-			.tail = (uint32_t)self->window,
-			.window = (uint32_t)self->window,
-			.pool = (uint32_t)self->pool,
-			.pool_max = self->pooling == KV_POOL_MAX,
+			.tail = (uint32_t)self->scorer.window,
+			.window = (uint32_t)self->scorer.window,
+			.pool = (uint32_t)self->scorer.pool,
+			.pool_max = self->scorer.pooling == KVMOD_POOL_MAX,
 			.share = self->alpha,
 		},
 		.takes = takes,
@@ -46,12 +45,12 @@ static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
 	struct adakv *self = self_;
 	struct kv_ranking how = ranking(self);
 
-	kv_mark_over_budget(&self->instance, request, plan, &self->budget,
-			    (uint32_t)self->window, &self->said_raised);
+	kvmod_mark_over_budget(&self->scorer.instance, request, plan, &self->scorer.budget,
+			    (uint32_t)self->scorer.window, &self->scorer.said_raised);
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
-KV_CUDA_NEEDS(needs_on_gpu, adakv_needs)
+KV_CUDA_NEEDS(needs_on_gpu, kv_window_needs)
 
 const struct kvmod_policy_ops kv_cuda_adakv_ops = {
 	.size = sizeof(kv_cuda_adakv_ops),
@@ -61,7 +60,7 @@ const struct kvmod_policy_ops kv_cuda_adakv_ops = {
 	.instance_size = sizeof(struct adakv),
 	.params = adakv_params,
 	.n_params = sizeof(adakv_params) / sizeof(*adakv_params),
-	.open = adakv_open,
+	.open = kv_window_open,
 	.needs = needs_on_gpu,
 	.workspace = adakv_workspace,
 	.compress = adakv_compress,

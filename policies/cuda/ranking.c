@@ -18,7 +18,7 @@ struct picks {
 
 static size_t picks_bytes(const struct kvmod_request *request)
 {
-	uint32_t n_kv_heads = kv_extent(request).n_kv_heads;
+	uint32_t n_kv_heads = kvmod_extent_of(request).n_kv_heads;
 
 	return kv_rounded(request->n_segments * (sizeof(struct kvmod_segment *) +
 					      (1 + (size_t)n_kv_heads) * sizeof(uint32_t)));
@@ -49,7 +49,7 @@ bool kv_window_takes(const struct kvmod_amount *budget, uint32_t window,
 		     const struct kvmod_request *request, const struct kvmod_segment *segment,
 		     uint32_t *amounts)
 {
-	uint64_t c = kv_budget(request, segment, budget, window);
+	uint64_t c = kvmod_budget_at_least(request, segment, budget, window);
 
 	for (uint32_t g = 0; g < segment->n_kv_heads; g++)
 		amounts[g] = (uint32_t)(c - window);

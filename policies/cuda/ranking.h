@@ -6,8 +6,9 @@
 #ifndef KV_POLICIES_CUDA_RANKING_H
 #define KV_POLICIES_CUDA_RANKING_H
 
+#include <kvmod/toolkit.h>
+
 #include "kernels/cuda/attention/attention.h"
-#include "policies/common.h"
 
 struct kv_ranking {
 	struct kv_attention_params params;

@@ -47,7 +47,7 @@ static void use_rows(struct kvmod_segment *s, uint32_t rows)
 /* Is there something to decide that can be decided? */
 static bool is_cut(const struct refreekv *self, const struct kvmod_segment *s)
 {
-	return !refreekv_leaves(self, s) && kv_same_lengths(s) && refreekv_ranked(self, s) > 0;
+	return !refreekv_leaves(self, s) && kvmod_same_lengths(s) && refreekv_ranked(self, s) > 0;
 }
 
 /* Layers whose heads differ in length stay whole; that is said once. */
@@ -59,7 +59,7 @@ static void refuse_ragged(const struct refreekv *self, const struct kvmod_reques
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
 
-		if (refreekv_leaves(self, s) || kv_same_lengths(s))
+		if (refreekv_leaves(self, s) || kvmod_same_lengths(s))
 			continue;
 		kvmod_keep_at(plan, i)->status =
 			said ? KVMOD_ENOTSUP : refreekv_say(self, KVMOD_ENOTSUP);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* SnapKV on a GPU. */
-#include "policies/snapkv.h"
-
 #include "kernels/cuda/attend/attend.h"
+#include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 #include "policies/cuda/ranking.h"
 
@@ -12,12 +11,12 @@ KVMOD_RUNS_ON(snapkv, "cuda");
 static bool takes(const void *self_, const struct kvmod_request *request,
 		  const struct kvmod_segment *segment, uint32_t *amounts)
 {
-	const struct snapkv *self = self_;
+	const struct kvmod_scorer *self = self_;
 
 	return kv_window_takes(&self->budget, (uint32_t)self->window, request, segment, amounts);
 }
 
-static struct kv_ranking ranking(const struct snapkv *self)
+static struct kv_ranking ranking(const struct kvmod_scorer *self)
 {
 	return (struct kv_ranking){
 		.params = {
@@ -25,7 +24,7 @@ static struct kv_ranking ranking(const struct snapkv *self)
 			.tail = (uint32_t)self->window,
 			.window = (uint32_t)self->window,
 			.pool = (uint32_t)self->pool,
-			.pool_max = self->pooling == KV_POOL_MAX,
+			.pool_max = self->pooling == KVMOD_POOL_MAX,
 		},
 		.takes = takes,
 	};
@@ -42,25 +41,25 @@ static int32_t snapkv_workspace(void *self, const struct kvmod_request *request,
 static int32_t snapkv_compress(void *self_, const struct kvmod_request *request,
 			       struct kvmod_plan *plan)
 {
-	struct snapkv *self = self_;
+	struct kvmod_scorer *self = self_;
 	struct kv_ranking how = ranking(self);
 
-	kv_mark_over_budget(&self->instance, request, plan, &self->budget,
+	kvmod_mark_over_budget(&self->instance, request, plan, &self->budget,
 			    (uint32_t)self->window, &self->said_raised);
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
-KV_CUDA_NEEDS(needs_on_gpu, snapkv_needs)
+KV_CUDA_NEEDS(needs_on_gpu, kv_window_needs)
 
 const struct kvmod_policy_ops kv_cuda_snapkv_ops = {
 	.size = sizeof(kv_cuda_snapkv_ops),
 	.name = "snapkv",
 	.description = "what the last queries attend to, for each KV head its own (2404.14469)",
 	.devices = KVMOD_ON_CUDA,
-	.instance_size = sizeof(struct snapkv),
+	.instance_size = sizeof(struct kvmod_scorer),
 	.params = snapkv_params,
 	.n_params = sizeof(snapkv_params) / sizeof(*snapkv_params),
-	.open = snapkv_open,
+	.open = kv_window_open,
 	.needs = needs_on_gpu,
 	.workspace = snapkv_workspace,
 	.compress = snapkv_compress,

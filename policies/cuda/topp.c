@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Twilight's top-p rule on a GPU. */
-#include "policies/topp.h"
-
 #include "kernels/cuda/attend/attend.h"
+#include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 #include "policies/cuda/ranking.h"
 
@@ -16,7 +15,7 @@ static bool takes(const void *self_, const struct kvmod_request *request,
 
 	(void)request;
 	(void)amounts;
-	return !kv_layer_listed(&self->whole_layers, segment->layer);
+	return !kvmod_layer_listed(&self->whole_layers, segment->layer);
 }
 
 static struct kv_ranking ranking(const struct topp *self)

@@ -29,7 +29,34 @@ for policy in fullkv streamingllm random snapkv adakv topp; do
 	exits 0
 	json policy:string threads:integer comparisons.0.length:integer \
 		comparisons.0.k_bytes:integer comparisons.0.decision_ms.median:real \
-		comparisons.1.read_ms.high:real comparisons.1.ratio:real comparisons.1.budget:real
+		comparisons.1.rival_ms.high:real comparisons.1.ratio:real comparisons.1.budget:real
+done
+# A window of queries is compared with their product with K.
+kvmod bench decision $small --policy snapkv -o 'policy snapkv.window=16'
+exits 0
+: | err
+figures <"$tmp/out" | sed 's/\( [0-9]* of [0-9]*\)  *[0-9.]*  *[0-9.]*$/\1 N N/' >"$tmp/figures"
+mv "$tmp/figures" "$tmp/out"
+out <<'END'
+policy snapkv, 3 layers, 32 query heads on 8 KV heads of 128, f16, 2 threads, 9 rounds
+against the product of 16 rows of queries, 32 heads each, with K, by kvmod's own kernels
+POSITIONS  K          DECISION, ms               PRODUCT, ms                RATIO    KEPT      WHOLE     GMAC/S     PEAK
+300        1.76 MiB   N (N to N) N (N to N) N 25.0%     0 of 3 N N
+500        2.93 MiB   N (N to N) N (N to N) N 25.0%     0 of 3 N N
+END
+# GMAC/s are the multiply-adds of 3 layers x 32 heads x 16 rows x 300 keys x 128 over the time.
+kvmod bench decision --layers 3 --rounds 9 --lengths 300 --policy snapkv -o 'policy snapkv.window=16' --json
+exits 0
+json rival=product comparisons.0.gmacs:real comparisons.0.peak_gmacs:real
+tr -d ' \n' <"$tmp/out" | sed 's/.*"decision_ms":{"median":\([^,]*\),.*"gmacs":\([^,]*\),.*/\1 \2/' |
+	awk '{ x = 3 * 32 * 16 * 300 * 128 / 1e6 / $1 / $2; exit !(x > 0.999 && x < 1.001) }' ||
+	fail "gmacs is not what decision_ms says: $(cat "$tmp/out")"
+# Four rows are few, five are not.
+for rows in 4:read 5:product; do
+	kvmod bench decision --layers 1 --rounds 9 --lengths 64 --policy refreekv \
+		-o "policy refreekv.rows=${rows%:*}" --json
+	exits 0
+	json rival="${rows#*:}"
 done
 # Several sequences are one request.
 kvmod bench decision $small --policy refreekv --batch 2 --json
@@ -65,7 +92,7 @@ kvmod bench decision --sweep --layers 1 --batch 1 --lengths 32,16384 --threads 1
 exits 0
 json comparisons.0.length=32 comparisons.9.length=16384 growth.0.over=positions \
 	growth.0.least_ms:real growth.0.to=16384 growth.0.decision_exponent:real \
-	growth.0.read_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer \
+	growth.0.rival_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer \
 	batch=1 comparisons.11.sequences=1
 
 # Without a GPU, and without a module for one, one line says so.

@@ -35,7 +35,7 @@ END
 bench decision $small --dtype q8_0 --lengths 33 --json
 exits 0
 json device=cuda dtype=q8_0 comparisons.0.k_bytes=13464 comparisons.0.decision_ms.median:real \
-	comparisons.0.read_ms.median:real comparisons.0.wall_ms.median:real \
+	comparisons.0.rival_ms.median:real comparisons.0.wall_ms.median:real \
 	comparisons.0.whole_segments=1
 
 # The series end where memory does.

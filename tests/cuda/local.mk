@@ -37,7 +37,7 @@ TESTS += $(CUDA_TESTS) tests/cuda/run.test.sh
 tests_cuda_test_attention_SOURCES = tests/cuda/test_attention.c tests/cuda/checks.h tests/cuda/attention.c tests/cuda/attention.h \
 	tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_attention_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
-tests_cuda_test_attention_LDADD = libpolicies.la $(CUDA_TEST_LIBS)
+tests_cuda_test_attention_LDADD = $(CUDA_TEST_LIBS)
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
@@ -46,7 +46,7 @@ tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/
 	$(CUDA_HOST_CODE) plugins/cuda/device.c policies/cuda/ranking.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c
 tests_cuda_test_host_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
-tests_cuda_test_host_LDADD = libvectors.la libpolicies.la libkvmod.la $(LIBM)
+tests_cuda_test_host_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_policies_SOURCES = tests/cuda/test_policies.c tests/cuda/checks.h
 tests_cuda_test_policies_CPPFLAGS = $(AM_CPPFLAGS) -DMODULES='"$(abs_builddir)/.libs"' \
 	-DGOLDEN='"$(abs_srcdir)/tests/golden/"'
@@ -58,7 +58,7 @@ tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c tests/cuda/check
 	policies/cuda/ranking.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c
 tests_cuda_test_workspace_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
-tests_cuda_test_workspace_LDADD = libpolicies.la $(CUDA_TEST_LIBS)
+tests_cuda_test_workspace_LDADD = $(CUDA_TEST_LIBS)
 tests_cuda_bench_attention_SOURCES =
 tests_cuda_bench_attention_LDADD = tests/cuda/bench_attention.lo $(CUDA_TEST_LIBS)
 tests_cuda_bench_gather_SOURCES =

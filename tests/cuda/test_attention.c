@@ -13,7 +13,6 @@
 #include <string.h>
 
 #include "core/testkit/vectors.h"
-#include "policies/common.h"
 #include "tests/cuda/attention.h"
 #include "tests/cuda/checks.h"
 

@@ -12,9 +12,9 @@
 #include "kernels/cuda/base/segment.h"
 #include "kernels/cuda/refreekv/table.h"
 #include "plugins/cuda/device.h"
+#include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
-#include "policies/snapkv.h"
 #include "tests/cuda/checks.h"
 #include "tests/cuda/host.h"
 #include "tests/cuda/runtime.h"
@@ -423,7 +423,7 @@ static const struct decider by_spans = { &kv_cuda_refreekv_ops, &policy, check_s
 
 static void decisions(bool early)
 {
-	struct snapkv snapkv = {
+	struct kvmod_scorer snapkv = {
 		.instance = { .host = &host }, .budget = { .value = 32, .is_count = 1 }, .window = WINDOW,
 		.pool = 1,
 	};

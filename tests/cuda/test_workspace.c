@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "plugins/cuda/device.h"
+#include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
-#include "policies/snapkv.h"
 #include "tests/cuda/checks.h"
 #include "tests/cuda/host.h"
 
@@ -77,7 +77,7 @@ static struct kvmod_workspace asked(const struct kvmod_policy_ops *ops, void *se
  */
 static void layers_with_more_heads(void)
 {
-	struct snapkv snapkv = {
+	struct kvmod_scorer snapkv = {
 		.instance = { .host = &host }, .budget = { .value = 32, .is_count = 1 },
 		.window = WINDOW, .pool = 1,
 	};

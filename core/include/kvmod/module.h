@@ -250,6 +250,12 @@ struct kvmod_module {
 #define KVMOD_RUNS_ON(owner, devices) \
 	KVMOD_INFO_STRING(on_##owner, "on=" #owner "\t" devices)
 /*
+ * An extension of the host that a module does without in no case:
+ * KVMOD_USES(toolkit, "kvmod.toolkit/1"). Where the host has no such table the module
+ * is refused before it runs. `tag` makes the string's C name unique in the file.
+ */
+#define KVMOD_USES(tag, extension) KVMOD_INFO_STRING(uses_##tag, "uses=" extension)
+/*
  * What a module was compiled for, in words that `kvmod info` shows:
  * KVMOD_BUILT_FOR(cuda, "CUDA 13.0: sm_80 sm_90 compute_90").
  */

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvmod/scorer.h - a policy whose author only says what a position is worth.
+ *
+ *	#define PARAMS(P, owner) \
+ *		KVMOD_P_BUDGET(P, owner, "0.25") \
+ *		KVMOD_P_WINDOW(P, owner, "32")
+ *
+ *	static int32_t score(const void *self, const struct kvmod_task *head, float *out);
+ *
+ *	KVMOD_SCORER(mine, struct kvmod_scorer, PARAMS, "1.0", "Apache-2.0", "Me <me@here>",
+ *		     "keeps what I like", .score = score, .what = KVMOD_NEED_K);
+ *
+ * is a whole module. The toolkit does the rest: which positions that makes, threads,
+ * memory, budgets, layers left whole, and the messages. Sinks and window are always
+ * kept; a budget below both is raised to them, which is said once; of equal scores
+ * the older position stays, and a head keeps at least one position. A score that is
+ * not finite fails its segment with KVMOD_ENUMERIC.
+ */
+#ifndef KVMOD_SCORER_H
+#define KVMOD_SCORER_H
+
+#include <kvmod/toolkit.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * What the instance of a scorer starts with: the standard parameters. One that the
+ * author does not list is 0, which is without effect. Frozen. An author with
+ * parameters of his own has a struct of his own:
+ *
+ *	struct mine {
+ *		struct kvmod_scorer scorer;
+ *		double alpha;
+ *	};
+ */
+struct kvmod_scorer {
+	struct kvmod_instance instance;
+	struct kvmod_amount budget;	/* positions of a KV head; in the mean, where heads share */
+	int64_t sinks;			/* oldest positions, always kept */
+	int64_t window;			/* newest positions, always kept */
+	int64_t pool;			/* scores are pooled over so many positions, an odd number */
+	int64_t decode_every;		/* cut again after so many decoded tokens */
+	double level;			/* see KVMOD_ABOVE_LEVEL */
+	struct kvmod_list whole_layers;	/* layers that are left whole */
+	int32_t pooling;		/* KVMOD_POOL_... */
+	uint32_t said_raised;		/* the toolkit's own */
+};
+
+/* The standard parameters, each with the author's default. */
+#define KVMOD_P_BUDGET(P, owner, def) \
+	P(owner, struct kvmod_scorer, budget, AMOUNT, def, "0..", \
+	  "positions kept by a KV head (in the mean, if heads share), sinks and window " \
+	  "included: a fraction of the tokens seen, or a count")
+#define KVMOD_P_SINKS(P, owner, def) \
+	P(owner, struct kvmod_scorer, sinks, INT, def, "0..1024", \
+	  "oldest positions, always kept")
+#define KVMOD_P_WINDOW(P, owner, def) \
+	P(owner, struct kvmod_scorer, window, INT, def, "1..4096", \
+	  "newest positions, always kept; where queries are probes, theirs")
+#define KVMOD_P_WHOLE_LAYERS(P, owner, def) \
+	P(owner, struct kvmod_scorer, whole_layers, LIST, def, "0..", \
+	  "layers kept whole: that many first ones, or a list")
+#define KVMOD_P_POOL(P, owner, def) \
+	P(owner, struct kvmod_scorer, pool, INT, def, "1..255", \
+	  "width of the pooling of scores, odd; 1: none")
+#define KVMOD_P_POOLING(P, owner, def) \
+	P(owner, struct kvmod_scorer, pooling, CHOICE, def, KVMOD_POOLINGS, \
+	  "how scores are pooled")
+#define KVMOD_P_DECODE_EVERY(P, owner, def) \
+	P(owner, struct kvmod_scorer, decode_every, INT, def, "0..1000000", \
+	  "decoded tokens from one cut to the next; 0: cut after prompts only")
+#define KVMOD_P_LEVEL(P, owner, def) \
+	P(owner, struct kvmod_scorer, level, REAL, def, "", \
+	  "score from which on a position is kept")
+
+/*
+ * Which positions are kept: the highest scores, as many as the budget C leaves after
+ * sinks and window.
+ */
+#define KVMOD_PER_HEAD		0u	/* C for each KV head */
+#define KVMOD_PER_LAYER		1u	/* C a head in the mean: the KV heads of a layer share */
+#define KVMOD_PER_REQUEST	2u	/* all KV heads of the request share, whatever their layer */
+#define KVMOD_ABOVE_LEVEL	3u	/* no budget: each score that is not below `level` */
+
+/* rows: as many as the parameter `window` says. */
+#define KVMOD_ROWS_OF_WINDOW	UINT32_MAX
+
+/* What the author says, in this order. What is left out is 0. */
+struct kvmod_scorer_ops {
+	uint32_t size;
+	uint32_t reserved;
+	/*
+	 * out[i]: what position i of the head is worth, for i < head->m, all but the
+	 * window; the more, the better. Sinks are scored too, to be pooled. Returns 0
+	 * or an error. self is the instance. Several threads at once, each for a head
+	 * of its own; head->scratch has `floats` floats.
+	 */
+	int32_t (*score)(const void *self, const struct kvmod_task *head, float *out);
+	uint32_t select;		/* KVMOD_PER_HEAD, ... */
+	uint32_t what;			/* KVMOD_NEED_...: what score() reads */
+	uint32_t rows;			/* newest queries that it reads; KVMOD_ROWS_OF_WINDOW */
+	uint32_t reserved2;
+	/* Optional: floats of scratch that a call of score() wants. */
+	size_t (*floats)(const void *self, const struct kvmod_request *request);
+	/*
+	 * Optional, with KVMOD_PER_LAYER: changes how many of its scored positions each
+	 * of the layer's n_heads keeps. counts has how many of the layer's heaviest are
+	 * the head's; each head's equal share would be `own`. Counts above what a head
+	 * has go to the layer's other heads. Not called where the layer keeps all.
+	 */
+	void (*share)(const void *self, uint64_t own, uint32_t n_heads, uint32_t *counts);
+	/* Optional: checks the author's own parameters, and the model. */
+	int32_t (*open)(void *self, const struct kvmod_model *model);
+};
+
+/* 1 if a list of parameters has the field, a constant. */
+#define KVMOD_IS_WINDOW_(owner, type, field, kind, def, range, help) \
+	|| offsetof(type, field) == offsetof(struct kvmod_scorer, window)
+#define KVMOD_HAS_WINDOW_(LIST) (0 LIST(KVMOD_IS_WINDOW_, ))
+
+/*
+ * The policy alone, for a module that has more to say; it defines what KVMOD_POLICY()
+ * does. type: the instance, struct kvmod_scorer or one that starts with it. LIST: the
+ * parameters. What follows are members of struct kvmod_scorer_ops. A scorer without
+ * a window may drop the newest position.
+ */
+#define KVMOD_SCORER_POLICY(name_, type_, LIST, description_, devices_, ...) \
+	static const struct kvmod_scorer_ops name_##_scorer = { \
+		.size = sizeof(struct kvmod_scorer_ops), \
+		__VA_ARGS__ \
+	}; \
+	static int32_t name_##_open(void *self, const struct kvmod_model *model) \
+	{ \
+		return kvmod_toolkit_of(self)->scorer_open(self, &name_##_scorer, model); \
+	} \
+	static int32_t name_##_needs(void *self, struct kvmod_needs *needs) \
+	{ \
+		return kvmod_toolkit_of(self)->scorer_needs(self, &name_##_scorer, needs); \
+	} \
+	static int32_t name_##_workspace(void *self, const struct kvmod_request *request, \
+					 struct kvmod_workspace *need) \
+	{ \
+		return kvmod_toolkit_of(self)->scorer_workspace(self, &name_##_scorer, request, need); \
+	} \
+	static int32_t name_##_compress(void *self, const struct kvmod_request *request, \
+					struct kvmod_plan *plan) \
+	{ \
+		return kvmod_toolkit_of(self)->scorer_compress(self, &name_##_scorer, request, plan); \
+	} \
+	KVMOD_POLICY(name_, type_, LIST, description_, \
+		     KVMOD_HAS_WINDOW_(LIST) ? 0 : KVMOD_POLICY_MAY_DROP_NEWEST, devices_, \
+		     .open = name_##_open, .needs = name_##_needs, .workspace = name_##_workspace, \
+		     .compress = name_##_compress)
+
+/* A module that is one such policy. */
+#define KVMOD_SCORER(name_, type_, LIST, version_, license_, author_, description_, ...) \
+	KVMOD_SCORER_POLICY(name_, type_, LIST, description_, KVMOD_ON_CPU, __VA_ARGS__) \
+	KVMOD_MODULE(#name_, version_, license_, author_, description_, 0, name_##_init, NULL)
+
+#ifdef __cplusplus
+}
+#endif
+#endif

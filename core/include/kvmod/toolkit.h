@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * kvmod/toolkit.h - what policies on the CPU are made of: rows of K, V and Q as
+ * floats, attention, pooling, selection, and the work shared out over threads.
+ *
+ * It is an extension of the host, a table of functions that needs no linking:
+ *
+ *	KVMOD_USES(toolkit, KVMOD_TOOLKIT);		// in the module's metadata
+ *	const struct kvmod_toolkit *kit = kvmod_toolkit_of(self);
+ *
+ * The toolkit is for policies on the CPU: calls that read rows need them in the
+ * host's memory. All element types are read, with the SIMD that the processor
+ * has; arithmetic is in float or better. A policy that only says what a position
+ * is worth needs less than this: see kvmod/scorer.h.
+ *
+ * Results depend on the inputs of a call alone, not on the number of threads.
+ * Unless a call says otherwise, any thread may make it.
+ */
+#ifndef KVMOD_TOOLKIT_H
+#define KVMOD_TOOLKIT_H
+
+#include <stdbool.h>
+
+#include <kvmod/policy.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVMOD_TOOLKIT	"kvmod.toolkit/1"
+
+/* Pooling, in the order of a parameter's words KVMOD_POOLINGS. */
+#define KVMOD_POOLINGS		"average|max"
+#define KVMOD_POOL_AVERAGE	0
+#define KVMOD_POOL_MAX		1
+
+/* Positions that attention takes at a time. */
+#define KVMOD_TILE		384
+
+struct kvmod_toolkit;
+struct kvmod_attention;
+struct kvmod_scorer_ops;
+
+/*
+ * One KV head that is to be cut: what each_head() hands to a function. Dead when
+ * that function returns.
+ */
+struct kvmod_task {
+	uint32_t size;
+	uint32_t i, g;			/* which segment of the request, which KV head of it */
+	uint32_t n;			/* positions that the head caches */
+	uint32_t m;			/* a scorer scores the first m of them; else n */
+	uint32_t group;			/* query heads that share the KV head */
+	const struct kvmod_toolkit *kit;
+	const struct kvmod_request *request;
+	const struct kvmod_segment *segment;
+	const struct kvmod_head *head;
+	struct kvmod_keep *keep;	/* the segment's */
+	float *scratch;			/* the thread's own; 64-byte aligned, content undefined */
+	void *work;			/* the toolkit's own */
+};
+
+/* 0, or the KVMOD_E... code that leaves the task's segment whole; see fail(). */
+typedef int32_t kvmod_task_fn(const void *arg, const struct kvmod_task *task);
+
+/*
+ * For each dimension of some rows; what is NULL is not computed. The variance is
+ * divided by the number of rows. NaN in a row makes mean and variance NaN; smallest
+ * and largest pass over it.
+ */
+struct kvmod_stats {
+	uint32_t size;
+	uint32_t reserved;
+	float *mean, *variance, *smallest, *largest;	/* [head_dim] */
+};
+
+struct kvmod_toolkit {
+	uint32_t size;
+	uint32_t reserved;
+
+	/* --- rows -------------------------------------------------------------
+	 * Rows begin .. end-1 of a view, such as head->k or head->v, each of `dim`
+	 * elements (the segment's head_dim). Of an empty range nothing is written,
+	 * but sums of 0. A number that is not finite shows in what is made of it.
+	 */
+
+	/* As floats: row i goes to out + (i - begin) * stride; stride in floats. */
+	void (*rows)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		     float *out, size_t stride);
+	/*
+	 * Dot products with n_q vectors, [n_q][dim]: vector j with row i goes to
+	 * out[j * stride + i - begin].
+	 */
+	void (*dots)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		     const float *q, uint32_t n_q, float *out, size_t stride);
+	/* out[i - begin]: Euclidean norm of row i. */
+	void (*norms)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		      float *out);
+	/* out[dim]: sum of the rows, row i times weights[i - begin]; weights NULL: times 1. */
+	void (*sum)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		    const float *weights, float *out);
+	/* Of at least one row. */
+	void (*stats)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		      const struct kvmod_stats *out);
+
+	/* --- attention --------------------------------------------------------
+	 * Of the newest queries, rows of segment->q, which the policy's needs ask for.
+	 * Row 0 is the oldest, segment->n_rows - 1 the newest. Attention is the softmax
+	 * over all positions that a row sees: those at or before its own. Only within
+	 * a task; KVMOD_ENUMERIC, with the reason set as fail() does, if it is not finite.
+	 */
+
+	/* Queries of rows row .. row + n_rows - 1, [n_rows][group][head_dim]. */
+	void (*queries)(const struct kvmod_task *task, uint32_t row, uint32_t n_rows, float *out);
+	/*
+	 * Their logits, scaled and capped, [n_rows][group], `stride` floats apart: of the
+	 * positions that the newest of these rows sees. See kvmod_row_sees().
+	 */
+	void (*logits)(const struct kvmod_task *task, uint32_t row, uint32_t n_rows,
+		       float *out, size_t stride);
+	/* Softmax of n logits, in place. KVMOD_ENUMERIC if it is not finite, no reason set. */
+	int32_t (*softmax)(float *x, size_t n);
+	/* out[group][n]: what the newest row pays to each position; 0 to one that it does not see. */
+	int32_t (*last_attention)(const struct kvmod_task *task, float *out);
+	/*
+	 * out[m]: what the newest n_rows rows (all, where fewer are there) and the query
+	 * heads of the group pay to the first m <= n positions, in the mean.
+	 */
+	int32_t (*mean_attention)(const struct kvmod_task *task, uint32_t n_rows, uint32_t m,
+				  float *out);
+	/*
+	 * SnapKV's score of the n - window positions before the window (none, if there
+	 * are no more than that): mean_attention() of `window` rows, pooled.
+	 */
+	int32_t (*window_scores)(const struct kvmod_task *task, uint32_t window, uint32_t pool,
+				 int32_t pooling, float *out);
+	/*
+	 * out[i] = average or maximum of in[i - width/2 .. i + width/2]; width is odd,
+	 * and 0 is taken as 1. The average divides by width at the ends too, the maximum
+	 * looks only inside. in and out do not overlap.
+	 */
+	void (*pool)(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out);
+
+	/* --- selection --------------------------------------------------------
+	 * Scores are finite; of equal ones the older position comes first. marks[i] is
+	 * set to 1 for each position that is selected, the others are left as they are.
+	 */
+
+	/* The `count` largest. */
+	void (*mark_heaviest)(const float *scores, size_t n, size_t count, uint8_t *marks);
+	/* The fewest of the largest, none negative, whose sum is at least `mass`. */
+	void (*mark_mass)(const float *scores, size_t n, double mass, uint8_t *marks);
+
+	/* --- sets into the plan -----------------------------------------------
+	 * What the task's head keeps, as a sorted list in task->keep. Within a task of
+	 * a segment whose kind is KVMOD_KEEP_HEADS.
+	 */
+
+	void (*keep_whole)(const struct kvmod_task *task);
+	/* The `count` heaviest of its first m <= n positions, and all after these m. */
+	void (*keep_heaviest)(const struct kvmod_task *task, const float *scores, uint32_t m,
+			      uint32_t count);
+	/* Those with marks[i] other than 0; i < n. */
+	void (*keep_marked)(const struct kvmod_task *task, const uint8_t *marks);
+	/*
+	 * Those of a list in any order, where the same may stand twice. KVMOD_EINVAL,
+	 * reason set, of one that is not below n, or of more than n of them.
+	 */
+	int32_t (*keep_listed)(const struct kvmod_task *task, const uint32_t *list, uint32_t n_listed);
+
+	/* --- work, shared out --------------------------------------------------
+	 * Heads over the host's threads. [the thread that runs workspace() or compress()]
+	 */
+
+	/*
+	 * Bytes of scratch that each_head() wants for `floats` a thread: what workspace()
+	 * asks for, besides its own.
+	 */
+	size_t (*scratch_bytes)(const struct kvmod_instance *self,
+				const struct kvmod_request *request, size_t floats);
+	/*
+	 * Runs fn(arg) for each KV head of each segment whose kind is KVMOD_KEEP_HEADS
+	 * and whose status is 0. `scratch` is where in request->scratch the threads'
+	 * memory begins, 64-byte aligned: it goes to the end. A failure becomes the
+	 * segment's status; the first is said in words.
+	 */
+	void (*each_head)(const struct kvmod_instance *self, const struct kvmod_request *request,
+			  const struct kvmod_plan *plan, void *scratch, size_t floats,
+			  kvmod_task_fn *fn, const void *arg);
+	/*
+	 * Says why a task fails, and returns code: `return kit->fail(task, KVMOD_ENUMERIC,
+	 * "key %u is not finite", i)`. [within the task]
+	 */
+	int32_t (*fail)(const struct kvmod_task *task, int32_t code, const char *format, ...)
+		__attribute__((format(printf, 3, 4)));
+
+	/* --- attention in parts -----------------------------------------------
+	 * For policies that share one layer's work over threads by chunks of positions,
+	 * as host->parallel() runs them, and not by KV heads. No task is needed; memory
+	 * is the caller's. Of the attention of some rows to one KV head:
+	 *
+	 *	a = kit->parts_open(segment, g, n_rows, n_parts, memory);
+	 *	kit->parts_scan(a, part, begin, end);	// all positions, each once
+	 *	kit->parts_total(a);			// when all scans have returned
+	 *	kit->parts_add(a, ...);			// of any positions, any number of times
+	 *
+	 * Which positions make a part, of one range or several, is the caller's choice;
+	 * results depend on that choice and on the order of the ranges in a part alone.
+	 * Ranges of KVMOD_TILE positions are read fastest. Logits are not kept:
+	 * parts_add() multiplies its keys again.
+	 */
+
+	/* Bytes that parts_open() takes, a multiple of 64. */
+	size_t (*parts_bytes)(const struct kvmod_segment *segment, uint32_t g, uint32_t n_rows,
+			      uint32_t n_parts);
+	/*
+	 * The newest n_rows rows of segment->q (all, where fewer are there) and KV head g.
+	 * What it returns is at `memory`, 64-byte aligned, needs no closing, and points to
+	 * the segment, which must outlive it.
+	 */
+	struct kvmod_attention *(*parts_open)(const struct kvmod_segment *segment, uint32_t g,
+					      uint32_t n_rows, uint32_t n_parts, void *memory);
+	/*
+	 * Adds positions begin .. end-1 to part < n_parts; those that no row sees count
+	 * for nothing. [any thread; one at a time for each part]
+	 */
+	void (*parts_scan)(struct kvmod_attention *a, uint32_t part, uint32_t begin, uint32_t end);
+	/* KVMOD_ENUMERIC, no reason set, if attention is not finite. [one thread] */
+	int32_t (*parts_total)(struct kvmod_attention *a);
+	/*
+	 * Of one row (0: the oldest of the n_rows) and query head h of the group: the
+	 * share of its attention that lies in each part, and the sum of the squares of
+	 * what it pays to each position there; [n_parts], NULL: not wanted.
+	 */
+	void (*parts_shares)(const struct kvmod_attention *a, uint32_t row, uint32_t h,
+			     double *share, double *squares);
+	/*
+	 * Adds `weight` times what the newest n_rows of the rows pay to positions begin ..
+	 * end-1, row upon row: query head h to out[h * head_stride + i - begin]. With a
+	 * head_stride of 0 the query heads of the group add up too.
+	 */
+	void (*parts_add)(const struct kvmod_attention *a, uint32_t n_rows, uint32_t begin,
+			  uint32_t end, float weight, float *out, size_t head_stride);
+
+	/* --- the calls of a scorer: kvmod/scorer.h makes them ------------------- */
+
+	int32_t (*scorer_open)(void *self, const struct kvmod_scorer_ops *ops,
+			       const struct kvmod_model *model);
+	int32_t (*scorer_needs)(void *self, const struct kvmod_scorer_ops *ops,
+				struct kvmod_needs *needs);
+	int32_t (*scorer_workspace)(void *self, const struct kvmod_scorer_ops *ops,
+				    const struct kvmod_request *request,
+				    struct kvmod_workspace *need);
+	int32_t (*scorer_compress)(void *self, const struct kvmod_scorer_ops *ops,
+				   const struct kvmod_request *request, struct kvmod_plan *plan);
+};
+
+/*
+ * The table, for an instance of a policy. Not NULL in a module whose metadata has
+ * KVMOD_USES(): it is not loaded where the host has no such table.
+ */
+static inline const struct kvmod_toolkit *kvmod_toolkit_of(const void *self)
+{
+	const struct kvmod_host *host = ((const struct kvmod_instance *)self)->host;
+
+	return (const struct kvmod_toolkit *)host->get_extension(host->ctx, KVMOD_TOOLKIT);
+}
+
+/* Registers a policy in init(); says in words that a host has no toolkit. */
+static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
+						  const struct kvmod_policy_ops *ops)
+{
+	if (host->get_extension(host->ctx, KVMOD_TOOLKIT))
+		return host->register_policy(host->ctx, ops);
+	/* In parentheses: unit tests have macros called so. */
+	return (host->fail)(host->ctx, KVMOD_ENOTSUP, "%s needs the extension " KVMOD_TOOLKIT
+			  ", which this kvmod does not offer", ops->name);
+}
+
+/*
+ * A policy on the toolkit, with all that follows from its name: metadata, parameters,
+ * the table `name_ops`, and `name_init` for KVMOD_MODULE(). type: of its instance.
+ * LIST: the parameters, as KVMOD_PARAMS() takes them. What follows are the calls,
+ * members of struct kvmod_policy_ops in their order there.
+ */
+#define KVMOD_POLICY(name_, type_, LIST, description_, flags_, devices_, ...) \
+	KVMOD_USES(toolkit, KVMOD_TOOLKIT); \
+	KVMOD_PARAMS(policy, name_, LIST); \
+	static const struct kvmod_policy_ops name_##_ops = { \
+		.size = sizeof(struct kvmod_policy_ops), \
+		.flags = (flags_), \
+		.name = #name_, \
+		.description = description_, \
+		.devices = (devices_), \
+		.instance_size = sizeof(type_), \
+		.params = name_##_params, \
+		.n_params = sizeof(name_##_params) / sizeof(*name_##_params), \
+		__VA_ARGS__ \
+	}; \
+	static int32_t name_##_init(const struct kvmod_host *host) \
+	{ \
+		return kvmod_register_with_toolkit(host, &name_##_ops); \
+	}
+
+/* --- layers and lengths -------------------------------------------------------- */
+
+/* Is the layer in a list parameter, where a plain number means that many from the front? */
+static inline bool kvmod_layer_listed(const struct kvmod_list *list, uint32_t layer)
+{
+	if (list->plain)
+		return list->n_items && layer < list->items[0];
+	for (uint32_t i = 0; i < list->n_items; i++)
+		if (list->items[i] == layer)
+			return true;
+	return false;
+}
+
+/* Do its KV heads hold equally many positions? A set for the whole layer needs that. */
+static inline bool kvmod_same_lengths(const struct kvmod_segment *segment)
+{
+	for (uint32_t g = 1; g < segment->n_kv_heads; g++)
+		if (kvmod_head_at(segment, g)->n != kvmod_head_at(segment, 0)->n)
+			return false;
+	return true;
+}
+
+/* The largest of each in a request. */
+struct kvmod_extent {
+	uint32_t n, n_kv_heads, head_dim;
+	uint32_t group;			/* query heads that share a KV head */
+};
+
+static inline struct kvmod_extent kvmod_extent_of(const struct kvmod_request *request)
+{
+	struct kvmod_extent most = { 0, 0, 0, 0 };
+
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(request, i);
+		uint32_t n = kvmod_longest_head(s), group = s->n_q_heads / s->n_kv_heads;
+
+		most.n = n > most.n ? n : most.n;
+		most.n_kv_heads = s->n_kv_heads > most.n_kv_heads ? s->n_kv_heads : most.n_kv_heads;
+		most.head_dim = s->head_dim > most.head_dim ? s->head_dim : most.head_dim;
+		most.group = group > most.group ? group : most.group;
+	}
+	return most;
+}
+
+/* Cached positions that row `row` of segment->q sees: the first so many. */
+static inline uint32_t kvmod_row_sees(const struct kvmod_segment *segment,
+				      const struct kvmod_head *head, uint32_t row)
+{
+	int64_t at = segment->row_positions ? segment->row_positions[row] :
+		     (int64_t)segment->logical - segment->n_rows + row;
+	uint32_t low = 0, high = head->n;
+
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+		int64_t position = head->positions ? head->positions[middle] : (int64_t)middle;
+
+		if (position <= at)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* --- budgets -------------------------------------------------------------------- */
+
+/*
+ * What kvmod_budget_of() says, but never below `least`, which is always kept (sinks
+ * and window). A head that caches no more than that is kept whole.
+ */
+static inline uint64_t kvmod_budget_at_least(const struct kvmod_request *request,
+					     const struct kvmod_segment *segment,
+					     const struct kvmod_amount *budget, uint32_t least)
+{
+	uint64_t c = kvmod_budget_of(request, segment, budget);
+
+	return c > least ? c : least;
+}
+
+/* Says that a budget was raised to `least`, where it was; once for an instance. */
+static inline void kvmod_say_raised(const struct kvmod_instance *self,
+				    const struct kvmod_request *request,
+				    const struct kvmod_segment *segment,
+				    const struct kvmod_amount *budget, uint32_t least,
+				    uint32_t *said)
+{
+	uint64_t c = kvmod_budget_of(request, segment, budget), seen = kvmod_tokens_seen(segment);
+
+	if (*said || c >= least || c >= seen)
+		return;
+	*said = 1;
+	self->host->log(self->host->ctx, KVMOD_WARN,
+			"a budget of %llu of %llu positions is below what is always kept: "
+			"raised to %u", (unsigned long long)c, (unsigned long long)seen, least);
+}
+
+/*
+ * Gives each segment in which some head is above its budget a list for each KV head
+ * to fill in, and says once that a budget was raised.
+ */
+static inline void kvmod_mark_over_budget(const struct kvmod_instance *self,
+					  const struct kvmod_request *request,
+					  const struct kvmod_plan *plan,
+					  const struct kvmod_amount *budget, uint32_t least,
+					  uint32_t *said)
+{
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(request, i);
+
+		kvmod_say_raised(self, request, segment, budget, least, said);
+		if (kvmod_longest_head(segment) >
+		    kvmod_budget_at_least(request, segment, budget, least))
+			kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
+	}
+}
+
+/* KVMOD_EINVAL, in words, if a pooling width is even. */
+static inline int32_t kvmod_check_pool(const struct kvmod_instance *self, int64_t pool)
+{
+	if (pool % 2)
+		return KVMOD_OK;
+	return (self->host->fail)(self->host->ctx, KVMOD_EINVAL,
+				  "pool = %lld is even: pooling has a middle, give an odd width",
+				  (long long)pool);
+}
+
+/* --- spans -------------------------------------------------------------------------- */
+
+/* All KV heads keep the oldest `sinks` and the newest `recent` of n positions, sinks + recent < n. */
+static inline void kvmod_keep_ends(struct kvmod_keep *keep, uint32_t n, uint32_t sinks,
+				   uint32_t recent)
+{
+	struct kvmod_span *span = keep->spans;
+
+	keep->kind = KVMOD_KEEP_SPANS;
+	if (sinks) {
+		span->begin = 0;
+		span++->end = sinks;
+	}
+	if (recent) {
+		span->begin = n - recent;
+		span++->end = n;
+	}
+	keep->n_spans = (uint32_t)(span - keep->spans);
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

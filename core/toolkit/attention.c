@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The attention that the newest queries pay, and scores made of it. */
+#include "core/toolkit/toolkit.h"
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/logits.h"
+
+/* Queries that are scored in one pass over the keys. */
+#define BLOCK_QUERIES 16
+
+/* A block is as many whole rows as make BLOCK_QUERIES queries, but one at least. */
+static uint32_t block_rows(uint32_t group)
+{
+	return group < BLOCK_QUERIES ? BLOCK_QUERIES / group : 1;
+}
+
+/* No block has more queries than that: BLOCK_QUERIES, or one row of a larger group. */
+static uint32_t most_queries(uint32_t group)
+{
+	return group > BLOCK_QUERIES ? group : BLOCK_QUERIES;
+}
+
+/* What the attention of a block takes, without logits. */
+static size_t block_floats(uint32_t group, uint32_t head_dim)
+{
+	struct kv_attention block = {
+		.n_rows = most_queries(group), .group = 1, .head_dim = head_dim, .n_parts = 1,
+	};
+
+	return kv_attention_lay_out(&block, NULL) / sizeof(float);
+}
+
+/* Of a block: attention, logits; and a mean. */
+size_t kv_attention_floats(const struct kvmod_extent *extent)
+{
+	return block_floats(extent->group, extent->head_dim) +
+	       ((size_t)most_queries(extent->group) + 1) * extent->n;
+}
+
+static int32_t not_finite(const struct kvmod_task *t)
+{
+	return kv_task_fail(t, KVMOD_ENUMERIC, "attention is not finite: NaN or infinity in its keys "
+			    "or queries");
+}
+
+static int32_t no_queries(const struct kvmod_task *t)
+{
+	return kv_task_fail(t, KVMOD_EINVAL, "its segment has no queries: a policy's needs ask for "
+			    "rows of them");
+}
+
+void kv_queries(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *out)
+{
+	const struct kvmod_segment *segment = t->segment;
+	const char *q = segment->q.data;
+
+	for (uint32_t i = 0; i < n_rows * t->group; i++)
+		kv_cpu_to_f32(segment->q.type,
+			      q + (row + i / t->group) * segment->q.stride +
+			      (t->g * t->group + i % t->group) * segment->q.head_stride,
+			      segment->head_dim, out + (size_t)i * segment->head_dim);
+}
+
+/* Of rows that make a block at most, against the first `sees` positions. */
+static void block_logits(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, uint32_t sees,
+			 float *out, size_t stride)
+{
+	const struct kvmod_segment *segment = t->segment;
+	float *queries = kv_attention_work(t);
+
+	kv_queries(t, row, n_rows, queries);
+	kv_cpu_logits(&t->head->k, segment->head_dim, 0, sees, queries, n_rows * t->group,
+		      segment->scale, segment->softcap, out, stride);
+}
+
+void kv_logits(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *out, size_t stride)
+{
+	uint32_t step = block_rows(t->group), end = row + n_rows;
+	uint32_t sees = n_rows ? kvmod_row_sees(t->segment, t->head, end - 1) : 0;
+
+	for (; row < end; row += step, out += step * t->group * stride)
+		block_logits(t, row, row + step <= end ? step : end - row, sees, out, stride);
+}
+
+/* Attention of rows that make a block at most, logits kept, against all that they see. */
+static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
+		      struct kv_attention *a)
+{
+	*a = kv_attention_of(t->segment, t->g, row, n_rows);
+	a->logits = logits;
+	kv_attention_lay_out(a, kv_attention_work(t));
+	kv_attention_load(a);
+	kv_attention_scan(a, 0, 0, t->n);
+	return kv_attention_total(a) ? not_finite(t) : 0;
+}
+
+int32_t kv_last_attention(const struct kvmod_task *t, float *out)
+{
+	struct kv_attention a;
+	int32_t error;
+
+	if (t->segment->n_rows == 0)
+		return no_queries(t);
+	error = attend(t, t->segment->n_rows - 1, 1, out, &a);
+	if (error == 0)
+		kv_attention_of_logits(&a);
+	return error;
+}
+
+int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t m, float *out)
+{
+	const struct kvmod_segment *segment = t->segment;
+	uint32_t n = n_rows < segment->n_rows ? n_rows : segment->n_rows;
+	uint32_t row = segment->n_rows - n, step = block_rows(t->group);
+	float share = 1.0f / ((float)n * (float)t->group);
+	float *logits = kv_attention_work(t) + block_floats(t->group, segment->head_dim);
+
+	if (n == 0)
+		return no_queries(t);
+	memset(out, 0, m * sizeof(*out));
+	for (; row < segment->n_rows; row += step) {
+		uint32_t rows = row + step <= segment->n_rows ? step : segment->n_rows - row;
+		struct kv_attention a;
+		int32_t error = attend(t, row, rows, logits, &a);
+
+		if (error)
+			return error;
+		kv_attention_add(&a, rows, 0, m, share, out, 0);
+	}
+	return 0;
+}
+
+void kv_pool(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out)
+{
+	uint32_t half = width / 2;
+
+	memcpy(out, in, n * sizeof(*out));
+	for (uint32_t d = 1; d <= half && d < n; d++) {
+		if (pooling == KVMOD_POOL_MAX) {
+			for (uint32_t i = 0; i < n - d; i++)
+				out[i] = in[i + d] > out[i] ? in[i + d] : out[i];
+			for (uint32_t i = d; i < n; i++)
+				out[i] = in[i - d] > out[i] ? in[i - d] : out[i];
+		} else {
+			for (uint32_t i = 0; i < n - d; i++)
+				out[i] += in[i + d];
+			for (uint32_t i = d; i < n; i++)
+				out[i] += in[i - d];
+		}
+	}
+	if (pooling == KVMOD_POOL_AVERAGE && width > 1)
+		for (uint32_t i = 0; i < n; i++)
+			out[i] /= (float)width;
+}
+
+int32_t kv_window_scores(const struct kvmod_task *t, uint32_t window, uint32_t pool,
+			 int32_t pooling, float *out)
+{
+	uint32_t m = t->n > window ? t->n - window : 0;
+	float *mean = kv_attention_work(t) + block_floats(t->group, t->segment->head_dim) +
+		      (size_t)most_queries(t->group) * t->n;
+	int32_t error = kv_mean_attention(t, window, m, mean);
+
+	if (error == 0)
+		kv_pool(mean, m, pool, pooling, out);
+	return error;
+}
