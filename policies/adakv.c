@@ -195,7 +195,6 @@ static const struct kvmod_policy_ops adakv_ops = {
 	.size = sizeof(adakv_ops),
 	.name = "adakv",
 	.description = "SnapKV's scores, heads of a layer share its budget (2407.11550)",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct adakv),
 	.params = adakv_params,
 	.n_params = sizeof(adakv_params) / sizeof(*adakv_params),

@@ -25,7 +25,7 @@ struct random {
 	  "another number, another draw")
 
 KVMOD_PARAMS(policy, random, PARAMS);
-KVMOD_RUNS_ON(random, "cpu cuda");
+KVMOD_RUNS_ON(random, "*");
 
 #define GOLDEN_GAMMA 0x9e3779b97f4a7c15u
 
@@ -88,7 +88,7 @@ static const struct kvmod_policy_ops random_ops = {
 	.flags = KVMOD_POLICY_MAY_DROP_NEWEST,
 	.name = "random",
 	.description = "positions drawn at random, for each KV head its own",
-	.devices = KVMOD_ON_CPU | KVMOD_ON_CUDA,
+	.devices = "*",
 	.instance_size = sizeof(struct random),
 	.params = random_params,
 	.n_params = sizeof(random_params) / sizeof(*random_params),

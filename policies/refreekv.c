@@ -262,7 +262,6 @@ static const struct kvmod_policy_ops refreekv_ops = {
 	.size = sizeof(refreekv_ops),
 	.name = "refreekv",
 	.description = "no budget: what keeps all but a share of the attention's norm (2502.16886)",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct refreekv),
 	.params = refreekv_params,
 	.n_params = sizeof(refreekv_params) / sizeof(*refreekv_params),

@@ -51,7 +51,6 @@ static const struct kvmod_policy_ops snapkv_ops = {
 	.size = sizeof(snapkv_ops),
 	.name = "snapkv",
 	.description = "what the last queries attend to, for each KV head its own (2404.14469)",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct snapkv),
 	.params = snapkv_params,
 	.n_params = sizeof(snapkv_params) / sizeof(*snapkv_params),

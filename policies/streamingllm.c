@@ -23,7 +23,7 @@ struct streamingllm {
 	  "decoded tokens from one cut to the next; 0: cut after prompts only (the paper: 1)")
 
 KVMOD_PARAMS(policy, streamingllm, PARAMS);
-KVMOD_RUNS_ON(streamingllm, "cpu cuda");
+KVMOD_RUNS_ON(streamingllm, "*");
 
 static int32_t streamingllm_needs(void *self, struct kvmod_needs *needs)
 {
@@ -76,7 +76,7 @@ static const struct kvmod_policy_ops streamingllm_ops = {
 	.flags = KVMOD_POLICY_CLOSES_GAPS,
 	.name = "streamingllm",
 	.description = "the sinks and the newest positions (2309.17453)",
-	.devices = KVMOD_ON_CPU | KVMOD_ON_CUDA,
+	.devices = "*",
 	.instance_size = sizeof(struct streamingllm),
 	.params = streamingllm_params,
 	.n_params = sizeof(streamingllm_params) / sizeof(*streamingllm_params),

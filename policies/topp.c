@@ -60,7 +60,6 @@ static const struct kvmod_policy_ops topp_ops = {
 	.flags = KVMOD_POLICY_MAY_DROP_NEWEST,
 	.name = "topp",
 	.description = "the heaviest positions that hold p of the attention (2502.02770)",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct topp),
 	.params = topp_params,
 	.n_params = sizeof(topp_params) / sizeof(*topp_params),

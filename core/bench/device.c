@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* A device that is measured: its memory, and time by its own clock. */
 #include "core/bench/device.h"
+
+#include <string.h>
 
 #define BUSY_BYTES (256u << 20)
 
@@ -60,7 +63,7 @@ uint64_t bench_device_free_bytes(const struct bench_device *d)
 {
 	uint64_t available, total;
 
-	if (d->ops->on == KVMOD_ON_CPU)
+	if (strcmp(d->ops->name, CLI_BUILT_IN_DEVICE) == 0)
 		return bench_host_free_bytes();
 	if (!KVMOD_HAS(d->ops, memory) || !d->ops->memory ||
 	    d->ops->memory(d->self, &available, &total))

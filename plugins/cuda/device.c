@@ -380,7 +380,6 @@ static int32_t cuda_elapsed(void *self, void *begin, void *end, double *seconds)
 
 const struct kvmod_device_ops kv_cuda_device_ops = {
 	.size = sizeof(kv_cuda_device_ops),
-	.on = KVMOD_ON_CUDA,
 	.name = "cuda",
 	.description = "an NVIDIA GPU",
 	.instance_size = sizeof(struct cuda_device),
