@@ -318,7 +318,7 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 
 KVMOD_POLICY(refreekv, struct refreekv, REFREEKV_PARAMS,
 	     "no budget: what keeps all but a share of the attention's norm (2502.16886)", 0,
-	     KVMOD_ON_CPU, .open = refreekv_open, .needs = refreekv_needs,
+	     "cpu", .open = refreekv_open, .needs = refreekv_needs,
 	     .workspace = refreekv_workspace, .compress = refreekv_compress)
 KVMOD_MODULE("refreekv", "0.1.0", "Apache-2.0", "The kvmod authors",
 	     "ReFreeKV: threshold-free pruning, one length for each layer", 0,

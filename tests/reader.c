@@ -130,7 +130,7 @@ static int32_t reader_needs(void *self, struct kvmod_needs *needs)
 	const struct kvmod_instance *instance = self;
 	const struct kvmod_policy_ops *ops = instance->ops;
 
-	if (ops->devices & reader.not_on) {
+	if (reader.not_on && strcmp(ops->devices, reader.not_on) == 0) {
 		needs->decode_every = 16;
 		return instance->host->fail(instance->host->ctx, KVMOD_ENOTSUP, "not for this GPU");
 	}
@@ -321,7 +321,7 @@ const struct kvmod_model reader_model = {
 	.head_dim = DIM, .context = 1024, .name = "made up",
 };
 
-struct kvmod_ctx *reader_context(uint32_t on, uint32_t also_on)
+struct kvmod_ctx *reader_context(const char *on, const char *also_on)
 {
 	struct kvmod_ctx *ctx = fixture_context();
 

@@ -168,7 +168,7 @@ static int32_t odd_compress(void *self, const struct kvmod_request *r, struct kv
 
 static const struct kvmod_policy_ops odd_ops = {
 	.size = sizeof(odd_ops), .name = "odd", .description = "misbehaves on request",
-	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct odd),
+	.instance_size = sizeof(struct odd),
 	.params = odd_params, .n_params = 2,
 	.open = odd_open, .needs = odd_needs, .workspace = odd_workspace, .compress = odd_compress,
 };
@@ -389,7 +389,7 @@ static const struct { const char *why; int err; } incomplete[] = {
 	{ "policy odd: layer 2: KV head 0 is empty", KVMOD_EINVAL },
 	{ "policy odd: segment 2 has 3 query heads on 2 KV heads", KVMOD_EINVAL },
 	{ "policy odd: segment 2 is not filled in", KVMOD_EINVAL },
-	{ "policy odd: layer 0 is on `abacus`, which is no device", KVMOD_EINVAL },
+	{ "policy odd: layer 0 is on `abacus`, but no such device is installed", KVMOD_EINVAL },
 	{ "policy odd: a request of 3 segments of a model of 0 layers: "
 	  "expected at least one of each", KVMOD_EINVAL },
 	{ "policy odd: a request of 0 segments of a model of 3 layers: "

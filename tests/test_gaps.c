@@ -107,7 +107,7 @@ static int32_t closer_compress(void *self, const struct kvmod_request *r, struct
 
 #define OPS(name_, flags_) { \
 	.size = sizeof(struct kvmod_policy_ops), .name = name_, .flags = flags_, \
-	.description = "plans as its parameter says", .devices = KVMOD_ON_CPU, \
+	.description = "plans as its parameter says", \
 	.instance_size = sizeof(struct closer), .params = closer_params, .n_params = 1, \
 	.compress = closer_compress }
 

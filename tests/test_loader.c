@@ -121,7 +121,7 @@ START_TEST(a_policy_name_is_taken)
 
 	assert_ok(kvmod_load(ctx, fixture_module("good", NULL)));
 	assert_fails(kvmod_load(ctx, fixture_module("other", NULL)), KVMOD_EEXIST,
-		     "other.so: init() failed: policy `good`: that name is taken, by good");
+		     "other.so: init() failed: policy `good`: the name is taken by good");
 	ck_assert_ptr_null(ctx->modules->next);
 	kvmod_unref(ctx);
 }
@@ -135,10 +135,10 @@ START_TEST(one_name_on_two_devices)
 
 	fixture_module("good", NULL);
 	fixture_module("accel", NULL);
-	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", KVMOD_ON_CUDA, &cuda));
+	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", "cuda", &cuda));
 	ck_assert_str_eq(cuda->module->desc.name, "accel");
 	ck_assert_ptr_null(ctx->modules->next);		/* its file was not loaded for this */
-	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", KVMOD_ON_CPU, &cpu));
+	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", "cpu", &cpu));
 	ck_assert_str_eq(cpu->module->desc.name, "good");
 	kv_provider_put(ctx, cuda);
 	kv_provider_put(ctx, cpu);
@@ -540,14 +540,15 @@ END_TEST
 START_TEST(policy_is_not_in_the_section)
 {
 	assert_load_fails("unsaid", KVMOD_EFORMAT, "init() failed: policy `good`: the file's "
-			  ".kvmod.info section does not name it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
+			  ".kvmod.info section does not list it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
 }
 END_TEST
 
 START_TEST(policy_runs_elsewhere_than_its_section_says)
 {
-	assert_load_fails("elsewhere", KVMOD_EFORMAT, "init() failed: policy `good`: it runs on other "
-			  "devices than the file's .kvmod.info section says: use KVMOD_RUNS_ON");
+	assert_load_fails("elsewhere", KVMOD_EFORMAT, "init() failed: policy `good`: its table says "
+			  "that it runs on `cpu`, the file's .kvmod.info section says `cpu cuda`: use "
+			  "KVMOD_RUNS_ON with the words of the table");
 }
 END_TEST
 

@@ -2,6 +2,8 @@
 /* Measures a device by its own clock, and allocates and copies in its memory. */
 #include "core/bench/device.h"
 
+#include <string.h>
+
 #define BUSY_BYTES (256u << 20)
 
 bool bench_device_reads(const struct bench_device *d)
@@ -67,7 +69,7 @@ uint64_t bench_device_free_bytes(const struct bench_device *d)
 {
 	uint64_t available, total;
 
-	if (d->ops->on == KVMOD_ON_CPU)
+	if (strcmp(d->ops->name, CLI_BUILT_IN_DEVICE) == 0)
 		return bench_host_free_bytes();
 	if (!KVMOD_HAS(d->ops, memory) || !d->ops->memory ||
 	    d->ops->memory(d->self, &available, &total))

@@ -63,7 +63,7 @@ int bench_share(struct kvmod_ctx *ctx, const struct bench_alike *a, struct bench
 
 /* --- the device of our engine (bench_engine_device.c) ------------------------------ */
 
-/* "cuda, 32 of 32 layers", or "cpu". */
+/* "npu, 32 of 32 layers", or "cpu". */
 #define BENCH_PLACE_ROOM 64
 const char *bench_place_name(const struct kvmod_model *model, char *text);
 /*

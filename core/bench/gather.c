@@ -7,6 +7,7 @@
 #include "core/bench/options.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/testkit/random.h"
 
@@ -238,7 +239,7 @@ static int check_memory(const struct gather_bench *b, const struct compaction *c
 	uint64_t host, bytes;
 
 	bytes = bench_place_bytes(&b->shape, c->n, &k_and_v, &host) + c->kept_bytes;
-	if (b->device.ops->on == KVMOD_ON_CPU)
+	if (strcmp(b->device.ops->name, CLI_BUILT_IN_DEVICE) == 0)
 		return fits(c->n, host + bytes, bench_host_free_bytes(), "");
 	if (fits(c->n, host, bench_host_free_bytes(), ""))
 		return CLI_FAILED;

@@ -22,7 +22,7 @@ struct bench_options {
 
 /* Entries for a table of options, for all of these but q_heads, which not every bench has. */
 #define BENCH_OPTIONS(o) \
-	{ "device", 0, CLI_STRING, &(o)->device, "NAME", "put the cache on cpu or cuda [cpu]" }, \
+	{ "device", 0, CLI_STRING, &(o)->device, "NAME", "the device that holds the cache [cpu]" }, \
 	{ "layers", 0, CLI_NUMBER, &(o)->layers, "N", "layers [32]" }, \
 	{ "kv-heads", 0, CLI_NUMBER, &(o)->kv_heads, "N", "KV heads of a layer [8]" }, \
 	{ "head-dim", 0, CLI_NUMBER, &(o)->head_dim, "N", "dimensions of a head [128]" }, \

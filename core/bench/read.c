@@ -50,7 +50,6 @@ static const struct kvmod_policy_ops plain_read_ops = {
 	.size = sizeof(plain_read_ops),
 	.name = "plain-read",
 	.description = "adds up all bytes of K and keeps everything",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct plain_read),
 	.needs = plain_read_needs,
 	.compress = plain_read_compress,

@@ -21,6 +21,8 @@
 #include <jansson.h>
 #include <kvmod/kvmod.h>
 
+#include "core/base/names.h"
+
 #define CLI_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #define CLI_COUNT(array) (sizeof(array) / sizeof(*(array)))
 
@@ -144,7 +146,7 @@ const char *cli_engine_name(struct kvmod_ctx *ctx);
 
 /* What is built into the core. */
 #define CLI_BUILT_IN_POLICY "fullkv"
-#define CLI_BUILT_IN_DEVICE "cpu"
+#define CLI_BUILT_IN_DEVICE KV_CPU
 
 #define CLI_MAX_FOUND 8
 struct cli_found {
@@ -171,7 +173,7 @@ int cli_check_name_free(struct kvmod_ctx *ctx, const char *name);
 
 /* Why the configuration blacklists this module; NULL: it does not. */
 const char *cli_blacklisted(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info);
-/* The devices that a policy runs on, by the module's metadata: "cpu", "cpu cuda". */
+/* The devices that a policy runs on, by the module's metadata: "cpu", "cpu npu", KV_ANY_DEVICE. */
 const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy);
 bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device);
 

@@ -31,18 +31,12 @@ const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy)
 		if (kv_name_is(said, n, policy))
 			return said + n + 1;
 	}
-	return "cpu";
+	return KV_CPU;
 }
 
 bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device)
 {
-	const char *on = cli_runs_on(info, policy);
-	size_t length = strlen(device);
-
-	for (; *on; on += strcspn(on, " "), on += strspn(on, " "))
-		if (strcspn(on, " ") == length && !memcmp(on, device, length))
-			return true;
-	return false;
+	return kv_devices_have(cli_runs_on(info, policy), device);
 }
 
 static bool provides(struct search *s, const struct kvmod_modinfo *info, const char *key)

@@ -77,11 +77,12 @@ static void print_params(const struct kvmod_modinfo *info, const char *owner)
 
 static void print_heading(const struct kvmod_modinfo *info, const char *kind, const char *name)
 {
-	bool runs = !strcmp(kind, "policy");
+	const char *on = strcmp(kind, "policy") ? "" : cli_runs_on(info, name);
 
+	if (!strcmp(on, KV_ANY_DEVICE))
+		on = "any device";
 	printf("\n[%s%s %s%s]%s%s\n", cli_style(stdout, CLI_BOLD), kind, cli_show(name),
-	       cli_style(stdout, CLI_PLAIN), runs ? " on " : "",
-	       runs ? cli_show(cli_runs_on(info, name)) : "");
+	       cli_style(stdout, CLI_PLAIN), *on ? " on " : "", cli_show(on));
 }
 
 static int print_info(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
@@ -136,14 +137,15 @@ static json_t *facts_json(const struct kvmod_modinfo *info, const char *key)
 	return array;
 }
 
-/* "cpu cuda" as an array; NULL, which json_pack() leaves out, if it is not a policy. */
+/* "cpu npu" as an array; NULL, which json_pack() leaves out, if it is not a policy. */
 static json_t *devices_json(const struct kvmod_modinfo *info, const char *kind, const char *name)
 {
-	const char *on = strcmp(kind, "policy") ? NULL : cli_runs_on(info, name);
+	const char *on = strcmp(kind, "policy") ? NULL : cli_runs_on(info, name), *device;
 	json_t *array = on ? json_array() : NULL;
+	size_t n;
 
-	for (; on && *on; on += strcspn(on, " "), on += strspn(on, " "))
-		json_array_append_new(array, json_stringn(on, strcspn(on, " ")));
+	while (on && (device = kv_devices_next(&on, &n)))
+		json_array_append_new(array, json_stringn(device, n));
 	return array;
 }
 

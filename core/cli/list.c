@@ -31,6 +31,14 @@ static void print_row(const char *name, const char *version, const char *provide
 	       *description ? 9 : 0, cli_show(on), *description ? " " : "", cli_show(description));
 }
 
+/* Engines and devices do not run on a device. */
+static const char *where(const struct kvmod_modinfo *info, const char *kind, const char *name)
+{
+	const char *on = strcmp(kind, "policy") ? "-" : cli_runs_on(info, name);
+
+	return strcmp(on, KV_ANY_DEVICE) ? on : "any";
+}
+
 /* A row for each thing that the module provides; its description is in the first. */
 static void print_provides(const struct kvmod_modinfo *info)
 {
@@ -43,7 +51,7 @@ static void print_provides(const struct kvmod_modinfo *info)
 			snprintf(provides, sizeof(provides), "%s %s", kinds[k], name);
 			print_row(first ? text_of(info, "name") : "",
 				  first ? text_of(info, "version") : "", provides,
-				  strcmp(kinds[k], "policy") ? "-" : cli_runs_on(info, name),
+				  where(info, kinds[k], name),
 				  first ? text_of(info, "description") : "");
 			first = false;
 		}
@@ -175,7 +183,8 @@ static int print_list(struct list *list, struct kvmod_ctx *ctx)
 		return cli_error("no modules in %s: only the built-in policy " CLI_BUILT_IN_POLICY " is available",
 				 kvmod_config_get(ctx, "kvmod", "module_path") ?: "the module path");
 	if (!list->only) {
-		print_row("-", kvmod_version(), "policy " CLI_BUILT_IN_POLICY, "cpu cuda", "keeps everything; built in");
+		print_row("-", kvmod_version(), "policy " CLI_BUILT_IN_POLICY, "any",
+			  "keeps everything; built in");
 		print_row("", "", "device " CLI_BUILT_IN_DEVICE, "-", "");
 	}
 	return CLI_OK;

@@ -194,7 +194,7 @@ int kvmod_load(struct kvmod_ctx *ctx, const char *name_or_path)
 	int err;
 
 	pthread_mutex_lock(&ctx->lock);
-	err = kv_load(ctx, name_or_path);
+	err = kv_load_locked(ctx, name_or_path);
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
 }
@@ -230,7 +230,7 @@ static void remove_module(struct kvmod_ctx *ctx, struct kv_module *module)
 	while (*link != module)
 		link = &(*link)->next;
 	*link = module->next;
-	kv_module_drop_devices(module);
+	kv_module_close_devices(module);
 	kv_unregister(ctx, module);
 	module->in_exit = true;
 	if (module->desc.exit)
@@ -264,7 +264,7 @@ void kv_unload_all(struct kvmod_ctx *ctx)
 {
 	/* One module may hold the device of another. */
 	for (struct kv_module *m = ctx->modules; m; m = m->next)
-		kv_module_drop_devices(m);
+		kv_module_close_devices(m);
 	while (ctx->modules)
 		remove_module(ctx, ctx->modules);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The host as a device, "cpu": nothing is queued, all work is done at once. */
 #include "core/run/builtin.h"
+#include "core/base/names.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -115,8 +116,7 @@ static const void *cpu_get_extension(void *self, const char *name)
 
 const struct kvmod_device_ops kv_cpu_device_ops = {
 	.size = sizeof(kv_cpu_device_ops),
-	.on = KVMOD_ON_CPU,
-	.name = "cpu",
+	.name = KV_CPU,
 	.description = "the host's own memory",
 	.instance_size = sizeof(struct kvmod_instance),
 	.open = cpu_open,

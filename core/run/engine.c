@@ -28,7 +28,7 @@ static int open_or_check(struct kvmod_ctx *ctx, const char *name, bool check,
 	if (!e)
 		return kv_fail(KVMOD_ENOMEM, "no memory for an engine");
 	e->ctx = ctx;
-	err = kv_provider_get(ctx, KV_ENGINE, name, 0, &e->provider);
+	err = kv_provider_get(ctx, KV_ENGINE, name, NULL, &e->provider);
 	if (err != KVMOD_OK)
 		goto no_provider;
 	e->ops = e->provider->ops;

@@ -41,26 +41,21 @@ struct stager {
 
 /* --- devices --------------------------------------------------------------------- */
 
-static bool is_host(const struct kvmod_device *device)
-{
-	return kvmod_device_ops(device)->on & KVMOD_ON_CPU;
-}
-
 static const char *device_of(const struct kvmod_request *r, const struct kvmod_segment *s)
 {
 	if (KVMOD_HAS(s, device) && s->device)
 		return s->device;
-	return r->device ? r->device : "cpu";
+	return r->device ? r->device : KV_CPU;
 }
 
 static bool is_elsewhere(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i)
 {
-	return strcmp(device_of(r, kvmod_segment_at(r, i)), kvmod_policy_device(p)) != 0;
+	return !kv_name_eq(device_of(r, kvmod_segment_at(r, i)), kvmod_policy_device(p));
 }
 
 static void *stream_on(const struct kvmod_request *r, const char *device)
 {
-	return strcmp(r->device ? r->device : "cpu", device) == 0 ? r->stream : NULL;
+	return kv_name_eq(r->device ? r->device : KV_CPU, device) ? r->stream : NULL;
 }
 
 /* --- what is to be copied ------------------------------------------------------------ */
@@ -224,7 +219,7 @@ static int copy(const struct stager *st, uint64_t at, const char *src, uint64_t 
 	struct kvmod_device *from = st->p->staging.from, *to = st->p->device;
 	int err;
 
-	if (is_host(to)) {
+	if (kv_device_is_host(to)) {
 		err = kvmod_device_ops(from)->to_host(kvmod_device_instance(from), st->from_stream,
 						      st->copies + at, src, bytes);
 		return err ? kv_device_failed(from, err) : err;
@@ -353,16 +348,30 @@ static int make_room(struct stager *st)
 	return KVMOD_OK;
 }
 
+/* The name comes from the host, which may have made it up. */
+static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
+{
+	struct kv_provider *provider;
+	int err = kv_provider_get(p->ctx, KV_DEVICE, name, NULL, &provider);
+
+	if (err == KVMOD_ENOENT)
+		return kv_fail(KVMOD_EINVAL, "layer %u is on `%s`, but no such device is installed", layer,
+			       name);
+	if (err)
+		return err;
+	err = kvmod_device_open(p->ctx, name, &p->staging.from);
+	kv_provider_put(p->ctx, provider);
+	return err;
+}
+
 /* The one device that segments are copied from; it stays open with the policy. */
 static int open_one(struct kvmod_policy *p, const char *name, uint32_t layer)
 {
 	struct kv_staging *s = &p->staging;
 
-	if (kv_device_bit(name) == 0)
-		return kv_fail(KVMOD_EINVAL, "layer %u is on `%s`, which is no device", layer, name);
 	if (!s->from)
-		return kvmod_device_open(p->ctx, name, &s->from);
-	if (strcmp(kvmod_device_ops(s->from)->name, name) != 0)
+		return open_named(p, name, layer);
+	if (!kv_name_eq(kvmod_device_ops(s->from)->name, name))
 		return kv_fail(KVMOD_ENOTSUP, "layer %u is on %s, others are on %s", layer, name,
 			       kvmod_device_ops(s->from)->name);
 	return KVMOD_OK;

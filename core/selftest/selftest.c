@@ -25,6 +25,7 @@ struct job {
 	struct cli_common common;
 	struct cli_strings vectors;
 	const char *device;		/* to run its policies on */
+	char *overrides[2];		/* of the configuration; to be freed */
 	double limit;			/* of one check, in seconds */
 	bool verbose;
 	char *path;			/* of the module */
@@ -368,19 +369,36 @@ static char *beside(const char *file)
 	return text;
 }
 
-/* A context without the user's configuration, which must not influence a test. */
-static struct kvmod_ctx *isolated(struct cli_common *common, const char *operand, char **folder)
+/* The context finds out whether that device is installed. */
+static char *chosen(const char *device)
+{
+	char *text;
+
+	if (strcmp(device, CLI_BUILT_IN_DEVICE) == 0 || asprintf(&text, "kvmod.device=%s", device) < 0)
+		return NULL;
+	return text;
+}
+
+static void override(struct cli_common *common, char *text)
 {
 	struct cli_strings *given = &common->overrides;
 
-	if (!common->config)
-		common->config = "/dev/null";
-	*folder = strpbrk(operand, "/.") && given->n < CLI_MAX_STRINGS ? beside(operand) : NULL;
-	if (*folder) {
-		memmove(given->item + 1, given->item, given->n++ * sizeof(*given->item));
-		given->item[0] = *folder;
-	}
-	return cli_context(common);
+	if (!text || given->n == CLI_MAX_STRINGS)
+		return;
+	memmove(given->item + 1, given->item, given->n++ * sizeof(*given->item));
+	given->item[0] = text;
+}
+
+/* Parameters that some user set have no part in a test. */
+static struct kvmod_ctx *isolated(struct job *job, const char *operand)
+{
+	if (!job->common.config)
+		job->common.config = "/dev/null";
+	job->overrides[0] = strpbrk(operand, "/.") ? beside(operand) : NULL;
+	job->overrides[1] = chosen(job->device);
+	for (size_t i = 0; i < CLI_COUNT(job->overrides); i++)
+		override(&job->common, job->overrides[i]);
+	return cli_context(&job->common);
 }
 
 /* Prints a note for each policy that does not run on the device. */
@@ -414,29 +432,29 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		{ "vectors", 0, CLI_STRINGS, &job.vectors, "FILE",
 		  "compare its policies with golden vectors; may be repeated" },
 		{ "device", 0, CLI_STRING, &job.device, "NAME",
-		  "run its policies on cpu or cuda [cpu]" },
+		  "the device to run its policies on [cpu]" },
 		{ "limit", 0, CLI_REAL, &job.limit, "SECONDS", "the time that a check may take [60]" },
 		{ "verbose", 'v', CLI_FLAG, &job.verbose, NULL, "show the checks that pass, too" },
 		{ 0 },
 	};
 	int first = cli_parse(self, &job.common, options, argc, argv), err;
 	struct kvmod_ctx *ctx;
-	char *folder;
 
 	if (argc - first != 1)
 		cli_usage_error(self, "expected one MODULE or FILE");
 	if (job.limit < 0.001 || job.limit > 3600)
 		cli_usage_error(self, "--limit=%g: expected 0.001 to 3600 seconds", job.limit);
-	if (strcmp(job.device, "cpu") && strcmp(job.device, "cuda"))
-		cli_usage_error(self, "--device=%s: expected cpu or cuda", job.device);
-	ctx = isolated(&job.common, argv[first], &folder);
+	if (!kv_name_valid(job.device))
+		cli_usage_error(self, "--device=%s: expected the name of a device", job.device);
+	ctx = isolated(&job, argv[first]);
 	err = ctx ? find(&job, ctx, argv[first]) : CLI_FAILED;
 	kvmod_unref(ctx);
 	if (!err)
 		err = run_job(&job);
 	json_decref(job.failures);
 	free(job.path);
-	free(folder);
+	for (size_t i = 0; i < CLI_COUNT(job.overrides); i++)
+		free(job.overrides[i]);
 	return err;
 }
 

@@ -388,7 +388,6 @@ static const void *cuda_get_extension(void *self, const char *name)
 
 const struct kvmod_device_ops kv_cuda_device_ops = {
 	.size = sizeof(kv_cuda_device_ops),
-	.on = KVMOD_ON_CUDA,
 	.name = "cuda",
 	.description = "an NVIDIA GPU",
 	.instance_size = sizeof(struct cuda_device),

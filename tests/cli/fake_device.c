@@ -244,7 +244,6 @@ static const void *fake_get_extension(void *self, const char *name)
 
 static const struct kvmod_device_ops device_ops = {
 	.size = sizeof(device_ops),
-	.on = KVMOD_ON_CUDA,
 	.name = "cuda",
 	.description = "the host's memory, called a GPU",
 	.instance_size = sizeof(struct fake),
@@ -326,7 +325,7 @@ static const struct kvmod_policy_ops policy_ops = {
 	.size = sizeof(policy_ops),
 	.name = "newest",
 	.description = "the newer half",
-	.devices = KVMOD_ON_CUDA,
+	.devices = "cuda",
 	.instance_size = sizeof(struct newest),
 	.needs = newest_needs,
 	.compress = newest_compress,

@@ -20,7 +20,7 @@ static int32_t keep_all(void *self, const struct kvmod_request *request, struct 
 
 #define POLICY(name_, needs_) { \
 		.size = sizeof(struct kvmod_policy_ops), .name = name_, .description = "for tests", \
-		.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct kvmod_instance), \
+		.instance_size = sizeof(struct kvmod_instance), \
 		.needs = needs_, .compress = keep_all, \
 	}
 

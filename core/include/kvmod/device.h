@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kvmod/device.h - memory other than the host's. The host's own device, "cpu",
- * is built into the core.
+ * is built into the core. To the core a device is its name: a module adds a new one,
+ * and policies for it, without a change of the core.
  */
 #ifndef KVMOD_DEVICE_H
 #define KVMOD_DEVICE_H
@@ -41,8 +42,9 @@ struct kvmod_gather {
  */
 struct kvmod_device_ops {
 	uint32_t size;
-	uint32_t on;			/* KVMOD_ON_...: the policies that can run here */
-	const char *name;		/* "cuda" */
+	uint32_t reserved0;
+	/* "cuda": what `device` of the INI says. Policies whose `devices` name it run here. */
+	const char *name;
 	const char *description;
 	uint32_t instance_size;
 	uint32_t n_params;

@@ -244,8 +244,8 @@ struct kvmod_module {
 #define KVMOD_NO_PARAMS(what, owner) KVMOD_INFO_STRING(what##_##owner, #what "=" #owner)
 
 /*
- * Where a policy of this module runs, as its table says in `devices`:
- * KVMOD_RUNS_ON(mine, "cpu cuda"). Without this it is the CPU.
+ * Where a policy of this module runs, the very words of its table's `devices`:
+ * KVMOD_RUNS_ON(mine, "cpu cuda"). A policy on the CPU needs neither.
  */
 #define KVMOD_RUNS_ON(owner, devices) \
 	KVMOD_INFO_STRING(on_##owner, "on=" #owner "\t" devices)

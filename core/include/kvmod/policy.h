@@ -90,20 +90,21 @@ struct kvmod_workspace {
  */
 #define KVMOD_POLICY_CLOSES_GAPS	2u
 
-/* Where a policy runs: bits of kvmod_policy_ops.devices. */
-#define KVMOD_ON_CPU	1u
-#define KVMOD_ON_CUDA	2u
-
 struct kvmod_policy_ops {
 	uint32_t size;
 	uint32_t flags;			/* KVMOD_POLICY_... */
 	const char *name;		/* "refreekv": what the INI says */
 	const char *description;	/* one line */
-	uint32_t devices;		/* KVMOD_ON_... */
+	/*
+	 * Where it runs: names of devices with spaces between them, "cpu cuda", the same
+	 * words as in KVMOD_RUNS_ON(). "*": on any device, for a policy that goes by
+	 * lengths alone. NULL: "cpu". Versions of one policy for different devices may
+	 * have tables, and modules, of their own.
+	 */
+	const char *devices;
 	uint32_t instance_size;		/* its instance starts with struct kvmod_instance */
-	const struct kvmod_param *params;	/* [n_params] */
 	uint32_t n_params;
-	uint32_t reserved;		/* 0 */
+	const struct kvmod_param *params;	/* [n_params] */
 
 	/*
 	 * The parameters are filled in and in range; checks what they mean

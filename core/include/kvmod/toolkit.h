@@ -286,6 +286,7 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 #define KVMOD_POLICY(name_, type_, LIST, description_, flags_, devices_, ...) \
 	KVMOD_USES(toolkit, KVMOD_TOOLKIT); \
 	KVMOD_PARAMS(policy, name_, LIST); \
+	KVMOD_RUNS_ON(name_, devices_); \
 	static const struct kvmod_policy_ops name_##_ops = { \
 		.size = sizeof(struct kvmod_policy_ops), \
 		.flags = (flags_), \
@@ -293,8 +294,8 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 		.description = description_, \
 		.devices = (devices_), \
 		.instance_size = sizeof(type_), \
-		.params = name_##_params, \
 		.n_params = sizeof(name_##_params) / sizeof(*name_##_params), \
+		.params = name_##_params, \
 		__VA_ARGS__ \
 	}; \
 	static int32_t name_##_init(const struct kvmod_host *host) \
