@@ -199,7 +199,6 @@ static const struct kvmod_policy_ops adakv_ops = {
 	.instance_size = sizeof(struct adakv),
 	.params = adakv_params,
 	.n_params = sizeof(adakv_params) / sizeof(*adakv_params),
-	.param_stride = sizeof(*adakv_params),
 	.open = adakv_open,
 	.needs = adakv_needs,
 	.workspace = adakv_workspace,

@@ -92,7 +92,6 @@ static const struct kvmod_policy_ops random_ops = {
 	.instance_size = sizeof(struct random),
 	.params = random_params,
 	.n_params = sizeof(random_params) / sizeof(*random_params),
-	.param_stride = sizeof(*random_params),
 	.workspace = random_workspace,
 	.compress = random_compress,
 };

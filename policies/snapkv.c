@@ -55,7 +55,6 @@ static const struct kvmod_policy_ops snapkv_ops = {
 	.instance_size = sizeof(struct snapkv),
 	.params = snapkv_params,
 	.n_params = sizeof(snapkv_params) / sizeof(*snapkv_params),
-	.param_stride = sizeof(*snapkv_params),
 	.open = snapkv_open,
 	.needs = snapkv_needs,
 	.workspace = snapkv_workspace,

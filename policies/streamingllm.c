@@ -80,7 +80,6 @@ static const struct kvmod_policy_ops streamingllm_ops = {
 	.instance_size = sizeof(struct streamingllm),
 	.params = streamingllm_params,
 	.n_params = sizeof(streamingllm_params) / sizeof(*streamingllm_params),
-	.param_stride = sizeof(*streamingllm_params),
 	.needs = streamingllm_needs,
 	.compress = streamingllm_compress,
 };

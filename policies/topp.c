@@ -64,7 +64,6 @@ static const struct kvmod_policy_ops topp_ops = {
 	.instance_size = sizeof(struct topp),
 	.params = topp_params,
 	.n_params = sizeof(topp_params) / sizeof(*topp_params),
-	.param_stride = sizeof(*topp_params),
 	.needs = topp_needs,
 	.workspace = topp_workspace,
 	.compress = topp_compress,

@@ -267,7 +267,7 @@ static int32_t gather(void *self, void *stream, const struct kvmod_gather *gathe
 static const struct kvmod_device_ops device_ops = {
 	.size = sizeof(device_ops), .on = KVMOD_ON_CUDA, .name = "cuda",
 	.description = "a made-up GPU", .instance_size = sizeof(struct device),
-	.params = cuda_params, .n_params = 1, .param_stride = sizeof(*cuda_params),
+	.params = cuda_params, .n_params = 1,
 	.open = open_it, .close = close_it, .alloc = alloc, .free = free_it, .to_host = to_host,
 	.from_host = from_host, .synchronize = synchronize, .gather = gather,
 	.host_alloc = host_alloc, .host_free = host_free,

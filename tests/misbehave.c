@@ -116,7 +116,6 @@ static const struct kvmod_policy_ops misbehave_ops = {
 	.instance_size = sizeof(struct misbehave),
 	.params = misbehave_params,
 	.n_params = sizeof(misbehave_params) / sizeof(*misbehave_params),
-	.param_stride = sizeof(*misbehave_params),
 	.needs = misbehave_needs,
 	.compress = misbehave_compress,
 };

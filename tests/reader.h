@@ -51,6 +51,7 @@ enum layout { DENSE, GAPS, INTERLEAVED };
 
 extern struct kvmod_head heads[LAYERS][HEADS];
 extern struct kvmod_segment segments[LAYERS];
+extern const struct kvmod_segment *segment_list[LAYERS];	/* of these */
 extern struct kvmod_request request;
 extern struct kvmod_plan *plan;
 /* KV heads differ in length. */

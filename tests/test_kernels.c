@@ -48,7 +48,7 @@ static void keys_make(struct keys *k, struct kv_random *r, uint32_t type, uint32
 	k->memory = malloc(n * stride + 64);
 	ck_assert_ptr_nonnull(k->memory);
 	base = k->memory + kv_random_range(r, 0, 63);
-	k->view = (struct kvmod_view){ sizeof(k->view), type, base, (int64_t)stride, 0 };
+	k->view = (struct kvmod_view){ .type = type, .data = base, .stride = (int64_t)stride };
 	k->values = source;
 	for (i = 0; i < n; i++) {
 		kv_encode(type, source + i * dim, dim, base + i * stride);

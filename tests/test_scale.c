@@ -129,7 +129,7 @@ static int32_t init_params(const struct kvmod_host *host)
 	const struct kvmod_policy_ops ops = {
 		.size = sizeof(ops), .name = "wide", .description = "", .devices = KVMOD_ON_CPU,
 		.instance_size = sizeof(struct kvmod_instance) + 8, .compress = compress,
-		.params = &one_param, .n_params = 1025, .param_stride = sizeof(one_param),
+		.params = &one_param, .n_params = 1025,
 	};
 
 	return host->register_policy(host->ctx, &ops);
@@ -150,7 +150,7 @@ END_TEST
 
 /* --- sections of module files ----------------------------------------------------------- */
 
-#define TOP "abi=1.0\0name=m\0version=1\0license=x"
+#define TOP "abi=2.0\0name=m\0version=1\0license=x"
 
 /* What kv_facts_read() says of TOP and n lines more. */
 static int read_facts(struct kvmod_modinfo *info, unsigned n, void (*line)(char *text, unsigned i))

@@ -86,7 +86,7 @@ static int32_t watch_compress(void *self_, const struct kvmod_request *r, struct
 static const struct kvmod_policy_ops watch_ops = {
 	.size = sizeof(watch_ops), .name = "watch", .description = "watches how it is called",
 	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct watch),
-	.params = watch_params, .n_params = 3, .param_stride = sizeof(watch_params[0]),
+	.params = watch_params, .n_params = 3,
 	.needs = watch_needs, .begin = watch_begin, .end = watch_end, .compress = watch_compress,
 };
 

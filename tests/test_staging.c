@@ -431,7 +431,7 @@ START_TEST(the_engine_gets_its_own_request_back)
 	request.replay_ctx = &reader;
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_int_eq(reader.answer, 0);
-	ck_assert_ptr_eq(reader.replayed_segments, segments);
+	ck_assert_ptr_eq(reader.replayed_segments, segment_list);
 	reader_end(ctx, policy);
 }
 END_TEST

@@ -55,7 +55,6 @@ static const struct kvmod_policy_ops ops = {
 	.instance_size = sizeof(struct policy),
 	.params = @NAME@_params,
 	.n_params = sizeof(@NAME@_params) / sizeof(*@NAME@_params),
-	.param_stride = sizeof(*@NAME@_params),
 	.compress = compress,
 };
 

@@ -145,8 +145,9 @@ static void fill_extra(struct kv_random *r, const struct bench_shape *s, uint32_
 static struct kvmod_view floats(const float *data, size_t offset, size_t stride, size_t head_stride)
 {
 	return (struct kvmod_view){
-		sizeof(struct kvmod_view), KVMOD_F32, data ? data + offset : NULL,
-		(int64_t)(stride * sizeof(*data)), (int64_t)(head_stride * sizeof(*data)),
+		.type = KVMOD_F32, .data = data ? data + offset : NULL,
+		.stride = (int64_t)(stride * sizeof(*data)),
+		.head_stride = (int64_t)(head_stride * sizeof(*data)),
 	};
 }
 
@@ -155,8 +156,8 @@ static struct kvmod_view rows(const struct bench_shape *s, void *data, size_t he
 	size_t row = kvmod_row_bytes(s->type, s->head_dim);
 
 	return (struct kvmod_view){
-		sizeof(struct kvmod_view), s->type,
-		data ? (unsigned char *)data + head * n * row : NULL, (int64_t)row, 0,
+		.type = s->type, .data = data ? (unsigned char *)data + head * n * row : NULL,
+		.stride = (int64_t)row,
 	};
 }
 
@@ -171,7 +172,7 @@ static struct kvmod_segment segment(const struct bench_cache *c, const struct be
 		.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads,
 		.head_dim = s->head_dim, .total_heads = s->n_kv_heads,
 		.scale = 1 / sqrtf((float)dim),
-		.head_stride = sizeof(c->heads[0]), .heads = c->heads + (size_t)i * s->n_kv_heads,
+		.heads = c->head_list + (size_t)i * s->n_kv_heads,
 		.q = floats(c->q, 0, dim * s->n_q_heads, dim),
 		.colsum = floats(c->extra, 0, 0, n), .wo_norm = floats(c->extra, 0, 0, n),
 		.q_mean = floats(c->extra, mean, 0, dim),
@@ -187,8 +188,12 @@ bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *s, ui
 
 	c->segments = calloc(bench_segments(s), sizeof(*c->segments));
 	c->heads = calloc(n_heads, sizeof(*c->heads));
-	if (!c->segments || !c->heads)
+	c->segment_list = calloc(bench_segments(s), sizeof(*c->segment_list));
+	c->head_list = calloc(n_heads, sizeof(*c->head_list));
+	if (!c->segments || !c->heads || !c->segment_list || !c->head_list)
 		return false;
+	kvmod_list_segments(c->segment_list, c->segments, bench_segments(s));
+	kvmod_list_heads(c->head_list, c->heads, n_heads);
 	for (size_t i = 0; i < n_heads; i++)
 		c->heads[i] = (struct kvmod_head){
 			.size = sizeof(c->heads[i]), .n = n,
@@ -201,17 +206,24 @@ bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *s, ui
 	c->request = (struct kvmod_request){
 		.size = sizeof(c->request), .phase = KVMOD_PREFILL,
 		.n_layers = s->n_layers, .n_segments = bench_segments(s),
-		.segment_stride = sizeof(c->segments[0]), .segments = c->segments,
+		.segments = c->segment_list,
 	};
 	return true;
+}
+
+void bench_cache_undescribe(struct bench_cache *c)
+{
+	free(c->segments);
+	free(c->heads);
+	free(c->segment_list);
+	free(c->head_list);
 }
 
 /* --- memory ------------------------------------------------------------------------- */
 
 void bench_cache_free(struct bench_cache *c)
 {
-	free(c->segments);
-	free(c->heads);
+	bench_cache_undescribe(c);
 	free(c->k);
 	free(c->v);
 	free(c->q);

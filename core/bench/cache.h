@@ -24,6 +24,8 @@ struct bench_cache {
 	struct kvmod_request request;	/* all layers of all sequences */
 	struct kvmod_segment *segments;
 	struct kvmod_head *heads;
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 	void *k, *v;			/* [sequence][layer][KV head][n][head_dim] */
 	float *q, *extra;		/* all segments read the same; extra NULL: not needed */
 	size_t k_bytes;			/* of all segments */
@@ -50,10 +52,11 @@ size_t bench_extra_bytes(const struct bench_shape *shape, uint32_t n,
 			 const struct kvmod_needs *needs);
 /*
  * Makes the request for a cache whose k, v, q and extra are set, wherever that
- * memory is. False: out of memory. Free segments and heads.
+ * memory is. False: out of memory. bench_cache_undescribe() frees what it took.
  */
 bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *shape, uint32_t n,
 			  const struct kvmod_needs *needs);
+void bench_cache_undescribe(struct bench_cache *c);
 
 /*
  * The rival, as a policy "plain-read" that keeps everything: the sum of all bytes

@@ -138,8 +138,7 @@ void bench_place_free(struct bench_place *p)
 			d->ops->free(d->self, p->copies[i].k);
 		if (p->copies[i].v)
 			d->ops->free(d->self, p->copies[i].v);
-		free(p->copies[i].segments);
-		free(p->copies[i].heads);
+		bench_cache_undescribe(&p->copies[i]);
 	}
 	if (p->q)
 		d->ops->free(d->self, p->q);

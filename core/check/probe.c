@@ -20,6 +20,8 @@ struct probe {
 	struct kv_pile pile;
 	struct kvmod_segment segments[N_LAYERS];
 	struct kvmod_head heads[N_LAYERS][N_KV_HEADS];
+	const struct kvmod_segment *segment_list[N_LAYERS];	/* of these */
+	const struct kvmod_head *head_list[N_LAYERS][N_KV_HEADS];
 	struct kvmod_request request;
 	uint32_t seed;
 };
@@ -95,7 +97,7 @@ static int make_view(struct probe *p, uint32_t type, uint32_t n_heads, uint32_t 
 	for (size_t i = 0; i < (size_t)n_rows * n_heads; i++)
 		fill_row(p, type, data + i * stride);
 	*view = (struct kvmod_view){
-		.size = sizeof(*view), .type = type, .data = data,
+		.type = type, .data = data,
 		.stride = (int64_t)stride, .head_stride = (int64_t)(stride * n_rows),
 	};
 	return KVMOD_OK;
@@ -111,7 +113,7 @@ static int make_numbers(struct probe *p, uint32_t n, struct kvmod_view *view)
 	for (uint32_t i = 0; i < n * N_Q_HEADS; i++)
 		data[i] = 1 + next_real(p);
 	*view = (struct kvmod_view){
-		.size = sizeof(*view), .type = KVMOD_F32, .data = data,
+		.type = KVMOD_F32, .data = data,
 		.stride = sizeof(*data), .head_stride = (int64_t)(sizeof(*data) * n),
 	};
 	return KVMOD_OK;
@@ -159,8 +161,9 @@ static int make_segment(struct probe *p, const struct kvmod_needs *needs, uint32
 		.size = sizeof(*s), .layer = layer, .sequence = 1, .logical = N_POSITIONS,
 		.n_q_heads = N_Q_HEADS, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM,
 		.total_heads = N_KV_HEADS, .scale = model.scale,
-		.head_stride = sizeof(struct kvmod_head), .heads = p->heads[layer],
+		.heads = p->head_list[layer],
 	};
+	kvmod_list_heads(p->head_list[layer], p->heads[layer], N_KV_HEADS);
 	for (int g = 0; g < N_KV_HEADS && err == KVMOD_OK; g++) {
 		struct kvmod_head *head = &p->heads[layer][g];
 
@@ -192,9 +195,9 @@ static int make_request(struct probe *p, const struct kvmod_needs *needs)
 		err = make_segment(p, needs, type, layer);
 	p->request = (struct kvmod_request){
 		.size = sizeof(p->request), .phase = KVMOD_PREFILL, .n_layers = N_LAYERS,
-		.n_segments = N_LAYERS, .segment_stride = sizeof(struct kvmod_segment),
-		.segments = p->segments, .device = "cpu",
+		.n_segments = N_LAYERS, .segments = p->segment_list, .device = "cpu",
 	};
+	kvmod_list_segments(p->segment_list, p->segments, N_LAYERS);
 	return err;
 }
 

@@ -70,8 +70,7 @@ static bool makes_room(const struct run *r, uint64_t limit)
 static bool can_overflow(const struct kvmod_engine_ops *ops)
 {
 	for (uint32_t i = 0; i < ops->n_params; i++)
-		if (kv_name_eq(KVMOD_AT(const struct kvmod_param, ops->params, ops->param_stride, i)->name,
-			       "context_override"))
+		if (kv_name_eq(ops->params[i].name, "context_override"))
 			return true;
 	return false;
 }

@@ -17,7 +17,7 @@
 
 /* What all ops tables have, in whichever order. */
 struct common {
-	uint32_t size, devices, instance_size, n_params, param_stride;
+	uint32_t size, devices, instance_size, n_params;
 	const char *name, *description;
 	const struct kvmod_param *params;
 	const char *missing;		/* a call that it must have and has not, or NULL */
@@ -25,8 +25,7 @@ struct common {
 
 #define COMMON(o) \
 	.size = (o)->size, .instance_size = (o)->instance_size, .n_params = (o)->n_params, \
-	.param_stride = (o)->param_stride, .name = (o)->name, \
-	.description = (o)->description, .params = (o)->params
+	.name = (o)->name, .description = (o)->description, .params = (o)->params
 
 /* A call of a table, for first_missing(). */
 #define CALL(o, call) { #call, (o)->call }
@@ -212,22 +211,19 @@ static int check_duplicate(const struct kvmod_ctx *ctx, enum kv_kind kind, const
 static int copy_params(struct kvmod_param **out, const struct common *c)
 {
 	struct kvmod_param *params;
-	size_t n = c->param_stride < sizeof(*params) ? c->param_stride : sizeof(*params);
 
 	*out = NULL;
 	if (c->n_params == 0)
 		return KVMOD_OK;
 	if (c->n_params > MAX_PARAMS)
 		return kv_fail(KVMOD_EINVAL, "it has %u parameters: %u at most", c->n_params, MAX_PARAMS);
-	if (!c->params || c->param_stride < offsetof(struct kvmod_param, help) + sizeof(void *) ||
-	    c->n_params > MAX_INSTANCE / c->param_stride)
-		return kv_fail(KVMOD_EINVAL, "%u parameters %u bytes apart make no table",
-			       c->n_params, c->param_stride);
+	if (!c->params)
+		return kv_fail(KVMOD_EINVAL, "it has %u parameters, but no table of them", c->n_params);
 	params = calloc(c->n_params, sizeof(*params));
 	if (!params)
 		return kv_no_memory();
 	for (uint32_t i = 0; i < c->n_params; i++) {
-		memcpy(&params[i], (const char *)c->params + (size_t)i * c->param_stride, n);
+		params[i] = c->params[i];
 		params[i].def = params[i].def ? params[i].def : "";
 		params[i].range = params[i].range ? params[i].range : "";
 		params[i].help = params[i].help ? params[i].help : "";
@@ -236,21 +232,18 @@ static int copy_params(struct kvmod_param **out, const struct common *c)
 	return KVMOD_OK;
 }
 
-/* Where a copied table's params and stride are. */
+/* Where a copied table's params are. */
 static void put_params(enum kv_kind kind, void *ops, const struct kvmod_param *params)
 {
 	switch (kind) {
 	case KV_POLICY:
 		((struct kvmod_policy_ops *)ops)->params = params;
-		((struct kvmod_policy_ops *)ops)->param_stride = sizeof(*params);
 		break;
 	case KV_ENGINE:
 		((struct kvmod_engine_ops *)ops)->params = params;
-		((struct kvmod_engine_ops *)ops)->param_stride = sizeof(*params);
 		break;
 	case KV_DEVICE:
 		((struct kvmod_device_ops *)ops)->params = params;
-		((struct kvmod_device_ops *)ops)->param_stride = sizeof(*params);
 		break;
 	}
 }

@@ -18,7 +18,7 @@
 struct block {
 	size_t room;			/* bytes of all of it */
 	struct kvmod_plan plan;
-	struct kvmod_keep keeps[];	/* then spans, counts, indices */
+	struct kvmod_keep *keeps[];	/* what they point to, then spans, counts, indices */
 };
 
 struct plan_sizes {
@@ -44,7 +44,7 @@ static struct plan_sizes sizes_of(const struct kvmod_request *request)
 		sizes.counts += s->n_kv_heads;
 		sizes.indices += (size_t)s->n_kv_heads * kvmod_longest_head(s);
 	}
-	sizes.bytes += request->n_segments * sizeof(struct kvmod_keep) +
+	sizes.bytes += request->n_segments * (sizeof(struct kvmod_keep *) + sizeof(struct kvmod_keep)) +
 		       sizes.spans * sizeof(struct kvmod_span) +
 		       (sizes.counts + sizes.indices) * sizeof(uint32_t);
 	return sizes;
@@ -58,21 +58,22 @@ static struct block *block_of(struct kvmod_plan *plan)
 /* Everything is kept whole. */
 static void lay_out(struct block *b, const struct kvmod_request *request, const struct plan_sizes *sizes)
 {
-	struct kvmod_span *spans = (struct kvmod_span *)(b->keeps + request->n_segments);
+	struct kvmod_keep *keeps = (struct kvmod_keep *)(b->keeps + request->n_segments);
+	struct kvmod_span *spans = (struct kvmod_span *)(keeps + request->n_segments);
 	uint32_t *counts = (uint32_t *)(spans + sizes->spans), *indices = counts + sizes->counts;
 
 	memset(spans, 0, (char *)indices - (char *)spans);
 	b->plan = (struct kvmod_plan){
 		.size = sizeof(b->plan),
 		.n_keeps = request->n_segments,
-		.keep_stride = sizeof(struct kvmod_keep),
 		.keeps = b->keeps,
 	};
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
 
-		b->keeps[i] = (struct kvmod_keep){
-			.size = sizeof(b->keeps[i]),
+		b->keeps[i] = &keeps[i];
+		keeps[i] = (struct kvmod_keep){
+			.size = sizeof(keeps[i]),
 			.loss = NAN,
 			.max_spans = spans_of(s),
 			.spans = spans,
@@ -80,9 +81,9 @@ static void lay_out(struct block *b, const struct kvmod_request *request, const 
 			.indices = indices,
 			.index_stride = kvmod_longest_head(s),
 		};
-		spans += b->keeps[i].max_spans;
+		spans += keeps[i].max_spans;
 		counts += s->n_kv_heads;
-		indices += s->n_kv_heads * b->keeps[i].index_stride;
+		indices += s->n_kv_heads * keeps[i].index_stride;
 	}
 }
 
@@ -181,8 +182,6 @@ static int check_spans(const struct kvmod_segment *s, const struct kvmod_keep *k
 		if (i > 0 && span->begin < end)
 			return kv_fail(KVMOD_EPLAN, "span %u begins at %u, before %u, the end of the span before",
 				       i, span->begin, end);
-		if (span->store != 0)
-			return kv_fail(KVMOD_EPLAN, "span %u asks for store %u, expected 0", i, span->store);
 		end = span->end;
 	}
 	if (newest && end != n)
@@ -220,16 +219,34 @@ static int check_head(const struct kvmod_keep *keep, uint32_t g, uint32_t n, boo
 	return KVMOD_OK;
 }
 
+static int check_store(const struct kvmod_segment *s, const char *what, uint32_t type)
+{
+	uint32_t block = kvmod_block_size(type);
+
+	if (type == KVMOD_STORE_SAME)
+		return KVMOD_OK;
+	if (block == 0)
+		return kv_fail(KVMOD_EPLAN, "%s to be stored as element type %u, which is unknown: "
+			       "expected %u (as it was) to %u", what, type, KVMOD_STORE_SAME, KVMOD_Q4_0);
+	if (s->head_dim % block != 0)
+		return kv_fail(KVMOD_EPLAN, "%s to be stored as element type %u, in blocks of %u: "
+			       "the heads have %u dimensions, no multiple of that",
+			       what, type, block, s->head_dim);
+	return KVMOD_OK;
+}
+
 int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		     uint32_t i, uint32_t flags)
 {
 	const struct kvmod_segment *s = kvmod_segment_at(request, i);
 	const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 	bool newest = !(flags & KVMOD_POLICY_MAY_DROP_NEWEST);
-	int err = KVMOD_OK;
+	int err = check_store(s, "K", keep->k_store);
 
-	if (keep->place != 0)
-		return kv_fail(KVMOD_EPLAN, "place %u, expected 0", keep->place);
+	if (err == KVMOD_OK)
+		err = check_store(s, "V", keep->v_store);
+	if (err != KVMOD_OK)
+		return err;
 	switch (keep->kind) {
 	case KVMOD_KEEP_ALL:
 		return KVMOD_OK;

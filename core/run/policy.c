@@ -197,8 +197,7 @@ void kvmod_policy_close(struct kvmod_policy *p)
 bool kv_policy_counts_budget(const struct kvmod_policy *p)
 {
 	for (uint32_t i = 0; i < p->ops->n_params; i++) {
-		const struct kvmod_param *param = KVMOD_AT(const struct kvmod_param, p->ops->params,
-							   p->ops->param_stride, i);
+		const struct kvmod_param *param = &p->ops->params[i];
 
 		if (param->type == KVMOD_PARAM_AMOUNT && kv_name_eq(param->name, "budget"))
 			return ((const struct kvmod_amount *)

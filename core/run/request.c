@@ -15,6 +15,9 @@
 #define MAX_POSITIONS	((uint32_t)INT32_MAX)	/* as an int32_t holds them */
 #define MAX_BYTES	((uint64_t)1 << 47)	/* of an array: what an address space holds */
 
+/* The size of a struct that ends with that field. */
+#define LEAST(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
+
 /* --- views ------------------------------------------------------------------------ */
 
 static uint64_t magnitude(int64_t stride)
@@ -48,14 +51,16 @@ static int check_view(const struct kvmod_view *v, const char *what, uint32_t lay
 
 	if (!v->data)
 		return KVMOD_OK;
-	if (kvmod_row_bytes(v->type, 32) == 0)
+	if (kvmod_block_size(v->type) == 0)
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s has the unknown element type %u",
 			       layer, what, v->type);
+	if (dim % kvmod_block_size(v->type) != 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s comes in blocks of %u elements, but head_dim is %u",
+			       layer, what, kvmod_block_size(v->type), dim);
+	if (v->rotation & (v->rotation - 1) || (v->rotation && dim % v->rotation != 0))
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a rotation of %u, expected 0 or a power "
+			       "of two that divides head_dim, %u", layer, what, v->rotation, dim);
 	bytes = kvmod_row_bytes(v->type, dim);
-	/* Fewer bytes than elements need: a part of a block was left over. */
-	if (32 * bytes != dim * (uint64_t)kvmod_row_bytes(v->type, 32))
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s comes in blocks of 32 elements, "
-			       "but head_dim is %u", layer, what, dim);
 	err = check_stride(v->stride, n_rows, bytes, what, "stride", layer);
 	return err ? err : check_stride(v->head_stride, n_heads, bytes, what, "head_stride", layer);
 }
@@ -84,27 +89,29 @@ static int check_positions(const int32_t *positions, uint32_t n, uint64_t end, c
 static int check_head(const struct kvmod_segment *s, uint32_t g)
 {
 	const struct kvmod_head *head = kvmod_head_at(s, g);
-	char name[32];
 	int err;
 
-	snprintf(name, sizeof(name), "KV head %u", g);
-	if (!KVMOD_HAS(head, positions))
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s has size %u, expected at least %zu", s->layer,
-			       name, head->size, offsetof(struct kvmod_head, positions) + sizeof(void *));
+	if (!head)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is NULL", s->layer, g);
+	if (!KVMOD_HAS(head, turn))
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has size %u, expected at least %zu",
+			       s->layer, g, head->size, LEAST(struct kvmod_head, turn));
 	if (head->n == 0)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s is empty", s->layer, name);
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is empty", s->layer, g);
 	if (head->n > MAX_POSITIONS)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s caches %u positions, expected at most %u",
-			       s->layer, name, head->n, MAX_POSITIONS);
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u caches %u positions, expected at most %u",
+			       s->layer, g, head->n, MAX_POSITIONS);
 	if (s->logical > 0 && head->n > s->logical)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s caches %u positions, but its sequence has "
-			       "only %llu tokens", s->layer, name, head->n,
-			       (unsigned long long)s->logical);
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u caches %u positions of a sequence of "
+			       "%llu tokens", s->layer, g, head->n, (unsigned long long)s->logical);
+	if (head->n_turned > head->n)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has %u turned rows of %u", s->layer, g,
+			       head->n_turned, head->n);
 	err = check_view(&head->k, "K", s->layer, head->n, 1, s->head_dim);
 	if (err == KVMOD_OK)
 		err = check_view(&head->v, "V", s->layer, head->n, 1, s->head_dim);
 	if (err == KVMOD_OK && s->logical > 0)
-		err = check_positions(head->positions, head->n, s->logical, name, s->layer);
+		err = check_positions(head->positions, head->n, s->logical, "K", s->layer);
 	return err;
 }
 
@@ -130,14 +137,20 @@ static int check_numbers(const struct kvmod_segment *s)
 	if (!isfinite(s->softcap) || s->softcap < 0)
 		return kv_fail(KVMOD_EINVAL, "layer %u: softcap is %g, expected 0 or more",
 			       s->layer, (double)s->softcap);
+	for (uint32_t h = 0; s->sink_logits && h < s->n_q_heads; h++)
+		if (!isfinite(s->sink_logits[h]))
+			return kv_fail(KVMOD_EINVAL, "layer %u: the sink logit of query head %u is %g, "
+				       "expected a finite number", s->layer, h, (double)s->sink_logits[h]);
 	return KVMOD_OK;
 }
 
 static int check_shape(const struct kvmod_request *r, const struct kvmod_segment *s, uint32_t i)
 {
-	if (!KVMOD_HAS(s, row_positions))
+	if (!s)
+		return kv_fail(KVMOD_EINVAL, "segment %u is NULL", i);
+	if (!KVMOD_HAS(s, device))
 		return kv_fail(KVMOD_EINVAL, "segment %u has size %u, expected at least %zu", i, s->size,
-			       offsetof(struct kvmod_segment, row_positions) + sizeof(void *));
+			       LEAST(struct kvmod_segment, device));
 	if (s->layer >= r->n_layers)
 		return kv_fail(KVMOD_EINVAL, "segment %u is of layer %u, but the model has %u layers",
 			       i, s->layer, r->n_layers);
@@ -152,10 +165,6 @@ static int check_shape(const struct kvmod_request *r, const struct kvmod_segment
 			       i, s->head_dim, MAX_HEAD_DIM);
 	if (!s->heads)
 		return kv_fail(KVMOD_EINVAL, "segment %u has no heads", i);
-	if (s->n_kv_heads > 1 && s->head_stride < offsetof(struct kvmod_head, positions) + sizeof(void *))
-		return kv_fail(KVMOD_EINVAL, "segment %u has a head_stride of %u bytes, expected at "
-			       "least %zu", i, s->head_stride,
-			       offsetof(struct kvmod_head, positions) + sizeof(void *));
 	return KVMOD_OK;
 }
 
@@ -213,20 +222,18 @@ static int check_counts(const struct kvmod_request *r)
 {
 	if (!KVMOD_HAS(r, segments))
 		return kv_fail(KVMOD_EINVAL, "the request has size %u, expected at least %zu", r->size,
-			       offsetof(struct kvmod_request, segments) + sizeof(void *));
+			       LEAST(struct kvmod_request, segments));
 	if (r->n_layers == 0 || r->n_layers > MAX_LAYERS)
 		return kv_fail(KVMOD_EINVAL, "the request is of a model of %u layers, expected 1 to %u",
 			       r->n_layers, MAX_LAYERS);
 	if (r->n_segments == 0 || r->n_segments > MAX_SEGMENTS)
 		return kv_fail(KVMOD_EINVAL, "the request has %u segments, expected 1 to %u",
 			       r->n_segments, MAX_SEGMENTS);
+	if (r->n_window_layers >= r->n_layers)
+		return kv_fail(KVMOD_EINVAL, "the request has %u window layers in a model of %u layers: "
+			       "expected fewer", r->n_window_layers, r->n_layers);
 	if (!r->segments)
 		return kv_fail(KVMOD_EINVAL, "the request's segments are NULL");
-	if (r->n_segments > 1 && r->segment_stride < offsetof(struct kvmod_segment, row_positions) +
-						     sizeof(void *))
-		return kv_fail(KVMOD_EINVAL, "the request has a segment_stride of %u bytes, expected "
-			       "at least %zu", r->segment_stride,
-			       offsetof(struct kvmod_segment, row_positions) + sizeof(void *));
 	return KVMOD_OK;
 }
 

@@ -81,7 +81,7 @@ static size_t field_size(uint32_t type)
 
 static const struct kvmod_param *param_at(const struct kvmod_policy_ops *ops, uint32_t i)
 {
-	return KVMOD_AT(const struct kvmod_param, ops->params, ops->param_stride, i);
+	return &ops->params[i];
 }
 
 static unsigned count_in_section(const struct selftest *t, const char *policy)

@@ -46,7 +46,6 @@ static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
 				 size_t head_stride)
 {
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = type,
 		.data = data,
 		.stride = (int64_t)stride,
@@ -176,8 +175,7 @@ static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
 			.head_dim = shape->head_dim,
 			.total_heads = shape->n_kv_heads,
 			.scale = (float)(1 / sqrt(shape->head_dim)),
-			.head_stride = sizeof(struct kvmod_head),
-			.heads = m->heads + (size_t)i * shape->n_kv_heads,
+			.heads = m->head_list + (size_t)i * shape->n_kv_heads,
 			.n_rows = rows,
 		};
 	m->request = (struct kvmod_request){
@@ -185,8 +183,7 @@ static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
 		.phase = KVMOD_PREFILL,
 		.n_layers = shape->n_layers,
 		.n_segments = shape->n_segments,
-		.segment_stride = sizeof(*m->segments),
-		.segments = m->segments,
+		.segments = m->segment_list,
 	};
 }
 
@@ -220,11 +217,16 @@ static int start(struct madeup *m, const struct madeup_shape *shape, size_t n_po
 	*m = (struct madeup){ .shape = *shape };
 	m->segments = calloc(shape->n_segments, sizeof(*m->segments));
 	m->heads = calloc(n_heads, sizeof(*m->heads));
+	m->segment_list = calloc(shape->n_segments, sizeof(*m->segment_list));
+	m->head_list = calloc(n_heads, sizeof(*m->head_list));
 	m->positions = calloc(n_positions + 1, sizeof(*m->positions));
-	if (m->segments && m->heads && m->positions)
-		return 0;
-	madeup_free(m);
-	return KVMOD_ENOMEM;
+	if (!m->segments || !m->heads || !m->segment_list || !m->head_list || !m->positions) {
+		madeup_free(m);
+		return KVMOD_ENOMEM;
+	}
+	kvmod_list_segments(m->segment_list, m->segments, shape->n_segments);
+	kvmod_list_heads(m->head_list, m->heads, n_heads);
+	return 0;
 }
 
 int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
@@ -290,6 +292,8 @@ void madeup_free(struct madeup *m)
 {
 	free(m->segments);
 	free(m->heads);
+	free(m->segment_list);
+	free(m->head_list);
 	free(m->positions);
 	free(m->bytes);
 	*m = (struct madeup){ 0 };

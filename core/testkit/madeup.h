@@ -24,6 +24,8 @@ struct madeup {
 	struct kvmod_request request;
 	struct kvmod_segment *segments;
 	struct kvmod_head *heads;
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 	int32_t *positions;		/* of all heads end to end, then of the rows */
 	unsigned char *bytes;		/* K, V, Q and the extras */
 	size_t n_bytes;

@@ -95,6 +95,8 @@ struct vectors_request {
 	struct kvmod_request request;
 	struct kvmod_segment *segments;
 	struct kvmod_head *heads;
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 	unsigned char *k, *v;		/* encoded */
 	float *wo_norm;
 };

@@ -120,7 +120,6 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.instance_size = sizeof(struct gg_engine),
 	.n_params = sizeof(ggml_params) / sizeof(ggml_params[0]),
 	.params = ggml_params,
-	.param_stride = sizeof(struct kvmod_param),
 	.open = gg_open,
 	.close = gg_close,
 	.model = gg_describe,

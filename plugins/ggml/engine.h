@@ -412,6 +412,8 @@ struct kvmod_seq {
 	struct gg_whole whole;
 	struct kvmod_segment *segments;	/* [n_layers], as request() hands them out */
 	struct kvmod_head *heads;	/* [n_layers * n_kv_heads] */
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 };
 
 int32_t gg_seq_open(void *self, struct kvmod_seq **seq);

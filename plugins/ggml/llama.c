@@ -39,6 +39,8 @@ struct llama_seq {
 	uint64_t logical;
 	struct kvmod_head *heads;	/* [n_kv_heads], the same in each layer */
 	struct kvmod_segment *segments;	/* [n_layers] */
+	const struct kvmod_head **head_list;	/* of these */
+	const struct kvmod_segment **segment_list;
 };
 
 static struct llama_seq *seq_of(struct kvmod_seq *seq)
@@ -181,6 +183,8 @@ static void ll_seq_close(void *self, struct kvmod_seq *seq)
 		llama_free(s->context);
 	free(s->heads);
 	free(s->segments);
+	free(s->head_list);
+	free(s->segment_list);
 	free(s);
 }
 
@@ -218,13 +222,17 @@ static int32_t ll_seq_open(void *self, struct kvmod_seq **out)
 	if (s) {
 		s->heads = calloc(m->n_kv_heads, sizeof(*s->heads));
 		s->segments = calloc(m->n_layers, sizeof(*s->segments));
+		s->head_list = calloc(m->n_kv_heads, sizeof(*s->head_list));
+		s->segment_list = calloc(m->n_layers, sizeof(*s->segment_list));
 		s->context = new_context(e, &why);
 	}
-	if (!s || !s->heads || !s->segments || !s->context) {
+	if (!s || !s->heads || !s->segments || !s->head_list || !s->segment_list || !s->context) {
 		ll_seq_close(e, (struct kvmod_seq *)s);
 		return gg_fail(&e->gg, KVMOD_ENOMEM, "no memory for a context of %llu tokens%s%s%s",
 			       (unsigned long long)m->context, *why ? " (" : "", why, *why ? ")" : "");
 	}
+	kvmod_list_heads(s->head_list, s->heads, m->n_kv_heads);
+	kvmod_list_segments(s->segment_list, s->segments, m->n_layers);
 	*out = (struct kvmod_seq *)s;
 	return KVMOD_OK;
 }
@@ -405,11 +413,11 @@ static int32_t ll_request(void *self, struct kvmod_seq *seq, struct kvmod_reques
 			.size = sizeof(*s->segments), .layer = l, .logical = s->logical,
 			.n_q_heads = m->n_q_heads, .n_kv_heads = m->n_kv_heads,
 			.head_dim = m->head_dim, .total_heads = m->n_kv_heads,
-			.head_stride = sizeof(*s->heads), .heads = s->heads,
+			.heads = s->head_list,
 		};
 	*out = (struct kvmod_request){
 		.size = sizeof(*out), .n_layers = m->n_layers, .n_segments = m->n_layers,
-		.segment_stride = sizeof(*s->segments), .segments = s->segments, .device = "cpu",
+		.segments = s->segment_list, .device = "cpu",
 	};
 	return KVMOD_OK;
 }
@@ -446,7 +454,6 @@ const struct kvmod_engine_ops gg_llama_ops = {
 	.instance_size = sizeof(struct llama_engine),
 	.n_params = sizeof(llama_params) / sizeof(llama_params[0]),
 	.params = llama_params,
-	.param_stride = sizeof(struct kvmod_param),
 	.open = ll_open,
 	.close = ll_close,
 	.model = ll_model,

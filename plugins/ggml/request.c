@@ -25,7 +25,6 @@ static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg
 	size_t row = gg_row_bytes(engine);
 
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = gg_view_type(engine),
 		.data = (const char *)memory->address + first * row,
 		.stride = (int64_t)row,
@@ -61,7 +60,6 @@ static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 		return;
 	segment->n_rows = n;
 	segment->q = (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = KVMOD_F32,
 		.data = gg_row_at(seq, segment->layer, rows->n - n),
 		.stride = (int64_t)(model->dims[GG_Q_ROWS] * (int64_t)sizeof(float)),
@@ -88,16 +86,14 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 			.head_dim = model->head_dim,
 			.total_heads = model->n_kv_heads,
 			.scale = model->scale,
-			.head_stride = sizeof(struct kvmod_head),
-			.heads = seq->heads + (size_t)i * model->n_kv_heads,
+			.heads = seq->head_list + (size_t)i * model->n_kv_heads,
 			.device = gg_side_of(engine, i) == GG_GPU ? engine->gpu.ops->name : "cpu",
 		};
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);
 	}
 	out->n_layers = out->n_segments = model->n_layers;
-	out->segment_stride = sizeof(struct kvmod_segment);
-	out->segments = seq->segments;
+	out->segments = seq->segment_list;
 	out->device = engine->gpu.n_layers ? engine->gpu.ops->name : "cpu";
 	/*
 	 * ggml's streams are its own: all that they held is done, and nothing follows

@@ -30,6 +30,8 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 	free(seq->tokens);
 	free(seq->segments);
 	free(seq->heads);
+	free(seq->segment_list);
+	free(seq->head_list);
 	free(seq);
 }
 
@@ -37,6 +39,7 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 static struct kvmod_seq *seq_new(struct gg_engine *engine)
 {
 	const struct gg_model *model = &engine->net;
+	size_t n_heads = (size_t)model->n_layers * model->n_kv_heads;
 	struct kvmod_seq *seq = calloc(1, sizeof(*seq));
 
 	if (!seq)
@@ -46,11 +49,16 @@ static struct kvmod_seq *seq_new(struct gg_engine *engine)
 	gg_seq_moved(seq);
 	seq->caches = calloc(model->n_layers, sizeof(*seq->caches));
 	seq->segments = calloc(model->n_layers, sizeof(*seq->segments));
-	seq->heads = calloc((size_t)model->n_layers * model->n_kv_heads, sizeof(*seq->heads));
-	if (seq->caches && seq->segments && seq->heads)
-		return seq;
-	gg_seq_close(engine, seq);
-	return NULL;
+	seq->heads = calloc(n_heads, sizeof(*seq->heads));
+	seq->segment_list = calloc(model->n_layers, sizeof(*seq->segment_list));
+	seq->head_list = calloc(n_heads, sizeof(*seq->head_list));
+	if (!seq->caches || !seq->segments || !seq->heads || !seq->segment_list || !seq->head_list) {
+		gg_seq_close(engine, seq);
+		return NULL;
+	}
+	kvmod_list_segments(seq->segment_list, seq->segments, model->n_layers);
+	kvmod_list_heads(seq->head_list, seq->heads, n_heads);
+	return seq;
 }
 
 int32_t gg_seq_open(void *self, struct kvmod_seq **out)

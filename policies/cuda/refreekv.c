@@ -253,7 +253,6 @@ const struct kvmod_policy_ops kv_cuda_refreekv_ops = {
 	.instance_size = sizeof(struct refreekv),
 	.params = refreekv_params,
 	.n_params = sizeof(refreekv_params) / sizeof(*refreekv_params),
-	.param_stride = sizeof(*refreekv_params),
 	.open = refreekv_open,
 	.needs = refreekv_needs,
 	.workspace = refreekv_workspace,

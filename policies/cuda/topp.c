@@ -51,7 +51,6 @@ const struct kvmod_policy_ops kv_cuda_topp_ops = {
 	.instance_size = sizeof(struct topp),
 	.params = topp_params,
 	.n_params = sizeof(topp_params) / sizeof(*topp_params),
-	.param_stride = sizeof(*topp_params),
 	.needs = topp_needs,
 	.workspace = topp_workspace,
 	.compress = topp_compress,

@@ -223,7 +223,6 @@ static const struct kvmod_device_ops device_ops = {
 	.instance_size = sizeof(struct fake),
 	.params = cuda_params,
 	.n_params = sizeof(cuda_params) / sizeof(*cuda_params),
-	.param_stride = sizeof(*cuda_params),
 	.open = fake_open,
 	.close = fake_close,
 	.alloc = fake_alloc,

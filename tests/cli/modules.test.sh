@@ -87,7 +87,7 @@ version      1.0
 license      Apache-2.0
 author       kvmod
 description  an engine without a model, for tests
-abi          1.0
+abi          2.0
 
 [engine fake]
   PARAMETER        TYPE    DEFAULT      RANGE            HELP

@@ -54,7 +54,6 @@ static const struct kvmod_policy_ops noisy_ops = {
 	.instance_size = sizeof(struct noisy),
 	.params = noisy_params,
 	.n_params = sizeof(noisy_params) / sizeof(*noisy_params),
-	.param_stride = sizeof(*noisy_params),
 	.open = noisy_open,
 	.compress = noisy_compress,
 };

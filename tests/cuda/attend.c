@@ -116,7 +116,7 @@ struct truth {
 
 static uint32_t n_of(const struct truth *t, uint32_t g)
 {
-	return t->s->heads[g].n;
+	return t->s->heads[g]->n;
 }
 
 static uint32_t begin_of(const struct truth *t, uint32_t g)
@@ -136,7 +136,7 @@ static bool sees(const struct truth *t, uint32_t g, uint32_t row, uint32_t i)
 	const struct kvmod_segment *s = t->s;
 	int64_t at = s->row_positions ? s->row_positions[row] : (int64_t)s->logical - s->n_rows + row;
 
-	return (s->heads[g].positions ? s->heads[g].positions[i] : (int64_t)i) <= at;
+	return (s->heads[g]->positions ? s->heads[g]->positions[i] : (int64_t)i) <= at;
 }
 
 /* softmax of one row and head into x; false if it is not finite */

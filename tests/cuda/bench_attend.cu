@@ -57,6 +57,7 @@ struct bench {
 	struct kvmod_segment *segments;
 	const struct kvmod_segment **list;
 	struct kvmod_head *heads;
+	const struct kvmod_head **head_list;	/* of these */
 	uint32_t *amounts;
 	char *k;
 	float *q;
@@ -69,6 +70,7 @@ static void describe(const struct size *s, struct bench *b)
 {
 	size_t row = kvmod_row_bytes(s->type, s->dim);
 
+	kvmod_list_heads(b->head_list, b->heads, s->layers * s->n_kv_heads);
 	for (uint32_t i = 0; i < s->layers * s->n_kv_heads; i++) {
 		b->heads[i].n = s->n;
 		b->heads[i].k.type = s->type;
@@ -84,8 +86,7 @@ static void describe(const struct size *s, struct bench *b)
 		g->n_kv_heads = s->n_kv_heads;
 		g->head_dim = s->dim;
 		g->scale = 0.08838834764f;
-		g->head_stride = sizeof(*b->heads);
-		g->heads = b->heads + l * s->n_kv_heads;
+		g->heads = b->head_list + l * s->n_kv_heads;
 		g->n_rows = ROWS;
 		g->q.type = KVMOD_F32;
 		g->q.data = b->q + (size_t)l * ROWS * s->n_q_heads * s->dim;
@@ -102,6 +103,7 @@ static void make(const struct size *s, struct bench *b)
 	b->segments = (struct kvmod_segment *)calloc(s->layers, sizeof(*b->segments));
 	b->list = (const struct kvmod_segment **)calloc(s->layers, sizeof(*b->list));
 	b->heads = (struct kvmod_head *)calloc(s->layers * s->n_kv_heads, sizeof(*b->heads));
+	b->head_list = (const struct kvmod_head **)calloc(s->layers * s->n_kv_heads, sizeof(*b->head_list));
 	b->amounts = (uint32_t *)calloc(s->layers * s->n_kv_heads, sizeof(*b->amounts));
 	b->bytes = keys * kvmod_row_bytes(s->type, s->dim);
 	CUDA(cudaMalloc(&b->k, b->bytes));
@@ -118,6 +120,7 @@ static void done(struct bench *b)
 	free(b->segments);
 	free(b->list);
 	free(b->heads);
+	free(b->head_list);
 	free(b->amounts);
 }
 

@@ -25,6 +25,7 @@ struct shape {
 struct cache {
 	struct kvmod_segment segment;
 	struct kvmod_head *heads;
+	const struct kvmod_head **head_list;	/* of these */
 	void *device_k, *device_q;
 	char *host_k;
 	size_t k_bytes;

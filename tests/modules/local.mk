@@ -64,7 +64,7 @@ tests_modules_magic_la_SOURCES = tests/modules/module.c
 tests_modules_magic_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_MAGIC=0x1234u
 tests_modules_magic_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_abimajor_la_SOURCES = tests/modules/module.c
-tests_modules_abimajor_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ABI_MAJOR=2
+tests_modules_abimajor_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ABI_MAJOR=1
 tests_modules_abimajor_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_abiminor_la_SOURCES = tests/modules/module.c
 tests_modules_abiminor_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ABI_MINOR=99

@@ -159,7 +159,6 @@ static const struct kvmod_policy_ops ops = {
 	.instance_size = sizeof(struct self),
 	.params = params_of_policy,
 	.n_params = sizeof(params_of_policy) / sizeof(*params_of_policy),
-	.param_stride = sizeof(*params_of_policy),
 	.open = open_it,
 	.compress = compress,
 };

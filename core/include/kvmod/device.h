@@ -46,9 +46,7 @@ struct kvmod_device_ops {
 	const char *description;
 	uint32_t instance_size;
 	uint32_t n_params;
-	const struct kvmod_param *params;
-	uint32_t param_stride;
-	uint32_t reserved;
+	const struct kvmod_param *params;	/* [n_params] */
 
 	int32_t (*open)(void *self);
 	void (*close)(void *self);

@@ -120,6 +120,7 @@ struct kvmod_list {
 	const int64_t *items;
 };
 
+/* Frozen: parameters lie one after the other in a table. */
 struct kvmod_param {
 	const char *name;		/* [a-z0-9_]+; '-' and '_' are equal */
 	uint32_t type;			/* KVMOD_PARAM_... */

@@ -33,9 +33,13 @@ struct kvmod_needs {
 	uint32_t what;			/* KVMOD_NEED_... */
 	struct kvmod_amount rows;	/* of Q: the newest; a fraction is of the prompt */
 	uint32_t decode_every;		/* call compress again every so many tokens; 0: never */
-	uint32_t types;			/* KVMOD_TYPE_BIT() of K and V that it reads; 0: all */
+	/*
+	 * KVMOD_TYPE_BIT() of K and V that it reads. 0: every type that a kvmod of its ABI
+	 * has, as who reads rows through kvmod does; who reads them itself names its types.
+	 */
+	uint32_t types;
 	uint32_t min_rows;		/* at least so many rows, where `rows` comes to fewer */
-	uint32_t reserved;
+	uint32_t reserved;		/* 0 */
 };
 
 /* How many rows that is for a prompt of n tokens. */
@@ -97,9 +101,9 @@ struct kvmod_policy_ops {
 	const char *description;	/* one line */
 	uint32_t devices;		/* KVMOD_ON_... */
 	uint32_t instance_size;		/* its instance starts with struct kvmod_instance */
-	const struct kvmod_param *params;
+	const struct kvmod_param *params;	/* [n_params] */
 	uint32_t n_params;
-	uint32_t param_stride;		/* sizeof(struct kvmod_param) */
+	uint32_t reserved;		/* 0 */
 
 	/*
 	 * The parameters are filled in and in range; checks what they mean
