@@ -74,7 +74,7 @@ static const struct kvmod_policy_ops product_ops = {
 	.size = sizeof(product_ops),
 	.name = "plain-product",
 	.description = "multiplies all queries with all keys and keeps everything",
-	.devices = KVMOD_ON_CPU,
+	.devices = "cpu",
 	.instance_size = sizeof(struct plain),
 	.needs = product_needs,
 	.compress = product_compress,
@@ -108,7 +108,7 @@ static const struct kvmod_policy_ops peak_ops = {
 	.size = sizeof(peak_ops),
 	.name = "plain-peak",
 	.description = "multiplies and adds in registers and keeps everything",
-	.devices = KVMOD_ON_CPU,
+	.devices = "cpu",
 	.instance_size = sizeof(struct plain),
 	.compress = peak_compress,
 };
