@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The command kvmod: dispatches to its subcommands, each in a file of its own. */
 #include "core/cli/cli.h"
-#include "core/names.h"
+#include "core/base/names.h"
 
 #include <fcntl.h>
 #include <locale.h>

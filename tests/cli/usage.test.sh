@@ -37,7 +37,7 @@ says 2 'kvmod: expected one MODULE or FILE (see `kvmod info --help`)'
 kvmod check it
 says 2 'kvmod: unexpected operand `it` (see `kvmod check --help`)'
 kvmod list everything
-says 2 'kvmod: `everything`: expected modules, policies, engines, devices or collectives (see `kvmod list --help`)'
+says 2 'kvmod: `everything`: expected modules, policies, engines or devices (see `kvmod list --help`)'
 
 kvmod --version
 exits 0
