@@ -53,7 +53,7 @@ tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS += tests/test_attention
 tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c tests/refreekv_layer.h \
-	tests/simd_levels.h tests/random.c tests/random.h
+	tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_attention_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 

@@ -200,14 +200,17 @@ END_TEST
 static float keys[700 * 2];
 static const int32_t positions[] = { 0, 350, 699 };
 
+static const struct kvmod_head *heads[1];
+
 /* 700 keys of 2 dimensions; three rows, one head. */
 static void small(struct kvmod_segment *s, struct kvmod_head *head, float *q)
 {
 	*head = (struct kvmod_head){ .size = sizeof(*head), .n = 700,
 		.k = { sizeof(head->k), KVMOD_F32, keys, 2 * sizeof(float), 0 } };
+	heads[0] = head;
 	*s = (struct kvmod_segment){
 		.size = sizeof(*s), .logical = 700, .n_q_heads = 1, .n_kv_heads = 1, .head_dim = 2,
-		.scale = 1, .head_stride = sizeof(*head), .heads = head,
+		.scale = 1, .heads = heads,
 		.q = { sizeof(s->q), KVMOD_F32, q, 2 * sizeof(float), 2 * sizeof(float) },
 		.n_rows = 3, .row_positions = positions,
 	};

@@ -217,7 +217,7 @@ int cli_flush(void);
 /* Did writing to stdout fail? Then long work can stop. */
 bool cli_stdout_broken(void);
 
-/* Escape sequences, or "" where f is no terminal or NO_COLOR is set. */
+/* An escape sequence, or "" if f is not a terminal or NO_COLOR is set. */
 enum cli_style { CLI_PLAIN, CLI_BOLD, CLI_DIM, CLI_RED, CLI_GREEN, CLI_YELLOW };
 const char *cli_style(FILE *f, enum cli_style style);
 

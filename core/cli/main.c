@@ -27,7 +27,7 @@ static void list_commands(const struct cli_command *const *table, const char *pr
 	for (; *table; table++)
 		printf("  %-10s %s\n", (*table)->name + skip, (*table)->summary);
 	printf("\n`kvmod %sCOMMAND --help` lists the options of a command%s.\n", prefix,
-	       *prefix ? "" : "; the manuals are kvmod(1) and kvmod.conf(5)");
+	       *prefix ? "" : "; see also kvmod(1) and kvmod.conf(5)");
 }
 
 static void say_unknown(const struct cli_command *const *table, const char *prefix,

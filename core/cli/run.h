@@ -58,7 +58,7 @@ struct cli_answer {
 	uint64_t n_tokens;		/* without the end token */
 	uint64_t n_decoded;		/* steps run, and their time */
 	double seconds;
-	int32_t pending;		/* the last token, if it is not in the cache yet; or -1 */
+	int32_t pending;		/* the last token, if not cached yet; or -1 */
 };
 
 struct cli_generate {
@@ -135,7 +135,7 @@ int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc,
 void cli_clean_line(struct cli_text *line, bool raw);
 /* --system's text, cleaned like a prompt's. CLI_FAILED after the reason was printed. */
 int cli_read_system(struct cli_text *text, const char *system);
-/* CLI_FAILED, after a message, unless it is text and not empty; what: "stdin". */
+/* CLI_FAILED, after a message, unless the text is UTF-8 and not blank; what: "stdin". */
 int cli_check_prompt(const struct cli_text *text, const char *what);
 
 #endif

@@ -219,7 +219,7 @@ static bool listen_to(struct job *job, pid_t child, int fd)
 		bool ended = kv_child_has_ended(child);
 		ssize_t got;
 
-		if (ended)		/* and its process group: nobody may go on writing */
+		if (ended)		/* and what it left behind could go on writing */
 			kv_child_kill(child);
 		if (poll(&ready, 1, ended ? 0 : KV_CHILD_LOOK_MS) == 0) {
 			quiet += KV_CHILD_LOOK_MS / 1e3;

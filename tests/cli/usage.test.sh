@@ -42,10 +42,13 @@ says 2 'kvmod: `everything`: expected modules, policies, engines or devices (see
 kvmod --version
 exits 0
 has 'kvmod '
-for command in list info check run bench new; do
+for command in list info check selftest run bench new \
+	'bench decision' 'bench engine' 'bench gather' 'bench load'; do
 	kvmod $command --help
 	exits 0
 	has "Usage: kvmod $command"
+	# Whoever has only the installed files has no tests/.
+	! grep -q 'tests/' "$tmp/out" || fail 'help names a file that is not installed'
 done
 
 # A full disk, and a stdout that is closed.
