@@ -55,7 +55,7 @@ bool kv_name_valid(const char *name)
 	return n > 0 && name[n] == '\0' && n < sizeof(((struct kv_nearest *)NULL)->best);
 }
 
-/* --- devices of a policy: "cpu cuda" ------------------------------------------------- */
+/* --- devices of a policy: "cpu npu" -------------------------------------------------- */
 
 const char *kv_devices_next(const char **rest, size_t *length)
 {

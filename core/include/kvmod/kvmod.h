@@ -182,7 +182,7 @@ int kvmod_add_builtin(struct kvmod_ctx *ctx, const struct kvmod_module *module);
 /* --- devices ----------------------------------------------------------------------- */
 
 /*
- * Opens a device, "cpu" or "cuda", with the parameters of its section; the
+ * Opens a device, such as "cpu" or "cuda", with the parameters of its section; the
  * module that provides it is loaded first. A context opens each device once, and
  * closes it with the last holder.
  */
@@ -198,10 +198,11 @@ void *kvmod_device_instance(const struct kvmod_device *device);
  * configuration; the module that provides it is loaded first. name NULL: the
  * configured one.
  *
- * device: where it is to run, "cpu", "cuda", or "auto"; NULL: as the
+ * device: where it is to run, the name of a device or "auto"; NULL: as the
  * configuration says. "auto" is where the model's cache is (model->device), if
- * there is such a version of the policy, else where there is one. What lies
- * elsewhere the core copies there before it asks, and says so once.
+ * there is such a version of the policy, else "cpu", else the first device that the
+ * policy names and that can be opened. The core copies what lies elsewhere there
+ * before it asks, and logs that once.
  */
 int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
 		      const struct kvmod_model *model, struct kvmod_policy **policy);
