@@ -96,8 +96,8 @@ START_TEST(builtin)
 	ck_assert_int_eq(n_exits, 1);
 	ck_assert(!registered(ctx, "mine"));
 	assert_ok(add(ctx, &good_ops));
-	assert_fails(add(ctx, &good_ops), KVMOD_EEXIST, "built-in module: a module `mine` is there "
-		     "already, from the program itself");
+	assert_fails(add(ctx, &good_ops), KVMOD_EEXIST, "built-in module: a module `mine` is "
+		     "already loaded, from the program itself");
 	kvmod_unref(ctx);
 	ck_assert_int_eq(n_exits, 2);
 }
@@ -199,7 +199,8 @@ START_TEST(parameters_that_are_wrong)
 	struct kvmod_policy_ops twice = good_ops;
 
 	p.name = "no name";
-	assert_param_refused(&p, "a parameter has no valid name");
+	assert_param_refused(&p, "a parameter has an invalid name: expected letters, "
+			     "digits, - and _");
 	p = params[0];
 	p.type = 99;
 	assert_param_refused(&p, "parameter `a` is of unknown type 99");
@@ -212,9 +213,9 @@ START_TEST(parameters_that_are_wrong)
 	assert_param_refused(&p, "parameter `a` lies outside the instance");
 	p = params[0];
 	p.range = "0-5";
-	assert_param_refused(&p, "the range of `a`, \"0-5\", is none: expected LOW..HIGH");
+	assert_param_refused(&p, "the range of `a`, \"0-5\", is invalid: expected LOW..HIGH");
 	p.range = "0..many";
-	assert_param_refused(&p, "the range of `a`, \"0..many\", is none: expected LOW..HIGH");
+	assert_param_refused(&p, "the range of `a`, \"0..many\", is invalid: expected LOW..HIGH");
 	p = params[1];
 	p.def = "-1";
 	assert_param_refused(&p, "the default of `b`, \"-1\": expected an integer of at least 0");
@@ -229,8 +230,8 @@ START_TEST(descriptors_that_are_wrong)
 	struct kvmod_module m = mine;
 
 	m.magic = 1;
-	assert_fails(kvmod_add_builtin(ctx, &m), KVMOD_EFORMAT, "built-in module: its descriptor is "
-		     "none: define it with KVMOD_MODULE()");
+	assert_fails(kvmod_add_builtin(ctx, &m), KVMOD_EFORMAT, "built-in module: invalid module "
+		     "descriptor (magic or size): define it with KVMOD_MODULE()");
 	m = mine;
 	m.abi_major = 2;
 	assert_fails(kvmod_add_builtin(ctx, &m), KVMOD_EABI, "built-in module: built for kvmod's ABI "
@@ -304,7 +305,7 @@ START_TEST(registering_at_the_wrong_time)
 
 	assert_ok(add(ctx, &good_ops));
 	assert_fails(kept_host->register_policy(kept_host->ctx, &good_ops), KVMOD_EINVAL,
-		     "mine registers something outside init()");
+		     "mine registers a table outside init()");
 	kvmod_unref(ctx);
 }
 END_TEST

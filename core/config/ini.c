@@ -68,10 +68,11 @@ static int check_section(struct reader *r, const char *text, const char *end)
 	int err;
 
 	if (!close || !ends_here(close + 1, end))
-		return refuse(r, KVMOD_EFORMAT, "expected `[section]` and nothing behind it");
+		return refuse(r, KVMOD_EFORMAT, "expected `[section]` and nothing after it");
 	n = (size_t)(close - text - 1);
 	if (n > MAX_SECTION)
-		return refuse(r, KVMOD_EFORMAT, "a section's name has %d bytes at most", MAX_SECTION);
+		return refuse(r, KVMOD_EFORMAT, "the name of the section is too long: at most %d bytes",
+			      MAX_SECTION);
 	memcpy(name, text + 1, n);
 	name[n] = '\0';
 	err = kv_config_add(r->config, r->source, r->line, name, NULL, NULL);
@@ -95,15 +96,15 @@ static int check_pair(struct reader *r, const char *text, const char *end)
 static int check_line(struct reader *r, const char *text, const char *end, size_t room)
 {
 	if (has_control(text, end))
-		return refuse(r, KVMOD_EFORMAT, "not text: it has control bytes");
+		return refuse(r, KVMOD_EFORMAT, "the line holds control characters: expected text");
 	/* The newline and the zero need room as well. */
 	if ((size_t)(end - text) + 2 > room)
-		return refuse(r, KVMOD_EFORMAT, "a line has %zu bytes at most", room - 2);
+		return refuse(r, KVMOD_EFORMAT, "the line is too long: at most %zu bytes", room - 2);
 	if (ends_here(text, end))
 		return KVMOD_OK;
 	if (blank(*text))
 		return refuse(r, KVMOD_EFORMAT,
-			      "a line starts without blanks: values do not go on over several lines");
+			      "the line begins with a blank: a value cannot continue on another line");
 	if (*text == '[')
 		return check_section(r, text, end);
 	return check_pair(r, text, end);
@@ -157,7 +158,7 @@ static int read_all(const char *path, int fd, char *text, size_t *size)
 			return kv_fail(KVMOD_EIO, "%s: %s", path, strerror(errno));
 	}
 	if (*size > MAX_FILE)
-		return kv_fail(KVMOD_EFORMAT, "%s: a configuration has %d bytes at most", path, MAX_FILE);
+		return kv_fail(KVMOD_EFORMAT, "%s: the file is too long: at most %d bytes", path, MAX_FILE);
 	return KVMOD_OK;
 }
 

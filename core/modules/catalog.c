@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What there is to choose from: what is registered, and what module files say they have. */
+/* The names that a configuration may use: of what is registered, and of what module files list. */
 #include "core/config/paths.h"
 #include "core/modules/catalog.h"
 
@@ -12,7 +12,7 @@ static int open_file(struct kv_catalog *c, const char *path)
 	f->path = path;
 	f->err = kv_modinfo_open(c->config, path, &f->info);
 	if (f->err == KVMOD_ENOMEM)
-		return f->err;		/* that is no fault of the file's */
+		return f->err;		/* not the fault of the file */
 	if (f->err)
 		f->refused = kv_pile_strdup(&c->pile, kvmod_error());
 	return f->err && !f->refused ? KVMOD_ENOMEM : KVMOD_OK;
