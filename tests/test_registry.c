@@ -404,7 +404,50 @@ START_TEST(calls_that_are_required)
 }
 END_TEST
 
-FIXTURE_MAIN("registry", calls_that_are_required, builtin, fullkv_is_always_there, several_from_one_module,
+START_TEST(reserved_names)
+{
+	struct kvmod_device_ops device;
+	struct kvmod_ctx *ctx = fixture_context();
+	const struct kv_provider *cpu = kv_provider_find(ctx, KV_DEVICE, "cpu", NULL);
+
+	device = *(const struct kvmod_device_ops *)cpu->ops;
+	device.name = "auto";
+	assert_fails(kv_register(ctx, NULL, KV_DEVICE, &device), KVMOD_EINVAL, "device `auto`: the name is "
+		     "reserved: `device = auto` lets kvmod choose a device");
+	device.name = "cpu";
+	assert_fails(kv_register(ctx, NULL, KV_DEVICE, &device), KVMOD_EEXIST,
+		     "device `cpu`: the name is taken by libkvmod itself");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* One name for devices that no other version has; "*" has them all. */
+START_TEST(versions_that_overlap)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy_ops ops = good_ops;
+
+	ops.devices = "cpu npu";
+	assert_ok(kv_register(ctx, NULL, KV_POLICY, &ops));
+	ops.devices = "abacus npu";
+	assert_fails(kv_register(ctx, NULL, KV_POLICY, &ops), KVMOD_EEXIST,
+		     "policy `mine`: the name is taken by libkvmod itself");
+	ops.devices = "*";
+	assert_fails(kv_register(ctx, NULL, KV_POLICY, &ops), KVMOD_EEXIST,
+		     "policy `mine`: the name is taken by libkvmod itself");
+	ops.devices = "abacus";
+	assert_ok(kv_register(ctx, NULL, KV_POLICY, &ops));
+	ck_assert_str_eq(kv_provider_find(ctx, KV_POLICY, "mine", "npu")->devices, "cpu npu");
+	ck_assert_str_eq(kv_provider_find(ctx, KV_POLICY, "mine", "abacus")->devices, "abacus");
+	ck_assert_ptr_null(kv_provider_find(ctx, KV_POLICY, "mine", "cuda"));
+	ops.devices = NULL;
+	assert_fails(kv_register(ctx, NULL, KV_POLICY, &ops), KVMOD_EEXIST,
+		     "policy `mine`: the name is taken by libkvmod itself");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+FIXTURE_MAIN("registry", reserved_names, versions_that_overlap, calls_that_are_required, builtin, fullkv_is_always_there, several_from_one_module,
 	     tables_that_lack_something, parameters_that_are_wrong, descriptors_that_are_wrong,
 	     longer_tables, fail_and_log, registering_at_the_wrong_time,
 	     opened_from_several_threads)
