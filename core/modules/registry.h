@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The tables that modules registered, found by name, and their instances (registry.c, find.c, instance.c). */
+/*
+ * The tables that modules registered, found by name, and their instances (registry.c,
+ * find.c, instance.c).
+ */
 #ifndef KVMOD_MODULES_REGISTRY_H
 #define KVMOD_MODULES_REGISTRY_H
 
