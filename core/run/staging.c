@@ -301,7 +301,7 @@ static int make_room(struct stager *st)
 	return KVMOD_OK;
 }
 
-/* The name comes from the host, which may have made it up. */
+/* The name comes from the caller, who may have invented it. */
 static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
 {
 	struct kv_provider *provider;
