@@ -117,10 +117,11 @@ tests_misbehave_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 tests_dead_la_SOURCES = tests/misbehave.c
 tests_dead_la_CPPFLAGS = $(AM_CPPFLAGS) -DDEAD
 tests_dead_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
-TESTS += tests/selftest.test.sh
+TESTS += tests/selftest.test.sh tests/toolkit.test.sh
 
 EXTRA_DIST += \
 	tests/selftest.test.sh \
+	tests/toolkit.test.sh \
 	tests/golden/policies.txt \
 	tests/golden/refreekv.txt \
 	tests/golden/second-turns.txt

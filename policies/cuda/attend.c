@@ -2,6 +2,7 @@
 #include "policies/cuda/attend.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "plugins/cuda/cuda.h"
 

@@ -8,6 +8,7 @@
 #include "policies/cuda/policies.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cuda/refreekv.h"
 #include "policies/refreekv_params.h"
