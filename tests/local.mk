@@ -52,10 +52,11 @@ tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS += tests/test_attention
-tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c tests/refreekv_layer.h \
-	tests/simd_levels.h tests/random.c tests/random.h
+tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c \
+	tests/refreekv_layer.h tests/simd_levels.h
 tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
-tests_test_attention_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+tests_test_attention_LDFLAGS = $(UNIT_LINK)
+tests_test_attention_LDADD = libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_policies
 tests_test_policies_SOURCES = tests/test_policies.c
