@@ -6,8 +6,12 @@ templatedir = $(pkgdatadir)/template
 dist_template_DATA = \
 	conf/template/Makefile.txt \
 	conf/template/README.md \
-	conf/template/policy.c \
-	conf/template/policy.vectors
+	conf/template/ops.c \
+	conf/template/ops.vectors \
+	conf/template/scorer.c \
+	conf/template/scorer.vectors \
+	conf/template/spans.c \
+	conf/template/spans.vectors
 
 completion_DATA = conf/completion/kvmod
 EXTRA_DIST += conf/completion/kvmod

@@ -140,3 +140,9 @@ TESTS += tests/abi.test.sh
 EXTRA_DIST += tests/abi.test.sh
 
 include $(srcdir)/tests/modules/local.mk
+
+UNIT_TESTS += tests/test_scorer
+tests_test_scorer_SOURCES = tests/test_scorer.c
+tests_test_scorer_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_scorer_LDFLAGS = $(UNIT_LINK)
+tests_test_scorer_LDADD = $(FIXTURE_LIBS)

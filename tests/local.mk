@@ -52,10 +52,11 @@ tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS += tests/test_attention
-tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c tests/refreekv_layer.h \
-	tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c \
+	tests/refreekv_layer.h tests/simd_levels.h
 tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
-tests_test_attention_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+tests_test_attention_LDFLAGS = $(UNIT_LINK)
+tests_test_attention_LDADD = libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_policies
 tests_test_policies_SOURCES = tests/test_policies.c
@@ -117,10 +118,11 @@ tests_misbehave_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 tests_dead_la_SOURCES = tests/misbehave.c
 tests_dead_la_CPPFLAGS = $(AM_CPPFLAGS) -DDEAD
 tests_dead_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
-TESTS += tests/selftest.test.sh
+TESTS += tests/selftest.test.sh tests/toolkit.test.sh
 
 EXTRA_DIST += \
 	tests/selftest.test.sh \
+	tests/toolkit.test.sh \
 	tests/golden/policies.txt \
 	tests/golden/refreekv.txt \
 	tests/golden/second-turns.txt

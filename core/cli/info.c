@@ -85,6 +85,17 @@ static void print_heading(const struct kvmod_modinfo *info, const char *kind, co
 	       cli_style(stdout, CLI_PLAIN), *on ? " on " : "", cli_show(on));
 }
 
+/* Each of a module's policies may say the same. */
+static bool is_repeated(const struct kvmod_modinfo *info, const char *key, unsigned i)
+{
+	const char *text = kvmod_modinfo_get(info, key, i);
+
+	while (i-- > 0)
+		if (!strcmp(kvmod_modinfo_get(info, key, i), text))
+			return true;
+	return false;
+}
+
 static int print_info(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 {
 	const char *name;
@@ -98,7 +109,8 @@ static int print_info(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "built_for", i)); i++)
 		printf("%-12s %s\n", "built for", cli_show(name));
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "uses", i)); i++)
-		printf("%-12s %s\n", "uses", cli_show(name));
+		if (!is_repeated(info, "uses", i))
+			printf("%-12s %s\n", "uses", cli_show(name));
 	for (size_t k = 0; k < CLI_COUNT(kinds); k++) {
 		for (unsigned i = 0; (name = kvmod_modinfo_get(info, kinds[k], i)); i++) {
 			print_heading(info, kinds[k], name);
@@ -133,7 +145,8 @@ static json_t *facts_json(const struct kvmod_modinfo *info, const char *key)
 	const char *text;
 
 	for (unsigned i = 0; (text = kvmod_modinfo_get(info, key, i)); i++)
-		json_array_append_new(array, cli_json_text(text));
+		if (!is_repeated(info, key, i))
+			json_array_append_new(array, cli_json_text(text));
 	return array;
 }
 

@@ -13,18 +13,28 @@
 
 #define LONGEST_NAME 32
 
-/* Names in the template folder and in the new one; @NAME@ is the policy's name. */
+/* What a policy may start from: what its README sets, by way of example. */
+static const struct kind {
+	const char *name, *setting;
+} kinds[] = {
+	{ "scorer", "budget = 25%" },
+	{ "spans", "budget = 25%" },
+	{ "ops", "every = 4" },
+};
+
+/* Names in the template folder and in the new one; @KIND@ is the kind, @NAME@ the policy's name. */
 static const struct {
 	const char *from, *to;
 } files[] = {
-	{ "policy.c", "@NAME@.c" },
+	{ "@KIND@.c", "@NAME@.c" },
 	{ "Makefile.txt", "Makefile" },
-	{ "policy.vectors", "@NAME@.vectors" },
+	{ "@KIND@.vectors", "@NAME@.vectors" },
 	{ "README.md", "README.md" },
 };
 
 struct job {
 	const char *name, *dir;
+	const struct kind *kind;
 	char author[128];
 	char *build;			/* the build tree that this runs from; "BUILD" if none */
 	struct cli_text paths[CLI_COUNT(files)];
@@ -60,14 +70,14 @@ static int find_build_tree(struct kvmod_ctx *ctx, struct job *job)
 	return path ? CLI_OK : cli_error("out of memory");
 }
 
-/* Adds text with @NAME@, @AUTHOR@ and @BUILD@ replaced. */
+/* Adds text with the words between @ replaced. */
 static int expand(const struct job *job, const char *text, struct cli_text *out)
 {
 	const struct {
 		const char *word, *value;
 	} words[] = {
 		{ "@NAME@", job->name }, { "@AUTHOR@", job->author }, { "@BUILD@", job->build },
-		{ "@", "@" },
+		{ "@KIND@", job->kind->name }, { "@SETTING@", job->kind->setting }, { "@", "@" },
 	};
 
 	while (*text) {
@@ -128,13 +138,16 @@ static int write_all(const char *path, const struct cli_text *text)
 
 static int write_file(struct kvmod_ctx *ctx, struct job *job, size_t i)
 {
-	struct cli_text template = { 0 }, text = { 0 };
-	int err = read_template(ctx, files[i].from, &template);
+	struct cli_text from = { 0 }, template = { 0 }, text = { 0 };
+	int err = expand(job, files[i].from, &from);
 
+	if (!err)
+		err = read_template(ctx, from.bytes, &template);
 	if (!err)
 		err = expand(job, template.bytes, &text);
 	if (!err)
 		err = write_all(job->paths[i].bytes, &text);
+	cli_text_free(&from);
 	cli_text_free(&template);
 	cli_text_free(&text);
 	return err;
@@ -196,11 +209,21 @@ static void check_name(const struct cli_command *self, const char *name)
 		cli_usage_error(self, "`%s`: names that begin with libkvmod are reserved", name);
 }
 
+static const struct kind *find_kind(const struct cli_command *self, const char *name)
+{
+	for (size_t i = 0; i < CLI_COUNT(kinds); i++)
+		if (!name || !strcmp(kinds[i].name, name))
+			return &kinds[i];
+	cli_usage_error(self, "--kind=%s: expected scorer, spans or ops", name);
+}
+
 static int run(const struct cli_command *self, int argc, char **argv)
 {
 	struct cli_common common = { 0 };
 	struct job job = { 0 };
+	const char *kind = NULL;
 	const struct cli_option options[] = {
+		{ "kind", 'k', CLI_STRING, &kind, "KIND", "scorer, spans or ops [scorer]" },
 		{ "dir", 'd', CLI_STRING, &job.dir, "DIR", "the folder to write to, created if missing [./NAME]" },
 		{ 0 }
 	};
@@ -211,6 +234,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		cli_usage_error(self, "expected one NAME");
 	job.name = argv[first];
 	check_name(self, job.name);
+	job.kind = find_kind(self, kind);
 	job.dir = job.dir ? job.dir : job.name;
 	find_author(&job);
 	ctx = cli_context_to_look(&common);
@@ -232,6 +256,8 @@ const struct cli_command cli_new = {
 	.summary = "write a policy to start from: C file, Makefile and test",
 	.operands = "NAME",
 	.details =
+"A scorer says what each position is worth, and the toolkit does the rest; `spans` writes\n"
+"ranges of positions into the plan; `ops` is a bare table of calls without the toolkit.\n"
 "In the new folder `make` builds the policy with the flags that pkg-config gives for the\n"
 "installed kvmod, and `make check` tests it. Its README.md has the command for a kvmod\n"
 "that is not installed. Existing files are never overwritten, and names that are taken\n"

@@ -61,8 +61,7 @@ struct kv_cut kv_heaviest_mass(const float *scores, size_t n, double mass)
 static void mark(const float *scores, size_t n, struct kv_cut cut, uint8_t *marks)
 {
 	for (size_t i = 0; i < n; i++)
-		if (kv_cut_takes(&cut, scores[i]))
-			marks[i] = 1;
+		marks[i] |= kv_cut_takes(&cut, scores[i]);
 }
 
 void kv_mark_heaviest(const float *scores, size_t n, size_t count, uint8_t *marks)

@@ -2,6 +2,7 @@
 #include "policies/cuda/ranking.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cuda/base/error.h"
 

@@ -4,6 +4,7 @@
  * it found comes back as spans; ranked by attention, as a list for each KV head.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cuda/base/error.h"
 #include "kernels/cuda/refreekv/by_attention.h"

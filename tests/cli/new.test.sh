@@ -51,23 +51,44 @@ says 1 'kvmod: `short_name` is taken: the configuration makes it an alias of `to
 [ ! -e snapkv ] && [ ! -e short_name ] || fail 'something was written'
 
 # It is built, tested, put in place and used, with what its README says: there is no
-# kvmod installed. Mathematics is there for it.
-sed 's|^#include <kvmod/policy.h>|#include <math.h>\n&|
-	s|return i < p->sinks|return (int64_t)(cbrt((double)i * (double)i * (double)i) + 0.5) < p->sinks|' \
-	mine/mine.c >mine/changed.c
-cmp -s mine/mine.c mine/changed.c && fail 'mine.c has changed, and this test does not know it'
-mv mine/changed.c mine/mine.c
+# kvmod installed.
 command=$(sed -n 's/^    \(make check PKG.*\)/\1/p' mine/README.md)
 [ "$command" = "make check PKG_CONFIG_PATH=$build/core KVMOD=$build/kvmod" ] ||
 	fail "the README says: $command"
-cd mine || exit 99
-try sh -c "$command CC='$CC' CFLAGS='-O1 -Wall -Wextra -Werror'"
-exits 0
-has '2 of 2'
-try make PKG_CONFIG_PATH="$build/core" DESTDIR="$tmp/root" install
+# builds DIR - its own test passes.
+builds() {
+	(cd "$1" && sh -c "$command CC='$CC' CFLAGS='-O1 -Wall -Wextra -Werror'") >out 2>&1 ||
+		fail "$1: $(cat out)"
+	grep -q '2 of 2' out || fail "$1: $(cat out)"
+}
+builds mine
+grep -q '^    budget = 25%$' mine/README.md || fail "the README sets no budget"
+try make -C mine PKG_CONFIG_PATH="$build/core" DESTDIR="$tmp/root" install
 exits 0
 kvmod run -o "kvmod.module_path=$tmp/root$build/.libs:$build/tests/cli/.libs" --policy mine \
-	-o 'policy mine.recent=4' --json 'a sentence to be thinned out'
+	-o 'policy mine.budget=20' --json 'a sentence to be thinned out'
 exits 0
-json policy=mine prompt_tokens=31 kept.0.0=20 kept.3.1=20
+json policy=mine prompt_tokens=31 kept.0.0=31 kept.3.1=20
+kvmod info mine/mine.so
+has 'uses         kvmod.toolkit/1'
+
+# The other kinds.
+kvmod new --kind scorer mine -d first
+exits 0
+cmp first/mine.c mine/mine.c || fail 'a scorer is not the usual kind'
+kvmod new ends --kind=spans
+exits 0
+builds ends
+kvmod new every -k ops
+exits 0
+grep -q '^    every = 4$' every/README.md || fail "the README sets no \`every\`"
+# Mathematics is there for it.
+sed 's|^#include <kvmod/policy.h>|#include <math.h>\n&|
+	s|return i < p->sinks|return (int64_t)(cbrt((double)i * (double)i * (double)i) + 0.5) < p->sinks|' \
+	every/every.c >every/changed.c
+cmp -s every/every.c every/changed.c && fail 'every.c has changed, and this test does not know it'
+mv every/changed.c every/every.c
+builds every
+kvmod new other --kind=hats
+says 2 'kvmod: --kind=hats: expected scorer, spans or ops (see `kvmod new --help`)'
 finish

@@ -115,7 +115,7 @@ static uint32_t amount_of(const struct vectors_case *c, const struct kv_attentio
 
 	if (p->rule == &kv_attend_mass || p->rule == &kv_refreekv_by_attention)
 		return (uint32_t)param(c, "rows", 1);
-	return (uint32_t)kv_budget(&request, &seen, &budget, p->window) - p->window;
+	return (uint32_t)kvmod_budget_at_least(&request, &seen, &budget, p->window) - p->window;
 }
 
 /* A layer, its keys in the order of heads. */

@@ -272,8 +272,7 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 {
 	if (host->get_extension(host->ctx, KVMOD_TOOLKIT))
 		return host->register_policy(host->ctx, ops);
-	/* In parentheses: unit tests have macros called so. */
-	return (host->fail)(host->ctx, KVMOD_ENOTSUP, "%s needs the extension " KVMOD_TOOLKIT
+	return host->fail(host->ctx, KVMOD_ENOTSUP, "%s needs the extension " KVMOD_TOOLKIT
 			  ", which this kvmod does not offer", ops->name);
 }
 
@@ -284,7 +283,7 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
  * members of struct kvmod_policy_ops in their order there.
  */
 #define KVMOD_POLICY(name_, type_, LIST, description_, flags_, devices_, ...) \
-	KVMOD_USES(toolkit, KVMOD_TOOLKIT); \
+	KVMOD_USES(name_, KVMOD_TOOLKIT); \
 	KVMOD_PARAMS(policy, name_, LIST); \
 	KVMOD_RUNS_ON(name_, devices_); \
 	static const struct kvmod_policy_ops name_##_ops = { \
@@ -424,9 +423,9 @@ static inline int32_t kvmod_check_pool(const struct kvmod_instance *self, int64_
 {
 	if (pool % 2)
 		return KVMOD_OK;
-	return (self->host->fail)(self->host->ctx, KVMOD_EINVAL,
-				  "pool = %lld is even: pooling has a middle, give an odd width",
-				  (long long)pool);
+	return self->host->fail(self->host->ctx, KVMOD_EINVAL,
+				"pool = %lld is even: pooling has a middle, give an odd width",
+				(long long)pool);
 }
 
 /* --- spans -------------------------------------------------------------------------- */

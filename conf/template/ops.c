@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * @NAME@: a policy for kvmod. It keeps the oldest positions, every so many-th
- * after them, and the newest. See kvmod-module(7) for all that a policy may do.
+ * @NAME@: a policy for kvmod, without the toolkit. It keeps the oldest positions,
+ * every so many-th after them, and the newest. See kvmod-module(7) for all that a
+ * policy may do.
  */
 #include <kvmod/policy.h>
 
@@ -40,7 +41,7 @@ static int32_t compress(void *self, const struct kvmod_request *request, struct 
 
 			keep->counts[g] = 0;
 			for (uint32_t i = 0; i < n; i++)
-				if (is_kept(self, i, n))
+				if (is_kept((const struct policy *)self, i, n))
 					kept[keep->counts[g]++] = i;
 		}
 	}
