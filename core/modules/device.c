@@ -4,6 +4,7 @@
  * host's own, "cpu", is one like any other.
  */
 #include "core/modules/device.h"
+#include "core/modules/call.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +61,7 @@ static int start(struct kvmod_device *d)
 
 	if (err)
 		return err;
-	kv_fail(KVMOD_OK, "%s", "");
-	err = d->ops->open(d->instance);
+	err = KV_CALL(d->ops, open, d->instance);
 	if (err) {
 		kv_failed(err, "device", d->ops->name);
 		kv_instance_free(d->instance);
@@ -120,7 +120,7 @@ void kv_device_drop(struct kvmod_device *d)
 	while (*link != d)
 		link = &(*link)->next;
 	*link = d->next;
-	d->ops->close(d->instance);
+	KV_CALL_VOID(d->ops->close(d->instance));
 	kv_instance_free(d->instance);
 	d->provider->refs--;
 	free(d);

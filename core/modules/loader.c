@@ -3,6 +3,7 @@
  * Loading: a checked file becomes a module that has registered what it provides,
  * or nothing has changed.
  */
+#include "core/modules/call.h"
 #include "core/modules/device.h"
 
 #include <dlfcn.h>
@@ -65,18 +66,15 @@ static int start(struct kvmod_ctx *ctx, struct kv_module *module)
 	int err;
 
 	kv_host_fill(module);
-	kv_fail(KVMOD_OK, "%s", "");
 	module->in_init = true;
-	err = module->desc.init(&module->host);
+	err = KV_CALL(&module->desc, init, &module->host);
 	module->in_init = false;
 	if (err == KVMOD_OK) {
 		append(ctx, module);
 		return err;
 	}
 	kv_unregister(ctx, module);
-	if (*kvmod_error() == '\0')
-		return kv_fail(err < 0 ? err : KVMOD_EINVAL, "init() failed: %s", kvmod_strerror(err));
-	return kv_fail_in(err < 0 ? err : KVMOD_EINVAL, "init() failed");
+	return kv_fail_in(err, "init() failed");
 }
 
 /* A descriptor of another minor may be shorter or longer. */
@@ -234,7 +232,7 @@ static void remove_module(struct kvmod_ctx *ctx, struct kv_module *module)
 	kv_unregister(ctx, module);
 	module->in_exit = true;
 	if (module->desc.exit)
-		module->desc.exit();
+		KV_CALL_VOID(module->desc.exit());
 	free_module(module);
 }
 

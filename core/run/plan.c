@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Plans: their memory, what they keep, and whether they may be applied. */
-#include "core/base/log.h"
+#include "core/run/request.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -87,13 +87,18 @@ static void lay_out(struct block *b, const struct kvmod_request *request, const 
 	}
 }
 
-/* A cache grows token by token: what has to grow gets room for some of that. */
+/* A cache grows token by token, so a plan that has to grow gets room for more of them. */
 int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan)
 {
-	struct plan_sizes sizes = sizes_of(request);
 	struct block *b = *plan ? block_of(*plan) : NULL;
-	size_t room = sizes.bytes + (b ? sizes.bytes / 8 : 0);
+	int err = kv_request_check(request);
+	struct plan_sizes sizes;
+	size_t room;
 
+	if (err)
+		return err;
+	sizes = sizes_of(request);
+	room = sizes.bytes + (b ? sizes.bytes / 8 : 0);
 	if (!b || b->room < sizes.bytes) {
 		b = malloc(room);
 		if (!b)
@@ -160,9 +165,11 @@ static int check_spans(const struct kvmod_segment *s, const struct kvmod_keep *k
 {
 	uint32_t n = kvmod_head_at(s, 0)->n, end = 0;
 
+	if (!keep->spans)
+		return kv_fail(KVMOD_EPLAN, "spans are NULL");
 	for (uint32_t g = 1; g < s->n_kv_heads; g++)
 		if (kvmod_head_at(s, g)->n != n)
-			return kv_fail(KVMOD_EPLAN, "spans, but KV heads 0 and %u hold %u and %u positions",
+			return kv_fail(KVMOD_EPLAN, "spans need KV heads of one length, but heads 0 and %u cache %u and %u positions",
 				       g, n, kvmod_head_at(s, g)->n);
 	if (keep->n_spans == 0 || keep->n_spans > keep->max_spans)
 		return kv_fail(KVMOD_EPLAN, "%u spans, expected 1 to %u", keep->n_spans, keep->max_spans);
@@ -173,12 +180,22 @@ static int check_spans(const struct kvmod_segment *s, const struct kvmod_keep *k
 			return kv_fail(KVMOD_EPLAN, "span %u is %u..%u, expected a part of 0..%u",
 				       i, span->begin, span->end, n);
 		if (i > 0 && span->begin < end)
-			return kv_fail(KVMOD_EPLAN, "span %u begins at %u, before the end of the one before it, %u",
+			return kv_fail(KVMOD_EPLAN, "span %u begins at %u, before %u, the end of the span before",
 				       i, span->begin, end);
 		end = span->end;
 	}
 	if (newest && end != n)
-		return kv_fail(KVMOD_EPLAN, "the newest position, %u, is not kept", n - 1);
+		return kv_fail(KVMOD_EPLAN, "the newest position, %u, is missing", n - 1);
+	return KVMOD_OK;
+}
+
+static int check_lists(const struct kvmod_segment *s, const struct kvmod_keep *keep)
+{
+	if (!keep->counts || !keep->indices)
+		return kv_fail(KVMOD_EPLAN, "counts or indices are NULL");
+	if (keep->index_stride < kvmod_longest_head(s) || keep->index_stride > UINT32_MAX)
+		return kv_fail(KVMOD_EPLAN, "index_stride is %llu, expected at least %u",
+			       (unsigned long long)keep->index_stride, kvmod_longest_head(s));
 	return KVMOD_OK;
 }
 
@@ -194,7 +211,7 @@ static int check_head(const struct kvmod_keep *keep, uint32_t g, uint32_t n, boo
 			return kv_fail(KVMOD_EPLAN, "KV head %u keeps index %u, expected 0 to %u",
 				       g, index[i], n - 1);
 		if (i > 0 && index[i] <= index[i - 1])
-			return kv_fail(KVMOD_EPLAN, "KV head %u keeps index %u after %u, expected them ascending",
+			return kv_fail(KVMOD_EPLAN, "KV head %u keeps index %u after %u, expected ascending indices",
 				       g, index[i], index[i - 1]);
 	}
 	if (newest && index[count - 1] != n - 1)
@@ -236,6 +253,7 @@ int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_pla
 	case KVMOD_KEEP_SPANS:
 		return check_spans(s, keep, newest);
 	case KVMOD_KEEP_HEADS:
+		err = check_lists(s, keep);
 		for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
 			err = check_head(keep, g, kvmod_head_at(s, g)->n, newest);
 		return err;

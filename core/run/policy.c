@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Policies: where one is to run, and opening it there. */
+#include "core/modules/call.h"
 #include "core/run/policy.h"
+#include "core/run/request.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,22 +12,48 @@
 
 /* --- opening it on a device ------------------------------------------------------- */
 
+/* The policy writes to needs of its own: what passed cannot be changed later. */
+static int ask_needs(struct kvmod_policy *p)
+{
+	struct kvmod_needs needs = { .size = sizeof(needs) };
+	int err = p->ops->needs ? KV_CALL(p->ops, needs, p->instance, &needs) : KVMOD_OK;
+
+	if (err == KVMOD_OK)
+		err = kv_needs_check(&needs);
+	p->needs = needs;
+	p->needs.size = sizeof(needs);
+	return err;
+}
+
+/* A policy may keep the model that it is shown, and gets one that is its own. */
+static void copy_model(struct kvmod_policy *p, const struct kvmod_model *model)
+{
+	size_t size = model->size < sizeof(p->model) ? model->size : sizeof(p->model);
+
+	p->model = (struct kvmod_model){ 0 };
+	memcpy(&p->model, model, size);
+	p->model.size = (uint32_t)size;
+}
+
+static void stop(struct kvmod_policy *p)
+{
+	if (p->ops->close)
+		KV_CALL_VOID(p->ops->close(p->instance));
+}
+
 static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 {
 	int err = KVMOD_OK;
 
-	kv_fail(KVMOD_OK, "%s", "");
+	copy_model(p, model);
 	if (p->ops->open)
-		err = p->ops->open(p->instance, model);
+		err = KV_CALL(p->ops, open, p->instance, &p->model);
 	if (err != KVMOD_OK)
 		return kv_failed(err, "policy", p->ops->name);
-	p->needs = (struct kvmod_needs){ .size = sizeof(p->needs) };
-	if (p->ops->needs)
-		err = p->ops->needs(p->instance, &p->needs);
+	err = ask_needs(p);
 	if (err != KVMOD_OK) {
 		kv_failed(err, "policy", p->ops->name);
-		if (p->ops->close)
-			p->ops->close(p->instance);
+		stop(p);
 	}
 	return err;
 }
@@ -153,9 +181,9 @@ void kvmod_policy_close(struct kvmod_policy *p)
 {
 	if (!p)
 		return;
-	if (p->ops->close)
-		p->ops->close(p->instance);
+	stop(p);
 	kv_staging_free(p);
+	kv_handed_free(&p->handed);
 	kv_buffer_free(p->device, &p->scratch);
 	kv_buffer_free(p->device, &p->device_scratch);
 	kv_instance_free(p->instance);
@@ -203,19 +231,16 @@ void kvmod_policy_counters(const struct kvmod_policy *p, struct kvmod_counters *
 
 int kvmod_policy_begin(struct kvmod_policy *p, uint64_t sequence, void **state)
 {
-	int err;
+	void *begun = NULL;	/* the policy must not be able to change *state later */
+	int err = p->ops->begin ? KV_CALL(p->ops, begin, p->instance, sequence, &begun) : KVMOD_OK;
 
-	*state = NULL;
-	if (!p->ops->begin)
-		return KVMOD_OK;
-	kv_fail(KVMOD_OK, "%s", "");
-	err = p->ops->begin(p->instance, sequence, state);
+	*state = err == KVMOD_OK ? begun : NULL;
 	return err == KVMOD_OK ? err : kv_failed(err, "policy", p->ops->name);
 }
 
 void kvmod_policy_end(struct kvmod_policy *p, uint64_t sequence, void *state)
 {
 	if (p->ops->end)
-		p->ops->end(p->instance, sequence, state);
+		KV_CALL_VOID(p->ops->end(p->instance, sequence, state));
 }
 
