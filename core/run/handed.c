@@ -8,8 +8,8 @@
 
 /* --- handing over ------------------------------------------------------------------ */
 
-void kv_hand_segment(const struct kvmod_segment *of, struct kvmod_segment *to,
-		     struct kvmod_head *heads, const struct kvmod_head **list)
+static void copy_segment(const struct kvmod_segment *of, struct kvmod_segment *to,
+			 struct kvmod_head *heads, const struct kvmod_head **list)
 {
 	memset(to, 0, sizeof(*to));
 	memcpy(to, of, of->size < sizeof(*to) ? of->size : sizeof(*to));
@@ -20,10 +20,10 @@ void kv_hand_segment(const struct kvmod_segment *of, struct kvmod_segment *to,
 		memcpy(&heads[g], head, head->size < sizeof(*heads) ? head->size : sizeof(*heads));
 		heads[g].size = sizeof(*heads);
 	}
-	kvmod_list_heads(list, heads, to->n_kv_heads);
 	to->size = sizeof(*to);
 	to->heads = list;
 	to->device = NULL;
+	kvmod_list_heads(list, heads, to->n_kv_heads);
 }
 
 /* The arrays of the core's plan, and nothing in them yet. */
@@ -52,67 +52,61 @@ static int reserve(struct kv_handed *h, size_t bytes)
 	return h->memory ? KVMOD_OK : kv_fail(KVMOD_ENOMEM, "no memory to describe the request");
 }
 
-/* Structs first, then the lists of pointers to them; returns where the heads begin. */
-static int lay_out(struct kv_handed *h, size_t n, size_t n_heads, struct kvmod_head **heads,
-		   const struct kvmod_head ***head_list)
-{
-	int err = reserve(h, n * (sizeof(*h->segments) + 2 * sizeof(*h->keeps)) +
-			     n_heads * (sizeof(**heads) + sizeof(**head_list)) +
-			     n * (sizeof(*h->segment_list) + 2 * sizeof(*h->keep_list)));
-
-	if (err)
-		return err;
-	h->segments = h->memory;
-	h->keeps = (struct kvmod_keep *)(h->segments + n);
-	h->trial = h->keeps + n;
-	*heads = (struct kvmod_head *)(h->trial + n);
-	*head_list = (const struct kvmod_head **)(*heads + n_heads);
-	h->segment_list = (const struct kvmod_segment **)(void *)(*head_list + n_heads);
-	h->keep_list = (struct kvmod_keep **)(void *)(h->segment_list + n);
-	h->trial_list = h->keep_list + n;
-	kvmod_list_segments(h->segment_list, h->segments, n);
-	for (size_t i = 0; i < n; i++) {
-		h->keep_list[i] = &h->keeps[i];
-		h->trial_list[i] = &h->trial[i];
-	}
-	return err;
-}
-
-int kv_hand(struct kv_handed *h, const struct kvmod_request *r, const struct kvmod_plan *plan)
+/* Everything in one piece of memory; what holds pointers comes first. */
+static int lay_out(struct kv_handed *h, const struct kvmod_request *r)
 {
 	size_t n = r->n_segments, n_heads = 0;
-	const struct kvmod_head **head_list;
-	struct kvmod_head *heads;
 	int err;
 
 	for (uint32_t i = 0; i < n; i++)
 		n_heads += kvmod_segment_at(r, i)->n_kv_heads;
-	err = lay_out(h, n, n_heads, &heads, &head_list);
+	err = reserve(h, n * (sizeof(*h->segments) + sizeof(*h->segment_list) +
+			      2 * sizeof(*h->keeps) + 2 * sizeof(*h->keep_list)) +
+			 n_heads * (sizeof(*h->heads) + sizeof(*h->head_list)));
 	if (err)
 		return err;
 	h->n = r->n_segments;
-	for (uint32_t i = 0; i < n; i++) {
-		kv_hand_segment(kvmod_segment_at(r, i), &h->segments[i], heads, head_list);
+	h->segments = h->memory;
+	h->heads = (struct kvmod_head *)(h->segments + n);
+	h->keeps = (struct kvmod_keep *)(h->heads + n_heads);
+	h->trial = h->keeps + n;
+	h->keep_list = (struct kvmod_keep **)(h->trial + n);
+	h->trial_list = h->keep_list + n;
+	h->segment_list = (const struct kvmod_segment **)(h->trial_list + n);
+	h->head_list = (const struct kvmod_head **)(h->segment_list + n);
+	return KVMOD_OK;
+}
+
+int kv_hand(struct kv_handed *h, const struct kvmod_request *r, const struct kvmod_plan *plan)
+{
+	int err = lay_out(h, r);
+	struct kvmod_head *heads = h->heads;
+
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < h->n; i++) {
+		copy_segment(kvmod_segment_at(r, i), &h->segments[i], heads,
+			     h->head_list + (heads - h->heads));
+		h->segment_list[i] = &h->segments[i];
 		heads += h->segments[i].n_kv_heads;
-		head_list += h->segments[i].n_kv_heads;
 		hand_keep(kvmod_keep_at(plan, i), &h->keeps[i]);
+		h->keep_list[i] = &h->keeps[i];
 	}
 	h->request = *r;
 	h->request.segments = h->segment_list;
 	h->plan = (struct kvmod_plan){
-		.size = sizeof(h->plan), .n_keeps = plan->n_keeps, .keeps = h->keep_list,
+		.size = sizeof(h->plan), .n_keeps = h->n, .keeps = h->keep_list,
 	};
 	return KVMOD_OK;
 }
 
-struct kvmod_head *kv_handed_heads(const struct kv_handed *h, uint32_t i)
+struct kvmod_head *kv_hand_again(struct kv_handed *h, const struct kvmod_request *r, uint32_t i)
 {
-	return (struct kvmod_head *)(uintptr_t)h->segments[i].heads[0];
-}
+	const struct kvmod_head **list = (const struct kvmod_head **)(uintptr_t)h->segments[i].heads;
+	struct kvmod_head *heads = h->heads + (list - h->head_list);
 
-const struct kvmod_head **kv_handed_head_list(const struct kv_handed *h, uint32_t i)
-{
-	return (const struct kvmod_head **)(uintptr_t)h->segments[i].heads;
+	copy_segment(kvmod_segment_at(r, i), &h->segments[i], heads, list);
+	return heads;
 }
 
 void kv_handed_free(struct kv_handed *h)
@@ -132,10 +126,6 @@ int kv_handed_check_plan(const struct kv_handed *h)
 			       h->n);
 	if (plan->keeps != h->keep_list)
 		return kv_fail(KVMOD_EPLAN, "the plan's keeps were replaced, expected them to be filled in");
-	for (uint32_t i = 0; i < h->n; i++)
-		if (h->keep_list[i] != &h->keeps[i])
-			return kv_fail(KVMOD_EPLAN, "keep %u of the plan was replaced, expected it to be "
-				       "filled in", i);
 	return KVMOD_OK;
 }
 
@@ -150,6 +140,8 @@ int kv_handed_take(const struct kv_handed *h, uint32_t i, struct kvmod_keep *kee
 	keep->counts = own.counts;
 	keep->indices = own.indices;
 	keep->index_stride = own.index_stride;
+	if (h->keep_list[i] != answer)
+		return kv_fail(KVMOD_EPLAN, "the keep was replaced, expected it to be filled in");
 	if (answer->spans != own.spans || answer->counts != own.counts ||
 	    answer->indices != own.indices)
 		return kv_fail(KVMOD_EPLAN, "the keep's spans, counts or indices were replaced, "

@@ -15,11 +15,14 @@ struct kv_handed {
 	/* The core's own record of what was handed over, and where it is. */
 	uint32_t n;			/* segments */
 	struct kvmod_segment *segments;	/* [n] */
+	struct kvmod_head *heads;	/* of all segments, end to end */
 	struct kvmod_keep *keeps;	/* [n] */
-	struct kvmod_keep *trial;	/* [n], for the relay: the policy does not see them */
-	/* Pointers to them, as request and plans have them. */
+	/* Pointers to them, as request and plan list them. */
 	const struct kvmod_segment **segment_list;
-	struct kvmod_keep **keep_list, **trial_list;
+	const struct kvmod_head **head_list;
+	struct kvmod_keep **keep_list;
+	/* [n], for the relay: a policy never sees these. */
+	struct kvmod_keep *trial, **trial_list;
 	void *memory;			/* of all of it: kept, and grown */
 	size_t room;
 };
@@ -27,12 +30,9 @@ struct kv_handed {
 /* Copies a request and a plan for it that were checked. Spans, counts and indices are not copied. */
 int kv_hand(struct kv_handed *handed, const struct kvmod_request *request,
 	    const struct kvmod_plan *plan);
-/* Copies a segment with its heads, at full size: `to` gets the list of pointers to the heads. */
-void kv_hand_segment(const struct kvmod_segment *of, struct kvmod_segment *to,
-		     struct kvmod_head *heads, const struct kvmod_head **list);
-/* Where the heads of segment i are, before the policy could write to them. */
-struct kvmod_head *kv_handed_heads(const struct kv_handed *handed, uint32_t i);
-const struct kvmod_head **kv_handed_head_list(const struct kv_handed *handed, uint32_t i);
+/* Copies segment i anew, before the policy is asked; returns the copies of its heads. */
+struct kvmod_head *kv_hand_again(struct kv_handed *handed, const struct kvmod_request *request,
+				 uint32_t i);
 void kv_handed_free(struct kv_handed *handed);
 
 /* Is the plan still the one that was handed over, or did the policy put another in its place? */

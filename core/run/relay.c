@@ -48,12 +48,12 @@ static int copy_keep(const struct kv_relay *relay, const struct kvmod_plan *plan
 	const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 	struct kvmod_keep *copy = &handed->trial[i];
 
+	if (!keep)
+		return kv_fail(KVMOD_EPLAN, "the keep is NULL");
 	if (keep == &handed->keeps[i]) {
 		*copy = *kvmod_keep_at(relay->plan, i);
 		return kv_handed_take(handed, i, copy);
 	}
-	if (!keep)
-		return kv_fail(KVMOD_EPLAN, "the keep is NULL");
 	if (keep->size < sizeof(*keep))
 		return kv_fail(KVMOD_EPLAN, "the keep has size %u, expected %zu", keep->size,
 			       sizeof(*keep));
@@ -87,31 +87,42 @@ static int check_plan(const struct kv_relay *relay, const struct kvmod_plan *pla
 	return KVMOD_OK;
 }
 
+/* A copy of the policy's plan that the engine can trust. */
+static int make_trial(const struct kv_relay *relay, const struct kvmod_plan *plan,
+		      struct kvmod_plan *trial)
+{
+	struct kv_handed *handed = &relay->policy->handed;
+	int err = check_plan(relay, plan);
+
+	*trial = (struct kvmod_plan){
+		.size = sizeof(*trial), .n_keeps = handed->n, .keeps = handed->trial_list,
+	};
+	for (uint32_t i = 0; i < handed->n && err == KVMOD_OK; i++) {
+		handed->trial_list[i] = &handed->trial[i];
+		err = check_keep(relay, plan, trial, i);
+	}
+	if (err == KVMOD_OK)
+		trial->flags = kv_plan_flags(relay->request, trial, relay->policy->ops->flags);
+	return err;
+}
+
 static int32_t relay_replay(const struct kvmod_request *handed, const struct kvmod_plan *plan,
 			    uint32_t rows, double *loss)
 {
 	const struct kv_relay *relay;
-	struct kvmod_plan trial = { .size = sizeof(trial) };
+	struct kvmod_plan trial;
 	double answer = NAN;
 	int err = find_relay(&relay, "replay");
 
 	(void)handed;
 	if (err == KVMOD_OK && !loss)
 		err = kv_fail(KVMOD_EINVAL, "replay: loss is NULL, expected room for the answer");
-	if (err == KVMOD_OK)
-		err = check_plan(relay, plan);
 	if (err == KVMOD_OK)	/* what the policy queued may still write to the plan */
 		err = kv_device_wait(relay->policy->device, relay->stream);
-	if (err != KVMOD_OK)
-		return err;
-	trial.n_keeps = relay->request->n_segments;
-	trial.keeps = relay->policy->handed.trial_list;
-	for (uint32_t i = 0; i < trial.n_keeps && err == KVMOD_OK; i++)
-		err = check_keep(relay, plan, &trial, i);
-	if (err != KVMOD_OK)
-		return err;
-	trial.flags = kv_plan_flags(relay->request, &trial, relay->policy->ops->flags);
-	err = KV_CALL(relay->request, replay, relay->request, &trial, rows, &answer);
+	if (err == KVMOD_OK)
+		err = make_trial(relay, plan, &trial);
+	if (err == KVMOD_OK)
+		err = KV_CALL(relay->request, replay, relay->request, &trial, rows, &answer);
 	if (err == KVMOD_OK && !isfinite(answer))
 		err = kv_fail(KVMOD_ENUMERIC, "replay: the engine's answer is %g", answer);
 	if (err == KVMOD_OK)
@@ -170,6 +181,7 @@ static int32_t relay_reread(const struct kvmod_request *handed, uint64_t begin, 
 	err = KV_CALL(relay->request, reread, relay->request, begin, end, out);
 	return err == KVMOD_OK ? check_weights(relay->request, end - begin, out) : err;
 }
+
 
 void kv_relay_offer(struct kvmod_request *handed)
 {

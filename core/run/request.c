@@ -15,6 +15,9 @@
 #define MAX_POSITIONS	((uint32_t)INT32_MAX)	/* as an int32_t holds them */
 #define MAX_BYTES	((uint64_t)1 << 47)	/* of an array: what an address space holds */
 
+/* The size of a struct that ends with that field. */
+#define LEAST(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
+
 /* --- views ------------------------------------------------------------------------ */
 
 static uint64_t magnitude(int64_t stride)
@@ -48,17 +51,16 @@ static int check_view(const struct kvmod_view *v, const char *what, uint32_t lay
 
 	if (!v->data)
 		return KVMOD_OK;
-	if (kvmod_row_bytes(v->type, 32) == 0)
+	if (kvmod_block_size(v->type) == 0)
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s has the unknown element type %u",
 			       layer, what, v->type);
-	if (v->rotation & (v->rotation - 1) || (v->rotation && dim % v->rotation))
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a rotation of %u, expected 0 or a power of "
-			       "two that divides head_dim, %u", layer, what, v->rotation, dim);
+	if (dim % kvmod_block_size(v->type) != 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s comes in blocks of %u elements, but head_dim is %u",
+			       layer, what, kvmod_block_size(v->type), dim);
+	if (v->rotation & (v->rotation - 1) || (v->rotation && dim % v->rotation != 0))
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a rotation of %u, expected 0 or a power "
+			       "of two that divides head_dim, %u", layer, what, v->rotation, dim);
 	bytes = kvmod_row_bytes(v->type, dim);
-	/* Fewer bytes than elements need: a part of a block was left over. */
-	if (32 * bytes != dim * (uint64_t)kvmod_row_bytes(v->type, 32))
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s comes in blocks of 32 elements, "
-			       "but head_dim is %u", layer, what, dim);
 	err = check_stride(v->stride, n_rows, bytes, what, "stride", layer);
 	return err ? err : check_stride(v->head_stride, n_heads, bytes, what, "head_stride", layer);
 }
@@ -87,32 +89,29 @@ static int check_positions(const int32_t *positions, uint32_t n, uint64_t end, c
 static int check_head(const struct kvmod_segment *s, uint32_t g)
 {
 	const struct kvmod_head *head = kvmod_head_at(s, g);
-	char name[32];
 	int err;
 
-	snprintf(name, sizeof(name), "KV head %u", g);
 	if (!head)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s is NULL", s->layer, name);
-	if (!KVMOD_HAS(head, positions))
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s has size %u, expected at least %zu", s->layer,
-			       name, head->size, offsetof(struct kvmod_head, positions) + sizeof(void *));
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is NULL", s->layer, g);
+	if (!KVMOD_HAS(head, turn))
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has size %u, expected at least %zu",
+			       s->layer, g, head->size, LEAST(struct kvmod_head, turn));
 	if (head->n == 0)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s is empty", s->layer, name);
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is empty", s->layer, g);
 	if (head->n > MAX_POSITIONS)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s caches %u positions, expected at most %u",
-			       s->layer, name, head->n, MAX_POSITIONS);
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u caches %u positions, expected at most %u",
+			       s->layer, g, head->n, MAX_POSITIONS);
 	if (s->logical > 0 && head->n > s->logical)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s caches %u positions, but its sequence has "
-			       "only %llu tokens", s->layer, name, head->n,
-			       (unsigned long long)s->logical);
-	if (KVMOD_HAS(head, turn) && head->n_turned > head->n)
-		return kv_fail(KVMOD_EINVAL, "layer %u: %s has %u turned rows, but caches %u positions",
-			       s->layer, name, head->n_turned, head->n);
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u caches %u positions of a sequence of "
+			       "%llu tokens", s->layer, g, head->n, (unsigned long long)s->logical);
+	if (head->n_turned > head->n)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has %u turned rows of %u", s->layer, g,
+			       head->n_turned, head->n);
 	err = check_view(&head->k, "K", s->layer, head->n, 1, s->head_dim);
 	if (err == KVMOD_OK)
 		err = check_view(&head->v, "V", s->layer, head->n, 1, s->head_dim);
 	if (err == KVMOD_OK && s->logical > 0)
-		err = check_positions(head->positions, head->n, s->logical, name, s->layer);
+		err = check_positions(head->positions, head->n, s->logical, "K", s->layer);
 	return err;
 }
 
@@ -138,8 +137,8 @@ static int check_numbers(const struct kvmod_segment *s)
 	if (!isfinite(s->softcap) || s->softcap < 0)
 		return kv_fail(KVMOD_EINVAL, "layer %u: softcap is %g, expected 0 or more",
 			       s->layer, (double)s->softcap);
-	for (uint32_t h = 0; KVMOD_HAS(s, sink_logits) && s->sink_logits && h < s->n_q_heads; h++)
-		if (!(s->sink_logits[h] < INFINITY))
+	for (uint32_t h = 0; s->sink_logits && h < s->n_q_heads; h++)
+		if (!isfinite(s->sink_logits[h]))
 			return kv_fail(KVMOD_EINVAL, "layer %u: the sink logit of query head %u is %g, "
 				       "expected a finite number", s->layer, h, (double)s->sink_logits[h]);
 	return KVMOD_OK;
@@ -149,9 +148,9 @@ static int check_shape(const struct kvmod_request *r, const struct kvmod_segment
 {
 	if (!s)
 		return kv_fail(KVMOD_EINVAL, "segment %u is NULL", i);
-	if (!KVMOD_HAS(s, row_positions))
+	if (!KVMOD_HAS(s, device))
 		return kv_fail(KVMOD_EINVAL, "segment %u has size %u, expected at least %zu", i, s->size,
-			       offsetof(struct kvmod_segment, row_positions) + sizeof(void *));
+			       LEAST(struct kvmod_segment, device));
 	if (s->layer >= r->n_layers)
 		return kv_fail(KVMOD_EINVAL, "segment %u is of layer %u, but the model has %u layers",
 			       i, s->layer, r->n_layers);
@@ -174,9 +173,8 @@ static int check_segment(const struct kvmod_request *r, uint32_t i)
 	const struct kvmod_segment *s = kvmod_segment_at(r, i);
 	int err = check_shape(r, s, i);
 
-	if (err)
-		return err;
-	err = check_numbers(s);
+	if (err == KVMOD_OK)
+		err = check_numbers(s);
 	for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
 		err = check_head(s, g);
 	return err == KVMOD_OK ? check_queries(s) : err;
@@ -224,16 +222,16 @@ static int check_counts(const struct kvmod_request *r)
 {
 	if (!KVMOD_HAS(r, segments))
 		return kv_fail(KVMOD_EINVAL, "the request has size %u, expected at least %zu", r->size,
-			       offsetof(struct kvmod_request, segments) + sizeof(void *));
+			       LEAST(struct kvmod_request, segments));
 	if (r->n_layers == 0 || r->n_layers > MAX_LAYERS)
 		return kv_fail(KVMOD_EINVAL, "the request is of a model of %u layers, expected 1 to %u",
 			       r->n_layers, MAX_LAYERS);
-	if (r->n_window_layers >= r->n_layers)
-		return kv_fail(KVMOD_EINVAL, "the request has %u layers that cache a window alone, expected "
-			       "fewer than its %u layers", r->n_window_layers, r->n_layers);
 	if (r->n_segments == 0 || r->n_segments > MAX_SEGMENTS)
 		return kv_fail(KVMOD_EINVAL, "the request has %u segments, expected 1 to %u",
 			       r->n_segments, MAX_SEGMENTS);
+	if (r->n_window_layers >= r->n_layers)
+		return kv_fail(KVMOD_EINVAL, "the request has %u window layers in a model of %u layers: "
+			       "expected fewer", r->n_window_layers, r->n_layers);
 	if (!r->segments)
 		return kv_fail(KVMOD_EINVAL, "the request's segments are NULL");
 	return KVMOD_OK;
@@ -303,12 +301,11 @@ static int serves_extras(const struct kvmod_needs *needs, const struct kvmod_seg
 
 int kv_request_serves(const struct kvmod_request *r, const struct kvmod_needs *needs)
 {
-	uint32_t n_layers = r->n_layers - r->n_window_layers;	/* that requests name */
 	int err = KVMOD_OK;
 
-	if (needs->what & KVMOD_NEED_ALL_LAYERS && r->n_segments % n_layers != 0)
+	if (needs->what & KVMOD_NEED_ALL_LAYERS && r->n_segments % r->n_layers != 0)
 		return kv_fail(KVMOD_EINVAL, "%u segments, but the policy decides over all %u layers at once",
-			       r->n_segments, n_layers);
+			       r->n_segments, r->n_layers);
 	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
@@ -367,9 +364,6 @@ int kv_model_check(const struct kvmod_model *m)
 	if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
 		return kv_fail(KVMOD_EINVAL, "the model has %u layers, expected 1 to %u", m->n_layers,
 			       MAX_LAYERS);
-	if (KVMOD_HAS(m, n_window_layers) && m->n_window_layers >= m->n_layers)
-		return kv_fail(KVMOD_EINVAL, "the model has %u layers that cache a window alone, expected "
-			       "fewer than its %u layers", m->n_window_layers, m->n_layers);
 	if (m->n_kv_heads == 0 || m->n_q_heads == 0 || m->n_q_heads % m->n_kv_heads != 0 ||
 	    m->n_q_heads > MAX_HEADS)
 		return kv_fail(KVMOD_EINVAL, "the model has %u query heads on %u KV heads, expected a "

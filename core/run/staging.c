@@ -264,12 +264,11 @@ static int go_over(struct stager *st)
 
 	st->used = 0;
 	for (uint32_t i = 0; i < st->r->n_segments && err == KVMOD_OK; i++) {
-		struct kvmod_head *heads = kv_handed_heads(&st->p->handed, i);
+		struct kvmod_head *heads;
 
 		if (!is_elsewhere(st->p, st->r, i))
 			continue;
-		kv_hand_segment(kvmod_segment_at(st->r, i), &segments[i], heads,
-				kv_handed_head_list(&st->p->handed, i));
+		heads = kv_hand_again(&st->p->handed, st->r, i);
 		st->begin = st->used;
 		st->n_pieces = 0;
 		st->gaps = false;
