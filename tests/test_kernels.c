@@ -75,7 +75,7 @@ static double logit(const float *k, const float *q, uint32_t dim, double scale, 
 
 static void check_logits(struct kv_random *r, uint32_t type)
 {
-	uint32_t dim = type == KVMOD_Q8_0 ? 32 * kv_random_range(r, 1, 8) : kv_random_range(r, 1, 256);
+	uint32_t dim = kvmod_block_size(type) > 1 ? 32 * kv_random_range(r, 1, 8) : kv_random_range(r, 1, 256);
 	uint32_t n = kv_random_range(r, 1, 300), n_q = kv_random_range(r, 1, 9);
 	uint32_t begin = kv_random_range(r, 0, n - 1), end = kv_random_range(r, begin, n), i, j;
 	size_t stride = end - begin + kv_random_range(r, 0, 5);
@@ -106,7 +106,7 @@ START_TEST(logits)
 	if (level_missing(_i))
 		return;
 	for (round = 0; round < 60; round++)
-		for (type = KVMOD_F32; type <= KVMOD_Q8_0; type++)
+		for (type = KVMOD_F32; type <= KVMOD_Q4_0; type++)
 			check_logits(&r, type);
 }
 END_TEST
@@ -136,6 +136,31 @@ START_TEST(conversions)
 			value = -value;
 		ck_assert(isnan(value) ? isnan(f16[i]) : f16[i] == value);
 		ck_assert(isnan(wide) ? isnan(bf16[i]) : bf16[i] == wide);
+	}
+}
+END_TEST
+
+/* Byte i of a block has its elements i and i + 16. */
+START_TEST(nibbles)
+{
+	unsigned char row[36];
+	float out[64];
+	uint32_t i;
+
+	if (level_missing(_i))
+		return;
+	memcpy(row, (const unsigned char[]){ 0x00, 0x38 }, 2);		/* 0.5 */
+	memcpy(row + 18, (const unsigned char[]){ 0x00, 0xc0 }, 2);	/* -2 */
+	for (i = 0; i < 16; i++) {
+		row[2 + i] = (unsigned char)(i | (15 - i) << 4);
+		row[20 + i] = (unsigned char)(3 | i << 4);
+	}
+	kv_cpu_to_f32(KVMOD_Q4_0, row, 64, out);
+	for (i = 0; i < 16; i++) {
+		ck_assert_float_eq(out[i], 0.5f * ((float)i - 8));
+		ck_assert_float_eq(out[16 + i], 0.5f * (7 - (float)i));
+		ck_assert_float_eq(out[32 + i], 10);
+		ck_assert_float_eq(out[48 + i], -2 * ((float)i - 8));
 	}
 }
 END_TEST
@@ -247,6 +272,7 @@ int main(void)
 
 	tcase_add_loop_test(tc, logits, 0, LEVELS);
 	tcase_add_loop_test(tc, conversions, 0, LEVELS);
+	tcase_add_loop_test(tc, nibbles, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
 	tcase_add_loop_test(tc, sums, 0, LEVELS);

@@ -5,12 +5,12 @@
 
 static uint32_t read_type(const struct cli_command *self, const char *name)
 {
-	static const char *const names[] = { "f32", "f16", "bf16", "q8_0" };
+	static const char *const names[] = { "f32", "f16", "bf16", "q8_0", "q4_0" };
 
 	for (uint32_t i = 0; i < CLI_COUNT(names); i++)
 		if (strcmp(name, names[i]) == 0)
 			return KVMOD_F32 + i;
-	cli_usage_error(self, "--dtype %s: expected f32, f16, bf16 or q8_0", name);
+	cli_usage_error(self, "--dtype %s: expected f32, f16, bf16, q8_0 or q4_0", name);
 }
 
 uint32_t bench_in_range(const struct cli_command *self, const char *what, uint64_t value,
@@ -40,8 +40,8 @@ struct bench_shape bench_shape(const struct cli_command *self, const struct benc
 	if (s.n_q_heads % s.n_kv_heads)
 		cli_usage_error(self, "%u query heads cannot share %u KV heads evenly",
 				s.n_q_heads, s.n_kv_heads);
-	if (s.type == KVMOD_Q8_0 && s.head_dim % 32)
-		cli_usage_error(self, "--dtype q8_0 has blocks of 32: --head-dim %u is no multiple",
-				s.head_dim);
+	if (s.head_dim % kvmod_block_size(s.type))
+		cli_usage_error(self, "--dtype %s has blocks of 32: --head-dim %u is no multiple",
+				o->dtype, s.head_dim);
 	return s;
 }

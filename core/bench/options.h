@@ -28,7 +28,7 @@ struct bench_options {
 	{ "head-dim", 0, CLI_NUMBER, &(o)->head_dim, "N", "dimensions of a head (128)" }, \
 	{ "batch", 0, CLI_NUMBER, &(o)->batch, "N", "sequences of a request (1)" }, \
 	{ "lengths", 0, CLI_NUMBERS, &(o)->lengths, "N,N", "cached positions (8192,32768)" }, \
-	{ "dtype", 0, CLI_STRING, &(o)->dtype, "TYPE", "f32, f16, bf16 or q8_0 (f16)" }, \
+	{ "dtype", 0, CLI_STRING, &(o)->dtype, "TYPE", "f32, f16, bf16, q8_0 or q4_0 (f16)" }, \
 	{ "rounds", 0, CLI_NUMBER, &(o)->rounds, "N", "rounds that count, at least 9 (9)" }
 
 /* The shape that they ask for; a usage error ends the program. */

@@ -13,7 +13,7 @@
 #define N_LAYERS	2
 #define N_KV_HEADS	3		/* several, and no power of two */
 #define N_Q_HEADS	6
-#define HEAD_DIM	32		/* a whole block of Q8_0 */
+#define HEAD_DIM	32		/* one block of a type that has blocks */
 #define N_POSITIONS	256		/* a quarter of it is a budget that policies can keep */
 
 struct probe {
@@ -62,19 +62,19 @@ static uint16_t next_half(struct probe *p, uint32_t type)
 	return (bits & 0x80ffu) | 0x3e80u;
 }
 
-/* Scale 1/128 and any signed bytes. */
-static void fill_q8_0(struct probe *p, uint8_t *block)
+/* Scale 1/128, of Q4_0 1/8, and any bytes. */
+static void fill_block(struct probe *p, uint32_t type, uint8_t *block)
 {
 	block[0] = 0x00;
-	block[1] = 0x20;
-	for (int i = 2; i < 34; i++)
+	block[1] = type == KVMOD_Q8_0 ? 0x20 : 0x30;
+	for (size_t i = 2; i < kvmod_row_bytes(type, HEAD_DIM); i++)
 		block[i] = (uint8_t)next(p);
 }
 
 static void fill_row(struct probe *p, uint32_t type, void *row)
 {
-	if (type == KVMOD_Q8_0) {
-		fill_q8_0(p, row);
+	if (kvmod_block_size(type) > 1) {
+		fill_block(p, type, row);
 		return;
 	}
 	for (int d = 0; d < HEAD_DIM; d++) {
@@ -180,7 +180,7 @@ static int make_segment(struct probe *p, const struct kvmod_needs *needs, uint32
 
 static uint32_t type_for(const struct kvmod_needs *needs)
 {
-	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q8_0; type++)
+	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q4_0; type++)
 		if (needs->types == 0 || needs->types & KVMOD_TYPE_BIT(type))
 			return type;
 	return KVMOD_F32;

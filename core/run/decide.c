@@ -29,11 +29,13 @@ static int check_plan(const struct kvmod_request *r, const struct kvmod_plan *pl
 	if (plan->n_keeps != r->n_segments)
 		return kv_fail(KVMOD_EINVAL, "the plan has %u segments, but the request has %u",
 			       plan->n_keeps, r->n_segments);
+	if (!plan->keeps)
+		return kv_fail(KVMOD_EINVAL, "the plan's keeps are NULL");
 	for (uint32_t i = 0; i < plan->n_keeps; i++) {
 		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 		uint32_t n = kvmod_longest_head(kvmod_segment_at(r, i));
 
-		if (keep->size < sizeof(*keep) || !keep->spans || !keep->counts || !keep->indices ||
+		if (!keep || keep->size < sizeof(*keep) || !keep->spans || !keep->counts || !keep->indices ||
 		    keep->index_stride < n)
 			return kv_fail(KVMOD_EINVAL, "keep %u of the plan has no room for the %u positions "
 				       "of its segment: expected a plan of kvmod_plan_new()", i, n);

@@ -288,7 +288,7 @@ static void all_types(struct trial *trial, const char *name)
 {
 	uint32_t usual = trial->shape.type;
 
-	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q8_0; type++) {
+	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q4_0; type++) {
 		if (!takes(trial, type))
 			continue;
 		if (!selftest_begin(trial->t, "%s: a cache of %s", name, kv_type_name(type)))
@@ -373,7 +373,7 @@ void selftest_plans(struct selftest *t, const char *name)
 	if (kvmod_policy_open(t->ctx, name, t->device, &model, &trial.policy))
 		return;			/* said already */
 	trial.needs = kvmod_policy_needs(trial.policy);
-	while (!takes(&trial, trial.shape.type) && trial.shape.type < KVMOD_Q8_0)
+	while (!takes(&trial, trial.shape.type) && trial.shape.type < KVMOD_Q4_0)
 		trial.shape.type++;
 	run_all(&trial, name);
 	kvmod_policy_close(trial.policy);

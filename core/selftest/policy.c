@@ -50,7 +50,8 @@ static void check_needs(struct selftest *t, const struct kvmod_needs *needs)
 	const uint32_t known = KVMOD_NEED_K | KVMOD_NEED_V | KVMOD_NEED_COLSUM |
 			       KVMOD_NEED_Q_STATS | KVMOD_NEED_WO_NORM | KVMOD_NEED_ALL_LAYERS;
 	const uint32_t types = KVMOD_TYPE_BIT(KVMOD_F32) | KVMOD_TYPE_BIT(KVMOD_F16) |
-			       KVMOD_TYPE_BIT(KVMOD_BF16) | KVMOD_TYPE_BIT(KVMOD_Q8_0);
+			       KVMOD_TYPE_BIT(KVMOD_BF16) | KVMOD_TYPE_BIT(KVMOD_Q8_0) |
+			       KVMOD_TYPE_BIT(KVMOD_Q4_0);
 	double rows = needs->rows.value;
 
 	if (needs->what & ~known)

@@ -56,6 +56,15 @@ static inline vf v_load_i8(const char *p)
 	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
 }
 
+/* Four bits of each byte, from bit `shift` on, less 8. */
+static inline vf v_load_i4(const char *p, int shift)
+{
+	__m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+
+	b = _mm256_and_si256(_mm256_srl_epi32(b, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(15));
+	return _mm256_cvtepi32_ps(_mm256_sub_epi32(b, _mm256_set1_epi32(8)));
+}
+
 static inline vf v_broadcast_f16(const char *p)
 {
 	uint16_t h;

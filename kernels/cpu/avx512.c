@@ -57,6 +57,15 @@ static inline vf v_load_i8(const char *p)
 	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
 }
 
+/* Four bits of each byte, from bit `shift` on, less 8. */
+static inline vf v_load_i4(const char *p, int shift)
+{
+	__m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+
+	b = _mm512_and_si512(_mm512_srl_epi32(b, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(15));
+	return _mm512_cvtepi32_ps(_mm512_sub_epi32(b, _mm512_set1_epi32(8)));
+}
+
 static inline vf v_broadcast_f16(const char *p)
 {
 	uint16_t h;

@@ -11,14 +11,14 @@
 /*
  * Logits of n_q queries, [n_q][head_dim], against rows begin..end-1 of one KV
  * head's keys: query j against row i goes to out[j * out_stride + i - begin].
- * Keys may have any stride and alignment; head_dim of Q8_0 is a multiple of 32.
+ * Keys may have any stride and alignment; head_dim of Q8_0 and Q4_0 is a multiple of 32.
  * softcap 0: none. NaN in a key is NaN in its logits.
  */
 void kv_cpu_logits(const struct kvmod_view *k, uint32_t head_dim,
 		   uint32_t begin, uint32_t end, const float *q, uint32_t n_q,
 		   float scale, float softcap, float *out, size_t out_stride);
 
-/* n elements that lie one after the other; type KVMOD_F32 ... KVMOD_Q8_0. */
+/* n elements that lie one after the other; type KVMOD_F32 ... KVMOD_Q4_0. */
 void kv_cpu_to_f32(uint32_t type, const void *src, size_t n, float *dst);
 
 /*

@@ -72,6 +72,10 @@ static inline float kv_element(uint32_t type, const void *row, size_t i)
 	case KVMOD_BF16:
 		memcpy(&h, p + 2 * i, sizeof(h));
 		return kv_bf16_to_f32(h);
+	case KVMOD_Q4_0:
+		p += i / 32 * 18;
+		memcpy(&h, p, sizeof(h));
+		return kv_f16_to_f32(h) * (float)((p[2 + i % 16] >> (i % 32 / 16 * 4) & 15) - 8);
 	default:
 		p += i / 32 * 34;
 		memcpy(&h, p, sizeof(h));

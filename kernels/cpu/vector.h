@@ -57,6 +57,9 @@ ALWAYS_INLINE vf v_elements(uint32_t type, const char *row, size_t d)
 		return v_load_f16(row + 2 * d);
 	case KVMOD_BF16:
 		return v_load_bf16(row + 2 * d);
+	case KVMOD_Q4_0:	/* VW elements are of one half of a block */
+		row += d / 32 * 18;
+		return v_mul(v_load_i4(row + 2 + d % 16, d % 32 / 16 * 4), v_broadcast_f16(row));
 	default:
 		row += d / 32 * 34;
 		return v_mul(v_load_i8(row + 2 + d % 32), v_broadcast_f16(row));
@@ -199,6 +202,7 @@ DOTS_OF(dots_f32, KVMOD_F32)
 DOTS_OF(dots_f16, KVMOD_F16)
 DOTS_OF(dots_bf16, KVMOD_BF16)
 DOTS_OF(dots_q8_0, KVMOD_Q8_0)
+DOTS_OF(dots_q4_0, KVMOD_Q4_0)
 
 static void dots(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
 		 uint32_t end, const float *q, uint32_t n_q, float *out, size_t out_stride)
@@ -215,6 +219,8 @@ static void dots(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
 			dots_bf16(row, k->stride, head_dim, n, q, n_q, out, out_stride);
 		else if (k->type == KVMOD_F32)
 			dots_f32(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+		else if (k->type == KVMOD_Q4_0)
+			dots_q4_0(row, k->stride, head_dim, n, q, n_q, out, out_stride);
 		else
 			dots_q8_0(row, k->stride, head_dim, n, q, n_q, out, out_stride);
 	}

@@ -351,6 +351,11 @@ int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cach
 		     uint32_t n, uint64_t logical);
 /* Positions >= logical are gone: what is left of a lead must come before it. */
 void gg_lead_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical);
+/*
+ * How many of a head's oldest rows stand apart from their positions, and by how much:
+ * 0 where no gap was closed. False if it is not one number for all of them.
+ */
+bool gg_lead_turn(const struct gg_cache *cache, uint32_t head, uint32_t *n, int32_t *by);
 /* Tokens that the context has room for. */
 uint64_t gg_seq_room(void *self, struct kvmod_seq *seq);
 /*

@@ -50,6 +50,8 @@ static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, adakv_needs)
+
 const struct kvmod_policy_ops kv_cuda_adakv_ops = {
 	.size = sizeof(kv_cuda_adakv_ops),
 	.name = "adakv",
@@ -59,7 +61,7 @@ const struct kvmod_policy_ops kv_cuda_adakv_ops = {
 	.params = adakv_params,
 	.n_params = sizeof(adakv_params) / sizeof(*adakv_params),
 	.open = adakv_open,
-	.needs = adakv_needs,
+	.needs = needs_on_gpu,
 	.workspace = adakv_workspace,
 	.compress = adakv_compress,
 };

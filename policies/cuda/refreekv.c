@@ -245,6 +245,8 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 	return 0;
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, refreekv_needs)
+
 const struct kvmod_policy_ops kv_cuda_refreekv_ops = {
 	.size = sizeof(kv_cuda_refreekv_ops),
 	.name = "refreekv",
@@ -254,7 +256,7 @@ const struct kvmod_policy_ops kv_cuda_refreekv_ops = {
 	.params = refreekv_params,
 	.n_params = sizeof(refreekv_params) / sizeof(*refreekv_params),
 	.open = refreekv_open,
-	.needs = refreekv_needs,
+	.needs = needs_on_gpu,
 	.workspace = refreekv_workspace,
 	.compress = refreekv_compress,
 };

@@ -49,6 +49,8 @@ static int32_t snapkv_compress(void *self_, const struct kvmod_request *request,
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, snapkv_needs)
+
 const struct kvmod_policy_ops kv_cuda_snapkv_ops = {
 	.size = sizeof(kv_cuda_snapkv_ops),
 	.name = "snapkv",
@@ -58,7 +60,7 @@ const struct kvmod_policy_ops kv_cuda_snapkv_ops = {
 	.params = snapkv_params,
 	.n_params = sizeof(snapkv_params) / sizeof(*snapkv_params),
 	.open = snapkv_open,
-	.needs = snapkv_needs,
+	.needs = needs_on_gpu,
 	.workspace = snapkv_workspace,
 	.compress = snapkv_compress,
 };

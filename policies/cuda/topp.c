@@ -42,6 +42,8 @@ static int32_t topp_compress(void *self, const struct kvmod_request *request,
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, topp_needs)
+
 const struct kvmod_policy_ops kv_cuda_topp_ops = {
 	.size = sizeof(kv_cuda_topp_ops),
 	.flags = KVMOD_POLICY_MAY_DROP_NEWEST,
@@ -51,7 +53,7 @@ const struct kvmod_policy_ops kv_cuda_topp_ops = {
 	.instance_size = sizeof(struct topp),
 	.params = topp_params,
 	.n_params = sizeof(topp_params) / sizeof(*topp_params),
-	.needs = topp_needs,
+	.needs = needs_on_gpu,
 	.workspace = topp_workspace,
 	.compress = topp_compress,
 };

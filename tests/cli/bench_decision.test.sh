@@ -85,7 +85,7 @@ kvmod bench decision --batch 0
 says 2 'kvmod: --batch 0: expected 1 to 1024 (see `kvmod bench decision --help`)'
 
 kvmod bench decision --dtype f8
-says 2 'kvmod: --dtype f8: expected f32, f16, bf16 or q8_0 (see `kvmod bench decision --help`)'
+says 2 'kvmod: --dtype f8: expected f32, f16, bf16, q8_0 or q4_0 (see `kvmod bench decision --help`)'
 kvmod bench decision --kv-heads 5
 says 2 'kvmod: 32 query heads cannot share 5 KV heads evenly (see `kvmod bench decision --help`)'
 kvmod bench decision --dtype q8_0 --head-dim 40
