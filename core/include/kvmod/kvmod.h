@@ -350,7 +350,8 @@ struct kvmod_left {
 void kvmod_sequence_left(const struct kvmod_sequence *sequence, struct kvmod_left *out);
 /*
  * Positions that KV head `head` of `layer` kept in that cut, of *seen tokens; seen may
- * be NULL.
+ * be NULL. 0 of 0 in a layer that the engine's requests do not name, because it caches a
+ * window alone; budgets are of the other layers.
  */
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
 			     uint32_t head, uint64_t *seen);
