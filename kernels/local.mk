@@ -6,6 +6,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/avx512.c \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
+	kernels/cpu/hadamard.c \
+	kernels/cpu/hadamard.h \
 	kernels/cpu/logits.c \
 	kernels/cpu/logits.h \
 	kernels/cpu/ops.h \

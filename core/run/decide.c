@@ -89,6 +89,8 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 	kv_relay_offer(&r);
 	err = kv_stage(p, of_engine, &r);
 	if (err == KVMOD_OK)
+		err = kv_unrotate(p);
+	if (err == KVMOD_OK)
 		err = kv_give_workspace(p, &r);
 	if (err)	/* copies on their way are of no use, but their memory will be */
 		return wait_after(p, r.stream, err);
