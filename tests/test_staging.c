@@ -167,7 +167,7 @@ START_TEST(no_such_device)
 
 	make_request("cpu", "abacus", 2, DENSE);
 	assert_fails(kvmod_decide(policy, &request, plan), KVMOD_EINVAL,
-		     "policy reader: layer 2 is on `abacus`, which is no device");
+		     "policy reader: layer 2 is on `abacus`, which is not a device");
 	is_whole(KVMOD_EINVAL);
 	reader_end(ctx, policy);
 }

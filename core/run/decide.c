@@ -45,20 +45,6 @@ static int check_plan(const struct kvmod_request *r, const struct kvmod_plan *pl
 
 /* --- asking -------------------------------------------------------------------------- */
 
-/* For what is queued, whether it is of use or not: err and its words stay. */
-static int wait_after(struct kvmod_policy *p, void *stream, int err)
-{
-	struct kv_error before;
-	int waited;
-
-	kv_error_save(&before);
-	waited = kv_device_wait(p->device, stream);
-	if (err == KVMOD_OK && waited != KVMOD_OK)
-		return waited;
-	kv_error_restore(&before);
-	return err;
-}
-
 /*
  * What the policy queued is part of its answer and of its time, and if it failed
  * it may still write to the plan until it is done.
@@ -71,7 +57,7 @@ static int ask(struct kvmod_policy *p, struct kv_relay *relay)
 	kv_relay_begin(relay);
 	err = KV_CALL(p->ops, compress, p->instance, &p->handed.request, &p->handed.plan);
 	kv_relay_end(relay);
-	err = wait_after(p, relay->stream, err);
+	err = kv_device_wait(p->device, relay->stream, err);
 	p->counters.nanoseconds += nanoseconds() - begin;
 	return err == KVMOD_OK ? kv_handed_check_plan(&p->handed) : err;
 }
@@ -92,8 +78,8 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 		err = kv_unrotate(p);
 	if (err == KVMOD_OK)
 		err = kv_give_workspace(p, &r);
-	if (err)	/* copies on their way are of no use, but their memory will be */
-		return wait_after(p, r.stream, err);
+	if (err)	/* copies in flight are useless now, but their memory is not */
+		return kv_device_wait(p->device, r.stream, err);
 	relay.stream = r.stream;
 	p->handed.request = r;
 	return ask(p, &relay);

@@ -41,8 +41,11 @@ int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uin
 void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer);
 /* Puts the device's name before the reason why a call of it failed; returns err. */
 int kv_device_failed(const struct kvmod_device *device, int err);
-/* Waits for all work that is queued on the stream. */
-int kv_device_wait(struct kvmod_device *device, void *stream);
+/*
+ * Waits for all work that is queued on the stream. err is what came before: a failure, and
+ * its words, outlive a failure to wait.
+ */
+int kv_device_wait(struct kvmod_device *device, void *stream, int err);
 
 /*
  * Brings the rows of all segments to the policy's device: the segments that the policy is

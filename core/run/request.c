@@ -148,9 +148,9 @@ static int check_shape(const struct kvmod_request *r, const struct kvmod_segment
 {
 	if (!s)
 		return kv_fail(KVMOD_EINVAL, "segment %u is NULL", i);
-	if (!KVMOD_HAS(s, device))
+	if (!KVMOD_HAS(s, sink_logits))
 		return kv_fail(KVMOD_EINVAL, "segment %u has size %u, expected at least %zu", i, s->size,
-			       LEAST(struct kvmod_segment, device));
+			       LEAST(struct kvmod_segment, sink_logits));
 	if (s->layer >= r->n_layers)
 		return kv_fail(KVMOD_EINVAL, "segment %u is of layer %u, but the model has %u layers",
 			       i, s->layer, r->n_layers);

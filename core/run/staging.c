@@ -338,14 +338,13 @@ static int open_from(struct stager *st)
 
 static int copy_all(struct stager *st)
 {
-	int err = make_room(st), waited;
+	int err = make_room(st);
 
 	if (err == KVMOD_OK)
 		err = go_over(st);
 	free(st->pieces);
 	/* Work on the queue must end before its memory is used for something else. */
-	waited = kv_device_wait(st->p->staging.from, st->from_stream);
-	return err ? err : waited;
+	return kv_device_wait(st->p->staging.from, st->from_stream, err);
 }
 
 /* --- the note, once ------------------------------------------------------------------------------ */
