@@ -46,6 +46,13 @@ tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_LDFLAGS = $(UNIT_LINK)
 tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_rotation
+tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \
+	core/testkit/random.c core/testkit/random.h
+tests_test_rotation_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
+tests_test_rotation_LDFLAGS = $(UNIT_LINK)
+tests_test_rotation_LDADD = $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_window_layers
 check_LTLIBRARIES += libbuiltin_window.la
 libbuiltin_window_la_SOURCES = tests/cli/fake_engine.c

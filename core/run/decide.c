@@ -75,6 +75,8 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 	kv_relay_offer(&r);
 	err = kv_stage(p, of_engine, &r);
 	if (err == KVMOD_OK)
+		err = kv_unrotate(p);
+	if (err == KVMOD_OK)
 		err = kv_give_workspace(p, &r);
 	if (err)	/* copies in flight are useless now, but their memory is not */
 		return kv_device_wait(p->device, r.stream, err);

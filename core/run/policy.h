@@ -18,6 +18,7 @@ struct kv_staging {
 	struct kvmod_device *from;	/* that other device; NULL: nothing was ever copied */
 	struct kv_buffer copies;	/* on the policy's device: all segments */
 	struct kv_buffer packed;	/* on `from`: rows of one segment, without gaps */
+	struct kv_buffer plain;		/* on the host: floats of rotated rows */
 	bool said;
 };
 

@@ -253,10 +253,12 @@ int kv_request_check(const struct kvmod_request *r)
 static int serves_view(const struct kvmod_needs *needs, const struct kvmod_view *v,
 		       const char *what, uint32_t layer)
 {
+	uint32_t type = v->rotation ? KVMOD_F32 : v->type;	/* that the policy gets */
+
 	if (!v->data)
 		return kv_fail(KVMOD_EINVAL, "layer %u comes without %s, which the policy needs",
 			       layer, what);
-	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(v->type)))
+	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(type)))
 		return kv_fail(KVMOD_ENOTSUP, "layer %u: the policy does not read the element type of %s",
 			       layer, what);
 	return KVMOD_OK;

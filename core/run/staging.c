@@ -427,6 +427,7 @@ void kv_staging_free(struct kvmod_policy *p)
 	struct kv_staging *s = &p->staging;
 
 	kv_buffer_free(p->device, &s->copies);
+	kv_buffer_free(p->device, &s->plain);
 	if (!s->from)
 		return;
 	kv_buffer_free(s->from, &s->packed);
