@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/sides.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 #include <math.h>
 #include <stdio.h>

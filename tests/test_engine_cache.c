@@ -2,7 +2,7 @@
 /* Ragged caches: cut at random, decoded on, held against libllama with masks. */
 #include "tests/engine_host.h"
 #include "tests/oracle.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <stdio.h>

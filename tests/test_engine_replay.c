@@ -2,7 +2,7 @@
 /* What a plan costs, against a sum made by hand over libllama's logits. */
 #include "tests/engine_host.h"
 #include "tests/oracle.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <math.h>

@@ -5,7 +5,7 @@
  * than after the first.
  */
 #include "tests/engine_host.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <math.h>

@@ -5,10 +5,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "core/cli/madeup.h"
+#include "core/testkit/madeup.h"
 #include "kernels/cpu/logits.h"
+#include "core/testkit/random.h"
 #include "core/toolkit/toolkit.h"
-#include "tests/random.h"
 
 /* --- selections ------------------------------------------------------------------ */
 

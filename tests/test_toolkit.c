@@ -14,9 +14,9 @@
 
 #include <kvmod/toolkit.h>
 
-#include "core/cli/madeup.h"
+#include "core/testkit/madeup.h"
+#include "core/testkit/random.h"
 #include "kernels/cpu/ops.h"
-#include "tests/random.h"
 #include "tests/simd_levels.h"
 
 /* --- a policy that does what a test wants ------------------------------------------- */

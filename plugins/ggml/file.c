@@ -2,7 +2,7 @@
 /* The model's file: opening it, reading it, finding things in its header. */
 #include "engine.h"
 
-#include "core/regular.h"
+#include "core/base/regular.h"
 
 #include <stdlib.h>
 #include <string.h>
