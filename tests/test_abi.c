@@ -5,7 +5,9 @@
  * KVMOD_ABI_MINOR) and no field may move. The numbers are the first release's.
  */
 #include <check.h>
+#undef fail			/* host->fail() is meant */
 #include <kvmod/kvmod.h>
+#include <kvmod/scorer.h>
 
 #if UINTPTR_MAX == UINT64_MAX
 struct pin {
@@ -364,6 +366,74 @@ static const struct pin pins[] = {
 	AT(kvmod_left, seen, 8),
 	AT(kvmod_left, budget, 16),
 	AT(kvmod_left, bytes, 24),
+
+	/* Authors' instances begin with it. */
+	SIZE(kvmod_scorer, 96),
+	AT(kvmod_scorer, instance, 0),
+	AT(kvmod_scorer, budget, 16),
+	AT(kvmod_scorer, sinks, 32),
+	AT(kvmod_scorer, window, 40),
+	AT(kvmod_scorer, pool, 48),
+	AT(kvmod_scorer, decode_every, 56),
+	AT(kvmod_scorer, level, 64),
+	AT(kvmod_scorer, whole_layers, 72),
+	AT(kvmod_scorer, pooling, 88),
+	AT(kvmod_scorer, said_raised, 92),
+	SIZE(kvmod_scorer_ops, 56),
+	AT(kvmod_scorer_ops, size, 0),
+	AT(kvmod_scorer_ops, score, 8),
+	AT(kvmod_scorer_ops, select, 16),
+	AT(kvmod_scorer_ops, what, 20),
+	AT(kvmod_scorer_ops, rows, 24),
+	AT(kvmod_scorer_ops, floats, 32),
+	AT(kvmod_scorer_ops, share, 40),
+	AT(kvmod_scorer_ops, open, 48),
+
+	SIZE(kvmod_task, 80),
+	AT(kvmod_task, size, 0),
+	AT(kvmod_task, i, 4),
+	AT(kvmod_task, g, 8),
+	AT(kvmod_task, n, 12),
+	AT(kvmod_task, m, 16),
+	AT(kvmod_task, group, 20),
+	AT(kvmod_task, kit, 24),
+	AT(kvmod_task, request, 32),
+	AT(kvmod_task, segment, 40),
+	AT(kvmod_task, head, 48),
+	AT(kvmod_task, keep, 56),
+	AT(kvmod_task, scratch, 64),
+	AT(kvmod_task, work, 72),
+	SIZE(kvmod_stats, 40),
+	AT(kvmod_stats, mean, 8),
+	AT(kvmod_stats, variance, 16),
+	AT(kvmod_stats, smallest, 24),
+	AT(kvmod_stats, largest, 32),
+	SIZE(kvmod_toolkit, 208),
+	AT(kvmod_toolkit, rows, 8),
+	AT(kvmod_toolkit, dots, 16),
+	AT(kvmod_toolkit, norms, 24),
+	AT(kvmod_toolkit, sum, 32),
+	AT(kvmod_toolkit, stats, 40),
+	AT(kvmod_toolkit, queries, 48),
+	AT(kvmod_toolkit, logits, 56),
+	AT(kvmod_toolkit, softmax, 64),
+	AT(kvmod_toolkit, last_attention, 72),
+	AT(kvmod_toolkit, mean_attention, 80),
+	AT(kvmod_toolkit, window_scores, 88),
+	AT(kvmod_toolkit, pool, 96),
+	AT(kvmod_toolkit, mark_heaviest, 104),
+	AT(kvmod_toolkit, mark_mass, 112),
+	AT(kvmod_toolkit, keep_whole, 120),
+	AT(kvmod_toolkit, keep_heaviest, 128),
+	AT(kvmod_toolkit, keep_marked, 136),
+	AT(kvmod_toolkit, keep_listed, 144),
+	AT(kvmod_toolkit, scratch_bytes, 152),
+	AT(kvmod_toolkit, each_head, 160),
+	AT(kvmod_toolkit, fail, 168),
+	AT(kvmod_toolkit, scorer_open, 176),
+	AT(kvmod_toolkit, scorer_needs, 184),
+	AT(kvmod_toolkit, scorer_workspace, 192),
+	AT(kvmod_toolkit, scorer_compress, 200),
 };
 
 START_TEST(layout)

@@ -8,8 +8,8 @@
  *    a field only if KVMOD_HAS() says that the writer knew it; what is absent
  *    reads as zero. Arrays of structs come with a stride, for the same reason.
  *  - Some structs stand in others by value, or in arrays that have no stride:
- *    kvmod_view, kvmod_span, kvmod_amount, kvmod_list, kvmod_message, kvmod_bytes
- *    and kvmod_instance. They are frozen: they never grow within this ABI major,
+ *    kvmod_view, kvmod_span, kvmod_amount, kvmod_list, kvmod_message, kvmod_bytes,
+ *    kvmod_instance and kvmod_scorer. They are frozen: they never grow within this ABI major,
  *    and so need no size to grow by.
  *  - Fields are appended, never moved, and never change meaning.
  *  - Fixed-width integers, no enum members, no bit-fields, no C++ types, no
