@@ -14,14 +14,6 @@ pkgconfig_DATA = core/kvmod.pc
 
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
-	core/toolkit/attention.c \
-	core/toolkit/heads.c \
-	core/toolkit/heaviest.c \
-	core/toolkit/scorer.c \
-	core/toolkit/scorer.h \
-	core/toolkit/share.c \
-	core/toolkit/table.c \
-	core/toolkit/toolkit.h \
 	core/base/child.h \
 	core/base/context.h \
 	core/base/log.c \
@@ -43,6 +35,17 @@ libkvmod_la_SOURCES = \
 	core/config/read.c \
 	core/config/values.c \
 	core/config/values.h \
+	core/toolkit/attention.c \
+	core/toolkit/heads.c \
+	core/toolkit/heaviest.c \
+	core/toolkit/parts.c \
+	core/toolkit/scorer.c \
+	core/toolkit/scorer.h \
+	core/toolkit/share.c \
+	core/toolkit/table.c \
+	core/toolkit/toolkit.h \
+	core/modules/call.c \
+	core/modules/call.h \
 	core/modules/catalog.c \
 	core/modules/catalog.h \
 	core/modules/configure.c \
@@ -70,14 +73,24 @@ libkvmod_la_SOURCES = \
 	core/run/builtin.h \
 	core/run/cpu.c \
 	core/run/decide.c \
+	core/run/decide.h \
 	core/run/engine.c \
 	core/run/engine.h \
 	core/run/fullkv.c \
+	core/run/gaps.c \
+	core/run/handed.c \
+	core/run/handed.h \
 	core/run/plan.c \
 	core/run/policy.c \
 	core/run/policy.h \
+	core/run/relay.c \
+	core/run/relay.h \
+	core/run/request.c \
+	core/run/request.h \
 	core/run/session.c \
+	core/run/settle.c \
 	core/run/staging.c \
+	core/run/workspace.c \
 	core/check/check.c \
 	core/check/check.h \
 	core/check/probe.c \

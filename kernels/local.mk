@@ -2,21 +2,21 @@
 # Kernels hold no policy logic. Modules, the core and the tests link them whole.
 noinst_LTLIBRARIES += libkernels.la
 libkernels_la_SOURCES = \
+	kernels/cpu/attention.c \
+	kernels/cpu/attention.h \
 	kernels/cpu/avx2.c \
 	kernels/cpu/avx512.c \
 	kernels/cpu/blocks.c \
 	kernels/cpu/blocks.h \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
+	kernels/cpu/limits.h \
 	kernels/cpu/logits.c \
 	kernels/cpu/logits.h \
 	kernels/cpu/ops.h \
-	kernels/cpu/rows.c \
-	kernels/cpu/rows.h \
 	kernels/cpu/scalar.c \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \
-	kernels/cpu/sum.h \
 	kernels/cpu/vector.h \
 	kernels/cpu/vector_blocks.h
 libkernels_la_LIBADD = $(LIBM)

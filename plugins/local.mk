@@ -1,54 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
 
 if HAVE_GGML
-noinst_LTLIBRARIES += libengine_ggml.la
+# What the engines of GGUF models share; modules and tests link it beside an engine.
+noinst_LTLIBRARIES += libgguf_models.la libengine_ggml.la libengine_llama.la
+libgguf_models_la_SOURCES = \
+	plugins/gguf/backend.c \
+	plugins/gguf/backend.h \
+	plugins/gguf/chat.c \
+	plugins/gguf/chat.h \
+	plugins/gguf/engine.h \
+	plugins/gguf/families.c \
+	plugins/gguf/file.c \
+	plugins/gguf/file.h \
+	plugins/gguf/gpu.c \
+	plugins/gguf/gpu.h \
+	plugins/gguf/header.c \
+	plugins/gguf/hyperparameters.c \
+	plugins/gguf/model.c \
+	plugins/gguf/model.h \
+	plugins/gguf/render_guess.c \
+	plugins/gguf/render_known.c \
+	plugins/gguf/special_tokens.c \
+	plugins/gguf/template_key.c \
+	plugins/gguf/templates.c \
+	plugins/gguf/text.c \
+	plugins/gguf/text.h \
+	plugins/gguf/tokenizer_stack.c \
+	plugins/gguf/vocab.c \
+	plugins/gguf/weights.c
+libgguf_models_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+libgguf_models_la_LIBADD = $(GGML_LIBS) $(LIBM)
+
 libengine_ggml_la_SOURCES = \
-	plugins/ggml/arch.c \
-	plugins/ggml/backend.c \
 	plugins/ggml/cache.c \
-	plugins/ggml/chat.c \
-	plugins/ggml/chat.h \
+	plugins/ggml/cache.h \
 	plugins/ggml/compute.c \
-	plugins/ggml/deep.c \
 	plugins/ggml/engine.c \
-	plugins/ggml/engine.h \
-	plugins/ggml/file.c \
-	plugins/ggml/file.h \
-	plugins/ggml/gguf.c \
-	plugins/ggml/gpu.c \
 	plugins/ggml/graph.c \
-	plugins/ggml/guess.c \
-	plugins/ggml/header.c \
+	plugins/ggml/graph.h \
 	plugins/ggml/inputs.c \
-	plugins/ggml/llama.c \
 	plugins/ggml/memory.c \
-	plugins/ggml/model.c \
-	plugins/ggml/pace.c \
-	plugins/ggml/pace.h \
+	plugins/ggml/memory.h \
 	plugins/ggml/phases.c \
-	plugins/ggml/render.c \
+	plugins/ggml/queries.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
-	plugins/ggml/rows.c \
+	plugins/ggml/rotate.c \
+	plugins/ggml/runtime.h \
 	plugins/ggml/seq.c \
-	plugins/ggml/special.c \
+	plugins/ggml/sequence.h \
 	plugins/ggml/step.c \
-	plugins/ggml/template_key.c \
-	plugins/ggml/templates.c \
-	plugins/ggml/text.c \
-	plugins/ggml/turn.c \
-	plugins/ggml/vocab.c \
-	plugins/ggml/weights.c
+	plugins/ggml/thread_tuning.c \
+	plugins/ggml/thread_tuning.h
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 
-module_LTLIBRARIES += ggml.la
+libengine_llama_la_SOURCES = plugins/llama/engine.c plugins/llama/engine.h
+libengine_llama_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+libengine_llama_la_LIBADD = $(GGML_LIBS)
+
+module_LTLIBRARIES += ggml.la llama.la
 ggml_la_SOURCES = plugins/ggml/module.c
 ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
-ggml_la_LIBADD = libengine_ggml.la
+ggml_la_LIBADD = libengine_ggml.la libgguf_models.la
 ggml_la_LDFLAGS = $(MODULE_LINK) $(GGML_LDFLAGS)
-# Its run path is configure's.
+llama_la_SOURCES = plugins/llama/module.c
+llama_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+llama_la_LIBADD = libengine_llama.la libgguf_models.la
+llama_la_LDFLAGS = $(MODULE_LINK) $(GGML_LDFLAGS)
+# Their run path is configure's.
 EXTRA_ggml_la_DEPENDENCIES = config.status
+EXTRA_llama_la_DEPENDENCIES = config.status
 endif
 
 # ggml and libllama, where they are not the system's: the engine must not need
@@ -63,14 +85,14 @@ endif
 
 # The module "cuda" holds the device and the policies that run on it.
 CUDA_MODULE = \
-	plugins/cuda/cuda.h \
 	plugins/cuda/device.c \
+	plugins/cuda/device.h \
 	plugins/cuda/module.c \
 	policies/cuda/adakv.c \
-	policies/cuda/attend.c \
-	policies/cuda/attend.h \
 	policies/cuda/params.h \
 	policies/cuda/policies.h \
+	policies/cuda/ranking.c \
+	policies/cuda/ranking.h \
 	policies/cuda/refreekv.c \
 	policies/cuda/snapkv.c \
 	policies/cuda/topp.c \

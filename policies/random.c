@@ -49,8 +49,7 @@ static int32_t draw(const void *self, const struct kvmod_task *head, float *out)
 /* It reads no cache, and so runs wherever that lies. */
 KVMOD_SCORER_POLICY(random, struct random, PARAMS,
 		    "positions drawn at random, for each KV head its own",
-		    KVMOD_ON_CPU | KVMOD_ON_CUDA, .score = draw)
-KVMOD_RUNS_ON(random, "cpu cuda");
+		    "*", .score = draw)
 KVMOD_MODULE("random", "0.1.0", "Apache-2.0", "The kvmod authors",
 	     "positions drawn at random: the floor that other policies must beat", 0,
 	     random_init, NULL);

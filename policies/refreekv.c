@@ -3,39 +3,68 @@
  * ReFreeKV (arXiv 2502.16886): no budget is given. Each layer keeps the shortest
  * prefix of a ranking whose attention has all but `threshold` of the whole norm.
  */
-#include "policies/refreekv.h"
+#include "refreekv.h"
 
 #include <string.h>
 
 /* Segments are decided together while their scratch fits in so many bytes. */
 #define BATCH_BYTES ((size_t)64 << 20)
 
-KVMOD_PARAMS(policy, refreekv, REFREEKV_PARAMS);
+/* --- layers to decide --------------------------------------------------------------- */
 
-/* --- what is to be cut ---------------------------------------------------------- */
+static uint32_t divide_up(uint32_t a, uint32_t b)
+{
+	return a / b + (a % b != 0);
+}
 
-/* Is there anything to decide? cut then has what follows from lengths and parameters. */
-static bool cut_wanted(const struct refreekv *self, const struct kvmod_segment *s, struct cut *cut)
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Is there anything to decide? The layer then has what follows from lengths and parameters. */
+static bool layer_set(struct layer *layer, const struct refreekv *self,
+		      const struct kvmod_segment *s)
 {
 	uint32_t n = kvmod_head_at(s, 0)->n;
 
-	memset(cut, 0, sizeof(*cut));
-	cut->self = self;
-	cut->rows.segment = s;
+	memset(layer, 0, sizeof(*layer));
+	layer->self = self;
+	layer->kit = kvmod_toolkit_of(self);
+	layer->segment = s;
 	if (refreekv_leaves(self, s))
 		return false;
 	if (!kvmod_same_lengths(s)) {
-		cut->status = KVMOD_ENOTSUP;
+		layer->status = KVMOD_ENOTSUP;
 		return true;
 	}
-	cut->m = refreekv_ranked(self, s);
-	cut->n_heads = s->n_q_heads;
-	cut->tail = refreekv_tail(self, n);
-	cut->n_rows = refreekv_norm_rows(self, s);
-	cut->n_window = refreekv_rank_rows(self, s);
-	cut->rows.n = n;
-	cut->rows.split = (uint32_t)(self->sinks < n ? self->sinks : n);
-	return cut->m > 0;
+	layer->n = n;
+	layer->n_heads = s->n_q_heads;
+	layer->group = s->n_q_heads / s->n_kv_heads;
+	layer->sinks = (uint32_t)(self->sinks < n ? self->sinks : n);
+	layer->tail = refreekv_tail(self, n);
+	layer->m = refreekv_ranked(self, s);
+	layer->n_norm_rows = refreekv_norm_rows(self, s);
+	layer->n_window = refreekv_rank_rows(self, s);
+	layer->n_rows = larger(layer->n_norm_rows, layer->n_window);
+	layer->n_sink_tiles = divide_up(layer->sinks, KVMOD_TILE);
+	layer->n_tiles = layer->n_sink_tiles + divide_up(n - layer->sinks, KVMOD_TILE);
+	layer->n_chunks = divide_up(layer->n_tiles, CHUNK);
+	layer->parts_are_tiles = layer->n_rows == 1;
+	return layer->m > 0;
+}
+
+struct range refreekv_tile(const struct layer *layer, uint32_t tile)
+{
+	uint32_t others = layer->n_tiles - layer->n_sink_tiles, end = layer->n;
+	struct range t = { .begin = layer->sinks + tile * KVMOD_TILE };
+
+	if (tile >= others) {
+		t.begin = (layer->n_tiles - 1 - tile) * KVMOD_TILE;
+		end = layer->sinks;
+	}
+	t.end = end - t.begin < KVMOD_TILE ? end : t.begin + KVMOD_TILE;
+	return t;
 }
 
 /* Hands out whole cache lines; with base NULL it only counts. */
@@ -52,39 +81,42 @@ static void *take(struct arena *arena, size_t n, size_t size)
 	return memory;
 }
 
-/* Gives a cut its scratch; returns how much. memory NULL: only that. */
-static size_t cut_lay_out(struct cut *cut, void *memory)
+static uint32_t n_parts(const struct layer *layer)
 {
-	const struct kvmod_segment *s = cut->rows.segment;
+	return layer->parts_are_tiles ? layer->n_tiles : layer->n_chunks;
+}
+
+/* Gives a layer its scratch; returns how much. memory NULL: only that. */
+static size_t layer_lay_out(struct layer *layer, void *memory)
+{
 	struct arena arena = { memory, 0 };
-	uint32_t n = cut->rows.n, split = cut->rows.split, n_heads = cut->n_heads;
-	uint32_t n_rows = cut->n_window > cut->n_rows ? cut->n_window : cut->n_rows;
-	void *rows;
+	uint32_t n_heads = layer->n_heads;
 
-	if (cut->status)
+	if (layer->status)
 		return 0;
-	rows = take(&arena, kv_rows_bytes(s, n, n_rows, split), 1);
-	kv_rows_init(&cut->rows, s, n, n_rows, split, rows);
-	cut->norm = take(&arena, n_heads, sizeof(double));
-	if (cut->self->rank == RANK_POSITION) {
-		size_t sets = n_rows > 1 ? cut->rows.n_chunks : 1;
+	layer->attention_bytes = layer->kit->parts_bytes(layer->segment, 0, layer->n_rows,
+							 n_parts(layer));
+	layer->attention_memory = take(&arena, layer->segment->n_kv_heads, layer->attention_bytes);
+	layer->norm = take(&arena, n_heads, sizeof(double));
+	if (layer->self->rank == RANK_POSITION) {
+		size_t sets = layer->parts_are_tiles ? 1 : layer->n_chunks;
 
-		cut->squares = take(&arena, n_heads * (cut->rows.n_tiles + (size_t)1), sizeof(double));
-		cut->inside = take(&arena, (size_t)n_heads * KV_TILE, sizeof(double));
-		cut->a = take(&arena, sets * n_heads * KV_TILE, sizeof(float));
+		layer->squares = take(&arena, n_heads * (layer->n_tiles + (size_t)1), sizeof(double));
+		layer->inside = take(&arena, (size_t)n_heads * KVMOD_TILE, sizeof(double));
+		layer->a = take(&arena, sets * n_heads * KVMOD_TILE, sizeof(float));
 		return arena.used;
 	}
-	cut->attention = take(&arena, (size_t)n_heads * n, sizeof(float));
-	cut->score = take(&arena, (size_t)s->n_kv_heads * n, sizeof(float));
-	cut->order = take(&arena, (size_t)s->n_kv_heads * cut->m, sizeof(uint64_t));
-	cut->spare = take(&arena, cut->m, sizeof(uint64_t));
-	cut->dropped = take(&arena, n_heads, sizeof(double));
+	layer->heads_a = take(&arena, (size_t)n_heads * layer->n, sizeof(float));
+	layer->score = take(&arena, (size_t)layer->segment->n_kv_heads * layer->n, sizeof(float));
+	layer->order = take(&arena, (size_t)layer->segment->n_kv_heads * layer->m, sizeof(uint64_t));
+	layer->spare = take(&arena, layer->m, sizeof(uint64_t));
+	layer->dropped = take(&arena, n_heads, sizeof(double));
 	return arena.used;
 }
 
 static size_t table_bytes(const struct kvmod_request *request)
 {
-	return (request->n_segments * sizeof(struct cut) + 63) / 64 * 64;
+	return (request->n_segments * sizeof(struct layer) + 63) / 64 * 64;
 }
 
 static int32_t refreekv_workspace(void *self, const struct kvmod_request *request,
@@ -93,12 +125,12 @@ static int32_t refreekv_workspace(void *self, const struct kvmod_request *reques
 	size_t all = 0, largest = 0;
 
 	for (uint32_t i = 0; i < request->n_segments; i++) {
-		struct cut cut;
+		struct layer layer;
 		size_t bytes;
 
-		if (!cut_wanted(self, kvmod_segment_at(request, i), &cut))
+		if (!layer_set(&layer, self, kvmod_segment_at(request, i)))
 			continue;
-		bytes = cut_lay_out(&cut, NULL);
+		bytes = layer_lay_out(&layer, NULL);
 		all += bytes;
 		largest = bytes > largest ? bytes : largest;
 	}
@@ -111,80 +143,106 @@ static int32_t refreekv_workspace(void *self, const struct kvmod_request *reques
 /* --- deciding a batch, on the host's threads ---------------------------------------- */
 
 struct batch {
-	struct cut *cuts;
+	struct layer *layers;
 	uint32_t n;
-	uint32_t n_chunks, n_kv_heads;	/* the most that a cut has */
+	uint32_t n_chunks, n_kv_heads;	/* the most that a layer has */
 };
 
 static void load(void *arg, uint32_t i)
 {
-	struct cut *cut = &((struct batch *)arg)->cuts[i];
-	const struct kvmod_segment *s = cut->rows.segment;
-	uint32_t n_rows = cut->rows.n_rows;
+	struct layer *layer = &((struct batch *)arg)->layers[i];
 
-	if (cut->status)
-		return;
-	kv_rows_load(&cut->rows);
-	for (uint32_t g = 0; g < s->n_kv_heads; g++)
-		for (uint32_t row = 0; row < n_rows; row++)
-			cut->rows.sees[g * n_rows + row] =
-				kvmod_row_sees(s, kvmod_head_at(s, g), s->n_rows - n_rows + row);
+	for (uint32_t g = 0; g < layer->segment->n_kv_heads && !layer->status; g++)
+		layer->kit->parts_open(layer->segment, g, layer->n_rows, n_parts(layer),
+				       refreekv_attention(layer, g));
 }
 
 /* The i-th piece of work: a chunk of one KV head. NULL: there is none. */
-static struct cut *piece(const struct batch *batch, uint32_t i, uint32_t *chunk, uint32_t *g)
+static struct layer *piece(const struct batch *batch, uint32_t i, uint32_t *chunk, uint32_t *g)
 {
-	struct cut *cut = &batch->cuts[i / batch->n_kv_heads / batch->n_chunks];
+	struct layer *layer = &batch->layers[i / batch->n_kv_heads / batch->n_chunks];
 
 	*chunk = i / batch->n_kv_heads % batch->n_chunks;
 	*g = i % batch->n_kv_heads;
-	if (cut->status || *chunk >= cut->rows.n_chunks || *g >= cut->rows.segment->n_kv_heads)
+	if (layer->status || *chunk >= layer->n_chunks || *g >= layer->segment->n_kv_heads)
 		return NULL;
-	return cut;
+	return layer;
 }
 
 static void scan(void *arg, uint32_t i)
 {
 	uint32_t chunk, g;
-	struct cut *cut = piece(arg, i, &chunk, &g);
+	struct layer *layer = piece(arg, i, &chunk, &g);
 
-	if (cut)
-		kv_rows_scan(&cut->rows, chunk, g);
+	if (!layer)
+		return;
+	for (uint32_t tile = chunk * CHUNK; tile < layer->n_tiles && tile < (chunk + 1) * CHUNK; tile++) {
+		struct range t = refreekv_tile(layer, tile);
+
+		layer->kit->parts_scan(refreekv_attention(layer, g),
+				       layer->parts_are_tiles ? tile : chunk, t.begin, t.end);
+	}
 }
 
 static void total(void *arg, uint32_t i)
 {
-	struct cut *cut = &((struct batch *)arg)->cuts[i];
+	struct layer *layer = &((struct batch *)arg)->layers[i];
 
-	if (!cut->status)
-		cut->status = kv_rows_total(&cut->rows);
+	for (uint32_t g = 0; g < layer->segment->n_kv_heads && !layer->status; g++)
+		layer->status = layer->kit->parts_total(refreekv_attention(layer, g));
+}
+
+/* Positions that row `row` of the segment sees; past the newest row: all that there are. */
+static uint32_t sees(const struct kvmod_segment *s, uint32_t g, uint32_t row)
+{
+	return row < s->n_rows ? kvmod_row_sees(s, kvmod_head_at(s, g), row) : UINT32_MAX;
+}
+
+void refreekv_tile_attention(const struct layer *layer, uint32_t tile, uint32_t g, float *a,
+			     size_t stride)
+{
+	const struct kvmod_segment *s = layer->segment;
+	struct range t = refreekv_tile(layer, tile);
+	uint32_t row = s->n_rows - layer->n_norm_rows, end = sees(s, g, row), h, i;
+
+	for (h = 0; h < layer->group; h++)
+		memset(a + h * stride, 0, (t.end - t.begin) * sizeof(*a));
+	layer->kit->parts_add(refreekv_attention(layer, g), layer->n_norm_rows, t.begin, t.end, 1,
+			      a, stride);
+	/* Where row `row` sees a position, all newer rows do. */
+	for (i = t.begin; i < t.end && layer->n_norm_rows > 1; i++) {
+		while (end <= i)
+			end = sees(s, g, ++row);
+		for (h = 0; h < layer->group && row < s->n_rows; h++)
+			a[h * stride + i - t.begin] /= (float)(s->n_rows - row);
+	}
 }
 
 /* One row ranked by position has all that it needs from the scan. */
 static void attend(void *arg, uint32_t i)
 {
 	uint32_t chunk, g;
-	struct cut *cut = piece(arg, i, &chunk, &g);
+	struct layer *layer = piece(arg, i, &chunk, &g);
 
-	if (cut && cut->self->rank == RANK_ATTENTION)
-		refreekv_attention_chunk(cut, chunk, g);
-	else if (cut && cut->rows.n_rows > 1)
-		refreekv_position_chunk(cut, chunk, g);
+	if (layer && layer->self->rank == RANK_ATTENTION)
+		refreekv_attention_chunk(layer, chunk, g);
+	else if (layer && !layer->parts_are_tiles)
+		refreekv_position_chunk(layer, chunk, g);
 }
 
 static void decide(void *arg, uint32_t i)
 {
-	struct cut *cut = &((struct batch *)arg)->cuts[i];
+	struct layer *layer = &((struct batch *)arg)->layers[i];
 
-	if (cut->status)
+	if (layer->status)
 		return;
-	if (cut->self->rank == RANK_ATTENTION)
-		refreekv_attention_decide(cut);
+	if (layer->self->rank == RANK_ATTENTION)
+		refreekv_attention_decide(layer);
 	else
-		refreekv_position_decide(cut);
+		refreekv_position_decide(layer);
 }
 
-/* Both at once, where nothing is to be done between. */
+/* Both at once, where nothing comes between. */
 static void finish(void *arg, uint32_t i)
 {
 	total(arg, i);
@@ -199,13 +257,11 @@ static void run(const struct refreekv *self, struct batch *batch, bool *said)
 
 	batch->n_chunks = batch->n_kv_heads = 1;
 	for (uint32_t i = 0; i < batch->n; i++) {
-		const struct kv_rows *rows = &batch->cuts[i].rows;
+		const struct layer *layer = &batch->layers[i];
 
-		if (rows->n_chunks > batch->n_chunks)
-			batch->n_chunks = rows->n_chunks;
-		if (rows->segment->n_kv_heads > batch->n_kv_heads)
-			batch->n_kv_heads = rows->segment->n_kv_heads;
-		second_pass |= rows->n_rows > 1;
+		batch->n_chunks = larger(batch->n_chunks, layer->n_chunks);
+		batch->n_kv_heads = larger(batch->n_kv_heads, layer->segment->n_kv_heads);
+		second_pass |= layer->n_rows > 1;
 	}
 	pieces = batch->n * batch->n_chunks * batch->n_kv_heads;
 	host->parallel(host->ctx, batch->n, load, batch);
@@ -218,12 +274,12 @@ static void run(const struct refreekv *self, struct batch *batch, bool *said)
 		host->parallel(host->ctx, batch->n, finish, batch);
 	}
 	for (uint32_t i = 0; i < batch->n; i++) {
-		struct cut *cut = &batch->cuts[i];
+		struct layer *layer = &batch->layers[i];
 
-		if (cut->status && !*said)
-			refreekv_say(self, cut->status);
-		*said |= cut->status != 0;
-		cut->keep->status = cut->status;
+		if (layer->status && !*said)
+			refreekv_say(self, layer->status);
+		*said |= layer->status != 0;
+		layer->keep->status = layer->status;
 	}
 }
 
@@ -234,25 +290,25 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 	const struct refreekv *self = self_;
 	char *memory = (char *)request->scratch + table_bytes(request);
 	size_t room = request->scratch_size - table_bytes(request), used = 0;
-	struct batch batch = { .cuts = request->scratch };
+	struct batch batch = { .layers = request->scratch };
 	bool said = false;
 
 	for (uint32_t i = 0; i < request->n_segments; i++) {
-		struct cut cut;
+		struct layer layer;
 		size_t bytes;
 
 		kvmod_keep_at(plan, i)->loss = 0;
-		if (!cut_wanted(self, kvmod_segment_at(request, i), &cut))
+		if (!layer_set(&layer, self, kvmod_segment_at(request, i)))
 			continue;
-		bytes = cut_lay_out(&cut, NULL);
+		bytes = layer_lay_out(&layer, NULL);
 		if (used + bytes > room) {
 			run(self, &batch, &said);
 			batch.n = 0;
 			used = 0;
 		}
-		cut_lay_out(&cut, memory + used);
-		cut.keep = kvmod_keep_at(plan, i);
-		batch.cuts[batch.n++] = cut;
+		layer_lay_out(&layer, memory + used);
+		layer.keep = kvmod_keep_at(plan, i);
+		batch.layers[batch.n++] = layer;
 		used += bytes;
 	}
 	if (batch.n)
@@ -260,26 +316,10 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 	return 0;
 }
 
-static const struct kvmod_policy_ops refreekv_ops = {
-	.size = sizeof(refreekv_ops),
-	.name = "refreekv",
-	.description = "no budget: what keeps all but a share of the attention's norm (2502.16886)",
-	.devices = KVMOD_ON_CPU,
-	.instance_size = sizeof(struct refreekv),
-	.params = refreekv_params,
-	.n_params = sizeof(refreekv_params) / sizeof(*refreekv_params),
-	.param_stride = sizeof(*refreekv_params),
-	.open = refreekv_open,
-	.needs = refreekv_needs,
-	.workspace = refreekv_workspace,
-	.compress = refreekv_compress,
-};
-
-static int32_t refreekv_init(const struct kvmod_host *host)
-{
-	return host->register_policy(host->ctx, &refreekv_ops);
-}
-
+KVMOD_POLICY(refreekv, struct refreekv, REFREEKV_PARAMS,
+	     "no budget: what keeps all but a share of the attention's norm (2502.16886)", 0,
+	     "cpu", .open = refreekv_open, .needs = refreekv_needs,
+	     .workspace = refreekv_workspace, .compress = refreekv_compress)
 KVMOD_MODULE("refreekv", "0.1.0", "Apache-2.0", "The kvmod authors",
 	     "ReFreeKV: threshold-free pruning, one length for each layer", 0,
 	     refreekv_init, NULL);

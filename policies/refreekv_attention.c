@@ -2,38 +2,38 @@
 /*
  * ReFreeKV, rank = attention: each KV head ranks its positions by what the last
  * `window` queries pay them in all. Sinks and window are kept, outside of ranking
- * and norm; how many of the others is one number for the layer.
+ * and norm; of the others every head keeps equally many.
  */
-#include "policies/refreekv.h"
-
 #include <math.h>
 #include <string.h>
+
+#include "refreekv.h"
 
 #define RADIX_BITS	11
 #define RADIX		(1u << RADIX_BITS)
 
-/* A number that orders as the float does. */
+/* A number that orders as the float does; attention is never below 0. */
 static uint32_t order_of(float x)
 {
 	uint32_t bits;
 
-	x += 0.0f;	/* -0 is 0 */
 	memcpy(&bits, &x, sizeof(bits));
-	return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+	return bits;
 }
 
-void refreekv_attention_chunk(const struct cut *cut, uint32_t chunk, uint32_t g)
+void refreekv_attention_chunk(const struct layer *layer, uint32_t chunk, uint32_t g)
 {
-	const struct kv_rows *rows = &cut->rows;
-	uint32_t tile = chunk * KV_CHUNK, end = tile + KV_CHUNK;
+	uint32_t tile = chunk * CHUNK, end = tile + CHUNK;
 
-	for (; tile < end && tile < rows->n_tiles; tile++) {
-		uint32_t begin = kv_rows_tile(rows, tile).begin;
+	for (; tile < end && tile < layer->n_tiles; tile++) {
+		struct range t = refreekv_tile(layer, tile);
+		float *score = layer->score + (size_t)g * layer->n + t.begin;
 
-		kv_rows_attention(rows, cut->n_rows, tile, g, cut->attention +
-				  (size_t)g * rows->group * rows->n + begin, rows->n);
-		kv_rows_mass(rows, cut->n_window, tile, g,
-			     cut->score + (size_t)g * rows->n + begin);
+		refreekv_tile_attention(layer, tile, g, layer->heads_a +
+					(size_t)g * layer->group * layer->n + t.begin, layer->n);
+		memset(score, 0, (t.end - t.begin) * sizeof(*score));
+		layer->kit->parts_add(refreekv_attention(layer, g), layer->n_window, t.begin, t.end,
+				      1, score, 0);
 	}
 }
 
@@ -58,78 +58,76 @@ static void sort(uint64_t *keys, uint64_t *spare, uint32_t n)
 }
 
 /* order[g][i]: the position of rank i in the lower half; ties go to the older. */
-static void rank(const struct cut *cut)
+static void rank(const struct layer *layer)
 {
-	uint32_t n_kv_heads = cut->n_heads / cut->rows.group, split = cut->rows.split;
+	uint32_t sinks = layer->sinks;
 
-	for (uint32_t g = 0; g < n_kv_heads; g++) {
-		const float *score = cut->score + (size_t)g * cut->rows.n;
-		uint64_t *order = cut->order + (size_t)g * cut->m;
+	for (uint32_t g = 0; g < layer->segment->n_kv_heads; g++) {
+		const float *score = layer->score + (size_t)g * layer->n;
+		uint64_t *order = layer->order + (size_t)g * layer->m;
 
-		for (uint32_t i = 0; i < cut->m; i++)
-			order[i] = (uint64_t)~order_of(score[split + i]) << 32 | (split + i);
-		sort(order, cut->spare, cut->m);
+		for (uint32_t i = 0; i < layer->m; i++)
+			order[i] = (uint64_t)~order_of(score[sinks + i]) << 32 | (sinks + i);
+		sort(order, layer->spare, layer->m);
 	}
 }
 
 /* Adds the squares of the positions of rank i to sums[h]. */
-static void add_rank(const struct cut *cut, uint32_t i, double *sums)
+static void add_rank(const struct layer *layer, uint32_t i, double *sums)
 {
-	const struct kv_rows *rows = &cut->rows;
-
-	for (uint32_t h = 0; h < cut->n_heads; h++) {
-		uint32_t position = (uint32_t)cut->order[(size_t)(h / rows->group) * cut->m + i];
-		double a = cut->attention[(size_t)h * rows->n + position];
+	for (uint32_t h = 0; h < layer->n_heads; h++) {
+		uint32_t position = (uint32_t)layer->order[(size_t)(h / layer->group) * layer->m + i];
+		double a = layer->heads_a[(size_t)h * layer->n + position];
 
 		sums[h] += a * a;
 	}
 }
 
-static void find_norms(const struct cut *cut)
+static void find_norms(const struct layer *layer)
 {
-	memset(cut->norm, 0, cut->n_heads * sizeof(*cut->norm));
-	for (uint32_t i = 0; i < cut->m; i++)
-		add_rank(cut, i, cut->norm);
-	for (uint32_t h = 0; h < cut->n_heads; h++)
-		cut->norm[h] = sqrt(cut->norm[h]);
+	memset(layer->norm, 0, layer->n_heads * sizeof(*layer->norm));
+	for (uint32_t i = 0; i < layer->m; i++)
+		add_rank(layer, i, layer->norm);
+	for (uint32_t h = 0; h < layer->n_heads; h++)
+		layer->norm[h] = sqrt(layer->norm[h]);
 }
 
 /* A head keeps the sinks, the first `count` of its order, and the tail. */
-static void keep_ranked(const struct cut *cut, uint32_t g, uint32_t count)
+static void keep_ranked(const struct layer *layer, uint32_t g, uint32_t count)
 {
-	uint32_t n = cut->rows.n, split = cut->rows.split, n_kept = 0;
-	uint32_t *kept = cut->keep->indices + g * cut->keep->index_stride;
-	float *score = cut->score + (size_t)g * n;
+	uint32_t n = layer->n, sinks = layer->sinks, n_kept = 0;
+	uint32_t *kept = layer->keep->indices + g * layer->keep->index_stride;
+	float *score = layer->score + (size_t)g * n;
 
 	for (uint32_t i = 0; i < count; i++)
-		score[(uint32_t)cut->order[(size_t)g * cut->m + i]] = -1;
+		score[(uint32_t)layer->order[(size_t)g * layer->m + i]] = -1;
 	for (uint32_t i = 0; i < n; i++)
-		if (i < split || i >= split + cut->m || score[i] < 0)
+		if (i < sinks || i >= sinks + layer->m || score[i] < 0)
 			kept[n_kept++] = i;
-	cut->keep->counts[g] = n_kept;
+	layer->keep->counts[g] = n_kept;
 }
 
 /* Drops from the last rank on, while the loss is within the threshold. */
-void refreekv_attention_decide(const struct cut *cut)
+void refreekv_attention_decide(const struct layer *layer)
 {
-	uint32_t count = cut->m;
+	uint32_t count = layer->m;
 	double loss;
 
-	rank(cut);
-	find_norms(cut);
-	if (!refreekv_norm_usable(cut))
+	rank(layer);
+	find_norms(layer);
+	if (!refreekv_norm_usable(layer))
 		return;
-	memset(cut->dropped, 0, cut->n_heads * sizeof(*cut->dropped));
+	memset(layer->dropped, 0, layer->n_heads * sizeof(*layer->dropped));
 	for (; count > 0; count--) {
-		add_rank(cut, count - 1, cut->dropped);
-		loss = refreekv_loss(cut->norm, cut->dropped, 1, cut->n_heads);
-		if (loss > cut->self->threshold)
+		add_rank(layer, count - 1, layer->dropped);
+		loss = refreekv_loss(layer->norm, layer->dropped, 1, layer->n_heads);
+		if (loss > layer->self->threshold)
 			break;
-		cut->keep->loss = loss;
+		layer->keep->loss = loss;
 	}
-	if (count == cut->m)
+	if (count == layer->m)
 		return;
-	cut->keep->kind = KVMOD_KEEP_HEADS;
-	for (uint32_t g = 0; g < cut->n_heads / cut->rows.group; g++)
-		keep_ranked(cut, g, count);
+	layer->keep->kind = KVMOD_KEEP_HEADS;
+	for (uint32_t g = 0; g < layer->segment->n_kv_heads; g++)
+		keep_ranked(layer, g, count);
 }

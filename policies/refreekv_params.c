@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "policies/refreekv_params.h"
+#include "refreekv_params.h"
 
 static uint32_t at_most(uint64_t value, uint32_t most)
 {

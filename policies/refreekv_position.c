@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ReFreeKV, rank = position: the sinks, then from the newest to the oldest. What
- * is kept is the sinks and a suffix. The loss never falls as the suffix shrinks, so
- * its begin is found by bisection, first over tiles, then over positions of one.
+ * ReFreeKV, rank = position: the sinks, then from the newest to the oldest. A layer
+ * keeps the sinks and a suffix. The loss never falls as the suffix shrinks, so that
+ * bisection finds where the suffix begins, first over tiles, then inside of one.
  */
-#include "policies/refreekv.h"
-
 #include <math.h>
+
+#include "refreekv.h"
 
 /*
  * (full - kept) / full, with the difference of each head's norms taken as
@@ -28,105 +28,83 @@ double refreekv_loss(const double *norm, const double *dropped, size_t stride, u
 }
 
 /* Where the norm is zero or not finite there is nothing to go by. */
-bool refreekv_norm_usable(const struct cut *cut)
+bool refreekv_norm_usable(const struct layer *layer)
 {
 	double full = 0;
 
-	for (uint32_t h = 0; h < cut->n_heads; h++)
-		full += cut->norm[h];
+	for (uint32_t h = 0; h < layer->n_heads; h++)
+		full += layer->norm[h];
 	return full > 0 && isfinite(full);
 }
 
-/*
- * Tiles in the order in which they are dropped, the ranking from its end: those
- * after the sinks from the oldest on, then the sinks, where they are ranked at
- * all, from the newest on.
- */
-static uint32_t n_droppable(const struct cut *cut)
+/* Tiles that may be dropped: the sinks only where they have a rank. */
+static uint32_t n_droppable(const struct layer *layer)
 {
-	bool all = cut->self->norm_scope == SCOPE_ALL;
-
-	return cut->rows.n_tiles - (all ? 0 : kv_rows_split_tiles(&cut->rows));
+	return layer->n_tiles -
+	       (layer->self->norm_scope == SCOPE_ALL ? 0 : layer->n_sink_tiles);
 }
 
-/* From tile to place in that order, and back. */
-static uint32_t place_of(const struct cut *cut, uint32_t tile)
+/* One query head's row of layer->squares. */
+static double *squares_of(const struct layer *layer, uint32_t h)
 {
-	uint32_t sinks = kv_rows_split_tiles(&cut->rows);
-
-	return tile >= sinks ? tile - sinks : cut->rows.n_tiles - 1 - tile;
-}
-
-static uint32_t tile_at(const struct cut *cut, uint32_t place)
-{
-	uint32_t sinks = kv_rows_split_tiles(&cut->rows), others = cut->rows.n_tiles - sinks;
-
-	return place < others ? place + sinks : cut->rows.n_tiles - 1 - place;
-}
-
-/* One query head's row of cut->squares. */
-static double *squares_of(const struct cut *cut, uint32_t h)
-{
-	return cut->squares + (size_t)h * (cut->rows.n_tiles + 1);
+	return layer->squares + (size_t)h * (layer->n_tiles + 1);
 }
 
 /* Several rows: what each tile adds to a norm needs the attention itself. */
-void refreekv_position_chunk(const struct cut *cut, uint32_t chunk, uint32_t g)
+void refreekv_position_chunk(const struct layer *layer, uint32_t chunk, uint32_t g)
 {
-	const struct kv_rows *rows = &cut->rows;
-	uint32_t tile = chunk * KV_CHUNK, end = tile + KV_CHUNK;
-	float *a = cut->a + ((size_t)chunk * cut->n_heads + g * rows->group) * KV_TILE;
+	uint32_t tile = chunk * CHUNK, end = tile + CHUNK, first = g * layer->group;
+	float *a = layer->a + ((size_t)chunk * layer->n_heads + first) * KVMOD_TILE;
 
-	for (; tile < end && tile < rows->n_tiles; tile++) {
-		struct kv_tile t = kv_rows_tile(rows, tile);
+	for (; tile < end && tile < layer->n_tiles; tile++) {
+		struct range t = refreekv_tile(layer, tile);
 
-		kv_rows_attention(rows, cut->n_rows, tile, g, a, KV_TILE);
-		for (uint32_t h = 0; h < rows->group; h++) {
+		refreekv_tile_attention(layer, tile, g, a, KVMOD_TILE);
+		for (uint32_t h = 0; h < layer->group; h++) {
 			double sum = 0;
 
 			for (uint32_t i = 0; i < t.end - t.begin; i++)
-				sum += (double)a[h * KV_TILE + i] * a[h * KV_TILE + i];
-			squares_of(cut, g * rows->group + h)[place_of(cut, tile)] = sum;
+				sum += (double)a[h * KVMOD_TILE + i] * a[h * KVMOD_TILE + i];
+			squares_of(layer, first + h)[tile] = sum;
 		}
 	}
 }
 
-/* From now on squares[h][place] is what is dropped before that tile. */
-static void sum_up(const struct cut *cut)
+/* From now on squares[h][tile] is what is dropped before that tile. */
+static void sum_up(const struct layer *layer)
 {
-	const struct kv_rows *rows = &cut->rows;
-	uint32_t n = n_droppable(cut);
+	uint32_t n = n_droppable(layer), group = layer->group;
 
-	for (uint32_t h = 0; h < cut->n_heads; h++) {
-		double *square = squares_of(cut, h), dropped = 0;
+	for (uint32_t h = 0; h < layer->n_heads; h++) {
+		double *square = squares_of(layer, h), dropped = 0;
 
-		for (uint32_t place = 0; place < n; place++) {
-			double here = rows->n_rows > 1 ? square[place] :
-				kv_rows_square(rows, h, tile_at(cut, place));
+		if (layer->parts_are_tiles)
+			layer->kit->parts_shares(refreekv_attention(layer, h / group), 0, h % group,
+						 NULL, square);
+		for (uint32_t tile = 0; tile < n; tile++) {
+			double here = square[tile];
 
-			square[place] = dropped;
+			square[tile] = dropped;
 			dropped += here;
 		}
 		square[n] = dropped;
-		cut->norm[h] = sqrt(dropped);
+		layer->norm[h] = sqrt(dropped);
 	}
 }
 
 /* inside[h][i]: what is dropped before the i-th position of a tile that goes. */
-static void look_inside(const struct cut *cut, uint32_t place)
+static void look_inside(const struct layer *layer, uint32_t tile)
 {
-	const struct kv_rows *rows = &cut->rows;
-	uint32_t tile = tile_at(cut, place), n_kv_heads = cut->n_heads / rows->group;
-	struct kv_tile t = kv_rows_tile(rows, tile);
+	struct range t = refreekv_tile(layer, tile);
 	uint32_t n = t.end - t.begin;
-	bool backwards = t.begin < rows->split;
+	bool backwards = t.begin < layer->sinks;
 
-	for (uint32_t g = 0; g < n_kv_heads; g++)
-		kv_rows_attention(rows, cut->n_rows, tile, g,
-				  cut->a + g * rows->group * KV_TILE, KV_TILE);
-	for (uint32_t h = 0; h < cut->n_heads; h++) {
-		double dropped = squares_of(cut, h)[place], *inside = cut->inside + h * KV_TILE;
-		const float *a = cut->a + h * KV_TILE;
+	for (uint32_t g = 0; g < layer->segment->n_kv_heads; g++)
+		refreekv_tile_attention(layer, tile, g, layer->a + g * layer->group * KVMOD_TILE,
+					KVMOD_TILE);
+	for (uint32_t h = 0; h < layer->n_heads; h++) {
+		double dropped = squares_of(layer, h)[tile], *inside = layer->inside + h * KVMOD_TILE;
+		const float *a = layer->a + h * KVMOD_TILE;
 
 		for (uint32_t i = 0; i < n; i++) {
 			double here = a[backwards ? n - 1 - i : i];
@@ -137,8 +115,8 @@ static void look_inside(const struct cut *cut, uint32_t place)
 	}
 }
 
-/* The last of 0..last whose loss is within the threshold; that at 0 is taken to be. */
-static uint32_t last_within(const struct cut *cut, const double *dropped, size_t stride,
+/* The last of 0..last whose loss is within the threshold; 0 if none other is. */
+static uint32_t last_within(const struct layer *layer, const double *dropped, size_t stride,
 			    uint32_t last)
 {
 	uint32_t first = 0;
@@ -146,8 +124,8 @@ static uint32_t last_within(const struct cut *cut, const double *dropped, size_t
 	while (first < last) {
 		uint32_t middle = last - (last - first) / 2;
 
-		if (refreekv_loss(cut->norm, dropped + middle, stride, cut->n_heads) <=
-		    cut->self->threshold)
+		if (refreekv_loss(layer->norm, dropped + middle, stride, layer->n_heads) <=
+		    layer->self->threshold)
 			first = middle;
 		else
 			last = middle - 1;
@@ -155,38 +133,37 @@ static uint32_t last_within(const struct cut *cut, const double *dropped, size_t
 	return first;
 }
 
-/* How many positions of the ranking go, and the loss then. */
-static uint32_t count_dropped(const struct cut *cut, double *loss)
+/* How many positions after the sinks go, and the loss then. */
+static uint32_t count_dropped(const struct layer *layer, double *loss)
 {
-	const struct kv_rows *rows = &cut->rows;
-	uint32_t n = n_droppable(cut), others = rows->n - rows->split, place, i;
-	struct kv_tile t;
+	uint32_t n = n_droppable(layer), others = layer->n - layer->sinks, tile, i;
+	struct range t;
 
-	place = last_within(cut, cut->squares, rows->n_tiles + (size_t)1, n);
-	if (place == n) {
+	tile = last_within(layer, layer->squares, layer->n_tiles + (size_t)1, n);
+	if (tile == n) {
 		*loss = 1;
 		return others;
 	}
-	t = kv_rows_tile(rows, tile_at(cut, place));
-	look_inside(cut, place);
-	i = last_within(cut, cut->inside, KV_TILE, t.end - t.begin - 1);
-	*loss = refreekv_loss(cut->norm, cut->inside + i, KV_TILE, cut->n_heads);
-	return t.begin < rows->split ? others : t.begin - rows->split + i;
+	t = refreekv_tile(layer, tile);
+	look_inside(layer, tile);
+	i = last_within(layer, layer->inside, KVMOD_TILE, t.end - t.begin - 1);
+	*loss = refreekv_loss(layer->norm, layer->inside + i, KVMOD_TILE, layer->n_heads);
+	return t.begin < layer->sinks ? others : t.begin - layer->sinks + i;
 }
 
-/* Sinks and the newest stay, whatever the loss. */
-void refreekv_position_decide(const struct cut *cut)
+/* Sinks and tail stay, whatever the loss. */
+void refreekv_position_decide(const struct layer *layer)
 {
-	struct kvmod_keep *keep = cut->keep;
-	uint32_t n = cut->rows.n, sinks = cut->rows.split, dropped;
+	struct kvmod_keep *keep = layer->keep;
+	uint32_t dropped;
 	double loss;
 
-	sum_up(cut);
-	if (!refreekv_norm_usable(cut))
+	sum_up(layer);
+	if (!refreekv_norm_usable(layer))
 		return;
-	dropped = count_dropped(cut, &loss);
+	dropped = count_dropped(layer, &loss);
 	keep->loss = loss;
-	if (dropped > n - sinks - cut->tail)
-		dropped = n - sinks - cut->tail;
-	refreekv_keep_from(cut->self, keep, sinks + dropped, n);
+	if (dropped > layer->n - layer->sinks - layer->tail)
+		dropped = layer->n - layer->sinks - layer->tail;
+	refreekv_keep_from(layer->self, keep, layer->sinks + dropped, layer->n);
 }

@@ -72,7 +72,7 @@ static int32_t compress(void *self_, const struct kvmod_request *request, struct
 
 KVMOD_POLICY(topp, struct topp, PARAMS,
 	     "the heaviest positions that hold p of the attention (2502.02770)",
-	     KVMOD_POLICY_MAY_DROP_NEWEST, KVMOD_ON_CPU,
+	     KVMOD_POLICY_MAY_DROP_NEWEST, "cpu",
 	     .needs = needs_of, .workspace = workspace, .compress = compress)
 KVMOD_MODULE("topp", "0.1.0", "Apache-2.0", "The kvmod authors",
 	     "Twilight's top-p rule as an evictor, ragged by KV head", 0, topp_init, NULL);

@@ -8,7 +8,7 @@ libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h \
 	tests/edited_model.c tests/edited_model.h tests/gguf_edit.c tests/gguf_edit.h tests/oracle.c tests/oracle.h \
 	core/testkit/random.c core/testkit/random.h tests/tiny_model.c tests/tiny_model.h
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
-libtest_engine_la_LIBADD = libengine_ggml.la libkvmod.la $(CHECK_LIBS) $(LIBM)
+libtest_engine_la_LIBADD = libengine_ggml.la libengine_llama.la libgguf_models.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_cache \
@@ -20,7 +20,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_golden \
 	tests/test_engine_gpu \
 	tests/test_engine_llama \
-	tests/test_engine_pace \
+	tests/test_engine_tuning \
 	tests/test_engine_phases \
 	tests/test_engine_phases_gpu \
 	tests/test_engine_phases_sides \
@@ -29,8 +29,8 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_sides \
 	tests/test_engine_special \
 	tests/test_engine_text \
-	tests/test_engine_turns \
-	tests/test_engine_walk \
+	tests/test_engine_rotations \
+	tests/test_engine_random_calls \
 	tests/test_streaming
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -53,20 +53,20 @@ tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_phases_SOURCES = tests/test_engine_phases.c tests/shifted.c tests/shifted.h
 tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_phases_LDADD = libtest_engine.la $(GGML_LIBS)
-tests_test_engine_turns_SOURCES = tests/test_engine_turns.c
-tests_test_engine_turns_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
-tests_test_engine_turns_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
+tests_test_engine_rotations_SOURCES = tests/test_engine_rotations.c
+tests_test_engine_rotations_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_rotations_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 # Loads the module, as the core does.
 tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.c core/testkit/random.h \
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
-tests_test_engine_walk_SOURCES = tests/test_engine_walk.c
-tests_test_engine_walk_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
-tests_test_engine_walk_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
-tests_test_engine_pace_SOURCES = tests/test_engine_pace.c
-tests_test_engine_pace_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
-tests_test_engine_pace_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c
+tests_test_engine_random_calls_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_random_calls_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
+tests_test_engine_tuning_SOURCES = tests/test_engine_tuning.c
+tests_test_engine_tuning_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_tuning_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_request_SOURCES = tests/test_engine_request.c
 tests_test_engine_request_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)

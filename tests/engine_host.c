@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/engine_host.h"
 
+#include "plugins/llama/engine.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -55,7 +57,7 @@ void test_host_device(int32_t (*device)(void *ctx, const char *name,
 
 struct gg_engine *test_engine_open(const struct test_engine_params *params)
 {
-	const struct kvmod_engine_ops *ops = params->llama ? &gg_llama_ops : &gg_engine_ops;
+	const struct kvmod_engine_ops *ops = params->llama ? &ll_engine_ops : &gg_engine_ops;
 	struct gg_engine *engine = calloc(1, ops->instance_size);
 
 	ck_assert_ptr_nonnull(engine);
@@ -63,7 +65,8 @@ struct gg_engine *test_engine_open(const struct test_engine_params *params)
 	engine->base.ops = ops;
 	engine->model = params->model;
 	engine->context = params->context;
-	engine->context_override = params->context_override;
+	if (!params->llama)
+		gg_runtime_of(engine)->context_override = params->context_override;
 	engine->batch = params->batch ? params->batch : 512;
 	engine->gpu_layers = params->gpu_layers;
 	engine->chat_template = params->chat_template;

@@ -7,7 +7,7 @@
 
 #include <kvmod/kvmod.h>
 
-#include "plugins/ggml/engine.h"
+#include "plugins/ggml/runtime.h"
 
 /* What open() is given; what is 0 is a default. */
 struct test_engine_params {

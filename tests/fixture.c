@@ -205,3 +205,10 @@ const char *fixture_no_cuda(void)
 		snprintf(text, sizeof(text), " (looked in %s" KV_USUAL_HINT, fixture_dir);
 	return text;
 }
+
+const char *fixture_no_device(void)
+{
+	const char *text = fixture_no_cuda();
+
+	return *text ? text : " (installed: cpu)";
+}

@@ -38,6 +38,8 @@ const char *fixture_error(void);
 	} while (0)
 /* How "no device `cuda`" goes on where that module was built: a hint to the usual folder. */
 const char *fixture_no_cuda(void);
+/* The same behind "no device `cuda`" where the configuration chooses it. */
+const char *fixture_no_device(void);
 #define assert_ok(call) ck_assert_msg((call) == KVMOD_OK, "%s", kvmod_error())
 
 /* Runs a suite with one case; the exit status of main. */

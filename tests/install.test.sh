@@ -54,6 +54,7 @@ completion=$root$(where completiondir)/kvmod
 installed_model=$root$(where modeldir)/default.gguf
 
 bundle=$(where GGML_BUNDLE)
+map=$(where abs_top_srcdir)/core/libkvmod.map
 
 # What kvmod was built from, unless it was installed there, as distcheck does.
 model=$(where DEFAULT_MODEL)
@@ -162,6 +163,12 @@ fi
 for page in man1/kvmod.1 man3/libkvmod.3 man5/kvmod.conf.5 man7/kvmod-module.7 \
 	man7/kvmod-policies.7; do
 	[ -s "$mandir/$page" ] || fail "$mandir/$page: not installed"
+done
+# Each function of the library has a page, which declares the function.
+symbols=$(sed -n 's/^[[:space:]]*\(kvmod_[a-z0-9_]*\);$/\1/p' "$map")
+[ -n "$symbols" ] || fail "$map names no symbols"
+for symbol in $symbols; do
+	grep -q "^\.F[no] $symbol\>" "$mandir/man3/$symbol.3" || fail "$symbol.3: no page of $symbol"
 done
 if command -v bash >/dev/null; then
 	expect "completion" bash -c ". '$completion' && complete -p kvmod"

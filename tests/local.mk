@@ -51,6 +51,12 @@ tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testk
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
+UNIT_TESTS += tests/test_attention
+tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c tests/refreekv_layer.h \
+	tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_attention_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
 UNIT_TESTS += tests/test_policies
 tests_test_policies_SOURCES = tests/test_policies.c
 tests_test_policies_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'

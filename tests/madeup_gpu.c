@@ -19,8 +19,13 @@ struct device {
 
 #define PARAMS(P, owner) \
 	P(owner, struct device, broken, BOOL, "no", "", "whether it does not open")
-KVMOD_PARAMS(device, cuda, PARAMS);
-KVMOD_BUILT_FOR(cuda, "no GPU at all: sm_00");
+/* Expands the device's name before the other macros paste it. */
+#define CAT_(a, b) a##b
+#define CAT(a, b) CAT_(a, b)
+#define DEFINE_DEVICE(name) KVMOD_PARAMS(device, name, PARAMS)
+DEFINE_DEVICE(MADEUP_DEVICE);
+#define device_params CAT(MADEUP_DEVICE, _params)
+KVMOD_BUILT_FOR(it, "no GPU at all: sm_00");
 
 /* --- memory ------------------------------------------------------------------- */
 
@@ -265,9 +270,9 @@ static int32_t gather(void *self, void *stream, const struct kvmod_gather *gathe
 }
 
 static const struct kvmod_device_ops device_ops = {
-	.size = sizeof(device_ops), .on = KVMOD_ON_CUDA, .name = "cuda",
+	.size = sizeof(device_ops), .name = KVMOD_STR(MADEUP_DEVICE),
 	.description = "a made-up GPU", .instance_size = sizeof(struct device),
-	.params = cuda_params, .n_params = 1, .param_stride = sizeof(*cuda_params),
+	.params = device_params, .n_params = 1,
 	.open = open_it, .close = close_it, .alloc = alloc, .free = free_it, .to_host = to_host,
 	.from_host = from_host, .synchronize = synchronize, .gather = gather,
 	.host_alloc = host_alloc, .host_free = host_free,
@@ -276,10 +281,10 @@ static const struct kvmod_device_ops device_ops = {
 /* --- what runs there: keeps where K begins with a positive number ----------------- */
 
 KVMOD_NO_PARAMS(policy, positive);
-KVMOD_RUNS_ON(positive, "cuda");
+KVMOD_RUNS_ON(positive, KVMOD_STR(MADEUP_DEVICE));
 /* The same once more, as the version of a policy that there is for the CPU. */
 KVMOD_NO_PARAMS(policy, good);
-KVMOD_RUNS_ON(good, "cuda");
+KVMOD_RUNS_ON(good, KVMOD_STR(MADEUP_DEVICE));
 
 static int32_t positive_needs(void *self, struct kvmod_needs *needs)
 {
@@ -335,7 +340,8 @@ static int32_t positive_compress(void *self, const struct kvmod_request *request
 
 static const struct kvmod_policy_ops positive_ops = {
 	.size = sizeof(positive_ops), .name = "positive",
-	.description = "keeps where K begins with a positive number", .devices = KVMOD_ON_CUDA,
+	.description = "keeps where K begins with a positive number",
+	.devices = KVMOD_STR(MADEUP_DEVICE),
 	.instance_size = sizeof(struct kvmod_instance), .needs = positive_needs,
 	.compress = positive_compress,
 };
@@ -351,5 +357,5 @@ static int32_t init(const struct kvmod_host *host)
 	return err ? err : host->register_policy(host->ctx, &good_ops);
 }
 
-KVMOD_MODULE("cuda", "1.0", "Apache-2.0", "The kvmod authors", "a made-up GPU, for tests", 0,
+KVMOD_MODULE(KVMOD_STR(MADEUP_DEVICE), "1.0", "Apache-2.0", "The kvmod authors", "a made-up GPU, for tests", 0,
 	     init, NULL);

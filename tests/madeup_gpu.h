@@ -10,6 +10,11 @@
 #include <kvmod/device.h>
 #include <kvmod/policy.h>
 
+/* Its name may be another one, that the core never heard of. */
+#ifndef MADEUP_DEVICE
+#define MADEUP_DEVICE cuda
+#endif
+
 /* The module "cuda": the device, and the policy "positive" for it. */
 extern const struct kvmod_module gpu_module;
 

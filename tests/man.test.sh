@@ -82,6 +82,41 @@ same symbols libkvmod.map libkvmod.3 "$tmp/exported" "$tmp/documented"
 words=$($(makefile CC) -I"$srcdir/core/include" -fsyntax-only "$tmp/declared.c" 2>&1) ||
 	fail "declarations in libkvmod.3: $words"
 
+# --- libkvmod(3): every field of the structs that a program fills or reads -----------
+
+# "struct kvmod_view { ... int64_t stride; ... }" -> "kvmod_view.stride"
+cat "$srcdir"/core/include/kvmod/*.h | tr '\n' ' ' | sed 's|/\*|\n/*|g; s|\*/|*/\n|g' |
+	grep -v '^/\*' | tr '\n' ' ' | sed 's/struct kvmod_[a-z_]* {/\n&/g' | awk '
+	sub(/^struct /, "") && sub(/}.*/, "") {
+		name = $1
+		sub(/[^{]*{/, "")
+		n = split($0, declarations, ";")
+		for (i = 1; i < n; i++) {
+			# "void (*f)(int a, int b)", "uint32_t a, b", "const char *a"
+			sub(/\)[ ]*\(.*/, "", declarations[i])
+			m = split(declarations[i], fields, ",")
+			for (j = 1; j <= m; j++) {
+				field = fields[j]
+				gsub(/[^a-z0-9_]+/, " ", field); sub(/ $/, "", field); sub(/.* /, "", field)
+				if (field != "size" && field != "reserved")
+					print name "." field
+			}
+		}
+	}' >"$tmp/all_fields"
+awk '
+	/^\.S[sh] / { name = $2 == "struct" ? $3 : "" }
+	/^\.It Va / && name { for (i = 3; i <= NF; i++) if ($i != ",") print name "." $i }
+' "$man/libkvmod.3" >"$tmp/documented"
+{
+	# These must be there; of any other struct that is there, all fields must be.
+	printf 'kvmod_%s\n' request segment head view plan keep span counters
+	sed 's/\..*//' "$tmp/documented"
+} | sort -u >"$tmp/structs"
+while read -r name; do
+	grep "^$name\." "$tmp/all_fields" || fail "libkvmod.3 has struct $name, the headers have not" >&2
+done <"$tmp/structs" >"$tmp/fields"
+same fields kvmod/*.h libkvmod.3 "$tmp/fields" "$tmp/documented"
+
 # --- kvmod(1): every command, with every option --------------------------------------
 
 # section TITLE PAGE - the lines of one subsection.
@@ -214,15 +249,23 @@ sed -n '/^\.Sh POLICIES/,/^\.Sh EXAMPLES/s/^\.Ss //p' "$man/kvmod-policies.7" >"
 same policies 'kvmod list policies' kvmod-policies.7 "$tmp/built" "$tmp/documented"
 
 if ./kvmod list engines | grep -q '^ggml$'; then
-	parameters engine ggml >"$tmp/built"
+	for engine in ggml llama; do
+		parameters engine $engine
+	done >"$tmp/built"
 	documented '^.engine ' "$man/kvmod.conf.5" | grep -e '^ggml ' -e '^llama ' >"$tmp/documented"
-	same parameters 'kvmod info ggml' kvmod.conf.5 "$tmp/built" "$tmp/documented"
+	same parameters 'kvmod info' kvmod.conf.5 "$tmp/built" "$tmp/documented"
 	cut -d' ' -f1,2,4 "$tmp/built" >"$tmp/short"
 	shown engine >"$tmp/shown"
-	same parameters 'kvmod info ggml' conf/kvmod.conf "$tmp/short" "$tmp/shown"
+	same parameters 'kvmod info' conf/kvmod.conf "$tmp/short" "$tmp/shown"
 else
-	echo 'skipped: the parameters of engine ggml, which is not built'
+	echo 'skipped: the parameters of the engines ggml and llama, which are not built'
 fi
+
+# --- kvmod.conf(5): every architecture that the engine ggml runs ---------------------------
+
+sed -n 's/^\t{ "\([a-z0-9]*\)", GGML_ROPE_TYPE_.*/\1/p' "$srcdir/plugins/ggml/arch.c" >"$tmp/built"
+sed -n '/^\.Pq Cm general.architecture/,/^\.El/s/^\.It Cm //p' "$man/kvmod.conf.5" >"$tmp/documented"
+same architectures plugins/ggml/arch.c kvmod.conf.5 "$tmp/built" "$tmp/documented"
 
 # -------------------------------------------------------------------------------------
 

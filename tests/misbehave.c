@@ -112,11 +112,9 @@ static const struct kvmod_policy_ops misbehave_ops = {
 	.size = sizeof(misbehave_ops),
 	.name = "misbehave",
 	.description = "does wrong what it is told to",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct misbehave),
 	.params = misbehave_params,
 	.n_params = sizeof(misbehave_params) / sizeof(*misbehave_params),
-	.param_stride = sizeof(*misbehave_params),
 	.needs = misbehave_needs,
 	.compress = misbehave_compress,
 };

@@ -8,6 +8,8 @@
 struct reader reader;
 struct kvmod_head heads[LAYERS][HEADS];
 struct kvmod_segment segments[LAYERS];
+const struct kvmod_segment *segment_list[LAYERS];
+static const struct kvmod_head *head_list[LAYERS][HEADS];
 struct kvmod_request request;
 struct kvmod_plan *plan;
 
@@ -128,7 +130,7 @@ static int32_t reader_needs(void *self, struct kvmod_needs *needs)
 	const struct kvmod_instance *instance = self;
 	const struct kvmod_policy_ops *ops = instance->ops;
 
-	if (ops->devices & reader.not_on) {
+	if (reader.not_on && strcmp(ops->devices, reader.not_on) == 0) {
 		needs->decode_every = 16;
 		return instance->host->fail(instance->host->ctx, KVMOD_ENOTSUP, "not for this GPU");
 	}
@@ -225,7 +227,7 @@ static struct kvmod_view new_view(bool on_gpu, enum of of, uint32_t layer, uint3
 				  size_t row_bytes, size_t stride, size_t head_stride)
 {
 	struct kvmod_view v = {
-		.size = sizeof(v), .type = type, .stride = (int64_t)stride,
+		.type = type, .stride = (int64_t)stride,
 		.head_stride = (int64_t)head_stride,
 	};
 	size_t bytes = (n - 1) * stride + (n_heads - 1) * head_stride + row_bytes;
@@ -275,9 +277,9 @@ static void new_segment(uint32_t layer, const char *device, enum layout layout)
 	*s = (struct kvmod_segment){
 		.size = sizeof(*s), .layer = layer, .logical = 100, .n_q_heads = Q_HEADS,
 		.n_kv_heads = HEADS, .head_dim = DIM, .total_heads = HEADS, .scale = 1,
-		.head_stride = sizeof(heads[0][0]), .heads = heads[layer], .n_rows = ROWS,
-		.device = device,
+		.heads = head_list[layer], .n_rows = ROWS, .device = device,
 	};
+	kvmod_list_heads(head_list[layer], heads[layer], HEADS);
 	s->q = new_view(gpu_side, OF_Q, layer, KVMOD_F32, 0, Q_HEADS, ROWS, f * DIM,
 			Q_HEADS * (f * DIM + gap), f * DIM + gap);
 	s->colsum = new_view(gpu_side, OF_COLSUM, layer, KVMOD_F32, 0, Q_HEADS, 1, f * n, f, f * n + gap);
@@ -293,8 +295,9 @@ void make_request(const char *below, const char *above, uint32_t split, enum lay
 		new_segment(l, l < split ? below : above, layout);
 	request = (struct kvmod_request){
 		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
-		.n_segments = LAYERS, .segment_stride = sizeof(segments[0]), .segments = segments,
+		.n_segments = LAYERS, .segments = segment_list,
 	};
+	kvmod_list_segments(segment_list, segments, LAYERS);
 	ck_assert_int_eq(kvmod_plan_new(&request, &plan), 0);
 }
 
@@ -318,7 +321,7 @@ const struct kvmod_model reader_model = {
 	.head_dim = DIM, .context = 1024, .name = "made up",
 };
 
-struct kvmod_ctx *reader_context(uint32_t on, uint32_t also_on)
+struct kvmod_ctx *reader_context(const char *on, const char *also_on)
 {
 	struct kvmod_ctx *ctx = fixture_context();
 

@@ -17,15 +17,17 @@
 #define DIM	8u
 #define ROWS	3u
 
-#define CPU	KVMOD_ON_CPU
-#define CUDA	KVMOD_ON_CUDA
+#define CPU	"cpu"
+#define CUDA	"cuda"
+#define BOTH	"cpu cuda"
 
 extern struct reader {
 	/* What it is to be. */
-	uint32_t what, rows, on, also_on;
+	uint32_t what, rows;
+	const char *on, *also_on;	/* versions; also_on NULL: there is one only */
 	uint64_t host_scratch, device_scratch;
 	bool asks_for_device, cannot_open, wordless;
-	uint32_t not_on;		/* the version that finds out that it cannot */
+	const char *not_on;		/* the version that finds out that it cannot */
 	int32_t code, workspace_code;
 	/* What it saw. */
 	char device[16];
@@ -51,6 +53,7 @@ enum layout { DENSE, GAPS, INTERLEAVED };
 
 extern struct kvmod_head heads[LAYERS][HEADS];
 extern struct kvmod_segment segments[LAYERS];
+extern const struct kvmod_segment *segment_list[LAYERS];	/* of these */
 extern struct kvmod_request request;
 extern struct kvmod_plan *plan;
 /* KV heads differ in length. */
@@ -59,7 +62,7 @@ uint32_t reader_length(uint32_t layer, uint32_t head);
 void make_request(const char *below, const char *above, uint32_t split, enum layout layout);
 
 /* A context with the made-up GPU and the reader, which has versions for two devices. */
-struct kvmod_ctx *reader_context(uint32_t on, uint32_t also_on);
+struct kvmod_ctx *reader_context(const char *on, const char *also_on);
 extern const struct kvmod_model reader_model;
 extern const struct kvmod_module reader_module;
 struct kvmod_policy *open_reader(struct kvmod_ctx *ctx, const char *device);

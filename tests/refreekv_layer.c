@@ -27,7 +27,7 @@ static void fill_keys(struct layer *l, struct kv_random *r, const struct shape *
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 		l->heads[g] = (struct kvmod_head){
 			.size = sizeof(l->heads[g]), .n = s->n,
-			.k = { sizeof(struct kvmod_view), s->type, base + g * head, (int64_t)stride, 0 },
+			.k = { .type = s->type, .data = base + g * head, .stride = (int64_t)stride },
 			.positions = l->positions,
 		};
 		for (uint32_t i = 0; i < s->n; i++) {
@@ -48,8 +48,9 @@ static void fill_queries(struct layer *l, struct kv_random *r, const struct shap
 		q[i] = kv_random_normal(r);
 	l->q = (char *)q;
 	l->segment.q = (struct kvmod_view){
-		sizeof(struct kvmod_view), KVMOD_F32, q,
-		(int64_t)(s->n_q_heads * s->head_dim * sizeof(*q)), (int64_t)(s->head_dim * sizeof(*q)),
+		.type = KVMOD_F32, .data = q,
+		.stride = (int64_t)(s->n_q_heads * s->head_dim * sizeof(*q)),
+		.head_stride = (int64_t)(s->head_dim * sizeof(*q)),
 	};
 }
 
@@ -78,8 +79,10 @@ void layer_make(struct layer *l, struct kv_random *r, const struct shape *s)
 		.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->head_dim,
 		.total_heads = s->n_kv_heads, .scale = 1 / sqrtf((float)s->head_dim),
 		.softcap = kv_random_range(r, 0, 3) ? 0 : 8,
-		.head_stride = sizeof(l->heads[0]), .heads = l->heads, .n_rows = s->n_rows,
+		.heads = l->head_list, .n_rows = s->n_rows,
 	};
+	kvmod_list_heads(l->head_list, l->heads, s->n_kv_heads);
+	kvmod_list_segments(l->segment_list, &l->segment, 1);
 	if (s->ragged)
 		fill_positions(l, r, s);
 	l->segment.row_positions = l->row_positions;
@@ -87,7 +90,7 @@ void layer_make(struct layer *l, struct kv_random *r, const struct shape *s)
 	fill_queries(l, r, s);
 	l->request = (struct kvmod_request){
 		.size = sizeof(l->request), .phase = KVMOD_PREFILL, .n_layers = 1, .n_segments = 1,
-		.segment_stride = sizeof(l->segment), .segments = &l->segment,
+		.segments = l->segment_list,
 	};
 }
 

@@ -15,6 +15,8 @@
 struct layer {
 	struct kvmod_segment segment;
 	struct kvmod_head heads[MAX_HEADS];
+	const struct kvmod_segment *segment_list[1];	/* of these */
+	const struct kvmod_head *head_list[MAX_HEADS];
 	struct kvmod_request request;
 	char *k, *q;
 	int32_t *positions, *row_positions;

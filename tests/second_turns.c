@@ -100,6 +100,7 @@ static struct cache {
 	float k[MAX_N * MAX_HEADS * MAX_DIM];		/* [position][head][dim] */
 	int32_t positions[MAX_HEADS][MAX_N];
 	struct kvmod_head heads[MAX_HEADS];
+	const struct kvmod_head *head_list[MAX_HEADS];	/* of these */
 	struct kvmod_segment segment;
 } cache;
 
@@ -138,7 +139,7 @@ static void draw_positions(struct kv_random *r, const struct plan *plan, uint32_
 static struct kvmod_view view_of(const float *data, size_t stride, size_t head_stride)
 {
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view), .type = KVMOD_F32, .data = data,
+		.type = KVMOD_F32, .data = data,
 		.stride = (int64_t)(stride * sizeof(float)),
 		.head_stride = (int64_t)(head_stride * sizeof(float)),
 	};
@@ -167,12 +168,13 @@ static void make_layer(const struct plan *plan, uint64_t seed)
 			.k = view_of(cache.k + g * dim, row, 0),
 		};
 	}
+	kvmod_list_heads(cache.head_list, cache.heads, plan->n_kv_heads);
 	cache.segment = (struct kvmod_segment){
 		.size = sizeof(cache.segment), .logical = plan->logical,
 		.n_q_heads = plan->n_q_heads, .n_kv_heads = plan->n_kv_heads,
 		.head_dim = plan->head_dim, .total_heads = plan->n_kv_heads,
-		.scale = (float)(1 / sqrt(plan->head_dim)), .head_stride = sizeof(cache.heads[0]),
-		.heads = cache.heads, .n_rows = plan->rows,
+		.scale = (float)(1 / sqrt(plan->head_dim)),
+		.heads = cache.head_list, .n_rows = plan->rows,
 		.q = view_of(cache.q, plan->n_q_heads * dim, dim),
 	};
 }

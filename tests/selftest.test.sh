@@ -67,17 +67,17 @@ misdeed() {
 run 0 tests/.libs/misbehave.so
 misdeed crash 'crashed: signal 6 (Aborted)'
 misdeed leave 'crashed: signal 6 (Aborted)'
-misdeed hang 'still at it after 3 seconds'
-misdeed mute 'still at it after 3 seconds'
-misdeed exit 'ended the program, with exit code 42'
+misdeed hang 'still running after 3 seconds'
+misdeed mute 'still running after 3 seconds'
+misdeed exit 'the process exited with code 42'
 misdeed unsorted '.*; 4 of 4 segments stay whole'
 misdeed empty '.*; 4 of 4 segments stay whole'
 misdeed oldest '.*newest.*; 4 of 4 segments stay whole'
 misdeed unwritten '.*keeps index 4294967295.*; 4 of 4 segments stay whole'
-misdeed write 'it wrote to the cache'
-misdeed fickle 'asked twice, it decides twice otherwise: layer 0, KV head 0'
-misdeed silent 'compress() returned KVMOD_ENOTSUP and did not say why'
-misdeed code 'compress() returned 17, which is no KVMOD_E... code'
+misdeed write 'the policy wrote to the cache'
+misdeed fickle 'two equal requests got different plans: layer 0, KV head 0'
+misdeed silent 'compress() returned KVMOD_ENOTSUP without a message'
+misdeed code 'compress() returned 17, which is not a KVMOD_E... code'
 
 run 1 tests/.libs/dead.so
 grep -q '^not ok 2 - loads: crashed: signal 6 (Aborted)$' "$tmp/out" || fail "dead: not told"

@@ -2,7 +2,7 @@
 /*
  * The ABI, as numbers: on machines with 64-bit pointers no struct of the public
  * headers may change its size (but by new fields at its end, with a new
- * KVMOD_ABI_MINOR) and no field may move. The numbers are the first release's.
+ * KVMOD_ABI_MINOR) and no field may move. The numbers are those of ABI 2.0.
  */
 #include <check.h>
 #undef fail			/* host->fail() is meant */
@@ -20,18 +20,20 @@ struct pin {
 
 static const struct pin pins[] = {
 	SIZE(kvmod_view, 32),
-	AT(kvmod_view, size, 0),
-	AT(kvmod_view, type, 4),
+	AT(kvmod_view, type, 0),
+	AT(kvmod_view, rotation, 4),
 	AT(kvmod_view, data, 8),
 	AT(kvmod_view, stride, 16),
 	AT(kvmod_view, head_stride, 24),
 
-	SIZE(kvmod_head, 80),
+	SIZE(kvmod_head, 88),
 	AT(kvmod_head, size, 0),
 	AT(kvmod_head, n, 4),
 	AT(kvmod_head, k, 8),
 	AT(kvmod_head, v, 40),
 	AT(kvmod_head, positions, 72),
+	AT(kvmod_head, n_turned, 80),
+	AT(kvmod_head, turn, 84),
 
 	SIZE(kvmod_segment, 256),
 	AT(kvmod_segment, size, 0),
@@ -43,68 +45,67 @@ static const struct pin pins[] = {
 	AT(kvmod_segment, head_dim, 32),
 	AT(kvmod_segment, first_head, 36),
 	AT(kvmod_segment, total_heads, 40),
-	AT(kvmod_segment, scale, 44),
-	AT(kvmod_segment, softcap, 48),
-	AT(kvmod_segment, head_stride, 52),
+	AT(kvmod_segment, n_rows, 44),
+	AT(kvmod_segment, scale, 48),
+	AT(kvmod_segment, softcap, 52),
 	AT(kvmod_segment, heads, 56),
 	AT(kvmod_segment, q, 64),
-	AT(kvmod_segment, n_rows, 96),
-	AT(kvmod_segment, reserved, 100),
-	AT(kvmod_segment, row_positions, 104),
-	AT(kvmod_segment, colsum, 112),
-	AT(kvmod_segment, q_mean, 144),
-	AT(kvmod_segment, q_cov, 176),
-	AT(kvmod_segment, wo_norm, 208),
-	AT(kvmod_segment, n_q_stat, 240),
+	AT(kvmod_segment, row_positions, 96),
+	AT(kvmod_segment, colsum, 104),
+	AT(kvmod_segment, q_mean, 136),
+	AT(kvmod_segment, q_cov, 168),
+	AT(kvmod_segment, wo_norm, 200),
+	AT(kvmod_segment, n_q_stat, 232),
+	AT(kvmod_segment, sink_logits, 240),
 	AT(kvmod_segment, device, 248),
 
 	SIZE(kvmod_request, 120),
 	AT(kvmod_request, size, 0),
 	AT(kvmod_request, phase, 4),
 	AT(kvmod_request, n_layers, 8),
-	AT(kvmod_request, n_segments, 12),
-	AT(kvmod_request, segment_stride, 16),
+	AT(kvmod_request, n_window_layers, 12),
+	AT(kvmod_request, n_segments, 16),
 	AT(kvmod_request, reserved, 20),
 	AT(kvmod_request, segments, 24),
 	AT(kvmod_request, device, 32),
 	AT(kvmod_request, stream, 40),
 	AT(kvmod_request, state, 48),
 	AT(kvmod_request, replay, 56),
-	AT(kvmod_request, replay_ctx, 64),
-
+	AT(kvmod_request, reread, 64),
+	AT(kvmod_request, replay_ctx, 72),
 	AT(kvmod_request, scratch, 80),
 	AT(kvmod_request, scratch_size, 88),
 	AT(kvmod_request, device_scratch, 96),
 	AT(kvmod_request, device_scratch_size, 104),
 	AT(kvmod_request, leave_below, 112),
 
-	SIZE(kvmod_span, 16),
+	SIZE(kvmod_span, 8),
 	AT(kvmod_span, begin, 0),
 	AT(kvmod_span, end, 4),
-	AT(kvmod_span, store, 8),
-	AT(kvmod_span, reserved, 12),
 
-	SIZE(kvmod_keep, 64),
+	SIZE(kvmod_keep, 72),
 	AT(kvmod_keep, size, 0),
 	AT(kvmod_keep, kind, 4),
 	AT(kvmod_keep, status, 8),
-	AT(kvmod_keep, place, 12),
-	AT(kvmod_keep, loss, 16),
-	AT(kvmod_keep, max_spans, 24),
-	AT(kvmod_keep, n_spans, 28),
-	AT(kvmod_keep, spans, 32),
-	AT(kvmod_keep, counts, 40),
-	AT(kvmod_keep, indices, 48),
-	AT(kvmod_keep, index_stride, 56),
+	AT(kvmod_keep, max_spans, 12),
+	AT(kvmod_keep, n_spans, 16),
+	AT(kvmod_keep, k_store, 20),
+	AT(kvmod_keep, v_store, 24),
+	AT(kvmod_keep, reserved, 28),
+	AT(kvmod_keep, loss, 32),
+	AT(kvmod_keep, spans, 40),
+	AT(kvmod_keep, counts, 48),
+	AT(kvmod_keep, indices, 56),
+	AT(kvmod_keep, index_stride, 64),
 
 	SIZE(kvmod_plan, 24),
 	AT(kvmod_plan, size, 0),
 	AT(kvmod_plan, n_keeps, 4),
-	AT(kvmod_plan, keep_stride, 8),
-	AT(kvmod_plan, flags, 12),
+	AT(kvmod_plan, flags, 8),
+	AT(kvmod_plan, reserved, 12),
 	AT(kvmod_plan, keeps, 16),
 
-	SIZE(kvmod_model, 88),
+	SIZE(kvmod_model, 96),
 	AT(kvmod_model, size, 0),
 	AT(kvmod_model, n_layers, 4),
 	AT(kvmod_model, n_q_heads, 8),
@@ -122,8 +123,10 @@ static const struct pin pins[] = {
 	AT(kvmod_model, n_end_tokens, 72),
 	AT(kvmod_model, n_device_layers, 76),
 	AT(kvmod_model, device, 80),
+	AT(kvmod_model, n_window_layers, 88),
+	AT(kvmod_model, reserved, 92),
 
-	SIZE(kvmod_host, 96),
+	SIZE(kvmod_host, 88),
 	AT(kvmod_host, size, 0),
 	AT(kvmod_host, abi_minor, 4),
 	AT(kvmod_host, ctx, 8),
@@ -132,11 +135,10 @@ static const struct pin pins[] = {
 	AT(kvmod_host, register_policy, 32),
 	AT(kvmod_host, register_engine, 40),
 	AT(kvmod_host, register_device, 48),
-
-	AT(kvmod_host, parallel, 64),
-	AT(kvmod_host, n_threads, 72),
-	AT(kvmod_host, get_extension, 80),
-	AT(kvmod_host, device, 88),
+	AT(kvmod_host, parallel, 56),
+	AT(kvmod_host, n_threads, 64),
+	AT(kvmod_host, get_extension, 72),
+	AT(kvmod_host, device, 80),
 
 	SIZE(kvmod_amount, 16),
 	AT(kvmod_amount, value, 0),
@@ -182,6 +184,7 @@ static const struct pin pins[] = {
 	AT(kvmod_needs, decode_every, 24),
 	AT(kvmod_needs, types, 28),
 	AT(kvmod_needs, min_rows, 32),
+	AT(kvmod_needs, reserved, 36),
 
 	SIZE(kvmod_workspace, 24),
 	AT(kvmod_workspace, size, 0),
@@ -195,10 +198,9 @@ static const struct pin pins[] = {
 	AT(kvmod_policy_ops, name, 8),
 	AT(kvmod_policy_ops, description, 16),
 	AT(kvmod_policy_ops, devices, 24),
-	AT(kvmod_policy_ops, instance_size, 28),
-	AT(kvmod_policy_ops, params, 32),
-	AT(kvmod_policy_ops, n_params, 40),
-	AT(kvmod_policy_ops, param_stride, 44),
+	AT(kvmod_policy_ops, instance_size, 32),
+	AT(kvmod_policy_ops, n_params, 36),
+	AT(kvmod_policy_ops, params, 40),
 	AT(kvmod_policy_ops, open, 48),
 	AT(kvmod_policy_ops, close, 56),
 	AT(kvmod_policy_ops, needs, 64),
@@ -236,7 +238,7 @@ static const struct pin pins[] = {
 	AT(kvmod_bytes, held, 16),
 	AT(kvmod_bytes, full, 24),
 
-	SIZE(kvmod_engine_ops, 208),
+	SIZE(kvmod_engine_ops, 200),
 	AT(kvmod_engine_ops, size, 0),
 	AT(kvmod_engine_ops, flags, 4),
 	AT(kvmod_engine_ops, name, 8),
@@ -244,28 +246,26 @@ static const struct pin pins[] = {
 	AT(kvmod_engine_ops, instance_size, 24),
 	AT(kvmod_engine_ops, n_params, 28),
 	AT(kvmod_engine_ops, params, 32),
-	AT(kvmod_engine_ops, param_stride, 40),
-	AT(kvmod_engine_ops, reserved, 44),
-	AT(kvmod_engine_ops, open, 48),
-	AT(kvmod_engine_ops, close, 56),
-	AT(kvmod_engine_ops, model, 64),
-	AT(kvmod_engine_ops, tokenize, 72),
-	AT(kvmod_engine_ops, detokenize, 80),
-	AT(kvmod_engine_ops, chat, 88),
-	AT(kvmod_engine_ops, seq_open, 96),
-	AT(kvmod_engine_ops, seq_close, 104),
-	AT(kvmod_engine_ops, seq_fork, 112),
-	AT(kvmod_engine_ops, seq_truncate, 120),
-	AT(kvmod_engine_ops, seq_length, 128),
-	AT(kvmod_engine_ops, prompt_begin, 136),
-	AT(kvmod_engine_ops, step, 144),
-	AT(kvmod_engine_ops, cancel, 152),
-	AT(kvmod_engine_ops, request, 160),
-	AT(kvmod_engine_ops, apply, 168),
-	AT(kvmod_engine_ops, bytes, 176),
-	AT(kvmod_engine_ops, seq_room, 184),
-	AT(kvmod_engine_ops, check, 192),
-	AT(kvmod_engine_ops, serves, 200),
+	AT(kvmod_engine_ops, open, 40),
+	AT(kvmod_engine_ops, close, 48),
+	AT(kvmod_engine_ops, model, 56),
+	AT(kvmod_engine_ops, tokenize, 64),
+	AT(kvmod_engine_ops, detokenize, 72),
+	AT(kvmod_engine_ops, chat, 80),
+	AT(kvmod_engine_ops, seq_open, 88),
+	AT(kvmod_engine_ops, seq_close, 96),
+	AT(kvmod_engine_ops, seq_fork, 104),
+	AT(kvmod_engine_ops, seq_truncate, 112),
+	AT(kvmod_engine_ops, seq_length, 120),
+	AT(kvmod_engine_ops, prompt_begin, 128),
+	AT(kvmod_engine_ops, step, 136),
+	AT(kvmod_engine_ops, cancel, 144),
+	AT(kvmod_engine_ops, request, 152),
+	AT(kvmod_engine_ops, apply, 160),
+	AT(kvmod_engine_ops, bytes, 168),
+	AT(kvmod_engine_ops, seq_room, 176),
+	AT(kvmod_engine_ops, check, 184),
+	AT(kvmod_engine_ops, serves, 192),
 
 	SIZE(kvmod_gather, 80),
 	AT(kvmod_gather, size, 0),
@@ -280,32 +280,35 @@ static const struct pin pins[] = {
 	AT(kvmod_gather, dst_stride, 64),
 	AT(kvmod_gather, n_rows, 72),
 
-	SIZE(kvmod_device_ops, 176),
+	SIZE(kvmod_device_ops, 136),
 	AT(kvmod_device_ops, size, 0),
-	AT(kvmod_device_ops, on, 4),
+	AT(kvmod_device_ops, reserved0, 4),
 	AT(kvmod_device_ops, name, 8),
 	AT(kvmod_device_ops, description, 16),
 	AT(kvmod_device_ops, instance_size, 24),
 	AT(kvmod_device_ops, n_params, 28),
 	AT(kvmod_device_ops, params, 32),
-	AT(kvmod_device_ops, param_stride, 40),
-	AT(kvmod_device_ops, reserved, 44),
-	AT(kvmod_device_ops, open, 48),
-	AT(kvmod_device_ops, close, 56),
-	AT(kvmod_device_ops, alloc, 64),
-	AT(kvmod_device_ops, free, 72),
-	AT(kvmod_device_ops, to_host, 80),
-	AT(kvmod_device_ops, from_host, 88),
-	AT(kvmod_device_ops, synchronize, 96),
-	AT(kvmod_device_ops, gather, 104),
-	AT(kvmod_device_ops, memory, 112),
-	AT(kvmod_device_ops, read, 120),
-	AT(kvmod_device_ops, mark_new, 128),
-	AT(kvmod_device_ops, mark_free, 136),
-	AT(kvmod_device_ops, mark_set, 144),
-	AT(kvmod_device_ops, elapsed, 152),
-	AT(kvmod_device_ops, host_alloc, 160),
-	AT(kvmod_device_ops, host_free, 168),
+	AT(kvmod_device_ops, open, 40),
+	AT(kvmod_device_ops, close, 48),
+	AT(kvmod_device_ops, alloc, 56),
+	AT(kvmod_device_ops, free, 64),
+	AT(kvmod_device_ops, to_host, 72),
+	AT(kvmod_device_ops, from_host, 80),
+	AT(kvmod_device_ops, synchronize, 88),
+	AT(kvmod_device_ops, gather, 96),
+	AT(kvmod_device_ops, memory, 104),
+	AT(kvmod_device_ops, host_alloc, 112),
+	AT(kvmod_device_ops, host_free, 120),
+	AT(kvmod_device_ops, get_extension, 128),
+
+	SIZE(kvmod_device_timing, 48),
+	AT(kvmod_device_timing, size, 0),
+	AT(kvmod_device_timing, reserved, 4),
+	AT(kvmod_device_timing, read, 8),
+	AT(kvmod_device_timing, mark_new, 16),
+	AT(kvmod_device_timing, mark_free, 24),
+	AT(kvmod_device_timing, mark_set, 32),
+	AT(kvmod_device_timing, elapsed, 40),
 
 	SIZE(kvmod_finding, 48),
 	AT(kvmod_finding, size, 0),
@@ -360,6 +363,7 @@ static const struct pin pins[] = {
 	AT(kvmod_prompted, after, 80),
 	AT(kvmod_prompted, left_whole, 112),
 	AT(kvmod_prompted, reserved, 116),
+
 	SIZE(kvmod_left, 56),
 	AT(kvmod_left, size, 0),
 	AT(kvmod_left, decode_cuts, 4),
@@ -408,7 +412,7 @@ static const struct pin pins[] = {
 	AT(kvmod_stats, variance, 16),
 	AT(kvmod_stats, smallest, 24),
 	AT(kvmod_stats, largest, 32),
-	SIZE(kvmod_toolkit, 208),
+	SIZE(kvmod_toolkit, 256),
 	AT(kvmod_toolkit, rows, 8),
 	AT(kvmod_toolkit, dots, 16),
 	AT(kvmod_toolkit, norms, 24),
@@ -430,10 +434,16 @@ static const struct pin pins[] = {
 	AT(kvmod_toolkit, scratch_bytes, 152),
 	AT(kvmod_toolkit, each_head, 160),
 	AT(kvmod_toolkit, fail, 168),
-	AT(kvmod_toolkit, scorer_open, 176),
-	AT(kvmod_toolkit, scorer_needs, 184),
-	AT(kvmod_toolkit, scorer_workspace, 192),
-	AT(kvmod_toolkit, scorer_compress, 200),
+	AT(kvmod_toolkit, parts_bytes, 176),
+	AT(kvmod_toolkit, parts_open, 184),
+	AT(kvmod_toolkit, parts_scan, 192),
+	AT(kvmod_toolkit, parts_total, 200),
+	AT(kvmod_toolkit, parts_shares, 208),
+	AT(kvmod_toolkit, parts_add, 216),
+	AT(kvmod_toolkit, scorer_open, 224),
+	AT(kvmod_toolkit, scorer_needs, 232),
+	AT(kvmod_toolkit, scorer_workspace, 240),
+	AT(kvmod_toolkit, scorer_compress, 248),
 };
 
 START_TEST(layout)
@@ -445,11 +455,27 @@ START_TEST(layout)
 END_TEST
 #endif
 
+/* A multiple of 32 elements; of a type that nobody knows nothing is. */
+START_TEST(sizes_of_rows)
+{
+	ck_assert_uint_eq(kvmod_row_bytes(KVMOD_F32, 64), 256);
+	ck_assert_uint_eq(kvmod_row_bytes(KVMOD_F16, 64), 128);
+	ck_assert_uint_eq(kvmod_row_bytes(KVMOD_BF16, 64), 128);
+	ck_assert_uint_eq(kvmod_row_bytes(KVMOD_Q8_0, 64), 68);
+	ck_assert_uint_eq(kvmod_row_bytes(KVMOD_Q4_0, 64), 36);
+	ck_assert_uint_eq(kvmod_row_bytes(KVMOD_Q4_0 + 1, 64), 0);
+	ck_assert_uint_eq(kvmod_block_size(KVMOD_F32), 1);
+	ck_assert_uint_eq(kvmod_block_size(KVMOD_Q8_0), 32);
+	ck_assert_uint_eq(kvmod_block_size(KVMOD_Q4_0), 32);
+	ck_assert_uint_eq(kvmod_block_size(0), 0);
+}
+END_TEST
+
 /* Codes and numbers that compiled modules hold. */
 START_TEST(numbers)
 {
 	ck_assert_uint_eq(KVMOD_MAGIC, 0x646f6d76);
-	ck_assert_int_eq(KVMOD_ABI_MAJOR, 1);
+	ck_assert_int_eq(KVMOD_ABI_MAJOR, 2);
 	ck_assert_int_eq(KVMOD_EINVAL, -1);
 	ck_assert_int_eq(KVMOD_ENOMEM, -2);
 	ck_assert_int_eq(KVMOD_ENOENT, -3);
@@ -471,6 +497,11 @@ START_TEST(numbers)
 	ck_assert_uint_eq(KVMOD_F16, 2);
 	ck_assert_uint_eq(KVMOD_BF16, 3);
 	ck_assert_uint_eq(KVMOD_Q8_0, 4);
+	ck_assert_uint_eq(KVMOD_Q4_0, 5);
+	ck_assert_uint_eq(KVMOD_STORE_SAME, 0);
+	ck_assert_uint_eq(KVMOD_ENGINE_CLOSES_GAPS, 1);
+	ck_assert_uint_eq(KVMOD_ENGINE_WHOLE, 2);
+	ck_assert_uint_eq(KVMOD_ENGINE_STORES, 4);
 	ck_assert_uint_eq(KVMOD_KEEP_ALL, 0);
 	ck_assert_uint_eq(KVMOD_KEEP_SPANS, 1);
 	ck_assert_uint_eq(KVMOD_KEEP_HEADS, 2);
@@ -495,6 +526,7 @@ int main(void)
 #if UINTPTR_MAX == UINT64_MAX
 	tcase_add_test(tcase, layout);
 #endif
+	tcase_add_test(tcase, sizes_of_rows);
 	tcase_add_test(tcase, numbers);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);

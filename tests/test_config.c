@@ -269,11 +269,11 @@ START_TEST(unknown_names)
 {
 	char no_cuda[512];
 
-	snprintf(no_cuda, sizeof(no_cuda), "kvmod.conf:2: no device `cuda`%s", fixture_no_cuda());
+	snprintf(no_cuda, sizeof(no_cuda), "kvmod.conf:2: no device `cuda`%s", fixture_no_device());
 	assert_rejected("[kvmod]\npolicy = goodd\n", KVMOD_ENOENT,
 			"kvmod.conf:2: no policy `goodd`; did you mean `good`?");
-	assert_rejected("[kvmod]\ndevice = cudda\n", KVMOD_EINVAL,
-			"kvmod.conf:2: [kvmod] device = cudda: expected one of auto, cpu, cuda");
+	assert_rejected("[kvmod]\ndevice = cpuu\n", KVMOD_ENOENT,
+			"kvmod.conf:2: no device `cpuu`; did you mean `cpu`? (installed: cpu)");
 	assert_rejected("[kvmod]\ndevice = cuda\n", KVMOD_ENOENT,
 			no_cuda);
 	assert_rejected("[policy good]\nsinks = 3\n\ntreshold = 1\n", KVMOD_EINVAL, "kvmod.conf:4: "

@@ -27,7 +27,7 @@ static const struct {
 	  "kvmod", "policy", "good" },
 	{ "[kvmod]\ndevice = cuda\n", "no device `cuda`", "[kvmod]\ndevice = cpu\n",
 	  "kvmod", "device", "cpu" },
-	{ "[kvmod]\ndevice = gpu\n", "[kvmod] device = gpu: expected one of auto, cpu, cuda",
+	{ "[kvmod]\ndevice = gpu\n", "no device `gpu`; did you mean `cpu`? (installed: cpu)",
 	  "[kvmod]\ndevice = cpu\n", "kvmod", "device", "cpu" },
 	{ "[kvmod]\nthreads = many\n", "[kvmod] threads = many: expected an integer in 0..1024",
 	  "[kvmod]\nthreads = 2\n", "kvmod", "threads", "2" },
@@ -52,7 +52,7 @@ START_TEST(a_drop_in_corrects)
 
 	fixture_module("good", NULL);
 	snprintf(error, sizeof(error), "kvmod.conf:2: %s%s", corrected[_i].error,
-		 strstr(corrected[_i].error, "no device") ? fixture_no_cuda() : "");
+		 strstr(corrected[_i].error, "no device `cuda`") ? fixture_no_device() : "");
 	assert_fails(configure(ctx, corrected[_i].wrong, ""), strncmp(corrected[_i].error, "no ", 3) ?
 		     KVMOD_EINVAL : KVMOD_ENOENT, error);
 	assert_ok(configure(ctx, corrected[_i].wrong, corrected[_i].right));
@@ -71,7 +71,7 @@ START_TEST(a_drop_in_spoils)
 
 	fixture_module("good", NULL);
 	snprintf(error, sizeof(error), "kvmod.conf.d/10-right.conf:2: %s%s", corrected[_i].error,
-		 strstr(corrected[_i].error, "no device") ? fixture_no_cuda() : "");
+		 strstr(corrected[_i].error, "no device `cuda`") ? fixture_no_device() : "");
 	ck_assert_int_ne(configure(ctx, corrected[_i].right, corrected[_i].wrong), KVMOD_OK);
 	ck_assert_str_eq(fixture_error(), error);
 	kvmod_unref(ctx);

@@ -168,8 +168,8 @@ static int32_t odd_compress(void *self, const struct kvmod_request *r, struct kv
 
 static const struct kvmod_policy_ops odd_ops = {
 	.size = sizeof(odd_ops), .name = "odd", .description = "misbehaves on request",
-	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct odd),
-	.params = odd_params, .n_params = 2, .param_stride = sizeof(odd_params[0]),
+	.instance_size = sizeof(struct odd),
+	.params = odd_params, .n_params = 2,
 	.open = odd_open, .needs = odd_needs, .workspace = odd_workspace, .compress = odd_compress,
 };
 
@@ -185,6 +185,8 @@ KVMOD_MODULE("decide", "1", "Apache-2.0", "kvmod", "for this test", 0, odd_init,
 static float keys[N * DIM], queries[HEADS * DIM];
 static struct kvmod_head heads[HEADS];
 static struct kvmod_segment segments[LAYERS];
+static const struct kvmod_head *head_list[HEADS];	/* of these */
+static const struct kvmod_segment *segment_list[LAYERS];
 static struct kvmod_request request;
 static struct kvmod_plan *plan;
 static struct kvmod_ctx *ctx;
@@ -205,21 +207,23 @@ static void make_request(void)
 	for (uint32_t g = 0; g < HEADS; g++)
 		heads[g] = (struct kvmod_head){
 			.size = sizeof(heads[g]), .n = N,
-			.k = { .size = sizeof(heads[g].k), .type = KVMOD_F32, .data = keys,
+			.k = { .type = KVMOD_F32, .data = keys,
 			       .stride = DIM * sizeof(float) },
 		};
 	for (uint32_t l = 0; l < LAYERS; l++)
 		segments[l] = (struct kvmod_segment){
 			.size = sizeof(segments[l]), .layer = l, .logical = N,
 			.n_q_heads = HEADS, .n_kv_heads = HEADS, .head_dim = DIM, .scale = 1,
-			.head_stride = sizeof(heads[0]), .heads = heads, .n_rows = 1,
-			.q = { .size = sizeof(segments[l].q), .type = KVMOD_F32, .data = queries,
+			.heads = head_list, .n_rows = 1,
+			.q = { .type = KVMOD_F32, .data = queries,
 			       .stride = sizeof(queries), .head_stride = DIM * sizeof(float) },
 		};
 	request = (struct kvmod_request){
 		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
-		.n_segments = LAYERS, .segment_stride = sizeof(segments[0]), .segments = segments,
+		.n_segments = LAYERS, .segments = segment_list,
 	};
+	kvmod_list_heads(head_list, heads, HEADS);
+	kvmod_list_segments(segment_list, segments, LAYERS);
 }
 
 static int open_policy(const char *behave, const char *scratch)
@@ -385,7 +389,7 @@ static const struct { const char *why; int err; } incomplete[] = {
 	{ "policy odd: layer 2: KV head 0 is empty", KVMOD_EINVAL },
 	{ "policy odd: segment 2 has 3 query heads on 2 KV heads", KVMOD_EINVAL },
 	{ "policy odd: segment 2 is not filled in", KVMOD_EINVAL },
-	{ "policy odd: layer 0 is on `abacus`, which is no device", KVMOD_EINVAL },
+	{ "policy odd: layer 0 is on `abacus`, but no such device is installed", KVMOD_EINVAL },
 	{ "policy odd: a request of 3 segments of a model of 0 layers: "
 	  "expected at least one of each", KVMOD_EINVAL },
 	{ "policy odd: a request of 0 segments of a model of 3 layers: "
@@ -395,9 +399,11 @@ static const struct { const char *why; int err; } incomplete[] = {
 START_TEST(incomplete_requests)
 {
 	static struct kvmod_head other[HEADS];
+	const struct kvmod_head *other_list[HEADS];
 
 	memcpy(other, heads, sizeof(other));
-	segments[2].heads = other;
+	kvmod_list_heads(other_list, other, HEADS);
+	segments[2].heads = other_list;
 	switch (_i) {
 	case 0:
 		other[0].k.data = NULL;

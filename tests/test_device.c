@@ -10,7 +10,7 @@
 
 START_TEST(opened_once)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_device *one, *two;
 
 	assert_ok(kvmod_device_open(ctx, "cuda", &one));
@@ -32,7 +32,7 @@ END_TEST
 
 START_TEST(an_open_device_holds_the_context)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_device *device;
 	void *memory;
 
@@ -47,11 +47,11 @@ END_TEST
 
 START_TEST(opening_may_fail)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_device *device;
 	char text[256];
 
-	snprintf(text, sizeof(text), "no device `rocm` (looked in %s)", fixture_dir);
+	snprintf(text, sizeof(text), "no device `rocm` (installed: cpu, cuda; looked in %s)", fixture_dir);
 	assert_fails(kvmod_device_open(ctx, "rocm", &device), KVMOD_ENOENT, text);
 	gpu.fail_open = KVMOD_EDEVICE;
 	assert_fails(kvmod_device_open(ctx, "cuda", &device), KVMOD_EDEVICE, "device cuda: no GPU here");
@@ -66,7 +66,7 @@ END_TEST
 
 START_TEST(parameters_of_a_device)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_device *device;
 
 	assert_fails(fixture_configure(ctx, "[device cuda]\nbroken = perhaps\n"), KVMOD_EINVAL,
@@ -79,10 +79,11 @@ END_TEST
 
 START_TEST(the_hosts_own_device)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	const struct kvmod_span spans[] = { { .begin = 1, .end = 2 }, { .begin = 3, .end = 4 } };
 	struct kvmod_gather g = { .size = sizeof(g), .n_spans = 2, .spans = spans, .row_bytes = 2,
 				  .src_stride = 2, .dst_stride = 2 };
+	const struct kvmod_device_timing *timing;
 	const struct kvmod_device_ops *ops;
 	struct kvmod_device *device;
 	char back[5] = "";
@@ -102,14 +103,19 @@ START_TEST(the_hosts_own_device)
 	ck_assert_str_eq(back, "bbdd");
 	ops->free(self, memory);
 	ck_assert_int_eq(ops->alloc(self, UINT64_MAX, &memory), KVMOD_ENOMEM);
-	assert_ok(ops->mark_new(self, &from));
-	assert_ok(ops->mark_new(self, &to));
-	assert_ok(ops->mark_set(self, NULL, from));
-	assert_ok(ops->mark_set(self, NULL, to));
-	assert_ok(ops->elapsed(self, from, to, &seconds));
+	ck_assert_ptr_null(ops->get_extension(self, "kvmod.none/1"));
+	timing = ops->get_extension(self, KVMOD_DEVICE_TIMING);
+	ck_assert_ptr_nonnull(timing);
+	ck_assert_uint_eq(timing->size, sizeof(*timing));
+	ck_assert_ptr_null(timing->read);
+	assert_ok(timing->mark_new(self, &from));
+	assert_ok(timing->mark_new(self, &to));
+	assert_ok(timing->mark_set(self, NULL, from));
+	assert_ok(timing->mark_set(self, NULL, to));
+	assert_ok(timing->elapsed(self, from, to, &seconds));
 	ck_assert(seconds >= 0 && seconds < 10);
-	ops->mark_free(self, from);
-	ops->mark_free(self, to);
+	timing->mark_free(self, from);
+	timing->mark_free(self, to);
 	kvmod_device_close(device);
 	reader_end(ctx, NULL);
 }
@@ -119,7 +125,7 @@ END_TEST
 
 START_TEST(a_module_keeps_what_it_asked_for)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	const struct kvmod_device_ops *ops;
 	void *self;
 
@@ -143,7 +149,7 @@ END_TEST
 /* That module holds the device does not keep the context, in whichever order they go. */
 START_TEST(the_context_goes_all_the_same)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 
 	reader.asks_for_device = true;
 	kvmod_policy_close(open_reader(ctx, "cpu"));
@@ -155,7 +161,7 @@ END_TEST
 
 START_TEST(its_own_device_does_not_keep_a_module)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kv_module *module = kv_module_find(ctx, "cuda");
 	const struct kvmod_device_ops *ops;
 	struct kvmod_device *device;
@@ -180,7 +186,7 @@ static int32_t init_that_asks(const struct kvmod_host *host)
 
 START_TEST(not_in_init)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_module early = reader_module;
 
 	early.name = "early";
@@ -208,7 +214,7 @@ static void exit_that_asks(void)
 /* Nobody would close it. */
 START_TEST(not_in_exit)
 {
-	struct kvmod_ctx *ctx = reader_context(KVMOD_ON_CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_module late = reader_module;
 
 	late.name = "late";
@@ -226,7 +232,7 @@ END_TEST
 
 static const struct choice {
 	const char *conf, *device;	/* asked for */
-	uint32_t on, also_on;		/* versions */
+	const char *on, *also_on;	/* versions */
 	uint32_t n_device_layers;
 	bool no_gpu;
 	const char *where;		/* NULL: it fails */
@@ -236,23 +242,22 @@ static const struct choice {
 	{ NULL, NULL, CPU, CUDA, LAYERS, false, "cuda", "" },
 	{ NULL, "auto", CPU, CUDA, LAYERS / 2, false, "cuda", "" },
 	{ NULL, "auto", CPU, CUDA, LAYERS / 2 - 1, false, "cpu", "" },
-	{ NULL, "auto", CPU | CUDA, 0, LAYERS, false, "cuda", "" },
-	{ NULL, NULL, CPU, 0, LAYERS, false, "cpu",
+	{ NULL, "auto", BOTH, NULL, LAYERS, false, "cuda", "" },
+	{ NULL, NULL, CPU, NULL, LAYERS, false, "cpu",
 	  "policy `reader` has no version for cuda; policy reader runs on cpu\n" },
-	{ NULL, NULL, CUDA, 0, 0, false, "cuda",
+	{ NULL, NULL, CUDA, NULL, 0, false, "cuda",
 	  "policy `reader` has no version for cpu; policy reader runs on cuda\n" },
 	{ NULL, NULL, CPU, CUDA, LAYERS, true, "cpu",
 	  "device cuda: no GPU here; policy reader runs on cpu\n" },
 	{ NULL, NULL, CPU, CUDA, 0, true, "cpu", "" },
-	{ NULL, NULL, CUDA, 0, 0, true, NULL, "device cuda: no GPU here" },
-	{ NULL, NULL, CUDA, 0, LAYERS, true, NULL, "device cuda: no GPU here" },
+	{ NULL, NULL, CUDA, NULL, 0, true, NULL, "device cuda: no GPU here" },
+	{ NULL, NULL, CUDA, NULL, LAYERS, true, NULL, "device cuda: no GPU here" },
 	{ "cuda", NULL, CPU, CUDA, 0, false, "cuda", "" },
 	{ "cuda", NULL, CPU, CUDA, 0, true, NULL, "device cuda: no GPU here" },
-	{ "cuda", NULL, CPU, 0, LAYERS, false, NULL, "policy `reader` has no version for cuda" },
+	{ "cuda", NULL, CPU, NULL, LAYERS, false, NULL, "policy `reader` has no version for cuda" },
 	{ "cuda", "cpu", CPU, CUDA, LAYERS, false, "cpu", "" },
 	{ "cpu", NULL, CPU, CUDA, LAYERS, false, "cpu", "" },
-	{ "cpu", NULL, CUDA, 0, LAYERS, false, NULL, "policy `reader` has no version for cpu" },
-	{ "cpu", "gpu", CPU, CUDA, 0, false, NULL, "device `gpu`: expected auto, cpu or cuda" },
+	{ "cpu", NULL, CUDA, NULL, LAYERS, false, NULL, "policy `reader` has no version for cpu" },
 };
 
 START_TEST(choosing)
@@ -340,7 +345,7 @@ END_TEST
 /* What this process uses, a child cannot; and what it does not use must work. */
 START_TEST(no_child_uses_the_parents_gpu)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = cuda\n");
 	struct kvmod_device *device;
 
@@ -359,7 +364,7 @@ END_TEST
 /* Where the parent uses the GPU, a policy is still to have the version that is asked for. */
 START_TEST(no_version_for_the_device_in_use)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = cuda\n");
 	struct kvmod_device *device;
 

@@ -239,14 +239,14 @@ START_TEST(bad_batches)
 	}
 	ck_assert_int_eq(gg_step(s.engine, &batch), KVMOD_EINVAL);
 	ck_assert_str_eq(test_engine_error(),
-			 "item 0 of the batch: 2 tokens, 1 logits, nowhere to put them");
+			 "item 0 of the batch has 2 tokens and wants 1 logits, but no memory for them");
 	items[0].logits = s.logits;
 	items[1].tokens = wrong;
 	ck_assert_int_eq(gg_step(s.engine, &batch), KVMOD_EINVAL);
-	ck_assert_str_eq(test_engine_error(), "token 300 is not in the vocabulary of 300");
+	ck_assert_str_eq(test_engine_error(), "token 300 is not in the vocabulary of 300 tokens");
 	items[1] = items[0];
 	ck_assert_int_eq(gg_step(s.engine, &batch), KVMOD_EINVAL);
-	ck_assert_str_eq(test_engine_error(), "items 0 and 1 of the batch are of one sequence");
+	ck_assert_str_eq(test_engine_error(), "items 0 and 1 of the batch belong to one sequence");
 	ck_assert_uint_eq(seqs[0]->logical, 0);
 	for (int i = 0; i < 2; i++)
 		gg_seq_close(s.engine, seqs[i]);
@@ -271,7 +271,7 @@ START_TEST(context)
 	test_run(seq, tokens, 60, NULL, 0);
 	ck_assert_int_eq(gg_prompt_begin(engine, seq, 41, &needs), KVMOD_ERANGE);
 	ck_assert_str_eq(test_engine_error(),
-			 "a prompt of 41 tokens after 60 that are there: the context is 100");
+			 "41 new and 60 cached tokens exceed the context of 100");
 	ck_assert_int_eq(gg_prompt_begin(engine, seq, 0, &needs), KVMOD_EINVAL);
 	ck_assert_int_eq(gg_prompt_begin(engine, seq, 40, &needs), 0);
 	test_run(seq, tokens, 40, NULL, 0);

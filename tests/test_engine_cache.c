@@ -205,7 +205,7 @@ START_TEST(truncate_ragged)
 	cut(&s, KVMOD_KEEP_HEADS);
 	run(&s, 50, 60, true);
 	ck_assert_int_eq(gg_seq_truncate(s.engine, s.seq, 61), KVMOD_ERANGE);
-	ck_assert_str_eq(test_engine_error(), "cannot truncate to 61 tokens: there are 60");
+	ck_assert_str_eq(test_engine_error(), "cannot truncate to 61 tokens: the sequence has 60");
 	ck_assert_int_eq(gg_seq_truncate(s.engine, s.seq, back), 0);
 	ck_assert_uint_eq(gg_seq_length(s.engine, s.seq), back);
 	tiny_tokens(s.tokens + back, N - back, 77);

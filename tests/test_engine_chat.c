@@ -6,7 +6,7 @@
 #include <config.h>
 
 #include "tests/engine_host.h"
-#include "plugins/ggml/chat.h"
+#include "plugins/gguf/chat.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -328,8 +328,8 @@ START_TEST(by_a_guess)
 	warning = test_engine_warning(&after);
 	ck_assert_uint_eq(after, before + 1);
 	ck_assert_str_eq(warning, TEST_MODEL
-			 ": kvmod does not know its chat template: libllama's guess is "
-			 "used, which may differ; set [engine ggml] chat_template = NAME, "
+			 ": kvmod does not know the chat template and uses libllama's "
+			 "guess, which may differ: set [engine ggml] chat_template = NAME, "
 			 "or use --raw");
 }
 END_TEST
@@ -343,18 +343,18 @@ START_TEST(refused)
 	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
 	ck_assert_str_eq(test_engine_error(),
 			 "the chat template mistral-v0.2 of " TEST_MODEL
-			 " has no place for a system message: say it in the prompt");
+			 " has no place for a system message: put it into the prompt");
 	messages[0] = hello;
 	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
 	ck_assert_str_eq(test_engine_error(),
-			 "message 2 is by \"user\": in the chat template mistral-v0.2 "
-			 "user and assistant take turns");
+			 "message 2 is from \"user\": in the chat template mistral-v0.2, "
+			 "user and assistant must alternate");
 	messages[1].role = "system";
 	use(row("deepseek-r1"), NULL);
 	ck_assert_int_eq(gg_chat(engine, messages, 2, 1, tokens, &n_tokens), KVMOD_EINVAL);
 	ck_assert_str_eq(test_engine_error(),
 			 "the chat template deepseek-r1 of " TEST_MODEL
-			 " has a place for a system message at the beginning only");
+			 " takes a system message only at the beginning");
 }
 END_TEST
 

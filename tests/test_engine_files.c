@@ -28,13 +28,13 @@ static const struct {
 	{ TINY_WRONG_SHAPE, KVMOD_EFORMAT, ": blk.1.attn_k.weight is 64 x 128 x 1 x 1, expected 64 x 64" },
 	{ TINY_DEEP_WEIGHT, KVMOD_EFORMAT, ": blk.1.attn_q.weight is 64 x 128 x 2 x 1, expected 64 x 128" },
 	{ TINY_EXTRA_WEIGHT, KVMOD_ENOTSUP,
-	  ": weight blk.1.attn_sinks.weight is no part of the llama family" },
+	  ": weight blk.1.attn_sinks.weight is not supported in the llama family" },
 	{ TINY_UNKNOWN_ARCH, KVMOD_ENOTSUP,
 	  ": architecture \"mamba\" is not supported; supported are llama, qwen2, qwen3" },
-	{ TINY_NO_SIZES, KVMOD_EFORMAT, ": its header has no number llama.block_count" },
+	{ TINY_NO_SIZES, KVMOD_EFORMAT, ": no llama.block_count in the header" },
 	{ TINY_NO_LAYERS, KVMOD_EFORMAT, ": llama.block_count is 0, expected 1 to 512" },
 	{ TINY_ODD_HEADS, KVMOD_EFORMAT, ": 4 query heads cannot share 3 KV heads" },
-	{ TINY_EXPERTS, KVMOD_ENOTSUP, ": a mixture of 8 experts; only dense models are supported" },
+	{ TINY_EXPERTS, KVMOD_ENOTSUP, ": the model is a mixture of 8 experts; only dense models are supported" },
 	{ TINY_SOFTCAP, KVMOD_ENOTSUP, ": llama.final_logit_softcapping = 30 is not supported" },
 	{ TINY_NOT_CAUSAL, KVMOD_ENOTSUP, ": llama.attention.causal = false is not supported" },
 	{ TINY_F16_NORM, KVMOD_ENOTSUP, ": blk.1.ffn_norm.weight is f16, expected f32" },
@@ -90,12 +90,12 @@ START_TEST(truncated)
 	char *bytes = read_all(model, &size);
 
 	write_all(model, bytes, 0);
-	refuse(model, KVMOD_EFORMAT, ": not a GGUF file (it is empty)");
+	refuse(model, KVMOD_EFORMAT, ": not a GGUF file: the file is empty");
 	write_all(model, bytes, 3);
-	refuse(model, KVMOD_EFORMAT, ": not a GGUF file: it does not begin with \"GGUF\"");
+	refuse(model, KVMOD_EFORMAT, ": not a GGUF file: the file does not begin with \"GGUF\"");
 	for (cut = 4; cut < 2400; cut += 37) {
 		write_all(model, bytes, cut);
-		refuse(model, KVMOD_EFORMAT, ": a truncated or damaged GGUF file (");
+		refuse(model, KVMOD_EFORMAT, ": truncated or damaged GGUF file (");
 	}
 	write_all(model, bytes, size - 4096);
 	refuse(model, KVMOD_EFORMAT, ": truncated: ");
@@ -117,7 +117,7 @@ START_TEST(junk)
 	refuse(model, KVMOD_EFORMAT, ": not a GGUF file");
 	memcpy(bytes, "GGUF\3\0\0", 8);
 	write_all(model, bytes, sizeof(bytes));
-	refuse(model, KVMOD_EFORMAT, ": a truncated or damaged GGUF file (");
+	refuse(model, KVMOD_EFORMAT, ": truncated or damaged GGUF file (");
 	unlink(model);
 	free(model);
 }
@@ -127,10 +127,10 @@ END_TEST
 static const char *no_gpu(void)
 {
 	if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU))
-		return "gpu_layers = 2: whoever loaded this engine has no devices for it";
+		return "gpu_layers = 2: the host of this engine provides no devices";
 	if (ggml_backend_reg_by_name("CUDA"))
-		return "gpu_layers = 2: ggml's CUDA backend finds no GPU; set it to 0";
-	return "gpu_layers = 2: this ggml was built without CUDA; set it to 0";
+		return "gpu_layers = 2: ggml's CUDA backend finds no GPU; set gpu_layers = 0";
+	return "gpu_layers = 2: this ggml was built without CUDA; set gpu_layers = 0";
 }
 
 /* Who asks for a number is told why not; who asks for what there is gets the CPU. */
@@ -162,7 +162,7 @@ START_TEST(wrong_parameters)
 	ck_assert_ptr_null(test_engine_open(&params));
 	ck_assert_int_eq(test_engine_code(), KVMOD_ENOTSUP);
 	ck_assert_str_eq(test_engine_error(),
-			 "cache_type = q8_0 needs a head dimension in blocks of 32; this model's is 16");
+			 "cache_type = q8_0 needs a head dimension that is a multiple of 32; this model's is 16");
 	unlink(model);
 	free(model);
 }
@@ -226,8 +226,8 @@ START_TEST(past_the_window)
 
 	ck_assert_ptr_null(test_engine_open(&params));
 	ck_assert_int_eq(test_engine_code(), KVMOD_ERANGE);
-	snprintf(expected, sizeof(expected), "context = %d, but this engine attends to all that is "
-		 "cached, and the model's sliding window is %d: set context_override = yes to go past that",
+	snprintf(expected, sizeof(expected), "context = %d exceeds the model's sliding window of %d "
+		 "tokens: set context_override = yes to allow this",
 		 TINY_CONTEXT / 8 + 1, TINY_CONTEXT / 8);
 	ck_assert_str_eq(test_engine_error(), expected);
 	params.context_override = 1;
@@ -236,8 +236,8 @@ START_TEST(past_the_window)
 	seq = test_seq(engine);
 	tiny_tokens(tokens, TINY_CONTEXT / 8 + 1, 1);
 	test_run(seq, tokens, TINY_CONTEXT / 8 + 1, NULL, 0);
-	snprintf(expected, sizeof(expected), "this engine attends to all that is cached, and the model's "
-		 "sliding window is %d tokens: past them its answers get worse,", TINY_CONTEXT / 8);
+	snprintf(expected, sizeof(expected), "the sequence exceeds the model's sliding window of %d "
+		 "tokens: answers get worse,", TINY_CONTEXT / 8);
 	ck_assert_int_eq(strncmp(test_engine_warning(&n), expected, strlen(expected)), 0);
 	ck_assert_uint_eq(n, 1);
 	gg_seq_close(engine, seq);

@@ -171,18 +171,18 @@ static const struct fault {
 	const char *why;
 } faults[] = {
 	/* The file. */
-	{ NONE, { { .op = OF_FILE, .number = 1 } }, KVMOD_ENOTSUP, ": GGUF version 1; supported are 2 and 3" },
-	{ NONE, { { .op = OF_FILE, .number = 4 } }, KVMOD_ENOTSUP, ": GGUF version 4; supported are 2 and 3" },
-	{ NONE, { { .op = OF_FILE, .number = 0x03000000 } }, KVMOD_ENOTSUP, ": a GGUF file for big-endian machines" },
-	{ NONE, { { .op = TWICE, .key = EPS } }, KVMOD_EFORMAT, ", " EPS ", is there twice" },
+	{ NONE, { { .op = OF_FILE, .number = 1 } }, KVMOD_ENOTSUP, ": GGUF version 1 is not supported; supported are 2 and 3" },
+	{ NONE, { { .op = OF_FILE, .number = 4 } }, KVMOD_ENOTSUP, ": GGUF version 4 is not supported; supported are 2 and 3" },
+	{ NONE, { { .op = OF_FILE, .number = 0x03000000 } }, KVMOD_ENOTSUP, ": the GGUF file is for big-endian machines" },
+	{ NONE, { { .op = TWICE, .key = EPS } }, KVMOD_EFORMAT, ", " EPS ", is a duplicate" },
 	{ NONE, { { .op = RENAME, .key = EPS, .text = "a\0b", .length = 3 } }, KVMOD_EFORMAT, ", \"a\", has a zero byte" },
-	{ NONE, { { .op = RENAME, .key = EPS } }, KVMOD_EFORMAT, ": a name of 0 bytes for key " },
-	{ NONE, { { .op = TYPE, .key = EPS, .type = 13 } }, KVMOD_EFORMAT, ": " EPS " is of type 13, which GGUF has not" },
-	{ NONE, { { .op = TYPE, .key = EPS, .type = UINT32_MAX } }, KVMOD_EFORMAT, " is of type 4294967295, which" },
+	{ NONE, { { .op = RENAME, .key = EPS } }, KVMOD_EFORMAT, " has 0 bytes, expected 1 to 65535" },
+	{ NONE, { { .op = TYPE, .key = EPS, .type = 13 } }, KVMOD_EFORMAT, ": " EPS " is of the unknown type 13" },
+	{ NONE, { { .op = TYPE, .key = EPS, .type = UINT32_MAX } }, KVMOD_EFORMAT, " is of the unknown type 4294967295" },
 	{ NONE, { PUT_ALL("x.y", GGUF_TYPE_ARRAY, 0, 1) }, KVMOD_EFORMAT,
-	  ": x.y is of type 9: an array of arrays" },
+	  ": x.y is an array of arrays" },
 	{ NONE, { PUT_ALL("x.y", U32, 0, 1), { .op = LENGTH, .key = "x.y", .number = 4611686018427387904.0 } },
-	  KVMOD_EFORMAT, ": a truncated or damaged GGUF file (its header ends in key " },
+	  KVMOD_EFORMAT, ": truncated or damaged GGUF file (the header ends in key " },
 	{ NONE, { { .op = TEXT, .key = "general.license", .text = "MIT\0", .length = 4 } }, KVMOD_EFORMAT,
 	  ": general.license, \"MIT\", has a zero byte" },
 	{ NONE, { PUT("general.alignment", U32, 0) }, KVMOD_EFORMAT,
@@ -190,26 +190,26 @@ static const struct fault {
 	{ NONE, { PUT("general.alignment", U32, 48) }, KVMOD_EFORMAT, ": general.alignment is 48," },
 	{ NONE, { PUT("general.alignment", U64, 32) }, KVMOD_EFORMAT,
 	  ": general.alignment is u64, expected u32" },
-	{ NONE, { PUT("split.count", U16, 2) }, KVMOD_ENOTSUP, ": one of several files; join them" },
+	{ NONE, { PUT("split.count", U16, 2) }, KVMOD_ENOTSUP, ": the model is split into several files; join them" },
 	{ NONE, { PUT("split.count", F32, 1) }, KVMOD_EFORMAT, ": split.count is f32, expected u16" },
 
 	/* Tensors. */
 	{ NONE, { { .op = T_TYPE, .key = "blk.1.ffn_up.weight", .number = 31 } }, KVMOD_EFORMAT,
-	  ": tensor blk.1.ffn_up.weight: its type is 31, TYPE_Q4_0_4_4 REMOVED, use Q4_0" },
+	  ": tensor blk.1.ffn_up.weight: type 31 is not supported: TYPE_Q4_0_4_4 REMOVED, use Q4_0" },
 	{ NONE, { { .op = T_TYPE, .key = "blk.1.ffn_up.weight", .number = 4000 } }, KVMOD_EFORMAT,
-	  ": tensor blk.1.ffn_up.weight: its type is 4000, which this ggml does not know" },
-	{ NONE, { { .op = T_TYPE, .key = "blk.1.ffn_up.weight", .number = -1 } }, KVMOD_EFORMAT, ": its type is -1, which" },
+	  ": tensor blk.1.ffn_up.weight: type 4000 is unknown to this ggml" },
+	{ NONE, { { .op = T_TYPE, .key = "blk.1.ffn_up.weight", .number = -1 } }, KVMOD_EFORMAT, ": type -1 is unknown" },
 	{ NONE, { { .op = T_TYPE, .key = "blk.1.ffn_up.weight", .number = GGML_TYPE_I32 } }, KVMOD_ENOTSUP,
 	  ": ggml cannot compute with blk.1.ffn_up.weight, which is i32" },
 	{ NONE, { { .op = T_TYPE, .key = "blk.1.ffn_up.weight", .number = GGML_TYPE_Q4_K } }, KVMOD_EFORMAT,
 	  ": rows of 64 elements, expected whole blocks of 256 for q4_K" },
 	{ NONE, { { .op = T_NAME, .key = "blk.1.ffn_up.weight", .text = "blk.1.ffn_gate.weight" } }, KVMOD_EFORMAT,
-	  ", blk.1.ffn_gate.weight, is there twice" },
+	  ", blk.1.ffn_gate.weight, is a duplicate" },
 	{ NONE, { { .op = T_NAME, .key = "blk.1.ffn_up.weight", .text = "blk.1\0", .length = 6 } }, KVMOD_EFORMAT,
 	  ", \"blk.1\", has a zero byte" },
 	{ NONE, { { .op = T_NAME, .key = "blk.1.ffn_up.weight",
 		    .text = "a name that is one byte longer than what fits a tensor of ggml, ..." } },
-	  KVMOD_EFORMAT, ": a name of 67 bytes for tensor " },
+	  KVMOD_EFORMAT, " has 67 bytes, expected 1 to 63" },
 	{ NONE, { { .op = T_DIMS, .key = "blk.1.ffn_up.weight", .number = 0 } }, KVMOD_EFORMAT,
 	  ": 0 dimensions, expected 1 to 4" },
 	{ NONE, { { .op = T_DIMS, .key = "blk.1.ffn_up.weight", .number = 5 } }, KVMOD_EFORMAT,
@@ -220,15 +220,15 @@ static const struct fault {
 	{ NONE, { { .op = T_NE1, .key = "blk.1.ffn_up.weight", .number = 4611686018427387904.0 } }, KVMOD_EFORMAT,
 	  ": dimension 1 is 4611686018427387904: out of range" },
 	{ NONE, { { .op = T_NE1, .key = "blk.1.ffn_up.weight", .number = 72057594037927936.0 } }, KVMOD_EFORMAT,
-	  ": tensor blk.1.ffn_up.weight: its size is out of range" },
+	  ": tensor blk.1.ffn_up.weight: the size is out of range" },
 	{ NONE, { { .op = T_NE1, .key = "blk.1.ffn_up.weight", .number = 1048576.0 } }, KVMOD_EFORMAT,
-	  ": truncated: it needs 268435456 bytes at " },
+	  ": truncated: needs 268435456 bytes at " },
 	{ NONE, { { .op = T_OFFSET, .key = "blk.1.ffn_up.weight", .number = 0 } }, KVMOD_EFORMAT,
-	  ": begins at 0 of the data, expected " },
+	  ": begins at byte 0 of the data, expected " },
 	{ NONE, { { .op = T_OFFSET, .key = "token_embd.weight", .number = 18446744073709486080.0 } }, KVMOD_EFORMAT,
-	  ": begins at 18446744073709486080 of the data, expected 0" },
+	  ": begins at byte 18446744073709486080 of the data, expected 0" },
 	{ NONE, { { .op = CUT, .number = 1000 } }, KVMOD_EFORMAT,
-	  ": tensor token_embd.weight: truncated: it needs 76800 bytes at " },
+	  ": tensor token_embd.weight: truncated: needs 76800 bytes at " },
 
 	/* Numbers that are none, and keys of another type. */
 	{ NONE, { PUT(EPS, F32, NAN) }, KVMOD_EFORMAT, ": " EPS " is nan, expected a finite number" },
@@ -237,7 +237,7 @@ static const struct fault {
 	{ NONE, { PUT("general.anything", F64, -NAN) }, KVMOD_EFORMAT, "nan, expected a finite number" },
 	{ NONE, { PUT_ALL("some.list", F32, 1, 3), { .op = NUMBER_AT, .key = "some.list", .n = 2, .number = NAN } },
 	  KVMOD_EFORMAT, ": some.list[2] is nan, expected a finite number" },
-	{ NONE, { PUT(EPS, F64, 1e300) }, KVMOD_EFORMAT, " is 1e+300, expected a number within f32" },
+	{ NONE, { PUT(EPS, F64, 1e300) }, KVMOD_EFORMAT, " is 1e+300, expected a number in the range of f32" },
 	{ NONE, { PUT(EPS, F32, -1) }, KVMOD_EFORMAT, "epsilon -1: out of range" },
 	{ NONE, { PUT(EPS, U32, 1) }, KVMOD_EFORMAT, ": " EPS " is u32, expected f32" },
 	{ NONE, { PUT("llama.rope.freq_base", U32, 100000) }, KVMOD_EFORMAT,
@@ -275,13 +275,13 @@ static const struct fault {
 	  ": llama.attention.head_count_kv has 2 elements for 3 layers" },
 	{ NONE, { PUT_ALL("llama.attention.head_count_kv", U32, 2, 3),
 		  { .op = NUMBER_AT, .key = "llama.attention.head_count_kv", .n = 2, .number = 4 } }, KVMOD_ENOTSUP,
-	  ": llama.attention.head_count_kv is 2 in layer 0 and 4 in layer 2: only models whose layers are alike" },
+	  ": llama.attention.head_count_kv is 2 in layer 0 and 4 in layer 2: only models whose layers are equal" },
 	{ NONE, { PUT_ALL("llama.feed_forward_length", I32, 96, 3),
 		  { .op = NUMBER_AT, .key = "llama.feed_forward_length", .n = 1, .number = 64 } }, KVMOD_ENOTSUP,
 	  ": llama.feed_forward_length is 96 in layer 0 and 64 in layer 1" },
 	{ NONE, { PUT_ALL("llama.attention.head_count", F32, 4, 3) }, KVMOD_EFORMAT,
 	  " is an array of f32, expected numbers from 0 to 4294967295" },
-	{ NONE, { PUT("llama.attention.key_length", U32, 31) }, KVMOD_EFORMAT, ": a head dimension of 31" },
+	{ NONE, { PUT("llama.attention.key_length", U32, 31) }, KVMOD_EFORMAT, ": the head dimension is 31" },
 	{ NONE, { PUT("llama.rope.dimension_count", U32, 33) }, KVMOD_EFORMAT, ": RoPE over 33 of 32" },
 	{ NONE, { PUT("llama.expert_used_count", U32, 2) }, KVMOD_ENOTSUP,
 	  ": llama.expert_used_count = 2 is not supported" },
@@ -289,34 +289,34 @@ static const struct fault {
 
 	/* Vocabularies. */
 	{ NONE, { PUT("llama.vocab_size", U32, 4294967295.0) }, KVMOD_EFORMAT,
-	  ": llama.vocab_size is 4294967295, but there are embeddings for 300" },
+	  ": llama.vocab_size is 4294967295, but the model has embeddings for 300 tokens" },
 	{ NONE, { PUT("llama.vocab_size", U64, 300) }, KVMOD_EFORMAT,
 	  ": llama.vocab_size is u64, expected u32" },
-	{ NONE, { { .op = REMOVE, .key = "tokenizer.ggml.model" } }, KVMOD_EFORMAT, ": no tokenizer.ggml.model in its header" },
+	{ NONE, { { .op = REMOVE, .key = "tokenizer.ggml.model" } }, KVMOD_EFORMAT, ": no tokenizer.ggml.model in the header" },
 	{ NONE, { { .op = TEXT, .key = "tokenizer.ggml.model", .text = "t5" } }, KVMOD_ENOTSUP,
 	  ": tokenizer \"t5\" is not supported; supported are llama, gpt2, no_vocab" },
 	{ NONE, { { .op = TEXT, .key = "tokenizer.ggml.model", .text = "llama" } }, KVMOD_EFORMAT,
-	  ": no tokenizer.ggml.tokens in its header" },
-	{ SPM, { { .op = TEXTS, .key = TOKENS } }, KVMOD_EFORMAT, ": no tokenizer.ggml.tokens in its header" },
+	  ": no tokenizer.ggml.tokens in the header" },
+	{ SPM, { { .op = TEXTS, .key = TOKENS } }, KVMOD_EFORMAT, ": no tokenizer.ggml.tokens in the header" },
 	{ SPM, { PUT_ALL(TOKENS, U32, 0, 300) }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.tokens is an array of u32, expected an array of str" },
 	{ SPM, { { .op = TEXT_AT, .key = TOKENS, .n = 280, .text = "word281" } }, KVMOD_EFORMAT,
-	  ": tokenizer.ggml.tokens[281], \"word281\", is token 280 already" },
+	  ": tokenizer.ggml.tokens[281], \"word281\", is the same as token 280" },
 	{ BPE, { { .op = TEXT_AT, .key = TOKENS, .n = 280, .text = "<|end|>" } }, KVMOD_EFORMAT,
-	  ": tokenizer.ggml.tokens[280], \"<|end|>\", is token 256 already" },
+	  ": tokenizer.ggml.tokens[280], \"<|end|>\", is the same as token 256" },
 	{ BPE, { { .op = TEXT_AT, .key = TOKENS, .n = 280, .text = "a\0b", .length = 3 } }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.tokens[280], \"a\", has a zero byte" },
 	{ SPM, { { .op = TEXT_AT, .key = TOKENS, .n = 299 }, { .op = TEXT_AT, .key = TOKENS, .n = 298, .text = "[EMPTY_299]" } },
-	  KVMOD_EFORMAT, ": tokenizer.ggml.tokens[299], \"\", is empty, and there is one named for it" },
+	  KVMOD_EFORMAT, ": tokenizer.ggml.tokens[299], \"\", is empty, and another token has the name that libllama gives it" },
 	{ SPM, { { .op = TEXT_AT, .key = TOKENS, .n = 68, .text = "A?" },
 		  { .op = NUMBER_AT, .key = "tokenizer.ggml.token_type", .n = 68, .number = 1 } }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.tokens has no token <0x41>, expected one for each byte" },
 	{ SPM, { { .op = TEXT_AT, .key = TOKENS, .n = 68, .text = "A" } }, KVMOD_EFORMAT,
-	  ": tokenizer.ggml.tokens[68], \"A\", has the type of a byte, expected <0x00> to <0xFF>" },
+	  ": tokenizer.ggml.tokens[68], \"A\", is of the type byte, expected <0x00> to <0xFF>" },
 	{ SPM, { { .op = NUMBER_AT, .key = "tokenizer.ggml.token_type", .n = 5, .number = 7 } }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.tokens[5], \"<0x02>\", has type 7, expected 0 to 6" },
 	{ SPM, { { .op = APPEND, .key = TOKENS, .text = "one more" } }, KVMOD_EFORMAT,
-	  ": a vocabulary of 301 tokens, embeddings for 300" },
+	  ": the vocabulary has 301 tokens, but the model has embeddings for 300" },
 	{ SPM, { PUT_ALL("tokenizer.ggml.token_type", I32, 1, 299) }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.token_type has 299 elements for 300 tokens" },
 	{ SPM, { PUT_ALL("tokenizer.ggml.token_type", U8, 1, 300) }, KVMOD_EFORMAT,
@@ -326,12 +326,12 @@ static const struct fault {
 	{ SPM, { { .op = NUMBER_AT, .key = "tokenizer.ggml.scores", .n = 9, .number = NAN } }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.scores[9] is nan, expected a finite number" },
 	{ SPM, { PUT("tokenizer.ggml.bos_token_id", U32, 300) }, KVMOD_EFORMAT,
-	  ": tokenizer.ggml.bos_token_id is 300, but there are 300 tokens" },
+	  ": tokenizer.ggml.bos_token_id is 300, but the vocabulary has 300 tokens" },
 	{ SPM, { PUT("tokenizer.ggml.eos_token_id", I32, 2) }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.eos_token_id is i32, expected u32" },
 	{ SPM, { PUT("tokenizer.ggml.add_bos_token", U8, 1) }, KVMOD_EFORMAT, " is u8, expected bool" },
 	{ SPM, { PUT("tokenizer.chat_template", U8, 1) }, KVMOD_EFORMAT, " is u8, expected str" },
-	{ BPE, { { .op = REMOVE, .key = "tokenizer.ggml.merges" } }, KVMOD_EFORMAT, ": no tokenizer.ggml.merges in its header" },
+	{ BPE, { { .op = REMOVE, .key = "tokenizer.ggml.merges" } }, KVMOD_EFORMAT, ": no tokenizer.ggml.merges in the header" },
 	{ BPE, { { .op = TEXT_AT, .key = "tokenizer.ggml.merges", .n = 7, .text = "aH" } }, KVMOD_EFORMAT,
 	  ": tokenizer.ggml.merges[7] is \"aH\", expected two tokens with a blank between them" },
 	{ BPE, { { .op = TEXT_AT, .key = "tokenizer.ggml.merges", .n = 7 } }, KVMOD_EFORMAT, ".merges[7] is \"\", expected" },
@@ -448,7 +448,7 @@ START_TEST(served)
 }
 END_TEST
 
-/* libllama's engine turns whole heads only, where ours turns what the file says. */
+/* libllama rotates whole heads only; the engine ggml rotates as many dimensions as the file says. */
 START_TEST(part_of_a_head)
 {
 	struct fault fault = { .steps = { PUT("llama.rope.dimension_count", U32, 16) } };
@@ -456,7 +456,7 @@ START_TEST(part_of_a_head)
 
 	test_engine_close(test_engine(path, GGML_TYPE_F32));
 	ck_assert_ptr_null(test_engine_open(&(struct test_engine_params){ .model = path, .llama = true }));
-	ck_assert_ptr_nonnull(strstr(test_engine_error(), ": RoPE over 16 of 32 dimensions: libllama turns"));
+	ck_assert_ptr_nonnull(strstr(test_engine_error(), ": RoPE over 16 of 32 dimensions: libllama rotates"));
 	remove_model(path);
 }
 END_TEST
@@ -491,7 +491,7 @@ START_TEST(cut_off_in_use)
 	} else {
 		ck_assert_int_eq(run(engine, other, after), KVMOD_EIO);
 		ck_assert_ptr_nonnull(strstr(test_engine_error(),
-					     ": the file was written to while it is in use; replace a model by renaming"));
+					     ": the file was changed while in use; to replace a model, rename"));
 		ck_assert_uint_eq(gg_seq_length(engine, other), 0);
 	}
 	gg_seq_close(engine, seq);
@@ -553,8 +553,8 @@ static const struct {
 	rlim_t most;
 	const char *why;
 } copy_limits[] = {
-	{ RLIMIT_NOFILE, 0, "cannot make a copy of the vocabulary: Too many open files" },
-	{ RLIMIT_FSIZE, 8, "cannot make a copy of the vocabulary: File too large" },
+	{ RLIMIT_NOFILE, 0, "cannot copy the vocabulary: Too many open files" },
+	{ RLIMIT_FSIZE, 8, "cannot copy the vocabulary: File too large" },
 };
 
 START_TEST(no_copy)

@@ -36,9 +36,9 @@ START_TEST(whole)
 END_TEST
 
 /* How many products the last graph has with a weight. */
-static unsigned products_with(const struct gg_engine *engine, const struct ggml_tensor *weight)
+static unsigned products_with(struct gg_engine *engine, const struct ggml_tensor *weight)
 {
-	struct ggml_cgraph *nodes = engine->graph.nodes;
+	struct ggml_cgraph *nodes = gg_runtime_of(engine)->graph.nodes;
 	unsigned n = 0;
 
 	for (int i = 0; i < ggml_graph_n_nodes(nodes); i++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The engine "llama" as a module: it says what the engine "ggml" says, and cannot be cut. */
+/* The engine "llama" as a module: it says what the engine "ggml" says, and its cache cannot be compressed. */
 #include <config.h>
 #include <check.h>
 #include <math.h>
@@ -23,7 +23,15 @@ struct setup {
 	void *instance;
 	struct kvmod_seq *seq;
 	int32_t tokens[N];
+	unsigned n_logged;		/* lines of libllama about the vocabulary */
 };
+
+static void count_line(void *arg, uint32_t level, const char *line)
+{
+	struct setup *s = arg;
+
+	s->n_logged += level == KVMOD_DEBUG && strstr(line, "vocab") != NULL;
+}
 
 static void set_up(struct setup *s, const char *engine, const char *batch)
 {
@@ -38,7 +46,10 @@ static void set_up(struct setup *s, const char *engine, const char *batch)
 	snprintf(texts[4], sizeof(*texts), "engine %s.gpu_layers=0", engine);
 	for (int i = 0; i < 5; i++)
 		overrides[i] = texts[i];
+	s->n_logged = 0;
 	ck_assert_int_eq(kvmod_new(&s->ctx), 0);
+	kvmod_set_log(s->ctx, count_line, s);
+	kvmod_set_log_level(s->ctx, KVMOD_DEBUG);
 	ck_assert_msg(!kvmod_configure(s->ctx, "/dev/null", overrides, 5), "%s", kvmod_error());
 	ck_assert_msg(!kvmod_engine_open(s->ctx, engine, &s->engine), "%s", kvmod_error());
 	s->ops = kvmod_engine_ops(s->engine);
@@ -103,6 +114,25 @@ START_TEST(says_what_ggml_says)
 }
 END_TEST
 
+/* libllama has one log for the process: modules hand its lines on to each other. */
+START_TEST(each_engine_has_its_log)
+{
+	static const char *const names[] = { "ggml", "llama", "ggml", "llama" };
+	struct setup s[4];
+
+	for (int i = 0; i < 4; i++) {
+		set_up(&s[i], names[i], "16");
+		ck_assert_uint_gt(s[i].n_logged, 0);
+		for (int j = 0; j < i; j++)
+			s[j].n_logged = 0;
+	}
+	for (int i = 0; i < 3; i++)
+		ck_assert_uint_eq(s[i].n_logged, 0);
+	for (int i = 0; i < 4; i++)
+		tear_down(&s[i]);
+}
+END_TEST
+
 START_TEST(forgets_and_forks)
 {
 	static float first[TINY_VOCAB], again[TINY_VOCAB], forked[TINY_VOCAB];
@@ -151,8 +181,8 @@ START_TEST(serves_what_needs_lengths_only)
 	needs.rows.value = 0;
 	needs.what = KVMOD_NEED_K;
 	ck_assert_int_eq(s.ops->serves(s.instance, &needs), KVMOD_ENOTSUP);
-	ck_assert_str_eq(kvmod_error(), "libllama does not show its cache: with this engine the "
-			 "policy is fullkv");
+	ck_assert_str_eq(kvmod_error(), "libllama does not show its cache: use the policy fullkv "
+			 "with this engine");
 	tear_down(&s);
 }
 END_TEST
@@ -223,6 +253,7 @@ int main(void)
 
 	tcase_set_timeout(t, 120);
 	tcase_add_test(t, says_what_ggml_says);
+	tcase_add_test(t, each_engine_has_its_log);
 	tcase_add_test(t, forgets_and_forks);
 	tcase_add_test(t, refuses_what_does_not_fit);
 	tcase_add_test(t, serves_what_needs_lengths_only);

@@ -174,7 +174,7 @@ START_TEST(turns)
 	for (uint32_t i = CONTEXT; i + longest <= N; i += longest) {
 		ck_assert_int_eq(gg_prompt_begin(s.engine, s.seq, longest + 1, NULL), KVMOD_ERANGE);
 		ck_assert_str_eq(test_engine_error(),
-				 "a prompt of 42 tokens after 23 that are there: the context is 64");
+				 "42 new and 23 cached tokens exceed the context of 64");
 		ck_assert_int_eq(gg_prompt_begin(s.engine, s.seq, longest, NULL), 0);
 		run(&s, i, i + longest, false);
 		cut(&s);
@@ -320,7 +320,7 @@ START_TEST(replays)
 	ck_assert_double_gt(fabs(open - loss), 2e-3 * expected);
 	/* Nothing has changed. */
 	ck_assert_uint_eq(s.seq->caches[0].n[0], ALL);
-	ck_assert_uint_eq(s.seq->caches[0].lead.room, 0);
+	ck_assert_uint_eq(s.seq->caches[0].sinks.room, 0);
 	tear_down(&s);
 }
 END_TEST
@@ -393,7 +393,7 @@ START_TEST(no_sinks)
 	}
 	check(&s, 0, N);
 	check_phases(&s);
-	ck_assert_uint_eq(s.seq->caches[0].lead.room, 0);
+	ck_assert_uint_eq(s.seq->caches[0].sinks.room, 0);
 	tear_down(&s);
 }
 END_TEST
@@ -449,7 +449,7 @@ static void cut_lists(struct kvmod_seq *seq)
 }
 
 /*
- * Lists cut a stream whose gaps were closed: each head has a lead of its own then, of
+ * Lists cut a stream whose gaps were closed: each head then has sinks of its own, of
  * fewer rows. In one layer that is what it is for tokens that always stood so.
  */
 START_TEST(lists_between)
@@ -545,9 +545,9 @@ START_TEST(warns_once)
 	}
 	if (_i)
 		ck_assert_str_eq(test_engine_warning(&n),
-				 "the model was trained for 64 tokens: past them its answers get "
-				 "worse, unless the policy closes the gaps that it cuts (see "
-				 "kvmod-policies(7), streamingllm)");
+				 "the sequence exceeds the model's context of 64 tokens: answers "
+				 "get worse, unless the policy closes the gaps that it leaves "
+				 "(see kvmod-policies(7), streamingllm)");
 	test_engine_warning(&n);
 	ck_assert_uint_eq(n, _i);
 	tear_down(&s);
@@ -567,11 +567,11 @@ START_TEST(one_layer_whole)
 	test_apply(s.seq, plan);
 	ck_assert_uint_eq(gg_seq_room(s.engine, s.seq), CONTEXT - 50);
 	ck_assert_uint_eq(s.seq->caches[0].n[0], SINKS + NEWEST);
-	ck_assert_int_eq(s.seq->caches[0].lead.places[SINKS - 1], 50 - NEWEST - 1);
-	ck_assert_uint_eq(s.seq->caches[1].lead.room, 0);
+	ck_assert_int_eq(s.seq->caches[0].sinks.places[SINKS - 1], 50 - NEWEST - 1);
+	ck_assert_uint_eq(s.seq->caches[1].sinks.room, 0);
 	test_run(s.seq, s.tokens + 50, CONTEXT - 50, s.logits, 1);
 	ck_assert_int_eq(gg_run_tokens(s.engine, s.seq, s.tokens, 1, s.logits, 1), KVMOD_ERANGE);
-	ck_assert_str_eq(test_engine_error(), "1 tokens after 64 that are there: the context is 64");
+	ck_assert_str_eq(test_engine_error(), "1 new and 64 cached tokens exceed the context of 64");
 	ck_assert_int_eq(s.seq->base, 0);
 	tear_down(&s);
 }
@@ -603,26 +603,27 @@ START_TEST(no_memory_to_turn)
 	run(&s, 0, 50, false);
 	test_apply(s.seq, test_plan_ends(s.seq, 0, NEWEST));
 	shifted_cut(s.other, 0, NEWEST);
-	s.seq->rows.n = 7;	/* as if there were queries, which stay as the keys do */
+	s.seq->queries.n = 7;	/* as if there were queries, which stay as the keys do */
 	for (uint32_t i = 50; i < 90; i += 20) {
 		n_fail = 1;	/* the first graph of a step is the one that turns */
 		run(&s, i, i + 20, false);
 		ck_assert_uint_eq(n_fail, 0);
 		ck_assert_int_eq(s.seq->base, 0);
-		ck_assert_uint_eq(s.seq->rows.n, 7);
+		ck_assert_uint_eq(s.seq->queries.n, 7);
 	}
-	ck_assert_int_eq(strncmp(test_engine_warning(&n), "no memory to turn cached keys back: ", 36), 0);
+	ck_assert_int_eq(strcmp(test_engine_warning(&n), "no memory to rotate cached keys back: "
+							       "distant positions are computed less exactly"), 0);
 	ck_assert_uint_eq(n, 1);
 	run(&s, 90, 94, false);
 	ck_assert_int_eq(s.seq->base, 50 - NEWEST);
-	ck_assert_uint_eq(s.seq->rows.n, 0);
+	ck_assert_uint_eq(s.seq->queries.n, 0);
 	check(&s, 50, 94);
 	tear_down(&s);
 }
 END_TEST
 
-/* A lead that has moved must be turned: without memory that is an error, and then tried again. */
-START_TEST(no_memory_to_turn_a_lead)
+/* Sinks that have moved must be rotated: without memory that fails, and is tried again later. */
+START_TEST(no_memory_to_rotate_sinks)
 {
 	static struct setup s;
 
@@ -656,7 +657,7 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, warns_once, 0, 2);
 	tcase_add_test(tc, one_layer_whole);
 	tcase_add_loop_test(tc, no_memory_to_turn, 0, 2);
-	tcase_add_loop_test(tc, no_memory_to_turn_a_lead, 0, 2);
+	tcase_add_loop_test(tc, no_memory_to_rotate_sinks, 0, 2);
 }
 
 int main(void)

@@ -45,7 +45,7 @@ START_TEST(streams)
 	sides_check(&s, 0, N - 1);
 	ck_assert_int_gt(s.cpu.seq->base, CONTEXT);
 	ck_assert_int_eq(s.gpu.seq->base, s.cpu.seq->base);
-	ck_assert_uint_eq(s.gpu.seq->caches[TINY_LAYERS - 1].lead.n[0], SINKS);
+	ck_assert_uint_eq(s.gpu.seq->caches[TINY_LAYERS - 1].sinks.n[0], SINKS);
 	sides_tear_down(&s);
 }
 END_TEST
@@ -138,7 +138,7 @@ START_TEST(gather_fails)
 	test_apply(s.gpu.seq, test_plan_ends(s.gpu.seq, SINKS, NEWEST));
 	sides_gathers_fail = false;
 	ck_assert_uint_eq(s.gpu.seq->caches[TINY_LAYERS - 1].n[0], 35);
-	ck_assert_uint_eq(s.gpu.seq->caches[TINY_LAYERS - 1].lead.room, 0);
+	ck_assert_uint_eq(s.gpu.seq->caches[TINY_LAYERS - 1].sinks.room, 0);
 	cut(&s);
 	sides_run(&s, 35, 50, true);
 	sides_check(&s, 0, 50);

@@ -167,7 +167,7 @@ START_TEST(too_many_rows)
 	set_up(&s, 0);
 	ck_assert_int_eq(s.request.replay(&s.request, s.plan, N, &loss), KVMOD_ERANGE);
 	ck_assert_str_eq(test_engine_error(),
-			 "cannot replay 80 of 80 tokens: at least one must stay before them");
+			 "cannot replay 80 of 80 tokens: at least one token must precede them");
 	ck_assert_int_eq(s.request.replay(&s.request, s.plan, 0, &loss), KVMOD_ERANGE);
 	tear_down(&s);
 }

@@ -114,7 +114,7 @@ static void check_no_start(void)
 {
 	static const int32_t hi[] = { IM_START, 9690 }; /* "<|im_start|>system" */
 
-	warned_of(": texts are to begin with a start token, but there is no tokenizer.ggml.bos_token_id: they begin without one");
+	warned_of(": no tokenizer.ggml.bos_token_id, although texts should begin with a start token: they begin without one");
 	chat("Hi");
 	ck_assert_mem_eq(tokens, hi, sizeof(hi));
 	ck_assert_uint_eq(count(11), 0);
@@ -213,7 +213,7 @@ static void name_no_end(struct gguf_context *gguf, const void *arg)
 START_TEST(no_end)
 {
 	must_open(name_no_end, NULL);
-	warned_of(": no token of its vocabulary ends an answer: only its length does");
+	warned_of(": no token of the vocabulary ends an answer: answers end only at their maximal length");
 	ck_assert_uint_eq(gg_engine_ops.model(engine)->n_end_tokens, 0);
 	test_engine_close(engine);
 }
@@ -226,8 +226,8 @@ static const struct {
 	size_t n;
 } gaps[] = {
 	{ "general.url", NULL, 21 },
-	{ PRE, ": there is no tokenizer.ggml.pre: text is split into words by a default, and answers may be worse; convert the model again", 22 },
-	{ "tokenizer.ggml.token_type", ": there is no tokenizer.ggml.token_type: special tokens are read as text, and answers may be worse; convert the model again", 21 },
+	{ PRE, ": no tokenizer.ggml.pre: text is split into words by a default rule, and answers may be worse; convert the model again", 22 },
+	{ "tokenizer.ggml.token_type", ": no tokenizer.ggml.token_type: special tokens are read as text, and answers may be worse; convert the model again", 21 },
 };
 
 START_TEST(gaps_are_said)
@@ -251,7 +251,7 @@ static void empty_pre(struct gguf_context *gguf, const void *arg)
 START_TEST(pre_tokenizer)
 {
 	must_open(empty_pre, "");
-	warned_of(": there is no tokenizer.ggml.pre: ");
+	warned_of(": no tokenizer.ggml.pre: ");
 	test_engine_close(engine);
 	/* Who names the default means it. */
 	must_open(empty_pre, "default");
@@ -285,7 +285,7 @@ static void sentencepiece(struct gguf_context *gguf, const void *name)
 START_TEST(vocabulary_of_sentencepiece)
 {
 	must_open(sentencepiece, "<s>");
-	warned_of(": there is no tokenizer.ggml.scores: text is not split into tokens as the model learnt it, and answers may be worse; convert the model again");
+	warned_of(": no tokenizer.ggml.scores: text is not split into tokens as in training, and answers may be worse; convert the model again");
 	ck_assert_int_eq(engine->text.bos, 1);
 	ck_assert_int_eq(engine->text.eos, 2);
 	ck_assert(ends(2));
@@ -529,7 +529,7 @@ START_TEST(longest_word)
 	engine = test_engine_open(&(struct test_engine_params){ .model = model, .context_override = 1 });
 	ck_assert_msg(engine, "%s", test_engine_error());
 	ck_assert_int_eq(gg_tokenize(engine, text, strlen(text), 0, NULL, &n), KVMOD_EINVAL);
-	ck_assert_str_eq(test_engine_error(), "a text with 1048577 characters in a row without a blank, or of blanks; at most 1048576 can be split into tokens");
+	ck_assert_str_eq(test_engine_error(), "the text has a run of 1048577 characters without a blank, or of blanks; expected at most 1048576");
 	test_engine_close(engine);
 	unlink(model);
 	free(model);
@@ -540,7 +540,7 @@ END_TEST
 /* The longest token has 81 bytes. */
 START_TEST(long_texts)
 {
-	static const char why[] = "a text of 8101 bytes does not fit the context of 100 tokens, the longest of which has 81 bytes";
+	static const char why[] = "a text of 8101 bytes exceeds the context of 100 tokens of at most 81 bytes";
 	const size_t most = (size_t)81 * 100;
 	char *model = edited_model_write(TEST_MODEL, nothing, NULL);
 	char *text = repeat("", "word ", most / 5 + 1, "");

@@ -5,7 +5,7 @@
 #include "tests/e2e.h"
 #include "tests/engine_host.h"
 #include "core/testkit/random.h"
-#include "plugins/ggml/chat.h"
+#include "plugins/gguf/chat.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -68,10 +68,10 @@ START_TEST(no_more_threads_than_processors)
 	ck_assert_int_eq(threads_for(1), 1);
 	ck_assert_str_eq(logged, "");
 	ck_assert_int_eq(threads_for(512), 1);
-	ck_assert_str_eq(logged, "threads = 512, but this process may use 1 processors: 1 threads");
+	ck_assert_str_eq(logged, "threads = 512, but this process may use only 1 processors: using 1 threads");
 	host_threads = 3;
 	ck_assert_int_eq(threads_for(0), 1);
-	ck_assert_str_eq(logged, "threads = 3, but this process may use 1 processors: 1 threads");
+	ck_assert_str_eq(logged, "threads = 3, but this process may use only 1 processors: using 1 threads");
 }
 END_TEST
 

@@ -107,9 +107,9 @@ static int32_t closer_compress(void *self, const struct kvmod_request *r, struct
 
 #define OPS(name_, flags_) { \
 	.size = sizeof(struct kvmod_policy_ops), .name = name_, .flags = flags_, \
-	.description = "plans as its parameter says", .devices = KVMOD_ON_CPU, \
+	.description = "plans as its parameter says", \
 	.instance_size = sizeof(struct closer), .params = closer_params, .n_params = 1, \
-	.param_stride = sizeof(closer_params[0]), .compress = closer_compress }
+	.compress = closer_compress }
 
 static const struct kvmod_policy_ops all_ops[] = {
 	OPS("closer", KVMOD_POLICY_CLOSES_GAPS), OPS("opener", KVMOD_POLICY_MAY_DROP_NEWEST),
@@ -135,9 +135,11 @@ static uint32_t decided(const char *name, const char *keeps)
 		{ .size = sizeof(heads[0]), .n = N }, { .size = sizeof(heads[0]), .n = N },
 	};
 	struct kvmod_segment segments[LAYERS];
+	const struct kvmod_head *head_list[HEADS];
+	const struct kvmod_segment *segment_list[LAYERS];
 	struct kvmod_request request = {
 		.size = sizeof(request), .phase = KVMOD_DECODE, .n_layers = LAYERS, .n_segments = LAYERS,
-		.segment_stride = sizeof(segments[0]), .segments = segments, .replay = engine_replay,
+		.segments = segment_list, .replay = engine_replay,
 	};
 	struct kvmod_plan *plan = NULL;
 	struct kvmod_policy *policy;
@@ -149,8 +151,10 @@ static uint32_t decided(const char *name, const char *keeps)
 	for (uint32_t i = 0; i < LAYERS; i++)
 		segments[i] = (struct kvmod_segment){
 			.size = sizeof(segments[i]), .layer = i, .logical = N, .n_q_heads = HEADS,
-			.n_kv_heads = HEADS, .head_dim = 8, .head_stride = sizeof(heads[0]), .heads = heads,
+			.n_kv_heads = HEADS, .head_dim = 8, .heads = head_list,
 		};
+	kvmod_list_heads(head_list, heads, HEADS);
+	kvmod_list_segments(segment_list, segments, LAYERS);
 	snprintf(override, sizeof(override), "policy %s.keeps=%s", name, keeps);
 	ck_assert_int_eq(kvmod_new(&ctx), 0);
 	kvmod_set_log_level(ctx, 0);

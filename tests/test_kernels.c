@@ -7,11 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cpu/logits.h"
-#include "kernels/cpu/simd.h"
-#include "tests/simd_levels.h"
-#include "kernels/cpu/sum.h"
 #include "core/testkit/random.h"
+#include "kernels/cpu/ops.h"
+#include "tests/simd_levels.h"
 
 /* A loop test runs once for each level; those that are not here have nothing to show. */
 #define LEVELS (KV_SIMD_AVX512 + 1)
@@ -48,7 +46,7 @@ static void keys_make(struct keys *k, struct kv_random *r, uint32_t type, uint32
 	k->memory = malloc(n * stride + 64);
 	ck_assert_ptr_nonnull(k->memory);
 	base = k->memory + kv_random_range(r, 0, 63);
-	k->view = (struct kvmod_view){ sizeof(k->view), type, base, (int64_t)stride, 0 };
+	k->view = (struct kvmod_view){ .type = type, .data = base, .stride = (int64_t)stride };
 	k->values = source;
 	for (i = 0; i < n; i++) {
 		kv_encode(type, source + i * dim, dim, base + i * stride);
@@ -75,7 +73,7 @@ static double logit(const float *k, const float *q, uint32_t dim, double scale, 
 
 static void check_logits(struct kv_random *r, uint32_t type)
 {
-	uint32_t dim = type == KVMOD_Q8_0 ? 32 * kv_random_range(r, 1, 8) : kv_random_range(r, 1, 256);
+	uint32_t dim = kvmod_block_size(type) > 1 ? 32 * kv_random_range(r, 1, 8) : kv_random_range(r, 1, 256);
 	uint32_t n = kv_random_range(r, 1, 300), n_q = kv_random_range(r, 1, 9);
 	uint32_t begin = kv_random_range(r, 0, n - 1), end = kv_random_range(r, begin, n), i, j;
 	size_t stride = end - begin + kv_random_range(r, 0, 5);
@@ -106,7 +104,7 @@ START_TEST(logits)
 	if (level_missing(_i))
 		return;
 	for (round = 0; round < 60; round++)
-		for (type = KVMOD_F32; type <= KVMOD_Q8_0; type++)
+		for (type = KVMOD_F32; type <= KVMOD_Q4_0; type++)
 			check_logits(&r, type);
 }
 END_TEST
@@ -140,30 +138,81 @@ START_TEST(conversions)
 }
 END_TEST
 
+/* Byte i of a block has its elements i and i + 16. */
+START_TEST(nibbles)
+{
+	unsigned char row[36];
+	float out[64];
+	uint32_t i;
+
+	if (level_missing(_i))
+		return;
+	memcpy(row, (const unsigned char[]){ 0x00, 0x38 }, 2);		/* 0.5 */
+	memcpy(row + 18, (const unsigned char[]){ 0x00, 0xc0 }, 2);	/* -2 */
+	for (i = 0; i < 16; i++) {
+		row[2 + i] = (unsigned char)(i | (15 - i) << 4);
+		row[20 + i] = (unsigned char)(3 | i << 4);
+	}
+	kv_cpu_to_f32(KVMOD_Q4_0, row, 64, out);
+	for (i = 0; i < 16; i++) {
+		ck_assert_float_eq(out[i], 0.5f * ((float)i - 8));
+		ck_assert_float_eq(out[16 + i], 0.5f * (7 - (float)i));
+		ck_assert_float_eq(out[32 + i], 10);
+		ck_assert_float_eq(out[48 + i], -2 * ((float)i - 8));
+	}
+}
+END_TEST
+
+/* Piece by piece, merged. */
+static void softmax_of(const float *x, size_t n, struct kv_softmax *s)
+{
+	float piece[384];
+	size_t i;
+
+	for (i = 0; i < n; i += 384) {
+		size_t size = n - i < 384 ? n - i : 384;
+		struct kv_softmax part;
+
+		memcpy(piece, x + i, size * sizeof(*x));
+		kv_cpu_softmax_piece(piece, 384, 1, size, &part);
+		if (i == 0)
+			*s = part;
+		else
+			kv_softmax_merge(s, &part);
+	}
+}
+
 static void check_softmax(struct kv_random *r, size_t n, float deviation)
 {
-	float *x = normals(r, n, deviation), *p = malloc(n * sizeof(*p));
-	double max = -INFINITY, sum = 0, sum2 = 0;
+	float *x = normals(r, n, deviation), *p = malloc(n * sizeof(*p)), *twice = malloc(n * sizeof(*p));
+	double max = -INFINITY, sum = 0, squares = 0;
 	struct kv_softmax s;
 	size_t i;
 
-	ck_assert_ptr_nonnull(p);
+	ck_assert(p && twice);
 	for (i = 0; i < n; i++)
 		max = fmax(max, x[i]);
 	for (i = 0; i < n; i++) {
 		sum += exp(x[i] - max);
-		sum2 += exp(2 * (x[i] - max));
+		squares += exp(2 * (x[i] - max));
 	}
-	kv_cpu_softmax_sums(x, n, &s);
+	softmax_of(x, n, &s);
 	ck_assert_double_eq(s.max, max);
 	ck_assert_double_eq_tol(s.sum, sum, 1e-6 * sum);
-	ck_assert_double_eq_tol(s.sum2, sum2, 1e-6 * sum2);
+	ck_assert_double_eq_tol(s.squares, squares, 1e-6 * squares);
 	memcpy(p, x, n * sizeof(*p));
 	ck_assert_int_eq(kv_cpu_softmax(p, n), 0);
-	for (i = 0; i < n; i++)
-		ck_assert_double_eq_tol(p[i], exp(x[i] - max) / sum, 2e-6 * exp(x[i] - max) / sum + 1e-37);
+	memcpy(twice, p, n * sizeof(*p));
+	kv_cpu_ops()->exp_add(x, n, s.max, 1 / s.sum, twice);
+	for (i = 0; i < n; i++) {
+		double attention = exp(x[i] - max) / sum;
+
+		ck_assert_double_eq_tol(p[i], attention, 2e-6 * attention + 1e-37);
+		ck_assert_double_eq_tol(twice[i], 2 * attention, 4e-6 * attention + 1e-37);
+	}
 	free(x);
 	free(p);
+	free(twice);
 }
 
 START_TEST(softmax)
@@ -180,11 +229,11 @@ START_TEST(softmax)
 }
 END_TEST
 
-/* Wherever a bad number stands, vector or tail, it is seen. */
+/* Wherever a bad number stands, vector or tail, the sum tells. */
 START_TEST(softmax_not_finite)
 {
 	static const float bad[] = { NAN, INFINITY };
-	float x[37], copy[37];
+	float x[37];
 	struct kv_softmax s;
 	size_t i, b;
 
@@ -194,20 +243,21 @@ START_TEST(softmax_not_finite)
 		for (i = 0; i < 37; i++) {
 			memset(x, 0, sizeof(x));
 			x[i] = bad[b];
-			kv_cpu_softmax_sums(x, 37, &s);
+			softmax_of(x, 37, &s);
 			ck_assert_msg(isnan(s.sum), "%g at %zu of 37 went unseen", (double)bad[b], i);
-			memcpy(copy, x, sizeof(x));
-			ck_assert_int_eq(kv_cpu_softmax(copy, 37), KVMOD_ENUMERIC);
+			ck_assert_int_eq(kv_cpu_softmax(x, 37), KVMOD_ENUMERIC);
 		}
 	for (i = 0; i < 37; i++)
 		x[i] = -INFINITY;
-	kv_cpu_softmax_sums(x, 37, &s);
+	softmax_of(x, 37, &s);
 	ck_assert_float_eq(s.sum, 0);
+	ck_assert_float_eq(s.squares, 0);
 	ck_assert_float_eq(s.max, -FLT_MAX);
 	ck_assert_int_eq(kv_cpu_softmax(x, 37), KVMOD_ENUMERIC);
 	x[20] = 1;
-	kv_cpu_softmax_sums(x, 37, &s);
+	softmax_of(x, 37, &s);
 	ck_assert_float_eq_tol(s.sum, 1, 1e-6);
+	ck_assert_float_eq(s.max, 1);
 }
 END_TEST
 
@@ -225,6 +275,20 @@ START_TEST(sums)
 		bytes[n] = (unsigned char)kv_random_u32(&r);
 		sum += bytes[n];
 	}
+}
+END_TEST
+
+/* At least as many as asked for, and all of them done: x -> 0.75 x + 0.25 goes to 1. */
+START_TEST(multiply_adds)
+{
+	float sum, one;
+
+	if (level_missing(_i))
+		return;
+	ck_assert_uint_ge(kv_cpu_multiply_add(1, &sum), 1);
+	ck_assert_uint_ge(kv_cpu_multiply_add(100000, &one), 100000);
+	ck_assert_float_gt(sum, 1.5f * one);
+	ck_assert_float_eq_tol(one, roundf(one), 1e-5f);
 }
 END_TEST
 
@@ -247,9 +311,11 @@ int main(void)
 
 	tcase_add_loop_test(tc, logits, 0, LEVELS);
 	tcase_add_loop_test(tc, conversions, 0, LEVELS);
+	tcase_add_loop_test(tc, nibbles, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
 	tcase_add_loop_test(tc, sums, 0, LEVELS);
+	tcase_add_loop_test(tc, multiply_adds, 0, LEVELS);
 	tcase_add_test(tc, levels);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);

@@ -121,7 +121,7 @@ START_TEST(a_policy_name_is_taken)
 
 	assert_ok(kvmod_load(ctx, fixture_module("good", NULL)));
 	assert_fails(kvmod_load(ctx, fixture_module("other", NULL)), KVMOD_EEXIST,
-		     "other.so: init() failed: policy `good`: that name is taken, by good");
+		     "other.so: init() failed: policy `good`: the name is taken by good");
 	ck_assert_ptr_null(ctx->modules->next);
 	kvmod_unref(ctx);
 }
@@ -135,10 +135,10 @@ START_TEST(one_name_on_two_devices)
 
 	fixture_module("good", NULL);
 	fixture_module("accel", NULL);
-	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", KVMOD_ON_CUDA, &cuda));
+	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", "cuda", &cuda));
 	ck_assert_str_eq(cuda->module->desc.name, "accel");
 	ck_assert_ptr_null(ctx->modules->next);		/* its file was not loaded for this */
-	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", KVMOD_ON_CPU, &cpu));
+	assert_ok(kv_provider_get(ctx, KV_POLICY, "good", "cpu", &cpu));
 	ck_assert_str_eq(cpu->module->desc.name, "good");
 	kv_provider_put(ctx, cuda);
 	kv_provider_put(ctx, cpu);
@@ -397,9 +397,9 @@ END_TEST
 START_TEST(other_abi)
 {
 	assert_refused(fixture_module("abimajor", NULL), KVMOD_EABI,
-		       "built for kvmod's ABI 2, this is ABI 1: rebuild it against these headers");
+		       "built for kvmod's ABI 1, this is ABI 2: rebuild it against these headers");
 	assert_refused(fixture_module("abiminor", NULL), KVMOD_EABI,
-		       "needs kvmod's ABI 1.99, this is 1.0: update kvmod");
+		       "needs kvmod's ABI 2.99, this is 2.0: update kvmod");
 }
 END_TEST
 
@@ -421,21 +421,21 @@ START_TEST(section_is_forged)
 {
 	const char *path = fixture_module("good", NULL);
 
-	fixture_patch(path, "abi=1.0", "abi=1,0", 7);
+	fixture_patch(path, "abi=2.0", "abi=2,0", 7);
 	assert_refused(path, KVMOD_EFORMAT,
-		       "abi=1,0 in its .kvmod.info section: expected MAJOR.MINOR");
-	fixture_patch(path, "abi=1,0", "name=xx", 7);
+		       "abi=2,0 in its .kvmod.info section: expected MAJOR.MINOR");
+	fixture_patch(path, "abi=2,0", "name=xx", 7);
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section has no abi=: give KVMOD_MODULE() one");
-	fixture_patch(path, "name=xx", "abi 1.0", 7);
-	assert_refused(path, KVMOD_EFORMAT, "`abi 1.0` in its .kvmod.info section is no key=value");
-	fixture_patch(path, "abi 1.0", "abi\b1.0", 7);
+	fixture_patch(path, "name=xx", "abi 2.0", 7);
+	assert_refused(path, KVMOD_EFORMAT, "`abi 2.0` in its .kvmod.info section is no key=value");
+	fixture_patch(path, "abi 2.0", "abi\b2.0", 7);
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section holds something other than text");
-	fixture_patch(path, "abi\b1.0", "abi=\xe4.0", 7);
+	fixture_patch(path, "abi\b2.0", "abi=\xe4.0", 7);
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section holds byte 0xe4 where UTF-8 was expected");
-	fixture_patch(path, "abi=\xe4.0", "abi=1.0", 7);
+	fixture_patch(path, "abi=\xe4.0", "abi=2.0", 7);
 	fixture_patch(path, "version=1.0", "license=1.0", 11);
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section has no version=: give KVMOD_MODULE() one");
@@ -540,14 +540,15 @@ END_TEST
 START_TEST(policy_is_not_in_the_section)
 {
 	assert_load_fails("unsaid", KVMOD_EFORMAT, "init() failed: policy `good`: the file's "
-			  ".kvmod.info section does not name it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
+			  ".kvmod.info section does not list it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
 }
 END_TEST
 
 START_TEST(policy_runs_elsewhere_than_its_section_says)
 {
-	assert_load_fails("elsewhere", KVMOD_EFORMAT, "init() failed: policy `good`: it runs on other "
-			  "devices than the file's .kvmod.info section says: use KVMOD_RUNS_ON");
+	assert_load_fails("elsewhere", KVMOD_EFORMAT, "init() failed: policy `good`: its table says "
+			  "that it runs on `cpu`, the file's .kvmod.info section says `cpu cuda`: use "
+			  "KVMOD_RUNS_ON with the words of the table");
 }
 END_TEST
 
@@ -683,7 +684,7 @@ START_TEST(facts)
 	ck_assert_str_eq(kvmod_modinfo_path(info), path);
 	ck_assert_str_eq(kvmod_modinfo_get(info, "name", 0), "good");
 	ck_assert_ptr_null(kvmod_modinfo_get(info, "name", 1));
-	ck_assert_str_eq(kvmod_modinfo_get(info, "abi", 0), "1.0");
+	ck_assert_str_eq(kvmod_modinfo_get(info, "abi", 0), "2.0");
 	ck_assert_str_eq(kvmod_modinfo_get(info, "license", 0), "Apache-2.0");
 	ck_assert_str_eq(kvmod_modinfo_get(info, "policy", 0), "good");
 	ck_assert_str_eq(kvmod_modinfo_get(info, "param", 0),

@@ -248,10 +248,10 @@ static int32_t mine_compress(void *self, const struct kvmod_request *request,
 }
 
 static const struct kvmod_policy_ops mine_ops = {
-	.size = sizeof(mine_ops), .name = "mine", .description = "", .devices = KVMOD_ON_CPU,
+	.size = sizeof(mine_ops), .name = "mine", .description = "",
 	.instance_size = sizeof(struct mine), .params = mine_params,
 	.n_params = sizeof(mine_params) / sizeof(*mine_params),
-	.param_stride = sizeof(*mine_params), .open = mine_open, .compress = mine_compress,
+	.open = mine_open, .compress = mine_compress,
 };
 
 static int32_t mine_init(const struct kvmod_host *host)

@@ -14,6 +14,8 @@
 struct fixture {
 	struct kvmod_head heads[HEADS];
 	struct kvmod_segment segment;
+	const struct kvmod_head *head_list[HEADS];	/* of these */
+	const struct kvmod_segment *segment_list[1];
 	struct kvmod_request request;
 	struct kvmod_plan *plan;
 	struct kvmod_keep *keep;
@@ -28,11 +30,13 @@ static struct fixture *fixture_new(uint32_t n0, uint32_t n1)
 	f->heads[1] = (struct kvmod_head){ .size = sizeof(f->heads[1]), .n = n1 };
 	f->segment = (struct kvmod_segment){
 		.size = sizeof(f->segment), .n_q_heads = HEADS, .n_kv_heads = HEADS,
-		.head_dim = 8, .head_stride = sizeof(f->heads[0]), .heads = f->heads,
+		.head_dim = 8, .heads = f->head_list,
 	};
+	kvmod_list_heads(f->head_list, f->heads, HEADS);
+	kvmod_list_segments(f->segment_list, &f->segment, 1);
 	f->request = (struct kvmod_request){
 		.size = sizeof(f->request), .n_layers = 1, .n_segments = 1,
-		.segment_stride = sizeof(f->segment), .segments = &f->segment,
+		.segments = f->segment_list,
 	};
 	ck_assert_int_eq(kvmod_plan_new(&f->request, &f->plan), 0);
 	f->keep = kvmod_keep_at(f->plan, 0);
@@ -153,22 +157,20 @@ START_TEST(spans)
 {
 	struct fixture *f = fixture_new(10, 10);
 
-	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4, 0, 0 }, { 7, 10, 0, 0 } });
+	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4 }, { 7, 10 } });
 	accepted(f, 0);
 	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 7);
 	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 0.7);
 
-	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4, 0, 0 }, { 4, 10, 0, 0 } });
+	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4 }, { 4, 10 } });
 	accepted(f, 0);
-	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4, 0, 0 }, { 3, 10, 0, 0 } });
+	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4 }, { 3, 10 } });
 	refused(f, "span 1 begins at 3, before the end of the one before it, 4");
-	set_spans(f, 1, (struct kvmod_span[]){ { 5, 5, 0, 0 } });
+	set_spans(f, 1, (struct kvmod_span[]){ { 5, 5 } });
 	refused(f, "span 0 is 5..5, expected a part of 0..10");
-	set_spans(f, 1, (struct kvmod_span[]){ { 5, 11, 0, 0 } });
+	set_spans(f, 1, (struct kvmod_span[]){ { 5, 11 } });
 	refused(f, "span 0 is 5..11, expected a part of 0..10");
-	set_spans(f, 1, (struct kvmod_span[]){ { 5, 10, 7, 0 } });
-	refused(f, "span 0 asks for store 7, expected 0");
-	set_spans(f, 1, (struct kvmod_span[]){ { 0, 9, 0, 0 } });
+	set_spans(f, 1, (struct kvmod_span[]){ { 0, 9 } });
 	refused(f, "the newest position, 9, is not kept");
 	accepted(f, KVMOD_POLICY_MAY_DROP_NEWEST);
 	f->keep->n_spans = 0;
@@ -183,7 +185,7 @@ START_TEST(spans_need_equal_heads)
 {
 	struct fixture *f = fixture_new(10, 6);
 
-	set_spans(f, 1, (struct kvmod_span[]){ { 0, 10, 0, 0 } });
+	set_spans(f, 1, (struct kvmod_span[]){ { 0, 10 } });
 	refused(f, "spans, but KV heads 0 and 1 hold 10 and 6 positions");
 	fixture_free(f);
 }
@@ -217,15 +219,42 @@ START_TEST(heads)
 }
 END_TEST
 
-START_TEST(unknown_kind_and_place)
+START_TEST(unknown_kind)
 {
 	struct fixture *f = fixture_new(10, 10);
 
 	f->keep->kind = 9;
 	refused(f, "kind 9, expected 0 (all), 1 (spans) or 2 (heads)");
-	f->keep->kind = KVMOD_KEEP_ALL;
-	f->keep->place = 1;
-	refused(f, "place 1, expected 0");
+	fixture_free(f);
+}
+END_TEST
+
+/* Whatever is kept, all of it too. */
+START_TEST(what_rows_are_stored_as)
+{
+	struct fixture *f = fixture_new(10, 10);
+
+	ck_assert_uint_eq(f->keep->k_store, KVMOD_STORE_SAME);
+	ck_assert_uint_eq(f->keep->v_store, KVMOD_STORE_SAME);
+	f->keep->k_store = KVMOD_F16;
+	f->keep->v_store = KVMOD_BF16;
+	accepted(f, 0);
+	f->keep->k_store = 6;
+	refused(f, "K to be stored as element type 6, which is unknown: expected 0 (as it was) to 5");
+	f->keep->k_store = KVMOD_STORE_SAME;
+	f->keep->v_store = 77;
+	refused(f, "V to be stored as element type 77, which is unknown: expected 0 (as it was) to 5");
+	f->keep->v_store = KVMOD_Q4_0;
+	refused(f, "V to be stored as element type 5, in blocks of 32: the heads have 8 dimensions, "
+		   "no multiple of that");
+	f->keep->v_store = KVMOD_Q8_0;
+	refused(f, "V to be stored as element type 4, in blocks of 32: the heads have 8 dimensions, "
+		   "no multiple of that");
+	f->segment.head_dim = 96;
+	f->keep->k_store = KVMOD_Q4_0;
+	accepted(f, 0);
+	set_spans(f, 1, (struct kvmod_span[]){ { 5, 10 } });
+	accepted(f, 0);
 	fixture_free(f);
 }
 END_TEST
@@ -250,7 +279,7 @@ START_TEST(gather)
 {
 	static const uint32_t kept[] = { 0, 1, 2, 5, 8, 9, 10, 19 };
 	static const struct kvmod_span some[] = {
-		{ 0, 3, 0, 0 }, { 5, 6, 0, 0 }, { 8, 11, 0, 0 }, { 19, 20, 0, 0 }
+		{ 0, 3 }, { 5, 6 }, { 8, 11 }, { 19, 20 }
 	};
 	bool in_place = _i & 1, use_spans = _i & 2, wide = _i & 4;
 	int64_t stride = wide ? 24 : 16;
@@ -296,7 +325,8 @@ int main(void)
 	tcase_add_test(tc, spans);
 	tcase_add_test(tc, spans_need_equal_heads);
 	tcase_add_test(tc, heads);
-	tcase_add_test(tc, unknown_kind_and_place);
+	tcase_add_test(tc, unknown_kind);
+	tcase_add_test(tc, what_rows_are_stored_as);
 	tcase_add_loop_test(tc, gather, 0, 8);
 	tcase_add_test(tc, gather_nothing);
 	suite_add_tcase(suite, tc);

@@ -11,6 +11,7 @@
 
 #include "core/testkit/madeup.h"
 #include "core/testkit/vectors.h"
+#include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
 #include "policies/cuda/params.h"
 #include "tests/simd_levels.h"
@@ -316,6 +317,50 @@ START_TEST(budget_is_what_is_kept)
 		kvmod_plan_free(plan);
 	}
 	madeup_free(&m);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* The same cache with K as floats: what Q4_0 reads back as. */
+static struct madeup as_floats(const struct madeup *from)
+{
+	struct madeup_shape shape = from->shape;
+	struct madeup to;
+
+	shape.type = KVMOD_F32;
+	to = make(&shape, from->heads[0].n);
+	for (uint32_t i = 0; i < shape.n_segments * shape.n_kv_heads; i++)
+		for (uint32_t row = 0; row < to.heads[i].n; row++)
+			kv_cpu_to_f32(from->shape.type,
+				      (const char *)from->heads[i].k.data + row * from->heads[i].k.stride,
+				      shape.head_dim,
+				      (float *)((char *)(uintptr_t)to.heads[i].k.data +
+						row * to.heads[i].k.stride));
+	return to;
+}
+
+START_TEST(q4_0_is_read_as_what_it_says)
+{
+	static const char *const names[] = { "snapkv", "adakv", "topp" };
+	struct kvmod_ctx *ctx = context(true);
+	struct madeup_shape shape = usual;
+	struct madeup blocks, floats;
+	struct kvmod_plan *a, *b;
+
+	shape.type = KVMOD_Q4_0;
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		blocks = make(&shape, 300);
+		floats = as_floats(&blocks);
+		a = decide_once(ctx, names[i], "", &blocks);
+		b = decide_once(ctx, names[i], "", &floats);
+		ck_assert_uint_eq(only_in_a(&blocks, a, b), 0);
+		ck_assert_uint_eq(only_in_a(&blocks, b, a), 0);
+		ck_assert_double_lt(kvmod_plan_budget(&blocks.request, a), 1);
+		kvmod_plan_free(a);
+		kvmod_plan_free(b);
+		madeup_free(&blocks);
+		madeup_free(&floats);
+	}
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -669,6 +714,7 @@ int main(void)
 	tcase_add_loop_test(tcase, more_budget_never_loses_a_position, 0, 5);
 	tcase_add_test(tcase, budget_is_what_is_kept);
 	tcase_add_test(tcase, types_of_k_agree);
+	tcase_add_test(tcase, q4_0_is_read_as_what_it_says);
 	tcase_add_test(tcase, raised_budget_is_said_once);
 	tcase_add_test(tcase, even_pool_is_refused);
 	tcase_add_test(tcase, ties_go_to_the_older);

@@ -359,6 +359,7 @@ START_TEST(not_finite)
 	struct reference_params p = { 0.3, 4, 1, 1, 8, _i & 1, false };
 	struct layer l[2];
 	struct kvmod_segment segments[2];
+	const struct kvmod_segment *list[] = { &segments[0], &segments[1] };
 	struct kvmod_request request;
 	struct kvmod_plan *plan;
 	struct opened o;
@@ -378,7 +379,7 @@ START_TEST(not_finite)
 	segments[1] = l[1].segment;
 	request = l[0].request;
 	request.n_segments = 2;
-	request.segments = segments;
+	request.segments = list;
 	plan = decide(&o, &request);
 	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, KVMOD_ENUMERIC);
 	ck_assert_uint_eq(kvmod_plan_count(&request, plan, 0, 1), s.n);
@@ -451,6 +452,7 @@ static void expect_layers(const char *whole, const char *expected)
 	struct kv_random r = { 29 };
 	struct shape s = { KVMOD_F16, 200, 4, 2, 16, 1, false };
 	struct kvmod_segment segments[5];
+	const struct kvmod_segment *list[5];
 	struct kvmod_request request;
 	struct kvmod_policy *policy;
 	struct kvmod_plan *plan;
@@ -463,7 +465,8 @@ static void expect_layers(const char *whole, const char *expected)
 	layer_make(&l, &r, &s);
 	request = l.request;
 	request.n_layers = request.n_segments = 5;
-	request.segments = segments;
+	request.segments = list;
+	kvmod_list_segments(list, segments, 5);
 	for (uint32_t i = 0; i < 5; i++) {
 		segments[i] = l.segment;
 		segments[i].layer = i;

@@ -85,7 +85,7 @@ static int32_t init(const struct kvmod_host *host)
 	for (unsigned i = 0; i < 2 * N_POLICIES && err == KVMOD_OK; i++) {
 		snprintf(names[i / 2], sizeof(names[0]), "p_%u", i / 2);
 		ops.name = names[i / 2];
-		ops.devices = i % 2 ? KVMOD_ON_CUDA : KVMOD_ON_CPU;
+		ops.devices = i % 2 ? "cuda" : "cpu";
 		err = host->register_policy(host->ctx, &ops);
 	}
 	return err;
@@ -103,19 +103,19 @@ START_TEST(many_policies)
 
 	alarm(ALARM_S);
 	assert_ok(kvmod_add_builtin(ctx, &many));
-	p = kv_provider_find(ctx, KV_POLICY, "p-4711", KVMOD_ON_CUDA);
+	p = kv_provider_find(ctx, KV_POLICY, "p-4711", "cuda");
 	ck_assert_ptr_nonnull(p);
 	ck_assert_str_eq(p->name, "p_4711");
-	ck_assert_uint_eq(p->on, KVMOD_ON_CUDA);
-	ck_assert_ptr_ne(p, kv_provider_find(ctx, KV_POLICY, "p-4711", KVMOD_ON_CPU));
-	ck_assert_ptr_null(kv_provider_find(ctx, KV_ENGINE, "p-4711", 0));
-	ck_assert_ptr_null(kv_provider_find(ctx, KV_POLICY, "p_50000", 0));
+	ck_assert_str_eq(p->devices, "cuda");
+	ck_assert_ptr_ne(p, kv_provider_find(ctx, KV_POLICY, "p-4711", "cpu"));
+	ck_assert_ptr_null(kv_provider_find(ctx, KV_ENGINE, "p-4711", NULL));
+	ck_assert_ptr_null(kv_provider_find(ctx, KV_POLICY, "p_50000", NULL));
 	assert_ok(kvmod_unload(ctx, "many"));
-	ck_assert_ptr_null(kv_provider_find(ctx, KV_POLICY, "p-4711", 0));
-	ck_assert_str_eq(kv_provider_find(ctx, KV_POLICY, "fullkv", 0)->name, "fullkv");
+	ck_assert_ptr_null(kv_provider_find(ctx, KV_POLICY, "p-4711", NULL));
+	ck_assert_str_eq(kv_provider_find(ctx, KV_POLICY, "fullkv", NULL)->name, "fullkv");
 	/* What was there before and what comes after are in one list. */
 	assert_ok(kvmod_add_builtin(ctx, &many));
-	ck_assert_ptr_nonnull(kv_provider_find(ctx, KV_POLICY, "p-49999", KVMOD_ON_CPU));
+	ck_assert_ptr_nonnull(kv_provider_find(ctx, KV_POLICY, "p-49999", "cpu"));
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -127,9 +127,9 @@ static const struct kvmod_param one_param = {
 static int32_t init_params(const struct kvmod_host *host)
 {
 	const struct kvmod_policy_ops ops = {
-		.size = sizeof(ops), .name = "wide", .description = "", .devices = KVMOD_ON_CPU,
+		.size = sizeof(ops), .name = "wide", .description = "",
 		.instance_size = sizeof(struct kvmod_instance) + 8, .compress = compress,
-		.params = &one_param, .n_params = 1025, .param_stride = sizeof(one_param),
+		.params = &one_param, .n_params = 1025,
 	};
 
 	return host->register_policy(host->ctx, &ops);
@@ -143,14 +143,15 @@ START_TEST(too_many_parameters)
 	wide.name = "wide";
 	wide.init = init_params;
 	assert_fails(kvmod_add_builtin(ctx, &wide), KVMOD_EINVAL,
-		     "built-in module: init() failed: it has 1025 parameters: 1024 at most");
+		     "built-in module: init() failed: policy `wide`: 1025 parameters: "
+		     "expected at most 1024");
 	kvmod_unref(ctx);
 }
 END_TEST
 
 /* --- sections of module files ----------------------------------------------------------- */
 
-#define TOP "abi=1.0\0name=m\0version=1\0license=x"
+#define TOP "abi=2.0\0name=m\0version=1\0license=x"
 
 /* What kv_facts_read() says of TOP and n lines more. */
 static int read_facts(struct kvmod_modinfo *info, unsigned n, void (*line)(char *text, unsigned i))
@@ -175,7 +176,7 @@ static int read_facts(struct kvmod_modinfo *info, unsigned n, void (*line)(char 
 
 static void on(char *text, unsigned i)
 {
-	sprintf(text, "on=policy-%u\tcpu%s", i, i % 2 ? " cuda" : "");
+	sprintf(text, i < 2046 ? "policy=policy-%u" : "on=policy-%u\tcpu%s", i % 2046, i % 2 ? " cuda" : "");
 }
 
 static void param(char *text, unsigned i)
@@ -194,16 +195,15 @@ START_TEST(many_facts)
 			 "which is the most that is read");
 	assert_ok(read_facts(&info, 4092, on));
 	ck_assert_str_eq(kvmod_modinfo_get(&info, "on", 0), "policy-0\tcpu");
-	ck_assert_str_eq(kvmod_modinfo_get(&info, "on", 4091), "policy-4091\tcpu cuda");
-	ck_assert_ptr_null(kvmod_modinfo_get(&info, "on", 4092));
+	ck_assert_str_eq(kvmod_modinfo_get(&info, "on", 2045), "policy-2045\tcpu cuda");
+	ck_assert_ptr_null(kvmod_modinfo_get(&info, "on", 2046));
 	ck_assert_str_eq(kvmod_modinfo_get(&info, "version", 0), "1");
 	ck_assert_ptr_null(kvmod_modinfo_get(&info, "version", 1));
-	for (unsigned i = 0; i < 4092; i++) {
+	for (unsigned i = 0; i < 2046; i++) {
 		char name[32];
 
 		snprintf(name, sizeof(name), "policy_%u", i);
-		ck_assert_uint_eq(kv_modinfo_on(&info, name),
-				  i % 2 ? KVMOD_ON_CPU | KVMOD_ON_CUDA : KVMOD_ON_CPU);
+		ck_assert_str_eq(kv_modinfo_devices(&info, name), i % 2 ? "cpu cuda" : "cpu");
 	}
 	kv_pile_free(&info.pile);
 	assert_ok(read_facts(&info, 4092, param));

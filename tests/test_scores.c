@@ -336,9 +336,9 @@ START_TEST(budgets_are_of_tokens_seen)
 	struct kvmod_head heads[2] = {
 		{ .size = sizeof(*heads), .n = 20 }, { .size = sizeof(*heads), .n = 80 },
 	};
+	const struct kvmod_head *head_list[2] = { &heads[0], &heads[1] };
 	struct kvmod_segment segment = {
-		.size = sizeof(segment), .logical = 1000, .n_kv_heads = 2, .heads = heads,
-		.head_stride = sizeof(*heads),
+		.size = sizeof(segment), .logical = 1000, .n_kv_heads = 2, .heads = head_list,
 	};
 	struct kvmod_request request = { .size = sizeof(request) };
 

@@ -85,8 +85,8 @@ static int32_t watch_compress(void *self_, const struct kvmod_request *r, struct
 
 static const struct kvmod_policy_ops watch_ops = {
 	.size = sizeof(watch_ops), .name = "watch", .description = "watches how it is called",
-	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct watch),
-	.params = watch_params, .n_params = 3, .param_stride = sizeof(watch_params[0]),
+	.instance_size = sizeof(struct watch),
+	.params = watch_params, .n_params = 3,
 	.needs = watch_needs, .begin = watch_begin, .end = watch_end, .compress = watch_compress,
 };
 
@@ -520,7 +520,7 @@ START_TEST(what_is_refused)
 	ck_assert_str_eq(kvmod_error(), "the prompt is empty");
 	p.n_tokens = 65;
 	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_ERANGE);
-	ck_assert_str_eq(kvmod_error(), "65 tokens after 0 do not fit the context of 64");
+	ck_assert_str_eq(kvmod_error(), "65 new and 0 cached tokens exceed the context of 64");
 	ck_assert_uint_eq(kvmod_sequence_length(sequence), 0);
 	prompt(64);
 	ck_assert_str_eq(calls, "bP");

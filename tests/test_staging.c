@@ -64,7 +64,7 @@ START_TEST(only_what_is_needed)
 		{ KVMOD_NEED_K, 0 }, { KVMOD_NEED_V, 0 }, { 0, 1 }, { KVMOD_NEED_COLSUM, 0 },
 		{ KVMOD_NEED_Q_STATS, 0 }, { KVMOD_NEED_WO_NORM, 0 },
 	};
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	struct kvmod_policy *policy;
 	uint64_t bytes = 0;
 
@@ -89,7 +89,7 @@ END_TEST
 /* A copy or two a layer, however many heads there are. */
 START_TEST(heads_go_together)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy;
 
 	reader.what = KVMOD_NEED_K;
@@ -107,7 +107,7 @@ END_TEST
 /* Whoever goes by lengths alone needs no copies, and no GPU. */
 START_TEST(nothing_is_needed)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy;
 
 	reader.what = 0;
@@ -124,7 +124,7 @@ END_TEST
 
 START_TEST(caches_grow)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cuda");
 
 	make_request(NULL, NULL, 0, GAPS);
@@ -144,7 +144,7 @@ END_TEST
 /* A host of an older header has one device for all segments. */
 START_TEST(older_segments)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cpu");
 
 	make_request("cuda", "cuda", 0, GAPS);
@@ -162,12 +162,12 @@ END_TEST
 
 START_TEST(no_such_device)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cpu");
 
 	make_request("cpu", "abacus", 2, DENSE);
 	assert_fails(kvmod_decide(policy, &request, plan), KVMOD_EINVAL,
-		     "policy reader: layer 2 is on `abacus`, which is no device");
+		     "policy reader: layer 2 is on `abacus`, but no such device is installed");
 	is_whole(KVMOD_EINVAL);
 	reader_end(ctx, policy);
 }
@@ -212,7 +212,7 @@ END_TEST
 
 START_TEST(scratch_on_the_device)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cuda");
 	void *first;
 
@@ -313,7 +313,7 @@ END_TEST
 /* What grows takes more than is asked for, if there is more; else as much as is asked for. */
 START_TEST(no_memory_to_spare)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cuda");
 
 	make_request(NULL, NULL, 0, GAPS);
@@ -356,7 +356,7 @@ END_TEST
 /* What a policy queued before it failed is awaited: the plan is freed next. */
 START_TEST(a_failing_policy_is_awaited)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cuda");
 
 	make_request("cuda", "cuda", 0, DENSE);
@@ -370,7 +370,7 @@ END_TEST
 /* Its reason is not what was said before it was asked. */
 START_TEST(a_policy_fails_without_a_word)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cpu");
 
 	make_request(NULL, NULL, 0, DENSE);
@@ -384,7 +384,7 @@ END_TEST
 /* Copies that are queued are awaited, although nobody is asked: their memory is used again. */
 START_TEST(copies_for_nobody_are_awaited)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cuda");
 
 	make_request(NULL, NULL, 0, GAPS);
@@ -397,7 +397,7 @@ END_TEST
 
 START_TEST(the_source_cannot_be_opened)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, 0);
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cpu");
 
 	make_request("cuda", "cuda", 0, DENSE);
@@ -423,7 +423,7 @@ static int32_t engine_replay(const struct kvmod_request *r, const struct kvmod_p
 
 START_TEST(the_engine_gets_its_own_request_back)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, 0);
+	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cuda");
 
 	make_request(NULL, NULL, 0, GAPS);
@@ -431,7 +431,7 @@ START_TEST(the_engine_gets_its_own_request_back)
 	request.replay_ctx = &reader;
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_int_eq(reader.answer, 0);
-	ck_assert_ptr_eq(reader.replayed_segments, segments);
+	ck_assert_ptr_eq(reader.replayed_segments, segment_list);
 	reader_end(ctx, policy);
 }
 END_TEST

@@ -66,7 +66,7 @@ static int32_t compress(void *self_, const struct kvmod_request *request, struct
 	return KVMOD_OK;
 }
 
-KVMOD_POLICY(tested, struct tested, PARAMS, "", 0, KVMOD_ON_CPU, .needs = say_needs,
+KVMOD_POLICY(tested, struct tested, PARAMS, "", 0, "cpu", .needs = say_needs,
 	     .workspace = workspace, .compress = compress)
 
 static int32_t kit_init(const struct kvmod_host *host)
@@ -158,7 +158,7 @@ static struct block block_of(struct kv_random *r, uint32_t type)
 	b.values = malloc((size_t)b.n * b.dim * sizeof(float));
 	ck_assert(b.memory && b.values);
 	base = b.memory + kv_random_range(r, 0, 63);
-	b.view = (struct kvmod_view){ sizeof(b.view), type, base, (int64_t)stride, 0 };
+	b.view = (struct kvmod_view){ .type = type, .data = base, .stride = (int64_t)stride };
 	for (uint32_t i = 0; i < b.n; i++) {
 		float *row = b.values + (size_t)i * b.dim;
 
@@ -279,7 +279,7 @@ END_TEST
 START_TEST(no_rows_and_no_numbers)
 {
 	float rows[5][24] = { { 0 } }, out[24] = { -1 }, low[24], high[24], mean[24];
-	const struct kvmod_view view = { sizeof(view), KVMOD_F32, rows, sizeof(*rows), 0 };
+	const struct kvmod_view view = { .type = KVMOD_F32, .data = rows, .stride = sizeof(*rows) };
 	const struct kvmod_stats stats = { sizeof(stats), 0, mean, NULL, low, high };
 
 	get_kit();
@@ -410,6 +410,39 @@ START_TEST(attention_of_the_newest)
 	struct madeup m = make(&usual, 100);
 
 	run_and_free(&m, "", check_attention);
+}
+END_TEST
+
+/* A model's sinks: each query head has a logit that takes a share of its attention. */
+static int32_t check_sinks(const void *self, const struct kvmod_task *t)
+{
+	const float *sinks = t->segment->sink_logits;
+	float *logits = t->scratch, *got = logits + t->group * t->n;
+
+	(void)self;
+	t->kit->logits(t, t->segment->n_rows - 1, 1, logits, t->n);
+	ck_assert_int_eq(t->kit->last_attention(t, got), 0);
+	for (uint32_t h = 0; h < t->group; h++) {
+		double sum = exp(sinks[t->g * t->group + h]);
+
+		for (uint32_t i = 0; i < t->n; i++)
+			sum += exp(logits[h * t->n + i]);
+		for (uint32_t i = 0; i < t->n; i++)
+			ck_assert_double_eq_tol(got[h * t->n + i], exp(logits[h * t->n + i]) / sum, 1e-6);
+	}
+	t->kit->keep_whole(t);
+	return KVMOD_OK;
+}
+
+START_TEST(attention_with_sinks)
+{
+	/* Some below all logits, some far above. */
+	static const float sinks[6] = { -50, 0, 1, 3, 30, 300 };
+	struct madeup m = make(&usual, 60);
+
+	for (uint32_t i = 0; i < 2; i++)
+		m.segments[i].sink_logits = sinks;
+	run_and_free(&m, "", check_sinks);
 }
 END_TEST
 
@@ -765,6 +798,7 @@ START_TEST(extension_that_is_there)
 END_TEST
 
 FIXTURE_MAIN("toolkit", blocks_of_rows, no_rows_and_no_numbers, logits_of_the_newest,
-	     attention_of_the_newest, attention_without_queries, attention_not_finite, marking, sets,
+	     attention_of_the_newest, attention_with_sinks,
+	     attention_without_queries, attention_not_finite, marking, sets,
 	     lists_that_do_not_fit, ends, each_head_once, failures, no_room_for_a_thread, budgets,
 	     extension_that_is_not_there, extension_that_check_misses, extension_that_is_there)

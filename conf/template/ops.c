@@ -52,11 +52,9 @@ static const struct kvmod_policy_ops ops = {
 	.size = sizeof(ops),
 	.name = "@NAME@",
 	.description = "keeps the oldest, every so many-th and the newest positions",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct policy),
-	.params = @NAME@_params,
 	.n_params = sizeof(@NAME@_params) / sizeof(*@NAME@_params),
-	.param_stride = sizeof(*@NAME@_params),
+	.params = @NAME@_params,
 	.compress = compress,
 };
 

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static _Thread_local char last_error[1024];
+static _Thread_local char last_error[sizeof(struct kv_error)];
 
 int kv_vfail(int code, const char *format, va_list args)
 {
@@ -56,6 +56,21 @@ const char *kvmod_error(void)
 	return last_error;
 }
 
+void kv_error_save(struct kv_error *error)
+{
+	memcpy(error->text, last_error, strlen(last_error) + 1);
+}
+
+void kv_error_restore(const struct kv_error *error)
+{
+	memcpy(last_error, error->text, strlen(error->text) + 1);
+}
+
+void kv_error_forget(void)
+{
+	*last_error = '\0';
+}
+
 static const char *const code_names[] = {
 	"KVMOD_OK", "KVMOD_EINVAL", "KVMOD_ENOMEM", "KVMOD_ENOENT", "KVMOD_EEXIST",
 	"KVMOD_EPERM", "KVMOD_EFORMAT", "KVMOD_EABI", "KVMOD_ENOTSUP", "KVMOD_EIO",
@@ -63,11 +78,14 @@ static const char *const code_names[] = {
 	"KVMOD_ECANCELED", "KVMOD_EDEVICE", "KVMOD_ETIMEOUT", "KVMOD_ECRASH",
 };
 
+bool kv_is_code(int code)
+{
+	return code <= 0 && code > -(int)(sizeof(code_names) / sizeof(*code_names));
+}
+
 const char *kvmod_strerror(int code)
 {
-	size_t i = code <= 0 ? (size_t)-(long)code : sizeof(code_names);
-
-	return i < sizeof(code_names) / sizeof(*code_names) ? code_names[i] : "unknown code";
+	return kv_is_code(code) ? code_names[-code] : "unknown code";
 }
 
 const char *kvmod_version(void)

@@ -15,13 +15,20 @@
 /* Sets this thread's message and returns code. */
 int kv_fail(int code, const char *format, ...) KV_PRINTF(2, 3);
 int kv_vfail(int code, const char *format, va_list args);
-/* Puts "format: " before the message that is there; returns code. */
+/* Puts "format: " before the current message; returns code. */
 int kv_fail_in(int code, const char *format, ...) KV_PRINTF(2, 3);
-/*
- * A module may fail without a word; then the name of the code has to do. "what
- * name: " goes before either; returns code.
- */
+/* Puts "what name: " before the message, or before the code's name if there is none. */
 int kv_failed(int code, const char *what, const char *name);
+
+/* A message that is set aside while something else may fail. */
+struct kv_error {
+	char text[1024];
+};
+void kv_error_save(struct kv_error *error);
+void kv_error_restore(const struct kv_error *error);
+void kv_error_forget(void);
+/* Is it KVMOD_OK or one of the KVMOD_E codes? */
+bool kv_is_code(int code);
 
 void kv_log(struct kvmod_ctx *ctx, uint32_t level, const char *format, ...) KV_PRINTF(3, 4);
 void kv_vlog(struct kvmod_ctx *ctx, uint32_t level, const char *prefix,

@@ -55,6 +55,67 @@ bool kv_name_valid(const char *name)
 	return n > 0 && name[n] == '\0' && n < sizeof(((struct kv_nearest *)NULL)->best);
 }
 
+/* --- devices of a policy: "cpu cuda" ------------------------------------------------- */
+
+const char *kv_devices_next(const char **rest, size_t *length)
+{
+	const char *name = *rest + strspn(*rest, " ");
+
+	*length = strcspn(name, " ");
+	*rest = name + *length;
+	return *length ? name : NULL;
+}
+
+bool kv_devices_valid(const char *devices)
+{
+	const char *rest = devices, *name;
+	char copy[sizeof(((struct kv_nearest *)NULL)->best)];
+	size_t n, n_names = 0;
+
+	if (strcmp(devices, KV_ANY_DEVICE) == 0)
+		return true;
+	for (; (name = kv_devices_next(&rest, &n)); n_names++) {
+		if (n >= sizeof(copy))
+			return false;
+		memcpy(copy, name, n);
+		copy[n] = '\0';
+		if (!kv_name_valid(copy))
+			return false;
+	}
+	return n_names > 0;
+}
+
+bool kv_devices_have(const char *devices, const char *name)
+{
+	const char *rest = devices, *one;
+	size_t n;
+
+	if (!name || strcmp(devices, KV_ANY_DEVICE) == 0)
+		return true;
+	while ((one = kv_devices_next(&rest, &n)))
+		if (kv_name_is(one, n, name))
+			return true;
+	return false;
+}
+
+bool kv_devices_overlap(const char *a, const char *b)
+{
+	const char *name;
+	char copy[sizeof(((struct kv_nearest *)NULL)->best)];
+	size_t n;
+
+	if (strcmp(a, KV_ANY_DEVICE) == 0)
+		return true;
+	while ((name = kv_devices_next(&a, &n))) {
+		snprintf(copy, sizeof(copy), "%.*s", (int)n, name);
+		if (kv_devices_have(b, copy))
+			return true;
+	}
+	return false;
+}
+
+/* --- the nearest name ------------------------------------------------------------------ */
+
 static unsigned min3(unsigned a, unsigned b, unsigned c)
 {
 	unsigned ab = a < b ? a : b;

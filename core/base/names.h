@@ -21,6 +21,20 @@ int kv_name_cmp(const char *a, const char *b);
 /* Letters, digits, '-' and '_', not empty. */
 bool kv_name_valid(const char *name);
 
+/*
+ * Where a policy runs, in its table and in the section of its file: names of devices with
+ * spaces between them, "cpu cuda", or KV_ANY_DEVICE alone. KV_CPU is the host's own device.
+ */
+#define KV_CPU		"cpu"
+#define KV_ANY_DEVICE	"*"
+bool kv_devices_valid(const char *devices);
+/* Is that device among them? NULL, no device in particular, always is. */
+bool kv_devices_have(const char *devices, const char *name);
+/* Is any device among both? */
+bool kv_devices_overlap(const char *a, const char *b);
+/* The next name of the list at *rest and its length, *rest behind it; NULL: none is left. */
+const char *kv_devices_next(const char **rest, size_t *length);
+
 /* The nearest of the names offered to it; none is near while best is NULL. */
 struct kv_nearest {
 	const char *wanted;

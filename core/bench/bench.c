@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod bench: what is measured, a file each. */
+/* kvmod bench: dispatches to its measurements, each in a file of its own. */
 #include "core/cli/cli.h"
 
 static const struct cli_command *const benches[] = {
@@ -9,13 +9,13 @@ static const struct cli_command *const benches[] = {
 static int run(const struct cli_command *self, int argc, char **argv)
 {
 	(void)self;
-	return cli_dispatch(benches, "bench ", "Measures against a rival, in one run.", argc, argv);
+	return cli_dispatch(benches, "bench ", "Measures kvmod against a rival in one run.", argc, argv);
 }
 
 const struct cli_command cli_bench = {
 	.name = "bench",
 	.run = run,
-	.summary = "measure decisions, engines, gathers and loading, each against a rival",
+	.summary = "measure decisions, engines, gathers and loading against rivals",
 	.operands = "decision|engine|gather|load",
 	.details = "",
 };

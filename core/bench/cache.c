@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Builds made-up caches as large as real ones, for kvmod bench. */
 #include "core/bench/cache.h"
 
 #include <math.h>
@@ -7,12 +8,12 @@
 
 #include "core/testkit/random.h"
 
-/* Rows to draw from: large caches are written at memory speed. */
+/* Rows are copied from a few, so that a large cache is written at memory speed. */
 #define N_ROWS		1024
-#define N_LIKED		64		/* of them: like the queries */
-#define LIKED		0.7f		/* how much: the logit is this times sqrt(head_dim) */
-#define ONE_IN		512		/* positions is liked, in the part that has some */
-#define RECENT		32		/* newest positions, all liked */
+#define N_LIKED		64		/* rows of them that are similar to the queries */
+#define LIKED		0.7f		/* how similar: the logit is this times sqrt(head_dim) */
+#define ONE_IN		512		/* one position in so many is similar, since `oldest` */
+#define RECENT		32		/* newest positions, all similar */
 
 struct kvmod_model bench_model(const struct bench_shape *s, uint64_t context)
 {
@@ -63,7 +64,7 @@ size_t bench_cache_bytes(const struct bench_shape *s, uint32_t n, const struct k
 /* --- rows ------------------------------------------------------------------------- */
 
 struct pattern {
-	float *direction;		/* what all queries have in common */
+	float *direction;		/* the common part of all queries */
 	unsigned char *rows;		/* encoded; the first N_LIKED are near the direction */
 	size_t row_bytes;
 };
@@ -97,7 +98,7 @@ static bool pattern_make(struct pattern *p, const struct bench_shape *s, struct 
 	return true;
 }
 
-/* Sinks, recent positions, and some since `oldest` are liked. */
+/* Sinks, recent positions, and some positions since `oldest` are similar to the queries. */
 static void fill_head(const struct pattern *p, struct kv_random *r, uint32_t n, uint32_t oldest,
 		      unsigned char *out)
 {
@@ -145,8 +146,9 @@ static void fill_extra(struct kv_random *r, const struct bench_shape *s, uint32_
 static struct kvmod_view floats(const float *data, size_t offset, size_t stride, size_t head_stride)
 {
 	return (struct kvmod_view){
-		sizeof(struct kvmod_view), KVMOD_F32, data ? data + offset : NULL,
-		(int64_t)(stride * sizeof(*data)), (int64_t)(head_stride * sizeof(*data)),
+		.type = KVMOD_F32, .data = data ? data + offset : NULL,
+		.stride = (int64_t)(stride * sizeof(*data)),
+		.head_stride = (int64_t)(head_stride * sizeof(*data)),
 	};
 }
 
@@ -155,8 +157,8 @@ static struct kvmod_view rows(const struct bench_shape *s, void *data, size_t he
 	size_t row = kvmod_row_bytes(s->type, s->head_dim);
 
 	return (struct kvmod_view){
-		sizeof(struct kvmod_view), s->type,
-		data ? (unsigned char *)data + head * n * row : NULL, (int64_t)row, 0,
+		.type = s->type, .data = data ? (unsigned char *)data + head * n * row : NULL,
+		.stride = (int64_t)row,
 	};
 }
 
@@ -171,7 +173,7 @@ static struct kvmod_segment segment(const struct bench_cache *c, const struct be
 		.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads,
 		.head_dim = s->head_dim, .total_heads = s->n_kv_heads,
 		.scale = 1 / sqrtf((float)dim),
-		.head_stride = sizeof(c->heads[0]), .heads = c->heads + (size_t)i * s->n_kv_heads,
+		.heads = c->head_list + (size_t)i * s->n_kv_heads,
 		.q = floats(c->q, 0, dim * s->n_q_heads, dim),
 		.colsum = floats(c->extra, 0, 0, n), .wo_norm = floats(c->extra, 0, 0, n),
 		.q_mean = floats(c->extra, mean, 0, dim),
@@ -187,8 +189,12 @@ bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *s, ui
 
 	c->segments = calloc(bench_segments(s), sizeof(*c->segments));
 	c->heads = calloc(n_heads, sizeof(*c->heads));
-	if (!c->segments || !c->heads)
+	c->segment_list = calloc(bench_segments(s), sizeof(*c->segment_list));
+	c->head_list = calloc(n_heads, sizeof(*c->head_list));
+	if (!c->segments || !c->heads || !c->segment_list || !c->head_list)
 		return false;
+	kvmod_list_segments(c->segment_list, c->segments, bench_segments(s));
+	kvmod_list_heads(c->head_list, c->heads, n_heads);
 	for (size_t i = 0; i < n_heads; i++)
 		c->heads[i] = (struct kvmod_head){
 			.size = sizeof(c->heads[i]), .n = n,
@@ -201,17 +207,24 @@ bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *s, ui
 	c->request = (struct kvmod_request){
 		.size = sizeof(c->request), .phase = KVMOD_PREFILL,
 		.n_layers = s->n_layers, .n_segments = bench_segments(s),
-		.segment_stride = sizeof(c->segments[0]), .segments = c->segments,
+		.segments = c->segment_list,
 	};
 	return true;
+}
+
+void bench_cache_undescribe(struct bench_cache *c)
+{
+	free(c->segments);
+	free(c->heads);
+	free(c->segment_list);
+	free(c->head_list);
 }
 
 /* --- memory ------------------------------------------------------------------------- */
 
 void bench_cache_free(struct bench_cache *c)
 {
-	free(c->segments);
-	free(c->heads);
+	bench_cache_undescribe(c);
 	free(c->k);
 	free(c->v);
 	free(c->q);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A made-up cache as large as a real one, and the pass that decisions are held against. */
+/* A made-up cache as large as a real one, and the rivals that decisions are compared with. */
 #ifndef KVMOD_CLI_BENCH_CACHE_H
 #define KVMOD_CLI_BENCH_CACHE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,20 +25,22 @@ struct bench_cache {
 	struct kvmod_request request;	/* all layers of all sequences */
 	struct kvmod_segment *segments;
 	struct kvmod_head *heads;
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 	void *k, *v;			/* [sequence][layer][KV head][n][head_dim] */
-	float *q, *extra;		/* all segments read the same; extra NULL: not needed */
+	float *q, *extra;		/* shared by all segments; extra NULL: not needed */
 	size_t k_bytes;			/* of all segments */
 };
 
 struct kvmod_model bench_model(const struct bench_shape *shape, uint64_t context);
 
-/* Bytes that bench_cache_make() will take: of K and V, and of what all segments share. */
+/* Bytes that bench_cache_make() allocates: K and V, and what all segments share. */
 size_t bench_cache_bytes(const struct bench_shape *shape, uint32_t n,
 			 const struct kvmod_needs *needs);
 /*
- * n positions of every layer and what `needs` asks for. A few keys are like the
- * queries, as they are in real caches, so that a policy has something to find.
- * False: out of memory.
+ * Builds n positions of every layer, and what `needs` asks for. A few keys are similar
+ * to the queries, as in real caches, so that a policy has something to find. False:
+ * out of memory.
  */
 bool bench_cache_make(struct bench_cache *c, const struct bench_shape *shape, uint32_t n,
 		      const struct kvmod_needs *needs);
@@ -49,16 +52,36 @@ size_t bench_q_bytes(const struct bench_shape *shape, uint32_t n, const struct k
 size_t bench_extra_bytes(const struct bench_shape *shape, uint32_t n,
 			 const struct kvmod_needs *needs);
 /*
- * Makes the request for a cache whose k, v, q and extra are set, wherever that
- * memory is. False: out of memory. Free segments and heads.
+ * Builds the request for a cache whose k, v, q and extra are set, in any memory.
+ * False: out of memory. bench_cache_undescribe() frees what it took.
  */
 bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *shape, uint32_t n,
 			  const struct kvmod_needs *needs);
+void bench_cache_undescribe(struct bench_cache *c);
 
-/*
- * The rival, as a policy "plain-read" that keeps everything: the sum of all bytes
- * of K, shared out over the same threads in the same pieces.
- */
+/* --- rivals on the host, policies that keep everything ------------------------------- */
+
+/* "plain-read": the sum of all bytes of K. */
 extern const struct kvmod_module bench_read_module;
+/*
+ * "plain-product": all queries of the request times K, by the kernels that our policies
+ * use. "plain-peak": BENCH_PEAK_MACS multiply-adds in registers.
+ */
+extern const struct kvmod_module bench_product_module;
+#define BENCH_MAX_DIM	1024		/* of a head */
+#define BENCH_PEAK_MACS	((uint64_t)1 << 29)
+
+/* Multiply-adds of the product, for all segments and `rows` rows of queries. */
+static inline double bench_macs(const struct bench_shape *s, uint32_t n, uint32_t rows)
+{
+	return (double)bench_segments(s) * s->n_q_heads * rows * n * s->head_dim;
+}
+
+/* What a rival does with positions begin .. end-1 of KV head g; a number that depends on it. */
+typedef uint64_t bench_piece_fn(const struct kvmod_segment *s, uint32_t g, uint32_t begin,
+				uint32_t end);
+/* All pieces of a request, over the host's threads; adds up what they return. */
+void bench_each_piece(const struct kvmod_host *host, const struct kvmod_request *request,
+		      bench_piece_fn *fn, atomic_ullong *sum);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvmod bench decision: a policy's decision against one plain pass over the same
- * keys, by turns: on the host with the same threads, on a device by its own clock.
+ * kvmod bench decision: a policy's decision against the least that such a policy can
+ * do, by turns: on the host with the same threads, on a device by its own clock.
  */
 #include "core/bench/decision.h"
 
@@ -16,7 +16,7 @@ static struct kvmod_ctx *make_context(const struct decision_bench *b)
 
 	snprintf(threads, sizeof(threads), "kvmod.threads=%llu", (unsigned long long)b->threads);
 	if (b->threads && common.overrides.n == CLI_MAX_STRINGS) {
-		cli_error("more than %d of -o", CLI_MAX_STRINGS - 1);
+		cli_error("-o: given more than %d times", CLI_MAX_STRINGS - 1);
 		return NULL;
 	}
 	if (b->threads)
@@ -24,7 +24,7 @@ static struct kvmod_ctx *make_context(const struct decision_bench *b)
 	return cli_context(&common);
 }
 
-/* The longest cache must fit before any is filled. */
+/* Checks that the longest cache fits, before any cache is filled. */
 static int check_memory(const struct decision_bench *b)
 {
 	const struct cli_numbers *lengths = &b->options.lengths;
@@ -69,7 +69,7 @@ static int run_all(struct decision_bench *b)
 	return err;
 }
 
-/* What was not said: a sweep goes further. */
+/* Fills in the options that were not given; a sweep has larger defaults. */
 static void fill_in(struct bench_options *o, bool sweep)
 {
 	const struct cli_numbers far = { 2, { 32768, 1 << 20 } };
@@ -86,9 +86,9 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct decision_bench b = { .options = { BENCH_DEFAULTS }, .threads = 2 };
 	const struct cli_option options[] = {
 		BENCH_OPTIONS(&b.options),
-		{ "q-heads", 0, CLI_NUMBER, &b.options.q_heads, "N", "query heads of a layer (32)" },
-		{ "threads", 0, CLI_NUMBER, &b.threads, "N", "threads; 0: as configured (2)" },
-		{ "sweep", 0, CLI_FLAG, &b.sweep, NULL, "measure how the time grows" },
+		{ "q-heads", 0, CLI_NUMBER, &b.options.q_heads, "N", "query heads of a layer [32]" },
+		{ "threads", 0, CLI_NUMBER, &b.threads, "N", "threads of both; 0: as configured [2]" },
+		{ "sweep", 0, CLI_FLAG, &b.sweep, NULL, "measure how the time grows with the size" },
 		{ 0 },
 	};
 	int err = CLI_FAILED, first;
@@ -98,15 +98,16 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	b.options.batch = NOT_SAID;
 	first = cli_parse(self, &b.common, options, argc, argv);
 	if (first < argc)
-		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
+		cli_usage_error(self, "unexpected operand `%s`", argv[first]);
 	fill_in(&b.options, b.sweep);
 	b.shape = bench_shape(self, &b.options);
 	bench_in_range(self, "--threads", b.threads, 0, 1024);
 	rounds = b.options.rounds;
 	b.ctx = make_context(&b);
-	b.ours = calloc(3 * rounds, sizeof(*b.ours));
+	b.ours = calloc(4 * rounds, sizeof(*b.ours));
 	b.wall = b.ours ? b.ours + rounds : NULL;
 	b.theirs = b.ours ? b.wall + rounds : NULL;
+	b.at_peak = b.ours ? b.theirs + rounds : NULL;
 	b.rows = json_array();
 	b.growth = json_array();
 	if (b.ctx && (!b.ours || !b.rows || !b.growth))
@@ -124,12 +125,16 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_bench_decision = {
 	.name = "bench decision",
 	.run = run,
-	.summary = "a policy's decision over all layers, against one plain pass over the same keys",
+	.summary = "a policy's decision over all layers, against the least that it could take",
 	.operands = "",
 	.details =
+"The rival is one plain pass over K. For a policy that asks for more than 4 rows of\n"
+"queries the rival is the product of these queries with K, by kvmod's own kernels, and\n"
+"GMAC/S compares the decision's multiply-adds with what the processor can do at most.\n"
 "The defaults are the shape of Llama-3-8B. Rounds of both alternate; the median and the\n"
 "quartiles are printed, and the ratio of the medians. On a device both are timed by its\n"
-"own clock, on copies of the cache taken in turn, and WALL is what a caller waits.\n"
+"own clock, on copies of the cache taken in turn, the rival is a read of as many bytes,\n"
+"and WALL is what a caller waits.\n"
 "With --sweep lengths go in powers of two up to the last of --lengths (1048576), layers\n"
 "and sequences up to --layers and --batch (64) at the first of --lengths (32768).\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_POLICY | CLI_TAKES_JSON,

@@ -16,11 +16,19 @@ struct decision_bench {
 	struct kvmod_ctx *ctx;
 	struct bench_device device;	/* not open: the rounds are the host's own */
 	struct kvmod_policy *policy;
-	struct kvmod_policy *rival;	/* on the host: a device has a read of its own */
+	/*
+	 * On the host; a device has a read of its own. A policy of more than FEW_ROWS
+	 * rows of queries cannot do with less than their product with K.
+	 */
+	struct kvmod_policy *rival;
+	struct kvmod_policy *peak;	/* NULL: the rival is a pass over K */
+	uint32_t n_rows;		/* that the policy asks for, of the longest cache */
 	struct kvmod_plan *plan;	/* of the last decision, as a session keeps it */
-	double *ours, *wall, *theirs;	/* [rounds], milliseconds */
+	double *ours, *wall, *theirs, *at_peak;	/* [rounds], milliseconds */
 	json_t *rows, *growth;		/* with --json */
 };
+
+#define FEW_ROWS 4
 
 /* What one size gave, in milliseconds. */
 struct decision_row {
@@ -28,6 +36,8 @@ struct decision_row {
 	size_t k_bytes;
 	double budget;
 	uint32_t n_whole;		/* segments that were kept whole */
+	double macs;			/* of the queries' product with K */
+	double peak;			/* multiply-adds a millisecond; 0: not measured */
 	/* wall: the caller's time, on a device */
 	struct cli_stats ours, wall, theirs;
 };
@@ -38,7 +48,7 @@ struct decision_row {
 
 int decision_open(struct decision_bench *b);
 void decision_close(struct decision_bench *b);
-/* Is there memory for it? Else why says what it takes and what there is. */
+/* Is there memory for the cache? If not, `why` says how much it takes and how much there is. */
 #define DECISION_WHY_ROOM 128
 bool decision_fits(const struct decision_bench *b, const struct bench_shape *s, uint32_t n,
 		   char *why);
@@ -49,14 +59,14 @@ int decision_measure(struct decision_bench *b, const struct bench_shape *s, uint
 
 void decision_header(const struct decision_bench *b);
 int decision_report(struct decision_bench *b, const struct decision_row *row);
-/* The object of --json, when all is done. */
+/* Prints the object of --json after the last row. */
 int decision_print_json(const struct decision_bench *b);
 
 /* --- growth (bench_sweep.c) --------------------------------------------------------------- */
 
 /*
- * Rows for lengths, layers and sequences in powers of two, each with the others
- * as asked for, and how the time grows over them.
+ * Measures lengths, layers and sequences in powers of two, each while the others keep
+ * their values from the options, and reports how the time grows.
  */
 int decision_sweep(struct decision_bench *b);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What `kvmod bench decision` prints. */
+/* Prints the results of `kvmod bench decision`. */
 #include "core/bench/decision.h"
 
-/* A device's clock counts in less than microseconds. */
+/* A device's clock is finer than a microsecond. */
 static int stats_width(const struct decision_bench *b)
 {
 	return b->device.ops ? 30 : 26;
@@ -32,10 +32,14 @@ void decision_header(const struct decision_bench *b)
 	if (!b->device.ops)
 		printf(", %s threads", threads ? threads : "all");
 	printf(", %llu rounds\n", (unsigned long long)b->options.rounds);
+	if (b->peak)
+		printf("against the product of %u rows of queries, %u heads each, with K, "
+		       "by kvmod's own kernels\n", b->n_rows, s->n_q_heads);
 	print_size_header(b);
 	printf("%-*s %-*s %6s %7s %10s", stats_width(b), "DECISION, ms", stats_width(b),
-	       b->device.ops ? "PLAIN READ, ms" : "PLAIN PASS, ms", "RATIO", "KEPT", "WHOLE");
-	printf("%s\n", b->device.ops ? "  WALL, ms" : "");
+	       b->device.ops ? "PLAIN READ, ms" : b->peak ? "PRODUCT, ms" : "PLAIN PASS, ms",
+	       "RATIO", "KEPT", "WHOLE");
+	printf("%s\n", b->device.ops ? "  WALL, ms" : b->peak ? "     GMAC/S     PEAK" : "");
 }
 
 static void print_stats(const struct decision_bench *b, const struct cli_stats *s)
@@ -46,6 +50,12 @@ static void print_stats(const struct decision_bench *b, const struct cli_stats *
 	snprintf(text, sizeof(text), "%.*f (%.*f to %.*f)", places, s->median, places, s->low,
 		 places, s->high);
 	printf(" %-*s", stats_width(b), text);
+}
+
+/* From a number a millisecond. */
+static double giga_a_second(double x)
+{
+	return x / 1e6;
 }
 
 static void print_row(const struct decision_bench *b, const struct decision_row *r)
@@ -61,32 +71,41 @@ static void print_row(const struct decision_bench *b, const struct decision_row 
 	printf(" %6.2f %6.1f%% %10s", r->ours.median / r->theirs.median, 100 * r->budget, whole);
 	if (b->device.ops)
 		printf(" %9.4f", r->wall.median);
+	else if (b->peak)
+		printf(" %10.1f %8.1f", giga_a_second(r->macs / r->ours.median), giga_a_second(r->peak));
 	printf("\n");
 }
 
 int decision_report(struct decision_bench *b, const struct decision_row *r)
 {
+	json_t *o;
+	int err = 0;
+
 	if (!b->common.json) {
 		print_row(b, r);
 		return cli_flush();
 	}
-	return json_array_append_new(b->rows,
-		json_pack("{s:i, s:i, s:i, s:I, s:o, s:o, s:o, s:f, s:f, s:i}",
-			  "length", (int)r->n, "layers", (int)r->n_layers,
-			  "sequences", (int)r->n_sequences, "k_bytes", (json_int_t)r->k_bytes,
-			  "decision_ms", cli_stats_json(&r->ours),
-			  "read_ms", cli_stats_json(&r->theirs),
-			  "wall_ms", cli_stats_json(&r->wall),
-			  "ratio", r->ours.median / r->theirs.median, "budget", r->budget,
-			  "whole_segments", (int)r->n_whole)) ?
-		cli_error("out of memory") : CLI_OK;
+	o = json_pack("{s:i, s:i, s:i, s:I, s:o, s:o, s:o, s:f, s:f, s:i}",
+		      "length", (int)r->n, "layers", (int)r->n_layers,
+		      "sequences", (int)r->n_sequences, "k_bytes", (json_int_t)r->k_bytes,
+		      "decision_ms", cli_stats_json(&r->ours),
+		      "rival_ms", cli_stats_json(&r->theirs),
+		      "wall_ms", cli_stats_json(&r->wall),
+		      "ratio", r->ours.median / r->theirs.median, "budget", r->budget,
+		      "whole_segments", (int)r->n_whole);
+	if (o && b->peak)
+		err = json_object_update_new(o, json_pack("{s:f, s:f}",
+			"gmacs", giga_a_second(r->macs / r->ours.median),
+			"peak_gmacs", giga_a_second(r->peak)));
+	return json_array_append_new(b->rows, o) || err ? cli_error("out of memory") : CLI_OK;
 }
 
 int decision_print_json(const struct decision_bench *b)
 {
 	const struct bench_shape *s = &b->shape;
-	json_t *o = json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:O}",
+	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:O}",
 		"policy", kvmod_policy_ops(b->policy)->name, "device", b->options.device,
+		"rival", b->peak ? "product" : "read",
 		"dtype", b->options.dtype, "layers", (int)s->n_layers,
 		"q_heads", (int)s->n_q_heads, "kv_heads", (int)s->n_kv_heads,
 		"head_dim", (int)s->head_dim, "batch", (int)s->n_sequences,

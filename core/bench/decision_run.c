@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Scratch of the policy's, besides the cache. */
+/* Memory left free beside the cache, for the policy's scratch. */
 static uint64_t spare_bytes(const struct bench_shape *s, uint32_t n)
 {
 	return ((uint64_t)256 << 20) + bench_k_bytes(s, n) / 32;
@@ -30,6 +30,27 @@ static int open_device(struct decision_bench *b)
 	       cli_error("the device %s has no plain read to measure against", name);
 }
 
+/* Few rows: a pass over K. */
+static int open_rival(struct decision_bench *b, const struct kvmod_model *model)
+{
+	const struct cli_numbers *lengths = &b->options.lengths;
+	const struct kvmod_needs *needs = kvmod_policy_needs(b->policy);
+
+	for (size_t i = 0; i < lengths->n; i++) {
+		uint32_t rows = kvmod_needs_rows(needs, lengths->item[i]);
+
+		b->n_rows = rows > b->n_rows ? rows : b->n_rows;
+	}
+	if (b->n_rows <= FEW_ROWS)
+		return kvmod_add_builtin(b->ctx, &bench_read_module) ||
+		       kvmod_policy_open(b->ctx, "plain-read", "cpu", model, &b->rival) ?
+		       cli_error_kvmod() : CLI_OK;
+	return kvmod_add_builtin(b->ctx, &bench_product_module) ||
+	       kvmod_policy_open(b->ctx, "plain-product", "cpu", model, &b->rival) ||
+	       kvmod_policy_open(b->ctx, "plain-peak", "cpu", model, &b->peak) ?
+	       cli_error_kvmod() : CLI_OK;
+}
+
 int decision_open(struct decision_bench *b)
 {
 	struct kvmod_model model = bench_model(&b->shape, BENCH_MAX_LENGTH);
@@ -44,16 +65,14 @@ int decision_open(struct decision_bench *b)
 		return cli_error_kvmod();
 	if (on_device(b))
 		return CLI_OK;
-	if (kvmod_add_builtin(b->ctx, &bench_read_module) ||
-	    kvmod_policy_open(b->ctx, "plain-read", "cpu", &model, &b->rival))
-		return cli_error_kvmod();
-	return CLI_OK;
+	return open_rival(b, &model);
 }
 
 void decision_close(struct decision_bench *b)
 {
 	kvmod_policy_close(b->policy);
 	kvmod_policy_close(b->rival);
+	kvmod_policy_close(b->peak);
 	kvmod_plan_free(b->plan);
 	bench_device_close(&b->device);
 }
@@ -64,7 +83,7 @@ static bool fits(uint64_t needed, uint64_t available, const char *what, char *wh
 
 	if (needed <= available)
 		return true;
-	snprintf(why, DECISION_WHY_ROOM, "%s, and %s of %smemory are available",
+	snprintf(why, DECISION_WHY_ROOM, "%s, but %s of %smemory are available",
 		 cli_bytes(needed, needs), cli_bytes(available, there), what);
 	return false;
 }
@@ -84,7 +103,7 @@ bool decision_fits(const struct decision_bench *b, const struct bench_shape *s, 
 
 /* --- one decision -------------------------------------------------------------------------- */
 
-/* What a plan says, once it is known that every segment was decided. */
+/* Checks that every segment was decided, and reads the plan's budget. */
 static int read_plan(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		     struct decision_row *row)
 {
@@ -93,7 +112,7 @@ static int read_plan(const struct kvmod_request *request, const struct kvmod_pla
 		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 
 		if (keep->status)
-			return cli_error("layer %u was not decided (%s)",
+			return cli_error("the policy did not decide layer %u (%s)",
 					 kvmod_segment_at(request, i)->layer,
 					 kvmod_strerror(keep->status));
 		row->n_whole += keep->kind == KVMOD_KEEP_ALL;
@@ -102,7 +121,7 @@ static int read_plan(const struct kvmod_request *request, const struct kvmod_pla
 	return CLI_OK;
 }
 
-/* Milliseconds that the caller waits. row NULL: the plan does not matter. */
+/* Milliseconds that the caller waits. row NULL: the plan is not looked at. */
 static int time_wall(struct decision_bench *b, struct kvmod_policy *policy,
 		     const struct kvmod_request *request, double *ms, struct decision_row *row)
 {
@@ -132,7 +151,7 @@ static int time_marks(struct decision_bench *b, const struct kvmod_request *requ
 /* --- rounds ---------------------------------------------------------------------------------- */
 
 struct times {
-	double ours, wall, theirs;
+	double ours, wall, theirs, at_peak;
 };
 
 static int host_round(struct decision_bench *b, void *cache_, struct times *t,
@@ -144,7 +163,7 @@ static int host_round(struct decision_bench *b, void *cache_, struct times *t,
 	    time_wall(b, b->rival, &cache->request, &t->theirs, NULL))
 		return CLI_FAILED;
 	t->wall = t->ours;
-	return CLI_OK;
+	return b->peak ? time_wall(b, b->peak, &cache->request, &t->at_peak, NULL) : CLI_OK;
 }
 
 static int device_round(struct decision_bench *b, void *place_, struct times *t,
@@ -167,13 +186,13 @@ static int device_round(struct decision_bench *b, void *place_, struct times *t,
 typedef int round_fn(struct decision_bench *b, void *memory, struct times *t,
 		     struct decision_row *row);
 
-/* The first round warms up and does not count. */
+/* The first round is warm-up and not timed. */
 static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 		      struct decision_row *row)
 {
 	size_t rounds = b->options.rounds;
 	struct cli_progress progress;
-	struct times t;
+	struct times t = { 0 };
 	int err = CLI_OK;
 
 	cli_progress_begin(&progress, "rounds", rounds + 1);
@@ -184,6 +203,7 @@ static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 		b->ours[at] = t.ours;
 		b->wall[at] = t.wall;
 		b->theirs[at] = t.theirs;
+		b->at_peak[at] = t.at_peak;
 		cli_progress_to(&progress, i + 1);
 	}
 	cli_progress_end(&progress);
@@ -192,6 +212,7 @@ static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 	row->ours = cli_stats(b->ours, rounds);
 	row->wall = cli_stats(b->wall, rounds);
 	row->theirs = cli_stats(b->theirs, rounds);
+	row->peak = b->peak ? (double)BENCH_PEAK_MACS / cli_stats(b->at_peak, rounds).median : 0;
 	return CLI_OK;
 }
 
@@ -227,6 +248,7 @@ int decision_measure(struct decision_bench *b, const struct bench_shape *s, uint
 	*row = (struct decision_row){
 		.n_layers = s->n_layers, .n_sequences = s->n_sequences, .n = n,
 		.k_bytes = bench_k_bytes(s, n),
+		.macs = bench_macs(s, n, kvmod_needs_rows(kvmod_policy_needs(b->policy), n)),
 	};
 	return on_device(b) ? measure_on_device(b, s, n, row) : measure_on_host(b, s, n, row);
 }

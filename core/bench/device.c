@@ -1,17 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Measures a device by its own clock, and allocates and copies in its memory. */
 #include "core/bench/device.h"
+
+#include <string.h>
 
 #define BUSY_BYTES (256u << 20)
 
 bool bench_device_reads(const struct bench_device *d)
 {
-	return KVMOD_HAS(d->ops, read) && d->ops->read;
+	return d->timing->read;
 }
 
-static bool has_clock(const struct kvmod_device_ops *ops)
+/* NULL, unless all calls of the clock are there. */
+static const struct kvmod_device_timing *timing_of(const struct kvmod_device_ops *ops, void *self)
 {
-	return KVMOD_HAS(ops, elapsed) && ops->mark_new && ops->mark_free && ops->mark_set &&
-	       ops->elapsed;
+	const struct kvmod_device_timing *t = NULL;
+
+	if (KVMOD_HAS(ops, get_extension) && ops->get_extension)
+		t = ops->get_extension(self, KVMOD_DEVICE_TIMING);
+	return t && KVMOD_HAS(t, elapsed) && t->mark_new && t->mark_free && t->mark_set && t->elapsed ?
+	       t : NULL;
 }
 
 int bench_device_open(struct bench_device *d, struct kvmod_ctx *ctx, const char *name)
@@ -21,9 +29,10 @@ int bench_device_open(struct bench_device *d, struct kvmod_ctx *ctx, const char 
 		return cli_error_kvmod();
 	d->ops = kvmod_device_ops(d->device);
 	d->self = kvmod_device_instance(d->device);
-	if (!has_clock(d->ops))
+	d->timing = timing_of(d->ops, d->self);
+	if (!d->timing)
 		return cli_error("the device %s has no clock to measure with", name);
-	if (d->ops->mark_new(d->self, &d->begin) || d->ops->mark_new(d->self, &d->end))
+	if (d->timing->mark_new(d->self, &d->begin) || d->timing->mark_new(d->self, &d->end))
 		return cli_error_kvmod();
 	return bench_device_reads(d) ? bench_device_alloc(d, BUSY_BYTES, &d->busy) : CLI_OK;
 }
@@ -33,9 +42,9 @@ void bench_device_close(struct bench_device *d)
 	if (d->busy)
 		d->ops->free(d->self, d->busy);
 	if (d->begin)
-		d->ops->mark_free(d->self, d->begin);
+		d->timing->mark_free(d->self, d->begin);
 	if (d->end)
-		d->ops->mark_free(d->self, d->end);
+		d->timing->mark_free(d->self, d->end);
 	kvmod_device_close(d->device);
 	*d = (struct bench_device){ 0 };
 }
@@ -60,7 +69,7 @@ uint64_t bench_device_free_bytes(const struct bench_device *d)
 {
 	uint64_t available, total;
 
-	if (d->ops->on == KVMOD_ON_CPU)
+	if (strcmp(d->ops->name, CLI_BUILT_IN_DEVICE) == 0)
 		return bench_host_free_bytes();
 	if (!KVMOD_HAS(d->ops, memory) || !d->ops->memory ||
 	    d->ops->memory(d->self, &available, &total))
@@ -73,7 +82,7 @@ int bench_device_alloc(struct bench_device *d, uint64_t bytes, void **memory)
 	return d->ops->alloc(d->self, bytes, memory) ? cli_error_kvmod() : CLI_OK;
 }
 
-/* As a gather of rows that follow one another, and of what is left of a row. */
+/* A gather of adjacent rows, and of the part of a row that is left over. */
 int bench_device_copy(struct bench_device *d, void *to, const void *from, uint64_t bytes)
 {
 	uint64_t row = 4096, whole = bytes / row * row;
@@ -99,15 +108,15 @@ int bench_device_copy(struct bench_device *d, void *to, const void *from, uint64
 int bench_device_begin(struct bench_device *d, uint32_t n_busy)
 {
 	for (uint32_t i = 0; d->busy && i < n_busy; i++)
-		if (d->ops->read(d->self, NULL, d->busy, BUSY_BYTES))
+		if (d->timing->read(d->self, NULL, d->busy, BUSY_BYTES))
 			return cli_error_kvmod();
-	return d->ops->mark_set(d->self, NULL, d->begin) ? cli_error_kvmod() : CLI_OK;
+	return d->timing->mark_set(d->self, NULL, d->begin) ? cli_error_kvmod() : CLI_OK;
 }
 
 int bench_device_end(struct bench_device *d, double *ms)
 {
-	if (d->ops->mark_set(d->self, NULL, d->end) ||
-	    d->ops->elapsed(d->self, d->begin, d->end, ms))
+	if (d->timing->mark_set(d->self, NULL, d->end) ||
+	    d->timing->elapsed(d->self, d->begin, d->end, ms))
 		return cli_error_kvmod();
 	*ms *= 1e3;
 	return CLI_OK;
@@ -117,7 +126,7 @@ int bench_device_time_read(struct bench_device *d, const void *memory, uint64_t 
 {
 	if (bench_device_begin(d, 1))
 		return CLI_FAILED;
-	if (d->ops->read(d->self, NULL, memory, bytes))
+	if (d->timing->read(d->self, NULL, memory, bytes))
 		return cli_error_kvmod();
 	return bench_device_end(d, ms);
 }

@@ -1,3 +1,3 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A shared object with nothing in it: what loading a module is measured against. */
+/* A shared object with nothing in it, the rival of `kvmod bench load`. */
 typedef int nothing;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod bench engine: our engine, whole cache and cut one, against another engine. */
+/* kvmod bench engine: times our engine, with full and cut cache, against another engine. */
 #include "core/bench/engine.h"
 #include "core/cli/run.h"
 
@@ -7,8 +7,8 @@
 #include <string.h>
 
 /*
- * Tokens decoded in a round, and before it: a device takes a few steps until it has
- * all that it will use again, and its steps are short.
+ * Tokens that a round decodes, and warm-up tokens before them: a device needs a few
+ * steps to build what it uses again, and its steps are short.
  */
 #define HOST_DECODE	32
 #define HOST_WARM	1
@@ -95,7 +95,7 @@ static int measure_all(struct engine_bench *e)
 	return cli_print_json(head_json(e, results));
 }
 
-/* Tokens that may be decoded; where the engine runs is known later. */
+/* The most tokens that a round decodes; whether on a device is known only later. */
 static uint64_t decode_room(const struct engine_bench *e)
 {
 	return DEVICE_WARM + (e->n_decode == NOT_SAID ? DEVICE_DECODE : e->n_decode);
@@ -110,7 +110,7 @@ static uint64_t longest(const struct engine_bench *e)
 	return n;
 }
 
-/* A text over and over, or without one, tokens that are spread over the vocabulary. */
+/* The text repeated; without a text, tokens spread over the vocabulary. */
 static int make_tokens(struct engine_bench *e)
 {
 	uint64_t wanted = longest(e);
@@ -210,7 +210,10 @@ static int bench(struct engine_bench *e, struct kvmod_ctx *ctx)
 
 /* --- the command ---------------------------------------------------------------------------- */
 
-/* Which engine is ours is known once the configuration was read; then it is read again. */
+/*
+ * Only the configuration says which engine is ours, so it is read first; then it is read
+ * again with the overrides that give both engines the same settings.
+ */
 static int configure_both(struct engine_bench *e, struct kvmod_ctx *ctx, struct bench_shared *shared)
 {
 	struct cli_strings *all = &e->common.overrides;
@@ -226,7 +229,7 @@ static int configure_both(struct engine_bench *e, struct kvmod_ctx *ctx, struct 
 		return CLI_FAILED;
 	for (size_t i = 0; i < shared->n; i++) {
 		if (all->n == CLI_MAX_STRINGS)
-			return cli_error("more than %zu of -o", CLI_MAX_STRINGS - shared->n);
+			return cli_error("-o: given more than %zu times", CLI_MAX_STRINGS - shared->n);
 		all->item[all->n++] = shared->item[i];
 	}
 	return CLI_OK;
@@ -253,20 +256,20 @@ static int configure_and_bench(struct engine_bench *e)
 static void check_options(const struct cli_command *self, const struct engine_bench *e)
 {
 	if (e->rounds < 9 || e->rounds > 1000)
-		cli_usage_error(self, "--rounds=%llu: 9 to 1000 was expected",
+		cli_usage_error(self, "--rounds=%llu: expected 9 to 1000",
 				(unsigned long long)e->rounds);
 	if (!e->threads || e->threads > 512)
-		cli_usage_error(self, "--threads=%llu: 1 to 512 was expected",
+		cli_usage_error(self, "--threads=%llu: expected 1 to 512",
 				(unsigned long long)e->threads);
 	if (e->prompts > e->rounds)
-		cli_usage_error(self, "--prompts=%llu: at most --rounds (%llu) was expected",
+		cli_usage_error(self, "--prompts=%llu: expected at most --rounds (%llu)",
 				(unsigned long long)e->prompts, (unsigned long long)e->rounds);
 	if (e->n_decode != NOT_SAID && (!e->n_decode || e->n_decode > 4096))
-		cli_usage_error(self, "--decode=%llu: 1 to 4096 was expected",
+		cli_usage_error(self, "--decode=%llu: expected 1 to 4096",
 				(unsigned long long)e->n_decode);
 	for (size_t i = 0; i < e->lengths.n; i++)
 		if (!e->lengths.item[i])
-			cli_usage_error(self, "--lengths: a prompt has at least one token");
+			cli_usage_error(self, "--lengths=0: expected 1 or more");
 }
 
 static int run(const struct cli_command *self, int argc, char **argv)
@@ -282,16 +285,16 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		{ "rival", 0, CLI_STRING, &e.rival_name, "ENGINE", "the engine to measure against [llama]" },
 		{ "lengths", 0, CLI_NUMBERS, &e.lengths, "N,N...", "tokens of the prompts [512,2048]" },
 		{ "decode", 0, CLI_NUMBER, &e.n_decode, "N", "tokens decoded in a round [32; on a device 128]" },
-		{ "threads", 0, CLI_NUMBER, &e.threads, "N", "of both engines [2]" },
-		{ "rounds", 0, CLI_NUMBER, &e.rounds, "N", "at least 9 [9]" },
-		{ "prompts", 0, CLI_NUMBER, &e.prompts, "N", "of the rounds so many run prompts; 0: all [0]" },
-		{ "file", 'f', CLI_STRING, &e.file, "FILE", "prompts from this text, over and over; - is stdin" },
+		{ "threads", 0, CLI_NUMBER, &e.threads, "N", "threads of both engines [2]" },
+		{ "rounds", 0, CLI_NUMBER, &e.rounds, "N", "timed rounds, at least 9 [9]" },
+		{ "prompts", 0, CLI_NUMBER, &e.prompts, "N", "rounds that run the prompts; 0: all [0]" },
+		{ "file", 'f', CLI_STRING, &e.file, "FILE", "make prompts by repeating this text; - is stdin" },
 		{ 0 }
 	};
 	int first = cli_parse(self, &e.common, options, argc, argv);
 
 	if (first < argc)
-		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
+		cli_usage_error(self, "unexpected operand `%s`", argv[first]);
 	check_options(self, &e);
 	return configure_and_bench(&e);
 }
@@ -299,17 +302,17 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_bench_engine = {
 	.name = "bench engine",
 	.run = run,
-	.summary = "prefill and decoding of the engine against another one",
+	.summary = "time prefill and decoding against another engine",
 	.operands = "",
 	.details =
-"Both engines run the same model and tokens with the same threads, batch and\n"
-"cache_type: those of our engine. Rounds alternate; each decodes on a fresh copy of the\n"
-"sequence, after a token that does not count. `first token`\n"
-"has the policy's decision and the cut in it, `cut cache` decodes on what it kept. A\n"
-"ratio is our time over the rival's. The last line of a length holds the cut cache\n"
-"against what the kept share lets one expect: t0 + share * (full - t0), where t0 is\n"
-"the time a token takes at 64 positions. On a device, `bytes` holds decoding against one\n"
-"plain read of the model's file and the cached K and V. Without -f the tokens mean\n"
-"nothing, and so does what a policy keeps of them.\n",
+"Both engines run the same model and tokens with the threads, batch, cache_type and\n"
+"gpu_layers of our engine. Rounds alternate. Each decodes on a fresh copy of the\n"
+"sequence; the first token (eight on a device) is warm-up and not timed. `first token`\n"
+"includes the policy's decision and the cut; `cut cache` decodes on the positions that\n"
+"the policy kept. A ratio is our time over the rival's. The last line of a length\n"
+"compares the cut cache with the time that its budget suggests, t0 + budget * (full -\n"
+"t0), where t0 is the time of a token at 64 positions. On a device, `bytes` compares\n"
+"decoding with one plain read of the model's file and the cached K and V. Without -f\n"
+"the tokens are meaningless, and so is the budget of a policy that reads the cache.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_MODEL | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

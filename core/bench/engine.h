@@ -12,38 +12,38 @@ struct bench_runner {
 	struct kvmod_sequence *sequence;
 	double *prompt, *decode;	/* [prompts], [rounds]: seconds a prompt, seconds a token */
 	double budget;			/* of the last prompt */
-	uint64_t used;			/* bytes of K and V that are cached after it */
-	uint64_t free_before, free_after;	/* of the device, around its decision and cut */
+	uint64_t used;			/* bytes of K and V cached after that prompt */
+	uint64_t free_before, free_after;	/* on the device, around its decision and cut */
 };
 
-/* Ours with the whole cache, ours with the policy's, the rival, and ours at BENCH_SHORT. */
+/* Ours with the full cache, ours with the cut cache, the rival, and ours at BENCH_SHORT. */
 enum { BENCH_FULL, BENCH_CUT, BENCH_RIVAL, BENCH_SMALL, BENCH_RUNNERS };
 
-/* Positions at which decoding costs what it costs without a cache to speak of. */
+/* So few positions that the cache hardly adds to the time of a token. */
 #define BENCH_SHORT 64
 
 struct bench {
 	struct bench_runner runners[BENCH_RUNNERS];
 	const int32_t *tokens;		/* at least as many as the longest prompt */
 	uint64_t n_decode;		/* tokens of a round of decoding */
-	uint64_t n_warm;		/* and before it, which do not count */
+	uint64_t n_warm;		/* warm-up tokens before them, not timed */
 	size_t prompts, rounds;		/* rounds of prompts, rounds of decoding */
 	float *logits;			/* room for one row of either engine */
 
-	/* Of our engine; on the host neither is known. */
+	/* Of our engine; weights and read_rate are known on a device only. */
 	struct bench_device device;	/* not open: it runs on the host */
 	uint64_t weights;		/* bytes of the model's file; 0: unknown */
 	double read_rate;		/* bytes a second of a plain read; 0: unknown */
 };
 
 /*
- * Times everything at one length: in each round all runners, the first another
- * one each time. CLI_FAILED after the reason was printed.
+ * Times everything at one length: in each round all runners, each round starting with
+ * another one. CLI_FAILED after the reason was printed.
  */
 int bench_measure(struct bench *b, uint64_t length);
 void bench_close_sequences(struct bench *b);
 
-/* --- like with like (bench_engine_share.c) --------------------------------------- */
+/* --- the same settings for both (bench_engine_share.c) ----------------------------- */
 
 struct bench_alike {
 	const char *engine, *rival;
@@ -58,17 +58,17 @@ struct bench_shared {
 	size_t n;
 };
 
-/* What makes the rival run as our engine is configured, and both with these threads. */
+/* The overrides that give the rival our engine's settings, and both these threads. */
 int bench_share(struct kvmod_ctx *ctx, const struct bench_alike *a, struct bench_shared *out);
 
 /* --- the device of our engine (bench_engine_device.c) ------------------------------ */
 
-/* "cuda, 32 of 32 layers", or "cpu". */
+/* "npu, 32 of 32 layers", or "cpu". */
 #define BENCH_PLACE_ROOM 64
 const char *bench_place_name(const struct kvmod_model *model, char *text);
 /*
- * Opens the device that the model is on, if it is not the host, and measures how
- * fast it reads; rival: whose configuration names the model's file in full.
+ * Opens the device that the model is on, if that is not the host, and measures how fast
+ * it reads. rival: the engine whose configuration has the full path of the model's file.
  */
 int bench_open_device(struct bench *b, struct kvmod_ctx *ctx, const struct kvmod_model *model,
 		      const char *rival);
@@ -76,27 +76,27 @@ void bench_close_device(struct bench *b);
 /* Free bytes of that device; 0 without one. */
 uint64_t bench_free_bytes(const struct bench *b);
 
-/* --- what it came to (bench_engine_report.c) ----------------------------------------- */
+/* --- the results (bench_engine_report.c) --------------------------------------------- */
 
 struct bench_comparison {
 	struct cli_stats ours, rival;
 	double ratio;
 };
 
-/* Decoding against one read of the weights and of what is cached. */
+/* Decoding against one read of the weights and the cached K and V. */
 struct bench_floor {
-	uint64_t bytes;			/* both */
-	double seconds;			/* that the device's plain read takes for them */
-	double ratio;			/* our time over that */
+	uint64_t bytes;			/* of weights and cache */
+	double seconds;			/* the time of the device's plain read of these bytes */
+	double ratio;			/* our time over that time */
 };
 
-/* What one length came to. */
+/* The results for one length. */
 struct bench_result {
 	uint64_t length;
 	struct bench_comparison prefill, first_token, decode, decode_cut;
 	struct cli_stats decode_short;
 	double budget;
-	double model, model_ratio;	/* what the kept share lets one expect, seconds a token */
+	double model, model_ratio;	/* expected from the budget, in seconds a token */
 	bool on_device;
 	struct bench_floor floor, floor_cut;	/* bytes 0: not known */
 	uint64_t free_before, free_after;

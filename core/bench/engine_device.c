@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What `kvmod bench engine` asks of the device that its engine runs on. */
+/* The device of `kvmod bench engine`: where the engine runs, and how fast it reads. */
 #include "core/bench/engine.h"
 
 #include <stdlib.h>
@@ -17,7 +17,7 @@ const char *bench_place_name(const struct kvmod_model *m, char *text)
 	return text;
 }
 
-/* 0 where the file is not known. */
+/* The size of the model's file; 0 if the file is unknown. */
 static uint64_t model_bytes(struct kvmod_ctx *ctx, const char *rival)
 {
 	char section[128], *path = NULL;
@@ -34,7 +34,7 @@ static uint64_t model_bytes(struct kvmod_ctx *ctx, const char *rival)
 	return bytes;
 }
 
-/* Bytes a second, as a median; 0 where there is no room for it. */
+/* The median read speed in bytes a second; 0 if there is no memory to measure it. */
 static int measure_read(struct bench *b, double *rate)
 {
 	struct bench_device *d = &b->device;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From the times of `kvmod bench engine` to what is said of them. */
+/* Evaluates and prints the times of `kvmod bench engine`. */
 #include "core/bench/engine.h"
 
 /* --- comparisons ----------------------------------------------------------------------- */
@@ -12,7 +12,7 @@ static struct bench_comparison compare(double *ours, double *rival, size_t n)
 	return c;
 }
 
-/* Nothing where one of the two numbers is not known. */
+/* All zero if the size of the weights or the read speed is unknown. */
 static struct bench_floor floor_of(const struct bench *b, const struct bench_runner *r,
 				   double seconds)
 {
@@ -64,7 +64,7 @@ static void print_floor(const char *what, const struct bench_floor *f, double se
 {
 	char bytes[CLI_BYTES_ROOM];
 
-	printf("  %-24s %9.2f ms for %s of weights and cache: %.0f GB/s, within %.3f of the %.2f ms of one read\n",
+	printf("  %-24s %9.2f ms for %s of weights and cache: %.0f GB/s, %.3f times the %.2f ms of one read\n",
 	       what, 1e3 * seconds, cli_bytes(f->bytes, bytes), 1e-9 * (double)f->bytes / seconds,
 	       f->ratio, 1e3 * f->seconds);
 }
@@ -77,7 +77,7 @@ static void print_device(const struct bench_result *r)
 		print_floor("bytes, full cache", &r->floor, r->decode.ours.median);
 		print_floor("bytes, cut cache", &r->floor_cut, r->decode_cut.ours.median);
 	} else {
-		printf("  how fast weights and cache can be read is not known: no room to measure it, or no model file\n");
+		printf("  the read speed is unknown: no memory to measure it, or no model file\n");
 	}
 	printf("  free on the device: %s before the decision and the cut, %s after\n",
 	       cli_bytes(r->free_before, before), cli_bytes(r->free_after, after));
@@ -94,7 +94,7 @@ void bench_print_result(const struct bench_result *r)
 	print_line("first token, decided", &r->first_token, 1e3, "ms");
 	print_line("decode, full cache", &r->decode, 1e3, "ms");
 	print_line("decode, cut cache", &r->decode_cut, 1e3, "ms");
-	printf("  budget %.4f; %.2f ms a token at %d positions; by these %.2f ms on the cut cache: ratio %.3f\n",
+	printf("  budget %.4f; %.2f ms a token at %d positions; expected on the cut cache %.2f ms: ratio %.3f\n",
 	       r->budget, 1e3 * r->decode_short.median, BENCH_SHORT, 1e3 * r->model, r->model_ratio);
 	if (r->on_device)
 		print_device(r);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The timed part of `kvmod bench engine`. */
+/* Runs and times the rounds of `kvmod bench engine`. */
 #include "core/bench/engine.h"
 
 static void close_sequence(struct bench_runner *r)
@@ -15,7 +15,7 @@ void bench_close_sequences(struct bench *b)
 		close_sequence(&b->runners[i]);
 }
 
-/* What is free when the prompt has run, and nothing is decided yet. */
+/* Notes the free bytes after the prompt has run, before the decision. */
 struct watch {
 	const struct bench *bench;
 	struct bench_runner *runner;
@@ -39,7 +39,7 @@ static void look_after_cut(const struct bench *b, struct bench_runner *r)
 	r->used = bytes.used;
 }
 
-/* A new sequence's prompt, its decision and cut included. */
+/* Times the prompt of a new sequence, with its decision and cut. */
 static int time_prompt(struct bench *b, struct bench_runner *r, uint64_t length, size_t round)
 {
 	struct kvmod_prompted prompted = { .size = sizeof(prompted) };
@@ -78,8 +78,8 @@ static int decode(struct bench *b, struct bench_runner *r, struct kvmod_sequence
 }
 
 /*
- * On a copy, for a policy may cut while it decodes. The first tokens do not count:
- * what a sequence builds for decoding is built then.
+ * Decodes on a copy, because a policy may cut while decoding. The first tokens are
+ * warm-up and not timed: the engine then builds what it needs for decoding.
  */
 static int time_decode(struct bench *b, struct bench_runner *r, uint64_t length, size_t round)
 {

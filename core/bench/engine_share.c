@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Both engines of `kvmod bench engine` under the same settings. */
+/* Gives both engines of `kvmod bench engine` the same settings. */
 #include "core/bench/engine.h"
 
 #include <errno.h>
@@ -31,7 +31,7 @@ static const char *setting(struct kvmod_ctx *ctx, const char *engine, const char
 	return kvmod_config_get(ctx, section, key);
 }
 
-/* What only the rival has set would set them apart: what ours has by default is not known here. */
+/* A setting of the rival alone is refused: our engine's default is not known here. */
 static int share(struct kvmod_ctx *ctx, const struct bench_alike *a, const char *key,
 		 struct bench_shared *out)
 {
@@ -41,11 +41,11 @@ static int share(struct kvmod_ctx *ctx, const struct bench_alike *a, const char 
 		return add(out, a->rival, key, ours);
 	if (!setting(ctx, a->rival, key))
 		return CLI_OK;
-	return cli_error("engine %s: %s is set for it and not for %s: they would not be alike",
-			 a->rival, key, a->engine);
+	return cli_error("%s is set for engine %s, but not for engine %s: expected the same for both",
+			 key, a->rival, a->engine);
 }
 
-/* A relative path in a file starts at that file's folder, as an override it would not. */
+/* A relative path starts at the folder of the file it is in; an override has no such folder. */
 static int share_configured_model(struct kvmod_ctx *ctx, const struct bench_alike *a,
 				  struct bench_shared *out)
 {
@@ -87,7 +87,7 @@ int bench_share(struct kvmod_ctx *ctx, const struct bench_alike *a, struct bench
 		return CLI_FAILED;
 	if (!strcmp(a->engine, a->rival))
 		return CLI_OK;
-	/* A rival that allocates its cache beforehand has one that fits. */
+	/* A rival that allocates its cache in advance gets a context of the right size. */
 	return add_number(out, a->rival, "threads", a->threads) ||
 	       add_number(out, a->rival, "context", a->n_tokens) ? CLI_FAILED : CLI_OK;
 }

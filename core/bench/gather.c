@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvmod bench gather: the compaction of K and V of all layers in one call, against
- * a copy of the bytes that are kept, on the same device.
+ * kvmod bench gather: times the compaction of K and V of all layers in one call against
+ * a copy of the kept bytes on the same device.
  */
 #include "core/bench/device.h"
 #include "core/bench/options.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/testkit/random.h"
 
 #define SINKS 4
 
-/* The ways to say what is kept. */
+/* The two ways to name the kept positions. */
 enum { BY_SPANS, BY_LISTS, WAYS };
 static const char *const way_names[WAYS] = { "spans", "lists" };
 
@@ -24,13 +25,13 @@ struct gather_bench {
 
 	struct kvmod_ctx *ctx;
 	struct bench_device device;
-	double *ms;			/* [WAYS + 1][rounds]: the copy's are the last */
+	double *ms;			/* [WAYS + 1][rounds]; the last row is the copy's */
 	json_t *rows;
 };
 
 /* What is gathered at one length. */
 struct compaction {
-	struct bench_place place;	/* where from */
+	struct bench_place place;	/* the caches to gather from */
 	void *to;
 	uint32_t n, kept;
 	uint64_t kept_bytes;		/* of K and V, of all segments */
@@ -55,7 +56,7 @@ static void compaction_free(struct gather_bench *b, struct compaction *c)
 	free(c->gathers);
 }
 
-/* One position drawn from each of so many equal stretches. */
+/* Draws one position from each of `kept` equal stretches. */
 static void draw(struct kv_random *r, uint32_t n, uint32_t kept, uint32_t *list)
 {
 	for (uint64_t i = 0; i < kept; i++) {
@@ -84,7 +85,7 @@ static int plan(struct gather_bench *b, struct compaction *c)
 	return CLI_OK;
 }
 
-/* From the next copy of the cache. */
+/* Points the gathers at the next copy of the cache. */
 static void aim(struct gather_bench *b, struct compaction *c, int way)
 {
 	const struct bench_cache *cache = bench_place_next(&c->place);
@@ -123,7 +124,7 @@ static int time_gather(struct gather_bench *b, struct compaction *c, int way, do
 	return bench_device_end(d, ms);
 }
 
-/* As many bytes from K as there are, then from V. */
+/* Copies half of the kept bytes from K, half from V. */
 static int time_copy(struct gather_bench *b, struct compaction *c, double *ms)
 {
 	const struct bench_cache *cache = bench_place_next(&c->place);
@@ -136,7 +137,7 @@ static int time_copy(struct gather_bench *b, struct compaction *c, double *ms)
 	return bench_device_end(&b->device, ms);
 }
 
-/* The first round warms up and does not count. */
+/* The first round is warm-up and not timed. */
 static int run_rounds(struct gather_bench *b, struct compaction *c)
 {
 	size_t rounds = b->options.rounds;
@@ -180,7 +181,7 @@ static void print_stats(const struct cli_stats *s)
 	printf(" %-28s", text);
 }
 
-/* gbs: read and written. */
+/* gbs counts bytes read and bytes written. */
 static int report_way(struct gather_bench *b, const struct compaction *c, int way,
 		      const struct cli_stats *gather, const struct cli_stats *copy)
 {
@@ -227,18 +228,18 @@ static int fits(uint32_t n, uint64_t bytes, uint64_t available, const char *whos
 
 	if (bytes <= available)
 		return CLI_OK;
-	return cli_error("a cache of %u positions and what is kept take %s, and %s of %smemory are "
+	return cli_error("a cache of %u positions and what is kept take %s, but %s of %smemory are "
 			 "available: give shorter --lengths or fewer --layers", n,
 			 cli_bytes(bytes, needed), cli_bytes(available, there), whose);
 }
 
-/* The cache is made on the host, whichever device it goes to. */
+/* The cache is built on the host first, whatever the device. */
 static int check_memory(const struct gather_bench *b, const struct compaction *c)
 {
 	uint64_t host, bytes;
 
 	bytes = bench_place_bytes(&b->shape, c->n, &k_and_v, &host) + c->kept_bytes;
-	if (b->device.ops->on == KVMOD_ON_CPU)
+	if (strcmp(b->device.ops->name, CLI_BUILT_IN_DEVICE) == 0)
 		return fits(c->n, host + bytes, bench_host_free_bytes(), "");
 	if (fits(c->n, host, bench_host_free_bytes(), ""))
 		return CLI_FAILED;
@@ -298,15 +299,15 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct gather_bench b = { .options = { BENCH_DEFAULTS }, .keep = 0.5 };
 	const struct cli_option options[] = {
 		BENCH_OPTIONS(&b.options),
-		{ "keep", 0, CLI_REAL, &b.keep, "SHARE", "of the positions, above 0 and at most 1 (0.5)" },
+		{ "keep", 0, CLI_REAL, &b.keep, "SHARE", "the share of positions to keep [0.5]" },
 		{ 0 },
 	};
 	int err = CLI_FAILED, first = cli_parse(self, &b.common, options, argc, argv);
 
 	if (first < argc)
-		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
+		cli_usage_error(self, "unexpected operand `%s`", argv[first]);
 	if (b.keep <= 0 || b.keep > 1)
-		cli_usage_error(self, "--keep %g: expected above 0 and at most 1", b.keep);
+		cli_usage_error(self, "--keep=%g: expected a number above 0 and at most 1", b.keep);
 	b.options.q_heads = bench_in_range(self, "--kv-heads", b.options.kv_heads, 1, 1024);
 	b.shape = bench_shape(self, &b.options);
 	b.ctx = cli_context(&b.common);
@@ -326,11 +327,11 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_bench_gather = {
 	.name = "bench gather",
 	.run = run,
-	.summary = "compaction of K and V of all layers, against a copy of the bytes kept",
+	.summary = "time the compaction of K and V of all layers against a copy",
 	.operands = "",
 	.details =
-"What is kept is given as two spans, the oldest positions and the newest, and as a list\n"
-"for each KV head; each is one call for all layers. The copy is one gather of all bytes\n"
-"in a row. GB/s counts what is read and what is written.\n",
+"The kept positions are given as two spans, the oldest and the newest, and as a list for\n"
+"each KV head; either way one call compacts all layers. The rival is a copy of as many\n"
+"adjacent bytes. GB/s counts bytes read and bytes written.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvmod bench load: finding, checking, loading and opening a policy, against
- * dlopen of a file with nothing in it.
+ * kvmod bench load: times finding, checking, loading and opening a policy against
+ * dlopen() of a file with nothing in it.
  */
 #include "core/cli/cli.h"
 
@@ -16,7 +16,7 @@
 struct load {
 	struct kvmod_ctx *ctx;
 	const char *policy;
-	char *module;			/* its file, and the name to unload it by */
+	char *module;			/* the policy's file, and the module's name */
 	char name[64];
 	char *empty;
 	size_t rounds;
@@ -90,7 +90,7 @@ static int report(const struct load *l, bool json)
 	       ours.median, ours.low, ours.high);
 	printf("dlopen of an empty file         %8.1f us  (%.1f to %.1f)\n",
 	       rival.median, rival.low, rival.high);
-	printf("above it                        %8.1f us  (ratio %.2f)\n",
+	printf("difference                      %8.1f us  (ratio %.2f)\n",
 	       ours.median - rival.median, ours.median / rival.median);
 	return CLI_OK;
 }
@@ -106,7 +106,7 @@ static int find_name(struct load *l)
 	return CLI_OK;
 }
 
-/* Installed above the folder of modules; in a build tree beside them. */
+/* Installed, the empty file is above the folder of modules; in a build tree beside them. */
 static int find_empty(struct load *l)
 {
 	static const char *const places[] = { "../" EMPTY_FILE, EMPTY_FILE };
@@ -121,7 +121,7 @@ static int find_empty(struct load *l)
 		if (!access(l->empty, R_OK))
 			return CLI_OK;
 	}
-	return cli_error("%s: no such file, to measure against", l->empty);
+	return cli_error("%s: the empty file to measure against is missing", l->empty);
 }
 
 static int find_files(struct load *l)
@@ -155,16 +155,16 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct cli_common common = { 0 };
 	uint64_t rounds = 101;
 	const struct cli_option options[] = {
-		{ "rounds", 0, CLI_NUMBER, &rounds, "N", "of both, one after the other [101]" },
+		{ "rounds", 0, CLI_NUMBER, &rounds, "N", "timed rounds [101]" },
 		{ 0 }
 	};
 	int first = cli_parse(self, &common, options, argc, argv), err;
 	struct load l = { 0 };
 
 	if (first < argc)
-		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
+		cli_usage_error(self, "unexpected operand `%s`", argv[first]);
 	if (rounds < 9 || rounds > MAX_ROUNDS)
-		cli_usage_error(self, "--rounds=%llu: 9 to %d was expected",
+		cli_usage_error(self, "--rounds=%llu: expected 9 to %d",
 				(unsigned long long)rounds, MAX_ROUNDS);
 	l.rounds = rounds;
 	l.ctx = cli_context(&common);
@@ -172,7 +172,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		return CLI_FAILED;
 	l.policy = kvmod_config_get(l.ctx, "kvmod", "policy");
 	if (!l.policy || !strcmp(l.policy, "fullkv"))
-		err = cli_error("the policy fullkv is built in: choose one that is a module");
+		err = cli_error("the policy fullkv is built in: choose a policy from a module");
 	else
 		err = bench(&l, common.json);
 	kvmod_unref(l.ctx);
@@ -182,8 +182,10 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_bench_load = {
 	.name = "bench load",
 	.run = run,
-	.summary = "loading a policy's module against dlopen of an empty file",
+	.summary = "time loading a policy against dlopen of an empty file",
 	.operands = "",
-	.details = "Medians, with the quartiles; ratio is our time over dlopen's.\n",
+	.details =
+"Rounds of both alternate; the medians and their quartiles are printed. The ratio is our\n"
+"time over that of dlopen.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

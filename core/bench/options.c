@@ -1,23 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Checks the options that describe a made-up cache. */
 #include "core/bench/options.h"
 
 #include <string.h>
 
 static uint32_t read_type(const struct cli_command *self, const char *name)
 {
-	static const char *const names[] = { "f32", "f16", "bf16", "q8_0" };
+	static const char *const names[] = { "f32", "f16", "bf16", "q8_0", "q4_0" };
 
 	for (uint32_t i = 0; i < CLI_COUNT(names); i++)
 		if (strcmp(name, names[i]) == 0)
 			return KVMOD_F32 + i;
-	cli_usage_error(self, "--dtype %s: expected f32, f16, bf16 or q8_0", name);
+	cli_usage_error(self, "--dtype=%s: expected f32, f16, bf16, q8_0 or q4_0", name);
 }
 
 uint32_t bench_in_range(const struct cli_command *self, const char *what, uint64_t value,
 			uint64_t low, uint64_t high)
 {
 	if (value < low || value > high)
-		cli_usage_error(self, "%s %llu: expected %llu to %llu", what,
+		cli_usage_error(self, "%s=%llu: expected %llu to %llu", what,
 				(unsigned long long)value, (unsigned long long)low,
 				(unsigned long long)high);
 	return (uint32_t)value;
@@ -29,7 +30,7 @@ struct bench_shape bench_shape(const struct cli_command *self, const struct benc
 		.type = read_type(self, o->dtype),
 		.n_layers = bench_in_range(self, "--layers", o->layers, 1, 1024),
 		.n_q_heads = bench_in_range(self, "--q-heads", o->q_heads, 1, 1024),
-		.head_dim = bench_in_range(self, "--head-dim", o->head_dim, 1, 1024),
+		.head_dim = bench_in_range(self, "--head-dim", o->head_dim, 1, BENCH_MAX_DIM),
 		.n_sequences = bench_in_range(self, "--batch", o->batch, 1, 1024),
 	};
 
@@ -38,10 +39,10 @@ struct bench_shape bench_shape(const struct cli_command *self, const struct benc
 	for (size_t i = 0; i < o->lengths.n; i++)
 		bench_in_range(self, "--lengths", o->lengths.item[i], 1, BENCH_MAX_LENGTH);
 	if (s.n_q_heads % s.n_kv_heads)
-		cli_usage_error(self, "%u query heads cannot share %u KV heads evenly",
+		cli_usage_error(self, "%u query heads: expected a multiple of the %u KV heads",
 				s.n_q_heads, s.n_kv_heads);
-	if (s.type == KVMOD_Q8_0 && s.head_dim % 32)
-		cli_usage_error(self, "--dtype q8_0 has blocks of 32: --head-dim %u is no multiple",
-				s.head_dim);
+	if (s.head_dim % kvmod_block_size(s.type))
+		cli_usage_error(self, "--head-dim=%u: expected a multiple of %u, the block size of %s",
+				s.head_dim, kvmod_block_size(s.type), o->dtype);
 	return s;
 }

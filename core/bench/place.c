@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Made-up caches in a device's memory. */
+/* Places copies of a made-up cache in a device's memory. */
 #include "core/bench/device.h"
 
 #include <stdlib.h>
 
-#define APART		((uint64_t)256 << 20)	/* read between two uses of a copy: far above any L2 */
-#define MADE		((uint64_t)1 << 30)	/* bytes of K that are made on the host */
-#define READ_UNIT	16u			/* reads are of multiples of it */
+#define APART		((uint64_t)256 << 20)	/* bytes read between two uses of a copy: far above any L2 */
+#define MADE		((uint64_t)1 << 30)	/* bytes of K that the host makes at most */
+#define READ_UNIT	16u			/* the device reads multiples of so many bytes */
 
 static uint64_t k_room(const struct bench_shape *s, uint32_t n)
 {
@@ -24,7 +24,7 @@ static uint64_t shared_bytes(const struct bench_shape *s, uint32_t n,
 	return bench_q_bytes(s, n, needs) + bench_extra_bytes(s, n, needs);
 }
 
-/* So many segments, of one sequence, are made on the host. */
+/* The shape that the host makes: segments of one sequence, MADE bytes at most. */
 static struct bench_shape made_shape(const struct bench_shape *s, uint32_t n)
 {
 	struct bench_shape made = *s;
@@ -47,7 +47,7 @@ uint64_t bench_place_bytes(const struct bench_shape *s, uint32_t n,
 
 /* --- filling ------------------------------------------------------------------------- */
 
-/* From the host once, then over and over. */
+/* Copies from the host once, then repeats those bytes on the device. */
 static int fill(struct bench_device *d, void *to, uint64_t bytes, const void *made,
 		uint64_t made_bytes)
 {
@@ -96,7 +96,7 @@ static int place_copy(struct bench_place *p, const struct bench_shape *s, uint32
 	return CLI_OK;
 }
 
-/* As many as keep a copy's uses apart, if there is room. */
+/* The number of copies that keeps two uses of one copy APART, or as many as fit. */
 static uint32_t wanted_copies(const struct bench_device *d, uint64_t bytes, uint64_t k_bytes,
 			      uint64_t spare)
 {
@@ -138,8 +138,7 @@ void bench_place_free(struct bench_place *p)
 			d->ops->free(d->self, p->copies[i].k);
 		if (p->copies[i].v)
 			d->ops->free(d->self, p->copies[i].v);
-		free(p->copies[i].segments);
-		free(p->copies[i].heads);
+		bench_cache_undescribe(&p->copies[i]);
 	}
 	if (p->q)
 		d->ops->free(d->self, p->q);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How a decision's time grows: kvmod bench decision --sweep. */
+/* kvmod bench decision --sweep: measures how the time of a decision grows. */
 #include "core/bench/decision.h"
 
 #include <math.h>
 
-#define SMALLEST	16		/* positions of a decision that is all launch */
-#define SHORTEST	1024		/* positions that lengths start from */
-#define ABOVE		4		/* times the smallest decision, from where the work counts */
+#define SMALLEST	16		/* positions of a decision with no work but the call itself */
+#define SHORTEST	1024		/* positions that the series of lengths starts from */
+#define ABOVE		4		/* an exponent needs sizes above so many smallest decisions */
 #define MAX_POINTS	32
 #define LEAST_POINTS	3
 
@@ -26,7 +26,7 @@ struct series {
 
 /* --- exponents --------------------------------------------------------------------------- */
 
-/* The points, sizes ascending, from the first where the work dominates. */
+/* The first of the last points, sizes ascending, that all take at least so long. */
 static size_t first_point(const struct series *s, double least)
 {
 	size_t i = s->n;
@@ -60,12 +60,13 @@ static void print_growth(const struct series *s, const struct decision_row *smal
 	const struct point *p = s->points + first;
 
 	if (s->stopped)
-		printf("%s stop there: %llu take %s\n", s->what, (unsigned long long)s->stopped, s->why);
+		printf("%s: stopped before %llu, which take %s\n", s->what,
+		       (unsigned long long)s->stopped, s->why);
 	if (n < LEAST_POINTS)
-		printf("%s: no exponent, for only %zu of %zu sizes take more than %d times the %.4f ms of %u positions\n",
+		printf("%s: no exponent, because only %zu of %zu sizes take more than %d times the %.4f ms of %u positions\n",
 		       s->what, n, s->n, ABOVE, least / ABOVE, smallest->n);
 	else
-		printf("%s: the decision grows as size^%.3f, reading as size^%.3f, over the %zu sizes "
+		printf("%s: the decision grows as size^%.3f, its rival as size^%.3f, over the %zu sizes "
 		       "from %.0f to %.0f, which take more than %d times the %.4f ms of %u positions\n",
 		       s->what, exponent(p, n, true), exponent(p, n, false), n, p->size, p[n - 1].size,
 		       ABOVE, least / ABOVE, smallest->n);
@@ -83,7 +84,7 @@ static json_t *growth_json(const struct series *s, double least)
 			json_pack("{s:I, s:I, s:f, s:f}", "from", (json_int_t)p->size,
 				  "to", (json_int_t)p[n - 1].size,
 				  "decision_exponent", exponent(p, n, true),
-				  "read_exponent", exponent(p, n, false)));
+				  "rival_exponent", exponent(p, n, false)));
 	if (!err && s->stopped)
 		err = json_object_update_new(o,
 			json_pack("{s:I, s:s}", "stopped_at", (json_int_t)s->stopped, "why", s->why));
@@ -108,7 +109,7 @@ static int report(struct decision_bench *b, const struct series *s,
 
 /* --- the series -------------------------------------------------------------------------------- */
 
-/* size: what grows, a field of shape or n. */
+/* size: the variable that grows, a field of *shape or *n. */
 static int run_series(struct decision_bench *b, struct series *s, struct bench_shape *shape,
 		      uint32_t *n, uint32_t *size)
 {

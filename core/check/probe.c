@@ -13,13 +13,15 @@
 #define N_LAYERS	2
 #define N_KV_HEADS	3		/* several, and no power of two */
 #define N_Q_HEADS	6
-#define HEAD_DIM	32		/* a whole block of Q8_0 */
+#define HEAD_DIM	32		/* one block of a type that has blocks */
 #define N_POSITIONS	256		/* a quarter of it is a budget that policies can keep */
 
 struct probe {
 	struct kv_pile pile;
 	struct kvmod_segment segments[N_LAYERS];
 	struct kvmod_head heads[N_LAYERS][N_KV_HEADS];
+	const struct kvmod_segment *segment_list[N_LAYERS];	/* of these */
+	const struct kvmod_head *head_list[N_LAYERS][N_KV_HEADS];
 	struct kvmod_request request;
 	uint32_t seed;
 };
@@ -60,19 +62,19 @@ static uint16_t next_half(struct probe *p, uint32_t type)
 	return (bits & 0x80ffu) | 0x3e80u;
 }
 
-/* Scale 1/128 and any signed bytes. */
-static void fill_q8_0(struct probe *p, uint8_t *block)
+/* Scale 1/128, of Q4_0 1/8, and any bytes. */
+static void fill_block(struct probe *p, uint32_t type, uint8_t *block)
 {
 	block[0] = 0x00;
-	block[1] = 0x20;
-	for (int i = 2; i < 34; i++)
+	block[1] = type == KVMOD_Q8_0 ? 0x20 : 0x30;
+	for (size_t i = 2; i < kvmod_row_bytes(type, HEAD_DIM); i++)
 		block[i] = (uint8_t)next(p);
 }
 
 static void fill_row(struct probe *p, uint32_t type, void *row)
 {
-	if (type == KVMOD_Q8_0) {
-		fill_q8_0(p, row);
+	if (kvmod_block_size(type) > 1) {
+		fill_block(p, type, row);
 		return;
 	}
 	for (int d = 0; d < HEAD_DIM; d++) {
@@ -95,7 +97,7 @@ static int make_view(struct probe *p, uint32_t type, uint32_t n_heads, uint32_t 
 	for (size_t i = 0; i < (size_t)n_rows * n_heads; i++)
 		fill_row(p, type, data + i * stride);
 	*view = (struct kvmod_view){
-		.size = sizeof(*view), .type = type, .data = data,
+		.type = type, .data = data,
 		.stride = (int64_t)stride, .head_stride = (int64_t)(stride * n_rows),
 	};
 	return KVMOD_OK;
@@ -111,7 +113,7 @@ static int make_numbers(struct probe *p, uint32_t n, struct kvmod_view *view)
 	for (uint32_t i = 0; i < n * N_Q_HEADS; i++)
 		data[i] = 1 + next_real(p);
 	*view = (struct kvmod_view){
-		.size = sizeof(*view), .type = KVMOD_F32, .data = data,
+		.type = KVMOD_F32, .data = data,
 		.stride = sizeof(*data), .head_stride = (int64_t)(sizeof(*data) * n),
 	};
 	return KVMOD_OK;
@@ -159,8 +161,9 @@ static int make_segment(struct probe *p, const struct kvmod_needs *needs, uint32
 		.size = sizeof(*s), .layer = layer, .sequence = 1, .logical = N_POSITIONS,
 		.n_q_heads = N_Q_HEADS, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM,
 		.total_heads = N_KV_HEADS, .scale = model.scale,
-		.head_stride = sizeof(struct kvmod_head), .heads = p->heads[layer],
+		.heads = p->head_list[layer],
 	};
+	kvmod_list_heads(p->head_list[layer], p->heads[layer], N_KV_HEADS);
 	for (int g = 0; g < N_KV_HEADS && err == KVMOD_OK; g++) {
 		struct kvmod_head *head = &p->heads[layer][g];
 
@@ -177,7 +180,7 @@ static int make_segment(struct probe *p, const struct kvmod_needs *needs, uint32
 
 static uint32_t type_for(const struct kvmod_needs *needs)
 {
-	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q8_0; type++)
+	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q4_0; type++)
 		if (needs->types == 0 || needs->types & KVMOD_TYPE_BIT(type))
 			return type;
 	return KVMOD_F32;
@@ -192,9 +195,9 @@ static int make_request(struct probe *p, const struct kvmod_needs *needs)
 		err = make_segment(p, needs, type, layer);
 	p->request = (struct kvmod_request){
 		.size = sizeof(p->request), .phase = KVMOD_PREFILL, .n_layers = N_LAYERS,
-		.n_segments = N_LAYERS, .segment_stride = sizeof(struct kvmod_segment),
-		.segments = p->segments, .device = "cpu",
+		.n_segments = N_LAYERS, .segments = p->segment_list, .device = "cpu",
 	};
+	kvmod_list_segments(p->segment_list, p->segments, N_LAYERS);
 	return err;
 }
 

@@ -4,6 +4,7 @@
  * configuration is the one that is tried.
  */
 #include "core/check/check.h"
+#include "core/modules/catalog.h"
 #include "core/modules/device.h"
 
 #include <string.h>
@@ -14,7 +15,7 @@ static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *n
 {
 	struct kv_provider *provider;
 	void *instance;
-	int err = kv_provider_get(ctx, kind, name, 0, &provider);
+	int err = kv_provider_get(ctx, kind, name, NULL, &provider);
 
 	if (err)
 		return err;
@@ -25,19 +26,19 @@ static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *n
 	return err;
 }
 
-static int find_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
+static int find_version(struct kvmod_ctx *ctx, const char *name, const char *device)
 {
 	struct kv_provider *provider;
-	int err = kv_provider_get(ctx, KV_POLICY, name, on, &provider);
+	int err = kv_provider_get(ctx, KV_POLICY, name, device, &provider);
 
 	if (err == KVMOD_OK)
 		kv_provider_put(ctx, provider);
 	return err;
 }
 
-static bool has_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
+static bool runs_on_host(struct kvmod_ctx *ctx, const char *name)
 {
-	return find_version(ctx, name, on) == KVMOD_OK;
+	return find_version(ctx, name, KV_CPU) == KVMOD_OK;
 }
 
 static int open_and_close(struct kvmod_ctx *ctx, const char *name)
@@ -47,6 +48,19 @@ static int open_and_close(struct kvmod_ctx *ctx, const char *name)
 
 	if (err == KVMOD_OK)
 		kvmod_device_close(device);
+	return err;
+}
+
+/* Opens and closes the first device that works, of those that a policy names. */
+static int open_any(struct kvmod_ctx *ctx, const char *policy)
+{
+	struct kv_strings devices = { 0 };
+	struct kv_pile pile = { 0 };
+	int err = kv_policy_devices(ctx, policy, &pile, &devices);
+
+	for (size_t i = 0; i < devices.n && (i == 0 || (err && err != KVMOD_ENOMEM)); i++)
+		err = open_and_close(ctx, devices.item[i]);
+	kv_pile_free(&pile);
 	return err;
 }
 
@@ -78,8 +92,8 @@ static int try_policy(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step,
 
 	if (kv_is_in_use(ctx->config, KV_POLICY, name))
 		return kv_probe_policy(ctx, name, NULL, step, arg);
-	if (!has_version(ctx, name, KVMOD_ON_CPU))
-		err = open_and_close(ctx, kv_device_name(KVMOD_ON_CUDA));
+	if (!runs_on_host(ctx, name))
+		err = open_any(ctx, name);
 	return err ? excuse(ctx, err, "policy", name) : kv_probe_policy(ctx, name, "auto", step, arg);
 }
 
@@ -89,17 +103,17 @@ static int try_policy_without(struct kvmod_ctx *ctx, const char *name, kv_step_f
 	int err = KVMOD_OK;
 
 	if (kv_is_in_use(ctx->config, KV_POLICY, name))
-		err = find_version(ctx, name, kv_device_bit(kv_in_use(ctx->config, KV_DEVICE)));
-	if (err || !has_version(ctx, name, KVMOD_ON_CPU))
+		err = find_version(ctx, name, kv_in_use(ctx->config, KV_DEVICE));
+	if (err || !runs_on_host(ctx, name))
 		return err;
-	return kv_probe_policy(ctx, name, "cpu", step, arg);
+	return kv_probe_policy(ctx, name, KV_CPU, step, arg);
 }
 
 /* A policy that failed has been reported, and would fail here again. */
 static int try_engine(struct kvmod_ctx *ctx, const char *name, bool policy_failed,
 		      kv_step_fn *step, void *arg)
 {
-	const struct kv_provider *provider = kv_provider_find(ctx, KV_ENGINE, name, 0);
+	const struct kv_provider *provider = kv_provider_find(ctx, KV_ENGINE, name, NULL);
 
 	/* Threads that run it in the parent may hold locks that nobody gives back here. */
 	if (!kv_is_in_use(ctx->config, KV_ENGINE, name) || provider->refs > 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod check: is the configuration right, and does what it names work? */
+/* kvmod check: checks the configuration, and tries everything that it names. */
 #include "core/cli/cli.h"
 
 #include <string.h>
@@ -11,7 +11,7 @@ struct check {
 	size_t n_wrong;
 };
 
-/* A message about the configuration names the file itself. */
+/* A message about the configuration already names the file. */
 static void print_finding(const struct kvmod_finding *f)
 {
 	bool named = strcmp(f->kind, "configuration");
@@ -45,13 +45,13 @@ static void note(void *arg, const struct kvmod_finding *f)
 		add_finding(check->findings, f);
 	else
 		print_finding(f);
-	/* A child that exits in its own way would write what the buffer holds, too. */
+	/* A child that calls exit() would write the contents of the buffer once more. */
 	fflush(stdout);
 }
 
 /*
- * What the options stand for; what is wrong is found, and said, when all of it is
- * checked, by a context that has read nothing before.
+ * Turns the options into overrides, without messages: kvmod_check() reports what is
+ * wrong with them, from a context that has read nothing yet.
  */
 static int read_options(const struct cli_common *common, struct cli_overrides *overrides)
 {
@@ -61,7 +61,7 @@ static int read_options(const struct cli_common *common, struct cli_overrides *o
 	if (kvmod_new(&ctx))
 		return cli_error_kvmod();
 	err = cli_configure(ctx, common, true, overrides);
-	/* `kvmod run` takes this one: then it is as good as named. */
+	/* `kvmod run` uses this engine, so check it as if the configuration named it. */
 	if (!err && !kvmod_config_get(ctx, "kvmod", "engine"))
 		overrides->all.item[overrides->all.n++] = "kvmod.engine=" CLI_DEFAULT_ENGINE;
 	kvmod_unref(ctx);
@@ -115,8 +115,8 @@ static void print_origin(const struct kvmod_setting *s)
 }
 
 /*
- * A line of an INI file: where the value comes from is its comment. What would not be
- * read back, a comment above must do for: what follows a " ;", bytes that are not shown.
+ * A line of an INI file, with the origin of the value as a comment. A value that a file
+ * could not hold (with " ;" or unprintable bytes in it) is commented out.
  */
 static void print_setting(struct print *print, const struct kvmod_setting *s)
 {
@@ -173,17 +173,17 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	double limit = DEFAULT_LIMIT;
 	bool print = false;
 	const struct cli_option options[] = {
-		{ "print", 0, CLI_FLAG, &print, NULL, "try nothing: print each value, and where it comes from" },
-		{ "limit", 0, CLI_REAL, &limit, "SECONDS", "a module that takes longer hangs [10]" },
+		{ "print", 0, CLI_FLAG, &print, NULL, "try nothing; print each value and its origin" },
+		{ "limit", 0, CLI_REAL, &limit, "SECONDS", "the time that a module may take [10]" },
 		{ 0 }
 	};
 	int first = cli_parse(self, &common, options, argc, argv), err;
 	struct kvmod_ctx *ctx;
 
 	if (first < argc)
-		cli_usage_error(self, "`%s`: no operand was expected", argv[first]);
+		cli_usage_error(self, "unexpected operand `%s`", argv[first]);
 	if (limit < 0.001 || limit > 3600)
-		cli_usage_error(self, "--limit=%g: 0.001 to 3600 seconds was expected", limit);
+		cli_usage_error(self, "--limit=%g: expected 0.001 to 3600 seconds", limit);
 	if (print)
 		return print_all(&common);
 	if (kvmod_new(&ctx))
@@ -196,11 +196,11 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_check = {
 	.name = "check",
 	.run = run,
-	.summary = "check the configuration, and try each module that it names",
+	.summary = "check the configuration and try each module that it names",
 	.operands = "",
 	.details =
-"Modules are loaded, policies run on a tiny made-up model, and the engine looks at its\n"
-"model, in child processes: one that crashes or hangs does so there. Exit status 1:\n"
-"something is wrong.\n",
+"Child processes load the modules, run the policies on a tiny made-up model, and let\n"
+"the engine check its model, so a module that crashes or hangs is only reported. The\n"
+"exit status is 1 if anything is wrong.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_MODEL | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

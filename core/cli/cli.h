@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the subcommands of kvmod share. Each is one file with one `struct
- * cli_command`, listed in main.c (those of `kvmod bench` in bench.c). A
+ * What the subcommands of kvmod share. Each subcommand is one file with one
+ * `struct cli_command`, listed in main.c (those of `kvmod bench` in bench.c). A
  * subcommand reads its options with cli_parse(), gets a context from
  * cli_context(), writes its answer to stdout with stdio or cli_print_json(),
- * and returns CLI_OK or CLI_FAILED; main() notices what stdout could not take.
+ * and returns CLI_OK or CLI_FAILED; main() reports errors of stdout.
  *
- * The names begin with cli_ and not with kv_, which are libkvmod's own: both
- * meet in one program when the library is linked in statically.
+ * Names begin with cli_, because kv_ is libkvmod's own prefix: a program that
+ * links the library statically contains both.
  */
 #ifndef KVMOD_CLI_H
 #define KVMOD_CLI_H
@@ -20,6 +20,8 @@
 
 #include <jansson.h>
 #include <kvmod/kvmod.h>
+
+#include "core/base/names.h"
 
 #define CLI_PRINTF(text, first) __attribute__((format(printf, text, first)))
 #define CLI_COUNT(array) (sizeof(array) / sizeof(*(array)))
@@ -53,7 +55,7 @@ extern const struct cli_command cli_bench_decision, cli_bench_engine, cli_bench_
 
 /*
  * Runs the command of the table that argv[1] names; prefix is "" or "bench ".
- * What it names otherwise is a usage error that says the nearest one.
+ * An unknown name is a usage error that suggests the nearest command.
  */
 int cli_dispatch(const struct cli_command *const *table, const char *prefix,
 		 const char *about, int argc, char **argv);
@@ -120,31 +122,31 @@ struct cli_overrides {
 };
 #define CLI_OWN_OVERRIDES 3
 /*
- * Configures the context as the common options say; -m and --policy are short for
- * two overrides. CLI_OK; CLI_FAILED after the reason was printed; or, negative,
- * what kvmod_configure() answered, and nothing was printed. quiet: no warnings.
+ * Configures the context from the common options; -m and --policy stand for two
+ * overrides. Returns CLI_OK; CLI_FAILED after printing the reason; or, without
+ * printing it, the negative code of kvmod_configure(). quiet: no warnings.
  */
 int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, bool quiet,
 		  struct cli_overrides *o);
 void cli_overrides_free(struct cli_overrides *o);
 
 /*
- * A context configured like that. NULL after the reason was printed. Free with
- * kvmod_unref().
+ * A new context, configured in the same way. NULL after the reason was printed.
+ * Free it with kvmod_unref().
  */
 struct kvmod_ctx *cli_context(const struct cli_common *common);
 /*
- * The same for commands that only look at modules: where the usual configuration
- * is wrong, perhaps because a module is missing, they say so and go on without.
+ * The same for commands that only look at modules: if the usual configuration is
+ * wrong, perhaps because a module is missing, they warn and use the defaults.
  */
 struct kvmod_ctx *cli_context_to_look(const struct cli_common *common);
 /* The engine that the configuration names. */
 #define CLI_DEFAULT_ENGINE "ggml"
 const char *cli_engine_name(struct kvmod_ctx *ctx);
 
-/* What the core brings itself. */
+/* What is built into the core. */
 #define CLI_BUILT_IN_POLICY "fullkv"
-#define CLI_BUILT_IN_DEVICE "cpu"
+#define CLI_BUILT_IN_DEVICE KV_CPU
 
 #define CLI_MAX_FOUND 8
 struct cli_found {
@@ -152,10 +154,10 @@ struct cli_found {
 	char *path[CLI_MAX_FOUND];
 };
 /*
- * The absolute paths of the modules that a name stands for: of a FILE, which has a
- * '/' or '.' in it; else of that in module_path which is named so, and of those that
- * provide something of that name: for this device, if it is a policy and device is
- * not NULL. CLI_OK, or CLI_FAILED after the reason was printed.
+ * The absolute paths of the modules that a name stands for. A name with a '/' or '.'
+ * is a FILE. Any other name is that of a module in module_path, or of something that
+ * modules there provide; a policy must run on `device`, unless device is NULL.
+ * CLI_OK, or CLI_FAILED after the reason was printed.
  */
 int cli_find_modules(struct kvmod_ctx *ctx, const char *name, const char *device,
 		     struct cli_found *found);
@@ -164,14 +166,14 @@ void cli_found_free(struct cli_found *found);
 int cli_find_module(struct kvmod_ctx *ctx, const char *name, const char *device, char **path);
 
 /*
- * Is a name for a new module free? CLI_OK, or CLI_FAILED after it was printed who
- * has it: a module, what one provides, the core, or an alias.
+ * Is a name for a new module free? CLI_OK, or CLI_FAILED after printing what has the
+ * name: a module, something that a module provides, the core, or an alias.
  */
 int cli_check_name_free(struct kvmod_ctx *ctx, const char *name);
 
-/* Why the configuration keeps this module from being loaded; NULL: it does not. */
+/* Why the configuration blacklists this module; NULL: it does not. */
 const char *cli_blacklisted(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info);
-/* Where the module says that its policy runs: "cpu", "cpu cuda". */
+/* The devices that a policy runs on, by the module's metadata: "cpu", "cpu npu", KV_ANY_DEVICE. */
 const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy);
 bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device);
 
@@ -182,40 +184,40 @@ int cli_error(const char *format, ...) CLI_PRINTF(1, 2);
 /* The same with the reason of the libkvmod call that just failed. */
 int cli_error_kvmod(void);
 /*
- * Memory that the answer is made of. A command without it has no answer: it says
- * so and ends the program with CLI_FAILED. Free with free().
+ * Memory for the answer. If there is none, prints that and ends the program with
+ * CLI_FAILED. Free it with free().
  */
 void *cli_alloc(size_t size) __attribute__((malloc));
 char *cli_strdup(const char *text);
 void cli_no_memory(void) __attribute__((noreturn));
 
 /*
- * Text that somebody else wrote (a path, a module's description) as a terminal may
- * get it: see kv_show(). The answer lives until the eighth call after this one.
+ * Text from outside (a path, a module's description), made safe for a terminal: see
+ * kv_show(). The result lives until the eighth call after this one.
  */
 const char *cli_show(const char *text);
 
 /*
- * From here on standard output belongs to cli_print_json() alone: what a module prints
+ * From here on only cli_print_json() writes to standard output: what a module prints
  * there goes to standard error. Returns CLI_OK, or CLI_FAILED after a message.
  */
 int cli_json_alone(void);
 /*
- * The text as it is, if it is UTF-8, else as kv_show() has it. For whatever comes
- * from outside: json_string() and json_pack() give nothing for what is no UTF-8.
+ * The text as it is if it is UTF-8, else as kv_show() writes it. For all text from
+ * outside: json_string() and json_pack() return NULL for text that is not UTF-8.
  */
 json_t *cli_json_text(const char *text);
 /*
- * The answer as JSON on stdout, a line, and gives the reference up; NULL (out of
- * memory while it was built) is an error. Returns CLI_OK or CLI_FAILED.
+ * Prints the answer as one line of JSON on stdout, and drops the reference. NULL
+ * (memory ran out while the value was built) is an error. Returns CLI_OK or CLI_FAILED.
  */
 int cli_print_json(json_t *value);
-/* Flushes stdout; says what could not be written, and then returns CLI_FAILED. */
+/* Flushes stdout. On an error prints the reason and returns CLI_FAILED. */
 int cli_flush(void);
-/* Did writing to stdout fail? Long work need not go on. */
+/* Did writing to stdout fail? Then long work can stop. */
 bool cli_stdout_broken(void);
 
-/* Escape sequences, or "" where f is no terminal or NO_COLOR is set. */
+/* An escape sequence, or "" if f is not a terminal or NO_COLOR is set. */
 enum cli_style { CLI_PLAIN, CLI_BOLD, CLI_DIM, CLI_RED, CLI_GREEN, CLI_YELLOW };
 const char *cli_style(FILE *f, enum cli_style style);
 
@@ -227,8 +229,7 @@ const char *cli_bytes(uint64_t bytes, char *text);
 double cli_now(void);
 
 /*
- * A bar on stderr while something takes long: only on a terminal, and gone at
- * the end.
+ * A progress bar on stderr for long work: only on a terminal, and erased at the end.
  */
 struct cli_progress {
 	const char *label;

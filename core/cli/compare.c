@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How far the cut cache's next-token distributions are from the full cache's. */
+/* Measures how far next-token distributions of the cut cache are from the full cache's. */
 #include "core/cli/run.h"
 
 #include <math.h>
@@ -12,7 +12,7 @@ struct pair {
 	float *full_logits, *cut_logits;
 };
 
-/* log of the sum of exp, with the greatest taken out. */
+/* The logarithm of the sum of exp(logit), with the largest logit taken out. */
 static double log_sum(const float *logits, uint32_t n)
 {
 	double greatest = -INFINITY, sum = 0;
@@ -37,7 +37,7 @@ static double kl(const float *p, const float *q, uint32_t n)
 	return sum > 0 ? sum : 0;
 }
 
-/* That Ctrl-C ended it is said where the answer is reported. */
+/* After Ctrl-C it prints nothing: the caller reports the interrupted answer. */
 static int failed(void)
 {
 	return cli_interrupted() ? CLI_FAILED : cli_error_kvmod();
@@ -83,7 +83,7 @@ static int follow(struct pair *pair, uint64_t limit, uint64_t room, struct cli_c
 		agreed += token == cli_likeliest(pair->cut_logits, n_vocab);
 	}
 	if (token < 0)
-		return cli_error("the engine's logits are not numbers");
+		return cli_error("the engine's logits are not finite numbers");
 	if (cli_utf8_end(&stream, &out->text))
 		return cli_error("out of memory");
 	out->kl_mean = out->n ? sum / (double)out->n : 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From the common options to a configured context. */
+/* Makes a configured context from the common options. */
 #include "core/cli/cli.h"
 
 #include <stdlib.h>
@@ -36,8 +36,8 @@ static void say_nothing(void *arg, uint32_t level, const char *line)
 }
 
 /*
- * Which engine -m speaks to is known only when the rest was read: that is done by
- * another context, which says nothing, and what is wrong is said by the one that counts.
+ * -m sets the model of the engine in use, which is known only after the rest has been
+ * read. A second context reads it silently; the first one reports what is wrong.
  */
 static int engine_section(const struct cli_common *common, const struct cli_strings *overrides,
 			  char *section, size_t room)
@@ -62,7 +62,7 @@ int cli_configure(struct kvmod_ctx *ctx, const struct cli_common *common, bool q
 
 	*o = (struct cli_overrides){ .all = common->overrides };
 	if (o->all.n + CLI_OWN_OVERRIDES > CLI_MAX_STRINGS)
-		return cli_error("more than %d of -o", CLI_MAX_STRINGS - CLI_OWN_OVERRIDES);
+		return cli_error("-o: given more than %d times", CLI_MAX_STRINGS - CLI_OWN_OVERRIDES);
 	if (common->policy && !add(o, &o->policy, "kvmod", "policy", common->policy))
 		return cli_error("out of memory");
 	if (quiet)
@@ -104,7 +104,7 @@ struct kvmod_ctx *cli_context_to_look(const struct cli_common *common)
 	if (err == KVMOD_ENOMEM)
 		cli_no_memory();
 	if (err)
-		fprintf(stderr, "kvmod: warning: looking in the usual module path only: %s\n",
+		fprintf(stderr, "kvmod: warning: searching only the default module path: %s\n",
 			kvmod_error());
 	return ctx;
 }

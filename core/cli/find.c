@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The files that a name on the command line stands for. */
+/* Finds the module files that a name on the command line stands for. */
 #include "core/cli/cli.h"
 #include "core/base/names.h"
 
@@ -31,18 +31,12 @@ const char *cli_runs_on(const struct kvmod_modinfo *info, const char *policy)
 		if (kv_name_is(said, n, policy))
 			return said + n + 1;
 	}
-	return "cpu";
+	return KV_CPU;
 }
 
 bool cli_runs_there(const struct kvmod_modinfo *info, const char *policy, const char *device)
 {
-	const char *on = cli_runs_on(info, policy);
-	size_t length = strlen(device);
-
-	for (; *on; on += strcspn(on, " "), on += strspn(on, " "))
-		if (strcspn(on, " ") == length && !memcmp(on, device, length))
-			return true;
-	return false;
+	return kv_devices_have(cli_runs_on(info, policy), device);
 }
 
 static bool provides(struct search *s, const struct kvmod_modinfo *info, const char *key)
@@ -58,7 +52,7 @@ static bool provides(struct search *s, const struct kvmod_modinfo *info, const c
 	return false;
 }
 
-/* A refused file has no facts; its own name may be what was asked for. */
+/* A refused file has no metadata: its file name is compared instead. */
 static bool is_named(const struct search *s, const char *path)
 {
 	const char *base = strrchr(path, '/');
@@ -69,7 +63,7 @@ static bool is_named(const struct search *s, const char *path)
 	return kv_name_eq(stem, s->name);
 }
 
-/* A module of that name comes first. */
+/* A module with the name itself comes first. */
 static int add(struct cli_found *found, const char *path, bool first)
 {
 	char *copy;
@@ -94,7 +88,7 @@ static bool has_policy(const struct kvmod_modinfo *info, const char *name)
 	return false;
 }
 
-/* refreekv.so is not meant where its policy is asked for on a device that it does not run on. */
+/* Passes over refreekv.so if its policy is wanted on a device that it does not run on. */
 static int look_at(void *arg, const char *path, int error, const struct kvmod_modinfo *info)
 {
 	struct search *s = arg;
@@ -113,7 +107,7 @@ void cli_found_free(struct cli_found *found)
 		free(found->path[--found->n]);
 }
 
-/* Of what the core brings itself. */
+/* Is it the name of something built into the core? */
 static bool is_built_in(const char *name)
 {
 	return kv_name_eq(name, CLI_BUILT_IN_POLICY) || kv_name_eq(name, CLI_BUILT_IN_DEVICE);
@@ -140,7 +134,7 @@ int cli_find_modules(struct kvmod_ctx *ctx, const char *name, const char *device
 		return cli_error_kvmod();
 	}
 	if (!found->n && is_built_in(s.name))
-		return cli_error("`%s` is built in: no module has it", s.name);
+		return cli_error("`%s` is built in: no module provides it", s.name);
 	if (!found->n)
 		return cli_error("no module, policy or engine `%s`%s%s%s%s%s%s", s.name,
 				 device ? " for " : "", device ? device : "",
@@ -172,12 +166,12 @@ int cli_check_name_free(struct kvmod_ctx *ctx, const char *name)
 	if (is_built_in(name))
 		return cli_error("`%s` is taken: it is built in", name);
 	if (target)
-		return cli_error("`%s` is taken: the configuration has it as an alias of `%s`", name,
+		return cli_error("`%s` is taken: the configuration makes it an alias of `%s`", name,
 				 target);
 	kv_nearest_start(&s.nearest, name);
 	err = kvmod_modules_each(ctx, look_at, &s) ? cli_error_kvmod() : CLI_OK;
 	if (!err && found.n)
-		err = cli_error("`%s` is taken: %s has that name, or provides something of that name",
+		err = cli_error("`%s` is taken: %s has or provides that name",
 				name, found.path[0]);
 	cli_found_free(&found);
 	return err;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Token after token, shown as soon as its characters are whole. */
+/* Generates an answer token by token, and shows characters as soon as they are whole. */
 #include "core/cli/run.h"
 
 #include <stdlib.h>
@@ -57,7 +57,7 @@ static int finish(const struct cli_generate *g, struct cli_utf8_stream *stream,
 	return cli_flush();
 }
 
-/* KVMOD_ECANCELED, without a message, is how Ctrl-C ends it. */
+/* KVMOD_ECANCELED, without a message, after Ctrl-C. */
 static int decode(const struct cli_generate *g, int32_t token, float *logits,
 		  struct cli_answer *answer)
 {
@@ -84,7 +84,7 @@ int cli_generate(const struct cli_generate *g, float *logits, struct cli_answer 
 		int32_t token = cli_sample(g->sampler, logits);
 
 		if (token < 0) {
-			err = cli_error("the engine's logits are not numbers");
+			err = cli_error("the engine's logits are not finite numbers");
 			break;
 		}
 		if (cli_is_end(g->model->about, token))

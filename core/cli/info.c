@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod info: what a module file says of itself, without running it. */
+/* kvmod info: the metadata and parameters of a module file, without running it. */
 #include "core/cli/cli.h"
 
 #include <ctype.h>
@@ -36,7 +36,7 @@ static int by_name(const void *a, const void *b)
 	return strcmp(((const struct param *)a)->name, ((const struct param *)b)->name);
 }
 
-/* The parameters of an owner by name: a section's own order is the compiler's. */
+/* The parameters of an owner, sorted: the order in the section is the compiler's. */
 static struct param *read_params(const struct kvmod_modinfo *info, const char *owner, size_t *n)
 {
 	struct param *params;
@@ -77,11 +77,12 @@ static void print_params(const struct kvmod_modinfo *info, const char *owner)
 
 static void print_heading(const struct kvmod_modinfo *info, const char *kind, const char *name)
 {
-	bool runs = !strcmp(kind, "policy");
+	const char *on = strcmp(kind, "policy") ? "" : cli_runs_on(info, name);
 
+	if (!strcmp(on, KV_ANY_DEVICE))
+		on = "any device";
 	printf("\n[%s%s %s%s]%s%s\n", cli_style(stdout, CLI_BOLD), kind, cli_show(name),
-	       cli_style(stdout, CLI_PLAIN), runs ? " on " : "",
-	       runs ? cli_show(cli_runs_on(info, name)) : "");
+	       cli_style(stdout, CLI_PLAIN), *on ? " on " : "", cli_show(on));
 }
 
 /* Each of a module's policies may say the same. */
@@ -149,14 +150,15 @@ static json_t *facts_json(const struct kvmod_modinfo *info, const char *key)
 	return array;
 }
 
-/* "cpu cuda" as an array; NULL, which packs as nothing, for what is no policy. */
+/* "cpu npu" as an array; NULL, which json_pack() leaves out, if it is not a policy. */
 static json_t *devices_json(const struct kvmod_modinfo *info, const char *kind, const char *name)
 {
-	const char *on = strcmp(kind, "policy") ? NULL : cli_runs_on(info, name);
+	const char *on = strcmp(kind, "policy") ? NULL : cli_runs_on(info, name), *device;
 	json_t *array = on ? json_array() : NULL;
+	size_t n;
 
-	for (; on && *on; on += strcspn(on, " "), on += strspn(on, " "))
-		json_array_append_new(array, json_stringn(on, strcspn(on, " ")));
+	while (on && (device = kv_devices_next(&on, &n)))
+		json_array_append_new(array, json_stringn(device, n));
 	return array;
 }
 
@@ -185,7 +187,7 @@ static json_t *info_json(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info
 	return object;
 }
 
-/* The first is shown as one alone would be; JSON has the others in it. */
+/* The first module is shown as if it were alone; in JSON the others are a member of it. */
 static int show_one(const char *path, struct kvmod_ctx *ctx, json_t **object)
 {
 	struct kvmod_modinfo *info;
@@ -229,7 +231,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct kvmod_ctx *ctx;
 
 	if (argc - first != 1)
-		cli_usage_error(self, "one MODULE or FILE was expected");
+		cli_usage_error(self, "expected one MODULE or FILE");
 	ctx = cli_context_to_look(&common);
 	if (!ctx)
 		return CLI_FAILED;
@@ -245,7 +247,7 @@ const struct cli_command cli_info = {
 	.operands = "MODULE|FILE",
 	.details =
 "MODULE is the name of a module in module_path, or of a policy, engine or device that\n"
-"one provides, or several: a policy may have versions for several devices. FILE has a\n"
-"'/' or a '.' in it.\n",
+"modules there provide. Several modules may provide versions of one policy, each for\n"
+"another device: all of them are shown. An operand with a '/' or a '.' is a FILE.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where prompts come from. */
+/* Reads prompts: from operands, files, pipes and standard input. */
 #include "core/cli/run.h"
 #include "core/base/regular.h"
 
@@ -15,7 +15,7 @@ static int check_utf8(const struct cli_text *text, const char *what)
 
 	if (bad == text->n)
 		return CLI_OK;
-	return cli_error("%s: not text: byte 0x%02x at offset %zu, UTF-8 was expected",
+	return cli_error("%s: byte 0x%02x at offset %zu: expected UTF-8 text",
 			 what, (unsigned char)text->bytes[bad], bad);
 }
 
@@ -42,8 +42,8 @@ static int read_all(struct cli_text *text, FILE *f, const char *name)
 }
 
 /*
- * A prompt may come through a pipe as well (`-f <(...)`, /dev/stdin), and be typed;
- * a FIFO into which nobody writes is empty, instead of waited for.
+ * A prompt may also come through a pipe (`-f <(...)`, /dev/stdin) or a terminal. A FIFO
+ * without a writer counts as empty; waiting for one could take for ever.
  */
 static int open_prompt(const char *file, FILE **f, bool *is_pipe)
 {
@@ -78,11 +78,11 @@ static int read_file(struct cli_text *text, const char *file)
 	err = read_all(text, f, file);
 	fclose(f);
 	if (!err && is_pipe && text->n == before)
-		return cli_error("%s: nothing came through the pipe", file);
+		return cli_error("%s: no data came through the pipe", file);
 	return err;
 }
 
-/* What comes from outside has a BOM and CR LF wherever its file had them: "$(cat FILE)" too. */
+/* Operands are cleaned too: "$(cat FILE)" has a BOM and CR LF if the file has them. */
 static void clean(struct cli_text *text, size_t from, bool raw)
 {
 	if (!text->n)
@@ -134,7 +134,7 @@ int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc,
 	int err = CLI_OK;
 
 	if (from_stdin && isatty(STDIN_FILENO))
-		fputs("The prompt, then Ctrl-D:\n", stderr);
+		fputs("Type the prompt, then Ctrl-D:\n", stderr);
 	if (from_stdin)
 		err = read_all(text, stdin, what);
 	else if (file)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ctrl-C: once to stop, twice to be killed. */
+/* Ctrl-C: the first ends the answer in progress, the second the program. */
 #include "core/cli/run.h"
 
 #include <signal.h>

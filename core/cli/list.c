@@ -31,7 +31,15 @@ static void print_row(const char *name, const char *version, const char *provide
 	       *description ? 9 : 0, cli_show(on), *description ? " " : "", cli_show(description));
 }
 
-/* A row for each thing that it provides, the module's own words in the first. */
+/* Engines and devices do not run on a device. */
+static const char *where(const struct kvmod_modinfo *info, const char *kind, const char *name)
+{
+	const char *on = strcmp(kind, "policy") ? "-" : cli_runs_on(info, name);
+
+	return strcmp(on, KV_ANY_DEVICE) ? on : "any";
+}
+
+/* A row for each thing that the module provides; its description is in the first. */
 static void print_provides(const struct kvmod_modinfo *info)
 {
 	const char *name;
@@ -43,7 +51,7 @@ static void print_provides(const struct kvmod_modinfo *info)
 			snprintf(provides, sizeof(provides), "%s %s", kinds[k], name);
 			print_row(first ? text_of(info, "name") : "",
 				  first ? text_of(info, "version") : "", provides,
-				  strcmp(kinds[k], "policy") ? "-" : cli_runs_on(info, name),
+				  where(info, kinds[k], name),
 				  first ? text_of(info, "description") : "");
 			first = false;
 		}
@@ -129,7 +137,7 @@ static void print_names(const struct list *list, int error, const struct kvmod_m
 	const char *reason = error ? NULL : cli_blacklisted(list->ctx, info), *name;
 
 	if (reason && kvmod_modinfo_get(info, list->only, 0))
-		fprintf(stderr, "kvmod: note: left out: module `%s` is blacklisted: %s\n",
+		fprintf(stderr, "kvmod: note: module `%s` is left out, because it is blacklisted: %s\n",
 			cli_show(text_of(info, "name")), cli_show(reason));
 	for (unsigned i = 0; !error && !reason && (name = kvmod_modinfo_get(info, list->only, i)); i++)
 		print_name(list, name);
@@ -149,7 +157,7 @@ static int one(void *arg, const char *path, int error, const struct kvmod_modinf
 	return 0;
 }
 
-/* "policies" -> "policy"; what is none of them is a usage error. */
+/* "policies" -> "policy"; any other word is a usage error. */
 static const char *kind_of(const struct cli_command *self, const char *word)
 {
 	if (!strcmp(word, "modules"))
@@ -157,7 +165,7 @@ static const char *kind_of(const struct cli_command *self, const char *word)
 	for (size_t i = 0; i < CLI_COUNT(kinds); i++)
 		if (!strcmp(word, plurals[i]))
 			return kinds[i];
-	cli_usage_error(self, "`%s`: modules, policies, engines or devices was expected",
+	cli_usage_error(self, "`%s`: expected modules, policies, engines or devices",
 			word);
 }
 
@@ -172,10 +180,11 @@ static int print_list(struct list *list, struct kvmod_ctx *ctx)
 	if (list->modules)
 		return cli_print_json(json_pack("{s:O}", "modules", list->modules));
 	if (!list->n && !list->only)
-		return cli_error("no modules in %s: only the policy " CLI_BUILT_IN_POLICY " is there",
+		return cli_error("no modules in %s: only the built-in policy " CLI_BUILT_IN_POLICY " is available",
 				 kvmod_config_get(ctx, "kvmod", "module_path") ?: "the module path");
 	if (!list->only) {
-		print_row("-", kvmod_version(), "policy " CLI_BUILT_IN_POLICY, "cpu cuda", "keeps everything; built in");
+		print_row("-", kvmod_version(), "policy " CLI_BUILT_IN_POLICY, "any",
+			  "keeps everything; built in");
 		print_row("", "", "device " CLI_BUILT_IN_DEVICE, "-", "");
 	}
 	return CLI_OK;
@@ -189,7 +198,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct kvmod_ctx *ctx;
 
 	if (argc - first > 1)
-		cli_usage_error(self, "`%s`: one operand at most", argv[first + 1]);
+		cli_usage_error(self, "`%s`: expected at most one operand", argv[first + 1]);
 	if (first < argc)
 		list.only = kind_of(self, argv[first]);
 	ctx = cli_context_to_look(&common);
@@ -208,11 +217,11 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_list = {
 	.name = "list",
 	.run = run,
-	.summary = "list the modules that are there, and what they provide",
+	.summary = "list the available modules and what they provide",
 	.operands = "[modules|policies|engines|devices]",
 	.details =
-"Reads the files in module_path without running them. A file that would not be\n"
-"loaded, or is blacklisted, is listed with the reason. With an operand: just those\n"
-"names, a line each.\n",
+"Reads the files in module_path without running them. A file that the loader would\n"
+"refuse, and a module that is blacklisted, are listed with the reason. With an\n"
+"operand, prints only the names of that kind, one a line.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

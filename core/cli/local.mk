@@ -39,7 +39,9 @@ kvmod_SOURCES = \
 	core/bench/load.c \
 	core/bench/options.c \
 	core/bench/options.h \
+	core/bench/pieces.c \
 	core/bench/place.c \
+	core/bench/product.c \
 	core/bench/read.c \
 	core/bench/sweep.c \
 	core/cli/check.c \

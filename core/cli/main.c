@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod: the command. Its subcommands are a file each. */
+/* The command kvmod: dispatches to its subcommands, each in a file of its own. */
 #include "core/cli/cli.h"
 #include "core/base/names.h"
 
@@ -16,7 +16,7 @@ static const struct cli_command *const commands[] = {
 };
 
 static const char about[] =
-	"Runs models whose KV cache is compressed by policies, which are modules.";
+	"Runs language models with a KV cache that loadable policies compress.";
 
 static void list_commands(const struct cli_command *const *table, const char *prefix,
 			  const char *text)
@@ -26,8 +26,8 @@ static void list_commands(const struct cli_command *const *table, const char *pr
 	printf("Usage: kvmod %sCOMMAND [OPTION]... [OPERAND]...\n%s\n\nCommands:\n", prefix, text);
 	for (; *table; table++)
 		printf("  %-10s %s\n", (*table)->name + skip, (*table)->summary);
-	printf("\n`kvmod %sCOMMAND --help` says more of each%s.\n", prefix,
-	       *prefix ? "" : "; so do kvmod(1) and kvmod.conf(5)");
+	printf("\n`kvmod %sCOMMAND --help` lists the options of a command%s.\n", prefix,
+	       *prefix ? "" : "; see also kvmod(1) and kvmod.conf(5)");
 }
 
 static void say_unknown(const struct cli_command *const *table, const char *prefix,
@@ -39,7 +39,7 @@ static void say_unknown(const struct cli_command *const *table, const char *pref
 	kv_nearest_start(&nearest, word);
 	for (; *table; table++)
 		kv_nearest_offer(&nearest, (*table)->name + strlen(prefix));
-	cli_error("no command `%s%s`%s (see `kvmod %s--help`)", prefix, word,
+	cli_error("unknown command `%s%s`%s (see `kvmod %s--help`)", prefix, word,
 		  kv_nearest_hint(&nearest, hint, sizeof(hint)), prefix);
 }
 
@@ -56,16 +56,16 @@ int cli_dispatch(const struct cli_command *const *table, const char *prefix,
 		return CLI_OK;
 	}
 	if (argc < 2)
-		cli_error("which command? (see `kvmod %s--help`)", prefix);
+		cli_error("expected a command (see `kvmod %s--help`)", prefix);
 	else
 		say_unknown(table, prefix, word);
 	return CLI_USAGE;
 }
 
 /*
- * Where a standard stream is closed, the next file opened would take its place
- * and get what was meant for it. A descriptor that fails every write (or read)
- * keeps the place.
+ * If a standard stream is closed, the next file opened would get its descriptor and
+ * the data meant for the stream. A descriptor on which every write (or read) fails
+ * takes the place.
  */
 static void occupy_standard_streams(void)
 {
@@ -76,10 +76,10 @@ static void occupy_standard_streams(void)
 }
 
 /*
- * GNU's OpenMP, which an engine may run on, lets threads that wait for one another spin
- * for up to 15 ms before they sleep. Where other programs want the processors, that
- * made a token take 50 times as long. A millisecond is enough where they do not. The
- * library reads this when it is loaded, with the engine; a user's own word counts.
+ * An engine may run on GNU's OpenMP, whose threads spin for up to 15 ms while they wait
+ * for one another. On a busy machine that made a token take 50 times as long; on an
+ * idle one a millisecond is enough. The library reads the variable when it is loaded,
+ * with the engine. A value set by the user stays.
  */
 static void let_waiting_threads_sleep(void)
 {
@@ -92,11 +92,11 @@ int main(int argc, char **argv)
 	int status, flushed;
 
 	occupy_standard_streams();
-	/* A JSON value that could not be had would be left out of the answer. */
+	/* Without this, jansson leaves a value that it cannot allocate out of the answer. */
 	json_set_alloc_funcs(cli_alloc, free);
 	let_waiting_threads_sleep();
 	setlocale(LC_CTYPE, "");
-	/* A reader that goes away is a write error like any other, and so is a limit on files. */
+	/* A reader that has gone and a limit on file sizes are write errors like any other. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
 

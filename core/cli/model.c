@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An engine, a policy and a session, opened as configured; text to tokens. */
+/* Opens engine, policy and session as configured, and turns text into tokens. */
 #include "core/cli/run.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod new: a policy to start from, outside kvmod's own tree. */
+/* kvmod new: writes a policy to start from, outside kvmod's own tree. */
 #include "core/cli/cli.h"
 #include "core/cli/text.h"
 
@@ -36,7 +36,7 @@ struct job {
 	const char *name, *dir;
 	const struct kind *kind;
 	char author[128];
-	char *build;			/* the build tree that this runs from, or a word for it */
+	char *build;			/* the build tree that this runs from; "BUILD" if none */
 	struct cli_text paths[CLI_COUNT(files)];
 	size_t n_written;
 };
@@ -46,13 +46,13 @@ static void find_author(struct job *job)
 	const struct passwd *user = getpwuid(geteuid());
 	const char *name = user && *user->pw_gecos ? user->pw_gecos : user ? user->pw_name : "";
 
-	/* It goes into a C string: its plain part, up to gecos' first comma. */
+	/* The name goes into a C string: take its plain part, up to gecos' first comma. */
 	snprintf(job->author, sizeof(job->author), "%.*s", (int)strcspn(name, ",\"\\\n"), name);
 	if (!*job->author)
 		strcpy(job->author, "unknown");
 }
 
-/* Policies of a kvmod that is not installed are built with what lies in its build tree. */
+/* Where kvmod is not installed, policies are built with the files of its build tree. */
 static int find_build_tree(struct kvmod_ctx *ctx, struct job *job)
 {
 	static const char name[] = "/core/kvmod-uninstalled.pc";
@@ -153,7 +153,7 @@ static int write_file(struct kvmod_ctx *ctx, struct job *job, size_t i)
 	return err;
 }
 
-/* All or nothing: no file is there before, and none after a failure. */
+/* All or nothing: refuses to overwrite a file, and leaves none after a failure. */
 static int write_files(struct kvmod_ctx *ctx, struct job *job)
 {
 	struct stat st;
@@ -165,7 +165,7 @@ static int write_files(struct kvmod_ctx *ctx, struct job *job)
 		if (expand(job, files[i].to, &job->paths[i]))
 			return CLI_FAILED;
 		if (!lstat(job->paths[i].bytes, &st))
-			return cli_error("%s is there already: nothing was written",
+			return cli_error("%s already exists: nothing was written",
 					 job->paths[i].bytes);
 	}
 	for (; job->n_written < CLI_COUNT(files); job->n_written++) {
@@ -195,18 +195,18 @@ static int make(struct kvmod_ctx *ctx, struct job *job)
 	return err;
 }
 
-/* It becomes part of C names. */
+/* The name becomes part of C identifiers. */
 static void check_name(const struct cli_command *self, const char *name)
 {
 	static const char letters[] = "abcdefghijklmnopqrstuvwxyz";
 
 	if (!*name || !strchr(letters, *name) || strlen(name) > LONGEST_NAME ||
 	    strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != strlen(name))
-		cli_usage_error(self, "`%s`: a name begins with a-z, goes on with a-z, 0-9 and _, "
-				"and has at most %d characters", name, LONGEST_NAME);
-	/* Files called so are never looked at: libkvmod itself is among them in a build tree. */
+		cli_usage_error(self, "`%s`: expected a letter a-z, then a-z, 0-9 and _, "
+				"at most %d characters in all", name, LONGEST_NAME);
+	/* The loader passes over such files: in a build tree the library is one of them. */
 	if (!strncmp(name, "libkvmod", 8))
-		cli_usage_error(self, "`%s`: names that begin with libkvmod are the library's", name);
+		cli_usage_error(self, "`%s`: names that begin with libkvmod are reserved", name);
 }
 
 static const struct kind *find_kind(const struct cli_command *self, const char *name)
@@ -214,7 +214,7 @@ static const struct kind *find_kind(const struct cli_command *self, const char *
 	for (size_t i = 0; i < CLI_COUNT(kinds); i++)
 		if (!name || !strcmp(kinds[i].name, name))
 			return &kinds[i];
-	cli_usage_error(self, "--kind=%s: scorer, spans or ops was expected", name);
+	cli_usage_error(self, "--kind=%s: expected scorer, spans or ops", name);
 }
 
 static int run(const struct cli_command *self, int argc, char **argv)
@@ -224,14 +224,14 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	const char *kind = NULL;
 	const struct cli_option options[] = {
 		{ "kind", 'k', CLI_STRING, &kind, "KIND", "scorer, spans or ops [scorer]" },
-		{ "dir", 'd', CLI_STRING, &job.dir, "DIR", "the folder for it [./NAME]; made if need be" },
+		{ "dir", 'd', CLI_STRING, &job.dir, "DIR", "the folder to write to, created if missing [./NAME]" },
 		{ 0 }
 	};
 	int first = cli_parse(self, &common, options, argc, argv), err;
 	struct kvmod_ctx *ctx;
 
 	if (argc - first != 1)
-		cli_usage_error(self, "one NAME was expected");
+		cli_usage_error(self, "expected one NAME");
 	job.name = argv[first];
 	check_name(self, job.name);
 	job.kind = find_kind(self, kind);
@@ -253,13 +253,14 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_new = {
 	.name = "new",
 	.run = run,
-	.summary = "write a policy to start from: C file, Makefile, test",
+	.summary = "write a policy to start from: C file, Makefile and test",
 	.operands = "NAME",
 	.details =
 "A scorer says what each position is worth, and the toolkit does the rest. `spans` writes\n"
-"ranges of positions into the plan; `ops` uses no toolkit: the calls of a policy, bare.\n"
-"Then `make` builds it with what pkg-config says of the installed kvmod, `make check`\n"
-"tests it; README.md says how, where kvmod is not installed. Files that are there are\n"
-"never written over, and a name that something has already is refused.\n",
+"ranges of positions into the plan; `ops` has the calls of a policy, without the toolkit.\n"
+"In the new folder `make` builds the policy with the flags that pkg-config gives for the\n"
+"installed kvmod, and `make check` tests it. Its README.md has the command for a kvmod\n"
+"that is not installed. Existing files are never overwritten, and names that are taken\n"
+"are refused.\n",
 	.takes = CLI_TAKES_CONFIG,
 };

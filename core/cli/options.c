@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Options from tables: getopt_long reads them, --help prints them. */
+/* Options from tables: getopt_long() parses them, --help lists them. */
 #include "core/cli/cli.h"
 #include "core/base/names.h"
 
@@ -116,7 +116,7 @@ static void add_string(const struct cli_command *self, const struct cli_option *
 	struct cli_strings *strings = o->value;
 
 	if (strings->n == CLI_MAX_STRINGS)
-		cli_usage_error(self, "--%s: more than %d of them", o->name, CLI_MAX_STRINGS);
+		cli_usage_error(self, "--%s: given more than %d times", o->name, CLI_MAX_STRINGS);
 	strings->item[strings->n++] = text;
 }
 
@@ -137,17 +137,17 @@ static void set_value(const struct cli_command *self, const struct cli_option *o
 		break;
 	case CLI_NUMBER:
 		if (!read_number(text, &end, o->value) || *end)
-			cli_usage_error(self, "--%s=%s: expected a whole number from 0 on, such as 512 or 4k",
+			cli_usage_error(self, "--%s=%s: expected a whole number, such as 512 or 4k",
 					o->name, text);
 		break;
 	case CLI_NUMBERS:
 		if (!read_numbers(text, o->value))
-			cli_usage_error(self, "--%s=%s: not a list of at most %d numbers (512,2048)",
+			cli_usage_error(self, "--%s=%s: expected at most %d whole numbers, such as 512,2048",
 					o->name, text, CLI_MAX_NUMBERS);
 		break;
 	case CLI_REAL:
 		if (!read_real(text, o->value))
-			cli_usage_error(self, "--%s=%s: not a number", o->name, text);
+			cli_usage_error(self, "--%s=%s: expected a number", o->name, text);
 		break;
 	}
 }
@@ -162,7 +162,7 @@ static void __attribute__((noreturn)) refuse_unknown(const struct cli_command *s
 	char name[64], hint[KV_HINT_ROOM];
 
 	if (word[0] != '-' || word[1] != '-')
-		cli_usage_error(self, "no option `-%c`", optopt);
+		cli_usage_error(self, "unknown option `-%c`", optopt);
 	snprintf(name, sizeof(name), "--%.*s", (int)strcspn(word + 2, "="), word + 2);
 	if (optopt)
 		cli_usage_error(self, "`%s` takes no value", name);
@@ -173,7 +173,7 @@ static void __attribute__((noreturn)) refuse_unknown(const struct cli_command *s
 		snprintf(known, sizeof(known), "--%s", set->options[i]->name);
 		kv_nearest_offer(&nearest, known);
 	}
-	cli_usage_error(self, "no option `%s`%s", name,
+	cli_usage_error(self, "unknown option `%s`%s", name,
 			kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 
@@ -239,24 +239,24 @@ int cli_parse(const struct cli_command *self, struct cli_common *common,
 {
 	bool help = false;
 	const struct cli_option config[] = {
-		{ "config", 'c', CLI_STRING, &common->config, "FILE", "read FILE, not the usual kvmod.conf" },
-		{ "option", 'o', CLI_STRINGS, &common->overrides, "SECTION.KEY=VALUE", "set one value over the configuration's" },
+		{ "config", 'c', CLI_STRING, &common->config, "FILE", "read FILE instead of the usual kvmod.conf" },
+		{ "option", 'o', CLI_STRINGS, &common->overrides, "SECTION.KEY=VALUE", "set one value, over those of the files" },
 		{ 0 }
 	};
 	const struct cli_option model[] = {
-		{ "model", 'm', CLI_STRING, &common->model, "FILE", "the engine's model, a GGUF file" },
+		{ "model", 'm', CLI_STRING, &common->model, "FILE", "the model to run, a GGUF file" },
 		{ 0 }
 	};
 	const struct cli_option policy[] = {
-		{ "policy", 0, CLI_STRING, &common->policy, "NAME", "this policy, not the configured one" },
+		{ "policy", 0, CLI_STRING, &common->policy, "NAME", "use this policy instead of the configured one" },
 		{ 0 }
 	};
 	const struct cli_option json[] = {
-		{ "json", 0, CLI_FLAG, &common->json, NULL, "the answer as one JSON object" },
+		{ "json", 0, CLI_FLAG, &common->json, NULL, "print the answer as one JSON object" },
 		{ 0 }
 	};
 	const struct cli_option last[] = {
-		{ "help", 'h', CLI_FLAG, &help, NULL, "this help" },
+		{ "help", 'h', CLI_FLAG, &help, NULL, "print this help" },
 		{ 0 }
 	};
 	struct option_set set = { .n = 0 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Messages, JSON, colours, and a standard output that may fail. */
+/* Output: error messages, JSON, colours, and errors of standard output. */
 #include "core/cli/cli.h"
 #include "core/base/names.h"
 
@@ -30,8 +30,8 @@ int cli_error_kvmod(void)
 {
 	const char *why = kvmod_error();
 
-	/* A module need not have said it. */
-	return cli_error("%s", *why ? why : "the call failed, and gave no reason");
+	/* A module may have failed without a message. */
+	return cli_error("%s", *why ? why : "the call failed and gave no reason");
 }
 
 void cli_no_memory(void)
@@ -56,7 +56,7 @@ char *cli_strdup(const char *text)
 	return memcpy(cli_alloc(n), text, n);
 }
 
-/* Where the answer goes when it is JSON, and standard output is for nothing else. */
+/* The stream for a JSON answer after cli_json_alone(), else NULL. */
 static FILE *json_file;
 
 static FILE *answer_file(void)
@@ -82,9 +82,9 @@ bool cli_stdout_broken(void)
 	return ferror(answer_file());
 }
 
-/* --- text of others ------------------------------------------------------------------ */
+/* --- text from outside ---------------------------------------------------------------- */
 
-/* As long as it gets, on the heap. */
+/* The text as kv_show() writes it, on the heap. */
 static char *shown(const char *text)
 {
 	size_t room = kv_show(text, NULL, 0) + 1;

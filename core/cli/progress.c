@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A progress bar that leaves no trace. */
+/* A progress bar on the terminal, erased when the work is done. */
 #include "core/cli/cli.h"
 
 #include <unistd.h>
 
 #define BAR_WIDTH	24
-/* Seconds: what is done sooner needs no bar, and a bar needs no haste. */
+/* Seconds until the first drawing (short work shows no bar), and between two. */
 #define DRAW_AFTER	0.3
 #define DRAW_EVERY	0.1
 

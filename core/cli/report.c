@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a run was like: a few lines for people, an object for programs. */
+/* The report of a run: a few lines for people, a JSON object for programs. */
 #include "core/cli/run.h"
 
 #include <math.h>
@@ -31,7 +31,7 @@ static void title(const char *text)
 
 /* --- for people ------------------------------------------------------------------- */
 
-/* One number where the heads agree, else the least and the most. */
+/* One count if all heads keep the same number, else the smallest and the largest. */
 static void print_layer(const struct kvmod_sequence *sequence, uint32_t layer, uint32_t n_heads)
 {
 	uint64_t low = UINT64_MAX, high = 0;
@@ -105,19 +105,19 @@ static void print_comparison(const struct cli_turn *turn)
 	char full[CLI_BYTES_ROOM], cut[CLI_BYTES_ROOM];
 
 	title("full");
-	fprintf(stderr, "cache %s against %s; prefill %.1f tok/s; decode %.1f against %.1f tok/s\n",
+	fprintf(stderr, "cache %s, cut %s; prefill %.1f tok/s; decode %.1f tok/s, cut %.1f tok/s\n",
 		cli_bytes(c->full_bytes, full), cli_bytes(turn->prompted.after.used, cut),
 		per_second(turn->prompt_tokens, c->full_prefill_seconds),
 		per_second(c->n, c->full_seconds),
 		per_second(turn->answer.n_decoded, turn->answer.seconds));
 	title("compare");
-	fprintf(stderr, "KL divergence mean %.5f, max %.5f nats; same likeliest token %.1f%% of %llu\n",
+	fprintf(stderr, "KL divergence mean %.5f, max %.5f nats; same likeliest token in %.1f%% of %llu\n",
 		c->kl_mean, c->kl_max, 100 * c->agree, (unsigned long long)c->n);
 	title("answer");
 	if (is_same_text(&c->text, &turn->answer.text))
-		fputs("the full cache's is the same\n", stderr);
+		fputs("the same with the full cache\n", stderr);
 	else
-		fprintf(stderr, "the full cache's is: %s\n", c->text.n ? c->text.bytes : "");
+		fprintf(stderr, "with the full cache: %s\n", c->text.n ? c->text.bytes : "");
 }
 
 void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence,
@@ -131,9 +131,9 @@ void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence
 	fprintf(stderr, "%s on %s: budget %.4f", policy, kvmod_policy_device(m->policy),
 		left.budget);
 	if (turn->prompted.left_whole && left.budget == 1 && strcmp(policy, "fullkv") != 0)
-		fprintf(stderr, "; so few tokens are left whole ([kvmod] leave_below)");
+		fprintf(stderr, "; so short a sequence stays whole ([kvmod] leave_below)");
 	if (turn->prompted.status)
-		fprintf(stderr, " (failed with %s: what failed is whole)",
+		fprintf(stderr, " (failed with %s; what was to be cut is whole)",
 			kvmod_strerror(turn->prompted.status));
 	fputc('\n', stderr);
 	print_kept(m, sequence);
@@ -145,7 +145,7 @@ void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence
 
 /* --- for programs ---------------------------------------------------------------------- */
 
-/* JSON has no word for what is not finite. */
+/* JSON has no numbers that are not finite. */
 static json_t *number(double value)
 {
 	return isfinite(value) ? json_real(value) : json_null();

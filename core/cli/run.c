@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod run: ask a model, its cache compressed by the configured policy. */
+/* kvmod run: runs a model on prompts, with its cache compressed by the policy. */
 #include "core/cli/run.h"
 #include "core/base/names.h"
 
@@ -17,7 +17,7 @@ struct run {
 	const char *file, *system;
 	struct cli_text system_text;	/* what `system` points to from then on */
 	bool interactive, raw, compare;
-	bool said_full;			/* what can be done at the end of the context */
+	bool said_full;			/* the advice of say_full() was printed */
 	uint64_t limit;			/* -n; UINT64_MAX: not given */
 	struct cli_sampling sampling;
 
@@ -25,7 +25,7 @@ struct run {
 	struct kvmod_sequence *sequence;
 	struct cli_sampler *sampler;
 	float *logits;
-	int32_t pending;		/* of the last answer, not in the cache yet; or -1 */
+	int32_t pending;		/* last token of the answer, if not cached yet; or -1 */
 };
 
 /* --- one turn ---------------------------------------------------------------------- */
@@ -57,8 +57,8 @@ static bool may_overflow(struct run *r)
 }
 
 /*
- * The engine closes the gaps that the policy cuts: after the prompt, and perhaps while the
- * answer grows. What room that makes shows when it is done.
+ * Does the engine close the gaps that the policy cuts, after the prompt or while decoding?
+ * Then how much room there is for the answer shows only after the cuts.
  */
 static bool makes_room(const struct run *r, uint64_t limit)
 {
@@ -70,38 +70,37 @@ static bool makes_room(const struct run *r, uint64_t limit)
 static bool can_overflow(const struct kvmod_engine_ops *ops)
 {
 	for (uint32_t i = 0; i < ops->n_params; i++)
-		if (kv_name_eq(KVMOD_AT(const struct kvmod_param, ops->params, ops->param_stride, i)->name,
-			       "context_override"))
+		if (kv_name_eq(ops->params[i].name, "context_override"))
 			return true;
 	return false;
 }
 
-/* Of a conversation, once: the errors say what does not fit, this what can be done. */
+/* Advice at the end of the context, once in a conversation: errors say what does not fit. */
 static void say_full(struct run *r)
 {
 	if (!r->interactive || r->said_full || kvmod_sequence_length(r->sequence) == 0)
 		return;
 	r->said_full = true;
-	fprintf(stderr, "kvmod: the conversation is at the end of the context of %llu tokens: begin a new one",
+	fprintf(stderr, "kvmod: the conversation fills the context of %llu tokens: start a new one",
 		(unsigned long long)r->model.about->context);
 	if (r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS)
-		fputs(", or let the oldest go: kvmod run -i --policy streamingllm", stderr);
+		fputs(", or drop the oldest tokens: kvmod run -i --policy streamingllm", stderr);
 	else if (can_overflow(r->model.ops))
-		fprintf(stderr, ", or let the oldest go: kvmod run -i --policy streamingllm "
+		fprintf(stderr, ", or drop the oldest tokens: kvmod run -i --policy streamingllm "
 			"-o 'engine %s.context_override=yes'", r->model.ops->name);
 	fputc('\n', stderr);
 }
 
-/* Of an answer. */
+/* How long an answer may be. */
 struct limits {
 	uint64_t tokens;
 	uint64_t room;			/* tokens that the context has room for after the prompt */
-	bool by_context;		/* it is the context that sets the limit */
+	bool by_context;		/* the context sets the limit */
 };
 
 /*
- * What -n asks for must fit; what is only our default takes what room there is. The
- * last token is not run, and needs none.
+ * An answer as long as -n says must fit; the default length shrinks to the room that
+ * there is. The last token is not run and needs no room.
  */
 static int limit_answer(struct run *r, uint64_t n_prompt, struct limits *limits)
 {
@@ -116,7 +115,7 @@ static int limit_answer(struct run *r, uint64_t n_prompt, struct limits *limits)
 	if (limits->tokens <= limits->room + 1)
 		return CLI_OK;
 	if (r->limit != UINT64_MAX) {
-		cli_error("%llu tokens of prompt and %llu of answer do not fit the context of %llu",
+		cli_error("%llu tokens of prompt and %llu of answer exceed the context of %llu",
 			  (unsigned long long)used, (unsigned long long)r->limit,
 			  (unsigned long long)context);
 		say_full(r);
@@ -127,7 +126,7 @@ static int limit_answer(struct run *r, uint64_t n_prompt, struct limits *limits)
 	return CLI_OK;
 }
 
-/* The last call comes when the prompt has been run and nothing is cut yet. */
+/* The last progress call comes after the prompt was run and before anything is cut. */
 struct watch {
 	struct cli_progress progress;
 	struct cli_turn *turn;
@@ -213,7 +212,7 @@ static int answer_and_compare(struct run *r, const struct cli_tokens *tokens,
 	return err;
 }
 
-/* An answer that Ctrl-C cut short is shown like any other. */
+/* An answer that Ctrl-C ended is reported like any other. */
 static int report(struct run *r, const struct cli_turn *turn)
 {
 	if (r->common.json)
@@ -251,21 +250,21 @@ static int take_turn(struct run *r, const struct cli_text *text)
 
 /* --- a conversation ------------------------------------------------------------------- */
 
-/* Lines that begin with '/' are for us. */
+/* Lines that begin with '/' are commands, not prompts. */
 static bool is_command(const char *line, bool *quit)
 {
 	size_t n = strlen(line);
 
 	if (*line != '/')
 		return false;
-	/* With --raw, and on a line of another system, its end is still there. */
+	/* With --raw, and after CR LF, the line still has its end. */
 	while (strchr(" \t\r\n", line[n - 1]))
 		n--;
 	*quit = n == 5 && !memcmp(line, "/quit", n);
 	if (n == 5 && !memcmp(line, "/help", n))
-		fputs("/quit or Ctrl-D ends the conversation, Ctrl-C an answer\n", stderr);
+		fputs("/quit or Ctrl-D ends the conversation; Ctrl-C ends an answer\n", stderr);
 	else if (!*quit)
-		cli_error("no command `%.*s`; there are /help and /quit", (int)n, line);
+		cli_error("unknown command `%.*s`: expected /help or /quit", (int)n, line);
 	return true;
 }
 
@@ -368,19 +367,19 @@ static void check_options(const struct run *r)
 	const struct cli_sampling *s = &r->sampling;
 
 	if (s->temperature < 0)
-		cli_usage_error(r->self, "--temperature=%g: 0 or more was expected", s->temperature);
+		cli_usage_error(r->self, "--temperature=%g: expected 0 or more", s->temperature);
 	if (s->top_p <= 0 || s->top_p > 1)
-		cli_usage_error(r->self, "--top-p=%g: above 0 and at most 1 was expected", s->top_p);
+		cli_usage_error(r->self, "--top-p=%g: expected a number above 0 and at most 1", s->top_p);
 	if (s->min_p < 0 || s->min_p > 1)
-		cli_usage_error(r->self, "--min-p=%g: 0 to 1 was expected", s->min_p);
+		cli_usage_error(r->self, "--min-p=%g: expected 0 to 1", s->min_p);
 	if (r->raw && r->system)
-		cli_usage_error(r->self, "--raw runs the text as it is: it has no --system");
+		cli_usage_error(r->self, "--system cannot be combined with --raw, which runs the text as it is");
 	if (r->interactive && (r->common.json || r->compare))
-		cli_usage_error(r->self, "-i goes with neither --json nor --compare");
+		cli_usage_error(r->self, "-i cannot be combined with --json or --compare");
 	if (r->interactive && r->file && !strcmp(r->file, "-"))
-		cli_usage_error(r->self, "-i reads stdin itself: not with -f -");
+		cli_usage_error(r->self, "-i cannot be combined with -f -: both read stdin");
 	if (!r->limit)
-		cli_usage_error(r->self, "-n 0: an answer has at least one token");
+		cli_usage_error(r->self, "--tokens=0: expected 1 or more");
 }
 
 static int run(const struct cli_command *self, int argc, char **argv)
@@ -392,17 +391,17 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		.pending = -1,
 	};
 	const struct cli_option options[] = {
-		{ "file", 'f', CLI_STRING, &r.file, "FILE", "the prompt's text from FILE; - is stdin" },
-		{ "interactive", 'i', CLI_FLAG, &r.interactive, NULL, "a conversation: a line of stdin is a prompt" },
-		{ "tokens", 'n', CLI_NUMBER, &r.limit, "N", "at most N tokens of answer [512]" },
-		{ "system", 0, CLI_STRING, &r.system, "TEXT", "the system message, not the model's own" },
+		{ "file", 'f', CLI_STRING, &r.file, "FILE", "read the prompt from FILE; - is stdin" },
+		{ "interactive", 'i', CLI_FLAG, &r.interactive, NULL, "hold a conversation: each line of stdin is a prompt" },
+		{ "tokens", 'n', CLI_NUMBER, &r.limit, "N", "generate at most N tokens [512]" },
+		{ "system", 0, CLI_STRING, &r.system, "TEXT", "use this system message instead of the model's own" },
 		{ "raw", 0, CLI_FLAG, &r.raw, NULL, "run the text as it is, without the chat template" },
-		{ "compare", 0, CLI_FLAG, &r.compare, NULL, "compare with the full cache, token by token" },
-		{ "temperature", 0, CLI_REAL, &r.sampling.temperature, "T", "sample at temperature T [0: the likeliest token]" },
-		{ "top-k", 0, CLI_NUMBER, &r.sampling.top_k, "K", "from the K likeliest only [0: all]" },
-		{ "top-p", 0, CLI_REAL, &r.sampling.top_p, "P", "from the fewest that sum to P [1: all]" },
-		{ "min-p", 0, CLI_REAL, &r.sampling.min_p, "P", "from those with P times the best's probability [0: all]" },
-		{ "seed", 0, CLI_NUMBER, &r.sampling.seed, "N", "of the sampler: same seed, same answer [0]" },
+		{ "compare", 0, CLI_FLAG, &r.compare, NULL, "compare with the full cache after each token" },
+		{ "temperature", 0, CLI_REAL, &r.sampling.temperature, "T", "sample at temperature T [0: take the likeliest token]" },
+		{ "top-k", 0, CLI_NUMBER, &r.sampling.top_k, "K", "sample from the K likeliest tokens [0: all]" },
+		{ "top-p", 0, CLI_REAL, &r.sampling.top_p, "P", "sample from the fewest tokens that sum to P [1: all]" },
+		{ "min-p", 0, CLI_REAL, &r.sampling.min_p, "P", "drop tokens below P times the best probability [0]" },
+		{ "seed", 0, CLI_NUMBER, &r.sampling.seed, "N", "seed of the sampler: same seed, same answer [0]" },
 		{ 0 }
 	};
 	int first = cli_parse(self, &r.common, options, argc, argv);
@@ -414,16 +413,16 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_run = {
 	.name = "run",
 	.run = run,
-	.summary = "ask a model, its cache compressed by the policy",
+	.summary = "run a model, with its cache compressed by a policy",
 	.operands = "[PROMPT]...",
 	.details =
-"The prompt is the operands, with spaces between; or the text of -f FILE; or both,\n"
-"the file first, a blank line between; or else stdin. The last newline of a file or\n"
-"of stdin is dropped, and CR LF is read as LF. With --raw nothing of that is done,\n"
-"and special tokens (\"<|im_end|>\") in the text count as such. A byte order mark at\n"
-"the front of a text is never part of it.\n"
+"The prompt is the operands, joined with spaces, or the text of -f FILE, or both: the\n"
+"file first, then a blank line. Without either it is stdin. The last newline of a file\n"
+"or of stdin is dropped, and CR LF is read as LF. With --raw the text stays as it is,\n"
+"and special tokens in it (\"<|im_end|>\") count as such. A byte order mark at the start\n"
+"of a text is always dropped.\n"
 "\n"
-"The answer goes to stdout, all figures to stderr. Ctrl-C ends the answer, a second\n"
-"one the program.\n",
+"The answer goes to stdout, all figures to stderr. Ctrl-C ends the answer; a second\n"
+"Ctrl-C ends the program.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_MODEL | CLI_TAKES_POLICY | CLI_TAKES_JSON,
 };

@@ -28,7 +28,7 @@ struct cli_tokens {
 	size_t n;
 };
 
-/* Both add to *tokens. first: nothing came before in this sequence. */
+/* Both add to *tokens. first: the sequence is still empty. */
 int cli_add_raw(const struct cli_model *m, const struct cli_text *text, bool first,
 		struct cli_tokens *tokens);
 int cli_add_chat(const struct cli_model *m, const char *system, const char *user, bool first,
@@ -38,16 +38,16 @@ void cli_tokens_free(struct cli_tokens *tokens);
 /* --- Ctrl-C (interrupt.c) ----------------------------------------------------------- */
 
 /*
- * The first one from here on is noted and ends the engine's step in progress,
- * the second ends the program.
+ * From here on the first Ctrl-C is noted and ends the engine's step in progress; the
+ * second ends the program.
  */
 void cli_catch_interrupt(const struct cli_model *m);
 /* Before the engine goes. */
 void cli_release_interrupt(void);
 bool cli_interrupted(void);
 /*
- * The progress callback of a prompt: cli_progress_to() that also cancels again, for
- * a step forgets a Ctrl-C that came before it.
+ * The progress callback of a prompt: cli_progress_to(), which also cancels again,
+ * because a step forgets a Ctrl-C that came before it.
  */
 void cli_progress_or_stop(void *progress, uint64_t done);
 
@@ -58,7 +58,7 @@ struct cli_answer {
 	uint64_t n_tokens;		/* without the end token */
 	uint64_t n_decoded;		/* steps run, and their time */
 	double seconds;
-	int32_t pending;		/* the last token, if it is not in the cache yet; or -1 */
+	int32_t pending;		/* the last token, if not cached yet; or -1 */
 };
 
 struct cli_generate {
@@ -66,17 +66,17 @@ struct cli_generate {
 	struct kvmod_sequence *sequence;
 	struct cli_sampler *sampler;
 	uint64_t limit;			/* tokens */
-	bool may_end;			/* before that, where the context does */
+	bool may_end;			/* before the limit, at the end of the context */
 	bool show;			/* on stdout, as it comes */
 };
 
 /*
- * Goes on from logits (of the prompt's last token; they are used up), until the
- * model ends, the limit, or Ctrl-C. What was said until a failure is in *answer.
+ * Generates from the logits of the prompt's last token (which are overwritten) until
+ * an end token, the limit, or Ctrl-C. After a failure *answer has the text so far.
  */
 int cli_generate(const struct cli_generate *g, float *logits, struct cli_answer *answer);
 bool cli_is_end(const struct kvmod_model *model, int32_t token);
-/* Adds what became whole with this token to text, and shows it if g says so. */
+/* Adds the characters that this token completes to text, and shows them if g says so. */
 int cli_say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_t token,
 	    struct cli_text *text);
 
@@ -92,15 +92,15 @@ struct cli_comparison {
 };
 
 /*
- * Runs the prompt with the full cache; feeds its own greedy answer, up to limit
- * tokens, to both caches, and compares the distributions after each. room: tokens
- * that the context has room for after the prompt; the answer's last may be one more.
+ * Runs the prompt with the full cache, feeds the full cache's greedy answer of up to
+ * `limit` tokens to both caches, and compares the distributions after each token.
+ * room: tokens that fit the context after the prompt; the answer may be one longer.
  */
 int cli_compare(const struct cli_model *m, struct kvmod_sequence *cut,
 		const struct cli_tokens *prompt, uint64_t limit, uint64_t room,
 		struct cli_comparison *out);
 
-/* --- what a run was like (report.c) -------------------------------------------------------- */
+/* --- the report of a run (report.c) -------------------------------------------------------- */
 
 struct cli_turn {
 	uint64_t prompt_tokens;
@@ -123,19 +123,19 @@ uint64_t cli_resident(void);
 /* --- where prompts come from (input.c) ------------------------------------------------------- */
 
 /*
- * The words of argv with spaces between, after the file's text if there is one
- * ("-": stdin): with a blank line between, or, raw, as both are. With neither,
- * stdin. CLI_FAILED after the reason was printed; CLI_USAGE has none.
+ * The text of the file ("-": stdin), then the words of argv joined with spaces. A blank
+ * line separates the two, unless raw. Without file and argv: stdin. CLI_FAILED after
+ * the reason was printed.
  */
 int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc, char **argv);
 /*
- * One text as it was read or typed: a BOM goes, and, unless raw, CR LF becomes LF
- * and the last newline goes.
+ * Cleans a text that was read or typed: removes a BOM and, unless raw, turns CR LF into
+ * LF and removes the last newline.
  */
 void cli_clean_line(struct cli_text *line, bool raw);
 /* --system's text, cleaned like a prompt's. CLI_FAILED after the reason was printed. */
 int cli_read_system(struct cli_text *text, const char *system);
-/* Is it text, and not empty? Else CLI_FAILED after saying so; what: "stdin". */
+/* CLI_FAILED, after a message, unless the text is UTF-8 and not blank; what: "stdin". */
 int cli_check_prompt(const struct cli_text *text, const char *what);
 
 #endif

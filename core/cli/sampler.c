@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From logits to a token. */
+/* Samples a token from logits. */
 #include "core/cli/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 struct candidate {
-	double weight;		/* first the logit, then exp(logit - greatest) */
+	double weight;		/* first the logit, then exp(logit - largest logit) */
 	int32_t token;
 };
 
@@ -58,7 +58,7 @@ int32_t cli_likeliest(const float *logits, uint32_t n_vocab)
 	return n_vocab && isfinite(logits[best]) ? best : -1;
 }
 
-/* The likeliest first, of equals the lowest token. */
+/* The likeliest first; of equally likely tokens the lowest. */
 static int by_weight(const void *a, const void *b)
 {
 	const struct candidate *x = a, *y = b;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From logits to a token. */
+/* Samples a token from logits. */
 #ifndef KVMOD_CLI_SAMPLER_H
 #define KVMOD_CLI_SAMPLER_H
 
@@ -22,9 +22,9 @@ struct cli_sampler;
 /* NULL if memory ran out. */
 struct cli_sampler *cli_sampler_new(const struct cli_sampling *how, uint32_t n_vocab);
 void cli_sampler_free(struct cli_sampler *sampler);
-/* A token; -1 if there is none, because a logit is not a number. */
+/* A token; -1 if a logit is NaN or the largest is not finite. */
 int32_t cli_sample(struct cli_sampler *sampler, const float *logits);
-/* The likeliest token, the first of equals; -1 as above. */
+/* The likeliest token, the lowest of equally likely ones; -1 as above. */
 int32_t cli_likeliest(const float *logits, uint32_t n_vocab);
 
 #endif

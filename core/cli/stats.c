@@ -12,7 +12,7 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* The q-th quantile of sorted values, between neighbours linearly. */
+/* The q-th quantile of sorted values, interpolated between neighbours. */
 static double quantile(const double *sorted, size_t n, double q)
 {
 	double at = q * (double)(n - 1);

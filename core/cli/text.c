@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Text that grows, and UTF-8 that comes in pieces. */
+/* Growing text buffers, and UTF-8 that arrives in pieces. */
 #include "core/cli/text.h"
 #include "core/base/names.h"
 
@@ -77,7 +77,7 @@ static int add_bad(struct cli_text *out)
 	return cli_text_add(out, "\xef\xbf\xbd", 3);
 }
 
-/* Takes one byte more; a character is decided after four at the latest. */
+/* Takes one more byte; after four at the latest a character is complete or invalid. */
 static int add_byte(struct cli_utf8_stream *s, char byte, struct cli_text *out)
 {
 	int err, length;

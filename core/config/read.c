@@ -311,7 +311,7 @@ const char *kv_in_use(const struct kv_config *config, enum kv_kind kind)
 	else if (kind == KV_DEVICE)
 		name = config->settings.device;
 	/* The host's own device is always there. */
-	if (kind == KV_DEVICE && (kv_name_eq(name, "auto") || kv_name_eq(name, "cpu")))
+	if (kind == KV_DEVICE && (kv_name_eq(name, "auto") || kv_name_eq(name, KV_CPU)))
 		return NULL;
 	return kv_config_alias(config, name);
 }

@@ -46,7 +46,7 @@ void kv_catalog_close(struct kv_catalog *c)
 
 bool kv_catalog_has(const struct kv_catalog *c, enum kv_kind kind, const char *name)
 {
-	if (kv_provider_find(c->ctx, kind, name, 0))
+	if (kv_provider_find(c->ctx, kind, name, NULL))
 		return true;
 	for (size_t i = 0; i < c->n; i++)
 		if (c->files[i].info && kv_modinfo_says(c->files[i].info, kv_kind_name(kind), name))
@@ -56,7 +56,7 @@ bool kv_catalog_has(const struct kv_catalog *c, enum kv_kind kind, const char *n
 
 const char *kv_catalog_file(const struct kv_catalog *c, enum kv_kind kind, const char *name)
 {
-	const struct kv_provider *provider = kv_provider_find(c->ctx, kind, name, 0);
+	const struct kv_provider *provider = kv_provider_find(c->ctx, kind, name, NULL);
 	const struct kv_catalog_file *refused;
 
 	if (provider)
@@ -71,6 +71,18 @@ const char *kv_catalog_file(const struct kv_catalog *c, enum kv_kind kind, const
 		}
 	refused = kv_catalog_refused(c, name);
 	return refused ? refused->path : NULL;
+}
+
+/* To "a, b", unless it is in it or does not fit. */
+static void add_name(char *text, size_t room, const char *name)
+{
+	size_t length = strlen(text);
+
+	for (const char *at = text; *at; at += strcspn(at, " "), at += *at == ' ')
+		if (kv_name_is(at, strcspn(at, ", "), name))
+			return;
+	if (length + strlen(name) + 3 <= room)
+		snprintf(text + length, room - length, "%s%s", length ? ", " : "", name);
 }
 
 void kv_catalog_offer(const struct kv_catalog *c, enum kv_kind kind, struct kv_nearest *nearest)
@@ -99,7 +111,7 @@ const struct kv_entry *kv_catalog_blacklisted(const struct kv_catalog *c, enum k
 {
 	const struct kv_entry *entry = NULL;
 
-	if (kv_provider_find(c->ctx, kind, name, 0))
+	if (kv_provider_find(c->ctx, kind, name, NULL))
 		return NULL;
 	for (size_t i = 0; i < c->n; i++) {
 		const struct kvmod_modinfo *info = c->files[i].info;
@@ -128,39 +140,162 @@ static int each_param(const struct kvmod_modinfo *info, const char *name, const 
 	return err;
 }
 
-/* Does it run anywhere that none before it does? Else it is never loaded for that name. */
-static bool runs_anew(const struct kvmod_modinfo *info, enum kv_kind kind, const char *name,
-		     uint32_t *on)
+/*
+ * Is there a device in `devices` that no list before has? Else that version is never
+ * loaded for the name. The list is then among those before.
+ */
+static bool runs_anew(struct kv_pile *pile, struct kv_strings *before, const char *devices, int *err)
 {
-	uint32_t here = kind == KV_POLICY ? kv_modinfo_on(info, name) : ~0u;
-	bool new = !here || here & ~*on;
+	const char *rest = devices, *name, *one;
+	bool is_new = false;
+	size_t n;
 
-	*on |= here;
-	return new;
+	while (!*err && (name = kv_devices_next(&rest, &n))) {
+		size_t i = 0;
+
+		one = kv_pile_strndup(pile, name, n);
+		if (!one)
+			*err = KVMOD_ENOMEM;
+		while (one && i < before->n && !kv_devices_have(before->item[i], one))
+			i++;
+		is_new |= i == before->n;
+	}
+	if (!*err)
+		*err = kv_strings_add(pile, before, devices);
+	return is_new && !*err;
 }
 
-int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char *name,
-		      const char *key, int (*fn)(void *arg, const struct kvmod_param *param), void *arg)
+/* Calls fn for each file that brings a version of that name, in the order of the loader's search. */
+static int each_version(const struct kv_catalog *c, enum kv_kind kind, const char *name,
+			int (*fn)(void *arg, const struct kvmod_modinfo *info), void *arg)
 {
-	const struct kv_provider *p = kv_provider_find(c->ctx, kind, name, 0);
-	struct kvmod_param param;
 	int err = KVMOD_OK;
-	uint32_t on = 0;
 
-	for (; p && !err; p = p->namesake) {
-		on |= kind == KV_POLICY ? p->on : ~0u;
-		for (uint32_t k = 0; !err && kv_provider_param(p, k, &param); k++)
-			err = !key || kv_name_eq(param.name, key) ? fn(arg, &param) : KVMOD_OK;
-	}
-	/* As they are looked through when one is loaded: files of that name first. */
 	for (int other = 0; other < 2; other++)
 		for (size_t i = 0; i < c->n && !err; i++) {
 			const struct kv_catalog_file *f = &c->files[i];
 
 			if (f->info && kv_path_stem_is(f->path, name) == !other &&
-			    kv_modinfo_says(f->info, kv_kind_name(kind), name) &&
-			    runs_anew(f->info, kind, name, &on))
-				err = each_param(f->info, name, key, fn, arg);
+			    kv_modinfo_says(f->info, kv_kind_name(kind), name))
+				err = fn(arg, f->info);
 		}
+	return err;
+}
+
+struct params_walk {
+	enum kv_kind kind;
+	const char *name, *key;
+	int (*fn)(void *arg, const struct kvmod_param *param);
+	void *arg;
+	struct kv_pile pile;
+	struct kv_strings devices;	/* of the versions before */
+};
+
+static const char *devices_in(const struct kvmod_modinfo *info, enum kv_kind kind, const char *name)
+{
+	return kind == KV_POLICY ? kv_modinfo_devices(info, name) : KV_ANY_DEVICE;
+}
+
+static int params_of_file(void *arg, const struct kvmod_modinfo *info)
+{
+	struct params_walk *w = arg;
+	int err = KVMOD_OK;
+
+	if (!runs_anew(&w->pile, &w->devices, devices_in(info, w->kind, w->name), &err))
+		return err;
+	return each_param(info, w->name, w->key, w->fn, w->arg);
+}
+
+int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char *name,
+		      const char *key, int (*fn)(void *arg, const struct kvmod_param *param), void *arg)
+{
+	struct params_walk w = { .kind = kind, .name = name, .key = key, .fn = fn, .arg = arg };
+	const struct kv_provider *p = kv_provider_find(c->ctx, kind, name, NULL);
+	struct kvmod_param param;
+	int err = KVMOD_OK;
+
+	for (; p && !err; p = p->namesake) {
+		err = kv_strings_add(&w.pile, &w.devices, p->devices);
+		for (uint32_t k = 0; !err && kv_provider_param(p, k, &param); k++)
+			err = !key || kv_name_eq(param.name, key) ? fn(arg, &param) : KVMOD_OK;
+	}
+	if (!err)
+		err = each_version(c, kind, name, params_of_file, &w);
+	kv_pile_free(&w.pile);
+	return err;
+}
+
+/* --- devices -------------------------------------------------------------------------- */
+
+void kv_catalog_devices(const struct kv_catalog *c, char *text, size_t room)
+{
+	const char *name;
+
+	*text = '\0';
+	for (const struct kv_provider *p = c->ctx->providers; p; p = p->next)
+		if (p->kind == KV_DEVICE)
+			add_name(text, room, p->name);
+	for (size_t i = 0; i < c->n; i++)
+		for (unsigned k = 0; c->files[i].info &&
+		     (name = kvmod_modinfo_get(c->files[i].info, kv_kind_name(KV_DEVICE), k)); k++)
+			add_name(text, room, name);
+}
+
+struct devices_walk {
+	const char *policy;
+	struct kv_pile *pile;
+	struct kv_strings *out;
+};
+
+static int add_devices(struct devices_walk *w, const char *devices)
+{
+	const char *name;
+	int err = KVMOD_OK;
+	size_t n, i;
+
+	while (!err && (name = kv_devices_next(&devices, &n))) {
+		for (i = 0; i < w->out->n && !kv_name_is(name, n, w->out->item[i]); i++)
+			;
+		if (i < w->out->n || kv_name_is(name, n, KV_ANY_DEVICE))
+			continue;
+		name = kv_pile_strndup(w->pile, name, n);
+		err = name ? kv_strings_add(w->pile, w->out, name) : KVMOD_ENOMEM;
+	}
+	return err;
+}
+
+static int devices_of_file(void *arg, const struct kvmod_modinfo *info)
+{
+	struct devices_walk *w = arg;
+
+	return add_devices(w, kv_modinfo_devices(info, w->policy));
+}
+
+static int policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_pile *pile,
+			  struct kv_strings *out)
+{
+	struct devices_walk w = { kv_config_alias(ctx->config, policy), pile, out };
+	const struct kv_provider *p = kv_provider_find(ctx, KV_POLICY, w.policy, NULL);
+	struct kv_catalog c;
+	int err = kv_catalog_open(&c, ctx, ctx->config);
+
+	if (err)
+		return err;
+	for (; p && !err; p = p->namesake)
+		err = add_devices(&w, p->devices);
+	if (!err)
+		err = each_version(&c, KV_POLICY, w.policy, devices_of_file, &w);
+	kv_catalog_close(&c);
+	return err;
+}
+
+int kv_policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_pile *pile,
+		      struct kv_strings *out)
+{
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	err = policy_devices(ctx, policy, pile, out);
+	pthread_mutex_unlock(&ctx->lock);
 	return err;
 }

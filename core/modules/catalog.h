@@ -32,6 +32,8 @@ bool kv_catalog_has(const struct kv_catalog *c, enum kv_kind kind, const char *n
 const char *kv_catalog_file(const struct kv_catalog *c, enum kv_kind kind, const char *name);
 /* Offers all names of that kind. */
 void kv_catalog_offer(const struct kv_catalog *c, enum kv_kind kind, struct kv_nearest *nearest);
+/* Names of the devices that are installed, "cpu, npu". */
+void kv_catalog_devices(const struct kv_catalog *c, char *text, size_t room);
 /* The refused file that is called so; NULL: none. */
 const struct kv_catalog_file *kv_catalog_refused(const struct kv_catalog *c, const char *name);
 /* What keeps every module that has it from being loaded; NULL: nothing does. */
@@ -45,6 +47,12 @@ int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char 
 		      const char *key, int (*fn)(void *arg, const struct kvmod_param *param), void *arg);
 /* Does it stand for anything? *module: the file of that, or NULL. Warns where it hides another. */
 int kv_alias_check(const struct kv_catalog *c, const struct kv_entry *alias, const char **module);
+/*
+ * The devices that the versions of a policy name, each once: of those registered, then
+ * of module files in the order of the loader's search. Takes the lock.
+ */
+int kv_policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_pile *pile,
+		      struct kv_strings *out);
 /* Checks the sections of policies, engines and devices without running anything. */
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);
 

@@ -4,44 +4,10 @@
  * host's own, "cpu", is one like any other.
  */
 #include "core/modules/device.h"
+#include "core/modules/call.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-/* --- their names ------------------------------------------------------------------- */
-
-static const struct {
-	const char *name;
-	uint32_t on;
-} names[] = {
-	{ "cpu", KVMOD_ON_CPU },
-	{ "cuda", KVMOD_ON_CUDA },
-};
-
-uint32_t kv_device_bit(const char *name)
-{
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-		if (strcmp(name, names[i].name) == 0)
-			return names[i].on;
-	return 0;
-}
-
-uint32_t kv_devices_known(void)
-{
-	uint32_t on = 0;
-
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-		on |= names[i].on;
-	return on;
-}
-
-const char *kv_device_name(uint32_t on)
-{
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
-		if (on & names[i].on)
-			return names[i].name;
-	return NULL;
-}
 
 /* --- opening ------------------------------------------------------------------------ */
 
@@ -60,8 +26,7 @@ static int start(struct kvmod_device *d)
 
 	if (err)
 		return err;
-	kv_fail(KVMOD_OK, "%s", "");
-	err = d->ops->open(d->instance);
+	err = KV_CALL(d->ops, open, d->instance);
 	if (err) {
 		kv_failed(err, "device", d->ops->name);
 		kv_instance_free(d->instance);
@@ -92,11 +57,11 @@ static struct kvmod_device *open_new(struct kvmod_ctx *ctx, struct kv_provider *
 	return d;
 }
 
-int kv_device_take(struct kvmod_ctx *ctx, const char *name, struct kvmod_device **out)
+int kv_device_open_locked(struct kvmod_ctx *ctx, const char *name, struct kvmod_device **out)
 {
 	struct kv_provider *provider;
 	struct kvmod_device *d;
-	int err = kv_provider_take(ctx, KV_DEVICE, name, 0, &provider);
+	int err = kv_provider_get_locked(ctx, KV_DEVICE, name, NULL, &provider);
 
 	if (err)
 		return err;
@@ -111,7 +76,7 @@ int kv_device_take(struct kvmod_ctx *ctx, const char *name, struct kvmod_device 
 	return KVMOD_OK;
 }
 
-void kv_device_drop(struct kvmod_device *d)
+void kv_device_close_locked(struct kvmod_device *d)
 {
 	struct kvmod_device **link = &d->ctx->devices;
 
@@ -120,7 +85,7 @@ void kv_device_drop(struct kvmod_device *d)
 	while (*link != d)
 		link = &(*link)->next;
 	*link = d->next;
-	d->ops->close(d->instance);
+	KV_CALL_VOID(d->ops->close(d->instance));
 	kv_instance_free(d->instance);
 	d->provider->refs--;
 	free(d);
@@ -131,7 +96,7 @@ int kvmod_device_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_devi
 	int err;
 
 	pthread_mutex_lock(&ctx->lock);
-	err = kv_device_take(ctx, name, out);
+	err = kv_device_open_locked(ctx, name, out);
 	if (err == KVMOD_OK)
 		kvmod_ref(ctx);
 	pthread_mutex_unlock(&ctx->lock);
@@ -146,7 +111,7 @@ void kvmod_device_close(struct kvmod_device *d)
 		return;
 	ctx = d->ctx;
 	pthread_mutex_lock(&ctx->lock);
-	kv_device_drop(d);
+	kv_device_close_locked(d);
 	pthread_mutex_unlock(&ctx->lock);
 	kvmod_unref(ctx);
 }
@@ -188,7 +153,7 @@ int kv_module_device(struct kv_module *module, const char *name, struct kvmod_de
 	held = kv_pile_alloc(&module->pile, sizeof(*held));
 	if (!held)
 		return KVMOD_ENOMEM;
-	err = kv_device_take(module->ctx, name, out);
+	err = kv_device_open_locked(module->ctx, name, out);
 	if (err)
 		return err;
 	held->device = *out;
@@ -197,17 +162,22 @@ int kv_module_device(struct kv_module *module, const char *name, struct kvmod_de
 	return KVMOD_OK;
 }
 
-void kv_module_drop_devices(struct kv_module *module)
+void kv_module_close_devices(struct kv_module *module)
 {
 	for (struct kv_held *h = module->held; h; h = h->next)
-		kv_device_drop(h->device);
+		kv_device_close_locked(h->device);
 	module->held = NULL;
+}
+
+bool kv_device_is_host(const struct kvmod_device *device)
+{
+	return kv_name_eq(device->ops->name, KV_CPU);
 }
 
 bool kv_accelerator_is_open(const struct kvmod_ctx *ctx)
 {
 	for (const struct kvmod_device *d = ctx->devices; d; d = d->next)
-		if (!(d->ops->on & KVMOD_ON_CPU))
+		if (!kv_device_is_host(d))
 			return true;
 	return false;
 }

@@ -4,6 +4,7 @@
  * whose sections say what they have.
  */
 #include "core/config/paths.h"
+#include "core/modules/catalog.h"
 #include "core/modules/device.h"
 
 #include <string.h>
@@ -58,7 +59,7 @@ struct search {
 	const char *key;		/* in the section */
 	const char *name;
 	enum kv_kind kind;
-	uint32_t on;			/* the device it must run on; 0: any */
+	const char *device;		/* that a policy must run on; NULL: any */
 	struct kv_nearest nearest;
 	unsigned n_refused;
 	bool elsewhere;			/* it was found, but runs on other devices */
@@ -72,7 +73,7 @@ static bool is_module(const struct search *s)
 static bool is_there(struct kvmod_ctx *ctx, const struct search *s)
 {
 	return is_module(s) ? kv_module_find(ctx, s->name) != NULL :
-			      kv_provider_find(ctx, s->kind, s->name, s->on) != NULL;
+			      kv_provider_find(ctx, s->kind, s->name, s->device) != NULL;
 }
 
 /* Does the file say that it has it? Its other names are remembered as near ones. */
@@ -84,13 +85,29 @@ static bool offers(struct search *s, const struct kvmod_modinfo *info)
 		kv_nearest_offer(&s->nearest, name);
 	if (!kv_modinfo_says(info, s->key, s->name))
 		return false;
-	s->elsewhere |= s->on && !(kv_modinfo_on(info, s->name) & s->on);
-	return !s->on || kv_modinfo_on(info, s->name) & s->on;
+	if (!s->device || kv_devices_have(kv_modinfo_devices(info, s->name), s->device))
+		return true;
+	s->elsewhere = true;
+	return false;
+}
+
+/* "installed: cpu, npu; ", for what there are few of. */
+static void list_devices(struct kvmod_ctx *ctx, char *text, size_t room)
+{
+	struct kv_catalog catalog;
+	char names[256];
+
+	*text = '\0';
+	if (kv_catalog_open(&catalog, ctx, ctx->config) != KVMOD_OK)
+		return;
+	kv_catalog_devices(&catalog, names, sizeof(names));
+	kv_catalog_close(&catalog);
+	snprintf(text, room, "installed: %s; ", names);
 }
 
 static int not_found(struct kvmod_ctx *ctx, struct search *s)
 {
-	char hint[KV_HINT_ROOM], where[512] = "", refused[64] = "";
+	char hint[KV_HINT_ROOM], where[512] = "", refused[64] = "", installed[288] = "";
 	struct kv_strings dirs = { 0 };
 	struct kv_pile pile = { 0 };
 
@@ -109,8 +126,10 @@ static int not_found(struct kvmod_ctx *ctx, struct search *s)
 	if (kv_usual_folder_has(ctx->config, s->key, s->name))
 		return kv_fail(KVMOD_ENOENT, "no %s `%s` (looked in %s" KV_USUAL_HINT, s->what, s->name,
 			       where);
-	return kv_fail(KVMOD_ENOENT, "no %s `%s`%s (looked in %s%s)", s->what, s->name, hint,
-		       where, refused);
+	if (!is_module(s) && s->kind == KV_DEVICE)
+		list_devices(ctx, installed, sizeof(installed));
+	return kv_fail(KVMOD_ENOENT, "no %s `%s`%s (%slooked in %s%s)", s->what, s->name, hint,
+		       installed, where, refused);
 }
 
 /* --- getting ---------------------------------------------------------------------------- */
@@ -146,30 +165,30 @@ static int load_files(struct kvmod_ctx *ctx, struct search *s)
 	kv_pile_free(&pile);
 	if (err || is_there(ctx, s))
 		return err;
-	if (s->elsewhere || (s->on && kv_provider_find(ctx, s->kind, s->name, 0)))
+	if (s->elsewhere || (s->device && kv_provider_find(ctx, s->kind, s->name, NULL)))
 		return kv_fail(KVMOD_ENOTSUP, "%s `%s` has no version for %s", s->what, s->name,
-			       kv_device_name(s->on));
+			       s->device);
 	return not_found(ctx, s);
 }
 
-static int find_or_load(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
-			struct kv_provider **out)
+static int find_or_load(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
+			const char *device, struct kv_provider **out)
 {
 	struct search s = {
 		.what = kv_kind_name(kind), .key = kv_kind_name(kind), .name = name,
-		.kind = kind, .on = on,
+		.kind = kind, .device = device,
 	};
 	int err = is_there(ctx, &s) ? KVMOD_OK : load_files(ctx, &s);
 
 	if (err == KVMOD_OK)
-		*out = kv_provider_find(ctx, kind, name, on);
+		*out = kv_provider_find(ctx, kind, name, device);
 	return err;
 }
 
-int kv_provider_take(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
-		     struct kv_provider **out)
+int kv_provider_get_locked(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
+			   const char *device, struct kv_provider **out)
 {
-	int err = find_or_load(ctx, kind, kv_config_alias(ctx->config, name), on, out);
+	int err = find_or_load(ctx, kind, kv_config_alias(ctx->config, name), device, out);
 
 	if (err == KVMOD_OK)
 		(*out)->refs++;
@@ -177,12 +196,12 @@ int kv_provider_take(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
 }
 
 int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
-		    uint32_t on, struct kv_provider **out)
+		    const char *device, struct kv_provider **out)
 {
 	int err;
 
 	pthread_mutex_lock(&ctx->lock);
-	err = kv_provider_take(ctx, kind, name, on, out);
+	err = kv_provider_get_locked(ctx, kind, name, device, out);
 	if (err == KVMOD_OK)
 		kvmod_ref(ctx);
 	pthread_mutex_unlock(&ctx->lock);
@@ -191,7 +210,7 @@ int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
 
 /* --- modules by name ----------------------------------------------------------------------- */
 
-int kv_load(struct kvmod_ctx *ctx, const char *name)
+int kv_load_locked(struct kvmod_ctx *ctx, const char *name)
 {
 	struct search s = { .what = "module", .key = "name" };
 	struct kvmod_modinfo *info;

@@ -3,6 +3,7 @@
  * Loading: a checked file becomes a module that has registered what it provides,
  * or nothing has changed.
  */
+#include "core/modules/call.h"
 #include "core/modules/device.h"
 
 #include <dlfcn.h>
@@ -65,18 +66,15 @@ static int start(struct kvmod_ctx *ctx, struct kv_module *module)
 	int err;
 
 	kv_host_fill(module);
-	kv_fail(KVMOD_OK, "%s", "");
 	module->in_init = true;
-	err = module->desc.init(&module->host);
+	err = KV_CALL(&module->desc, init, &module->host);
 	module->in_init = false;
 	if (err == KVMOD_OK) {
 		append(ctx, module);
 		return err;
 	}
 	kv_unregister(ctx, module);
-	if (*kvmod_error() == '\0')
-		return kv_fail(err < 0 ? err : KVMOD_EINVAL, "init() failed: %s", kvmod_strerror(err));
-	return kv_fail_in(err < 0 ? err : KVMOD_EINVAL, "init() failed");
+	return kv_fail_in(err, "init() failed");
 }
 
 /* A descriptor of another minor may be shorter or longer. */
@@ -194,7 +192,7 @@ int kvmod_load(struct kvmod_ctx *ctx, const char *name_or_path)
 	int err;
 
 	pthread_mutex_lock(&ctx->lock);
-	err = kv_load(ctx, name_or_path);
+	err = kv_load_locked(ctx, name_or_path);
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
 }
@@ -230,11 +228,11 @@ static void remove_module(struct kvmod_ctx *ctx, struct kv_module *module)
 	while (*link != module)
 		link = &(*link)->next;
 	*link = module->next;
-	kv_module_drop_devices(module);
+	kv_module_close_devices(module);
 	kv_unregister(ctx, module);
 	module->in_exit = true;
 	if (module->desc.exit)
-		module->desc.exit();
+		KV_CALL_VOID(module->desc.exit());
 	free_module(module);
 }
 
@@ -264,7 +262,7 @@ void kv_unload_all(struct kvmod_ctx *ctx)
 {
 	/* One module may hold the device of another. */
 	for (struct kv_module *m = ctx->modules; m; m = m->next)
-		kv_module_drop_devices(m);
+		kv_module_close_devices(m);
 	while (ctx->modules)
 		remove_module(ctx, ctx->modules);
 }

@@ -28,7 +28,7 @@ void kv_host_fill(struct kv_module *module);
 int kv_load_info(struct kvmod_ctx *ctx, struct kvmod_modinfo *info);
 struct kv_module *kv_module_find(struct kvmod_ctx *ctx, const char *name);
 /* Loads by name or absolute path; the lock is held. */
-int kv_load(struct kvmod_ctx *ctx, const char *name_or_path);
+int kv_load_locked(struct kvmod_ctx *ctx, const char *name_or_path);
 void kv_unload_all(struct kvmod_ctx *ctx);
 /* Makes a context without anything registered; kvmod_unref() frees it. */
 int kv_context_new(struct kvmod_ctx **ctx);

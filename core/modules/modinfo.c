@@ -112,14 +112,31 @@ const char *kvmod_modinfo_get(const struct kvmod_modinfo *info, const char *key,
 	return k < info->n_facts && strcmp(info->facts[k].key, key) == 0 ? info->facts[k].value : NULL;
 }
 
-bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const char *name)
+/* The value of the fact at *i, if it is one of that key; NULL: there are no more. Steps on. */
+static const char *next_fact(const struct kvmod_modinfo *info, const char *key, size_t *i)
 {
-	const char *said;
+	const struct kv_fact *f = &info->facts[*i];
 
-	for (unsigned i = 0; (said = kvmod_modinfo_get(info, kind, i)); i++)
-		if (kv_name_eq(said, name))
+	if (*i == info->n_facts || strcmp(f->key, key) != 0)
+		return NULL;
+	(*i)++;
+	return f->value;
+}
+
+static bool has_fact(const struct kvmod_modinfo *info, const char *key, const char *name, size_t n)
+{
+	size_t i = first_fact(info, key);
+	const char *value;
+
+	while ((value = next_fact(info, key, &i)))
+		if (kv_name_is(name, n, value))
 			return true;
 	return false;
+}
+
+bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const char *name)
+{
+	return has_fact(info, kind, name, strlen(name));
 }
 
 static int check_abi_text(const char *text)
@@ -238,6 +255,16 @@ bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsig
 	return true;
 }
 
+unsigned kv_modinfo_n_params(const struct kvmod_modinfo *info, const char *owner)
+{
+	struct kvmod_param param;
+	unsigned n = 0;
+
+	while (kv_modinfo_param(info, owner, n, &param))
+		n++;
+	return n;
+}
+
 const struct kvmod_param *kv_modinfo_find_param(const struct kvmod_modinfo *info,
 						const char *owner, const char *name)
 {
@@ -248,46 +275,69 @@ const struct kvmod_param *kv_modinfo_find_param(const struct kvmod_modinfo *info
 	return found ? &found->param : NULL;
 }
 
-/* --- devices: "mine\tcpu cuda" ------------------------------------------------------------------- */
+/* --- where a policy runs: "mine\tcpu npu" ----------------------------------------------------------- */
 
-/* Devices that are not known here are no mistake: a later kvmod may know them. */
-static uint32_t bits_of(const char *devices)
+/* "on" facts, each the name of a policy, a tab and its devices: the length of that name. */
+static size_t owner_length(const char *said)
 {
-	uint32_t on = 0;
-	char name[64];
-
-	for (size_t n; *devices; devices += n + strspn(devices + n, " ")) {
-		n = strcspn(devices, " ");
-		snprintf(name, sizeof(name), "%.*s", (int)n, devices);
-		on |= kv_device_bit(name);
-	}
-	return on;
+	return strcspn(said, "\t");
 }
 
-uint32_t kv_modinfo_on(const struct kvmod_modinfo *info, const char *policy)
+const char *kv_modinfo_devices(const struct kvmod_modinfo *info, const char *policy)
 {
+	size_t i = first_fact(info, "on");
 	const char *said;
 
-	for (unsigned i = 0; (said = kvmod_modinfo_get(info, "on", i)); i++) {
-		size_t n = strcspn(said, "\t");
+	while ((said = next_fact(info, "on", &i)))
+		if (kv_name_is(said, owner_length(said), policy))
+			return said + owner_length(said) + 1;
+	return KV_CPU;
+}
 
-		if (kv_name_is(said, n, policy))
-			return bits_of(said + n + 1);
-	}
-	return KVMOD_ON_CPU;
+static int check_devices_of_one(const struct kvmod_modinfo *info, const char *said)
+{
+	size_t n = owner_length(said);
+	int shown = n < 40 ? (int)n : 40;
+
+	if (n == 0 || said[n] == '\0')
+		return kv_fail(KVMOD_EFORMAT, "on=%.40s in its " KVMOD_INFO_SECTION
+			       " section: use KVMOD_RUNS_ON()", said);
+	if (!has_fact(info, "policy", said, n))
+		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section says where a policy "
+			       "`%.*s` runs, but lists no such policy: KVMOD_RUNS_ON() takes the name "
+			       "of a policy of the same file", shown, said);
+	if (!kv_devices_valid(said + n + 1))
+		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section says that the policy "
+			       "`%.*s` runs on `%.40s`: expected names of devices with spaces between "
+			       "them, or *", shown, said, said + n + 1);
+	return KVMOD_OK;
+}
+
+static bool is_said_before(const struct kvmod_modinfo *info, const char *said)
+{
+	size_t i = first_fact(info, "on"), n = owner_length(said);
+	const char *other;
+
+	while ((other = next_fact(info, "on", &i)) != said)
+		if (owner_length(other) == n && strncmp(other, said, n) == 0)
+			return true;
+	return false;
 }
 
 static int check_devices(const struct kvmod_modinfo *info)
 {
-	const char *said, *tab;
+	size_t i = first_fact(info, "on");
+	const char *said;
+	int err = KVMOD_OK;
 
-	for (unsigned i = 0; (said = kvmod_modinfo_get(info, "on", i)); i++) {
-		tab = strchr(said, '\t');
-		if (!tab || tab == said || tab[1] == '\0')
-			return kv_fail(KVMOD_EFORMAT, "on=%.40s in its " KVMOD_INFO_SECTION
-				       " section: use KVMOD_RUNS_ON()", said);
+	while (!err && (said = next_fact(info, "on", &i))) {
+		err = check_devices_of_one(info, said);
+		if (!err && is_said_before(info, said))
+			err = kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section says twice where "
+				      "the policy `%.*s` runs: expected one KVMOD_RUNS_ON()",
+				      (int)owner_length(said), said);
 	}
-	return KVMOD_OK;
+	return err;
 }
 
 /* --- extensions of the host: "kvmod.toolkit/1" ------------------------------------------------------ */

@@ -47,8 +47,11 @@ bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsig
 const struct kvmod_param *kv_modinfo_find_param(const struct kvmod_modinfo *info,
 						const char *owner, const char *name);
 
-/* Where it says that the policy runs: KVMOD_ON_... */
-uint32_t kv_modinfo_on(const struct kvmod_modinfo *info, const char *policy);
+/* How many parameters it lists for an owner. */
+unsigned kv_modinfo_n_params(const struct kvmod_modinfo *info, const char *owner);
+
+/* Where it says that the policy runs: names of devices, or KV_ANY_DEVICE. */
+const char *kv_modinfo_devices(const struct kvmod_modinfo *info, const char *policy);
 
 /*
  * Loads the very file that info->fd is, under its own name. *handle is set, to be

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What is registered: policies, engines, devices. A table is copied at full
- * size, so that the rest of the core need not ask what its writer knew, and is
- * checked once, here.
+ * size, so that the rest of the core need not ask which header its author had, and
+ * is checked once, here: against bounds, and against what the section of its file
+ * said, before any memory is read by its counts.
  */
 #include "core/modules/device.h"
 
@@ -17,16 +18,15 @@
 
 /* What all ops tables have, in whichever order. */
 struct common {
-	uint32_t size, devices, instance_size, n_params, param_stride;
-	const char *name, *description;
+	uint32_t size, instance_size, n_params;
+	const char *name, *description, *devices;
 	const struct kvmod_param *params;
-	const char *missing;		/* a call that it must have and has not, or NULL */
+	const char *missing;		/* the first required call that is NULL; or NULL */
 };
 
 #define COMMON(o) \
 	.size = (o)->size, .instance_size = (o)->instance_size, .n_params = (o)->n_params, \
-	.param_stride = (o)->param_stride, .name = (o)->name, \
-	.description = (o)->description, .params = (o)->params
+	.name = (o)->name, .description = (o)->description, .params = (o)->params
 
 /* A call of a table, for first_missing(). */
 #define CALL(o, call) { #call, (o)->call }
@@ -47,7 +47,8 @@ static const char *first_missing(const struct call *calls, size_t n)
 static struct common policy_common(const struct kvmod_policy_ops *o)
 {
 	return (struct common){
-		COMMON(o), .devices = o->devices, .missing = o->compress ? NULL : "compress",
+		COMMON(o), .devices = o->devices ? o->devices : KV_CPU,
+		.missing = o->compress ? NULL : "compress",
 	};
 }
 
@@ -62,7 +63,7 @@ static struct common engine_common(const struct kvmod_engine_ops *o)
 	};
 
 	return (struct common){
-		COMMON(o), .devices = ~0u,
+		COMMON(o), .devices = KV_ANY_DEVICE,
 		.missing = first_missing(calls, sizeof(calls) / sizeof(*calls)),
 	};
 }
@@ -75,7 +76,7 @@ static struct common device_common(const struct kvmod_device_ops *o)
 	};
 
 	return (struct common){
-		COMMON(o), .devices = o->on,
+		COMMON(o), .devices = KV_ANY_DEVICE,
 		.missing = first_missing(calls, sizeof(calls) / sizeof(*calls)),
 	};
 }
@@ -137,7 +138,7 @@ static int check_param(const struct common *c, const struct kvmod_param *p)
 		return err;
 	if (p->offset < sizeof(struct kvmod_instance) || p->offset > c->instance_size ||
 	    size > c->instance_size - p->offset || p->offset % kv_param_align(p->type) != 0)
-		return kv_fail(KVMOD_EINVAL, "parameter `%s` lies outside its instance", p->name);
+		return kv_fail(KVMOD_EINVAL, "parameter `%s` lies outside the instance", p->name);
 	err = kv_param_parse(p, p->def, NULL, &pile, field);
 	kv_pile_free(&pile);
 	return err ? kv_fail_in(err, "the default of `%s`, \"%s\"", p->name, p->def) : err;
@@ -151,7 +152,7 @@ static int check_params(const struct common *c)
 		err = check_param(c, &c->params[i]);
 		for (uint32_t j = 0; j < i && err == KVMOD_OK; j++)
 			if (kv_name_eq(c->params[i].name, c->params[j].name))
-				err = kv_fail(KVMOD_EEXIST, "parameter `%s` is there twice",
+				err = kv_fail(KVMOD_EEXIST, "parameter `%s` is listed twice",
 					      c->params[i].name);
 	}
 	return err;
@@ -160,29 +161,41 @@ static int check_params(const struct common *c)
 static int check_table(const struct common *c)
 {
 	if (!c->name || !kv_name_valid(c->name))
-		return kv_fail(KVMOD_EINVAL, "it has no valid name");
+		return kv_fail(KVMOD_EINVAL, "invalid name: expected letters, digits, - and _");
 	if (c->instance_size < sizeof(struct kvmod_instance) || c->instance_size > MAX_INSTANCE)
 		return kv_fail(KVMOD_EINVAL,
-			       "its instance_size is %u: expected %zu (struct kvmod_instance) to %u",
+			       "instance_size is %u: expected %zu (struct kvmod_instance) to %u",
 			       c->instance_size, sizeof(struct kvmod_instance), MAX_INSTANCE);
-	if (c->devices == 0)
-		return kv_fail(KVMOD_EINVAL, "it runs on no device: expected KVMOD_ON_...");
+	if (!kv_devices_valid(c->devices))
+		return kv_fail(KVMOD_EINVAL, "devices is `%s`: expected names of devices with spaces "
+			       "between them, or *", c->devices);
 	if (c->missing)
-		return kv_fail(KVMOD_EINVAL, "its call %s() is NULL, which it must have",
-			       c->missing);
-	return check_params(c);
+		return kv_fail(KVMOD_EINVAL, "%s() is NULL, but is required", c->missing);
+	return KVMOD_OK;
+}
+
+/* The section names it, where it runs, and as many parameters as the table counts. */
+static int check_section(const struct kvmod_modinfo *info, enum kv_kind kind, const struct common *c)
+{
+	const char *said = kv_modinfo_devices(info, c->name);
+	unsigned n = kv_modinfo_n_params(info, c->name);
+
+	if (!kv_modinfo_says(info, kv_kind_name(kind), c->name))
+		return kv_fail(KVMOD_EFORMAT, "the file's " KVMOD_INFO_SECTION
+			       " section does not list it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
+	if (kind == KV_POLICY && strcmp(said, c->devices) != 0)
+		return kv_fail(KVMOD_EFORMAT, "its table says that it runs on `%s`, the file's "
+			       KVMOD_INFO_SECTION " section says `%s`: use KVMOD_RUNS_ON with the "
+			       "words of the table", c->devices, said);
+	if (n != c->n_params)
+		return kv_fail(KVMOD_EFORMAT, "its table has %u parameters, the file's "
+			       KVMOD_INFO_SECTION " section %u: use KVMOD_PARAMS", c->n_params, n);
+	return KVMOD_OK;
 }
 
 /* `kvmod info` must have told the truth. */
-static int check_section(const struct kvmod_modinfo *info, const char *kind, const struct common *c)
+static int compare_params(const struct kvmod_modinfo *info, const struct common *c)
 {
-	if (!kv_modinfo_says(info, kind, c->name))
-		return kv_fail(KVMOD_EFORMAT, "the file's " KVMOD_INFO_SECTION
-			       " section does not name it: use KVMOD_PARAMS or KVMOD_NO_PARAMS");
-	if (strcmp(kind, kinds[KV_POLICY].name) == 0 &&
-	    kv_modinfo_on(info, c->name) != (c->devices & kv_devices_known()))
-		return kv_fail(KVMOD_EFORMAT, "it runs on other devices than the file's "
-			       KVMOD_INFO_SECTION " section says: use KVMOD_RUNS_ON");
 	for (uint32_t i = 0; i < c->n_params; i++) {
 		const struct kvmod_param *p = &c->params[i];
 		const struct kvmod_param *said = kv_modinfo_find_param(info, c->name, p->name);
@@ -195,15 +208,16 @@ static int check_section(const struct kvmod_modinfo *info, const char *kind, con
 	return KVMOD_OK;
 }
 
+/* Policies of one name may run on different devices; all else has its name alone. */
 static int check_duplicate(const struct kvmod_ctx *ctx, enum kv_kind kind, const struct common *c)
 {
-	/* Policies of one name may run on different devices; all else has its name alone. */
-	const struct kv_provider *other = kv_provider_find(ctx, kind, c->name,
-							   kind == KV_POLICY ? c->devices : 0);
+	const struct kv_provider *other = kv_provider_find(ctx, kind, c->name, NULL);
 
+	while (other && !kv_devices_overlap(c->devices, other->devices))
+		other = other->namesake;
 	if (!other)
 		return KVMOD_OK;
-	return kv_fail(KVMOD_EEXIST, "that name is taken, by %s",
+	return kv_fail(KVMOD_EEXIST, "the name is taken by %s",
 		       other->module ? other->module->desc.name : "libkvmod itself");
 }
 
@@ -212,22 +226,19 @@ static int check_duplicate(const struct kvmod_ctx *ctx, enum kv_kind kind, const
 static int copy_params(struct kvmod_param **out, const struct common *c)
 {
 	struct kvmod_param *params;
-	size_t n = c->param_stride < sizeof(*params) ? c->param_stride : sizeof(*params);
 
 	*out = NULL;
 	if (c->n_params == 0)
 		return KVMOD_OK;
 	if (c->n_params > MAX_PARAMS)
-		return kv_fail(KVMOD_EINVAL, "it has %u parameters: %u at most", c->n_params, MAX_PARAMS);
-	if (!c->params || c->param_stride < offsetof(struct kvmod_param, help) + sizeof(void *) ||
-	    c->n_params > MAX_INSTANCE / c->param_stride)
-		return kv_fail(KVMOD_EINVAL, "%u parameters %u bytes apart make no table",
-			       c->n_params, c->param_stride);
+		return kv_fail(KVMOD_EINVAL, "%u parameters: expected at most %u", c->n_params, MAX_PARAMS);
+	if (!c->params)
+		return kv_fail(KVMOD_EINVAL, "%u parameters, but no table of them", c->n_params);
 	params = calloc(c->n_params, sizeof(*params));
 	if (!params)
 		return kv_no_memory();
 	for (uint32_t i = 0; i < c->n_params; i++) {
-		memcpy(&params[i], (const char *)c->params + (size_t)i * c->param_stride, n);
+		params[i] = c->params[i];
 		params[i].def = params[i].def ? params[i].def : "";
 		params[i].range = params[i].range ? params[i].range : "";
 		params[i].help = params[i].help ? params[i].help : "";
@@ -236,21 +247,18 @@ static int copy_params(struct kvmod_param **out, const struct common *c)
 	return KVMOD_OK;
 }
 
-/* Where a copied table's params and stride are. */
+/* Where a copied table's params are. */
 static void put_params(enum kv_kind kind, void *ops, const struct kvmod_param *params)
 {
 	switch (kind) {
 	case KV_POLICY:
 		((struct kvmod_policy_ops *)ops)->params = params;
-		((struct kvmod_policy_ops *)ops)->param_stride = sizeof(*params);
 		break;
 	case KV_ENGINE:
 		((struct kvmod_engine_ops *)ops)->params = params;
-		((struct kvmod_engine_ops *)ops)->param_stride = sizeof(*params);
 		break;
 	case KV_DEVICE:
 		((struct kvmod_device_ops *)ops)->params = params;
-		((struct kvmod_device_ops *)ops)->param_stride = sizeof(*params);
 		break;
 	}
 }
@@ -262,9 +270,9 @@ static void free_provider(struct kv_provider *p)
 	free(p);
 }
 
-/* NULL: *err says why. */
+/* With a copy of the table, whose parameters are still the module's. NULL: no memory. */
 static struct kv_provider *new_provider(struct kv_module *module, enum kv_kind kind,
-					const void *ops, uint32_t size, int *err)
+					const void *ops, uint32_t size)
 {
 	struct kv_provider *p = calloc(1, sizeof(*p));
 	void *table = calloc(1, kinds[kind].size);
@@ -273,7 +281,7 @@ static struct kv_provider *new_provider(struct kv_module *module, enum kv_kind k
 	if (!p || !table) {
 		free(p);
 		free(table);
-		*err = kv_no_memory();
+		kv_no_memory();
 		return NULL;
 	}
 	memcpy(table, ops, size < kinds[kind].size ? size : kinds[kind].size);
@@ -282,27 +290,47 @@ static struct kv_provider *new_provider(struct kv_module *module, enum kv_kind k
 	p->module = module;
 	p->ops = p->table = table;
 	p->name = c.name;
-	p->on = c.devices;
-	*err = copy_params(&p->params, &c);
-	if (*err) {
-		free_provider(p);
-		return NULL;
-	}
-	put_params(kind, table, p->params);
+	p->devices = c.devices;
 	return p;
+}
+
+static int take_params(struct kv_provider *p)
+{
+	struct common c = common_of(p->kind, p->table);
+	int err = copy_params(&p->params, &c);
+
+	if (err == KVMOD_OK)
+		put_params(p->kind, p->table, p->params);
+	return err;
 }
 
 /* --- the list --------------------------------------------------------------------------------- */
 
-static int check_provider(const struct kvmod_ctx *ctx, const struct kv_provider *p)
+static int check_params_of(struct kv_provider *p, const struct kvmod_modinfo *info)
 {
+	struct common c;
+	int err = take_params(p);
+
+	if (err)
+		return err;
+	c = common_of(p->kind, p->ops);
+	err = check_params(&c);
+	return err || !info ? err : compare_params(info, &c);
+}
+
+/* Takes its parameters once their number is believed. A module that is linked in has no section. */
+static int check_provider(const struct kvmod_ctx *ctx, struct kv_provider *p)
+{
+	const struct kvmod_modinfo *info = p->module ? p->module->info : NULL;
 	struct common c = common_of(p->kind, p->ops);
 	int err = check_table(&c);
 
 	if (err == KVMOD_OK)
 		err = check_duplicate(ctx, p->kind, &c);
-	if (err == KVMOD_OK && p->module && p->module->info)
-		err = check_section(p->module->info, kinds[p->kind].name, &c);
+	if (err == KVMOD_OK && info)
+		err = check_section(info, p->kind, &c);
+	if (err == KVMOD_OK)
+		err = check_params_of(p, info);
 	if (err)
 		kv_fail_in(err, "%s `%s`", kinds[p->kind].name, c.name ? c.name : "");
 	return err;
@@ -322,7 +350,7 @@ static int append(struct kvmod_ctx *ctx, struct kv_provider *provider)
 
 	if (!first)
 		return kv_no_memory();
-	/* No more of them than there are devices. */
+	/* There are no more of them than devices. */
 	for (link = first; *link && *link != provider; link = &(*link)->namesake)
 		;
 	*link = provider;
@@ -354,14 +382,14 @@ int kv_register(struct kvmod_ctx *ctx, struct kv_module *module, enum kv_kind ki
 	int err;
 
 	if (!ops)
-		return kv_fail(KVMOD_EINVAL, "a %s is registered as NULL", kinds[kind].name);
+		return kv_fail(KVMOD_EINVAL, "the table of a %s is NULL", kinds[kind].name);
 	memcpy(&size, ops, sizeof(size));
 	if (size < kinds[kind].least)
-		return kv_fail(KVMOD_EINVAL, "a %s's table says it has %u bytes: expected %u or more",
+		return kv_fail(KVMOD_EINVAL, "the table of a %s has size %u: expected %u or more",
 			       kinds[kind].name, size, kinds[kind].least);
-	provider = new_provider(module, kind, ops, size, &err);
+	provider = new_provider(module, kind, ops, size);
 	if (!provider)
-		return err;
+		return KVMOD_ENOMEM;
 	err = check_provider(ctx, provider);
 	if (err == KVMOD_OK)
 		err = append(ctx, provider);
@@ -397,13 +425,13 @@ bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *mod
 }
 
 struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
-				     const char *name, uint32_t on)
+				     const char *name, const char *device)
 {
 	const struct kv_provider wanted = { .kind = kind, .name = name };
 	struct kv_provider **first = tfind(&wanted, &ctx->provider_names, by_name);
 	struct kv_provider *p = first ? *first : NULL;
 
-	while (p && on && !(p->on & on))
+	while (p && !kv_devices_have(p->devices, device))
 		p = p->namesake;
 	return p;
 }

@@ -12,7 +12,7 @@ struct kv_provider {
 	enum kv_kind kind;
 	const char *name;
 	const void *ops;		/* a full-size, zero-extended copy of the module's table */
-	uint32_t on;			/* policies: KVMOD_ON_... */
+	const char *devices;		/* where it runs; KV_ANY_DEVICE for engines and devices */
 	struct kv_module *module;	/* NULL: built into the core */
 	unsigned refs;			/* open instances */
 	void *table;			/* ops, and the parameters that it points to */
@@ -21,12 +21,16 @@ struct kv_provider {
 
 /*
  * The provider of that name, its module loaded first if need be, with a
- * reference taken. on: a policy must run there (0: anywhere). An unknown name
- * is KVMOD_ENOENT and the message names the nearest known one.
+ * reference taken. device: a policy must run there (NULL: anywhere). An unknown
+ * name is KVMOD_ENOENT, and the message names the nearest known one; a policy that
+ * runs on other devices only is KVMOD_ENOTSUP.
  */
 int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
-		    uint32_t on, struct kv_provider **out);
+		    const char *device, struct kv_provider **out);
 void kv_provider_put(struct kvmod_ctx *ctx, struct kv_provider *provider);
+/* The same for a caller that has the lock. The context is not referenced. */
+int kv_provider_get_locked(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
+			   const char *device, struct kv_provider **out);
 
 /*
  * Allocates an instance of `size` bytes, zeroed, and fills its kvmod_instance
@@ -41,8 +45,9 @@ int kv_register(struct kvmod_ctx *ctx, struct kv_module *module, enum kv_kind ki
 /* Takes back what the module registered. The lock is held. */
 void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module);
 bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module);
+/* What is registered, for that device (NULL: any). NULL: nothing. The lock is held. */
 struct kv_provider *kv_provider_find(const struct kvmod_ctx *ctx, enum kv_kind kind,
-				     const char *name, uint32_t on);
+				     const char *name, const char *device);
 const struct kvmod_param *kv_provider_params(const struct kv_provider *provider, uint32_t *n);
 /* The i-th; false past the last. */
 bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param);
@@ -53,9 +58,5 @@ bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kv
  */
 bool kv_usual_folder_has(const struct kv_config *config, const char *key, const char *name);
 #define KV_USUAL_HINT "): the usual folder has it; end module_path with a `:` to look there too"
-
-/* As kv_provider_get(), but the context is not held. The lock is. */
-int kv_provider_take(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
-		     struct kv_provider **out);
 
 #endif

@@ -16,7 +16,7 @@ static int missing(const struct kv_catalog *c, const struct kv_entry *e, enum kv
 {
 	const struct kv_catalog_file *file = kv_catalog_refused(c, name);
 	struct kv_nearest nearest;
-	char hint[KV_HINT_ROOM], alias[KV_HINT_ROOM] = "";
+	char hint[KV_HINT_ROOM], alias[KV_HINT_ROOM] = "", devices[256], installed[288] = "";
 
 	if (file)
 		return kv_place_fail(file->err, e, "%s", file->refused);
@@ -28,8 +28,12 @@ static int missing(const struct kv_catalog *c, const struct kv_entry *e, enum kv
 				     c->config->settings.module_path);
 	kv_nearest_start(&nearest, name);
 	kv_catalog_offer(c, kind, &nearest);
-	return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s%s", kv_kind_name(kind), name, alias,
-			     kv_nearest_hint(&nearest, hint, sizeof(hint)));
+	if (kind == KV_DEVICE) {
+		kv_catalog_devices(c, devices, sizeof(devices));
+		snprintf(installed, sizeof(installed), " (installed: %s)", devices);
+	}
+	return kv_place_fail(KVMOD_ENOENT, e, "no %s `%s`%s%s%s", kv_kind_name(kind), name, alias,
+			     kv_nearest_hint(&nearest, hint, sizeof(hint)), installed);
 }
 
 /*
@@ -141,7 +145,7 @@ static int check_choice(const struct kv_catalog *c, const struct kv_entry *e)
 		return KVMOD_OK;
 	/* An engine is looked for when it is opened: not every program does. */
 	if (kind == KV_ENGINE || (kind == KV_DEVICE && (strcmp(e->value, "auto") == 0 ||
-							strcmp(e->value, "cpu") == 0)))
+							strcmp(e->value, KV_CPU) == 0)))
 		return KVMOD_OK;
 	name = kv_config_alias(c->config, e->value);
 	return kv_catalog_has(c, kind, name) ? KVMOD_OK : missing(c, e, kind, name);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory of a device, or of the host within its reach, that is kept and grown. */
+/* Buffers: memory of a device, or of the host within the reach of a device, kept and grown. */
+#include "core/modules/call.h"
 #include "core/run/builtin.h"
 #include "core/run/policy.h"
 
@@ -10,7 +11,7 @@ int kv_device_failed(const struct kvmod_device *device, int err)
 
 int kv_device_wait(struct kvmod_device *device, void *stream)
 {
-	int err = device->ops->synchronize(device->instance, stream);
+	int err = KV_CALL(device->ops, synchronize, device->instance, stream);
 
 	return err ? kv_device_failed(device, err) : err;
 }
@@ -20,7 +21,7 @@ struct giver {
 	void (*free)(void *self, void *memory);
 };
 
-/* Who gives a buffer its memory; of the host's a device may have some within its reach. */
+/* Who allocates a buffer. A device may have host memory of its own to give. */
 static struct giver giver_of(const struct kvmod_device *device, const struct kv_buffer *buffer)
 {
 	const struct kvmod_device_ops *ops = device->ops;
@@ -35,8 +36,10 @@ static struct giver giver_of(const struct kvmod_device *device, const struct kv_
 static int alloc_buffer(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
 {
 	struct giver giver = giver_of(device, buffer);
-	int err = giver.alloc(device->instance, bytes, &buffer->memory);
+	int err = KV_CALL(&giver, alloc, device->instance, bytes, &buffer->memory);
 
+	if (!err && !buffer->memory)
+		err = kv_fail(KVMOD_ENOMEM, "alloc() gave no memory for %llu bytes", (unsigned long long)bytes);
 	if (!err)
 		return KVMOD_OK;
 	buffer->memory = NULL;
@@ -45,7 +48,7 @@ static int alloc_buffer(struct kvmod_device *device, struct kv_buffer *buffer, u
 	return kv_device_failed(device, err);
 }
 
-/* What has to grow will grow again, and gets more than it asks for if there is more. */
+/* A buffer that grows will grow again: it gets an eighth more if there is memory. */
 int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
 {
 	uint64_t room = buffer->size > 0 ? bytes + bytes / 8 : bytes;
@@ -67,6 +70,6 @@ int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uin
 void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer)
 {
 	if (buffer->memory)
-		giver_of(device, buffer).free(device->instance, buffer->memory);
+		KV_CALL_VOID(giver_of(device, buffer).free(device->instance, buffer->memory));
 	*buffer = (struct kv_buffer){ .on_host = buffer->on_host };
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The host as a device, "cpu": nothing is queued, all work is done at once. */
 #include "core/run/builtin.h"
+#include "core/base/names.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -99,10 +100,23 @@ static int32_t cpu_elapsed(void *self, void *begin, void *end, double *seconds)
 	return KVMOD_OK;
 }
 
+static const void *cpu_get_extension(void *self, const char *name)
+{
+	static const struct kvmod_device_timing timing = {
+		.size = sizeof(timing),
+		.mark_new = cpu_mark_new,
+		.mark_free = cpu_mark_free,
+		.mark_set = cpu_mark_set,
+		.elapsed = cpu_elapsed,
+	};
+
+	(void)self;
+	return strcmp(name, KVMOD_DEVICE_TIMING) == 0 ? &timing : NULL;
+}
+
 const struct kvmod_device_ops kv_cpu_device_ops = {
 	.size = sizeof(kv_cpu_device_ops),
-	.on = KVMOD_ON_CPU,
-	.name = "cpu",
+	.name = KV_CPU,
 	.description = "the host's own memory",
 	.instance_size = sizeof(struct kvmod_instance),
 	.open = cpu_open,
@@ -113,8 +127,5 @@ const struct kvmod_device_ops kv_cpu_device_ops = {
 	.from_host = cpu_from_host,
 	.synchronize = cpu_synchronize,
 	.gather = cpu_gather,
-	.mark_new = cpu_mark_new,
-	.mark_free = cpu_mark_free,
-	.mark_set = cpu_mark_set,
-	.elapsed = cpu_elapsed,
+	.get_extension = cpu_get_extension,
 };

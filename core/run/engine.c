@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Engines: opening them. What they do is in their own modules. */
+/* Engines: how the core opens, checks and closes them. */
+#include "core/modules/call.h"
 #include "core/run/builtin.h"
 #include "core/run/engine.h"
 #include "core/run/policy.h"
+#include "core/run/request.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,30 @@ struct kvmod_engine {
 	const struct kvmod_engine_ops *ops;
 	void *instance;
 };
+
+static void stop(struct kvmod_engine *e)
+{
+	KV_CALL_VOID(e->ops->close(e->instance));
+}
+
+/* Opens it, or checks it; its model is then one to count with. */
+static int start(struct kvmod_engine *e, bool check)
+{
+	int err;
+
+	if (check && KVMOD_HAS(e->ops, check) && e->ops->check)
+		err = KV_CALL_ENGINE(e->ops, check, e->instance);
+	else
+		err = KV_CALL_ENGINE(e->ops, open, e->instance);
+	if (err != KVMOD_OK)
+		return err;
+	err = kv_model_check(e->ops->model(e->instance));
+	if (err == KVMOD_OK)
+		return err;
+	kv_fail_in(err, "engine %s", e->ops->name);
+	stop(e);
+	return err;
+}
 
 static int open_or_check(struct kvmod_ctx *ctx, const char *name, bool check,
 			 struct kvmod_engine **out)
@@ -28,20 +54,16 @@ static int open_or_check(struct kvmod_ctx *ctx, const char *name, bool check,
 	if (!e)
 		return kv_fail(KVMOD_ENOMEM, "no memory for an engine");
 	e->ctx = ctx;
-	err = kv_provider_get(ctx, KV_ENGINE, name, 0, &e->provider);
+	err = kv_provider_get(ctx, KV_ENGINE, name, NULL, &e->provider);
 	if (err != KVMOD_OK)
 		goto no_provider;
 	e->ops = e->provider->ops;
 	err = kv_instance_new(ctx, e->provider, &e->instance);
 	if (err != KVMOD_OK)
 		goto no_instance;
-	kv_fail(KVMOD_OK, "%s", "");
-	err = check && e->ops->check ? e->ops->check(e->instance) : e->ops->open(e->instance);
-	if (err != KVMOD_OK) {
-		if (*kvmod_error() == '\0')
-			kv_fail(err, "engine %s: %s", name, kvmod_strerror(err));
+	err = start(e, check);
+	if (err != KVMOD_OK)
 		goto not_open;
-	}
 	*out = e;
 	return KVMOD_OK;
 
@@ -64,7 +86,7 @@ int kv_engine_check(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine
 	return open_or_check(ctx, name, true, out);
 }
 
-/* Needs do not tell: a policy that cuts by position alone has none either. */
+/* Needs do not tell: a policy that cuts by position alone has no needs either. */
 int kv_engine_cuts(struct kvmod_engine *e, struct kvmod_policy *policy)
 {
 	if (!(e->ops->flags & KVMOD_ENGINE_WHOLE) || !policy ||
@@ -79,20 +101,16 @@ int kv_engine_serves(struct kvmod_engine *e, struct kvmod_policy *policy)
 {
 	int err = kv_engine_cuts(e, policy);
 
-	if (err || !e->ops->serves)
+	if (err || !KVMOD_HAS(e->ops, serves) || !e->ops->serves)
 		return err;
-	kv_fail(KVMOD_OK, "%s", "");
-	err = e->ops->serves(e->instance, kvmod_policy_needs(policy));
-	if (err && *kvmod_error() == '\0')
-		kv_fail(err, "engine %s does not serve it: %s", e->ops->name, kvmod_strerror(err));
-	return err;
+	return KV_CALL_ENGINE(e->ops, serves, e->instance, kvmod_policy_needs(policy));
 }
 
 void kvmod_engine_close(struct kvmod_engine *e)
 {
 	if (!e)
 		return;
-	e->ops->close(e->instance);
+	stop(e);
 	kv_instance_free(e->instance);
 	kv_provider_put(e->ctx, e->provider);
 	free(e);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Plans: their memory, what they keep, and whether they may be applied. */
-#include "core/base/log.h"
+#include "core/run/request.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -18,7 +18,7 @@
 struct block {
 	size_t room;			/* bytes of all of it */
 	struct kvmod_plan plan;
-	struct kvmod_keep keeps[];	/* then spans, counts, indices */
+	struct kvmod_keep *keeps[];	/* what they point to, then spans, counts, indices */
 };
 
 struct plan_sizes {
@@ -44,7 +44,7 @@ static struct plan_sizes sizes_of(const struct kvmod_request *request)
 		sizes.counts += s->n_kv_heads;
 		sizes.indices += (size_t)s->n_kv_heads * kvmod_longest_head(s);
 	}
-	sizes.bytes += request->n_segments * sizeof(struct kvmod_keep) +
+	sizes.bytes += request->n_segments * (sizeof(struct kvmod_keep *) + sizeof(struct kvmod_keep)) +
 		       sizes.spans * sizeof(struct kvmod_span) +
 		       (sizes.counts + sizes.indices) * sizeof(uint32_t);
 	return sizes;
@@ -58,21 +58,22 @@ static struct block *block_of(struct kvmod_plan *plan)
 /* Everything is kept whole. */
 static void lay_out(struct block *b, const struct kvmod_request *request, const struct plan_sizes *sizes)
 {
-	struct kvmod_span *spans = (struct kvmod_span *)(b->keeps + request->n_segments);
+	struct kvmod_keep *keeps = (struct kvmod_keep *)(b->keeps + request->n_segments);
+	struct kvmod_span *spans = (struct kvmod_span *)(keeps + request->n_segments);
 	uint32_t *counts = (uint32_t *)(spans + sizes->spans), *indices = counts + sizes->counts;
 
 	memset(spans, 0, (char *)indices - (char *)spans);
 	b->plan = (struct kvmod_plan){
 		.size = sizeof(b->plan),
 		.n_keeps = request->n_segments,
-		.keep_stride = sizeof(struct kvmod_keep),
 		.keeps = b->keeps,
 	};
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
 
-		b->keeps[i] = (struct kvmod_keep){
-			.size = sizeof(b->keeps[i]),
+		b->keeps[i] = &keeps[i];
+		keeps[i] = (struct kvmod_keep){
+			.size = sizeof(keeps[i]),
 			.loss = NAN,
 			.max_spans = spans_of(s),
 			.spans = spans,
@@ -80,19 +81,24 @@ static void lay_out(struct block *b, const struct kvmod_request *request, const 
 			.indices = indices,
 			.index_stride = kvmod_longest_head(s),
 		};
-		spans += b->keeps[i].max_spans;
+		spans += keeps[i].max_spans;
 		counts += s->n_kv_heads;
-		indices += s->n_kv_heads * b->keeps[i].index_stride;
+		indices += s->n_kv_heads * keeps[i].index_stride;
 	}
 }
 
-/* A cache grows token by token: what has to grow gets room for some of that. */
+/* A cache grows token by token, so a plan that has to grow gets room for more of them. */
 int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan)
 {
-	struct plan_sizes sizes = sizes_of(request);
 	struct block *b = *plan ? block_of(*plan) : NULL;
-	size_t room = sizes.bytes + (b ? sizes.bytes / 8 : 0);
+	int err = kv_request_check(request);
+	struct plan_sizes sizes;
+	size_t room;
 
+	if (err)
+		return err;
+	sizes = sizes_of(request);
+	room = sizes.bytes + (b ? sizes.bytes / 8 : 0);
 	if (!b || b->room < sizes.bytes) {
 		b = malloc(room);
 		if (!b)
@@ -159,9 +165,11 @@ static int check_spans(const struct kvmod_segment *s, const struct kvmod_keep *k
 {
 	uint32_t n = kvmod_head_at(s, 0)->n, end = 0;
 
+	if (!keep->spans)
+		return kv_fail(KVMOD_EPLAN, "spans are NULL");
 	for (uint32_t g = 1; g < s->n_kv_heads; g++)
 		if (kvmod_head_at(s, g)->n != n)
-			return kv_fail(KVMOD_EPLAN, "spans, but KV heads 0 and %u hold %u and %u positions",
+			return kv_fail(KVMOD_EPLAN, "spans need KV heads of one length, but heads 0 and %u cache %u and %u positions",
 				       g, n, kvmod_head_at(s, g)->n);
 	if (keep->n_spans == 0 || keep->n_spans > keep->max_spans)
 		return kv_fail(KVMOD_EPLAN, "%u spans, expected 1 to %u", keep->n_spans, keep->max_spans);
@@ -172,14 +180,22 @@ static int check_spans(const struct kvmod_segment *s, const struct kvmod_keep *k
 			return kv_fail(KVMOD_EPLAN, "span %u is %u..%u, expected a part of 0..%u",
 				       i, span->begin, span->end, n);
 		if (i > 0 && span->begin < end)
-			return kv_fail(KVMOD_EPLAN, "span %u begins at %u, before the end of the one before it, %u",
+			return kv_fail(KVMOD_EPLAN, "span %u begins at %u, before %u, the end of the span before",
 				       i, span->begin, end);
-		if (span->store != 0)
-			return kv_fail(KVMOD_EPLAN, "span %u asks for store %u, expected 0", i, span->store);
 		end = span->end;
 	}
 	if (newest && end != n)
-		return kv_fail(KVMOD_EPLAN, "the newest position, %u, is not kept", n - 1);
+		return kv_fail(KVMOD_EPLAN, "the newest position, %u, is missing", n - 1);
+	return KVMOD_OK;
+}
+
+static int check_lists(const struct kvmod_segment *s, const struct kvmod_keep *keep)
+{
+	if (!keep->counts || !keep->indices)
+		return kv_fail(KVMOD_EPLAN, "counts or indices are NULL");
+	if (keep->index_stride < kvmod_longest_head(s) || keep->index_stride > UINT32_MAX)
+		return kv_fail(KVMOD_EPLAN, "index_stride is %llu, expected at least %u",
+			       (unsigned long long)keep->index_stride, kvmod_longest_head(s));
 	return KVMOD_OK;
 }
 
@@ -195,11 +211,27 @@ static int check_head(const struct kvmod_keep *keep, uint32_t g, uint32_t n, boo
 			return kv_fail(KVMOD_EPLAN, "KV head %u keeps index %u, expected 0 to %u",
 				       g, index[i], n - 1);
 		if (i > 0 && index[i] <= index[i - 1])
-			return kv_fail(KVMOD_EPLAN, "KV head %u keeps index %u after %u, expected them ascending",
+			return kv_fail(KVMOD_EPLAN, "KV head %u keeps index %u after %u, expected ascending indices",
 				       g, index[i], index[i - 1]);
 	}
 	if (newest && index[count - 1] != n - 1)
 		return kv_fail(KVMOD_EPLAN, "KV head %u does not keep the newest position, %u", g, n - 1);
+	return KVMOD_OK;
+}
+
+static int check_store(const struct kvmod_segment *s, const char *what, uint32_t type)
+{
+	uint32_t block = kvmod_block_size(type);
+
+	if (type == KVMOD_STORE_SAME)
+		return KVMOD_OK;
+	if (block == 0)
+		return kv_fail(KVMOD_EPLAN, "%s to be stored as element type %u, which is unknown: "
+			       "expected %u (as it was) to %u", what, type, KVMOD_STORE_SAME, KVMOD_Q4_0);
+	if (s->head_dim % block != 0)
+		return kv_fail(KVMOD_EPLAN, "%s to be stored as element type %u, in blocks of %u: "
+			       "the heads have %u dimensions, no multiple of that",
+			       what, type, block, s->head_dim);
 	return KVMOD_OK;
 }
 
@@ -209,16 +241,19 @@ int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_pla
 	const struct kvmod_segment *s = kvmod_segment_at(request, i);
 	const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 	bool newest = !(flags & KVMOD_POLICY_MAY_DROP_NEWEST);
-	int err = KVMOD_OK;
+	int err = check_store(s, "K", keep->k_store);
 
-	if (keep->place != 0)
-		return kv_fail(KVMOD_EPLAN, "place %u, expected 0", keep->place);
+	if (err == KVMOD_OK)
+		err = check_store(s, "V", keep->v_store);
+	if (err != KVMOD_OK)
+		return err;
 	switch (keep->kind) {
 	case KVMOD_KEEP_ALL:
 		return KVMOD_OK;
 	case KVMOD_KEEP_SPANS:
 		return check_spans(s, keep, newest);
 	case KVMOD_KEEP_HEADS:
+		err = check_lists(s, keep);
 		for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
 			err = check_head(keep, g, kvmod_head_at(s, g)->n, newest);
 		return err;

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Policies: where one is to run, and opening it there. */
+#include "core/modules/call.h"
 #include "core/run/policy.h"
+#include "core/modules/catalog.h"
+#include "core/run/request.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,22 +13,48 @@
 
 /* --- opening it on a device ------------------------------------------------------- */
 
+/* The policy writes to needs of its own: what passed cannot be changed later. */
+static int ask_needs(struct kvmod_policy *p)
+{
+	struct kvmod_needs needs = { .size = sizeof(needs) };
+	int err = p->ops->needs ? KV_CALL(p->ops, needs, p->instance, &needs) : KVMOD_OK;
+
+	if (err == KVMOD_OK)
+		err = kv_needs_check(&needs);
+	p->needs = needs;
+	p->needs.size = sizeof(needs);
+	return err;
+}
+
+/* A policy may keep the model that it is shown, and gets one that is its own. */
+static void copy_model(struct kvmod_policy *p, const struct kvmod_model *model)
+{
+	size_t size = model->size < sizeof(p->model) ? model->size : sizeof(p->model);
+
+	p->model = (struct kvmod_model){ 0 };
+	memcpy(&p->model, model, size);
+	p->model.size = (uint32_t)size;
+}
+
+static void stop(struct kvmod_policy *p)
+{
+	if (p->ops->close)
+		KV_CALL_VOID(p->ops->close(p->instance));
+}
+
 static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 {
 	int err = KVMOD_OK;
 
-	kv_fail(KVMOD_OK, "%s", "");
+	copy_model(p, model);
 	if (p->ops->open)
-		err = p->ops->open(p->instance, model);
+		err = KV_CALL(p->ops, open, p->instance, &p->model);
 	if (err != KVMOD_OK)
 		return kv_failed(err, "policy", p->ops->name);
-	p->needs = (struct kvmod_needs){ .size = sizeof(p->needs) };
-	if (p->ops->needs)
-		err = p->ops->needs(p->instance, &p->needs);
+	err = ask_needs(p);
 	if (err != KVMOD_OK) {
 		kv_failed(err, "policy", p->ops->name);
-		if (p->ops->close)
-			p->ops->close(p->instance);
+		stop(p);
 	}
 	return err;
 }
@@ -34,16 +63,16 @@ static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 enum lack { NOTHING, A_VERSION, THE_DEVICE, ABILITY };
 
 /* Opens its version for that device, or leaves nothing. */
-static int open_on(struct kvmod_policy *p, const char *name, uint32_t on,
+static int open_on(struct kvmod_policy *p, const char *name, const char *device,
 		   const struct kvmod_model *model, enum lack *lack)
 {
-	int err = kv_provider_get(p->ctx, KV_POLICY, name, on, &p->provider);
+	int err = kv_provider_get(p->ctx, KV_POLICY, name, device, &p->provider);
 
 	*lack = err == KVMOD_ENOTSUP ? A_VERSION : NOTHING;
 	if (err)
 		return err;
 	p->ops = p->provider->ops;
-	err = kvmod_device_open(p->ctx, kv_device_name(on), &p->device);
+	err = kvmod_device_open(p->ctx, device, &p->device);
 	*lack = err ? THE_DEVICE : NOTHING;
 	if (err)
 		goto no_device;
@@ -65,52 +94,110 @@ no_device:
 /* --- where it is to run -------------------------------------------------------------- */
 
 /* Where most layers of the model have their cache. */
-static uint32_t home_of(const struct kvmod_model *model)
+static const char *home_of(const struct kvmod_model *model)
 {
-	uint32_t on = KVMOD_ON_CPU;
-
 	if (KVMOD_HAS(model, device) && model->device && model->n_device_layers > 0 &&
 	    model->n_device_layers >= model->n_layers - model->n_device_layers)
-		on = kv_device_bit(model->device);
-	return on ? on : KVMOD_ON_CPU;
+		return model->device;
+	return KV_CPU;
 }
 
-/* At home, else where it can; that this is elsewhere is said, and why. */
+/* Devices are tried in turn, until the policy is open on one. */
+struct attempts {
+	struct kvmod_policy *p;
+	const char *name;
+	const struct kvmod_model *model;
+	const char *home;
+	int err;			/* of the reason to give */
+	enum lack lack;
+	char why[512], at_home[512];	/* that reason; what kept it from its home, "" if nothing */
+};
+
+/* Of several reasons, the last that keeps an existing version from running. */
+static void keep_reason(struct attempts *a, int err, enum lack lack)
+{
+	if (!a->at_home[0])
+		snprintf(a->at_home, sizeof(a->at_home), "%s", kvmod_error());
+	if (lack == A_VERSION && a->err != KVMOD_OK && a->lack != A_VERSION)
+		return;
+	a->err = err;
+	a->lack = lack;
+	snprintf(a->why, sizeof(a->why), "%s", kvmod_error());
+}
+
+/*
+ * Is there no need to try another device? Not once it is open, and not after a failure
+ * that has nothing to do with the device. What fails on the CPU would fail elsewhere.
+ */
+static bool is_settled(struct attempts *a, const char *device)
+{
+	enum lack lack;
+	int err = open_on(a->p, a->name, device, a->model, &lack);
+
+	if (err == KVMOD_OK) {
+		a->err = err;
+		if (!kv_name_eq(device, a->home))
+			kv_log(a->p->ctx, KVMOD_NOTE, "%s; policy %s runs on %s", a->at_home,
+			       a->p->ops->name, kvmod_policy_device(a->p));
+		return true;
+	}
+	keep_reason(a, err, lack);
+	return lack == NOTHING || (kv_name_eq(device, KV_CPU) && lack != A_VERSION);
+}
+
+/* On whichever other device the policy names, in the order of its list. */
+static int open_elsewhere(struct attempts *a)
+{
+	struct kv_strings devices = { 0 };
+	struct kv_pile pile = { 0 };
+	int err = kv_policy_devices(a->p->ctx, a->name, &pile, &devices);
+	bool settled = false;
+
+	for (size_t i = 0; i < devices.n && !err && !settled; i++)
+		settled = !kv_name_eq(devices.item[i], a->home) &&
+			  !kv_name_eq(devices.item[i], KV_CPU) && is_settled(a, devices.item[i]);
+	kv_pile_free(&pile);
+	return err;
+}
+
+/* At home, else on the CPU, else where it can; a message says that this is elsewhere, and why. */
 static int open_somewhere(struct kvmod_policy *p, const char *name,
 			  const struct kvmod_model *model)
 {
-	uint32_t home = home_of(model);
-	uint32_t other = home == KVMOD_ON_CPU ? KVMOD_ON_CUDA : KVMOD_ON_CPU;
-	enum lack lack, other_lack;
-	int err, other_err;
-	char why[512];
+	struct attempts a = { .p = p, .name = name, .model = model, .home = home_of(model) };
+	int err = KVMOD_OK;
 
-	err = open_on(p, name, home, model, &lack);
-	if (lack == NOTHING || (home == KVMOD_ON_CPU && lack != A_VERSION))
+	if (is_settled(&a, a.home) || (!kv_name_eq(a.home, KV_CPU) && is_settled(&a, KV_CPU)))
+		return a.err ? kv_fail(a.err, "%s", a.why) : KVMOD_OK;
+	err = open_elsewhere(&a);
+	if (err == KVMOD_OK && a.err)
+		err = kv_fail(a.err, "%s", a.why);
+	return err;
+}
+
+/* Its policies may be for devices that are not installed: an unknown name is said first. */
+static int open_where_told(struct kvmod_policy *p, const char *name, const char *device,
+			   const struct kvmod_model *model)
+{
+	struct kv_provider *provider;
+	enum lack lack;
+	int err = kv_provider_get(p->ctx, KV_DEVICE, device, NULL, &provider);
+
+	if (err)
 		return err;
-	snprintf(why, sizeof(why), "%s", kvmod_error());
-	other_err = open_on(p, name, other, model, &other_lack);
-	if (other_err == KVMOD_OK)
-		kv_log(p->ctx, KVMOD_NOTE, "%s; policy %s runs on %s", why, p->ops->name,
-		       kv_device_name(other));
-	/* Of two reasons, the one that keeps a version that there is from running. */
-	if (lack == A_VERSION || other_lack != A_VERSION)
-		return other_err;
-	return kv_fail(err, "%s", why);
+	err = open_on(p, name, provider->name, model, &lack);
+	kv_provider_put(p->ctx, provider);
+	return err;
 }
 
 static int open_at(struct kvmod_policy *p, const char *name, const char *device,
 		   const struct kvmod_model *model)
 {
-	enum lack lack;
-
 	if (!device)
 		device = kvmod_config_get(p->ctx, "kvmod", "device");
 	if (!device || strcmp(device, "auto") == 0)
 		return open_somewhere(p, name, model);
-	if (kv_device_bit(device) == 0)
-		return kv_fail(KVMOD_EINVAL, "device `%s`: expected auto, cpu or cuda", device);
-	return open_on(p, name, kv_device_bit(device), model, &lack);
+	return open_where_told(p, name, device, model);
 }
 
 /* What the kernels go by. Once: the environment stays as it is. */
@@ -153,9 +240,9 @@ void kvmod_policy_close(struct kvmod_policy *p)
 {
 	if (!p)
 		return;
-	if (p->ops->close)
-		p->ops->close(p->instance);
+	stop(p);
 	kv_staging_free(p);
+	kv_handed_free(&p->handed);
 	kv_buffer_free(p->device, &p->scratch);
 	kv_buffer_free(p->device, &p->device_scratch);
 	kv_instance_free(p->instance);
@@ -169,8 +256,7 @@ void kvmod_policy_close(struct kvmod_policy *p)
 bool kv_policy_counts_budget(const struct kvmod_policy *p)
 {
 	for (uint32_t i = 0; i < p->ops->n_params; i++) {
-		const struct kvmod_param *param = KVMOD_AT(const struct kvmod_param, p->ops->params,
-							   p->ops->param_stride, i);
+		const struct kvmod_param *param = &p->ops->params[i];
 
 		if (param->type == KVMOD_PARAM_AMOUNT && kv_name_eq(param->name, "budget"))
 			return ((const struct kvmod_amount *)
@@ -204,19 +290,16 @@ void kvmod_policy_counters(const struct kvmod_policy *p, struct kvmod_counters *
 
 int kvmod_policy_begin(struct kvmod_policy *p, uint64_t sequence, void **state)
 {
-	int err;
+	void *begun = NULL;	/* the policy must not be able to change *state later */
+	int err = p->ops->begin ? KV_CALL(p->ops, begin, p->instance, sequence, &begun) : KVMOD_OK;
 
-	*state = NULL;
-	if (!p->ops->begin)
-		return KVMOD_OK;
-	kv_fail(KVMOD_OK, "%s", "");
-	err = p->ops->begin(p->instance, sequence, state);
+	*state = err == KVMOD_OK ? begun : NULL;
 	return err == KVMOD_OK ? err : kv_failed(err, "policy", p->ops->name);
 }
 
 void kvmod_policy_end(struct kvmod_policy *p, uint64_t sequence, void *state)
 {
 	if (p->ops->end)
-		p->ops->end(p->instance, sequence, state);
+		KV_CALL_VOID(p->ops->end(p->instance, sequence, state));
 }
 

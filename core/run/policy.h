@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A policy that is open: what policy.c, decide.c, staging.c and buffer.c share. */
+/* A policy that is open: what the files that open, ask and close it share. */
 #ifndef KVMOD_RUN_POLICY_H
 #define KVMOD_RUN_POLICY_H
 
 #include "core/modules/device.h"
+#include "core/run/handed.h"
 
-/* Memory that is asked for again and again: kept, and grown. */
+/* Memory that every decision needs: kept from one to the next, and grown. */
 struct kv_buffer {
 	void *memory;
 	uint64_t size;
@@ -17,7 +18,6 @@ struct kv_staging {
 	struct kvmod_device *from;	/* that other device; NULL: nothing was ever copied */
 	struct kv_buffer copies;	/* on the policy's device: all segments */
 	struct kv_buffer packed;	/* on `from`: rows of one segment, without gaps */
-	void *arrays;			/* on the host: segments and heads, described anew */
 	bool said;
 };
 
@@ -27,28 +27,31 @@ struct kvmod_policy {
 	const struct kvmod_policy_ops *ops;
 	void *instance;
 	struct kvmod_device *device;	/* where it runs */
+	struct kvmod_model model;	/* the policy's own copy */
 	struct kvmod_needs needs;
 	struct kvmod_counters counters;
 	struct kv_buffer scratch, device_scratch;
 	struct kv_staging staging;
+	struct kv_handed handed;
 };
 
-/* Makes it hold at least so many bytes; what was in it is lost. */
+/* Makes the buffer hold at least so many bytes; its content is lost. */
 int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes);
 void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer);
-/* Says that a call of the device failed; returns err. */
+/* Puts the device's name before the reason why a call of it failed; returns err. */
 int kv_device_failed(const struct kvmod_device *device, int err);
-/* For all that is queued on the stream. */
+/* Waits for all work that is queued on the stream. */
 int kv_device_wait(struct kvmod_device *device, void *stream);
 
 /*
- * Brings all segments of the request to the policy's device: *r is then as the
- * policy is to see it. The copies are as good as there for work on r->stream.
+ * Brings the rows of all segments to the policy's device: the segments that the policy is
+ * handed then show them there, and *r, which will be handed with them, says where and on
+ * which stream. Work that is queued on r->stream finds the rows in place.
  */
-int kv_stage(struct kvmod_policy *p, struct kvmod_request *r);
+int kv_stage(struct kvmod_policy *p, const struct kvmod_request *of_engine, struct kvmod_request *r);
 void kv_staging_free(struct kvmod_policy *p);
 
-/* Has it a parameter `budget` that is a count now? */
+/* Does the policy have a parameter `budget`, and is its value a count? */
 bool kv_policy_counts_budget(const struct kvmod_policy *policy);
 
 #endif

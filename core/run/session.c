@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A session strings an engine and a policy together. It alone knows the order of
- * things: collect, run, ask, check, cut.
+ * Sessions: an engine and a policy at work together. Only this file knows the order
+ * of the steps: collect, run, ask, check, cut.
  */
+#include "core/modules/call.h"
 #include "core/run/engine.h"
 #include "core/run/policy.h"
+#include "core/run/request.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -118,6 +120,11 @@ static void end_sequence(struct kvmod_sequence *q)
 	free_sequence(q);
 }
 
+static int check_seq(const struct kvmod_session *s, const struct kvmod_seq *seq, const char *call)
+{
+	return seq ? KVMOD_OK : kv_fail(KVMOD_EINVAL, "engine %s: %s() gave no sequence", s->ops->name, call);
+}
+
 int kvmod_sequence_open(struct kvmod_session *s, struct kvmod_sequence **out)
 {
 	struct kvmod_sequence *q;
@@ -125,7 +132,9 @@ int kvmod_sequence_open(struct kvmod_session *s, struct kvmod_sequence **out)
 
 	if (err != KVMOD_OK)
 		return err;
-	err = s->ops->seq_open(s->instance, &q->seq);
+	err = KV_CALL_ENGINE(s->ops, seq_open, s->instance, &q->seq);
+	if (err == KVMOD_OK)
+		err = check_seq(s, q->seq, "seq_open");
 	if (err != KVMOD_OK) {
 		end_sequence(q);
 		return err;
@@ -143,7 +152,9 @@ int kvmod_sequence_fork(struct kvmod_sequence *from, struct kvmod_sequence **out
 
 	if (err != KVMOD_OK)
 		return err;
-	err = s->ops->seq_fork(s->instance, from->seq, &q->seq);
+	err = KV_CALL_ENGINE(s->ops, seq_fork, s->instance, from->seq, &q->seq);
+	if (err == KVMOD_OK)
+		err = check_seq(s, q->seq, "seq_fork");
 	if (err != KVMOD_OK) {
 		end_sequence(q);
 		return err;
@@ -159,35 +170,40 @@ void kvmod_sequence_close(struct kvmod_sequence *q)
 {
 	if (!q)
 		return;
-	q->session->ops->seq_close(q->session->instance, q->seq);
+	KV_CALL_VOID(q->session->ops->seq_close(q->session->instance, q->seq));
 	end_sequence(q);
 }
 
 int kvmod_sequence_truncate(struct kvmod_sequence *q, uint64_t logical)
 {
-	return q->session->ops->seq_truncate(q->session->instance, q->seq, logical);
+	return KV_CALL_ENGINE(q->session->ops, seq_truncate, q->session->instance, q->seq, logical);
 }
 
 uint64_t kvmod_sequence_length(struct kvmod_sequence *q)
 {
-	return q->session->ops->seq_length(q->session->instance, q->seq);
+	uint64_t length;
+
+	KV_CALL_VOID(length = q->session->ops->seq_length(q->session->instance, q->seq));
+	return length;
 }
 
 uint64_t kvmod_sequence_room(struct kvmod_sequence *q)
 {
 	const struct kvmod_engine_ops *ops = q->session->ops;
-	uint64_t context = q->session->model->context, length = kvmod_sequence_length(q);
+	uint64_t context = q->session->model->context, length = kvmod_sequence_length(q), room;
 
-	if (KVMOD_HAS(ops, seq_room) && ops->seq_room)
-		return ops->seq_room(q->session->instance, q->seq);
-	return length < context ? context - length : 0;
+	if (!KVMOD_HAS(ops, seq_room) || !ops->seq_room)
+		return length < context ? context - length : 0;
+	KV_CALL_VOID(room = ops->seq_room(q->session->instance, q->seq));
+	return room;
 }
 
 void kvmod_sequence_bytes(struct kvmod_sequence *q, struct kvmod_bytes *out)
 {
 	struct kvmod_bytes bytes = { .size = sizeof(bytes) };
 
-	q->session->ops->bytes(q->session->instance, q->seq, &bytes);
+	KV_CALL_VOID(q->session->ops->bytes(q->session->instance, q->seq, &bytes));
+	bytes.size = sizeof(bytes);
 	copy_out(out, out->size, &bytes, sizeof(bytes));
 }
 
@@ -218,7 +234,7 @@ void kvmod_sequence_left(const struct kvmod_sequence *q, struct kvmod_left *out)
 
 /* --- asking and cutting ------------------------------------------------------------ */
 
-/* What each KV head caches. */
+/* Notes what each KV head caches. ask_engine() made sure that layers are in range. */
 static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
 {
 	uint32_t n_heads = q->session->model->n_kv_heads;
@@ -231,7 +247,7 @@ static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
 	}
 }
 
-/* An engine that shows no cache holds all of it. */
+/* Every head caches every token. */
 static void note_whole(struct kvmod_sequence *q)
 {
 	const struct kvmod_model *m = q->session->model;
@@ -243,10 +259,18 @@ static void note_whole(struct kvmod_sequence *q)
 static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
 {
 	struct kvmod_session *s = q->session;
+	int err;
 
 	*r = (struct kvmod_request){ .size = sizeof(*r) };
-	kv_fail(KVMOD_OK, "%s", "");
-	return s->ops->request(s->instance, q->seq, r);
+	err = KV_CALL_ENGINE(s->ops, request, s->instance, q->seq, r);
+	if (err != KVMOD_OK)
+		return err;
+	r->size = sizeof(*r);
+	err = kv_request_check(r);
+	if (err == KVMOD_OK && r->n_layers != s->model->n_layers)
+		err = kv_fail(KVMOD_EINVAL, "the request is of a model of %u layers, but the model has %u",
+			      r->n_layers, s->model->n_layers);
+	return err == KVMOD_OK ? err : kv_fail_in(err, "engine %s", s->ops->name);
 }
 
 static double budget_of(const struct kvmod_sequence *q)
@@ -261,8 +285,8 @@ static double budget_of(const struct kvmod_sequence *q)
 }
 
 /*
- * What is left is what the engine holds now, whatever was planned; where the engine
- * cannot show it, no less than all is taken for certain.
+ * Notes what the engine holds now, whatever was planned. An engine that cannot show
+ * its cache is taken to hold all of it.
  */
 static void note_left(struct kvmod_sequence *q)
 {
@@ -278,7 +302,7 @@ static void note_left(struct kvmod_sequence *q)
 		note_whole(q);
 	if (err != KVMOD_OK)
 		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "what was kept cannot be counted: %s",
-		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+		       kvmod_error());
 	q->left.budget = budget_of(q);
 	q->left.bytes.size = sizeof(q->left.bytes);
 	kvmod_sequence_bytes(q, &q->left.bytes);
@@ -310,7 +334,7 @@ static uint32_t rows_to_replay(uint64_t n, uint32_t wanted)
 	return wanted < n / 2 ? wanted : (uint32_t)(n / 2);
 }
 
-/* A figure for whoever reads it: that it cannot be had stops nothing. */
+/* A figure for the reader: a loss that cannot be measured stops nothing. */
 static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
 			 const struct kvmod_plan *plan, uint32_t rows, double *loss)
 {
@@ -318,7 +342,10 @@ static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r
 	if (rows == 0 || !r->replay)
 		return;
 	*loss = 0;		/* where nothing is cut: no need to run it twice */
-	if (!cuts(r, plan) || r->replay(r, plan, rows, loss) == KVMOD_OK)
+	if (!cuts(r, plan))
+		return;
+	kv_error_forget();
+	if (kv_called(r->replay(r, plan, rows, loss), "replay", q->session->ops->name) == KVMOD_OK)
 		return;
 	*loss = NAN;
 	kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
@@ -339,16 +366,15 @@ static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
 	status = first_status(plan);
 	measure_loss(q, r, plan, replay_rows, &out->replay_loss);
 	begin = seconds();
-	kv_fail(KVMOD_OK, "%s", "");
-	err = s->ops->apply(s->instance, q->seq, plan);
+	err = KV_CALL_ENGINE(s->ops, apply, s->instance, q->seq, plan);
 	out->apply_seconds = seconds() - begin;
 	if (err != KVMOD_OK)
 		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR, "the plan was not applied: %s",
-		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+		       kvmod_error());
 	return err != KVMOD_OK ? err : status;
 }
 
-/* Too short for a cut to be of use; a budget that is a count means what it says. */
+/* Too short for a cut to pay, unless the policy's budget is a count: a count is exact. */
 static bool is_left_whole(struct kvmod_sequence *q)
 {
 	return kvmod_sequence_length(q) <= q->session->leave_below &&
@@ -376,8 +402,7 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 	if (err == KVMOD_OK)
 		err = kvmod_plan_renew(&r, &s->plan);
 	if (err != KVMOD_OK) {
-		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR,
-		       "the cache stays whole: %s", *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR, "the cache stays whole: %s", kvmod_error());
 		return err;
 	}
 	r.phase = phase;
@@ -406,9 +431,9 @@ static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *promp
 		.progress_arg = prompt->progress_arg,
 	};
 	const struct kvmod_needs *needs = s->policy ? kvmod_policy_needs(s->policy) : NULL;
-	int err = s->ops->prompt_begin(s->instance, q->seq, prompt->n_tokens, needs);
+	int err = KV_CALL_ENGINE(s->ops, prompt_begin, s->instance, q->seq, prompt->n_tokens, needs);
 
-	return err == KVMOD_OK ? s->ops->step(s->instance, &batch) : err;
+	return err == KVMOD_OK ? KV_CALL_ENGINE(s->ops, step, s->instance, &batch) : err;
 }
 
 int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt,
@@ -486,7 +511,7 @@ int kvmod_session_decode(struct kvmod_session *s, struct kvmod_sequence *const *
 			.n_logits = 1,
 		};
 	batch.items = items;
-	err = s->ops->step(s->instance, &batch);
+	err = KV_CALL_ENGINE(s->ops, step, s->instance, &batch);
 	for (size_t i = 0; i < n && err == KVMOD_OK; i++)
 		after_decode(sequences[i]);
 	if (items != few)

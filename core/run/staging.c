@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Staging: what a policy is to read, and lies on another device than it runs on,
- * is copied there, without what it did not ask for. Rows that others lie between
- * are packed first, where they are, so that no copy takes the others along.
+ * Staging: rows that a policy asked for, but that lie on another device than the
+ * policy runs on, are copied to the policy's device. Rows with gaps between them are
+ * first packed on their own device, so that no copy takes the gaps along.
  */
+#include "core/modules/call.h"
 #include "core/run/policy.h"
 
 #include <stdio.h>
@@ -12,7 +13,7 @@
 
 #define COPY_ALIGN 16u			/* of the views that a policy gets */
 
-/* Rows that come to lie one after the other, `at` bytes into the copies. */
+/* Rows that the copies hold without gaps, from byte `at` on. */
 struct piece {
 	const char *src;
 	uint64_t at, n_rows, row_bytes;
@@ -23,15 +24,13 @@ struct stager {
 	struct kvmod_policy *p;
 	const struct kvmod_request *r;	/* as the engine made it */
 	void *from_stream, *to_stream;
-	struct kvmod_segment *segments;	/* as the policy gets them */
-	struct kvmod_head *heads, *next_head;	/* of all of them, end to end */
 
 	/* The first time over, copies is NULL: only the sizes are found. */
 	char *copies, *packed;
 	uint64_t used, begin;		/* bytes of copies; where the segment at hand begins */
 	uint64_t most_packed;
 	uint32_t n_pieces, most_pieces;	/* of a segment */
-	bool gaps;			/* does one have some? */
+	bool gaps;			/* does any piece of the segment have gaps? */
 	struct piece *pieces;
 	struct kvmod_gather *gathers;
 	struct kvmod_span *spans;
@@ -39,29 +38,24 @@ struct stager {
 
 /* --- devices --------------------------------------------------------------------- */
 
-static bool is_host(const struct kvmod_device *device)
-{
-	return kvmod_device_ops(device)->on & KVMOD_ON_CPU;
-}
-
 static const char *device_of(const struct kvmod_request *r, const struct kvmod_segment *s)
 {
 	if (KVMOD_HAS(s, device) && s->device)
 		return s->device;
-	return r->device ? r->device : "cpu";
+	return r->device ? r->device : KV_CPU;
 }
 
 static bool is_elsewhere(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i)
 {
-	return strcmp(device_of(r, kvmod_segment_at(r, i)), kvmod_policy_device(p)) != 0;
+	return !kv_name_eq(device_of(r, kvmod_segment_at(r, i)), kvmod_policy_device(p));
 }
 
 static void *stream_on(const struct kvmod_request *r, const char *device)
 {
-	return strcmp(r->device ? r->device : "cpu", device) == 0 ? r->stream : NULL;
+	return kv_name_eq(r->device ? r->device : KV_CPU, device) ? r->stream : NULL;
 }
 
-/* --- what is to be copied ------------------------------------------------------------ */
+/* --- what has to be copied ------------------------------------------------------------ */
 
 static bool has_gaps(const struct piece *piece)
 {
@@ -81,7 +75,7 @@ static void add_piece(struct stager *st, const void *src, uint64_t at, uint64_t 
 	st->n_pieces++;
 }
 
-/* Makes room for so many bytes, which the view is to show; returns where they begin. */
+/* Makes room in the copies and points the view to it; returns where the room begins. */
 static uint64_t place(struct stager *st, struct kvmod_view *view, uint64_t bytes, uint64_t stride,
 		      uint64_t head_stride)
 {
@@ -119,7 +113,7 @@ static void add_queries(struct stager *st, struct kvmod_segment *s)
 			  head, from.head_stride);
 }
 
-/* A number for each position that a query head attends to; KV heads may differ in length. */
+/* One number per query head and cached position; KV heads may differ in length. */
 static void add_numbers(struct stager *st, struct kvmod_view *view, const struct kvmod_segment *s)
 {
 	const struct kvmod_view from = *view;
@@ -129,10 +123,10 @@ static void add_numbers(struct stager *st, struct kvmod_view *view, const struct
 	at = place(st, view, room * s->n_q_heads, sizeof(float), room);
 	for (uint32_t h = 0; h < s->n_q_heads; h++)
 		add_piece(st, (const char *)from.data + h * from.head_stride, at + h * room, 1,
-			  s->heads[h / group].n * sizeof(float), 0);
+			  kvmod_head_at(s, h / group)->n * sizeof(float), 0);
 }
 
-/* A matrix of n rows for each query head. */
+/* One matrix of n rows per query head. */
 static void add_matrices(struct stager *st, struct kvmod_view *view, const struct kvmod_segment *s,
 			 uint32_t n)
 {
@@ -145,7 +139,7 @@ static void add_matrices(struct stager *st, struct kvmod_view *view, const struc
 			  row, from.stride ? from.stride : (int64_t)row);
 }
 
-/* What was not asked for is not there. */
+/* A policy sees only what it asked for. */
 static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struct kvmod_head *heads)
 {
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
@@ -166,7 +160,7 @@ static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struc
 		s->q_mean.data = s->q_cov.data = NULL;
 }
 
-/* Turns its views into those of the copies, and lists what makes these. */
+/* Points the views of the segment to the copies, and lists the pieces to copy. */
 static void add_segment(struct stager *st, struct kvmod_segment *s, struct kvmod_head *heads)
 {
 	hide(&st->p->needs, s, heads);
@@ -212,8 +206,8 @@ static int pack(struct stager *st)
 	}
 	if (n == 0)
 		return KVMOD_OK;
-	err = kvmod_device_ops(from)->gather(kvmod_device_instance(from), st->from_stream,
-					     st->gathers, n, sizeof(*st->gathers));
+	err = KV_CALL(from->ops, gather, from->instance, st->from_stream, st->gathers, n,
+		      sizeof(*st->gathers));
 	return err ? kv_device_failed(from, err) : err;
 }
 
@@ -222,17 +216,16 @@ static int copy(const struct stager *st, uint64_t at, const char *src, uint64_t 
 	struct kvmod_device *from = st->p->staging.from, *to = st->p->device;
 	int err;
 
-	if (is_host(to)) {
-		err = kvmod_device_ops(from)->to_host(kvmod_device_instance(from), st->from_stream,
-						      st->copies + at, src, bytes);
+	if (kv_device_is_host(to)) {
+		err = KV_CALL(from->ops, to_host, from->instance, st->from_stream, st->copies + at, src,
+			      bytes);
 		return err ? kv_device_failed(from, err) : err;
 	}
-	err = kvmod_device_ops(to)->from_host(kvmod_device_instance(to), st->to_stream,
-					      st->copies + at, src, bytes);
+	err = KV_CALL(to->ops, from_host, to->instance, st->to_stream, st->copies + at, src, bytes);
 	return err ? kv_device_failed(to, err) : err;
 }
 
-/* Pieces that follow each other on both sides go as one. */
+/* Pieces that follow each other in source and copy are copied as one. */
 static int copy_pieces(const struct stager *st)
 {
 	const char *src = NULL;
@@ -258,46 +251,23 @@ static int copy_pieces(const struct stager *st)
 
 /* --- all segments ----------------------------------------------------------------------- */
 
-/* As its writer described it, at full size. */
-static struct kvmod_head *describe(struct stager *st, uint32_t i)
-{
-	const struct kvmod_segment *of = kvmod_segment_at(st->r, i);
-	struct kvmod_segment *s = &st->segments[i];
-	struct kvmod_head *heads = st->next_head;
-
-	memset(s, 0, sizeof(*s));
-	memcpy(s, of, of->size < sizeof(*s) ? of->size : sizeof(*s));
-	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
-		const struct kvmod_head *head = kvmod_head_at(of, g);
-
-		memset(&heads[g], 0, sizeof(*heads));
-		memcpy(&heads[g], head, head->size < sizeof(*heads) ? head->size : sizeof(*heads));
-		heads[g].size = sizeof(*heads);
-	}
-	s->size = sizeof(*s);
-	s->heads = heads;
-	s->head_stride = sizeof(*heads);
-	s->device = NULL;
-	st->next_head += s->n_kv_heads;
-	return heads;
-}
-
 /* Over all segments: once for the sizes, once to copy. */
 static int go_over(struct stager *st)
 {
+	struct kvmod_segment *segments = st->p->handed.segments;
 	int err = KVMOD_OK;
 
 	st->used = 0;
-	st->next_head = st->heads;
 	for (uint32_t i = 0; i < st->r->n_segments && err == KVMOD_OK; i++) {
-		struct kvmod_head *heads = describe(st, i);
+		struct kvmod_head *heads;
 
 		if (!is_elsewhere(st->p, st->r, i))
 			continue;
+		heads = kv_hand_again(&st->p->handed, st->r, i);
 		st->begin = st->used;
 		st->n_pieces = 0;
 		st->gaps = false;
-		add_segment(st, &st->segments[i], heads);
+		add_segment(st, &segments[i], heads);
 		if (st->gaps && st->used - st->begin > st->most_packed)
 			st->most_packed = st->used - st->begin;
 		if (st->n_pieces > st->most_pieces)
@@ -308,22 +278,6 @@ static int go_over(struct stager *st)
 			err = copy_pieces(st);
 	}
 	return err;
-}
-
-static int make_arrays(struct stager *st)
-{
-	struct kv_staging *staging = &st->p->staging;
-	size_t n_heads = 0, n = st->r->n_segments;
-
-	for (uint32_t i = 0; i < n; i++)
-		n_heads += kvmod_segment_at(st->r, i)->n_kv_heads;
-	free(staging->arrays);
-	staging->arrays = calloc(1, n * sizeof(*st->segments) + n_heads * sizeof(*st->heads));
-	if (!staging->arrays)
-		return kv_fail(KVMOD_ENOMEM, "no memory to describe %zu segments", n);
-	st->segments = staging->arrays;
-	st->heads = (struct kvmod_head *)(st->segments + n);
-	return KVMOD_OK;
 }
 
 static int make_room(struct stager *st)
@@ -347,17 +301,31 @@ static int make_room(struct stager *st)
 	return KVMOD_OK;
 }
 
-/* The one device that segments are copied from; it stays open with the policy. */
+/* The name comes from the host, which may have made it up. */
+static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
+{
+	struct kv_provider *provider;
+	int err = kv_provider_get(p->ctx, KV_DEVICE, name, NULL, &provider);
+
+	if (err == KVMOD_ENOENT)
+		return kv_fail(KVMOD_EINVAL, "layer %u is on `%s`, but no such device is installed", layer,
+			       name);
+	if (err)
+		return err;
+	err = kvmod_device_open(p->ctx, name, &p->staging.from);
+	kv_provider_put(p->ctx, provider);
+	return err;
+}
+
+/* All segments to copy must be on one device, which stays open with the policy. */
 static int open_one(struct kvmod_policy *p, const char *name, uint32_t layer)
 {
 	struct kv_staging *s = &p->staging;
 
-	if (kv_device_bit(name) == 0)
-		return kv_fail(KVMOD_EINVAL, "layer %u is on `%s`, which is no device", layer, name);
 	if (!s->from)
-		return kvmod_device_open(p->ctx, name, &s->from);
-	if (strcmp(kvmod_device_ops(s->from)->name, name) != 0)
-		return kv_fail(KVMOD_ENOTSUP, "layer %u is on %s, others are on %s", layer, name,
+		return open_named(p, name, layer);
+	if (!kv_name_eq(kvmod_device_ops(s->from)->name, name))
+		return kv_fail(KVMOD_ENOTSUP, "layer %u is on %s, but other layers are on %s", layer, name,
 			       kvmod_device_ops(s->from)->name);
 	return KVMOD_OK;
 }
@@ -384,12 +352,12 @@ static int copy_all(struct stager *st)
 	if (err == KVMOD_OK)
 		err = go_over(st);
 	free(st->pieces);
-	/* What is queued must not run on while its memory is used for something else. */
+	/* Work on the queue must end before its memory is used for something else. */
 	waited = kv_device_wait(st->p->staging.from, st->from_stream);
 	return err ? err : waited;
 }
 
-/* --- said once ------------------------------------------------------------------------------ */
+/* --- the note, once ------------------------------------------------------------------------------ */
 
 static bool is_copied(const struct stager *st, uint32_t layer)
 {
@@ -429,14 +397,11 @@ static void say_once(const struct stager *st)
 
 /* ------------------------------------------------------------------------------------------------ */
 
-/* The segments that the policy gets are in st->segments then. */
 static int stage(struct stager *st)
 {
-	int err = make_arrays(st);
+	int err = go_over(st);
 
-	if (err == KVMOD_OK)
-		err = go_over(st);
-	if (err || st->used == 0)	/* a policy may go by lengths alone */
+	if (err || st->used == 0)	/* the policy may need lengths alone */
 		return err;
 	err = open_from(st);
 	if (err == KVMOD_OK)
@@ -446,32 +411,22 @@ static int stage(struct stager *st)
 	return err;
 }
 
-int kv_stage(struct kvmod_policy *p, struct kvmod_request *r)
+int kv_stage(struct kvmod_policy *p, const struct kvmod_request *of_engine, struct kvmod_request *r)
 {
-	const struct kvmod_request engine = *r;
-	struct stager st = { .p = p, .r = &engine };
+	struct stager st = { .p = p, .r = of_engine };
 	uint32_t i = 0;
-	int err;
 
 	r->device = kvmod_policy_device(p);
-	r->stream = st.to_stream = stream_on(&engine, r->device);
-	while (i < engine.n_segments && !is_elsewhere(p, &engine, i))
+	r->stream = st.to_stream = stream_on(of_engine, r->device);
+	while (i < of_engine->n_segments && !is_elsewhere(p, of_engine, i))
 		i++;
-	if (i == engine.n_segments)
-		return KVMOD_OK;
-	err = stage(&st);
-	if (err)
-		return err;
-	r->segments = st.segments;
-	r->segment_stride = sizeof(*st.segments);
-	return KVMOD_OK;
+	return i == of_engine->n_segments ? KVMOD_OK : stage(&st);
 }
 
 void kv_staging_free(struct kvmod_policy *p)
 {
 	struct kv_staging *s = &p->staging;
 
-	free(s->arrays);
 	kv_buffer_free(p->device, &s->copies);
 	if (!s->from)
 		return;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* selftest: the module file and what is loaded from it, and golden vectors. */
+/* selftest: checks of the module file, its loading, and golden vectors. */
 #include "core/selftest/selftest.h"
 #include "core/testkit/vectors.h"
 #include "core/base/names.h"
@@ -21,16 +21,16 @@ static void check_facts(struct selftest *t)
 		const char *value = kvmod_modinfo_get(t->info, facts[i], 0);
 
 		if (!value || !*value)
-			selftest_fail(t, "the section " KVMOD_INFO_SECTION " gives no %s", facts[i]);
+			selftest_fail(t, "the section " KVMOD_INFO_SECTION " has no %s", facts[i]);
 		else if (kvmod_modinfo_get(t->info, facts[i], 1))
-			selftest_fail(t, "the section " KVMOD_INFO_SECTION " gives two of %s",
+			selftest_fail(t, "the section " KVMOD_INFO_SECTION " has more than one %s",
 				      facts[i]);
 	}
 	for (size_t i = 0; i < CLI_COUNT(kinds); i++)
 		n_provided += kvmod_modinfo_get(t->info, kinds[i], 0) != NULL;
 	if (!n_provided)
-		selftest_fail(t, "the section names no policy, engine or device: "
-			      "see KVMOD_PARAMS() and KVMOD_NO_PARAMS()");
+		selftest_fail(t, "the section " KVMOD_INFO_SECTION " names no policy, engine or device: "
+			      "use KVMOD_PARAMS() or KVMOD_NO_PARAMS()");
 }
 
 static void compare(struct selftest *t, const char *fact, const char *said)
@@ -38,11 +38,11 @@ static void compare(struct selftest *t, const char *fact, const char *said)
 	const char *written = kvmod_modinfo_get(t->info, fact, 0);
 
 	if (!said || !written || strcmp(said, written) != 0)
-		selftest_fail(t, "the descriptor's %s is `%s`, the section's `%s`", fact,
+		selftest_fail(t, "%s is `%s` in the descriptor, `%s` in the metadata", fact,
 			      said ? said : "(none)", written ? written : "(none)");
 }
 
-/* The core has loaded it: this only finds it again. */
+/* The core has loaded the file: this dlopen() only finds it again. */
 static void check_descriptor(struct selftest *t)
 {
 	void *handle = dlopen(kvmod_modinfo_path(t->info), RTLD_NOW | RTLD_LOCAL);
@@ -57,7 +57,7 @@ static void check_descriptor(struct selftest *t)
 		compare(t, "author", module->author);
 		compare(t, "description", module->description);
 		if (!kv_name_valid(module->name))
-			selftest_fail(t, "the name `%s` is not made of letters, digits, - and _",
+			selftest_fail(t, "the name `%s` has characters other than letters, digits, - and _",
 				      module->name);
 	}
 	if (handle)
@@ -152,7 +152,7 @@ void selftest_vectors(struct selftest *t, const char *path)
 		if (got < 0)
 			selftest_fail(t, "%s", v.error);
 		else
-			selftest_fail(t, "%s has no case of a policy of this module for %s",
+			selftest_fail(t, "%s has no case for a policy of this module on %s",
 				      path, t->device);
 		selftest_end(t);
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* selftest: what a policy decides on made-up caches. */
+/* selftest: checks a policy's decisions on made-up caches. */
 #include "core/selftest/selftest.h"
 #include "core/testkit/vectors.h"
 
@@ -24,12 +24,12 @@ struct trial {
 	struct kvmod_policy *policy;
 	const struct kvmod_needs *needs;
 	struct madeup_shape shape;
-	unsigned n_decided;		/* plans that passed, not one segment failing */
+	unsigned n_decided;		/* plans that passed in every segment */
 };
 
 /* --- one decision --------------------------------------------------------------------- */
 
-/* Errors are fine if they are clean; a plan that the core must refuse is not. */
+/* A clean error is no failure; a plan that the core has to refuse is one. */
 static bool judge(struct trial *trial, int err, const struct kvmod_plan *plan)
 {
 	if (err) {
@@ -42,7 +42,7 @@ static bool judge(struct trial *trial, int err, const struct kvmod_plan *plan)
 		if (status == KVMOD_EPLAN)
 			selftest_fail(trial->t, "%s", trial->t->logged);
 		else if (status > 0 || status < KVMOD_ECRASH)
-			selftest_fail(trial->t, "the status of layer %u is %d, which is no "
+			selftest_fail(trial->t, "the status of layer %u is %d, which is not a "
 				      "KVMOD_E... code", i, status);
 		if (status)
 			return false;
@@ -73,11 +73,11 @@ static void compare(struct trial *trial, const struct kvmod_request *request,
 	for (uint32_t i = 0; i < a->n_keeps; i++)
 		for (uint32_t g = 0; g < kvmod_segment_at(request, i)->n_kv_heads; g++)
 			if (!same_plan(request, a, b, i, g))
-				selftest_fail(trial->t, "asked twice, it decides twice otherwise: "
+				selftest_fail(trial->t, "two equal requests got different plans: "
 					      "layer %u, KV head %u", i, g);
 }
 
-/* As a sequence of its own, so that what it remembers of others does not count. */
+/* A new sequence for each decision, so that a state from an earlier one plays no part. */
 static int decide(struct trial *trial, struct kvmod_request *request, struct kvmod_plan *plan)
 {
 	int err = kvmod_policy_begin(trial->policy, SEQUENCE, &request->state);
@@ -90,7 +90,7 @@ static int decide(struct trial *trial, struct kvmod_request *request, struct kvm
 	return err;
 }
 
-/* What a policy counts and does not write is then no list that passes. */
+/* Makes a list invalid that the policy counts but does not write. */
 static void spoil_indices(const struct kvmod_request *request, struct kvmod_plan *plan)
 {
 	for (uint32_t i = 0; i < plan->n_keeps; i++) {
@@ -101,7 +101,7 @@ static void spoil_indices(const struct kvmod_request *request, struct kvmod_plan
 	}
 }
 
-/* Decides twice, and looks at everything; the first plan, to be freed, or NULL. */
+/* Decides twice and checks both plans; returns the first, to be freed, or NULL. */
 static struct kvmod_plan *try_cache(struct trial *trial, struct madeup *m)
 {
 	struct kvmod_plan *first = NULL, *second = NULL;
@@ -120,12 +120,13 @@ static struct kvmod_plan *try_cache(struct trial *trial, struct madeup *m)
 	if (judge(trial, err, first)) {
 		again = decide(trial, &m->request, second);
 		if (again)
-			selftest_fail(trial->t, "asked twice, it fails: %s", kvmod_error());
+			selftest_fail(trial->t, "the second of two equal requests failed: %s",
+				      kvmod_error());
 		else
 			compare(trial, &m->request, first, second);
 	}
 	if (memcmp(before, m->bytes, m->n_bytes))
-		selftest_fail(trial->t, "it wrote to the cache");
+		selftest_fail(trial->t, "the policy wrote to the cache");
 out:
 	free(before);
 	kvmod_plan_free(second);
@@ -151,7 +152,7 @@ static void try_prompt(struct trial *trial, uint32_t n, uint32_t rows)
 
 /* --- second turns and decoding ----------------------------------------------------------- */
 
-/* Cut as no policy would: each head otherwise, the newest kept. */
+/* A cut that no policy would make: another one in each head, with the newest kept. */
 static void cut_ragged(const struct madeup *m, struct kvmod_plan *plan)
 {
 	for (uint32_t i = 0; i < plan->n_keeps; i++) {
@@ -202,7 +203,7 @@ static void try_second_turn(struct trial *trial, bool ragged, uint32_t n_new)
 	madeup_free(&first);
 }
 
-/* A prompt, then tokens: the cache as the policy's own plans leave it. */
+/* A prompt, then decoded tokens, on the cache that the policy's own plans leave. */
 static void try_decoding(struct trial *trial)
 {
 	uint32_t every = trial->needs->decode_every < 200 ? trial->needs->decode_every : 200;
@@ -265,7 +266,7 @@ static void set_heads(struct trial *trial, size_t which, uint32_t n_segments)
 	trial->shape.n_segments = n_segments;
 }
 
-/* Short and odd lengths, every arrangement of heads, one layer and all. */
+/* Short and odd lengths, with every arrangement of heads, for one layer and all layers. */
 static void all_lengths(struct trial *trial, const char *name)
 {
 	static const uint32_t lengths[] = { 1, 2, 3, 4, 5, 31, 32, 33, 257, 1000 };
@@ -288,7 +289,7 @@ static void all_types(struct trial *trial, const char *name)
 {
 	uint32_t usual = trial->shape.type;
 
-	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q8_0; type++) {
+	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q4_0; type++) {
 		if (!takes(trial, type))
 			continue;
 		if (!selftest_begin(trial->t, "%s: a cache of %s", name, kv_type_name(type)))
@@ -350,11 +351,11 @@ static void run_all(struct trial *trial, const char *name)
 	all_types(trial, name);
 	all_turns(trial, name);
 	all_bad_numbers(trial, name);
-	if (selftest_begin(trial->t, "%s: decides at all", name)) {
+	if (selftest_begin(trial->t, "%s: decides on an ordinary cache", name)) {
 		trial->n_decided = 0;
 		try_prompt(trial, 257, kvmod_needs_rows(trial->needs, 257));
 		if (!trial->n_decided)
-			selftest_fail(trial->t, "nothing, on a cache with nothing special: %s",
+			selftest_fail(trial->t, "no decision on an ordinary cache: %s",
 				      kvmod_error());
 		selftest_end(trial->t);
 	}
@@ -371,9 +372,9 @@ void selftest_plans(struct selftest *t, const char *name)
 	set_heads(&trial, 2, trial.shape.n_layers);
 	model = madeup_model(&trial.shape);
 	if (kvmod_policy_open(t->ctx, name, t->device, &model, &trial.policy))
-		return;			/* said already */
+		return;			/* selftest_policy() has reported it */
 	trial.needs = kvmod_policy_needs(trial.policy);
-	while (!takes(&trial, trial.shape.type) && trial.shape.type < KVMOD_Q8_0)
+	while (!takes(&trial, trial.shape.type) && trial.shape.type < KVMOD_Q4_0)
 		trial.shape.type++;
 	run_all(&trial, name);
 	kvmod_policy_close(trial.policy);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* selftest: a policy's table, its parameters, opening it, and what it needs. */
+/* selftest: checks a policy's table, its parameters, opening, and needs. */
 #include "core/selftest/selftest.h"
 
 #include <ctype.h>
@@ -40,7 +40,7 @@ static void check_open(struct selftest *t, const char *name, const struct madeup
 	/* Instances are independent: two live side by side. */
 	second = open_on(t, name, shape, &err);
 	if (err)
-		selftest_fail(t, "a second time: %s", kvmod_error());
+		selftest_fail(t, "opening a second instance: %s", kvmod_error());
 	kvmod_policy_close(policy);
 	kvmod_policy_close(second);
 }
@@ -50,19 +50,20 @@ static void check_needs(struct selftest *t, const struct kvmod_needs *needs)
 	const uint32_t known = KVMOD_NEED_K | KVMOD_NEED_V | KVMOD_NEED_COLSUM |
 			       KVMOD_NEED_Q_STATS | KVMOD_NEED_WO_NORM | KVMOD_NEED_ALL_LAYERS;
 	const uint32_t types = KVMOD_TYPE_BIT(KVMOD_F32) | KVMOD_TYPE_BIT(KVMOD_F16) |
-			       KVMOD_TYPE_BIT(KVMOD_BF16) | KVMOD_TYPE_BIT(KVMOD_Q8_0);
+			       KVMOD_TYPE_BIT(KVMOD_BF16) | KVMOD_TYPE_BIT(KVMOD_Q8_0) |
+			       KVMOD_TYPE_BIT(KVMOD_Q4_0);
 	double rows = needs->rows.value;
 
 	if (needs->what & ~known)
-		selftest_fail(t, "asks for what is not known: bits 0x%x", needs->what & ~known);
+		selftest_fail(t, "needs->what has unknown bits: 0x%x", needs->what & ~known);
 	if (needs->types & ~types)
-		selftest_fail(t, "takes types that are not known: bits 0x%x", needs->types & ~types);
+		selftest_fail(t, "needs->types has unknown bits: 0x%x", needs->types & ~types);
 	if (!(rows >= 0) || rows > (needs->rows.is_count ? 1e9 : 1))
-		selftest_fail(t, "asks for %g rows of Q, as a %s", rows,
-			      needs->rows.is_count ? "count" : "fraction");
+		selftest_fail(t, "needs->rows is %g: expected a %s", rows,
+			      needs->rows.is_count ? "count of at most 1e9" : "fraction from 0 to 1");
 }
 
-/* --- the table: what the loader has not looked at ----------------------------------- */
+/* --- the table: what the loader does not check ---------------------------------------- */
 
 static size_t field_size(uint32_t type)
 {
@@ -81,7 +82,7 @@ static size_t field_size(uint32_t type)
 
 static const struct kvmod_param *param_at(const struct kvmod_policy_ops *ops, uint32_t i)
 {
-	return KVMOD_AT(const struct kvmod_param, ops->params, ops->param_stride, i);
+	return &ops->params[i];
 }
 
 static unsigned count_in_section(const struct selftest *t, const char *policy)
@@ -95,24 +96,24 @@ static unsigned count_in_section(const struct selftest *t, const char *policy)
 	return n;
 }
 
-/* Two names for one field is a slip of the pen. */
+/* Two parameters that fill one field are an author's mistake. */
 static void check_fields(struct selftest *t, const struct kvmod_param *a,
 			 const struct kvmod_param *b)
 {
 	if (a->offset < b->offset + field_size(b->type) &&
 	    b->offset < a->offset + field_size(a->type))
-		selftest_fail(t, "%s and %s share a field", a->name, b->name);
+		selftest_fail(t, "the parameters %s and %s fill the same field", a->name, b->name);
 }
 
 static void check_table(struct selftest *t, const struct kvmod_policy_ops *ops)
 {
 	if (!ops->description || !*ops->description)
-		selftest_fail(t, "it has no description");
+		selftest_fail(t, "the policy has no description");
 	for (uint32_t i = 0; i < ops->n_params; i++)
 		for (uint32_t j = 0; j < i; j++)
 			check_fields(t, param_at(ops, i), param_at(ops, j));
 	if (count_in_section(t, ops->name) != ops->n_params)
-		selftest_fail(t, "the metadata has %u parameters, the table %u",
+		selftest_fail(t, "the metadata has %u parameters, the table has %u",
 			      count_in_section(t, ops->name), ops->n_params);
 }
 
@@ -132,12 +133,12 @@ static void must_refuse(struct selftest *t, const char *policy, const char *para
 	int err = set(t, policy, param, value);
 
 	if (!err)
-		selftest_fail(t, "%s = %s is accepted", param, value);
+		selftest_fail(t, "%s = %s was accepted: expected an error", param, value);
 	else
 		selftest_clean_error(t, "configuring", err);
 }
 
-/* A value at the end of its range: it opens, or says why not. */
+/* With a value at the end of its range a policy opens, or fails with a message. */
 static void at_bound(struct selftest *t, const char *policy, const char *param, const char *value)
 {
 	struct kvmod_policy *opened = NULL;
@@ -192,7 +193,7 @@ static void check_choices(struct selftest *t, const char *policy, const struct k
 		at_bound(t, policy, p->name, word);
 }
 
-/* What no value of the type looks like. */
+/* Values that no parameter of the type may accept. */
 static void check_nonsense(struct selftest *t, const char *policy, const struct kvmod_param *p)
 {
 	static const char *const nonsense[][4] = {
@@ -214,11 +215,11 @@ static void check_param(struct selftest *t, const char *policy, const struct kvm
 {
 	for (const char *c = p->name; *c; c++)
 		if (!islower((unsigned char)*c) && !isdigit((unsigned char)*c) && *c != '_')
-			selftest_fail(t, "a name is made of a-z, 0-9 and _");
+			selftest_fail(t, "the name has characters other than a-z, 0-9 and _");
 	if (!p->help || !*p->help)
-		selftest_fail(t, "it has no help");
+		selftest_fail(t, "the parameter has no help text");
 	if (set(t, policy, p->name, p->def))
-		selftest_fail(t, "its default: %s", kvmod_error());
+		selftest_fail(t, "the default is refused: %s", kvmod_error());
 	check_nonsense(t, policy, p);
 	check_range(t, policy, p);
 	if (p->type == KVMOD_PARAM_CHOICE)
@@ -235,7 +236,7 @@ static void check_params(struct selftest *t, const char *name, const struct kvmo
 		check_param(t, name, param_at(ops, i));
 		selftest_end(t);
 	}
-	if (selftest_begin(t, "%s: a parameter that it does not have", name)) {
+	if (selftest_begin(t, "%s: an unknown parameter", name)) {
 		must_refuse(t, name, "no_such_parameter", "1");
 		selftest_end(t);
 	}
@@ -250,7 +251,7 @@ void selftest_policy(struct selftest *t, const char *name)
 	for (size_t i = 0; i < CLI_COUNT(shapes); i++) {
 		const struct madeup_shape *s = &shapes[i];
 
-		if (!selftest_begin(t, "%s: opens for %u layers, %u query heads on %u, width %u",
+		if (!selftest_begin(t, "%s: opens for %u layers, %u query heads on %u KV heads of %u",
 				    name, s->n_layers, s->n_q_heads, s->n_kv_heads, s->head_dim))
 			continue;
 		check_open(t, name, s);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod selftest: the conformance suite, run in child processes. */
+/* kvmod selftest: runs the conformance suite in child processes and reports the results. */
 #include "core/selftest/selftest.h"
 #include "core/base/child.h"
 #include "core/cli/text.h"
@@ -17,29 +17,30 @@
 #include <unistd.h>
 
 #define DEFAULT_LIMIT	60.0
-#define MAX_CHILDREN	32		/* then the module is beyond testing */
-#define LONGEST		1024		/* line about a check */
+#define MAX_CHILDREN	32		/* crashes after which the test gives up */
+#define LONGEST		1024		/* bytes of a line about a check */
 #define VECTOR		"vector "	/* names of checks that are golden vectors */
 
 struct job {
 	struct cli_common common;
 	struct cli_strings vectors;
-	const char *device;		/* where its policies are to run */
+	const char *device;		/* to run its policies on */
+	char *overrides[2];		/* of the configuration; to be freed */
 	double limit;			/* of one check, in seconds */
 	bool verbose;
 	char *path;			/* of the module */
 
 	unsigned n, n_passed;
 	unsigned n_vectors, n_vectors_passed;
-	unsigned n_begun;		/* what a new child passes over */
+	unsigned n_begun;		/* checks that a new child passes over */
 	char name[LONGEST], failure[LONGEST];	/* of the check in progress; "": none */
 	json_t *failures;
-	bool done;			/* a child got to its end */
+	bool done;			/* a child has run the last check */
 };
 
-/* --- in the child: telling ---------------------------------------------------------- */
+/* --- in the child: reports to the parent --------------------------------------------- */
 
-/* One line of UTF-8, whatever is in it. */
+/* Reports one line, always UTF-8 without control characters. */
 static void tell(struct selftest *t, char mark, const char *format, va_list args)
 {
 	char text[LONGEST], line[LONGEST];
@@ -91,7 +92,7 @@ int selftest_configure(struct selftest *t, const char *override)
 	return kvmod_configure(t->ctx, t->common->config, all.item, all.n);
 }
 
-/* Who says nothing is quoted with the name of the code alone. */
+/* Did the call leave a message? Without one, kvmod_error() ends with the code's name. */
 static bool said_why(int err)
 {
 	const char *words = kvmod_error(), *name = kvmod_strerror(err);
@@ -103,9 +104,9 @@ static bool said_why(int err)
 void selftest_clean_error(struct selftest *t, const char *what, int err)
 {
 	if (err > 0 || err < KVMOD_ECRASH)
-		selftest_fail(t, "%s returned %d, which is no KVMOD_E... code", what, err);
+		selftest_fail(t, "%s returned %d, which is not a KVMOD_E... code", what, err);
 	else if (!said_why(err))
-		selftest_fail(t, "%s returned %s and did not say why", what, kvmod_strerror(err));
+		selftest_fail(t, "%s returned %s without a message", what, kvmod_strerror(err));
 }
 
 static void listen(void *arg, uint32_t level, const char *line)
@@ -124,7 +125,7 @@ static void run_checks(struct selftest *t, const struct job *job)
 		return;
 	for (unsigned i = 0; (name = kvmod_modinfo_get(t->info, "policy", i)); i++) {
 		if (!cli_runs_there(t->info, name, t->device))
-			continue;	/* said by the parent */
+			continue;	/* the parent has printed a note */
 		selftest_policy(t, name);
 		selftest_plans(t, name);
 	}
@@ -141,7 +142,7 @@ static int be_child(const struct job *job, unsigned skip, int fd)
 	struct kvmod_modinfo *info;
 
 	kv_child_begin();
-	/* What a module prints is not among the results. */
+	/* Keep what a module prints apart from the results. */
 	dup2(STDERR_FILENO, STDOUT_FILENO);
 	t.report = fdopen(fd, "w");
 	t.ctx = t.report ? cli_context(&job->common) : NULL;
@@ -158,14 +159,14 @@ static int be_child(const struct job *job, unsigned skip, int fd)
 	return fclose(t.report) ? CLI_FAILED : CLI_OK;
 }
 
-/* --- in the parent: listening --------------------------------------------------------- */
+/* --- in the parent: results from the child ---------------------------------------------- */
 
 static bool is_vector(const struct job *job)
 {
 	return !strncmp(job->name, VECTOR, strlen(VECTOR));
 }
 
-/* The check in progress is over; failure NULL: it passed. */
+/* Counts and prints the check in progress; failure NULL: it passed. */
 static void conclude(struct job *job, const char *failure)
 {
 	job->n++;
@@ -202,8 +203,9 @@ static void hear(struct job *job, const char *line)
 }
 
 /*
- * Hears the child out. False: it said nothing for too long. A process that the
- * module has left behind may hold the pipe open, so its end is not waited for.
+ * Reads the child's reports until the child ends. False: it was silent for too long. A
+ * process that the module left behind may hold the pipe open, so this does not wait
+ * for the end of the pipe.
  */
 static bool listen_to(struct job *job, pid_t child, int fd)
 {
@@ -217,7 +219,7 @@ static bool listen_to(struct job *job, pid_t child, int fd)
 		bool ended = kv_child_has_ended(child);
 		ssize_t got;
 
-		if (ended)		/* nor will others fill the pipe while it is read */
+		if (ended)		/* and what it left behind could go on writing */
 			kv_child_kill(child);
 		if (poll(&ready, 1, ended ? 0 : KV_CHILD_LOOK_MS) == 0) {
 			quiet += KV_CHILD_LOOK_MS / 1e3;
@@ -241,19 +243,19 @@ static bool listen_to(struct job *job, pid_t child, int fd)
 	}
 }
 
-/* In words, why a child ended before its end. */
+/* Writes why a child ended before its last check. */
 static void describe_end(const struct job *job, bool hung, int status, char *text, size_t room)
 {
 	if (hung)
-		snprintf(text, room, "still at it after %g seconds", job->limit);
+		snprintf(text, room, "still running after %g seconds", job->limit);
 	else if (WIFSIGNALED(status))
 		snprintf(text, room, "crashed: signal %d (%s)", WTERMSIG(status),
 			 strsignal(WTERMSIG(status)));
 	else
-		snprintf(text, room, "ended the program, with exit code %d", WEXITSTATUS(status));
+		snprintf(text, room, "the process exited with code %d", WEXITSTATUS(status));
 }
 
-/* Starts a child that runs the checks not begun yet; *fd is where it tells of them. */
+/* Starts a child that runs the remaining checks; *fd is the pipe with its reports. */
 static pid_t start_child(const struct job *job, int *fd)
 {
 	int fds[2];
@@ -280,7 +282,7 @@ static pid_t start_child(const struct job *job, int *fd)
 	return child;
 }
 
-/* The pipe is closed; a child that closed it and goes on hangs. False: it does. */
+/* The pipe is closed: waits for the child to end. False: it hangs. */
 static bool ends_in_time(const struct job *job, pid_t child)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
@@ -293,7 +295,7 @@ static bool ends_in_time(const struct job *job, pid_t child)
 	return false;
 }
 
-/* Runs a child to its end, good or bad. False: it could not even set up. */
+/* Runs a child until it ends, crashes or hangs. False: its set-up failed. */
 static bool run_child(struct job *job)
 {
 	char failure[128];
@@ -310,9 +312,9 @@ static bool run_child(struct job *job)
 	if (job->done)
 		return true;
 	if (!*job->name && WIFEXITED(status) && WEXITSTATUS(status) == CLI_FAILED)
-		return false;		/* it said why */
+		return false;		/* the child has printed why */
 	if (!*job->name) {
-		/* No check is to blame that a new child could pass over. */
+		/* No check was in progress, so a new child could pass over none. */
 		job->done = true;
 		strcpy(job->name, "between two checks, or at the end");
 	}
@@ -349,14 +351,14 @@ static int run_job(struct job *job)
 	job->failures = json_array();
 	while (!job->done) {
 		if (++n_children > MAX_CHILDREN)
-			return cli_error("gave up after %d crashes", MAX_CHILDREN);
+			return cli_error("giving up after %d crashes", MAX_CHILDREN);
 		if (!run_child(job))
 			return CLI_FAILED;
 	}
 	return report(job);
 }
 
-/* What is beside a FILE can be configured, too. */
+/* The override that adds the folder of FILE to module_path, or NULL. */
 static char *beside(const char *file)
 {
 	char *path = realpath(file, NULL), *text = NULL;
@@ -367,22 +369,39 @@ static char *beside(const char *file)
 	return text;
 }
 
-/* Parameters that some user set have no part in a test. */
-static struct kvmod_ctx *isolated(struct cli_common *common, const char *operand, char **folder)
+/* The context finds out whether that device is installed. */
+static char *chosen(const char *device)
+{
+	char *text;
+
+	if (strcmp(device, CLI_BUILT_IN_DEVICE) == 0 || asprintf(&text, "kvmod.device=%s", device) < 0)
+		return NULL;
+	return text;
+}
+
+static void override(struct cli_common *common, char *text)
 {
 	struct cli_strings *given = &common->overrides;
 
-	if (!common->config)
-		common->config = "/dev/null";
-	*folder = strpbrk(operand, "/.") && given->n < CLI_MAX_STRINGS ? beside(operand) : NULL;
-	if (*folder) {
-		memmove(given->item + 1, given->item, given->n++ * sizeof(*given->item));
-		given->item[0] = *folder;
-	}
-	return cli_context(common);
+	if (!text || given->n == CLI_MAX_STRINGS)
+		return;
+	memmove(given->item + 1, given->item, given->n++ * sizeof(*given->item));
+	given->item[0] = text;
 }
 
-/* What is passed over is said. */
+/* Parameters that some user set have no part in a test. */
+static struct kvmod_ctx *isolated(struct job *job, const char *operand)
+{
+	if (!job->common.config)
+		job->common.config = "/dev/null";
+	job->overrides[0] = strpbrk(operand, "/.") ? beside(operand) : NULL;
+	job->overrides[1] = chosen(job->device);
+	for (size_t i = 0; i < CLI_COUNT(job->overrides); i++)
+		override(&job->common, job->overrides[i]);
+	return cli_context(&job->common);
+}
+
+/* Prints a note for each policy that does not run on the device. */
 static int look_at_policies(const struct job *job, struct kvmod_ctx *ctx)
 {
 	struct kvmod_modinfo *info;
@@ -392,13 +411,13 @@ static int look_at_policies(const struct job *job, struct kvmod_ctx *ctx)
 		return cli_error_kvmod();
 	for (unsigned i = 0; (name = kvmod_modinfo_get(info, "policy", i)); i++)
 		if (!cli_runs_there(info, name, job->device))
-			fprintf(stderr, "kvmod: note: policy %s runs on %s: it is not tried on %s "
+			fprintf(stderr, "kvmod: note: policy %s runs on %s and is not tested on %s "
 				"(see --device)\n", name, cli_runs_on(info, name), job->device);
 	kvmod_modinfo_free(info);
 	return CLI_OK;
 }
 
-/* Of several, that which the name or the device stands for best. */
+/* Finds the module: of several versions of a policy, the one for the device. */
 static int find(struct job *job, struct kvmod_ctx *ctx, const char *operand)
 {
 	int err = cli_find_module(ctx, operand, job->device, &job->path);
@@ -411,43 +430,43 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct job job = { .limit = DEFAULT_LIMIT, .device = "cpu" };
 	const struct cli_option options[] = {
 		{ "vectors", 0, CLI_STRINGS, &job.vectors, "FILE",
-		  "golden vectors to hold its policies against; may be repeated" },
+		  "compare its policies with golden vectors; may be repeated" },
 		{ "device", 0, CLI_STRING, &job.device, "NAME",
-		  "where its policies are to run: cpu or cuda [cpu]" },
-		{ "limit", 0, CLI_REAL, &job.limit, "SECONDS", "a check that takes longer hangs [60]" },
+		  "the device to run its policies on [cpu]" },
+		{ "limit", 0, CLI_REAL, &job.limit, "SECONDS", "the time that a check may take [60]" },
 		{ "verbose", 'v', CLI_FLAG, &job.verbose, NULL, "show the checks that pass, too" },
 		{ 0 },
 	};
 	int first = cli_parse(self, &job.common, options, argc, argv), err;
 	struct kvmod_ctx *ctx;
-	char *folder;
 
 	if (argc - first != 1)
-		cli_usage_error(self, "one MODULE or FILE was expected");
+		cli_usage_error(self, "expected one MODULE or FILE");
 	if (job.limit < 0.001 || job.limit > 3600)
-		cli_usage_error(self, "--limit=%g: 0.001 to 3600 seconds was expected", job.limit);
-	if (strcmp(job.device, "cpu") && strcmp(job.device, "cuda"))
-		cli_usage_error(self, "--device=%s: cpu or cuda was expected", job.device);
-	ctx = isolated(&job.common, argv[first], &folder);
+		cli_usage_error(self, "--limit=%g: expected 0.001 to 3600 seconds", job.limit);
+	if (!kv_name_valid(job.device))
+		cli_usage_error(self, "--device=%s: expected the name of a device", job.device);
+	ctx = isolated(&job, argv[first]);
 	err = ctx ? find(&job, ctx, argv[first]) : CLI_FAILED;
 	kvmod_unref(ctx);
 	if (!err)
 		err = run_job(&job);
 	json_decref(job.failures);
 	free(job.path);
-	free(folder);
+	for (size_t i = 0; i < CLI_COUNT(job.overrides); i++)
+		free(job.overrides[i]);
 	return err;
 }
 
 const struct cli_command cli_selftest = {
 	.name = "selftest",
 	.run = run,
-	.summary = "hold a module against what kvmod asks of modules",
+	.summary = "test a module against the rules for kvmod modules",
 	.operands = "MODULE|FILE",
 	.details =
-"Checks the file's metadata, loads it, and tries the parameters and the decisions\n"
-"of its policies on made-up caches, in a child process. Golden vectors say what a\n"
-"policy must decide; their format is that of kvmod's own, in tests/golden. Reads no\n"
-"configuration but what -c and -o give. The last line is how many checks passed.\n",
+"A child process checks the file's metadata, loads the module, and tries the parameters\n"
+"and decisions of its policies on made-up caches. Golden vectors are inputs with the\n"
+"decision that is expected for them; kvmod-module(7) describes the format. The only\n"
+"configuration is that of -c and -o. The last line says how many checks passed.\n",
 	.takes = CLI_TAKES_CONFIG | CLI_TAKES_JSON,
 };

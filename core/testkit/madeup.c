@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Made-up caches. */
+/* Builds made-up caches and the requests that describe them. */
 #include "core/testkit/madeup.h"
 
 #include <math.h>
@@ -28,7 +28,7 @@ struct kvmod_model madeup_model(const struct madeup_shape *shape)
 
 /* --- memory ---------------------------------------------------------------------- */
 
-/* Hands out m->bytes piece by piece; the first time round it only adds up. */
+/* Hands out m->bytes piece by piece; a first pass without memory only adds up sizes. */
 struct pieces {
 	unsigned char *base;
 	size_t used;
@@ -46,7 +46,6 @@ static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
 				 size_t head_stride)
 {
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = type,
 		.data = data,
 		.stride = (int64_t)stride,
@@ -58,7 +57,7 @@ static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
 
 enum { OF_K, OF_V, OF_Q, OF_EXTRA };
 
-/* Even numbers with deviation 1, always the same for the same place. */
+/* Uniformly distributed numbers with deviation 1, the same for the same place. */
 static void fill(float *out, size_t n, uint64_t what, uint64_t layer, uint64_t head, uint64_t at)
 {
 	struct kv_random r = { .state = ((what << 20 | layer) << 20 | head) << 20 ^ at };
@@ -67,7 +66,7 @@ static void fill(float *out, size_t n, uint64_t what, uint64_t layer, uint64_t h
 		out[i] = ((float)kv_random_u32(&r) * 0x1p-31f - 1) * 1.7320508f;
 }
 
-/* Views are of constant memory; this is where theirs may be written. */
+/* Views point to constant memory; this is the same place, writable. */
 static void *inside(const struct madeup *m, const struct kvmod_view *view)
 {
 	return m->bytes + ((const unsigned char *)view->data - m->bytes);
@@ -161,7 +160,7 @@ static void lay_out(struct madeup *m, struct pieces *p, uint32_t what)
 		lay_out_segment(m, p, &m->segments[i], what);
 }
 
-/* Everything but memory: heads know their n and positions. */
+/* Fills in all but the memory; the heads have their n and positions already. */
 static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
 {
 	const struct madeup_shape *shape = &m->shape;
@@ -176,8 +175,7 @@ static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
 			.head_dim = shape->head_dim,
 			.total_heads = shape->n_kv_heads,
 			.scale = (float)(1 / sqrt(shape->head_dim)),
-			.head_stride = sizeof(struct kvmod_head),
-			.heads = m->heads + (size_t)i * shape->n_kv_heads,
+			.heads = m->head_list + (size_t)i * shape->n_kv_heads,
 			.n_rows = rows,
 		};
 	m->request = (struct kvmod_request){
@@ -185,12 +183,11 @@ static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
 		.phase = KVMOD_PREFILL,
 		.n_layers = shape->n_layers,
 		.n_segments = shape->n_segments,
-		.segment_stride = sizeof(*m->segments),
-		.segments = m->segments,
+		.segments = m->segment_list,
 	};
 }
 
-/* Memory for all that describe() says, and what is in it. */
+/* Allocates memory for what describe() has described, and fills it. */
 static int furnish(struct madeup *m, uint32_t what)
 {
 	struct pieces p = { 0 };
@@ -220,11 +217,16 @@ static int start(struct madeup *m, const struct madeup_shape *shape, size_t n_po
 	*m = (struct madeup){ .shape = *shape };
 	m->segments = calloc(shape->n_segments, sizeof(*m->segments));
 	m->heads = calloc(n_heads, sizeof(*m->heads));
+	m->segment_list = calloc(shape->n_segments, sizeof(*m->segment_list));
+	m->head_list = calloc(n_heads, sizeof(*m->head_list));
 	m->positions = calloc(n_positions + 1, sizeof(*m->positions));
-	if (m->segments && m->heads && m->positions)
-		return 0;
-	madeup_free(m);
-	return KVMOD_ENOMEM;
+	if (!m->segments || !m->heads || !m->segment_list || !m->head_list || !m->positions) {
+		madeup_free(m);
+		return KVMOD_ENOMEM;
+	}
+	kvmod_list_segments(m->segment_list, m->segments, shape->n_segments);
+	kvmod_list_heads(m->head_list, m->heads, n_heads);
+	return 0;
 }
 
 int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
@@ -240,14 +242,14 @@ int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
 	return furnish(m, what);
 }
 
-/* The positions of one head: those kept of the ones before, and the new ones. */
+/* The positions of one head: those that the plan kept, then the new ones. */
 static int32_t *carry_over(const struct madeup *before, const struct kvmod_plan *plan,
 			   uint32_t i, uint32_t g, uint32_t n_new, struct kvmod_head *head,
 			   int32_t *at)
 {
 	const struct kvmod_segment *s = &before->segments[i];
 	const struct kvmod_head *old = kvmod_head_at(s, g);
-	uint32_t *kept = (uint32_t *)at;	/* indices, then what they stand for */
+	uint32_t *kept = (uint32_t *)at;	/* indices, replaced by positions below */
 	uint32_t n = vectors_kept(&before->request, plan, i, g, kept);
 
 	for (uint32_t k = 0; k < n; k++)
@@ -290,6 +292,8 @@ void madeup_free(struct madeup *m)
 {
 	free(m->segments);
 	free(m->heads);
+	free(m->segment_list);
+	free(m->head_list);
 	free(m->positions);
 	free(m->bytes);
 	*m = (struct madeup){ 0 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Made-up caches for tests of policies. What a row holds depends on its layer,
- * KV head and position alone, so a cache that was cut and grew is the same
- * wherever it still holds the same positions.
+ * Made-up caches for tests of policies. The contents of a row depend only on its
+ * layer, KV head and position, so a cache that was cut and has grown has the same
+ * rows at the positions that it still holds.
  */
 #ifndef KVMOD_CLI_MADEUP_H
 #define KVMOD_CLI_MADEUP_H
@@ -24,6 +24,8 @@ struct madeup {
 	struct kvmod_request request;
 	struct kvmod_segment *segments;
 	struct kvmod_head *heads;
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 	int32_t *positions;		/* of all heads end to end, then of the rows */
 	unsigned char *bytes;		/* K, V, Q and the extras */
 	size_t n_bytes;
@@ -34,7 +36,7 @@ struct kvmod_model madeup_model(const struct madeup_shape *shape);
 /* A prompt of n tokens, with `rows` rows of Q and the extras that `what` asks for. */
 int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
 		 uint32_t rows, uint32_t what);
-/* What is left of a cache after a plan, and n_new more tokens. */
+/* The cache that a plan leaves, and n_new more tokens. */
 int madeup_next(struct madeup *m, const struct madeup *before, const struct kvmod_plan *plan,
 		uint32_t n_new, uint32_t rows, uint32_t what);
 void madeup_free(struct madeup *m);

@@ -75,6 +75,25 @@ static void block_to_q8_0(const float *src, unsigned char *dst)
 		dst[2 + i] = (unsigned char)(signed char)(d > 0 ? lrintf(src[i] / d) : 0);
 }
 
+/* The element farthest from 0 becomes -8 or the other end's 7. */
+static void block_to_q4_0(const float *src, unsigned char *dst)
+{
+	float farthest = 0, d;
+	uint16_t scale;
+	long n;
+
+	for (int i = 0; i < 32; i++)
+		farthest = fabsf(src[i]) > fabsf(farthest) ? src[i] : farthest;
+	d = farthest / -8;
+	scale = to_f16(d);
+	memcpy(dst, &scale, sizeof(scale));
+	memset(dst + 2, 0, 16);
+	for (int i = 0; i < 32; i++) {
+		n = 8 + (d != 0 ? lrintf(src[i] / d) : 0);
+		dst[2 + i % 16] |= (unsigned char)((n > 15 ? 15 : n) << (i / 16 * 4));
+	}
+}
+
 void kv_encode(uint32_t type, const float *src, size_t n, void *dst)
 {
 	unsigned char *out = dst;
@@ -85,6 +104,9 @@ void kv_encode(uint32_t type, const float *src, size_t n, void *dst)
 	else if (type == KVMOD_Q8_0)
 		for (i = 0; i < n; i += 32, out += 34)
 			block_to_q8_0(src + i, out);
+	else if (type == KVMOD_Q4_0)
+		for (i = 0; i < n; i += 32, out += 18)
+			block_to_q4_0(src + i, out);
 	else
 		for (i = 0; i < n; i++, out += 2) {
 			uint16_t h = type == KVMOD_F16 ? to_f16(src[i]) : to_bf16(src[i]);
@@ -95,7 +117,7 @@ void kv_encode(uint32_t type, const float *src, size_t n, void *dst)
 
 const char *kv_type_name(uint32_t type)
 {
-	static const char *const names[] = { "?", "f32", "f16", "bf16", "q8_0" };
+	static const char *const names[] = { "?", "f32", "f16", "bf16", "q8_0", "q4_0" };
 
-	return names[type <= KVMOD_Q8_0 ? type : 0];
+	return names[type <= KVMOD_Q4_0 ? type : 0];
 }

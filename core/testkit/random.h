@@ -17,7 +17,7 @@ uint32_t kv_random_range(struct kv_random *r, uint32_t low, uint32_t high);
 /* About normal: mean 0, deviation 1. */
 float kv_random_normal(struct kv_random *r);
 
-/* n floats as elements of a type; n is a multiple of 32 for Q8_0. */
+/* n floats as elements of a type; n is a multiple of 32 for Q8_0 and Q4_0. */
 void kv_encode(uint32_t type, const float *src, size_t n, void *dst);
 /* "f16" */
 const char *kv_type_name(uint32_t type);

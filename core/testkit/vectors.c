@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reading files of golden vectors. */
+/* Reads files of golden vectors; kvmod-module(7) describes the format. */
 #include "core/testkit/vectors.h"
 #include "core/base/regular.h"
 
@@ -108,7 +108,7 @@ static int next_line(struct vectors *v)
 
 	while ((n = getline(&v->text, &v->room, v->file)) >= 0) {
 		v->line++;
-		/* An editor's signature (a BOM) is no part of the text. */
+		/* A byte order mark that an editor wrote is not part of the text. */
 		if (v->line == 1 && n >= 3 && !memcmp(v->text, "\xef\xbb\xbf", 3)) {
 			n -= 3;
 			memmove(v->text, v->text + 3, (size_t)n + 1);
@@ -116,7 +116,7 @@ static int next_line(struct vectors *v)
 		while (n > 0 && isspace((unsigned char)v->text[n - 1]))
 			v->text[--n] = '\0';
 		if (strlen(v->text) != (size_t)n)
-			return malformed(v, "a zero byte: this is no text file");
+			return malformed(v, "a NUL byte: expected a text file");
 		if (n > 0)
 			return 1;
 	}
@@ -168,7 +168,7 @@ static int set_text(struct vectors *v, char **field, char *rest)
 	const char *text = word(&rest);
 
 	if (*field)
-		return malformed(v, "said twice in one case");
+		return malformed(v, "given twice in one case");
 	if (!text || word(&rest))
 		return malformed(v, "expected one word");
 	*field = strdup(text);
@@ -203,14 +203,15 @@ static int check_shape(struct vectors *v, struct vectors_case *c)
 	if (!c->n || !c->n_q_heads || !c->n_kv_heads || !c->head_dim)
 		return malformed(v, "a shape needs n, q_heads, kv_heads and head_dim");
 	if (c->n_q_heads % c->n_kv_heads)
-		return malformed(v, "%u query heads on %u KV heads", c->n_q_heads, c->n_kv_heads);
+		return malformed(v, "q_heads=%u: expected a multiple of kv_heads=%u", c->n_q_heads,
+				 c->n_kv_heads);
 	if (c->rows > c->n)
-		return malformed(v, "%u rows of %u positions", c->rows, c->n);
+		return malformed(v, "rows=%u: expected at most n=%u", c->rows, c->n);
 	if (c->logical < c->n)
-		return malformed(v, "%u positions of %u tokens seen", c->n, c->logical);
+		return malformed(v, "logical=%u: expected at least n=%u", c->logical, c->n);
 	heads = (size_t)c->n_layers * c->n_kv_heads;
 	if (heads > MAX_NUMBERS || heads * c->n > MAX_NUMBERS)
-		return malformed(v, "a shape too large to be meant");
+		return malformed(v, "the shape has more than %u positions in all heads", MAX_NUMBERS);
 	c->counts = calloc(heads, sizeof(*c->counts));
 	c->kept = calloc(heads * c->n, sizeof(*c->kept));
 	return c->counts && c->kept ? 0 : no_memory(v);
@@ -222,12 +223,12 @@ static int set_shape(struct vectors *v, struct vectors_case *c, char *rest)
 	int got;
 
 	if (c->n)
-		return malformed(v, "said twice in one case");
+		return malformed(v, "given twice in one case");
 	while ((got = pair(v, &rest, &key, &value)) == 1) {
 		uint32_t *field = shape_field(c, key);
 
 		if (!field)
-			return malformed(v, "a shape has no `%.40s`", key);
+			return malformed(v, "unknown key `%.40s` of a shape", key);
 		got = number(v, value, MAX_EXTENT, field);
 		if (got < 0)
 			return got;
@@ -241,7 +242,7 @@ static int add_param(struct vectors *v, struct vectors_case *c, const char *key,
 	struct vectors_param *param = &c->params[c->n_params];
 
 	if (vectors_param(c, key))
-		return malformed(v, "parameter %.40s said twice", key);
+		return malformed(v, "parameter %.40s given twice", key);
 	if (c->n_params == VECTORS_MAX_PARAMS)
 		return malformed(v, "more than %d parameters", VECTORS_MAX_PARAMS);
 	c->n_params++;
@@ -296,11 +297,12 @@ static int read_floats(struct vectors *v, const char *text, size_t n, float *out
 	for (size_t i = 0; i < n; i++) {
 		out[i] = strtof(text, &end);
 		if (end == text || (*end && *end != ' '))
-			return malformed(v, "number %zu of %zu is `%.20s`", i + 1, n, text);
+			return malformed(v, "number %zu of %zu: expected a number, not `%.20s`",
+					 i + 1, n, text);
 		text = end;
 	}
 	if (text[strspn(text, " ")])
-		return malformed(v, "more than the %zu numbers that the shape says", n);
+		return malformed(v, "more than the %zu numbers of this shape", n);
 	return 0;
 }
 
@@ -309,9 +311,10 @@ static int set_input(struct vectors *v, struct vectors_case *c, int input, const
 	size_t size = input_size(c, input);
 
 	if (!c->n)
-		return malformed(v, "numbers before the shape");
+		return malformed(v, "numbers before the shape: expected the shape first");
 	if (size == 0 || size > MAX_NUMBERS / c->n_layers)
-		return malformed(v, "%zu numbers a layer, by the shape", size);
+		return malformed(v, "the shape has %zu numbers of %s a layer: expected 1 to %u", size,
+				 input_names[input], MAX_NUMBERS / c->n_layers);
 	if (c->given[input] == c->n_layers)
 		return malformed(v, "more than %u lines of %s", c->n_layers, input_names[input]);
 	if (!c->input[input])
@@ -339,15 +342,16 @@ static int read_positions(struct vectors *v, char *text, uint32_t n, uint32_t co
 		if (err)
 			return err;
 		if (i && positions[i] <= positions[i - 1])
-			return malformed(v, "position %u does not ascend", positions[i]);
+			return malformed(v, "position %u after %u: expected ascending positions",
+					 positions[i], positions[i - 1]);
 		text = comma ? comma + 1 : text;
 	}
 	return 0;
 }
 
 /*
- * layer=l head=g count=COUNT positions=p1,p2,...: of the pair that is due, the
- * *n_read-th. Into its places of counts and, [n] for each pair, positions.
+ * Reads layer=l head=g count=COUNT positions=p1,p2,... for the *n_read-th pair of layer
+ * and head, into its element of counts and its [n] elements of positions.
  */
 static int read_head(struct vectors *v, const struct vectors_case *c, char *rest, uint32_t *n_read,
 		     uint32_t *counts, uint32_t *positions)
@@ -361,7 +365,7 @@ static int read_head(struct vectors *v, const struct vectors_case *c, char *rest
 		if (pair(v, &rest, &key, &value[i]) != 1 || strcmp(key, keys[i]) != 0)
 			return malformed(v, "expected layer=, head=, count=, positions=");
 	if (word(&rest))
-		return malformed(v, "words after the positions");
+		return malformed(v, "unexpected words after the positions");
 	if ((err = number(v, value[0], c->n_layers - 1, &layer)) ||
 	    (err = number(v, value[1], c->n_kv_heads - 1, &head)) ||
 	    (err = number(v, value[2], c->n, &count)))
@@ -374,15 +378,15 @@ static int read_head(struct vectors *v, const struct vectors_case *c, char *rest
 			      positions + (size_t)(*n_read)++ * c->n);
 }
 
-/* What earlier cuts left, and the tokens after them. */
+/* The positions that earlier cuts left, and those of the tokens after them. */
 static int set_cached(struct vectors *v, struct vectors_case *c, char *rest)
 {
 	size_t heads = (size_t)c->n_layers * c->n_kv_heads;
 
 	if (!c->n)
-		return malformed(v, "cached positions before the shape");
+		return malformed(v, "cached positions before the shape: expected the shape first");
 	if (c->n_expected)
-		return malformed(v, "cached positions after an expectation");
+		return malformed(v, "cached positions after an expect line: expected them before it");
 	if (!c->cached) {
 		c->cached = calloc(heads, sizeof(*c->cached));
 		c->positions = calloc(heads * c->n, sizeof(*c->positions));
@@ -392,7 +396,7 @@ static int set_cached(struct vectors *v, struct vectors_case *c, char *rest)
 	return read_head(v, c, rest, &c->n_cached, c->cached, (uint32_t *)c->positions);
 }
 
-/* --- what is expected ------------------------------------------------------------------ */
+/* --- expectations ----------------------------------------------------------------------- */
 
 /* The index of each expected position among those that the head caches. */
 static int find_indices(struct vectors *v, const struct vectors_case *c, size_t head)
@@ -416,13 +420,13 @@ static int expect_head(struct vectors *v, struct vectors_case *c, char *rest)
 	return err ? err : find_indices(v, c, c->n_expected - 1);
 }
 
-/* The sinks, and all from `suffix` on, for every head. */
+/* Expects the sinks and all positions from `suffix` on, in every head. */
 static int fill_suffix(struct vectors *v, struct vectors_case *c, uint32_t keep, uint32_t suffix)
 {
 	const char *text = vectors_param(c, "sinks");
 	uint32_t sinks;
 	int err = text ? number(v, text, MAX_EXTENT, &sinks) :
-		  malformed(v, "keep= without a parameter sinks");
+		  malformed(v, "keep= needs the parameter sinks");
 
 	if (err)
 		return err;
@@ -436,7 +440,7 @@ static int fill_suffix(struct vectors *v, struct vectors_case *c, uint32_t keep,
 		c->n_expected++;
 	}
 	if (c->counts[0] != keep)
-		return malformed(v, "keep=%u, but %u sinks and all from %u on are %u",
+		return malformed(v, "keep=%u, but %u sinks and the positions from %u on are %u",
 				 keep, sinks, suffix, c->counts[0]);
 	return 0;
 }
@@ -454,21 +458,21 @@ static int expect_suffix(struct vectors *v, struct vectors_case *c, char *rest)
 			return malformed(v, "expected keep=, suffix=, loss=");
 	c->loss = strtod(value[2], &end);
 	if (*end || !isfinite(c->loss) || word(&rest))
-		return malformed(v, "expected a loss, and nothing after it");
+		return malformed(v, "expected a finite loss at the end of the line");
 	if ((err = number(v, value[0], c->n, &keep)) ||
 	    (err = number(v, value[1], c->logical, &suffix)))
 		return err;
 	if (c->n_expected)
-		return malformed(v, "said twice in one case");
+		return malformed(v, "given twice in one case");
 	return fill_suffix(v, c, keep, suffix);
 }
 
 static int set_expected(struct vectors *v, struct vectors_case *c, char *rest)
 {
 	if (!c->n)
-		return malformed(v, "an expectation before the shape");
+		return malformed(v, "an expect line before the shape: expected the shape first");
 	if (c->n_cached ? c->n_cached != c->n_layers * c->n_kv_heads : c->logical > c->n)
-		return malformed(v, "an expectation after lines of cached for %u of %u heads",
+		return malformed(v, "cached positions for %u of %u heads: expected those of all heads",
 				 c->n_cached, c->n_layers * c->n_kv_heads);
 	return strncmp(rest, "keep=", 5) ? expect_head(v, c, rest) : expect_suffix(v, c, rest);
 }
@@ -496,8 +500,8 @@ static int set_line(struct vectors *v, struct vectors_case *c)
 }
 
 /*
- * A case that names no policy is ReFreeKV's: its one layer is not among those
- * kept whole, and `rows` of the shape is its parameter.
+ * A case that names no policy is ReFreeKV's. Its one layer may be cut, and `rows` of
+ * the shape is the parameter rows.
  */
 static int imply_refreekv(struct vectors *v, struct vectors_case *c)
 {
@@ -522,7 +526,7 @@ static int check_case(struct vectors *v, struct vectors_case *c)
 			return malformed(v, "case %.60s has %u lines of %s for %u layers", c->name,
 					 c->given[i], input_names[i], c->n_layers);
 	if (c->n_expected != c->n_layers * c->n_kv_heads)
-		return malformed(v, "case %.60s expects something of %u of its %u heads", c->name,
+		return malformed(v, "case %.60s has expectations for %u of its %u heads", c->name,
 				 c->n_expected, c->n_layers * c->n_kv_heads);
 	return c->policy ? 0 : imply_refreekv(v, c);
 }
@@ -542,7 +546,7 @@ static int read_case(struct vectors *v, struct vectors_case *c)
 			return check_case(v, c);
 		got = set_line(v, c);
 	}
-	return got < 0 ? got : malformed(v, "the file ends within case %.60s", c->name);
+	return got < 0 ? got : malformed(v, "the file ends inside case %.60s", c->name);
 }
 
 int vectors_next(struct vectors *v, struct vectors_case **out)

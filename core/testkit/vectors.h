@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Golden vectors: what a policy must decide on given inputs. Reads files such as
- * tests/golden/policies.txt and refreekv.txt, makes requests of their cases, and
- * holds plans against what is expected.
+ * Golden vectors: inputs, and what a policy must decide on them. Reads files such as
+ * tests/golden/policies.txt and refreekv.txt, turns their cases into requests, and
+ * compares plans with the expected decisions.
  */
 #ifndef KVMOD_CLI_VECTORS_H
 #define KVMOD_CLI_VECTORS_H
@@ -36,8 +36,8 @@ struct vectors_case {
 	unsigned line;			/* where it begins */
 	char *name, *policy;
 	uint32_t n_layers, n, n_q_heads, n_kv_heads, head_dim, rows, width;
-	uint32_t logical;		/* tokens seen: n, if the case says no other */
-	uint32_t n_cached;		/* (layer, KV head) pairs read so far; 0: none said */
+	uint32_t logical;		/* tokens seen: n, unless the case says otherwise */
+	uint32_t n_cached;		/* (layer, KV head) pairs read so far; 0: not given */
 	uint32_t *cached;		/* [layer][kv_head]: how many of n it caches */
 	int32_t *positions;		/* [layer][kv_head][n], ascending */
 	uint32_t n_params;
@@ -47,15 +47,15 @@ struct vectors_case {
 
 	uint32_t n_expected;		/* (layer, KV head) pairs read so far */
 	uint32_t *counts;		/* [layer][kv_head] */
-	uint32_t *kept;			/* [layer][kv_head][n], ascending: of those cached */
+	uint32_t *kept;			/* [layer][kv_head][n], ascending indices of cached positions */
 	double loss;			/* NaN: nothing is expected of it */
 };
 
-/* A file that is being read. */
+/* An open file. */
 struct vectors {
 	const char *path;
 	FILE *file;
-	char *text;			/* the line, and the room that it has */
+	char *text;			/* the current line, in memory of `room` bytes */
 	size_t room;
 	unsigned line;
 	char error[512];		/* "FILE:12: ..." after a call that failed */
@@ -69,8 +69,8 @@ int vectors_next(struct vectors *v, struct vectors_case **c);
 void vectors_case_free(struct vectors_case *c);
 
 /*
- * What a KV head caches, heads counted over all layers: how many positions, and which.
- * Without a word of it that is 0 ... n-1.
+ * How many positions a KV head caches, and the i-th of them; heads are counted over all
+ * layers. A case without lines of `cached` has 0 ... n-1.
  */
 uint32_t vectors_n(const struct vectors_case *c, size_t head);
 uint32_t vectors_position(const struct vectors_case *c, size_t head, uint32_t i);
@@ -80,21 +80,23 @@ const char *vectors_param(const struct vectors_case *c, const char *key);
 
 /* --- a case as a request (vectors_request.c) ---------------------------------------- */
 
-/* The model that a case is made for. */
+/* The model of a case. */
 struct kvmod_model vectors_model(const struct vectors_case *c);
 
 /*
- * Its parameters as overrides for kvmod_configure(), "policy NAME.key=value".
- * Those that are the model's (rope, rope_base) are not among them. How many;
- * the texts are to be freed. 0: out of memory, or none.
+ * The case's parameters as overrides for kvmod_configure(), "policy NAME.key=value",
+ * without those of the model (rope, rope_base). Returns how many there are; free the
+ * texts. 0: none, or out of memory.
  */
 size_t vectors_overrides(const struct vectors_case *c, char *overrides[VECTORS_MAX_PARAMS]);
 
-/* The request, and the memory that it points to. */
+/* A request, and the memory that it points to. */
 struct vectors_request {
 	struct kvmod_request request;
 	struct kvmod_segment *segments;
 	struct kvmod_head *heads;
+	const struct kvmod_segment **segment_list;	/* of these */
+	const struct kvmod_head **head_list;
 	unsigned char *k, *v;		/* encoded */
 	float *wo_norm;
 };
@@ -111,16 +113,16 @@ void vectors_request_free(struct vectors_request *r);
  */
 uint32_t vectors_kept(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		      uint32_t i, uint32_t g, uint32_t *kept);
-/* Does the plan decide what the case expects? If not, `why` says where it differs. */
+/* Is the plan the one that the case expects? If not, `why` says where they differ. */
 bool vectors_match(const struct vectors_case *c, const struct kvmod_request *request,
 		   const struct kvmod_plan *plan, char *why, size_t room);
 
 /* --- a case, from end to end (vectors_run.c) ---------------------------------------- */
 
 /*
- * Opens the case's policy with its parameters in ctx, whose configuration it
- * replaces by `config` and `overrides` and those; decides on `device`, and compares. 0, or 1
- * where the plan is another than expected, or a code; `why` says it in words.
+ * Configures ctx from `config`, `overrides` and the case's parameters, opens the case's
+ * policy, decides on `device`, and compares. Returns 0, 1 if the plan is not the
+ * expected one, or an error code; `why` has the reason.
  */
 int vectors_run(struct kvmod_ctx *ctx, const char *config, const char *const *overrides,
 		size_t n_overrides, const struct vectors_case *c, uint32_t type,

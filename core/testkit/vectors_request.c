@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Requests made of golden vectors, and plans held against them. */
+/* Turns golden vectors into requests, and compares plans with the expected decisions. */
 #define _GNU_SOURCE
 #include "core/testkit/vectors.h"
 
@@ -63,7 +63,6 @@ static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
 				 size_t head_stride)
 {
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = type,
 		.data = data,
 		.stride = (int64_t)stride,
@@ -147,8 +146,7 @@ static void fill_segment(const struct vectors_case *c, uint32_t layer, struct ve
 		.head_dim = c->head_dim,
 		.total_heads = c->n_kv_heads,
 		.scale = (float)(1 / sqrt(c->head_dim)),
-		.head_stride = sizeof(struct kvmod_head),
-		.heads = r->heads + layer * c->n_kv_heads,
+		.heads = r->head_list + (size_t)layer * c->n_kv_heads,
 		.q = view_of(KVMOD_F32, layer_of(c, VECTORS_Q, layer, c->rows * heads * dim),
 			     heads * dim * f, dim * f),
 		.n_rows = c->input[VECTORS_Q] ? c->rows : 0,
@@ -166,18 +164,23 @@ static void fill_segment(const struct vectors_case *c, uint32_t layer, struct ve
 int vectors_request(const struct vectors_case *c, uint32_t type, struct vectors_request *r)
 {
 	bool norms = c->input[VECTORS_WO] && c->input[VECTORS_V];
+	size_t n_heads = (size_t)c->n_layers * c->n_kv_heads;
 
 	*r = (struct vectors_request){ 0 };
 	r->segments = calloc(c->n_layers, sizeof(*r->segments));
-	r->heads = calloc((size_t)c->n_layers * c->n_kv_heads, sizeof(*r->heads));
+	r->heads = calloc(n_heads, sizeof(*r->heads));
+	r->segment_list = calloc(c->n_layers, sizeof(*r->segment_list));
+	r->head_list = calloc(n_heads, sizeof(*r->head_list));
 	r->k = c->input[VECTORS_K] ? encode(c, VECTORS_K, type) : NULL;
 	r->v = c->input[VECTORS_V] ? encode(c, VECTORS_V, type) : NULL;
 	r->wo_norm = norms ? wo_norms(c) : NULL;
-	if (!r->segments || !r->heads || (c->input[VECTORS_K] && !r->k) ||
+	if (!r->segments || !r->heads || !r->segment_list || !r->head_list || (c->input[VECTORS_K] && !r->k) ||
 	    (c->input[VECTORS_V] && !r->v) || (norms && !r->wo_norm)) {
 		vectors_request_free(r);
 		return KVMOD_ENOMEM;
 	}
+	kvmod_list_segments(r->segment_list, r->segments, c->n_layers);
+	kvmod_list_heads(r->head_list, r->heads, n_heads);
 	for (uint32_t l = 0; l < c->n_layers; l++) {
 		fill_heads(c, type, l, r);
 		fill_segment(c, l, r);
@@ -187,8 +190,7 @@ int vectors_request(const struct vectors_case *c, uint32_t type, struct vectors_
 		.phase = KVMOD_PREFILL,
 		.n_layers = c->n_layers,
 		.n_segments = c->n_layers,
-		.segment_stride = sizeof(*r->segments),
-		.segments = r->segments,
+		.segments = r->segment_list,
 	};
 	return 0;
 }
@@ -197,6 +199,8 @@ void vectors_request_free(struct vectors_request *r)
 {
 	free(r->segments);
 	free(r->heads);
+	free(r->segment_list);
+	free(r->head_list);
 	free(r->k);
 	free(r->v);
 	free(r->wo_norm);
@@ -230,7 +234,7 @@ uint32_t vectors_kept(const struct kvmod_request *request, const struct kvmod_pl
 	return n;
 }
 
-/* The first position in one ascending list only; n where there is none. */
+/* The first position that is in only one of two ascending lists; n if there is none. */
 static uint32_t first_difference(const uint32_t *a, uint32_t n_a, const uint32_t *b, uint32_t n_b,
 				 uint32_t n)
 {

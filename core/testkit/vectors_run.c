@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Golden vectors, decided through libkvmod as any host would. */
+/* Runs golden vectors through libkvmod, as any host would. */
 #include "core/testkit/vectors.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* In words, if the call said any. */
+/* Copies the message of a failed call, or the name of its code. */
 static int said(int err, char *why, size_t room)
 {
 	if (err)
@@ -13,7 +13,7 @@ static int said(int err, char *why, size_t room)
 	return err;
 }
 
-/* The case's parameters come after what is given, and so win. */
+/* The case's parameters come after the given overrides, and so count. */
 static int configure(struct kvmod_ctx *ctx, const char *config, const char *const *overrides,
 		     size_t n_overrides, const struct vectors_case *c)
 {

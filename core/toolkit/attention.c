@@ -2,8 +2,7 @@
 /* The attention that the newest queries pay, and scores made of it. */
 #include "core/toolkit/toolkit.h"
 
-#include <math.h>
-
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/logits.h"
 
 /* Queries that are scored in one pass over the keys. */
@@ -15,17 +14,27 @@ static uint32_t block_rows(uint32_t group)
 	return group < BLOCK_QUERIES ? BLOCK_QUERIES / group : 1;
 }
 
-/* Queries and logits of a block; no block has more than BLOCK_QUERIES or one row. */
-static size_t block_floats(uint32_t group, uint32_t head_dim, uint32_t n)
+/* No block has more queries than that: BLOCK_QUERIES, or one row of a larger group. */
+static uint32_t most_queries(uint32_t group)
 {
-	size_t n_queries = group > BLOCK_QUERIES ? group : BLOCK_QUERIES;
-
-	return n_queries * ((size_t)head_dim + n);
+	return group > BLOCK_QUERIES ? group : BLOCK_QUERIES;
 }
 
+/* What the attention of a block takes, without logits. */
+static size_t block_floats(uint32_t group, uint32_t head_dim)
+{
+	struct kv_attention block = {
+		.n_rows = most_queries(group), .group = 1, .head_dim = head_dim, .n_parts = 1,
+	};
+
+	return kv_attention_lay_out(&block, NULL) / sizeof(float);
+}
+
+/* Of a block: attention, logits; and a mean. */
 size_t kv_attention_floats(const struct kvmod_extent *extent)
 {
-	return block_floats(extent->group, extent->head_dim, extent->n) + extent->n;
+	return block_floats(extent->group, extent->head_dim) +
+	       ((size_t)most_queries(extent->group) + 1) * extent->n;
 }
 
 static int32_t not_finite(const struct kvmod_task *t)
@@ -73,34 +82,29 @@ void kv_logits(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float 
 		block_logits(t, row, row + step <= end ? step : end - row, sees, out, stride);
 }
 
+/* Attention of rows that make a block at most, logits kept, against all that they see. */
+static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
+		      struct kv_attention *a)
+{
+	*a = kv_attention_of(t->segment, t->g, row, n_rows);
+	a->logits = logits;
+	kv_attention_lay_out(a, kv_attention_work(t));
+	kv_attention_load(a);
+	kv_attention_scan(a, 0, 0, t->n);
+	return kv_attention_total(a) ? not_finite(t) : 0;
+}
+
 int32_t kv_last_attention(const struct kvmod_task *t, float *out)
 {
-	uint32_t row = t->segment->n_rows - 1, sees;
+	struct kv_attention a;
+	int32_t error;
 
 	if (t->segment->n_rows == 0)
 		return no_queries(t);
-	sees = kvmod_row_sees(t->segment, t->head, row);
-	block_logits(t, row, 1, sees, out, t->n);
-	for (uint32_t h = 0; h < t->group; h++, out += t->n) {
-		if (sees && kv_cpu_softmax(out, sees) != 0)
-			return not_finite(t);
-		memset(out + sees, 0, (t->n - sees) * sizeof(*out));
-	}
-	return 0;
-}
-
-static int32_t add_attention(const float *logits, uint32_t sees, uint32_t m, float share,
-			     float *out)
-{
-	struct kv_softmax s;
-
-	if (sees == 0)
-		return 0;
-	kv_cpu_softmax_sums(logits, sees, &s);
-	if (!isfinite(s.sum))
-		return KVMOD_ENUMERIC;
-	kv_cpu_softmax_add(logits, sees < m ? sees : m, s.max, share / s.sum, out);
-	return 0;
+	error = attend(t, t->segment->n_rows - 1, 1, out, &a);
+	if (error == 0)
+		kv_attention_of_logits(&a);
+	return error;
 }
 
 int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t m, float *out)
@@ -109,20 +113,19 @@ int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t 
 	uint32_t n = n_rows < segment->n_rows ? n_rows : segment->n_rows;
 	uint32_t row = segment->n_rows - n, step = block_rows(t->group);
 	float share = 1.0f / ((float)n * (float)t->group);
-	float *block = kv_attention_work(t) + (size_t)step * t->group * segment->head_dim;
+	float *logits = kv_attention_work(t) + block_floats(t->group, segment->head_dim);
 
 	if (n == 0)
 		return no_queries(t);
 	memset(out, 0, m * sizeof(*out));
 	for (; row < segment->n_rows; row += step) {
 		uint32_t rows = row + step <= segment->n_rows ? step : segment->n_rows - row;
-		const float *logits = block;
+		struct kv_attention a;
+		int32_t error = attend(t, row, rows, logits, &a);
 
-		block_logits(t, row, rows, kvmod_row_sees(segment, t->head, row + rows - 1), block, t->n);
-		for (uint32_t i = 0; i < rows * t->group; i++, logits += t->n)
-			if (add_attention(logits, kvmod_row_sees(segment, t->head, row + i / t->group),
-					  m, share, out) != 0)
-				return not_finite(t);
+		if (error)
+			return error;
+		kv_attention_add(&a, rows, 0, m, share, out, 0);
 	}
 	return 0;
 }
@@ -154,7 +157,8 @@ int32_t kv_window_scores(const struct kvmod_task *t, uint32_t window, uint32_t p
 			 int32_t pooling, float *out)
 {
 	uint32_t m = t->n > window ? t->n - window : 0;
-	float *mean = kv_attention_work(t) + block_floats(t->group, t->segment->head_dim, t->n);
+	float *mean = kv_attention_work(t) + block_floats(t->group, t->segment->head_dim) +
+		      (size_t)most_queries(t->group) * t->n;
 	int32_t error = kv_mean_attention(t, window, m, mean);
 
 	if (error == 0)

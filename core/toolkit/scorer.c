@@ -10,7 +10,7 @@
 static bool lists(const struct kvmod_policy_ops *ops, size_t offset)
 {
 	for (uint32_t i = 0; i < ops->n_params; i++)
-		if (KVMOD_AT(const struct kvmod_param, ops->params, ops->param_stride, i)->offset ==
+		if (ops->params[i].offset ==
 		    offset)
 			return true;
 	return false;

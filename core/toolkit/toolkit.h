@@ -60,6 +60,19 @@ int32_t kv_window_scores(const struct kvmod_task *task, uint32_t window, uint32_
 			 int32_t pooling, float *out);
 void kv_pool(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out);
 
+/* --- attention in parts (parts.c) ------------------------------------------------------ */
+
+size_t kv_parts_bytes(const struct kvmod_segment *segment, uint32_t g, uint32_t n_rows,
+		      uint32_t n_parts);
+struct kvmod_attention *kv_parts_open(const struct kvmod_segment *segment, uint32_t g,
+				      uint32_t n_rows, uint32_t n_parts, void *memory);
+void kv_parts_scan(struct kvmod_attention *a, uint32_t part, uint32_t begin, uint32_t end);
+int32_t kv_parts_total(struct kvmod_attention *a);
+void kv_parts_shares(const struct kvmod_attention *a, uint32_t row, uint32_t h,
+		     double *share, double *squares);
+void kv_parts_add(const struct kvmod_attention *a, uint32_t n_rows, uint32_t begin, uint32_t end,
+		  float weight, float *out, size_t head_stride);
+
 /* --- selection and sets (heaviest.c) ------------------------------------------------- */
 
 /*

@@ -12,8 +12,8 @@
 #endif
 
 #define VW 8
-/* How many rows at a time against nq queries: what fits 16 registers. */
-#define ROWS_FOR(nq) (nq == 1 ? 8 : nq == 2 ? 4 : 3)
+/* How many keys at a time against nq queries: what fits 16 registers. */
+#define KEYS_FOR(nq) (nq == 1 ? 8 : nq == 2 ? 4 : 3)
 typedef __m256 vf;
 typedef __m256i vi;
 
@@ -54,6 +54,15 @@ static inline vf v_load_i8(const char *p)
 	__m128i b = _mm_loadl_epi64((const __m128i *)(const void *)p);
 
 	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
+}
+
+/* Four bits of each byte, from bit `shift` on, less 8. */
+static inline vf v_load_i4(const char *p, int shift)
+{
+	__m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+
+	b = _mm256_and_si256(_mm256_srl_epi32(b, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(15));
+	return _mm256_cvtepi32_ps(_mm256_sub_epi32(b, _mm256_set1_epi32(8)));
 }
 
 static inline vf v_broadcast_f16(const char *p)
@@ -112,7 +121,9 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
+	.multiply_add = multiply_add,
 	.rows = rows,
 	.norms = norms,
 	.sum = sum,

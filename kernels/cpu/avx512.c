@@ -12,8 +12,8 @@
 #endif
 
 #define VW 16
-/* How many rows at a time against nq queries: what fits 32 registers. */
-#define ROWS_FOR(nq) (nq == 1 ? 16 : nq == 2 ? 8 : 4)
+/* How many keys at a time against nq queries: what fits 32 registers. */
+#define KEYS_FOR(nq) (nq == 1 ? 16 : nq == 2 ? 8 : 4)
 typedef __m512 vf;
 typedef __m512i vi;
 
@@ -55,6 +55,15 @@ static inline vf v_load_i8(const char *p)
 	__m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
 
 	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
+}
+
+/* Four bits of each byte, from bit `shift` on, less 8. */
+static inline vf v_load_i4(const char *p, int shift)
+{
+	__m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+
+	b = _mm512_and_si512(_mm512_srl_epi32(b, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(15));
+	return _mm512_cvtepi32_ps(_mm512_sub_epi32(b, _mm512_set1_epi32(8)));
 }
 
 static inline vf v_broadcast_f16(const char *p)
@@ -112,7 +121,9 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
+	.multiply_add = multiply_add,
 	.rows = rows,
 	.norms = norms,
 	.sum = sum,

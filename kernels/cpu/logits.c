@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Logits and softmax, put together from the functions of the level in use. */
+/* Logits and softmax of pieces, put together from the functions of the level in use. */
 #include <float.h>
 #include <math.h>
 
 #include "kernels/cpu/ops.h"
 
-#define BLOCK 512	/* a multiple of KV_PAD */
+#define PIECE 384	/* a multiple of KV_PAD */
 
 void kv_cpu_logits(const struct kvmod_view *k, uint32_t head_dim,
 		   uint32_t begin, uint32_t end, const float *q, uint32_t n_q,
@@ -28,7 +28,7 @@ void kv_cpu_to_f32(uint32_t type, const void *src, size_t n, float *dst)
 	kv_cpu_ops()->to_f32(type, src, n, dst);
 }
 
-void kv_cpu_softmax_rows(float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out)
+void kv_cpu_softmax_piece(float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out)
 {
 	size_t padded = (n + KV_PAD - 1) / KV_PAD * KV_PAD, i;
 	uint32_t j;
@@ -39,58 +39,42 @@ void kv_cpu_softmax_rows(float *x, size_t stride, uint32_t n_q, size_t n, struct
 	kv_cpu_ops()->softmax(x, stride, n_q, padded, out);
 	for (j = 0; j < n_q; j++)
 		if (out[j].max == -FLT_MAX && !isnan(out[j].sum))
-			out[j].sum = out[j].sum2 = 0;
+			out[j].sum = out[j].squares = 0;
 }
 
-void kv_softmax_merge(struct kv_softmax *s, const struct kv_softmax *part)
+void kv_softmax_merge(struct kv_softmax *s, const struct kv_softmax *piece)
 {
-	float max = s->max > part->max ? s->max : part->max;
-	float a = expf(s->max - max), b = expf(part->max - max);
+	float max = s->max > piece->max ? s->max : piece->max;
+	float a = expf(s->max - max), b = expf(piece->max - max);
 
 	s->max = max;
-	s->sum = s->sum * a + part->sum * b;
-	s->sum2 = s->sum2 * a * a + part->sum2 * b * b;
-}
-
-/* By blocks: a long row's sums would lose digits in one go. */
-void kv_cpu_softmax_sums(const float *x, size_t n, struct kv_softmax *out)
-{
-	size_t i;
-
-	*out = (struct kv_softmax){ .max = -FLT_MAX };
-	for (i = 0; i < n; i += BLOCK) {
-		size_t block = n - i < BLOCK ? n - i : BLOCK;
-		struct kv_softmax part;
-		float copy[BLOCK];
-
-		memcpy(copy, x + i, block * sizeof(*x));
-		kv_cpu_softmax_rows(copy, BLOCK, 1, block, &part);
-		kv_softmax_merge(out, &part);
-	}
-}
-
-void kv_cpu_softmax_add(const float *x, size_t n, float max, float weight, float *out)
-{
-	kv_cpu_ops()->exp_add(x, n, max, weight, out);
+	s->sum = s->sum * a + piece->sum * b;
+	s->squares = s->squares * a * a + piece->squares * b * b;
 }
 
 int kv_cpu_softmax(float *x, size_t n)
 {
-	const struct kv_cpu_ops *ops = kv_cpu_ops();
-	struct kv_softmax s;
-	size_t i;
+	struct kv_softmax all = { .max = -FLT_MAX };
+	size_t i, size;
 
-	kv_cpu_softmax_sums(x, n, &s);
-	if (!isfinite(s.sum) || s.sum == 0)
-		return KVMOD_ENUMERIC;
-	for (i = 0; i < n; i += BLOCK) {
-		size_t block = n - i < BLOCK ? n - i : BLOCK;
-		float out[BLOCK] = { 0 };
+	for (i = 0; i < n; i += size) {
+		struct kv_softmax here;
+		float piece[PIECE];
 
-		ops->exp_add(x + i, block, s.max, 1 / s.sum, out);
-		memcpy(x + i, out, block * sizeof(*x));
+		size = n - i < PIECE ? n - i : PIECE;
+		memcpy(piece, x + i, size * sizeof(*x));
+		kv_cpu_softmax_piece(piece, PIECE, 1, size, &here);
+		kv_softmax_merge(&all, &here);
 	}
+	if (!isfinite(all.sum) || all.sum == 0)
+		return KVMOD_ENUMERIC;
+	kv_cpu_ops()->exp_scale(x, n, all.max, 1 / all.sum);
 	return 0;
+}
+
+uint64_t kv_cpu_multiply_add(uint64_t n, float *sum)
+{
+	return kv_cpu_ops()->multiply_add(n, sum);
 }
 
 uint64_t kv_cpu_sum_bytes(const void *data, size_t n)

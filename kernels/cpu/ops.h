@@ -7,23 +7,27 @@
 #include <string.h>
 
 #include "kernels/cpu/blocks.h"
+#include "kernels/cpu/limits.h"
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
-#include "kernels/cpu/sum.h"
 
 struct kv_cpu_ops {
-	/* out: one float for each row and query, q.k without scale */
+	/* out: one float for each query and key, q.k without scale */
 	void (*dots)(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
 		     uint32_t end, const float *q, uint32_t n_q, float *out, size_t out_stride);
 	/* x -> scale * x, or the soft cap of it */
 	void (*scale)(float *x, size_t n, float scale, float softcap);
 	void (*to_f32)(uint32_t type, const void *src, size_t n, float *dst);
 	float (*max)(const float *x, size_t n);
-	/* n_q rows; n is a multiple of KV_PAD, filled up with -INFINITY */
+	/* of n_q queries; n is a multiple of KV_PAD, filled up with -INFINITY */
 	void (*softmax)(const float *x, size_t stride, uint32_t n_q, size_t n,
 			struct kv_softmax *out);
+	/* out += weight * exp(x - max) */
 	void (*exp_add)(const float *x, size_t n, float max, float weight, float *out);
+	/* x -> weight * exp(x - max) */
+	void (*exp_scale)(float *x, size_t n, float max, float weight);
 	uint64_t (*sum_bytes)(const unsigned char *x, size_t n);
+	uint64_t (*multiply_add)(uint64_t n, float *sum);
 	/* n > 0 rows that lie `stride` bytes apart, as blocks.h has them */
 	void (*rows)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
 		     float *out, size_t out_stride);
@@ -75,10 +79,10 @@ static inline float kv_bf16_to_f32(uint16_t h)
 	return f;
 }
 
-/* Element i of a row. */
-static inline float kv_element(uint32_t type, const void *row, size_t i)
+/* Element i of a key. */
+static inline float kv_element(uint32_t type, const void *key, size_t i)
 {
-	const unsigned char *p = row;
+	const unsigned char *p = key;
 	uint16_t h;
 	float f;
 
@@ -92,6 +96,10 @@ static inline float kv_element(uint32_t type, const void *row, size_t i)
 	case KVMOD_BF16:
 		memcpy(&h, p + 2 * i, sizeof(h));
 		return kv_bf16_to_f32(h);
+	case KVMOD_Q4_0:
+		p += i / 32 * 18;
+		memcpy(&h, p, sizeof(h));
+		return kv_f16_to_f32(h) * (float)((p[2 + i % 16] >> (i % 32 / 16 * 4) & 15) - 8);
 	default:
 		p += i / 32 * 34;
 		memcpy(&h, p, sizeof(h));

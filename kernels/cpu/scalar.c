@@ -6,13 +6,13 @@
 #include "kernels/cpu/ops.h"
 
 /* One float sum would round more than the several of a vector do. */
-static float dot(uint32_t type, const void *row, const float *q, uint32_t n)
+static float dot(uint32_t type, const void *key, const float *q, uint32_t n)
 {
 	double sum = 0;
 	uint32_t i;
 
 	for (i = 0; i < n; i++)
-		sum += kv_element(type, row, i) * q[i];
+		sum += kv_element(type, key, i) * q[i];
 	return (float)sum;
 }
 
@@ -22,11 +22,11 @@ static void dots(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
 	uint32_t i, j;
 
 	for (i = begin; i < end; i++) {
-		const char *row = (const char *)k->data + i * k->stride;
+		const char *key = (const char *)k->data + i * k->stride;
 
 		for (j = 0; j < n_q; j++)
 			out[j * out_stride + i - begin] =
-				dot(k->type, row, q + (size_t)j * head_dim, head_dim);
+				dot(k->type, key, q + (size_t)j * head_dim, head_dim);
 	}
 }
 
@@ -66,15 +66,15 @@ static void softmax(const float *x, size_t stride, uint32_t n_q, size_t n, struc
 
 	for (; n_q > 0; n_q--, x += stride, out++) {
 		float m = max(x, n);
-		double sum = 0, sum2 = 0;
+		double sum = 0, squares = 0;
 
 		for (i = 0; i < n; i++) {
 			float e = expf(x[i] - m);
 
 			sum += e;
-			sum2 += e * e;
+			squares += e * e;
 		}
-		*out = (struct kv_softmax){ m, (float)sum, (float)sum2 };
+		*out = (struct kv_softmax){ m, (float)sum, (float)squares };
 	}
 }
 
@@ -86,6 +86,14 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 		out[i] += weight * expf(x[i] - m);
 }
 
+static void exp_scale(float *x, size_t n, float m, float weight)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		x[i] = weight * expf(x[i] - m);
+}
+
 static uint64_t sum_bytes(const unsigned char *x, size_t n)
 {
 	uint64_t sum = 0;
@@ -94,6 +102,24 @@ static uint64_t sum_bytes(const unsigned char *x, size_t n)
 	for (i = 0; i < n; i++)
 		sum += x[i];
 	return sum;
+}
+
+/* Sums that do not wait for each other. */
+#define CHAINS 8
+
+static uint64_t multiply_add(uint64_t n, float *sum)
+{
+	float x[CHAINS] = { 0, 1, 2, 3, 4, 5, 6, 7 };
+	uint64_t done;
+	int j;
+
+	for (done = 0; done < n; done += CHAINS)
+		for (j = 0; j < CHAINS; j++)
+			x[j] = x[j] * 0.75f + 0.25f;
+	*sum = 0;
+	for (j = 0; j < CHAINS; j++)
+		*sum += x[j];
+	return done;
 }
 
 static void rows(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n, float *out,
@@ -167,7 +193,9 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
+	.multiply_add = multiply_add,
 	.rows = rows,
 	.norms = norms,
 	.sum = sum,

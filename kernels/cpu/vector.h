@@ -4,15 +4,15 @@
  * selects the instructions and defines VW, vf, vi and the v_ functions; it gets the
  * functions of struct kv_cpu_ops.
  *
- * Every result depends on its own inputs alone, not on how many rows or queries
- * were asked for in one call.
+ * Every result depends on its own inputs alone, not on how many keys or queries one
+ * call has.
  */
 #include <float.h>
 #include <math.h>
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-/* Rows that stay in a near cache while all queries pass over them: whole ROWS_FOR(). */
-#define ROW_BLOCK 384
+/* Keys that stay in a near cache while all queries pass over them: whole KEYS_FOR(). */
+#define KEY_BLOCK 384
 
 /*
  * exp(x) to 3 ulp for x in -87.3 .. 88.3, which x must be within, or NaN: with
@@ -47,131 +47,135 @@ ALWAYS_INLINE vf v_exp(vf x)
 	return v_zero_below(v_exp_within(bound), x, EXP_LOWEST);
 }
 
-/* VW elements of a row, from element d on. */
-ALWAYS_INLINE vf v_elements(uint32_t type, const char *row, size_t d)
+/* VW elements of a key, from element d on. */
+ALWAYS_INLINE vf v_elements(uint32_t type, const char *key, size_t d)
 {
 	switch (type) {
 	case KVMOD_F32:
-		return v_load((const float *)(const void *)(row + 4 * d));
+		return v_load((const float *)(const void *)(key + 4 * d));
 	case KVMOD_F16:
-		return v_load_f16(row + 2 * d);
+		return v_load_f16(key + 2 * d);
 	case KVMOD_BF16:
-		return v_load_bf16(row + 2 * d);
+		return v_load_bf16(key + 2 * d);
+	case KVMOD_Q4_0:	/* VW elements are of one half of a block */
+		key += d / 32 * 18;
+		return v_mul(v_load_i4(key + 2 + d % 16, d % 32 / 16 * 4), v_broadcast_f16(key));
 	default:
-		row += d / 32 * 34;
-		return v_mul(v_load_i8(row + 2 + d % 32), v_broadcast_f16(row));
+		key += d / 32 * 34;
+		return v_mul(v_load_i8(key + 2 + d % 32), v_broadcast_f16(key));
 	}
 }
 
-/* Sums of one block: rows * nq of them, in whole vectors. */
+/* Sums of one block: nk * nq of them, in whole vectors. */
 #define MAX_SUMS (2 * VW)
 
 /*
- * Dots of `rows` keys and `nq` queries, both constants: sums[j * rows + r] has
- * query j and row r. A key is loaded and widened once for all queries. Whichever
- * are fewer, queries or keys, stay in registers while the others pass by; the
- * barriers keep the compiler from loading them again.
+ * Dots of nk keys and nq queries, both constants: sums[j * nk + i] has query j and
+ * key i. A key is loaded and widened once for all queries. Whichever are fewer,
+ * queries or keys, stay in registers while the others pass by; the barriers keep the
+ * compiler from loading them again.
  */
-ALWAYS_INLINE void dot_block(uint32_t type, const char *const *row, const float *const *query,
-			     size_t n, int nq, int rows, float *sums)
+ALWAYS_INLINE void dot_block(uint32_t type, const char *const *key, const float *const *query,
+			     size_t n, int nq, int nk, float *sums)
 {
-	vf acc[MAX_SUMS], x[4], key[VW];
+	vf acc[MAX_SUMS], x[4], wide[VW];
 	size_t d;
-	int j, r;
+	int i, j;
 
 #pragma GCC unroll 32
 	for (j = 0; j < MAX_SUMS; j++)
 		acc[j] = v_set1(0);
 	for (d = 0; d < n; d += VW) {
-		if (nq < rows) {
+		if (nq < nk) {
 #pragma GCC unroll 4
 			for (j = 0; j < nq; j++) {
 				x[j] = v_load(query[j] + d);
 				__asm__("" : "+v"(x[j]));
 			}
 #pragma GCC unroll 16
-			for (r = 0; r < rows; r++) {
-				key[0] = v_elements(type, row[r], d);
+			for (i = 0; i < nk; i++) {
+				wide[0] = v_elements(type, key[i], d);
 #pragma GCC unroll 4
 				for (j = 0; j < nq; j++)
-					acc[j * rows + r] = v_fma(key[0], x[j], acc[j * rows + r]);
+					acc[j * nk + i] = v_fma(wide[0], x[j], acc[j * nk + i]);
 			}
 		} else {
 #pragma GCC unroll 4
-			for (r = 0; r < rows; r++)
-				key[r] = v_elements(type, row[r], d);
+			for (i = 0; i < nk; i++)
+				wide[i] = v_elements(type, key[i], d);
 #pragma GCC unroll 4
 			for (j = 0; j < nq; j++) {
 				x[0] = v_load(query[j] + d);
 				__asm__("" : "+v"(x[0]));
 #pragma GCC unroll 4
-				for (r = 0; r < rows; r++)
-					acc[j * rows + r] = v_fma(key[r], x[0], acc[j * rows + r]);
+				for (i = 0; i < nk; i++)
+					acc[j * nk + i] = v_fma(wide[i], x[0], acc[j * nk + i]);
 			}
 		}
 	}
 	v_store(sums, v_sum_each(acc));
-	if (nq * rows > VW)
+	if (nq * nk > VW)
 		v_store(sums + VW, v_sum_each(acc + VW));
 }
 
-/* What is left of a row where head_dim is not a multiple of VW. */
-static void add_tail(uint32_t type, const char *const *row, const float *const *query,
-		     uint32_t dim, int nq, int rows, float *sums)
+/* What is left of a key where head_dim is not a multiple of VW. */
+static void add_tail(uint32_t type, const char *const *key, const float *const *query,
+		     uint32_t dim, int nq, int nk, float *sums)
 {
 	uint32_t d;
-	int j, r;
+	int i, j;
 
 	for (j = 0; j < nq; j++)
-		for (r = 0; r < rows; r++)
+		for (i = 0; i < nk; i++)
 			for (d = dim / VW * VW; d < dim; d++)
-				sums[j * rows + r] += query[j][d] * kv_element(type, row[r], d);
+				sums[j * nk + i] += query[j][d] * kv_element(type, key[i], d);
 }
 
-/* Row r is `apart` rows after row r - 1; sums as dot_block() leaves them. */
-ALWAYS_INLINE void rows_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
-				      const float *const *query, int nq, int rows, uint32_t apart,
+/* Key i is `apart` positions after key i - 1; sums as dot_block() leaves them. */
+ALWAYS_INLINE void keys_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
+				      const float *const *query, int nq, int nk, uint32_t apart,
 				      float *sums)
 {
-	const char *row[VW];
-	int r;
+	const char *key[VW];
+	int i;
 
 #pragma GCC unroll 16
-	for (r = 0; r < rows; r++)
-		row[r] = k + r * apart * stride;
-	dot_block(type, row, query, dim / VW * VW, nq, rows, sums);
+	for (i = 0; i < nk; i++)
+		key[i] = k + i * apart * stride;
+	dot_block(type, key, query, dim / VW * VW, nq, nk, sums);
 	if (dim % VW)
-		add_tail(type, row, query, dim, nq, rows, sums);
+		add_tail(type, key, query, dim, nq, nk, sums);
 }
 
 /*
- * n <= ROW_BLOCK rows against nq queries, as many rows at a time as the registers
- * hold. Those are far apart: each load then walks through rows of its own from
- * first to last, which the processor sees and fetches ahead.
+ * n <= KEY_BLOCK keys against nq queries, as many keys at a time as the registers
+ * hold. Keys of one step are far apart: each load then walks through a stretch of its
+ * own from first to last, which the processor sees and fetches ahead.
  */
 ALWAYS_INLINE void block_times_queries(uint32_t type, const char *k, int64_t stride, uint32_t dim,
 				       uint32_t n, const float *q, int nq,
 				       float *out, size_t out_stride)
 {
-	const uint32_t rows = (uint32_t)ROWS_FOR(nq), apart = n / rows;
-	float sums[ROW_BLOCK * 4 + MAX_SUMS];
+	const uint32_t nk = (uint32_t)KEYS_FOR(nq), apart = n / nk;
+	float sums[KEY_BLOCK * 4 + MAX_SUMS];
 	const float *query[4];
-	uint32_t i, r;
+	uint32_t i, step;
 	int j;
 
 	for (j = 0; j < nq; j++)
 		query[j] = q + (size_t)j * dim;
-	for (i = 0; i < apart; i++)
-		rows_times_queries(type, k + i * stride, stride, dim, query, nq, (int)rows, apart,
-				   sums + i * rows * nq);
+	for (step = 0; step < apart; step++)
+		keys_times_queries(type, k + step * stride, stride, dim, query, nq, (int)nk, apart,
+				   sums + step * nk * nq);
 	for (j = 0; j < nq; j++)
-		for (r = 0; r < rows; r++)
-			for (i = 0; i < apart; i++)
-				out[j * out_stride + r * apart + i] = sums[(i * nq + j) * rows + r];
-	for (r = apart * rows; r < n; r++) {
-		rows_times_queries(type, k + r * stride, stride, dim, query, nq, 1, 0, sums);
+		for (i = 0; i < nk; i++)
+			for (step = 0; step < apart; step++)
+				out[j * out_stride + i * apart + step] =
+					sums[(step * nq + j) * nk + i];
+	for (i = apart * nk; i < n; i++) {
+		keys_times_queries(type, k + i * stride, stride, dim, query, nq, 1, 0, sums);
 		for (j = 0; j < nq; j++)
-			out[j * out_stride + r] = sums[j];
+			out[j * out_stride + i] = sums[j];
 	}
 }
 
@@ -199,24 +203,27 @@ DOTS_OF(dots_f32, KVMOD_F32)
 DOTS_OF(dots_f16, KVMOD_F16)
 DOTS_OF(dots_bf16, KVMOD_BF16)
 DOTS_OF(dots_q8_0, KVMOD_Q8_0)
+DOTS_OF(dots_q4_0, KVMOD_Q4_0)
 
 static void dots(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
 		 uint32_t end, const float *q, uint32_t n_q, float *out, size_t out_stride)
 {
-	const char *row = (const char *)k->data + begin * k->stride;
+	const char *key = (const char *)k->data + begin * k->stride;
 	uint32_t i;
 
-	for (i = begin; i < end; i += ROW_BLOCK, row += ROW_BLOCK * k->stride, out += ROW_BLOCK) {
-		uint32_t n = end - i < ROW_BLOCK ? end - i : ROW_BLOCK;
+	for (i = begin; i < end; i += KEY_BLOCK, key += KEY_BLOCK * k->stride, out += KEY_BLOCK) {
+		uint32_t n = end - i < KEY_BLOCK ? end - i : KEY_BLOCK;
 
 		if (k->type == KVMOD_F16)
-			dots_f16(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+			dots_f16(key, k->stride, head_dim, n, q, n_q, out, out_stride);
 		else if (k->type == KVMOD_BF16)
-			dots_bf16(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+			dots_bf16(key, k->stride, head_dim, n, q, n_q, out, out_stride);
 		else if (k->type == KVMOD_F32)
-			dots_f32(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+			dots_f32(key, k->stride, head_dim, n, q, n_q, out, out_stride);
+		else if (k->type == KVMOD_Q4_0)
+			dots_q4_0(key, k->stride, head_dim, n, q, n_q, out, out_stride);
 		else
-			dots_q8_0(row, k->stride, head_dim, n, q, n_q, out, out_stride);
+			dots_q8_0(key, k->stride, head_dim, n, q, n_q, out, out_stride);
 	}
 }
 
@@ -282,10 +289,10 @@ static float max(const float *x, size_t n)
 }
 
 /*
- * Softmax of one or two rows of logits (nq, a constant) at the same time: one alone
- * would wait for itself. Below exp's range 1e-38 will do for 0.
+ * Softmax of the logits of one or two queries (nq, a constant) at the same time: one
+ * alone would wait for itself. Below exp's range 1e-38 will do for 0.
  */
-ALWAYS_INLINE void softmax_rows(const float *x, size_t stride, int nq, size_t n,
+ALWAYS_INLINE void softmax_of(const float *x, size_t stride, int nq, size_t n,
 				struct kv_softmax *out)
 {
 	vf m[2], s[VW], e;
@@ -320,16 +327,16 @@ ALWAYS_INLINE void softmax_rows(const float *x, size_t stride, int nq, size_t n,
 #pragma GCC unroll 2
 	for (j = 0; j < nq; j++) {
 		out[j].sum = sums[j];
-		out[j].sum2 = sums[2 + j];
+		out[j].squares = sums[2 + j];
 	}
 }
 
 static void softmax(const float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out)
 {
 	for (; n_q >= 2; n_q -= 2, x += 2 * stride, out += 2)
-		softmax_rows(x, stride, 2, n, out);
+		softmax_of(x, stride, 2, n, out);
 	if (n_q)
-		softmax_rows(x, stride, 1, n, out);
+		softmax_of(x, stride, 1, n, out);
 }
 
 static void exp_add(const float *x, size_t n, float m, float weight, float *out)
@@ -345,6 +352,19 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 	v_store(rest, v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m))));
 	for (size_t j = 0; i + j < n; j++)
 		out[i + j] = fmaf(rest[j], weight, out[i + j]);
+}
+
+static void exp_scale(float *x, size_t n, float m, float weight)
+{
+	float rest[VW];
+	size_t i;
+
+	for (i = 0; i + VW <= n; i += VW)
+		v_store(x + i, v_mul(v_exp(v_sub(v_load(x + i), v_set1(m))), v_set1(weight)));
+	if (i == n)
+		return;
+	v_store(rest, v_mul(v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m))), v_set1(weight)));
+	memcpy(x + i, rest, (n - i) * sizeof(*x));
 }
 
 static uint64_t sum_bytes(const unsigned char *x, size_t n)
@@ -365,4 +385,29 @@ static uint64_t sum_bytes(const unsigned char *x, size_t n)
 	for (; i < n; i++)
 		total += x[i];
 	return total;
+}
+
+/* Sums that do not wait for each other: enough for two pipes of four cycles. */
+#define CHAINS 10
+
+static uint64_t multiply_add(uint64_t n, float *sum)
+{
+	vf x[CHAINS], a = v_set1(0.75f), b = v_set1(0.25f);
+	float lanes[VW];
+	uint64_t done;
+	int j;
+
+#pragma GCC unroll 10
+	for (j = 0; j < CHAINS; j++)
+		x[j] = v_set1((float)j);
+	for (done = 0; done < n; done += CHAINS * VW)
+#pragma GCC unroll 10
+		for (j = 0; j < CHAINS; j++)
+			x[j] = v_fma(x[j], a, b);
+	*sum = 0;
+	for (j = 0; j < CHAINS; j++) {
+		v_store(lanes, x[j]);
+		*sum += lanes[0];
+	}
+	return done;
 }

@@ -3,6 +3,7 @@
  * Blocks of rows on vectors of VW floats; see vector.h, after which this is included.
  * The sums of columns are made in float over ROW_BLOCK rows, and in double over these.
  */
+#define ROW_BLOCK 384
 
 ALWAYS_INLINE void block_rows(uint32_t type, const char *row, int64_t stride, uint32_t dim,
 			      uint32_t n, float *out, size_t out_stride)

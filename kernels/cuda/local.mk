@@ -2,38 +2,52 @@
 # CUDA kernels, each .cu complete in itself. Host code in them comes from kernel
 # launches alone and needs no C++ library.
 CUDA_KERNELS = \
-	kernels/cuda/attend.cu \
-	kernels/cuda/gather.cu \
-	kernels/cuda/read.cu \
-	kernels/cuda/refreekv.cu
+	kernels/cuda/attend/attend.cu \
+	kernels/cuda/gather/gather.cu \
+	kernels/cuda/read/read.cu \
+	kernels/cuda/refreekv/by_attention.cu \
+	kernels/cuda/refreekv/refreekv.cu
 CUDA_INCLUDES = \
-	kernels/cuda/attend.cuh \
-	kernels/cuda/attend_norm.cuh \
-	kernels/cuda/attend_rows.cuh \
-	kernels/cuda/attend_select.cuh \
-	kernels/cuda/finish.cuh \
-	kernels/cuda/fma.cuh \
-	kernels/cuda/keys.cuh \
-	kernels/cuda/last.cuh \
-	kernels/cuda/launch.cuh \
-	kernels/cuda/mma.cuh \
-	kernels/cuda/paths.cuh \
-	kernels/cuda/q8.cuh \
-	kernels/cuda/row_steps.cuh \
-	kernels/cuda/rows.cuh
-CUDA_TABLES = \
-	kernels/cuda/attend.h \
-	kernels/cuda/attend_table.c \
-	kernels/cuda/attend_table.h \
-	kernels/cuda/gather.h \
-	kernels/cuda/gather_table.c \
-	kernels/cuda/gather_table.h \
-	kernels/cuda/read.h \
-	kernels/cuda/refreekv.h \
-	kernels/cuda/segment.c \
-	kernels/cuda/segment.h \
-	kernels/cuda/table.c \
-	kernels/cuda/table.h
+	kernels/cuda/attend/select.cuh \
+	kernels/cuda/attention/block.cuh \
+	kernels/cuda/attention/kernel.cuh \
+	kernels/cuda/attention/list.cuh \
+	kernels/cuda/attention/readings.cuh \
+	kernels/cuda/base/fma.cuh \
+	kernels/cuda/base/keys.cuh \
+	kernels/cuda/base/launch.cuh \
+	kernels/cuda/base/logit.cuh \
+	kernels/cuda/base/memory.cuh \
+	kernels/cuda/base/mma.cuh \
+	kernels/cuda/base/paths.cuh \
+	kernels/cuda/base/q8.cuh \
+	kernels/cuda/base/warp.cuh \
+	kernels/cuda/refreekv/decision.cuh \
+	kernels/cuda/refreekv/finish.cuh \
+	kernels/cuda/refreekv/many_rows.cuh \
+	kernels/cuda/refreekv/many_rows_steps.cuh \
+	kernels/cuda/refreekv/norm.cuh \
+	kernels/cuda/refreekv/one_row.cuh
+CUDA_HOST_CODE = \
+	kernels/cuda/attend/attend.h \
+	kernels/cuda/attend/rules.c \
+	kernels/cuda/attention/attention.h \
+	kernels/cuda/attention/tasks.c \
+	kernels/cuda/attention/tasks.h \
+	kernels/cuda/base/error.c \
+	kernels/cuda/base/error.h \
+	kernels/cuda/base/limits.h \
+	kernels/cuda/base/segment.c \
+	kernels/cuda/base/segment.h \
+	kernels/cuda/gather/gather.h \
+	kernels/cuda/gather/table.c \
+	kernels/cuda/gather/table.h \
+	kernels/cuda/read/read.h \
+	kernels/cuda/refreekv/by_attention.h \
+	kernels/cuda/refreekv/by_attention_rule.c \
+	kernels/cuda/refreekv/refreekv.h \
+	kernels/cuda/refreekv/table.c \
+	kernels/cuda/refreekv/table.h
 
 SUFFIXES = .cu
 NVCC_COMPILE = $(NVCC) --forward-unknown-to-host-compiler -std=c++17 -O3 $(NVCC_GENCODE) \
@@ -51,20 +65,20 @@ am__v_NVCC_1 =
 # It says what they are built for.
 $(CUDA_KERNELS:.cu=.lo): config.h
 # What a .cu includes, from when it was last compiled.
-@AMDEP_TRUE@-include kernels/cuda/*.cu.d plugins/cuda/*.cu.d tests/cuda/*.cu.d
+@AMDEP_TRUE@-include kernels/cuda/*/*.cu.d tests/cuda/*.cu.d
 
 if HAVE_CUDA
 noinst_LTLIBRARIES += libkernels_cuda.la
-libkernels_cuda_la_SOURCES = $(CUDA_TABLES)
+libkernels_cuda_la_SOURCES = $(CUDA_HOST_CODE)
 libkernels_cuda_la_CPPFLAGS = $(AM_CPPFLAGS) $(CUDA_CFLAGS)
 libkernels_cuda_la_LIBADD = $(CUDA_KERNELS:.cu=.lo)
 libkernels_cuda_la_DEPENDENCIES = $(CUDA_KERNELS:.cu=.lo)
 else
-EXTRA_DIST += $(CUDA_TABLES)
+EXTRA_DIST += $(CUDA_HOST_CODE)
 endif
 EXTRA_DIST += $(CUDA_KERNELS) $(CUDA_INCLUDES) kernels/cuda/NOTES.md
 # Automake does not know of these.
 mostlyclean-local:
-	-rm -f kernels/cuda/*.lo kernels/cuda/*.o kernels/cuda/*.cu.d plugins/cuda/*.lo plugins/cuda/*.o \
-		plugins/cuda/*.cu.d tests/cuda/*.lo tests/cuda/*.o tests/cuda/*.cu.d
-	-rm -rf kernels/cuda/.libs plugins/cuda/.libs tests/cuda/.libs
+	-rm -f kernels/cuda/*/*.lo kernels/cuda/*/*.o kernels/cuda/*/*.cu.d \
+		tests/cuda/*.lo tests/cuda/*.o tests/cuda/*.cu.d
+	-rm -rf kernels/cuda/*/.libs tests/cuda/.libs

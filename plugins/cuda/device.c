@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The device "cuda": memory, copies, gathers and clocks of one GPU. */
-#include "plugins/cuda/cuda.h"
+#include "plugins/cuda/device.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include <kvmod/policy.h>
 
 #include "config.h"
-#include "kernels/cuda/gather.h"
-#include "kernels/cuda/read.h"
+#include "kernels/cuda/base/error.h"
+#include "kernels/cuda/gather/gather.h"
+#include "kernels/cuda/read/read.h"
 
 /* Memory for a gather's table, pinned and on the GPU. */
 struct table {
@@ -29,17 +33,6 @@ struct cuda_device {
 static const struct kvmod_host *host_of(void *self)
 {
 	return ((struct cuda_device *)self)->instance.host;
-}
-
-int32_t kv_cuda_say(const struct kvmod_host *host, cudaError_t error, const char *what)
-{
-	if (error == cudaSuccess)
-		return 0;
-	/* An error that does not last would be found again by the next call. */
-	cudaGetLastError();
-	return host->fail(host->ctx,
-			  error == cudaErrorMemoryAllocation ? KVMOD_ENOMEM : KVMOD_EDEVICE,
-			  "%s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
 /* --- opening ----------------------------------------------------------------------- */
@@ -378,9 +371,23 @@ static int32_t cuda_elapsed(void *self, void *begin, void *end, double *seconds)
 	return kv_cuda_say(host_of(self), error, "timing on the GPU");
 }
 
+static const void *cuda_get_extension(void *self, const char *name)
+{
+	static const struct kvmod_device_timing timing = {
+		.size = sizeof(timing),
+		.read = cuda_read,
+		.mark_new = cuda_mark_new,
+		.mark_free = cuda_mark_free,
+		.mark_set = cuda_mark_set,
+		.elapsed = cuda_elapsed,
+	};
+
+	(void)self;
+	return strcmp(name, KVMOD_DEVICE_TIMING) == 0 ? &timing : NULL;
+}
+
 const struct kvmod_device_ops kv_cuda_device_ops = {
 	.size = sizeof(kv_cuda_device_ops),
-	.on = KVMOD_ON_CUDA,
 	.name = "cuda",
 	.description = "an NVIDIA GPU",
 	.instance_size = sizeof(struct cuda_device),
@@ -393,11 +400,7 @@ const struct kvmod_device_ops kv_cuda_device_ops = {
 	.synchronize = cuda_synchronize,
 	.gather = cuda_gather,
 	.memory = cuda_memory,
-	.read = cuda_read,
-	.mark_new = cuda_mark_new,
-	.mark_free = cuda_mark_free,
-	.mark_set = cuda_mark_set,
-	.elapsed = cuda_elapsed,
 	.host_alloc = cuda_host_alloc,
 	.host_free = cuda_host_free,
+	.get_extension = cuda_get_extension,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* All that runs on NVIDIA GPUs, in one file: where there is none, it alone says why. */
 #include "config.h"
-#include "plugins/cuda/cuda.h"
+#include "plugins/cuda/device.h"
 #include "policies/cuda/policies.h"
 
 KVMOD_NO_PARAMS(device, cuda);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Caches of one layer. Each of K and V is memory of its own: what a plan cuts
- * goes back to the system when the smaller copy has taken its place.
+ * The cache of one layer. K and V each have memory of their own, so that the memory of
+ * evicted rows returns to the system once a smaller copy has replaced it.
  */
-#include "engine.h"
+#include "cache.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@ void gg_cache_free(struct gg_cache *cache)
 {
 	gg_memory_free(&cache->k);
 	gg_memory_free(&cache->v);
-	gg_lead_free(&cache->lead);
+	gg_sinks_free(&cache->sinks);
 	free(cache->n);
 	free(cache->first);
 	free(cache->positions);
@@ -55,7 +55,7 @@ void gg_pick_before(struct gg_pick *pick, uint32_t limit)
 	}
 }
 
-/* The next rows that lie side by side: from *begin on; done: rows picked before. */
+/* The number of the next picked rows that lie side by side; *begin: the first of them. */
 static uint32_t next_run(const struct gg_pick *pick, uint32_t done, uint32_t *span, uint32_t *begin)
 {
 	uint32_t left = pick->n - done, n = 1;
@@ -76,7 +76,7 @@ static uint32_t next_run(const struct gg_pick *pick, uint32_t done, uint32_t *sp
 	return n;
 }
 
-/* Where nothing was cut before: the positions of the picked rows are their numbers. */
+/* In a cache that no row was evicted from, the positions of the picked rows are their numbers. */
 static void number_rows(const struct gg_pick *pick, int32_t *to)
 {
 	uint32_t begin, span = 0, n;
@@ -97,8 +97,8 @@ static bool is_front(const struct gg_pick *pick, uint64_t n)
 }
 
 /*
- * Positions are kept only where they are not 0, 1, 2, ... up to the logical
- * length: what lost its newest rows goes on at a position that is not its row.
+ * Positions are stored only if they are not 0, 1, 2, ... up to the logical length: in a
+ * cache that lost its newest rows, too, the next row's position is not its number.
  */
 static bool needs_positions(const struct gg_cache *from, const struct gg_pick *picks,
 			    uint32_t n_heads, uint64_t logical)
@@ -138,7 +138,7 @@ static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	       gg_memory_new(engine, &cache->v, side, cache->first[n_heads] * row);
 }
 
-/* What a pick names, as a gather says it: spans that are cut off where it ends. Gives their number. */
+/* Describes a pick as a gather, by indices or by spans; returns the number of spans. */
 static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *gather,
 			      struct kvmod_span *spans)
 {
@@ -158,7 +158,7 @@ static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *g
 	return n_spans;
 }
 
-/* The picked rows, from row `begin` of one memory on, to row `end` of the other on. */
+/* A gather of the picked rows of `from`, which begin at its row `begin`, to row `end` of `to`. */
 static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, size_t end,
 				const void *from, size_t begin, uint32_t n_rows, size_t row)
 {
@@ -172,9 +172,9 @@ static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, siz
 	return gather;
 }
 
-/* What is picked of a lead is the lead of the copy; its places are on the host. */
-static uint32_t move_lead(const struct gg_engine *engine, struct gg_lead *to,
-			  const struct gg_lead *from, const struct gg_pick *pick, uint32_t g,
+/* The picked sinks become the sinks of the copy; their places are on the host. */
+static uint32_t move_sinks(const struct gg_engine *engine, struct gg_sinks *to,
+			  const struct gg_sinks *from, const struct gg_pick *pick, uint32_t g,
 			  struct kvmod_gather *keys, struct kvmod_span *spans, uint32_t *n_spans)
 {
 	struct kvmod_gather picked = { .size = sizeof(picked) }, places;
@@ -193,7 +193,7 @@ static uint32_t move_lead(const struct gg_engine *engine, struct gg_lead *to,
 	return 1;
 }
 
-/* K and V of all heads in one call, where they are; positions are on the host. */
+/* Moves K and V of all heads in one call, on their side; positions are on the host. */
 static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
 			    const struct gg_cache *from, const struct gg_pick *picks,
 			    struct kvmod_gather *gathers, struct kvmod_span *spans)
@@ -217,8 +217,8 @@ static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct 
 			kv_cpu_gather(&positions);
 		}
 		n_spans = 0;
-		if (from->lead.room)
-			n += move_lead(engine, &to->lead, &from->lead, &picks[g], g, &gathers[n],
+		if (from->sinks.room)
+			n += move_sinks(engine, &to->sinks, &from->sinks, &picks[g], g, &gathers[n],
 				       spans, &n_spans);
 		spans += n_spans;
 	}
@@ -250,16 +250,16 @@ static int32_t copy_rows(struct gg_engine *engine, enum gg_side side, struct gg_
 	return code;
 }
 
-/* Room for the lead of a copy, which stands as the other one does. */
-static bool lead_like(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+/* Makes room for the sinks of a copy, whose keys are rotated like the original's. */
+static bool sinks_like(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
 		      const struct gg_cache *from)
 {
 	to->base = from->base;
-	if (!from->lead.room)
+	if (!from->sinks.room)
 		return true;
-	if (!gg_lead_new(engine, side, &to->lead, from->lead.room))
+	if (!gg_sinks_new(engine, side, &to->sinks, from->sinks.room))
 		return false;
-	to->lead.moved = from->lead.moved;
+	to->sinks.moved = from->sinks.moved;
 	return true;
 }
 
@@ -271,9 +271,9 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	int32_t code = KVMOD_OK;
 
 	if (!cache_new(engine, side, to, picks, room, positions) ||
-	    (from && !lead_like(engine, side, to, from)))
+	    (from && !sinks_like(engine, side, to, from)))
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
-			       side == GG_GPU ? " on the GPU: a smaller gpu_layers leaves more" : "");
+			       side == GG_GPU ? " on the GPU: set a smaller gpu_layers" : "");
 	else if (from)
 		code = copy_rows(engine, side, to, from, picks);
 	if (code) {

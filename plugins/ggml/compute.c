@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory for a graph's nodes, and running it. On the host ggml's allocator is
- * enough; with a GPU its scheduler divides the graph and carries what layers on
- * one side hand to the other.
+ * Runs a graph, in memory for its nodes. On the host ggml's allocator is enough; with a
+ * GPU ggml's scheduler divides the graph and copies what one side hands to the other.
  */
-#include "engine.h"
+#include "runtime.h"
 
 #include <string.h>
 
@@ -14,8 +13,8 @@ static bool plan_on_host(struct gg_engine *engine, struct gg_graph *graph)
 		graph->memory = ggml_gallocr_new(
 			ggml_backend_get_default_buffer_type(engine->backend.handle));
 	/*
-	 * Reserve anew: left to itself the allocator compares counts and sizes, and
-	 * takes another graph with as many nodes for the one it has planned for.
+	 * Reserve anew: the allocator alone compares only counts and sizes, and mistakes
+	 * another graph with as many nodes for the one that it has planned.
 	 */
 	return graph->memory && ggml_gallocr_reserve(graph->memory, graph->nodes) &&
 	       ggml_gallocr_alloc_graph(graph->memory, graph->nodes);
@@ -35,11 +34,11 @@ static ggml_backend_sched_t new_sched(struct gg_engine *engine, const struct gg_
 				      2 * (size_t)ggml_graph_size(graph->nodes), false, false);
 }
 
-/* The scheduler is another one for another topology: it plans anew for that alone. */
+/* Each topology gets a new scheduler, because a scheduler plans anew only when it is new. */
 static bool plan_with_gpu(struct gg_engine *engine, struct gg_graph *graph)
 {
 	if (graph->sched && graph->planned != graph->topology) {
-		gg_gpu_wait(engine); /* it may be at the last graph still, in that memory */
+		gg_gpu_wait(engine); /* the last graph may still run in that memory */
 		ggml_backend_sched_free(graph->sched);
 		graph->sched = NULL;
 	}
@@ -61,8 +60,8 @@ bool gg_graph_plan(struct gg_engine *engine, struct gg_graph *graph)
 }
 
 /*
- * A GPU cannot be stopped within a pass: it is asked before each. Nor is it waited
- * for, so that the next pass is prepared while it works.
+ * A GPU cannot be stopped within a pass, so cancellation is checked before each. The next
+ * pass is prepared while the GPU works.
  */
 static enum ggml_status compute_with_gpu(struct gg_engine *engine, struct gg_graph *graph)
 {
@@ -71,7 +70,7 @@ static enum ggml_status compute_with_gpu(struct gg_engine *engine, struct gg_gra
 	return ggml_backend_sched_graph_compute_async(graph->sched, graph->nodes);
 }
 
-/* Is it one token for each sequence? */
+/* Does the graph run one token of each sequence? */
 static bool decodes(const struct gg_graph *graph)
 {
 	for (uint32_t i = 0; i < graph->n_slots; i++)
@@ -83,18 +82,19 @@ static bool decodes(const struct gg_graph *graph)
 static enum ggml_status compute_on_host(struct gg_engine *engine, struct gg_graph *graph)
 {
 	struct gg_backend *backend = &engine->backend;
-	bool decoded = decodes(graph), paced = backend->pace.most > 1;
-	struct gg_pace_clock begun;
+	struct gg_tuning *tuning = &gg_runtime_of(engine)->tuning;
+	bool decoded = decodes(graph), tuned = tuning->most > 1;
+	struct gg_tuning_clock begun;
 	enum ggml_status status;
 
-	if (paced && decoded)
-		gg_pace_batch(&backend->pace, graph->n_slots);
-	gg_backend_use_threads(backend, paced && decoded ? backend->pace.now : backend->n_threads);
-	if (paced)
-		gg_pace_begin(&begun);
+	if (tuned && decoded)
+		gg_tuning_batch(tuning, graph->n_slots);
+	gg_backend_use_threads(backend, tuned && decoded ? tuning->now : backend->n_threads);
+	if (tuned)
+		gg_tuning_begin(&begun);
 	status = ggml_backend_graph_compute(backend->handle, graph->nodes);
-	if (paced && status == GGML_STATUS_SUCCESS)	/* one cut short is no fast one */
-		gg_pace_end(&backend->pace, &begun, decoded);
+	if (tuned && status == GGML_STATUS_SUCCESS)	/* a cancelled pass is not a fast one */
+		gg_tuning_end(tuning, &begun, decoded);
 	return status;
 }
 
@@ -104,7 +104,7 @@ int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph)
 							      compute_on_host(engine, graph));
 }
 
-/* The logits as they lie in memory that the host can read; NULL: there is none. */
+/* Brings the logits to memory that the host can read; NULL: there is not enough. */
 static const char *fetch_logits(struct gg_engine *engine, struct gg_graph *graph)
 {
 	struct gg_memory *shared = &graph->shared_logits;
@@ -132,7 +132,7 @@ int32_t gg_graph_logits(struct gg_engine *engine, const struct gg_slot *slots, u
 	for (uint32_t i = 0; i < n_slots; i++) {
 		if (!slots[i].n_logits)
 			continue;
-		if (!logits && !(logits = fetch_logits(engine, &engine->graph)))
+		if (!logits && !(logits = fetch_logits(engine, &gg_runtime_of(engine)->graph)))
 			return gg_fail(engine, KVMOD_ENOMEM, "no memory for the logits");
 		memcpy(slots[i].logits, logits, slots[i].n_logits * row);
 		logits += slots[i].n_logits * row;

@@ -1,47 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The instance: its parameters, and what the core calls. */
-#include "chat.h"
+/* The engine "ggml": its parameters, opening and closing, and the table of its calls. */
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define ENGINE_PARAMS(P, owner) \
-	P(owner, struct gg_engine, model, PATH, "models/default.gguf", "", \
-	  "the model, a GGUF file") \
-	P(owner, struct gg_engine, context, INT, "0", "0..", \
-	  "longest sequence in tokens; 0: what the model was trained for") \
-	P(owner, struct gg_engine, context_override, BOOL, "no", "", \
-	  "let sequences go past the context, for policies that bound the cache") \
+	GG_PARAM_MODEL(P, owner) \
+	GG_PARAM_CONTEXT(P, owner) \
+	P(owner, struct gg_runtime, context_override, BOOL, "no", "", \
+	  "let sequences exceed the context, for policies that bound the cache") \
 	P(owner, struct gg_engine, threads, INT, "0", "0..512", \
-	  "threads of ggml; 0: as many as the host has, or fewer where others want them") \
-	P(owner, struct gg_engine, batch, INT, "512", "1..16384", \
-	  "tokens that one pass takes at most") \
-	P(owner, struct gg_engine, gpu_layers, INT, "-1", "-1..", \
-	  "layers at the end of the model that run on a CUDA GPU; -1: all, if there is one") \
+	  "threads of ggml; 0: as many as the host has, or fewer while other programs run") \
+	GG_PARAM_BATCH(P, owner) \
+	GG_PARAM_GPU_LAYERS(P, owner) \
 	P(owner, struct gg_engine, mmap, BOOL, "yes", "", \
-	  "use weights where the mapped file has them; no: read them, so that the file may change") \
-	P(owner, struct gg_engine, cache_type, CHOICE, "f16", "f32|f16|q8_0", \
-	  "element type of the cached K and V") \
-	P(owner, struct gg_engine, chat_template, CHOICE, "auto", GG_TEMPLATE_NAMES, \
-	  "how a conversation is rendered; auto: as the model's file says")
+	  "use weights in the mapped file; no: read them, so that the file may change") \
+	GG_PARAM_CACHE_TYPE(P, owner) \
+	GG_PARAM_CHAT_TEMPLATE(P, owner)
 KVMOD_PARAMS(engine, ggml, ENGINE_PARAMS);
-
-static const enum ggml_type cache_types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 };
 
 static int32_t set_limits(struct gg_engine *engine)
 {
 	uint64_t most = engine->net.context, wanted = (uint64_t)engine->context;
 
 	if (engine->net.head_dim % (uint32_t)ggml_blck_size(engine->type))
-		return gg_fail(engine, KVMOD_ENOTSUP, "cache_type = %s needs a head dimension in blocks of %lld; this model's is %u",
+		return gg_fail(engine, KVMOD_ENOTSUP, "cache_type = %s needs a head dimension that is a multiple of %lld; this model's is %u",
 			       ggml_type_name(engine->type), (long long)ggml_blck_size(engine->type),
 			       engine->net.head_dim);
-	if (wanted > most && !engine->context_override)
-		return gg_fail(engine, KVMOD_ERANGE, "context = %llu, but %s %llu: set context_override = yes to go past that",
+	if (wanted > most && !gg_runtime_of(engine)->context_override)
+		return gg_fail(engine, KVMOD_ERANGE, "context = %llu exceeds %s of %llu tokens: set context_override = yes to allow this",
 			       (unsigned long long)wanted, engine->net.context_is,
 			       (unsigned long long)most);
 	engine->limit = wanted ? wanted : most;
-	if (engine->context_override)
+	if (gg_runtime_of(engine)->context_override)
 		engine->limit = INT32_MAX;
 	return KVMOD_OK;
 }
@@ -70,7 +62,7 @@ static void gg_close(void *self)
 	struct gg_engine *engine = self;
 
 	gg_gpu_wait(engine);
-	gg_graph_free(&engine->graph);
+	gg_graph_free(&gg_runtime_of(engine)->graph);
 	gg_text_close(engine);
 	gg_model_close(engine);
 	gg_gpu_close(engine);
@@ -82,7 +74,7 @@ static int32_t gg_open(void *self)
 	struct gg_engine *engine = self;
 	int32_t code;
 
-	engine->type = cache_types[engine->cache_type];
+	engine->type = gg_cache_type(engine);
 	if ((code = gg_backend_open(engine)) || (code = gg_gpu_find(engine)) ||
 	    (code = gg_model_read(engine)) || (code = set_limits(engine)) ||
 	    (code = gg_gpu_open(engine)) || (code = gg_model_load(engine)) || (code = gg_text_open(engine))) {
@@ -90,11 +82,13 @@ static int32_t gg_open(void *self)
 		return code;
 	}
 	gg_file_forget(&engine->net.file);
+	/* A number that the user chose stays. */
+	gg_tuning_start(&gg_runtime_of(engine)->tuning, engine->threads ? 0 : engine->backend.n_threads);
 	describe(engine);
 	return KVMOD_OK;
 }
 
-/* All of open() but what takes long: nothing is copied, and no thread is started. */
+/* What open() does, without what takes long: copies no weights, starts no threads. */
 static int32_t gg_check(void *self)
 {
 	((struct gg_engine *)self)->check_only = true;
@@ -106,7 +100,7 @@ static const struct kvmod_model *gg_describe(void *self)
 	return &((struct gg_engine *)self)->public_model;
 }
 
-/* Signal handlers call it: one store. */
+/* Signal handlers may call this: one store. */
 static void gg_cancel(void *self)
 {
 	atomic_store(&((struct gg_engine *)self)->backend.cancelled, true);
@@ -117,10 +111,9 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.flags = KVMOD_ENGINE_CLOSES_GAPS,
 	.name = "ggml",
 	.description = "GGUF models through ggml, on the CPU and on CUDA GPUs",
-	.instance_size = sizeof(struct gg_engine),
+	.instance_size = sizeof(struct gg_runtime),
 	.n_params = sizeof(ggml_params) / sizeof(ggml_params[0]),
 	.params = ggml_params,
-	.param_stride = sizeof(struct kvmod_param),
 	.open = gg_open,
 	.close = gg_close,
 	.model = gg_describe,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Building the graph of one pass: weights are multiplied once for all sequences
- * of the batch, attention runs on each sequence's own cache. A graph is built
- * for padded lengths, so one serves up to GG_PAD decoded tokens.
+ * Builds the graph of one pass: weights are multiplied once for all sequences of the
+ * batch, attention runs on each sequence's own cache. Lengths are padded, so that one
+ * graph serves up to GG_PAD decoded tokens.
  */
-#include "engine.h"
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +25,7 @@ struct builder {
 static bool shape_fits(const struct gg_shape *shape, const struct gg_slot *slot)
 {
 	return shape->version == slot->seq->version && shape->n_tokens == slot->n_tokens &&
-	       shape->n_logits == slot->n_logits && shape->n_rows == slot->n_rows &&
+	       shape->n_logits == slot->n_logits && shape->n_queries == slot->n_queries &&
 	       slot->seq->logical + slot->n_tokens <= shape->limit;
 }
 
@@ -60,17 +60,17 @@ static void shape_set(const struct gg_engine *engine, struct gg_shape *shape, co
 		.limit = slot->seq->logical + least,
 		.n_tokens = slot->n_tokens,
 		.n_logits = slot->n_logits,
-		.n_rows = slot->n_rows,
+		.n_queries = slot->n_queries,
 	};
 }
 
-/* FNV-1a over all that decides which nodes there are, and what feeds on what. */
+/* FNV-1a over everything that decides the nodes of the graph and their sources. */
 static uint64_t topology_of(const struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
 	uint64_t hash = 0xcbf29ce484222325u;
 
 	for (uint32_t s = 0; s < n_slots; s++) {
-		const uint32_t counts[] = { slots[s].n_tokens, slots[s].n_logits, slots[s].n_rows };
+		const uint32_t counts[] = { slots[s].n_tokens, slots[s].n_logits, slots[s].n_queries };
 
 		for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
 			hash = (hash ^ counts[i]) * 0x100000001b3u;
@@ -94,7 +94,7 @@ static struct ggml_tensor *linear(const struct builder *b, struct ggml_tensor *x
 	return bias ? ggml_add(b->context, x, bias) : x;
 }
 
-/* Queries, keys and values of a layer: for one token at once, if that can be. */
+/* Queries, keys and values of a layer: one product for a token whose weights lie together. */
 static void project(const struct builder *b, uint32_t layer, struct ggml_tensor *x, struct ggml_tensor *qkv[3])
 {
 	const struct gg_layer *l = &b->model->layers[layer];
@@ -116,7 +116,7 @@ static void project(const struct builder *b, uint32_t layer, struct ggml_tensor 
 	}
 }
 
-/* Queries or keys: by heads, normalised if the family does that, turned by position. */
+/* Queries or keys: by heads, normalised if the family does that, and rotated by position. */
 static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor *x, uint32_t n_heads,
 				    const struct gg_input *positions, struct ggml_tensor *norm_weight)
 {
@@ -143,8 +143,8 @@ static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_m
 }
 
 /*
- * Keys. CUDA turns them and writes them to the cache in one go if a row of the
- * cache is all that has a position: on a GPU each head is one.
+ * Keys, rotated. CUDA rotates keys and writes them to the cache in one kernel if each cache
+ * row has a position of its own: on a GPU each head therefore counts as a token.
  */
 static struct ggml_tensor *keys(const struct builder *b, struct ggml_tensor *x,
 				struct ggml_tensor *norm_weight)
@@ -154,13 +154,13 @@ static struct ggml_tensor *keys(const struct builder *b, struct ggml_tensor *x,
 	return by_heads(b, x, b->model->n_kv_heads, &b->graph->positions, norm_weight);
 }
 
-/* Which rows of a layer's cache take the new ones of a slot, head by head. */
+/* The numbers of the cache rows that take a slot's new rows in a layer, head by head. */
 static struct ggml_tensor *rows_to_write(const struct builder *b, uint32_t slot, uint32_t layer)
 {
-	struct ggml_tensor *all = b->graph->slots[slot].rows.on[b->side], *rows;
+	struct ggml_tensor *all = b->graph->slots[slot].cache_rows.on[b->side], *rows;
 
 	rows = ggml_view_1d(b->context, all, all->ne[0], layer * all->nb[1]);
-	/* At once: nothing may stand between a key, as it is turned, and the row that it goes to. */
+	/* Expand now: no node may stand between the rotation of keys and their writing. */
 	ggml_build_forward_expand(b->graph->nodes, rows);
 	return rows;
 }
@@ -177,7 +177,7 @@ static struct ggml_tensor *write_rows(const struct builder *b, struct ggml_tenso
 	return cache;
 }
 
-/* Puts tensors one after the other; by halves, so that each is copied seldom. */
+/* Concatenates tensors, by halves, so that each is copied seldom. */
 static struct ggml_tensor *join(const struct builder *b, struct ggml_tensor **parts, uint32_t n, int dim)
 {
 	if (n == 1)
@@ -187,10 +187,10 @@ static struct ggml_tensor *join(const struct builder *b, struct ggml_tensor **pa
 }
 
 /*
- * As how many sequences the heads of one token go to attention. CUDA has a kernel
- * that reads K and V once for all query heads of a KV head, and one that reads them
- * for each: for a single sequence it takes the latter with up to four of them, and
- * from some 8000 positions on that is the slower one for four (by a fifth at 32768).
+ * Into how many sequences the heads of one token are divided for attention. CUDA has a
+ * kernel that reads K and V once for all query heads of a KV head, and one that reads them
+ * for each query head. For a single sequence CUDA takes the latter with up to four query
+ * heads; with four, it is the slower one from some 8000 positions on (by a fifth at 32768).
  */
 static uint32_t n_parts(const struct builder *b, const struct gg_slot *slot, uint32_t n_kv, uint32_t length)
 {
@@ -200,7 +200,7 @@ static uint32_t n_parts(const struct builder *b, const struct gg_slot *slot, uin
 	return 2;
 }
 
-/* Attention of `n_q` query heads from q_head on, over rows of a cache from `first` on. */
+/* Attention of n_q query heads, the first of which is q_head, over cache rows from `first` on. */
 static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32_t begin,
 				  struct ggml_tensor *q, uint32_t q_head, uint32_t n_q,
 				  struct ggml_tensor *const kv[2], uint32_t first, uint32_t stride,
@@ -223,7 +223,7 @@ static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32
 	return parts > 1 ? ggml_reshape_3d(context, x, x->ne[0], n_q, n_tokens) : x;
 }
 
-/* [head_dim, n_q_heads, n_tokens] of one slot: one node, or one a KV head if they differ. */
+/* [head_dim, n_q_heads, n_tokens] of one slot: one node, or one a KV head if lengths differ. */
 static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, uint32_t layer,
 				       uint32_t begin, struct ggml_tensor *q,
 				       struct ggml_tensor *const kv[2])
@@ -242,7 +242,7 @@ static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, u
 	return join(b, parts, n_heads, 1);
 }
 
-/* Writes the last queries of a slot behind those that were collected before. */
+/* Writes the last queries of a slot behind the queries collected before. */
 static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint32_t begin,
 		    struct ggml_tensor *q)
 {
@@ -250,17 +250,17 @@ static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint
 	struct ggml_tensor *store, *input = b->graph->slots[slot].query_rows.on[b->side];
 	int64_t width = b->model->dims[GG_Q_ROWS];
 
-	if (!s->n_rows)
+	if (!s->n_queries)
 		return;
-	store = ggml_new_tensor_2d(b->context, GGML_TYPE_F32, width, s->seq->rows.room);
-	ggml_backend_tensor_alloc(s->seq->rows.memory[b->side].buffer, store,
-				  gg_row_at(s->seq, layer, 0));
-	begin += s->n_tokens - s->n_rows;
-	q = ggml_view_2d(b->context, q, width, s->n_rows, q->nb[2], begin * q->nb[2]);
+	store = ggml_new_tensor_2d(b->context, GGML_TYPE_F32, width, s->seq->queries.room);
+	ggml_backend_tensor_alloc(s->seq->queries.memory[b->side].buffer, store,
+				  gg_query_row(s->seq, layer, 0));
+	begin += s->n_tokens - s->n_queries;
+	q = ggml_view_2d(b->context, q, width, s->n_queries, q->nb[2], begin * q->nb[2]);
 	ggml_build_forward_expand(b->graph->nodes, ggml_set_rows(b->context, store, q, input));
 }
 
-/* Attention of all slots; NULL if this layer's output is not wanted. */
+/* Attention of all slots; NULL if the output of this layer is not wanted. */
 static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, struct ggml_tensor *x,
 				     bool output)
 {
@@ -317,7 +317,7 @@ static void build_nodes(struct builder *b)
 		b->side = gg_side_of(b->engine, i);
 		y = attention(b, i, norm(b, x, model->layers[i].w[GG_ATTN_NORM]), !last || b->n_logits);
 		if (!y)
-			return; /* nobody asked for logits: the caches are written */
+			return; /* no logits are wanted, and the caches are written */
 		outputs = graph->outputs.on[b->side];
 		if (last && outputs) {
 			x = ggml_get_rows(context, x, outputs);
@@ -331,7 +331,7 @@ static void build_nodes(struct builder *b)
 	ggml_build_forward_expand(graph->nodes, graph->logits);
 }
 
-/* Tensors that a graph of these slots has at most. */
+/* The most tensors that a graph of these slots has. */
 static size_t max_tensors(const struct builder *b)
 {
 	size_t n = 32;
@@ -347,7 +347,7 @@ static size_t max_tensors(const struct builder *b)
 	return n + 6 * b->n_slots;
 }
 
-/* An empty graph, its tensors where the last one's were. */
+/* Makes an empty graph, whose tensors take the addresses of the last graph's. */
 static bool context_new(struct builder *b)
 {
 	struct gg_graph *graph = b->graph;
@@ -386,7 +386,7 @@ static bool graph_new(struct builder *b)
 	return gg_feed_new(b->engine, b->slots, b->n_slots);
 }
 
-/* Forgets what was built; the memory that graphs are built and run in stays. */
+/* Drops the graph, but keeps the memory that graphs are built and run in. */
 static void graph_clear(struct gg_graph *graph)
 {
 	struct gg_graph kept = {
@@ -427,8 +427,8 @@ static int32_t graph_build(struct builder *b)
 		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to build the model's graph");
 	build_nodes(b);
 	if (!gg_graph_plan(b->engine, b->graph))
-		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to run %u tokens in%s", b->n_tokens,
-			       b->engine->gpu.handle ? ": a smaller batch or gpu_layers needs less" : "");
+		return gg_fail(b->engine, KVMOD_ENOMEM, "no memory to run %u tokens%s", b->n_tokens,
+			       b->engine->gpu.handle ? ": set a smaller batch or gpu_layers" : "");
 	return KVMOD_OK;
 }
 
@@ -437,15 +437,15 @@ int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint
 	struct builder b = {
 		.engine = engine,
 		.model = &engine->net,
-		.graph = &engine->graph,
+		.graph = &gg_runtime_of(engine)->graph,
 		.slots = slots,
 		.n_slots = n_slots,
 	};
 	int32_t code;
 
-	if (graph_fits(&engine->graph, slots, n_slots))
+	if (graph_fits(&gg_runtime_of(engine)->graph, slots, n_slots))
 		return KVMOD_OK;
-	graph_clear(&engine->graph);
+	graph_clear(&gg_runtime_of(engine)->graph);
 	for (uint32_t i = 0; i < n_slots; i++) {
 		b.n_tokens += slots[i].n_tokens;
 		b.n_logits += slots[i].n_logits;
@@ -456,6 +456,6 @@ int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint
 	code = graph_build(&b);
 	free(b.parts);
 	if (code)
-		graph_clear(&engine->graph);
+		graph_clear(&gg_runtime_of(engine)->graph);
 	return code;
 }

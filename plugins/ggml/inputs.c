@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a graph is fed with: embeddings, positions, cache rows to write, masks. All
- * of it lies in one piece of the host's memory, and in one of the GPU's that is a
- * copy of it: a pass sends it there with one call, but for masks, of which it
- * sends what has changed.
+ * The inputs of a graph: embeddings, positions, cache rows to write, masks. They lie in one
+ * piece of the host's memory, and a copy lies in one piece of the GPU's. A pass sends them
+ * in one call; of the masks it sends only what has changed.
  */
-#include "engine.h"
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +23,7 @@ static void place(struct gg_graph *graph, struct gg_input *in, enum gg_side side
 	ggml_backend_tensor_alloc(memory->buffer, in->on[side], (char *)memory->address + in->offset);
 }
 
-/* Without memory yet: only counts. */
+/* Gives an input its offset; without memory yet, that only counts bytes. */
 static void declare(struct gg_graph *graph, struct gg_input *in, enum ggml_type type, int64_t ne0,
 		    int64_t ne1)
 {
@@ -64,23 +63,23 @@ static uint32_t row_of(uint32_t n)
 }
 
 /* Where in its row the mask of a head with n positions begins. */
-static uint32_t begin_of(const struct gg_ladder *ladder, uint32_t n)
+static uint32_t begin_of(const struct gg_decode_masks *decode, uint32_t n)
 {
-	return ladder->base - (n - row_of(n));
+	return decode->base - (n - row_of(n));
 }
 
-static void note_rung(struct gg_ladder *ladder, uint32_t n, uint32_t length)
+static void note_decode_mask(struct gg_decode_masks *decode, uint32_t n, uint32_t length)
 {
-	uint32_t end = begin_of(ladder, n) + length;
+	uint32_t end = begin_of(decode, n) + length;
 
-	ladder->used |= 1u << row_of(n);
-	ladder->length = end > ladder->length ? end : ladder->length;
+	decode->used |= 1u << row_of(n);
+	decode->length = end > decode->length ? end : decode->length;
 }
 
 static void note_masks(const struct gg_engine *engine, const struct gg_slot *slot,
 		       struct gg_slot_inputs *inputs)
 {
-	struct gg_ladder *ladder = &inputs->ladder;
+	struct gg_decode_masks *decode = &inputs->decode;
 	uint32_t n_heads = engine->net.n_kv_heads, longest = 0;
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
@@ -92,12 +91,12 @@ static void note_masks(const struct gg_engine *engine, const struct gg_slot *slo
 				note_mask(inputs, n);
 		}
 	}
-	ladder->base = longest - row_of(longest);
+	decode->base = longest - row_of(longest);
 	for (uint32_t i = 0; slot->n_tokens == 1 && i < engine->net.n_layers; i++) {
 		const struct gg_cache *cache = &slot->seq->caches[i];
 
 		for (uint32_t g = 0; g < n_heads; g++)
-			note_rung(ladder, cache->n[g], gg_attended(engine, slot, cache, g));
+			note_decode_mask(decode, cache->n[g], gg_attended(engine, slot, cache, g));
 	}
 }
 
@@ -108,7 +107,7 @@ static void declare_masks(struct gg_graph *graph, const struct gg_slot *slot,
 		declare(graph, &inputs->masks[i].in, GGML_TYPE_F16,
 			gg_padded((uint64_t)inputs->masks[i].n + slot->n_tokens), slot->n_tokens);
 	if (slot->n_tokens == 1)
-		declare(graph, &inputs->ladder.in, GGML_TYPE_F16, inputs->ladder.length, GG_MASK_ROWS);
+		declare(graph, &inputs->decode.in, GGML_TYPE_F16, inputs->decode.length, GG_MASK_ROWS);
 }
 
 static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
@@ -123,10 +122,10 @@ static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
 
 		n_tokens += slots[i].n_tokens;
 		n_logits += slots[i].n_logits;
-		declare(graph, &inputs->rows, GGML_TYPE_I64,
+		declare(graph, &inputs->cache_rows, GGML_TYPE_I64,
 			(int64_t)slots[i].n_tokens * model->n_kv_heads, model->n_layers);
-		if (slots[i].n_rows)
-			declare(graph, &inputs->query_rows, GGML_TYPE_I64, slots[i].n_rows, 1);
+		if (slots[i].n_queries)
+			declare(graph, &inputs->query_rows, GGML_TYPE_I64, slots[i].n_queries, 1);
 	}
 	declare(graph, &graph->embeddings, GGML_TYPE_F32, model->dims[GG_WIDTH], n_tokens);
 	declare(graph, &graph->positions, GGML_TYPE_I32, n_tokens, 1);
@@ -142,7 +141,7 @@ static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
 
 /* --- their memory ---------------------------------------------------------------------------- */
 
-/* What is there serves again, unless it is too small, or much too large. */
+/* Memory is used again, unless it is too small, or much too large. */
 static bool fits(const struct gg_memory *memory, size_t bytes)
 {
 	return memory->buffer && memory->bytes >= bytes && memory->bytes / 4 <= bytes;
@@ -157,7 +156,7 @@ static bool take_memory(struct gg_engine *engine, struct gg_feed *feed)
 	gg_gpu_wait(engine);
 	gg_memory_free(host);
 	gg_memory_free(gpu);
-	/* Room to grow, so that addresses stay as they are for a while. */
+	/* Leave room to grow, so that addresses stay for a while. */
 	feed->bytes += feed->bytes / 4;
 	if (gg_memory_new_shared(engine, host, feed->bytes) &&
 	    (!engine->gpu.handle || gg_memory_new(engine, gpu, GG_GPU, feed->bytes)))
@@ -169,7 +168,7 @@ static bool take_memory(struct gg_engine *engine, struct gg_feed *feed)
 
 bool gg_feed_new(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	struct gg_graph *graph = &engine->graph;
+	struct gg_graph *graph = &gg_runtime_of(engine)->graph;
 	struct gg_feed *feed = &graph->feed;
 	struct gg_memory kept[GG_N_SIDES];
 	size_t n_heads = (size_t)engine->net.n_layers * engine->net.n_kv_heads;
@@ -200,13 +199,13 @@ struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n,
 				 enum gg_side side)
 {
 	const struct gg_slot_inputs *inputs = &graph->slots[i];
-	struct ggml_tensor *rows = inputs->ladder.in.on[side];
+	struct ggml_tensor *rows = inputs->decode.in.on[side];
 	uint32_t m = 0;
 
 	if (rows)
 		return ggml_view_2d(graph->context, rows, length, 1, rows->nb[1],
 				    row_of(n) * rows->nb[1] +
-					    begin_of(&inputs->ladder, n) * sizeof(ggml_fp16_t));
+					    begin_of(&inputs->decode, n) * sizeof(ggml_fp16_t));
 	while (inputs->masks[m].n != n)
 		m++;
 	return inputs->masks[m].in.on[side];
@@ -229,9 +228,9 @@ static void look_up(const struct ggml_tensor *embed, int32_t token, float *to)
 		ggml_get_type_traits(embed->type)->to_float(row, to, embed->ne[0]);
 }
 
-static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
+static void fill_tokens(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	const struct gg_graph *graph = &engine->graph;
+	const struct gg_graph *graph = &gg_runtime_of(engine)->graph;
 	float *embedding = data_of(graph, &graph->embeddings);
 	int32_t *positions = data_of(graph, &graph->positions);
 	int32_t *outputs = graph->outputs.on[GG_HOST] ? data_of(graph, &graph->outputs) : NULL;
@@ -251,12 +250,12 @@ static void fill_tokens(const struct gg_engine *engine, const struct gg_slot *sl
 	}
 }
 
-/* Row (t, g) of a slot goes behind the rows that head g has; queries behind queries. */
-static void fill_rows(const struct gg_engine *engine, const struct gg_slot *slot,
+/* Row (t, g) of a slot goes behind the rows of head g; queries go behind queries. */
+static void fill_rows(struct gg_engine *engine, const struct gg_slot *slot,
 		      const struct gg_slot_inputs *inputs)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
-	int64_t *rows = data_of(&engine->graph, &inputs->rows);
+	int64_t *rows = data_of(&gg_runtime_of(engine)->graph, &inputs->cache_rows);
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
 		const struct gg_cache *cache = &slot->seq->caches[i];
@@ -266,12 +265,12 @@ static void fill_rows(const struct gg_engine *engine, const struct gg_slot *slot
 				*rows++ = (int64_t)cache->first[g] + cache->n[g] + t;
 		}
 	}
-	rows = slot->n_rows ? data_of(&engine->graph, &inputs->query_rows) : NULL;
-	for (uint32_t t = 0; t < slot->n_rows; t++)
-		rows[t] = (int64_t)slot->seq->rows.n + t;
+	rows = slot->n_queries ? data_of(&gg_runtime_of(engine)->graph, &inputs->query_rows) : NULL;
+	for (uint32_t t = 0; t < slot->n_queries; t++)
+		rows[t] = (int64_t)slot->seq->queries.n + t;
 }
 
-/* `zeros` of them, then minus infinity. */
+/* `zeros` zeros, then minus infinity. */
 static void fill_mask_row(uint16_t *row, size_t zeros, size_t length)
 {
 	memset(row, 0, zeros * sizeof(*row));
@@ -280,8 +279,8 @@ static void fill_mask_row(uint16_t *row, size_t zeros, size_t length)
 }
 
 /*
- * All that is cached is older than the new tokens, so that token t sees n + t + 1
- * rows whatever positions they have; the rest is padding.
+ * All cached rows are older than the new tokens, so that token t sees n + t + 1 rows
+ * whatever their positions are; the rest is padding.
  */
 static void fill_mask(const struct gg_graph *graph, const struct gg_mask *mask, uint32_t moved,
 		      uint32_t n_tokens)
@@ -293,10 +292,10 @@ static void fill_mask(const struct gg_graph *graph, const struct gg_mask *mask, 
 		fill_mask_row(row, (size_t)mask->n + moved + t + 1, length);
 }
 
-/* Sends bytes of the feed to the GPU; they must not change before they are there. */
+/* Sends bytes of the inputs to the GPU; they must not change until they have arrived. */
 static void send(struct gg_engine *engine, size_t offset, size_t bytes)
 {
-	struct gg_feed *feed = &engine->graph.feed;
+	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
 
 	if (feed->all && bytes)
 		ggml_backend_tensor_set_async(engine->gpu.handle, feed->all,
@@ -304,32 +303,32 @@ static void send(struct gg_engine *engine, size_t offset, size_t bytes)
 					      bytes);
 }
 
-/* One zero more for each token that has come; the masks of all layers move with it. */
-static void fill_ladder(struct gg_engine *engine, struct gg_ladder *ladder, uint32_t moved)
+/* Adds one zero for each new token: the masks of all layers grow with it. */
+static void fill_decode_masks(struct gg_engine *engine, struct gg_decode_masks *decode, uint32_t moved)
 {
-	struct gg_graph *graph = &engine->graph;
-	uint16_t *rows = data_of(graph, &ladder->in);
+	struct gg_graph *graph = &gg_runtime_of(engine)->graph;
+	uint16_t *rows = data_of(graph, &decode->in);
 
 	for (uint32_t r = 0; r < GG_MASK_ROWS; r++) {
-		size_t first = (size_t)r * ladder->length, at = first + ladder->base + r + ladder->shown;
+		size_t first = (size_t)r * decode->length, at = first + decode->base + r + decode->shown;
 
-		if (!(ladder->used & (1u << r)))
+		if (!(decode->used & (1u << r)))
 			continue;
 		if (graph->feed.fresh) {
-			fill_mask_row(rows + first, ladder->base + r + moved + 1, ladder->length);
+			fill_mask_row(rows + first, decode->base + r + moved + 1, decode->length);
 			continue;
 		}
-		memset(rows + at, 0, (moved + 1 - ladder->shown) * sizeof(*rows));
-		send(engine, ladder->in.offset + at * sizeof(*rows),
-		     (moved + 1 - ladder->shown) * sizeof(*rows));
+		memset(rows + at, 0, (moved + 1 - decode->shown) * sizeof(*rows));
+		send(engine, decode->in.offset + at * sizeof(*rows),
+		     (moved + 1 - decode->shown) * sizeof(*rows));
 	}
-	ladder->shown = moved + 1;
+	decode->shown = moved + 1;
 }
 
-/* The GPU may be at the last pass still, but must have fetched what that was fed with. */
+/* The GPU may still run the last pass, but must have fetched its inputs. */
 static void wait_until_sent(struct gg_engine *engine)
 {
-	struct gg_feed *feed = &engine->graph.feed;
+	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
 
 	if (feed->sent)
 		ggml_backend_event_synchronize(feed->sent);
@@ -339,7 +338,7 @@ static void wait_until_sent(struct gg_engine *engine)
 
 static void note_sent(struct gg_engine *engine)
 {
-	struct gg_feed *feed = &engine->graph.feed;
+	struct gg_feed *feed = &gg_runtime_of(engine)->graph.feed;
 
 	if (engine->gpu.handle && !feed->sent)
 		feed->sent = ggml_backend_event_new(engine->gpu.device);
@@ -349,7 +348,7 @@ static void note_sent(struct gg_engine *engine)
 
 void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
-	struct gg_graph *graph = &engine->graph;
+	struct gg_graph *graph = &gg_runtime_of(engine)->graph;
 	struct gg_feed *feed = &graph->feed;
 	bool masks = feed->fresh;
 
@@ -357,14 +356,14 @@ void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_
 	fill_tokens(engine, slots, n_slots);
 	for (uint32_t i = 0; i < n_slots; i++) {
 		struct gg_slot_inputs *inputs = &graph->slots[i];
-		/* Every head has become longer by what was run since the graph was built. */
+		/* Every head has grown by the tokens that were run since the graph was built. */
 		uint32_t moved = (uint32_t)(slots[i].seq->logical - graph->shapes[i].logical);
 
 		fill_rows(engine, &slots[i], inputs);
 		for (uint32_t m = 0; m < inputs->n_masks; m++)
 			fill_mask(graph, &inputs->masks[m], moved, slots[i].n_tokens);
 		if (slots[i].n_tokens == 1)
-			fill_ladder(engine, &inputs->ladder, moved);
+			fill_decode_masks(engine, &inputs->decode, moved);
 		masks = masks || inputs->n_masks;
 	}
 	send(engine, 0, masks ? feed->bytes : feed->small);

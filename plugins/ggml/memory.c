@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory that goes back to the system when it is freed: on the host a mapping, on
- * the GPU an allocation of its own.
+ * Memory that returns to the system when it is freed: a mapping on the host, an
+ * allocation of its own on the GPU.
  */
-#include "engine.h"
+#include "memory.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -38,7 +38,7 @@ bool gg_memory_new(struct gg_engine *engine, struct gg_memory *memory, enum gg_s
 		return map(memory, bytes);
 	if (!take_buffer(memory, ggml_backend_dev_buffer_type(engine->gpu.device), bytes))
 		return false;
-	/* Rows past the end are masked, but 0 times what is there must be 0. */
+	/* Rows past the end are masked: 0 times their values must be 0, so none may be NaN. */
 	ggml_backend_buffer_clear(memory->buffer, 0);
 	return true;
 }

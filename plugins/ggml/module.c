@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The module file around the engines: its descriptor. */
-#include "engine.h"
+/* The module "ggml": its descriptor, which registers the engine. */
+#include "runtime.h"
 
 static int32_t init(const struct kvmod_host *host)
 {
-	int32_t code = host->register_engine(host->ctx, &gg_engine_ops);
-
-	return code ? code : host->register_engine(host->ctx, &gg_llama_ops);
+	return host->register_engine(host->ctx, &gg_engine_ops);
 }
 
 /* Resident: ggml's worker threads outlive the last engine. */

@@ -1,53 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Positions, places and phases. A token's position is its number and never changes:
- * truncating, masks and plans go by it. RoPE sees distances only, so a gap closes when
- * the rows before it move up to those behind it. Where a row then stands is its place:
- * for the lead of a head it moves, for all other rows it is the position. A row's phase,
- * the angle that its key is turned by, is its place less the sequence's base. The base
- * rises when phases would reach the context, because float angles get worse as they grow.
+ * Positions, places and phases: how gaps in a cache close. A token's position is its number
+ * and never changes: truncation, masks and plans use it. RoPE depends on distances only, so
+ * a gap closes when the rows before it move up to the rows behind it. Where a row then stands
+ * is its place: the place of a head's sinks moves, the place of any other row is its position.
+ * A row's phase, by which RoPE rotates its key, is its place less the sequence's base. The base
+ * rises before phases reach the context, because float angles lose precision as they grow.
  */
-#include "engine.h"
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-bool gg_lead_new(struct gg_engine *engine, enum gg_side side, struct gg_lead *lead, uint32_t room)
+bool gg_sinks_new(struct gg_engine *engine, enum gg_side side, struct gg_sinks *sinks, uint32_t room)
 {
 	size_t n_heads = engine->net.n_kv_heads;
 
-	memset(lead, 0, sizeof(*lead));
-	lead->room = room;
-	lead->n = calloc(n_heads, sizeof(*lead->n));
-	lead->places = calloc(n_heads * room, sizeof(*lead->places));
-	return lead->n && lead->places &&
-	       gg_memory_new(engine, &lead->keys, side,
+	memset(sinks, 0, sizeof(*sinks));
+	sinks->room = room;
+	sinks->n = calloc(n_heads, sizeof(*sinks->n));
+	sinks->places = calloc(n_heads * room, sizeof(*sinks->places));
+	return sinks->n && sinks->places &&
+	       gg_memory_new(engine, &sinks->keys, side,
 			     n_heads * room * engine->net.head_dim * sizeof(float));
 }
 
-void gg_lead_free(struct gg_lead *lead)
+void gg_sinks_free(struct gg_sinks *sinks)
 {
-	gg_memory_free(&lead->keys);
-	free(lead->n);
-	free(lead->places);
-	memset(lead, 0, sizeof(*lead));
+	gg_memory_free(&sinks->keys);
+	free(sinks->n);
+	free(sinks->places);
+	memset(sinks, 0, sizeof(*sinks));
 }
 
 /* --- places ------------------------------------------------------------------------------- */
 
-static uint32_t lead_rows(const struct gg_cache *cache, uint32_t head)
+static uint32_t sink_rows(const struct gg_cache *cache, uint32_t head)
 {
-	return cache->lead.room ? cache->lead.n[head] : 0;
+	return cache->sinks.room ? cache->sinks.n[head] : 0;
 }
 
 static int32_t place_of(const struct gg_cache *cache, uint32_t head, uint32_t row)
 {
-	if (row < lead_rows(cache, head))
-		return cache->lead.places[(size_t)head * cache->lead.room + row];
+	if (row < sink_rows(cache, head))
+		return cache->sinks.places[(size_t)head * cache->sinks.room + row];
 	return cache->positions ? cache->positions[cache->first[head] + row] : (int32_t)row;
 }
 
-/* The least place of all rows; where there is none, that of the next token. */
+/* The least place of all rows; in an empty cache, the place of the next token. */
 static int32_t oldest_place(const struct kvmod_seq *seq)
 {
 	const struct gg_model *model = &seq->engine->net;
@@ -83,14 +83,14 @@ uint64_t gg_replay_room(const struct kvmod_seq *seq)
 	const struct gg_engine *engine = seq->engine;
 	uint64_t widest = 0, width;
 
-	/* Before the first cut that closes a gap, places are positions. */
+	/* Before the first gap closes, places are positions. */
 	if (seq->logical <= engine->limit)
 		return seq->logical;
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
 		const struct gg_cache *cache = &seq->caches[i];
 
 		for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
-			uint32_t n = lead_rows(cache, g);
+			uint32_t n = sink_rows(cache, g);
 
 			width = n ? (uint64_t)(place_of(cache, g, n - 1) - place_of(cache, g, 0) + 1) : 0;
 			widest = width > widest ? width : widest;
@@ -101,27 +101,27 @@ uint64_t gg_replay_room(const struct kvmod_seq *seq)
 
 /* --- closing gaps ------------------------------------------------------------------------- */
 
-static void shift(struct gg_lead *lead, uint32_t head, uint32_t n, int32_t by)
+static void shift(struct gg_sinks *sinks, uint32_t head, uint32_t n, int32_t by)
 {
 	for (uint32_t i = 0; i < n; i++)
-		lead->places[(size_t)head * lead->room + i] += by;
-	lead->moved = lead->moved || by;
+		sinks->places[(size_t)head * sinks->room + i] += by;
+	sinks->moved = sinks->moved || by;
 }
 
-void gg_lead_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical)
+void gg_sinks_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical)
 {
-	for (uint32_t g = 0; cache->lead.room && g < engine->net.n_kv_heads; g++) {
+	for (uint32_t g = 0; cache->sinks.room && g < engine->net.n_kv_heads; g++) {
 		uint32_t n = cache->n[g];
 
-		if (cache->lead.n[g] < n)
-			continue;	/* what stands behind it came before what is gone */
-		cache->lead.n[g] = n;
+		if (cache->sinks.n[g] < n)
+			continue;	/* rows behind the sinks remain */
+		cache->sinks.n[g] = n;
 		if (n && place_of(cache, g, n - 1) >= (int32_t)logical)
-			shift(&cache->lead, g, n, (int32_t)logical - 1 - place_of(cache, g, n - 1));
+			shift(&cache->sinks, g, n, (int32_t)logical - 1 - place_of(cache, g, n - 1));
 	}
 }
 
-/* By how much the first n rows of a head must move. */
+/* How far the first n rows of a head must move. */
 static int32_t gap_behind(const struct gg_cache *cache, uint32_t head, uint32_t n, uint64_t logical)
 {
 	int32_t next = (int32_t)logical;
@@ -134,34 +134,33 @@ static int32_t gap_behind(const struct gg_cache *cache, uint32_t head, uint32_t 
 }
 
 /*
- * A lead of at least n rows a head, its keys turned back from those in the cache, which
- * stand where they should. That is done once: they have been rounded once more than the
- * cache's own, and never again.
+ * Makes sinks of at least n rows a head. Their keys are rotated back from the keys in the
+ * cache, once: they are rounded once more than the cache's own keys, and never again.
  */
-static int32_t make_lead(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
+static int32_t make_sinks(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
 			 uint32_t n)
 {
-	struct gg_turn turn = { .kind = GG_TURN_TO_LEAD, .cache = cache };
-	struct gg_lead lead, old = cache->lead;
+	struct gg_rotation rotation = { .kind = GG_ROTATE_TO_SINKS, .cache = cache };
+	struct gg_sinks sinks, old = cache->sinks;
 	int32_t code;
 
-	if (!gg_lead_new(engine, side, &lead, n > old.room ? n : old.room)) {
-		gg_lead_free(&lead);
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory for %u keys a head", n);
+	if (!gg_sinks_new(engine, side, &sinks, n > old.room ? n : old.room)) {
+		gg_sinks_free(&sinks);
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory to keep %u keys for each head", n);
 	}
 	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
-		lead.n[g] = n < cache->n[g] ? n : cache->n[g];
-		if (lead.n[g] < lead_rows(cache, g))
-			lead.n[g] = lead_rows(cache, g);
-		for (uint32_t i = 0; i < lead.n[g]; i++)
-			lead.places[(size_t)g * lead.room + i] = place_of(cache, g, i);
-		turn.n += lead.n[g];
+		sinks.n[g] = n < cache->n[g] ? n : cache->n[g];
+		if (sinks.n[g] < sink_rows(cache, g))
+			sinks.n[g] = sink_rows(cache, g);
+		for (uint32_t i = 0; i < sinks.n[g]; i++)
+			sinks.places[(size_t)g * sinks.room + i] = place_of(cache, g, i);
+		rotation.n += sinks.n[g];
 	}
-	cache->lead = lead;
-	code = gg_turn(engine, side, &turn, 1);
+	cache->sinks = sinks;
+	code = gg_rotate(engine, side, &rotation, 1);
 	if (code)
-		cache->lead = old;
-	gg_lead_free(code ? &lead : &old);
+		cache->sinks = old;
+	gg_sinks_free(code ? &sinks : &old);
 	return code;
 }
 
@@ -176,19 +175,19 @@ int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cach
 		uint32_t rows = n < cache->n[g] ? n : cache->n[g];
 
 		open = open || gap_behind(cache, g, n, logical);
-		longer = longer || lead_rows(cache, g) < rows;
+		longer = longer || sink_rows(cache, g) < rows;
 	}
 	if (open && longer)
-		code = make_lead(engine, side, cache, n);
+		code = make_sinks(engine, side, cache, n);
 	for (uint32_t g = 0; open && !code && g < n_heads; g++)
-		shift(&cache->lead, g, n < cache->n[g] ? n : cache->n[g],
+		shift(&cache->sinks, g, n < cache->n[g] ? n : cache->n[g],
 		      gap_behind(cache, g, n, logical));
 	return code;
 }
 
-/* --- turning what has moved ---------------------------------------------------------------- */
+/* --- rotating what has moved --------------------------------------------------------------- */
 
-/* A base above 0 is for phases that would reach what the model was trained for. */
+/* The base rises above 0 only where phases would otherwise reach the trained context. */
 static void choose_base(struct kvmod_seq *seq, uint64_t n)
 {
 	const struct gg_engine *engine = seq->engine;
@@ -200,27 +199,27 @@ static void choose_base(struct kvmod_seq *seq, uint64_t n)
 		seq->base = oldest;
 }
 
-/* What is to be turned in a layer; gives the number of turns. */
-static uint32_t note_turns(struct kvmod_seq *seq, uint32_t layer, struct gg_turn turns[2])
+/* Lists the rotations that a layer needs; returns their number. */
+static uint32_t note_rotations(struct kvmod_seq *seq, uint32_t layer, struct gg_rotation rotations[2])
 {
 	struct gg_cache *cache = &seq->caches[layer];
-	struct gg_turn lead = { .kind = GG_TURN_LEAD, .cache = cache, .base = seq->base };
-	struct gg_turn rest = lead;
+	struct gg_rotation sinks = { .kind = GG_ROTATE_SINKS, .cache = cache, .base = seq->base };
+	struct gg_rotation rest = sinks;
 	uint32_t n = 0;
 
-	rest.kind = GG_TURN_REST;
+	rest.kind = GG_ROTATE_REST;
 	for (uint32_t g = 0; g < seq->engine->net.n_kv_heads; g++) {
-		lead.n += lead_rows(cache, g);
-		rest.n += cache->n[g] - lead_rows(cache, g);
+		sinks.n += sink_rows(cache, g);
+		rest.n += cache->n[g] - sink_rows(cache, g);
 	}
-	if (lead.n && (cache->lead.moved || cache->base != seq->base))
-		turns[n++] = lead;
+	if (sinks.n && (cache->sinks.moved || cache->base != seq->base))
+		rotations[n++] = sinks;
 	if (rest.n && cache->base != seq->base)
-		turns[n++] = rest;
+		rotations[n++] = rest;
 	return n;
 }
 
-static int32_t settle_side(struct kvmod_seq *seq, enum gg_side side, struct gg_turn *turns)
+static int32_t settle_side(struct kvmod_seq *seq, enum gg_side side, struct gg_rotation *rotations)
 {
 	struct gg_engine *engine = seq->engine;
 	uint32_t n = 0;
@@ -228,14 +227,14 @@ static int32_t settle_side(struct kvmod_seq *seq, enum gg_side side, struct gg_t
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
 		if (gg_side_of(engine, i) == side)
-			n += note_turns(seq, i, turns + n);
+			n += note_rotations(seq, i, rotations + n);
 	}
-	code = gg_turn(engine, side, turns, n);
+	code = gg_rotate(engine, side, rotations, n);
 	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++) {
 		if (gg_side_of(engine, i) != side)
 			continue;
 		seq->caches[i].base = seq->base;
-		seq->caches[i].lead.moved = false;
+		seq->caches[i].sinks.moved = false;
 	}
 	return code;
 }
@@ -243,7 +242,7 @@ static int32_t settle_side(struct kvmod_seq *seq, enum gg_side side, struct gg_t
 static bool is_settled(const struct kvmod_seq *seq)
 {
 	for (uint32_t i = 0; i < seq->engine->net.n_layers; i++) {
-		if (seq->caches[i].base != seq->base || seq->caches[i].lead.moved)
+		if (seq->caches[i].base != seq->base || seq->caches[i].sinks.moved)
 			return false;
 	}
 	return true;
@@ -251,20 +250,20 @@ static bool is_settled(const struct kvmod_seq *seq)
 
 static int32_t settle_sides(struct kvmod_seq *seq)
 {
-	struct gg_turn *turns = calloc(2 * (size_t)seq->engine->net.n_layers, sizeof(*turns));
+	struct gg_rotation *rotations = calloc(2 * (size_t)seq->engine->net.n_layers, sizeof(*rotations));
 	int32_t code = KVMOD_OK;
 
-	if (!turns)
-		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory to turn keys");
+	if (!rotations)
+		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory to rotate keys");
 	for (int side = 0; !code && side < GG_N_SIDES; side++)
-		code = settle_side(seq, side, turns);
-	free(turns);
+		code = settle_side(seq, side, rotations);
+	free(rotations);
 	return code;
 }
 
 /*
- * Without memory to turn keys, a base that was to rise may stay: larger angles are less
- * exact, and no less right. Not so where a lead has moved or a side has been turned.
+ * Without memory to rotate keys, a base that was to rise may stay: larger angles are less
+ * precise, but correct. That fails once sinks have moved or one side has been rotated.
  */
 static bool stays(struct kvmod_seq *seq, int32_t old)
 {
@@ -278,15 +277,14 @@ static bool stays(struct kvmod_seq *seq, int32_t old)
 		seq->base = wanted;
 		return false;
 	}
-	if (!engine->said_unturned)
+	if (!gg_runtime_of(engine)->warned_unrotated)
 		gg_log(engine, KVMOD_WARN,
-		       "no memory to turn cached keys back: they stay as they are, and what is far "
-		       "along is computed less exactly");
-	engine->said_unturned = true;
+		       "no memory to rotate cached keys back: distant positions are computed less exactly");
+	gg_runtime_of(engine)->warned_unrotated = true;
 	return true;
 }
 
-/* A side that fails is as it was, and tried again when this is called again. */
+/* A side that fails stays unchanged, and the next call tries again. */
 int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n)
 {
 	int32_t old = seq->base, code;
@@ -298,6 +296,6 @@ int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n)
 	if (code == KVMOD_ENOMEM && stays(seq, old))
 		return KVMOD_OK;
 	if (seq->base != old)
-		seq->rows.n = 0; /* queries that were turned by other phases */
+		seq->queries.n = 0; /* they were rotated by other phases */
 	return code;
 }

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a plan costs: the last tokens are run once more over what it leaves of the
- * positions before them, on a copy, by the very code that decodes. The run over
- * everything is made once and kept until the sequence changes.
+ * Measures what a plan costs: runs the last tokens again on a copy that has only the
+ * positions which the plan keeps before them, with the code that decodes. The run over the
+ * whole cache is made once and kept until the sequence changes.
  */
-#include "engine.h"
+#include "graph.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Logits of the last `rows` tokens over what keeps leave; turned into log-probabilities. */
+/* Log-probabilities of the last `rows` tokens over the positions that `keeps` keep. */
 static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
 			uint32_t rows, float *log_probs)
 {
@@ -101,12 +101,12 @@ int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *
 
 	if (!rows || rows >= seq->logical)
 		return gg_fail(engine, KVMOD_ERANGE,
-			       "cannot replay %u of %llu tokens: at least one must stay before them",
+			       "cannot replay %u of %llu tokens: at least one token must precede them",
 			       rows, (unsigned long long)seq->logical);
 	room = gg_replay_room(seq);
 	if (!room)
 		return gg_fail(engine, KVMOD_ERANGE,
-			       "cannot replay %u of %llu tokens: what is cached fills the context of %llu",
+			       "cannot replay %u of %llu tokens: the cached tokens fill the context of %llu",
 			       rows, (unsigned long long)seq->logical, (unsigned long long)engine->limit);
 	if (rows > room)
 		rows = (uint32_t)room;

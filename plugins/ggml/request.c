@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cache as a policy sees it, and cut as a plan says. */
-#include "engine.h"
+/* Shows the cache to a policy, and compresses it as the policy's plan says. */
+#include "runtime.h"
 
 #include <malloc.h>
 #include <stddef.h>
@@ -25,7 +25,6 @@ static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg
 	size_t row = gg_row_bytes(engine);
 
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = gg_view_type(engine),
 		.data = (const char *)memory->address + first * row,
 		.stride = (int64_t)row,
@@ -50,10 +49,10 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 	}
 }
 
-/* The newest rows of queries; none if tokens were run after them. */
+/* The newest rows of queries; no rows if tokens were run after them. */
 static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 {
-	const struct gg_rows *rows = &seq->rows;
+	const struct gg_queries *rows = &seq->queries;
 	const struct gg_model *model = &seq->engine->net;
 	uint32_t n = rows->n < rows->wanted ? rows->n : rows->wanted;
 
@@ -61,9 +60,8 @@ static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 		return;
 	segment->n_rows = n;
 	segment->q = (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = KVMOD_F32,
-		.data = gg_row_at(seq, segment->layer, rows->n - n),
+		.data = gg_query_row(seq, segment->layer, rows->n - n),
 		.stride = (int64_t)(model->dims[GG_Q_ROWS] * (int64_t)sizeof(float)),
 		.head_stride = (int64_t)(model->head_dim * sizeof(float)),
 	};
@@ -88,20 +86,18 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 			.head_dim = model->head_dim,
 			.total_heads = model->n_kv_heads,
 			.scale = model->scale,
-			.head_stride = sizeof(struct kvmod_head),
-			.heads = seq->heads + (size_t)i * model->n_kv_heads,
+			.heads = seq->head_list + (size_t)i * model->n_kv_heads,
 			.device = gg_side_of(engine, i) == GG_GPU ? engine->gpu.ops->name : "cpu",
 		};
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);
 	}
 	out->n_layers = out->n_segments = model->n_layers;
-	out->segment_stride = sizeof(struct kvmod_segment);
-	out->segments = seq->segments;
+	out->segments = seq->segment_list;
 	out->device = engine->gpu.n_layers ? engine->gpu.ops->name : "cpu";
 	/*
-	 * ggml's streams are its own: all that they held is done, and nothing follows
-	 * before the next call, so that the policy's work may go on the default one.
+	 * The policy may use the default stream: ggml's own streams have finished here, and
+	 * stay idle until the next call.
 	 */
 	gg_gpu_wait(engine);
 	out->stream = NULL;
@@ -190,7 +186,7 @@ static void close_gaps(struct kvmod_seq *seq, const struct kvmod_plan *plan)
 		       plan->n_keeps);
 }
 
-/* Bytes that are free on the GPU; 0 if it does not say. */
+/* Free bytes on the GPU; 0 if the device does not tell. */
 static uint64_t free_on_gpu(const struct gg_engine *engine)
 {
 	const struct kvmod_device_ops *ops = engine->gpu.ops;
@@ -226,8 +222,8 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 		close_gaps(seq, plan);
 	gg_seq_moved(seq);
 	gg_seq_touch(seq);
-	/* What a prompt was run in is large, and decoding needs little. */
-	gg_graph_free(&engine->graph);
+	/* A prompt's graph takes much memory, and decoding needs little. */
+	gg_graph_free(&gg_runtime_of(engine)->graph);
 	malloc_trim(0);
 	after = free_on_gpu(engine);
 	if (after)

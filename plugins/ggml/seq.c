@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sequences: opened, copied, shortened, made longer. */
-#include "engine.h"
+/* Sequences: opening, copying, truncating, and making room. */
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ void gg_seq_touch(struct kvmod_seq *seq)
 
 void gg_seq_moved(struct kvmod_seq *seq)
 {
-	seq->version = ++seq->engine->last_version;
+	seq->version = ++gg_runtime_of(seq->engine)->last_version;
 }
 
 void gg_seq_close(void *self, struct kvmod_seq *seq)
@@ -25,11 +25,13 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 	for (uint32_t i = 0; seq->caches && i < seq->engine->net.n_layers; i++)
 		gg_cache_free(&seq->caches[i]);
 	gg_seq_touch(seq);
-	gg_rows_free(&seq->rows);
+	gg_queries_free(&seq->queries);
 	free(seq->caches);
 	free(seq->tokens);
 	free(seq->segments);
 	free(seq->heads);
+	free(seq->segment_list);
+	free(seq->head_list);
 	free(seq);
 }
 
@@ -37,20 +39,26 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 static struct kvmod_seq *seq_new(struct gg_engine *engine)
 {
 	const struct gg_model *model = &engine->net;
+	size_t n_heads = (size_t)model->n_layers * model->n_kv_heads;
 	struct kvmod_seq *seq = calloc(1, sizeof(*seq));
 
 	if (!seq)
 		return NULL;
 	seq->engine = engine;
-	seq->id = ++engine->last_id;
+	seq->id = ++gg_runtime_of(engine)->last_id;
 	gg_seq_moved(seq);
 	seq->caches = calloc(model->n_layers, sizeof(*seq->caches));
 	seq->segments = calloc(model->n_layers, sizeof(*seq->segments));
-	seq->heads = calloc((size_t)model->n_layers * model->n_kv_heads, sizeof(*seq->heads));
-	if (seq->caches && seq->segments && seq->heads)
-		return seq;
-	gg_seq_close(engine, seq);
-	return NULL;
+	seq->heads = calloc(n_heads, sizeof(*seq->heads));
+	seq->segment_list = calloc(model->n_layers, sizeof(*seq->segment_list));
+	seq->head_list = calloc(n_heads, sizeof(*seq->head_list));
+	if (!seq->caches || !seq->segments || !seq->heads || !seq->segment_list || !seq->head_list) {
+		gg_seq_close(engine, seq);
+		return NULL;
+	}
+	kvmod_list_segments(seq->segment_list, seq->segments, model->n_layers);
+	kvmod_list_heads(seq->head_list, seq->heads, n_heads);
+	return seq;
 }
 
 int32_t gg_seq_open(void *self, struct kvmod_seq **out)
@@ -73,7 +81,7 @@ int32_t gg_seq_open(void *self, struct kvmod_seq **out)
 	return code;
 }
 
-/* --- tokens: kept, as replay runs the last ones again ----------------------------- */
+/* --- tokens, which replay runs again ---------------------------------------------- */
 
 static int32_t reserve_tokens(struct kvmod_seq *seq, uint64_t n)
 {
@@ -94,7 +102,7 @@ static int32_t reserve_tokens(struct kvmod_seq *seq, uint64_t n)
 
 /* --- lengths -------------------------------------------------------------------------- */
 
-/* Rows of a head whose position is before the limit: they come first. */
+/* How many rows of a head have a position below the limit; these rows come first. */
 static uint32_t rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
 {
 	uint32_t low = 0, high = cache->n[head];
@@ -125,10 +133,10 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
 			cache->n[g] = rows_before(cache, g, logical);
-		gg_lead_trim(seq->engine, cache, logical);
+		gg_sinks_trim(seq->engine, cache, logical);
 	}
 	seq->logical = logical;
-	gg_rows_forget(&seq->rows, logical);
+	gg_queries_forget(&seq->queries, logical);
 	gg_seq_touch(seq);
 	gg_seq_moved(seq);
 }
@@ -137,7 +145,7 @@ int32_t gg_seq_truncate(void *self, struct kvmod_seq *seq, uint64_t logical)
 {
 	if (logical > seq->logical)
 		return gg_fail((struct gg_engine *)self, KVMOD_ERANGE,
-			       "cannot truncate to %llu tokens: there are %llu",
+			       "cannot truncate to %llu tokens: the sequence has %llu",
 			       (unsigned long long)logical, (unsigned long long)seq->logical);
 	gg_seq_forget(seq, logical);
 	return KVMOD_OK;
@@ -149,7 +157,7 @@ uint64_t gg_seq_length(void *self, struct kvmod_seq *seq)
 	return seq->logical;
 }
 
-/* The longest and the tightest head: rows in use, and rows still free. */
+/* The most rows that a head has in use, and the fewest that a head has free. */
 static void measure(const struct gg_cache *cache, uint32_t n_heads, uint32_t *longest, uint32_t *spare)
 {
 	*longest = 0;
@@ -186,7 +194,7 @@ static int32_t grow(struct kvmod_seq *seq, uint32_t layer, uint32_t room)
 	return KVMOD_OK;
 }
 
-/* An eighth at a time: what is copied stays in proportion to what is there. */
+/* Caches grow by an eighth at a time, so that copying takes a constant share of the time. */
 static uint32_t grown_by(uint32_t longest, uint64_t n, uint32_t ahead)
 {
 	uint64_t room = longest / 8 > ahead ? longest / 8 : ahead;
@@ -195,8 +203,8 @@ static uint32_t grown_by(uint32_t longest, uint64_t n, uint32_t ahead)
 }
 
 /*
- * Where one layer must grow, those grow with it that soon would have to: layers of
- * unequal length would else move one by one, and each time end the graph.
+ * When one layer must grow, the layers that soon would have to grow with it: otherwise
+ * layers of unequal length would move one by one, and void the graph each time.
  */
 int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n)
 {
@@ -243,7 +251,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 				     (uint32_t)(room > ahead ? room : ahead));
 		if (code)
 			break;
-		gg_lead_trim(engine, &copy->caches[i], logical);
+		gg_sinks_trim(engine, &copy->caches[i], logical);
 		if (n_sinks)
 			code = gg_close_gap(engine, gg_side_of(engine, i), &copy->caches[i], n_sinks,
 					    logical);
@@ -282,7 +290,7 @@ int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 
 	if (code)
 		return code;
-	code = gg_rows_copy(*copy, seq);
+	code = gg_queries_copy(*copy, seq);
 	if (code)
 		gg_seq_close(self, *copy);
 	return code;
@@ -300,7 +308,7 @@ void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
 			rows += cache->n[g];
-		out->held += cache->k.bytes + cache->v.bytes + cache->lead.keys.bytes;
+		out->held += cache->k.bytes + cache->v.bytes + cache->sinks.keys.bytes;
 	}
 	out->used = 2 * rows * gg_row_bytes(engine);
 	out->full = 2 * seq->logical * model->n_layers * model->n_kv_heads * gg_row_bytes(engine);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Batches: cut into passes, run, and taken back whole if one fails. */
-#include "engine.h"
+/* Runs a batch: divides it into passes, and takes all of them back if one fails. */
+#include "runtime.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* A pass whose heads all differ in length needs a mask for each: keep that small. */
+/* Heads that all differ in length need a mask each: a pass takes fewer tokens then. */
 #define MAX_MASK_BYTES (64u << 20)
 
 /* --- one pass ------------------------------------------------------------------------------ */
@@ -37,17 +37,17 @@ static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32
 	int32_t code = engine->net.map ? gg_file_check(engine) : KVMOD_OK;
 
 	for (uint32_t i = 0; !code && i < n_slots; i++)
-		code = slots[i].n_rows ? gg_rows_reserve(slots[i].seq, slots[i].n_rows) : KVMOD_OK;
+		code = slots[i].n_queries ? gg_queries_reserve(slots[i].seq, slots[i].n_queries) : KVMOD_OK;
 	if (code || (code = gg_graph_get(engine, slots, n_slots)))
 		return code;
 	gg_feed_fill(engine, slots, n_slots);
-	if ((code = gg_graph_compute(engine, &engine->graph)) ||
+	if ((code = gg_graph_compute(engine, &gg_runtime_of(engine)->graph)) ||
 	    (code = gg_graph_logits(engine, slots, n_slots)))
 		return code;
 	for (uint32_t i = 0; i < n_slots; i++) {
 		append(engine, &slots[i]);
-		if (slots[i].n_rows)
-			gg_rows_push(slots[i].seq, slots[i].n_rows);
+		if (slots[i].n_queries)
+			gg_queries_push(slots[i].seq, slots[i].n_queries);
 	}
 	return KVMOD_OK;
 }
@@ -71,28 +71,28 @@ static int32_t check_item(struct gg_engine *engine, const struct kvmod_batch *ba
 	const struct kvmod_batch_item *item = item_at(batch, index);
 
 	if (!item->n_tokens || item->n_logits > item->n_tokens || (item->n_logits && !item->logits))
-		return gg_fail(engine, KVMOD_EINVAL, "item %u of the batch: %u tokens, %u logits%s",
+		return gg_fail(engine, KVMOD_EINVAL, "item %u of the batch has %u tokens and wants %u logits%s",
 			       index, item->n_tokens, item->n_logits,
-			       item->logits ? "" : ", nowhere to put them");
+			       item->logits ? "" : ", but no memory for them");
 	for (uint32_t i = 0; i < index; i++) {
 		if (item_at(batch, i)->seq == item->seq)
 			return gg_fail(engine, KVMOD_EINVAL,
-				       "items %u and %u of the batch are of one sequence", i, index);
+				       "items %u and %u of the batch belong to one sequence", i, index);
 	}
 	for (uint32_t t = 0; t < item->n_tokens; t++) {
 		if (item->tokens[t] < 0 || item->tokens[t] >= engine->net.dims[GG_VOCAB])
-			return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %lld",
+			return gg_fail(engine, KVMOD_EINVAL, "token %d is not in the vocabulary of %lld tokens",
 				       item->tokens[t], (long long)engine->net.dims[GG_VOCAB]);
 	}
 	if (item->n_tokens > gg_seq_room(engine, item->seq))
 		return gg_fail(engine, KVMOD_ERANGE,
-			       "%u tokens after %llu that are there: the context is %llu",
+			       "%u new and %llu cached tokens exceed the context of %llu",
 			       item->n_tokens, (unsigned long long)gg_seq_extent(item->seq),
 			       (unsigned long long)engine->limit);
 	return KVMOD_OK;
 }
 
-/* Is this the first head, in order, that has n positions? */
+/* Is this the first head, in order, with n positions? */
 static bool is_first_of(const struct kvmod_seq *seq, uint32_t layer, uint32_t head, uint32_t n)
 {
 	uint32_t n_heads = seq->engine->net.n_kv_heads;
@@ -106,7 +106,7 @@ static bool is_first_of(const struct kvmod_seq *seq, uint32_t layer, uint32_t he
 	return true;
 }
 
-/* Tokens of a sequence that one pass takes at most. */
+/* The most tokens of a sequence that one pass takes. */
 static uint32_t max_chunk(const struct kvmod_seq *seq)
 {
 	const struct gg_engine *engine = seq->engine;
@@ -123,7 +123,7 @@ static uint32_t max_chunk(const struct kvmod_seq *seq)
 	return n < (uint64_t)engine->batch ? (n ? (uint32_t)n : 1) : (uint32_t)engine->batch;
 }
 
-/* What the next pass takes of an item; 0: nothing is left, or there is no room. */
+/* The slot that the next pass takes of an item, and its tokens; 0: nothing is left, or no room. */
 static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_t room,
 		     struct gg_slot *slot)
 {
@@ -140,7 +140,7 @@ static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_
 		.tokens = item->tokens + done,
 		.n_tokens = n,
 		.n_logits = done + n > at ? done + n - at : 0,
-		.n_rows = n ? gg_rows_due(item->seq, n) : 0,
+		.n_queries = n ? gg_queries_due(item->seq, n) : 0,
 	};
 	if (slot->n_logits)
 		slot->logits = item->logits + (size_t)(at - first_logit) *
@@ -148,7 +148,7 @@ static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_
 	return n;
 }
 
-/* Fills and runs one pass; *n_done: its tokens. */
+/* Fills and runs one pass of *n_done tokens. */
 static int32_t next_pass(struct work *work, uint64_t *n_done)
 {
 	uint32_t room = (uint32_t)work->engine->batch, n_slots = 0, n = 0;
@@ -192,7 +192,7 @@ static int32_t run_passes(struct work *work)
 	return code;
 }
 
-/* Room for its tokens, and keys turned as they should be. */
+/* Makes room for an item's tokens, and rotates the cached keys to their phases. */
 static int32_t prepare_item(struct gg_engine *engine, const struct kvmod_batch_item *item)
 {
 	struct kvmod_seq *seq = item->seq;
@@ -200,13 +200,13 @@ static int32_t prepare_item(struct gg_engine *engine, const struct kvmod_batch_i
 
 	if (!code)
 		code = gg_seq_settle(seq, item->n_tokens);
-	if (code || engine->said_past ||
+	if (code || gg_runtime_of(engine)->warned_past_context ||
 	    gg_seq_extent(seq) + item->n_tokens <= engine->net.context)
 		return code;
-	engine->said_past = true;
+	gg_runtime_of(engine)->warned_past_context = true;
 	gg_log(engine, KVMOD_WARN,
-	       "%s %llu tokens: past them its answers get worse, unless the "
-	       "policy closes the gaps that it cuts (see kvmod-policies(7), streamingllm)",
+	       "the sequence exceeds %s of %llu tokens: answers get worse, unless the policy "
+	       "closes the gaps that it leaves (see kvmod-policies(7), streamingllm)",
 	       engine->net.context_is, (unsigned long long)engine->net.context);
 	return code;
 }

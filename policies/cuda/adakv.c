@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* AdaKV on a GPU. */
-#include "policies/cuda/attend.h"
+#include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 
 KVMOD_PARAMS(policy, adakv, ADAKV_PARAMS);
 KVMOD_RUNS_ON(adakv, "cuda");
@@ -19,7 +20,7 @@ static struct kv_ranking ranking(const struct adakv *self)
 {
 	return (struct kv_ranking){
 		.params = {
-			.rule = KV_ATTEND_SHARED,
+			.rule = &kv_attend_shared,
 			.tail = (uint32_t)self->scorer.window,
 			.window = (uint32_t)self->scorer.window,
 			.pool = (uint32_t)self->scorer.pool,
@@ -49,17 +50,18 @@ static int32_t adakv_compress(void *self_, const struct kvmod_request *request,
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, kv_window_needs)
+
 const struct kvmod_policy_ops kv_cuda_adakv_ops = {
 	.size = sizeof(kv_cuda_adakv_ops),
 	.name = "adakv",
 	.description = "SnapKV's scores, heads of a layer share its budget (2407.11550)",
-	.devices = KVMOD_ON_CUDA,
+	.devices = "cuda",
 	.instance_size = sizeof(struct adakv),
 	.params = adakv_params,
 	.n_params = sizeof(adakv_params) / sizeof(*adakv_params),
-	.param_stride = sizeof(*adakv_params),
 	.open = kv_window_open,
-	.needs = kv_window_needs,
+	.needs = needs_on_gpu,
 	.workspace = adakv_workspace,
 	.compress = adakv_compress,
 };

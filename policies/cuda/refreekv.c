@@ -3,14 +3,14 @@
  * ReFreeKV on a GPU: the segments that are to be cut go to one launch, and what
  * it found comes back as spans; ranked by attention, as a list for each KV head.
  */
-#include "plugins/cuda/cuda.h"
-#include "policies/cuda/attend.h"
-#include "policies/cuda/policies.h"
-
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/refreekv.h"
+#include "kernels/cuda/base/error.h"
+#include "kernels/cuda/refreekv/by_attention.h"
+#include "kernels/cuda/refreekv/refreekv.h"
+#include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 #include "policies/refreekv_params.h"
 
 KVMOD_PARAMS(policy, refreekv, REFREEKV_PARAMS);
@@ -107,7 +107,7 @@ static struct kv_ranking by_attention(const struct refreekv *self)
 {
 	return (struct kv_ranking){
 		.params = {
-			.rule = KV_ATTEND_NORM,
+			.rule = &kv_refreekv_by_attention,
 			.sinks = (uint32_t)self->sinks,
 			.tail = refreekv_tail(self, UINT32_MAX),
 			.window = (uint32_t)self->window,
@@ -246,17 +246,18 @@ static int32_t refreekv_compress(void *self_, const struct kvmod_request *reques
 	return 0;
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, refreekv_needs)
+
 const struct kvmod_policy_ops kv_cuda_refreekv_ops = {
 	.size = sizeof(kv_cuda_refreekv_ops),
 	.name = "refreekv",
 	.description = "no budget: what keeps all but a share of the attention's norm (2502.16886)",
-	.devices = KVMOD_ON_CUDA,
+	.devices = "cuda",
 	.instance_size = sizeof(struct refreekv),
 	.params = refreekv_params,
 	.n_params = sizeof(refreekv_params) / sizeof(*refreekv_params),
-	.param_stride = sizeof(*refreekv_params),
 	.open = refreekv_open,
-	.needs = refreekv_needs,
+	.needs = needs_on_gpu,
 	.workspace = refreekv_workspace,
 	.compress = refreekv_compress,
 };

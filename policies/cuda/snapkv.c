@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* SnapKV on a GPU. */
-#include "policies/cuda/attend.h"
+#include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 
 KVMOD_PARAMS(policy, snapkv, SNAPKV_PARAMS);
 KVMOD_RUNS_ON(snapkv, "cuda");
@@ -19,7 +20,7 @@ static struct kv_ranking ranking(const struct kvmod_scorer *self)
 {
 	return (struct kv_ranking){
 		.params = {
-			.rule = KV_ATTEND_TOP,
+			.rule = &kv_attend_top,
 			.tail = (uint32_t)self->window,
 			.window = (uint32_t)self->window,
 			.pool = (uint32_t)self->pool,
@@ -48,17 +49,18 @@ static int32_t snapkv_compress(void *self_, const struct kvmod_request *request,
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, kv_window_needs)
+
 const struct kvmod_policy_ops kv_cuda_snapkv_ops = {
 	.size = sizeof(kv_cuda_snapkv_ops),
 	.name = "snapkv",
 	.description = "what the last queries attend to, for each KV head its own (2404.14469)",
-	.devices = KVMOD_ON_CUDA,
+	.devices = "cuda",
 	.instance_size = sizeof(struct kvmod_scorer),
 	.params = snapkv_params,
 	.n_params = sizeof(snapkv_params) / sizeof(*snapkv_params),
-	.param_stride = sizeof(*snapkv_params),
 	.open = kv_window_open,
-	.needs = kv_window_needs,
+	.needs = needs_on_gpu,
 	.workspace = snapkv_workspace,
 	.compress = snapkv_compress,
 };

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Twilight's top-p rule on a GPU. */
-#include "policies/cuda/attend.h"
+#include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
+#include "policies/cuda/ranking.h"
 
 KVMOD_PARAMS(policy, topp, TOPP_PARAMS);
 KVMOD_RUNS_ON(topp, "cuda");
@@ -20,7 +21,7 @@ static bool takes(const void *self_, const struct kvmod_request *request,
 static struct kv_ranking ranking(const struct topp *self)
 {
 	return (struct kv_ranking){
-		.params = { .rule = KV_ATTEND_MASS, .pool = 1, .share = self->p },
+		.params = { .rule = &kv_attend_mass, .pool = 1, .share = self->p },
 		.takes = takes,
 	};
 }
@@ -41,17 +42,18 @@ static int32_t topp_compress(void *self, const struct kvmod_request *request,
 	return kv_ranking_decide(self, &how, request, plan);
 }
 
+KV_CUDA_NEEDS(needs_on_gpu, topp_needs)
+
 const struct kvmod_policy_ops kv_cuda_topp_ops = {
 	.size = sizeof(kv_cuda_topp_ops),
 	.flags = KVMOD_POLICY_MAY_DROP_NEWEST,
 	.name = "topp",
 	.description = "the heaviest positions that hold p of the attention (2502.02770)",
-	.devices = KVMOD_ON_CUDA,
+	.devices = "cuda",
 	.instance_size = sizeof(struct topp),
 	.params = topp_params,
 	.n_params = sizeof(topp_params) / sizeof(*topp_params),
-	.param_stride = sizeof(*topp_params),
-	.needs = topp_needs,
+	.needs = needs_on_gpu,
 	.workspace = topp_workspace,
 	.compress = topp_compress,
 };

@@ -26,19 +26,19 @@ has 'decode, cut cache'
 has 'budget 1.0000'
 bench --lengths 5000
 exits 1
-echo 'kvmod: 5000 tokens after 0 do not fit the context of 4096' | err
+echo 'kvmod: 5000 new and 0 cached tokens exceed the context of 4096' | err
 bench --rounds 3
-says 2 'kvmod: --rounds=3: 9 to 1000 was expected (see `kvmod bench engine --help`)'
+says 2 'kvmod: --rounds=3: expected 9 to 1000 (see `kvmod bench engine --help`)'
 bench --prompts 10
-says 2 'kvmod: --prompts=10: at most --rounds (9) was expected (see `kvmod bench engine --help`)'
+says 2 'kvmod: --prompts=10: expected at most --rounds (9) (see `kvmod bench engine --help`)'
 bench --decode 0
-says 2 'kvmod: --decode=0: 1 to 4096 was expected (see `kvmod bench engine --help`)'
+says 2 'kvmod: --decode=0: expected 1 to 4096 (see `kvmod bench engine --help`)'
 bench --lengths 100,many
-says 2 'kvmod: --lengths=100,many: not a list of at most 16 numbers (512,2048) (see `kvmod bench engine --help`)'
+says 2 'kvmod: --lengths=100,many: expected at most 16 whole numbers, such as 512,2048 (see `kvmod bench engine --help`)'
 # A model that only the rival has, or settings of its own, are no comparison.
 kvmod bench engine --rival llama -o 'engine llama.batch=64'
 [ ! -f .libs/ggml.so ] ||
-	says 1 'kvmod: engine llama: batch is set for it and not for fake: they would not be alike'
+	says 1 'kvmod: batch is set for engine llama, but not for engine fake: expected the same for both'
 bench -m "$tmp/nothing.gguf"
 says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
 
@@ -50,5 +50,5 @@ kvmod bench load --policy topp --rounds 9
 exits 0
 has 'dlopen of an empty file'
 kvmod bench load
-says 1 'kvmod: the policy fullkv is built in: choose one that is a module'
+says 1 'kvmod: the policy fullkv is built in: choose a policy from a module'
 finish

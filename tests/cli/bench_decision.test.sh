@@ -29,7 +29,34 @@ for policy in fullkv streamingllm random snapkv adakv topp; do
 	exits 0
 	json policy:string threads:integer comparisons.0.length:integer \
 		comparisons.0.k_bytes:integer comparisons.0.decision_ms.median:real \
-		comparisons.1.read_ms.high:real comparisons.1.ratio:real comparisons.1.budget:real
+		comparisons.1.rival_ms.high:real comparisons.1.ratio:real comparisons.1.budget:real
+done
+# A window of queries is compared with their product with K.
+kvmod bench decision $small --policy snapkv -o 'policy snapkv.window=16'
+exits 0
+: | err
+figures <"$tmp/out" | sed 's/\( [0-9]* of [0-9]*\)  *[0-9.]*  *[0-9.]*$/\1 N N/' >"$tmp/figures"
+mv "$tmp/figures" "$tmp/out"
+out <<'END'
+policy snapkv, 3 layers, 32 query heads on 8 KV heads of 128, f16, 2 threads, 9 rounds
+against the product of 16 rows of queries, 32 heads each, with K, by kvmod's own kernels
+POSITIONS  K          DECISION, ms               PRODUCT, ms                RATIO    KEPT      WHOLE     GMAC/S     PEAK
+300        1.76 MiB   N (N to N) N (N to N) N 25.0%     0 of 3 N N
+500        2.93 MiB   N (N to N) N (N to N) N 25.0%     0 of 3 N N
+END
+# GMAC/s are the multiply-adds of 3 layers x 32 heads x 16 rows x 300 keys x 128 over the time.
+kvmod bench decision --layers 3 --rounds 9 --lengths 300 --policy snapkv -o 'policy snapkv.window=16' --json
+exits 0
+json rival=product comparisons.0.gmacs:real comparisons.0.peak_gmacs:real
+tr -d ' \n' <"$tmp/out" | sed 's/.*"decision_ms":{"median":\([^,]*\),.*"gmacs":\([^,]*\),.*/\1 \2/' |
+	awk '{ x = 3 * 32 * 16 * 300 * 128 / 1e6 / $1 / $2; exit !(x > 0.999 && x < 1.001) }' ||
+	fail "gmacs is not what decision_ms says: $(cat "$tmp/out")"
+# Four rows are few, five are not.
+for rows in 4:read 5:product; do
+	kvmod bench decision --layers 1 --rounds 9 --lengths 64 --policy refreekv \
+		-o "policy refreekv.rows=${rows%:*}" --json
+	exits 0
+	json rival="${rows#*:}"
 done
 # Several sequences are one request.
 kvmod bench decision $small --policy refreekv --batch 2 --json
@@ -51,13 +78,13 @@ out <<'END'
 policy refreekv, 32 query heads on 8 KV heads of 128, f16, 2 threads, 9 rounds
 LAYERS  SEQUENCES  POSITIONS  K          DECISION, ms               PLAIN PASS, ms              RATIO    KEPT      WHOLE
 2       1          16         64.00 KiB  N (N to N) N (N to N) N 100.0%     2 of 2
-positions: no exponent, for only N of 1 sizes take more than 4 times the N ms of 16 positions
+positions: no exponent, because only N of 1 sizes take more than 4 times the N ms of 16 positions
 1       1          16         32.00 KiB  N (N to N) N (N to N) N 100.0%     1 of 1
 2       1          16         64.00 KiB  N (N to N) N (N to N) N 100.0%     2 of 2
-layers: no exponent, for only N of 2 sizes take more than 4 times the N ms of 16 positions
+layers: no exponent, because only N of 2 sizes take more than 4 times the N ms of 16 positions
 2       1          16         64.00 KiB  N (N to N) N (N to N) N 100.0%     2 of 2
 2       2          16         128.0 KiB  N (N to N) N (N to N) N 100.0%     4 of 4
-sequences: no exponent, for only N of 2 sizes take more than 4 times the N ms of 16 positions
+sequences: no exponent, because only N of 2 sizes take more than 4 times the N ms of 16 positions
 END
 # From 32 to 16384 positions the work outgrows the rest.
 kvmod bench decision --sweep --layers 1 --batch 1 --lengths 32,16384 --threads 1 \
@@ -65,7 +92,7 @@ kvmod bench decision --sweep --layers 1 --batch 1 --lengths 32,16384 --threads 1
 exits 0
 json comparisons.0.length=32 comparisons.9.length=16384 growth.0.over=positions \
 	growth.0.least_ms:real growth.0.to=16384 growth.0.decision_exponent:real \
-	growth.0.read_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer \
+	growth.0.rival_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer \
 	batch=1 comparisons.11.sequences=1
 
 # Without a GPU, and without a module for one, one line says so.
@@ -82,32 +109,32 @@ kvmod bench decision --device tpu
 exits 1
 grep -q '^kvmod: .*`tpu`' "$tmp/err" || fail "another reason: $(cat "$tmp/err")"
 kvmod bench decision --batch 0
-says 2 'kvmod: --batch 0: expected 1 to 1024 (see `kvmod bench decision --help`)'
+says 2 'kvmod: --batch=0: expected 1 to 1024 (see `kvmod bench decision --help`)'
 
 kvmod bench decision --dtype f8
-says 2 'kvmod: --dtype f8: expected f32, f16, bf16 or q8_0 (see `kvmod bench decision --help`)'
+says 2 'kvmod: --dtype=f8: expected f32, f16, bf16, q8_0 or q4_0 (see `kvmod bench decision --help`)'
 kvmod bench decision --kv-heads 5
-says 2 'kvmod: 32 query heads cannot share 5 KV heads evenly (see `kvmod bench decision --help`)'
+says 2 'kvmod: 32 query heads: expected a multiple of the 5 KV heads (see `kvmod bench decision --help`)'
 kvmod bench decision --dtype q8_0 --head-dim 40
-says 2 'kvmod: --dtype q8_0 has blocks of 32: --head-dim 40 is no multiple (see `kvmod bench decision --help`)'
+says 2 'kvmod: --head-dim=40: expected a multiple of 32, the block size of q8_0 (see `kvmod bench decision --help`)'
 kvmod bench decision --rounds 8
-says 2 'kvmod: --rounds 8: expected 9 to 1000 (see `kvmod bench decision --help`)'
+says 2 'kvmod: --rounds=8: expected 9 to 1000 (see `kvmod bench decision --help`)'
 kvmod bench decision --lengths 0
-says 2 'kvmod: --lengths 0: expected 1 to 16777216 (see `kvmod bench decision --help`)'
+says 2 'kvmod: --lengths=0: expected 1 to 16777216 (see `kvmod bench decision --help`)'
 many=$(for i in $(seq 64); do printf -- '-o kvmod.log_level=note '; done)
 kvmod bench decision $small $many
-says 1 'kvmod: more than 63 of -o'
+says 1 'kvmod: -o: given more than 63 times'
 kvmod bench decision fast
-says 2 'kvmod: `fast`: no operand was expected (see `kvmod bench decision --help`)'
+says 2 'kvmod: unexpected operand `fast` (see `kvmod bench decision --help`)'
 kvmod bench decision --policy nonesuch
 says 1 'kvmod: -o kvmod.policy=nonesuch: no policy `nonesuch`'
 
 # A cache that cannot fit is refused before any of it is filled.
 kvmod bench decision --layers 1024 --lengths 16777216
 exits 1
-sed -i 's/and .* of memory/and N of memory/' "$tmp/err"
+sed -i 's/but .* of memory/but N of memory/' "$tmp/err"
 err <<'END'
-kvmod: a cache of 16777216 positions takes 32.00 TiB, and N of memory are available: give shorter --lengths or fewer --layers
+kvmod: a cache of 16777216 positions takes 32.00 TiB, but N of memory are available: give shorter --lengths or fewer --layers
 END
 
 finish

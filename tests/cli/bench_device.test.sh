@@ -35,7 +35,7 @@ END
 bench decision $small --dtype q8_0 --lengths 33 --json
 exits 0
 json device=cuda dtype=q8_0 comparisons.0.k_bytes=13464 comparisons.0.decision_ms.median:real \
-	comparisons.0.read_ms.median:real comparisons.0.wall_ms.median:real \
+	comparisons.0.rival_ms.median:real comparisons.0.wall_ms.median:real \
 	comparisons.0.whole_segments=1
 
 # The series end where memory does.
@@ -45,9 +45,9 @@ json batch=16 comparisons.0.length=1024 growth.0.over=positions growth.0.stopped
 	growth.0.why:string growth.1.over=layers growth.2.over=sequences growth.2.stopped_at=8
 bench decision $small -o 'device cuda.memory=520' --lengths 65536
 exits 1
-sed 's/and [0-9.]* .iB/and N/' "$tmp/err" >"$tmp/figures" && mv "$tmp/figures" "$tmp/err"
+sed 's/but [0-9.]* .iB/but N/' "$tmp/err" >"$tmp/figures" && mv "$tmp/figures" "$tmp/err"
 err <<'END'
-kvmod: a cache of 65536 positions takes 353.5 MiB, and N of the device's memory are available: give shorter --lengths or fewer --layers
+kvmod: a cache of 65536 positions takes 353.5 MiB, but N of the device's memory are available: give shorter --lengths or fewer --layers
 END
 bench decision $small -o 'device cuda.memory=100'
 says 1 "kvmod: the pretended memory is used up"
@@ -56,6 +56,19 @@ bench gather --layers 2 --kv-heads 3 --head-dim 64 --lengths 50 --keep 0.3 --jso
 exits 0
 json device=cuda comparisons.0.kept=15 comparisons.0.by=spans comparisons.1.by=lists \
 	comparisons.1.gather_ms.median:real comparisons.1.copy_ms.median:real
+
+# A device that cannot time, or cannot read for comparison.
+for timing in none short no_call; do
+	for command in decision gather; do
+		bench $command -o "device cuda.timing=$timing"
+		says 1 'kvmod: the device cuda has no clock to measure with'
+	done
+done
+bench decision $small -o 'device cuda.timing=no_read'
+says 1 'kvmod: the device cuda has no plain read to measure against'
+bench gather --layers 2 --kv-heads 3 --head-dim 64 --lengths 50 -o 'device cuda.timing=no_read' --json
+exits 0
+json comparisons.0.gather_ms.median:real
 
 # An engine that says it is on the device, and stays on the host all the same.
 dd if=/dev/zero of="$tmp/model" bs=1000 count=1000 2>/dev/null

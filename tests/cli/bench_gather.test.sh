@@ -32,21 +32,21 @@ json --only device=cpu dtype=q8_0 layers=1 batch=3 kv_heads=3 head_dim=64 keep=0
 	comparisons.2.length=1 comparisons.2.kept=1 comparisons.3.by=lists
 
 kvmod bench gather --keep 0
-says 2 'kvmod: --keep 0: expected above 0 and at most 1 (see `kvmod bench gather --help`)'
+says 2 'kvmod: --keep=0: expected a number above 0 and at most 1 (see `kvmod bench gather --help`)'
 kvmod bench gather --keep 2
-says 2 'kvmod: --keep 2: expected above 0 and at most 1 (see `kvmod bench gather --help`)'
+says 2 'kvmod: --keep=2: expected a number above 0 and at most 1 (see `kvmod bench gather --help`)'
 kvmod bench gather --kv-heads 0
-says 2 'kvmod: --kv-heads 0: expected 1 to 1024 (see `kvmod bench gather --help`)'
+says 2 'kvmod: --kv-heads=0: expected 1 to 1024 (see `kvmod bench gather --help`)'
 kvmod bench gather --rounds 8
-says 2 'kvmod: --rounds 8: expected 9 to 1000 (see `kvmod bench gather --help`)'
+says 2 'kvmod: --rounds=8: expected 9 to 1000 (see `kvmod bench gather --help`)'
 kvmod bench gather fast
-says 2 'kvmod: `fast`: no operand was expected (see `kvmod bench gather --help`)'
+says 2 'kvmod: unexpected operand `fast` (see `kvmod bench gather --help`)'
 
 # A cache that cannot fit is refused before any of it is filled.
 kvmod bench gather --layers 1024 --lengths 16777216
 exits 1
-sed -i 's/and [0-9].* of memory/and N of memory/' "$tmp/err"
+sed -i 's/but [0-9].* of memory/but N of memory/' "$tmp/err"
 err <<'END'
-kvmod: a cache of 16777216 positions and what is kept take 96.06 TiB, and N of memory are available: give shorter --lengths or fewer --layers
+kvmod: a cache of 16777216 positions and what is kept take 96.06 TiB, but N of memory are available: give shorter --lengths or fewer --layers
 END
 finish

@@ -140,7 +140,7 @@ kvmod info topp
 exits 0
 has 'file         '
 err <<'END'
-kvmod: warning: looking in the usual module path only: TMP/kvmod.conf:2: no policy `snapkw`; did you mean `snapkv`?
+kvmod: warning: searching only the default module path: TMP/kvmod.conf:2: no policy `snapkw`; did you mean `snapkv`?
 END
 kvmod run hello
 says 1 'kvmod: TMP/kvmod.conf:2: no policy `snapkw`; did you mean `snapkv`?'

@@ -41,19 +41,19 @@ kvmod check -m "$tmp/nothing.gguf"
 engine 'TMP/nothing.gguf: No such file or directory'
 echo 'no model at all' >"$tmp/text.gguf"
 kvmod check -m "$tmp/text.gguf"
-engine 'TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
+engine 'TMP/text.gguf: not a GGUF file: the file does not begin with "GGUF"'
 # Its header is whole, its weights are not.
 head -c 3000000 "$model" >"$tmp/short.gguf"
 kvmod check -m "$tmp/short.gguf"
 exits 1
-grep -q '^failed engine ggml: .*/short.gguf: tensor .*: truncated: .* the file has 3000000$' "$tmp/out" ||
+grep -q '^failed engine ggml: .*/short.gguf: tensor .*: truncated: .* but the file has 3000000$' "$tmp/out" ||
 	fail "$(cat "$tmp/out")"
 kvmod check -o 'engine ggml.context=100000'
-engine 'context = 100000, but the model was trained for 8192: set context_override = yes to go past that'
+engine "context = 100000 exceeds the model's context of 8192 tokens: set context_override = yes to allow this"
 if [ ! -e /dev/nvidiactl ]; then
 	kvmod check -o 'engine ggml.gpu_layers=3'
 	exits 1
-	grep -q '^failed engine ggml: gpu_layers = 3: .*; set it to 0$' "$tmp/out" ||
+	grep -q '^failed engine ggml: gpu_layers = 3: .*; set gpu_layers = 0$' "$tmp/out" ||
 		fail "$(cat "$tmp/out")"
 fi
 finish

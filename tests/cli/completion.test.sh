@@ -39,8 +39,8 @@ completes bench ga
 echo gather | out
 completes bench decision --sw
 echo --sweep | out
-completes bench gather --device cu
-echo cuda | out
+completes bench gather --device cp
+echo cpu | out
 completes bench load --rou
 echo --rounds= | out
 completes run --policy top

@@ -30,7 +30,7 @@ cuda             1.0       policy positive            cuda      a made-up GPU, f
                            device cuda                -
 fake             1.0       engine fake                -         an engine without a model, for tests
 good             1.0       policy good                cpu       for tests
--                0.2.0     policy fullkv              cpu cuda  keeps everything; built in
+-                0.2.0     policy fullkv              any       keeps everything; built in
                            device cpu                 -
 END
 kvmod list policies
@@ -128,7 +128,49 @@ given <<'END'
 device = gpu
 END
 exits 1
-has "failed $tmp/kvmod.conf:4: [kvmod] device = gpu: expected one of auto, cpu, cuda"
+has "failed $tmp/kvmod.conf:4: no device \`gpu\`; did you mean \`cpu\`? (installed: cpu, cuda)"
+
+# --- another device ----------------------------------------------------------------
+
+# A module brings it, and policies for it: the core has never heard of its name.
+cp "$build/tests/modules/.libs/npu.so" "$tmp/modules"
+given <<'END'
+policy = positive
+device = npu
+END
+exits 0
+: | err
+out <<'END'
+fine   configuration TMP/kvmod.conf
+fine   policy positive
+fine   engine fake
+fine   device npu
+END
+kvmod list devices
+printf 'cpu\ncuda\nnpu\n' | out
+kvmod list --json
+json modules.3.name=npu modules.3.on.0=npu modules.3.devices.0=npu
+kvmod info npu
+exits 0
+has '[policy positive] on npu'
+kvmod run -o kvmod.leave_below=0 --policy good -o kvmod.device=npu -n 1 --json 'to be kept or not'
+exits 0
+json device=npu kept.0.0:integer
+kvmod selftest -o "kvmod.module_path=$tmp/modules" positive --device npu --json
+exits 0
+json failures:array
+kvmod selftest -o "kvmod.module_path=$tmp/modules" positive --device npv
+says 1 'kvmod: -o kvmod.device=npv: no device `npv`; did you mean `npu`? (installed: cpu, cuda, npu)'
+given <<'END'
+device = npv
+END
+exits 1
+has "failed $tmp/kvmod.conf:4: no device \`npv\`; did you mean \`npu\`? (installed: cpu, cuda, npu)"
+# Nothing else runs there: what needs no cache does.
+kvmod run -o kvmod.leave_below=0 --policy fullkv -o kvmod.device=npu -n 1 --json hello
+exits 0
+json device=npu
+rm "$tmp/modules/npu.so"
 
 # --- selftest ----------------------------------------------------------------------
 
@@ -153,8 +195,8 @@ json file:string
 kvmod selftest -o "kvmod.module_path=$tmp/modules" cuda
 exits 0
 err <<'END'
-kvmod: note: policy positive runs on cuda: it is not tried on cpu (see --device)
-kvmod: note: policy good runs on cuda: it is not tried on cpu (see --device)
+kvmod: note: policy positive runs on cuda and is not tested on cpu (see --device)
+kvmod: note: policy good runs on cuda and is not tested on cpu (see --device)
 END
 
 # --- run -----------------------------------------------------------------------------

@@ -22,12 +22,19 @@ struct piece {
 struct fake {
 	struct kvmod_instance instance;
 	int64_t memory;			/* MiB */
+	int32_t timing;			/* enum timing */
+	struct kvmod_device_timing table;
 	struct piece pieces[MAX_PIECES];
 	uint64_t used;
 };
 
+/* What the device has of the calls that measuring takes. */
+enum timing { TIMING_WHOLE, TIMING_NONE, TIMING_SHORT, TIMING_NO_CALL, TIMING_NO_READ };
+
 #define FAKE_PARAMS(P, owner) \
-	P(owner, struct fake, memory, INT, "4096", "1..", "MiB that there are")
+	P(owner, struct fake, memory, INT, "4096", "1..", "MiB of memory") \
+	P(owner, struct fake, timing, CHOICE, "whole", "whole|none|short|no_call|no_read", \
+	  "the extension for timing: none, a table too short, a call or the read missing")
 KVMOD_PARAMS(device, cuda, FAKE_PARAMS);
 
 static int32_t say(void *self, int32_t code, const char *what)
@@ -215,15 +222,33 @@ static int32_t fake_elapsed(void *self, void *begin_, void *end_, double *second
 	return 0;
 }
 
+static const void *fake_get_extension(void *self, const char *name)
+{
+	static const struct kvmod_device_timing whole = {
+		.size = sizeof(whole), .read = fake_read, .mark_new = fake_mark_new,
+		.mark_free = fake_mark_free, .mark_set = fake_mark_set, .elapsed = fake_elapsed,
+	};
+	struct fake *f = self;
+
+	if (strcmp(name, KVMOD_DEVICE_TIMING) || f->timing == TIMING_NONE)
+		return NULL;
+	f->table = whole;
+	if (f->timing == TIMING_SHORT)
+		f->table.size = offsetof(struct kvmod_device_timing, elapsed);
+	if (f->timing == TIMING_NO_CALL)
+		f->table.mark_set = NULL;
+	if (f->timing == TIMING_NO_READ)
+		f->table.read = NULL;
+	return &f->table;
+}
+
 static const struct kvmod_device_ops device_ops = {
 	.size = sizeof(device_ops),
-	.on = KVMOD_ON_CUDA,
 	.name = "cuda",
 	.description = "the host's memory, called a GPU",
 	.instance_size = sizeof(struct fake),
 	.params = cuda_params,
 	.n_params = sizeof(cuda_params) / sizeof(*cuda_params),
-	.param_stride = sizeof(*cuda_params),
 	.open = fake_open,
 	.close = fake_close,
 	.alloc = fake_alloc,
@@ -233,11 +258,7 @@ static const struct kvmod_device_ops device_ops = {
 	.synchronize = fake_synchronize,
 	.gather = fake_gather,
 	.memory = fake_memory,
-	.read = fake_read,
-	.mark_new = fake_mark_new,
-	.mark_free = fake_mark_free,
-	.mark_set = fake_mark_set,
-	.elapsed = fake_elapsed,
+	.get_extension = fake_get_extension,
 };
 
 /* --- the policy ------------------------------------------------------------------------ */
@@ -304,7 +325,7 @@ static const struct kvmod_policy_ops policy_ops = {
 	.size = sizeof(policy_ops),
 	.name = "newest",
 	.description = "the newer half",
-	.devices = KVMOD_ON_CUDA,
+	.devices = "cuda",
 	.instance_size = sizeof(struct newest),
 	.needs = newest_needs,
 	.compress = newest_compress,

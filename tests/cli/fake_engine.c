@@ -58,6 +58,8 @@ struct kvmod_seq {
 	/* What request() lends. */
 	struct kvmod_segment segments[LAYERS];
 	struct kvmod_head heads[LAYERS][HEADS];
+	const struct kvmod_segment *segment_list[LAYERS];	/* of these */
+	const struct kvmod_head *head_list[LAYERS][HEADS];
 	float *q;			/* [LAYERS][n_rows][Q_HEADS][DIM] */
 };
 
@@ -397,7 +399,7 @@ static int32_t too_long(struct fake *f, uint64_t length, uint64_t more)
 	const struct kvmod_host *host = f->instance.host;
 
 	return host->fail(host->ctx, KVMOD_ERANGE,
-			  "%llu tokens after %llu do not fit the context of %lld",
+			  "%llu new and %llu cached tokens exceed the context of %lld",
 			  (unsigned long long)more, (unsigned long long)length,
 			  (long long)f->context);
 }
@@ -488,7 +490,6 @@ static void cancel(void *self)
 static struct kvmod_view view_of(const void *data, size_t width, size_t head_width)
 {
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view),
 		.type = KVMOD_F32,
 		.data = data,
 		.stride = (int64_t)(width * sizeof(float)),
@@ -514,6 +515,7 @@ static void describe_layer(struct kvmod_seq *seq, uint32_t layer, uint32_t n_row
 	for (uint32_t i = 0; i < n_rows * Q_HEADS; i++)
 		make_row(q + (size_t)i * DIM, 1, layer, i % Q_HEADS / (Q_HEADS / HEADS),
 			 (uint32_t)seq->tokens[seq->length - n_rows + i / Q_HEADS]);
+	kvmod_list_heads(seq->head_list[layer], seq->heads[layer], HEADS);
 	seq->segments[layer] = (struct kvmod_segment){
 		.size = sizeof(struct kvmod_segment),
 		.layer = layer,
@@ -523,8 +525,7 @@ static void describe_layer(struct kvmod_seq *seq, uint32_t layer, uint32_t n_row
 		.head_dim = DIM,
 		.total_heads = HEADS,
 		.scale = 0.1767767f,
-		.head_stride = sizeof(struct kvmod_head),
-		.heads = seq->heads[layer],
+		.heads = seq->head_list[layer],
 		.q = view_of(q, Q_HEADS * DIM, DIM),
 		.n_rows = n_rows,
 	};
@@ -543,12 +544,12 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 	seq->q = q;
 	for (uint32_t l = 0; l < LAYERS; l++)
 		describe_layer(seq, l, n_rows);
+	kvmod_list_segments(seq->segment_list, seq->segments, LAYERS);
 	*out = (struct kvmod_request){
 		.size = sizeof(*out),
 		.n_layers = LAYERS,
 		.n_segments = LAYERS,
-		.segment_stride = sizeof(struct kvmod_segment),
-		.segments = seq->segments,
+		.segments = seq->segment_list,
 		.device = "cpu",
 	};
 	return KVMOD_OK;
@@ -610,7 +611,6 @@ static const struct kvmod_engine_ops ops = {
 	.instance_size = sizeof(struct fake),
 	.n_params = sizeof(fake_params) / sizeof(*fake_params),
 	.params = fake_params,
-	.param_stride = sizeof(*fake_params),
 	.open = fake_open,
 	.close = fake_close,
 	.model = fake_model,

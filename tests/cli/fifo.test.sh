@@ -40,7 +40,7 @@ exits 1
 # --- prompts ---------------------------------------------------------------------------------
 
 patient run -n 1 -f "$tmp/fifo"
-says 1 'kvmod: TMP/fifo: nothing came through the pipe'
+says 1 'kvmod: TMP/fifo: no data came through the pipe'
 patient run -n 1 -f "$tmp"
 says 1 'kvmod: TMP: a directory, expected a regular file, a pipe or a terminal'
 patient run -n 1 -f /dev/zero

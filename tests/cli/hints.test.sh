@@ -97,14 +97,14 @@ kvmod run -o alias.mine=top --policy mine hello
 says 1 'kvmod: -o kvmod.policy=mine: no policy `top`, which the alias `mine` stands for; did you mean `topp`?'
 for name in fullkv cpu; do
 	kvmod info $name
-	says 1 "kvmod: \`$name\` is built in: no module has it"
+	says 1 "kvmod: \`$name\` is built in: no module provides it"
 done
 
 # --- numbers and the environment -----------------------------------------------------------
 
 for n in -1 1.5 many 99999999999999999999; do
 	kvmod run --tokens=$n hello
-	says 2 "kvmod: --tokens=$n: expected a whole number from 0 on, such as 512 or 4k (see \`kvmod run --help\`)"
+	says 2 "kvmod: --tokens=$n: expected a whole number, such as 512 or 4k (see \`kvmod run --help\`)"
 done
 KVMOD_SIMD=avx3
 export KVMOD_SIMD

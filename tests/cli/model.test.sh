@@ -60,12 +60,12 @@ stream --policy streamingllm --json -n 40
 exits 0
 json prompt_tokens=4 generated_tokens=40
 stream --policy snapkv -n 40
-says 1 'kvmod: 4 tokens of prompt and 40 of answer do not fit the context of 32'
+says 1 'kvmod: 4 tokens of prompt and 40 of answer exceed the context of 32'
 stream --policy streamingllm --compare -n 40
-says 1 'kvmod: 4 tokens of prompt and 40 of answer do not fit the context of 32'
+says 1 'kvmod: 4 tokens of prompt and 40 of answer exceed the context of 32'
 stream --policy streamingllm -o 'policy streamingllm.budget=100%' -n 40
 exits 1
-grep -qx 'kvmod: 1 tokens after 32 that are there: the context is 32' "$tmp/err" || fail 'no reason'
+grep -qx 'kvmod: 1 new and 32 cached tokens exceed the context of 32' "$tmp/err" || fail 'no reason'
 # Without -n, what fits.
 stream --policy streamingllm -o 'policy streamingllm.budget=100%' --json
 exits 0
@@ -114,7 +114,7 @@ done | {
 # Short prompts are not cut, unless that is asked for.
 kvmod run -n 1 -o 'engine ggml.threads=1' -o kvmod.leave_below=256 'What is 2+2?'
 exits 0
-grep -q '^policy   refreekv on cpu: budget 1.0000; so few tokens are left whole' "$tmp/err" ||
+grep -q '^policy   refreekv on cpu: budget 1.0000; so short a sequence stays whole' "$tmp/err" ||
 	fail 'a short prompt was cut'
 
 # --- files that are no model -----------------------------------------------------------------
@@ -122,10 +122,10 @@ grep -q '^policy   refreekv on cpu: budget 1.0000; so few tokens are left whole'
 head -c 5000 "$model" >"$tmp/short.gguf"
 kvmod run -m "$tmp/short.gguf" hello
 exits 1
-grep -q '^kvmod: .*/short.gguf: a truncated or damaged GGUF file' "$tmp/err" || fail 'not said to be truncated'
+grep -q '^kvmod: .*/short.gguf: truncated or damaged GGUF file' "$tmp/err" || fail 'not said to be truncated'
 echo 'no model at all' >"$tmp/text.gguf"
 kvmod run -m "$tmp/text.gguf" hello
-says 1 'kvmod: TMP/text.gguf: not a GGUF file: it does not begin with "GGUF"'
+says 1 'kvmod: TMP/text.gguf: not a GGUF file: the file does not begin with "GGUF"'
 mkfifo "$tmp/fifo.gguf"
 for engine in ggml llama; do
 	try timeout 20 "$build/kvmod" run -o kvmod.engine=$engine --policy fullkv -m "$tmp/fifo.gguf" hello
@@ -146,5 +146,5 @@ for type in f32 q8_0; do
 done
 # What the rival cannot run as ours does is refused, and not run otherwise.
 kvmod bench engine --lengths 40 --decode 2 -o 'engine llama.cache_type=f32'
-says 1 'kvmod: engine llama: cache_type is set for it and not for ggml: they would not be alike'
+says 1 'kvmod: cache_type is set for engine llama, but not for engine ggml: expected the same for both'
 finish

@@ -20,7 +20,7 @@ broken.so        refused
 fake             1.0       engine fake                -         an engine without a model, for tests
 open.so          refused
 topp             0.1.0     policy topp                cpu       Twilight's top-p rule as an evictor, ragged by KV head
--                0.2.0     policy fullkv              cpu cuda  keeps everything; built in
+-                0.2.0     policy fullkv              any       keeps everything; built in
                            device cpu                 -
 END
 
@@ -56,7 +56,7 @@ for kind in policies modules; do
 	exits 0
 	grep -qx topp "$tmp/out" && fail "topp is among the $kind"
 	err <<-'END'
-	kvmod: note: left out: module `topp` is blacklisted: only for experiments
+	kvmod: note: module `topp` is left out, because it is blacklisted: only for experiments
 	END
 done
 kvmod list -c /dev/null -o "$path" -o "$why" engines
@@ -73,7 +73,7 @@ has 'blacklisted  only for experiments'
 
 mkdir "$tmp/empty"
 kvmod list -c /dev/null -o "kvmod.module_path=$tmp/empty"
-says 1 'kvmod: no modules in TMP/empty: only the policy fullkv is there'
+says 1 'kvmod: no modules in TMP/empty: only the built-in policy fullkv is available'
 
 # --- info ------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ version      1.0
 license      Apache-2.0
 author       kvmod
 description  an engine without a model, for tests
-abi          1.0
+abi          2.0
 
 [engine fake]
   PARAMETER        TYPE    DEFAULT      RANGE            HELP

@@ -18,20 +18,20 @@ mine/README.md
 END
 ! grep -rq '@[A-Z]*@' mine || fail 'a placeholder is left'
 kvmod new mine
-says 1 'kvmod: mine/mine.c is there already: nothing was written'
+says 1 'kvmod: mine/mine.c already exists: nothing was written'
 mkdir other
 echo 'all: keep me' >other/Makefile
 kvmod new other --dir other
-says 1 'kvmod: other/Makefile is there already: nothing was written'
+says 1 'kvmod: other/Makefile already exists: nothing was written'
 [ "$(ls other)" = Makefile ] || fail "something was written: $(ls other)"
 kvmod new another -d "$tmp/no/such"
 says 1 'kvmod: TMP/no/such: No such file or directory'
 for name in '' 9lives With-Caps a.b ../up; do
 	kvmod new "$name"
-	says 2 "kvmod: \`$name\`: a name begins with a-z, goes on with a-z, 0-9 and _, and has at most 32 characters (see \`kvmod new --help\`)"
+	says 2 "kvmod: \`$name\`: expected a letter a-z, then a-z, 0-9 and _, at most 32 characters in all (see \`kvmod new --help\`)"
 done
 kvmod new libkvmod_mine
-says 2 'kvmod: `libkvmod_mine`: names that begin with libkvmod are the library'"'s (see \`kvmod new --help\`)"
+says 2 'kvmod: `libkvmod_mine`: names that begin with libkvmod are reserved (see `kvmod new --help`)'
 
 # Names that are taken: by the core, a policy, an engine, a file, an alias.
 for name in fullkv cpu; do
@@ -39,15 +39,15 @@ for name in fullkv cpu; do
 	says 1 "kvmod: \`$name\` is taken: it is built in"
 done
 kvmod new snapkv
-says 1 'kvmod: `snapkv` is taken: BUILD/.libs/snapkv.so has that name, or provides something of that name'
+says 1 'kvmod: `snapkv` is taken: BUILD/.libs/snapkv.so has or provides that name'
 kvmod new fake
-says 1 'kvmod: `fake` is taken: BUILD/tests/cli/.libs/fake.so has that name, or provides something of that name'
+says 1 'kvmod: `fake` is taken: BUILD/tests/cli/.libs/fake.so has or provides that name'
 mkdir "$tmp/modules"
 echo 'no module' >"$tmp/modules/of_mine.so"
 kvmod new of_mine -o "kvmod.module_path=$tmp/modules"
-says 1 'kvmod: `of_mine` is taken: TMP/modules/of_mine.so has that name, or provides something of that name'
+says 1 'kvmod: `of_mine` is taken: TMP/modules/of_mine.so has or provides that name'
 kvmod new short_name -o alias.short-name=topp
-says 1 'kvmod: `short_name` is taken: the configuration has it as an alias of `topp`'
+says 1 'kvmod: `short_name` is taken: the configuration makes it an alias of `topp`'
 [ ! -e snapkv ] && [ ! -e short_name ] || fail 'something was written'
 
 # It is built, tested, put in place and used, with what its README says: there is no
@@ -90,5 +90,5 @@ cmp -s every/every.c every/changed.c && fail 'every.c has changed, and this test
 mv every/changed.c every/every.c
 builds every
 kvmod new other --kind=hats
-says 2 'kvmod: --kind=hats: scorer, spans or ops was expected (see `kvmod new --help`)'
+says 2 'kvmod: --kind=hats: expected scorer, spans or ops (see `kvmod new --help`)'
 finish

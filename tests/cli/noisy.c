@@ -50,11 +50,9 @@ static const struct kvmod_policy_ops noisy_ops = {
 	.size = sizeof(noisy_ops),
 	.name = "noisy",
 	.description = "prints wherever it is called",
-	.devices = KVMOD_ON_CPU,
 	.instance_size = sizeof(struct noisy),
 	.params = noisy_params,
 	.n_params = sizeof(noisy_params) / sizeof(*noisy_params),
-	.param_stride = sizeof(*noisy_params),
 	.open = noisy_open,
 	.compress = noisy_compress,
 };

@@ -44,25 +44,25 @@ kvmod run '  '
 says 1 'kvmod: the prompt is empty'
 printf 'ab\000cd' >"$tmp/junk"
 kvmod run <"$tmp/junk"
-says 1 'kvmod: stdin: not text: byte 0x00 at offset 2, UTF-8 was expected'
+says 1 'kvmod: stdin: byte 0x00 at offset 2: expected UTF-8 text'
 printf 'ab\351cd' >"$tmp/junk"
 kvmod run -f "$tmp/junk"
-says 1 'kvmod: TMP/junk: not text: byte 0xe9 at offset 2, UTF-8 was expected'
+says 1 'kvmod: TMP/junk: byte 0xe9 at offset 2: expected UTF-8 text'
 kvmod run -f "$tmp/nothing"
 says 1 'kvmod: TMP/nothing: No such file or directory'
 kvmod run -f "$tmp"
 says 1 'kvmod: TMP: a directory, expected a regular file, a pipe or a terminal'
 kvmod run -o 'engine fake.context=10' 'longer than the context'
-says 1 'kvmod: 26 tokens after 0 do not fit the context of 10'
+says 1 'kvmod: 26 new and 0 cached tokens exceed the context of 10'
 kvmod run -o 'engine fake.context=20' -n 40 'fits itself'
-says 1 'kvmod: 14 tokens of prompt and 40 of answer do not fit the context of 20'
+says 1 'kvmod: 14 tokens of prompt and 40 of answer exceed the context of 20'
 for word in yes on true 1; do
 	kvmod run -o 'engine fake.context=20' -o "engine fake.context_override=$word" -n 40 'hello there'
 	exits 0
 done
 for word in no off false 0; do
 	kvmod run -o 'engine fake.context=20' -o "engine fake.context_override=$word" -n 40 'hello there'
-	says 1 'kvmod: 14 tokens of prompt and 40 of answer do not fit the context of 20'
+	says 1 'kvmod: 14 tokens of prompt and 40 of answer exceed the context of 20'
 done
 kvmod run -o 'engine fake.context=20' 'fits itself'
 exits 0
@@ -98,7 +98,7 @@ json --only model=Echo policy=streamingllm device=cpu prompt_tokens=27 generated
 kvmod run --policy streamingllm -o "$half" --compare 'twenty-four letters long'
 exits 0
 echo 'tw..............ers long' | out
-grep -qx 'answer   the full cache.s is: twenty-four letters long' "$tmp/err" ||
+grep -qx 'answer   with the full cache: twenty-four letters long' "$tmp/err" ||
 	fail 'no answer of the full cache'
 kvmod run --json 'keep it'
 json --only model=Echo policy=fullkv device=cpu prompt_tokens=10 generated_tokens=7 \
@@ -107,13 +107,13 @@ json --only model=Echo policy=fullkv device=cpu prompt_tokens=10 generated_token
 kvmod run --compare --json 'keep it'
 json kl_mean=0 kl_max=0 agree=1 'full_text=keep it'
 kvmod run --compare 'keep it'
-grep -qx 'answer   the full cache.s is the same' "$tmp/err" || fail 'not said to be the same'
+grep -qx 'answer   the same with the full cache' "$tmp/err" || fail 'not said to be the same'
 # Where the answer fills the context: its last token needs no room in it.
 kvmod run -o 'engine fake.context=20' --compare 'fits itself'
 exits 0
 echo 'fits it' | out
 grep -q '^compare .* 100.0% of 6$' "$tmp/err" || fail 'not compared up to the context'
-grep -qx 'answer   the full cache.s is the same' "$tmp/err" || fail 'not said to be the same'
+grep -qx 'answer   the same with the full cache' "$tmp/err" || fail 'not said to be the same'
 kvmod run -o 'engine fake.context=14' --compare --json 'fits itself'
 exits 0
 json generated_tokens=1 text=f full_text=f kl_mean=0 agree=1
@@ -143,7 +143,7 @@ grep -q '^policy   random on cpu: budget 0.8889$' "$tmp/err" || fail 'the fracti
 kvmod run --policy random -o kvmod.leave_below=27 'twenty-four letters long'
 exits 0
 echo 'twenty-four letters long' | out
-grep -qx 'policy   random on cpu: budget 1.0000; so few tokens are left whole (\[kvmod\] leave_below)' \
+grep -qx 'policy   random on cpu: budget 1.0000; so short a sequence stays whole (\[kvmod\] leave_below)' \
 	"$tmp/err" || fail 'not left whole, or not said so'
 kvmod run --policy random -o 'policy random.budget=9' -o kvmod.leave_below=27 --json \
 	'twenty-four letters long'
@@ -174,8 +174,8 @@ grep -v -e '^[a-z]* *layers' -e '^cache' -e '^prefill' -e '^decode' "$tmp/err" >
 mv "$tmp/talk" "$tmp/err"
 err <<'END'
 policy   fullkv on cpu: budget 1.0000
-/quit or Ctrl-D ends the conversation, Ctrl-C an answer
-kvmod: no command `/huh`; there are /help and /quit
+/quit or Ctrl-D ends the conversation; Ctrl-C ends an answer
+kvmod: unknown command `/huh`: expected /help or /quit
 policy   fullkv on cpu: budget 1.0000
 END
 printf 'one\n/quit\ntwo\n' >"$tmp/lines"
@@ -186,7 +186,7 @@ printf 'abcdef\nx\377\nghi\n' >"$tmp/lines"
 kvmod run -i -n 3 <"$tmp/lines"
 exits 1
 printf 'abc\nghi\n' | out
-grep -q 'stdin: not text: byte 0xff at offset 1' "$tmp/err" || fail 'no word of the bad line'
+grep -q 'stdin: byte 0xff at offset 1: expected UTF-8 text' "$tmp/err" || fail 'no word of the bad line'
 # At the end of the context what can be done is said, once.
 printf 'first line\nsecond line\nthird\nfourth\n' >"$tmp/lines"
 kvmod run -i -o 'engine fake.context=40' <"$tmp/lines"
@@ -195,17 +195,17 @@ printf 'first line\nseco\n' | out
 grep '^kvmod: ' "$tmp/err" >"$tmp/talk"
 mv "$tmp/talk" "$tmp/err"
 err <<'END'
-kvmod: the conversation is at the end of the context of 40 tokens: begin a new one, or let the oldest go: kvmod run -i --policy streamingllm -o 'engine fake.context_override=yes'
-kvmod: 9 tokens after 40 do not fit the context of 40
-kvmod: 10 tokens after 40 do not fit the context of 40
+kvmod: the conversation fills the context of 40 tokens: start a new one, or drop the oldest tokens: kvmod run -i --policy streamingllm -o 'engine fake.context_override=yes'
+kvmod: 9 new and 40 cached tokens exceed the context of 40
+kvmod: 10 new and 40 cached tokens exceed the context of 40
 END
 kvmod run -i -n 20 -o 'engine fake.context=40' <"$tmp/lines"
 exits 1
-[ "$(grep -c 'let the oldest go' "$tmp/err")" -eq 1 ] || fail 'what can be done is not said once'
+[ "$(grep -c 'drop the oldest tokens' "$tmp/err")" -eq 1 ] || fail 'what can be done is not said once'
 # A prompt that is too long by itself is no end of a conversation.
 echo 'more than the context has' | {
 	kvmod run -i -o 'engine fake.context=20'
-	says 1 'kvmod: 28 tokens after 0 do not fit the context of 20'
+	says 1 'kvmod: 28 new and 0 cached tokens exceed the context of 20'
 }
 # The cache is compressed after each prompt.
 kvmod run -i --policy streamingllm -o "policy streamingllm.budget=8" <<'END'

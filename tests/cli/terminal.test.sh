@@ -38,5 +38,5 @@ try script -qec "stty tostop; '$build/kvmod' check --limit 20 $noisy" /dev/null
 exits 0
 has 'noise from compress'
 try script -qec "stty tostop; '$build/kvmod' selftest --limit 20 '$build/tests/cli/noisy/.libs/noisy.so'" /dev/null
-! grep -q 'still at it' "$tmp/out" || fail 'selftest: a module that prints was stopped'
+! grep -q 'still running' "$tmp/out" || fail 'selftest: a module that prints was stopped'
 finish

@@ -63,7 +63,7 @@ tokens 12
 kvmod run --system "$(printf '\357\273\277a\r\nb\r')" hello
 tokens 12
 kvmod run --system "$(printf 'a\377')" hello
-says 1 'kvmod: --system: not text: byte 0xff at offset 1, UTF-8 was expected'
+says 1 'kvmod: --system: byte 0xff at offset 1: expected UTF-8 text'
 
 # --- a conversation --------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ exits 0
 printf 'one\ntwo\n' | out
 tokens 6
 grep -q '^/quit or Ctrl-D ends' "$tmp/err" || fail 'no help'
-grep -q '^kvmod: no command `/huh`; there are /help and /quit$' "$tmp/err" || fail 'not the command that was typed'
+grep -q '^kvmod: unknown command `/huh`: expected /help or /quit$' "$tmp/err" || fail 'not the command that was typed'
 for end in '' ' ' "$cr"; do
 	printf 'one\n/quit%s\ntwo\n' "$end" >"$tmp/lines"
 	kvmod run -i --raw <"$tmp/lines"
@@ -117,5 +117,5 @@ done
 kvmod run -o 'engine fake.broken=text' ab
 exits 1
 tail -n 1 "$tmp/err" >"$tmp/last"
-[ "$(cat "$tmp/last")" = 'kvmod: the call failed, and gave no reason' ] || fail "said: $(cat "$tmp/last")"
+[ "$(cat "$tmp/last")" = 'kvmod: the call failed and gave no reason' ] || fail "said: $(cat "$tmp/last")"
 finish

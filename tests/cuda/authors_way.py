@@ -212,7 +212,7 @@ def compare(o, n, ours):
     same = sum(x[0] == y[0] for x, y in zip(a, b))
     ms = ours["decision_ms"]["median"]
     print(f"{n:<10} {a_ms:10.3f} {repeated:>12} {b_ms:10.3f} {ms:10.4f} {ours['wall_ms']['median']:10.4f} "
-          f"{ours['read_ms']['median']:10.4f} {a_ms / ms:8.1f}x {b_ms / ms:8.1f}x  "
+          f"{ours['rival_ms']['median']:10.4f} {a_ms / ms:8.1f}x {b_ms / ms:8.1f}x  "
           f"{same} of {o.layers}; {100 * share(a, o, n):.1f}%, {100 * ours['budget']:.1f}%", flush=True)
 
 

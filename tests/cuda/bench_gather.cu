@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/gather.h"
+#include "kernels/cuda/gather/gather.h"
 
 #define CUDA(call) check((call), #call, __LINE__)
 #define HEADS (32 * 8)

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/refreekv.h"
+#include "kernels/cuda/refreekv/refreekv.h"
 
 #define CUDA(call) check((call), #call, __LINE__)
 #define RUNS 41
@@ -85,7 +85,8 @@ struct bench {
 	cudaEvent_t begin, end;
 };
 
-static void describe(struct bench *b, struct set *s, struct kvmod_segment *seg, struct kvmod_head *head)
+static void describe(struct bench *b, struct set *s, struct kvmod_segment *seg, struct kvmod_head *head,
+		     const struct kvmod_head **heads)
 {
 	size_t row = kvmod_row_bytes(b->type, b->dim), per_head = row * b->n;
 
@@ -96,8 +97,7 @@ static void describe(struct bench *b, struct set *s, struct kvmod_segment *seg, 
 		seg[l].n_kv_heads = b->n_kv_heads;
 		seg[l].head_dim = b->dim;
 		seg[l].scale = 0.08838834764f;
-		seg[l].head_stride = sizeof(*head);
-		seg[l].heads = &head[l * b->n_kv_heads];
+		seg[l].heads = &heads[l * b->n_kv_heads];
 		seg[l].logical = b->n;
 		seg[l].n_rows = b->rows;
 		seg[l].q.type = KVMOD_F32;
@@ -107,6 +107,7 @@ static void describe(struct bench *b, struct set *s, struct kvmod_segment *seg, 
 		for (uint32_t g = 0; g < b->n_kv_heads; g++) {
 			struct kvmod_head *h = &head[l * b->n_kv_heads + g];
 
+			heads[l * b->n_kv_heads + g] = h;
 			memset(h, 0, sizeof(*h));
 			h->n = b->n;
 			h->k.type = b->type;
@@ -120,6 +121,7 @@ static void make_set(struct bench *b, struct set *s, uint32_t seed)
 {
 	struct kvmod_segment *seg = (struct kvmod_segment *)calloc(b->layers, sizeof(*seg));
 	struct kvmod_head *head = (struct kvmod_head *)calloc((size_t)b->layers * b->n_kv_heads, sizeof(*head));
+	const struct kvmod_head **heads = (const struct kvmod_head **)calloc((size_t)b->layers * b->n_kv_heads, sizeof(*heads));
 	const struct kvmod_segment **list = (const struct kvmod_segment **)calloc(b->layers, sizeof(*list));
 	struct kv_refreekv_params params = { 0.01, 4, 1, 0, b->rows };
 	size_t keys = b->bytes / (b->type == KVMOD_Q8_0 ? 1 : b->type == KVMOD_F32 ? 4 : 2);
@@ -130,7 +132,7 @@ static void make_set(struct bench *b, struct set *s, uint32_t seed)
 	CUDA(cudaMalloc(&s->q, queries * 4));
 	fill<<<(unsigned)((keys + 255) / 256), 256>>>(s->k, keys, b->type, seed, 1);
 	fill<<<(unsigned)((queries + 255) / 256), 256>>>(s->q, queries, KVMOD_F32, seed + 7, 3);
-	describe(b, s, seg, head);
+	describe(b, s, seg, head, heads);
 	for (uint32_t l = 0; l < b->layers; l++)
 		list[l] = &seg[l];
 	if (kv_cuda_refreekv_prepare(&params, list, b->layers, &b->job)) {
@@ -143,6 +145,7 @@ static void make_set(struct bench *b, struct set *s, uint32_t seed)
 	CUDA(cudaMemcpy(s->table, table, b->job.table_bytes, cudaMemcpyHostToDevice));
 	free(table);
 	free(list);
+	free(heads);
 	free(head);
 	free(seg);
 }

@@ -79,10 +79,12 @@ static void make_keys(struct cache *c, struct kv_random *r, const struct shape *
 			       c->host_k + s->offset + g * head + i * stride);
 	c->device_k = to_device(c->host_k, c->k_bytes);
 	c->heads = allocate(s->n_kv_heads * sizeof(*c->heads));
+	c->head_list = allocate(s->n_kv_heads * sizeof(*c->head_list));
+	kvmod_list_heads(c->head_list, c->heads, s->n_kv_heads);
 	for (g = 0; g < s->n_kv_heads; g++)
 		c->heads[g] = (struct kvmod_head){ .size = sizeof(*c->heads), .n = n,
-			.k = { sizeof(struct kvmod_view), s->k_type,
-			       (char *)c->device_k + s->offset + g * head, (int64_t)stride, 0 } };
+			.k = { .type = s->k_type, .data = (char *)c->device_k + s->offset + g * head,
+			       .stride = (int64_t)stride } };
 }
 
 void cache_make(struct cache *c, struct kv_random *r, const struct shape *s, uint32_t n,
@@ -101,9 +103,9 @@ void cache_make(struct cache *c, struct kv_random *r, const struct shape *s, uin
 	c->segment = (struct kvmod_segment){ .size = sizeof(c->segment), .logical = n,
 		.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads, .head_dim = s->dim,
 		.total_heads = s->n_kv_heads, .scale = s->scale, .softcap = s->softcap,
-		.head_stride = sizeof(*c->heads), .heads = c->heads, .n_rows = s->rows,
-		.q = { sizeof(struct kvmod_view), s->q_type, c->device_q, (int64_t)bytes,
-		       (int64_t)kvmod_row_bytes(s->q_type, s->dim) } };
+		.heads = c->head_list, .n_rows = s->rows,
+		.q = { .type = s->q_type, .data = c->device_q, .stride = (int64_t)bytes,
+		       .head_stride = (int64_t)kvmod_row_bytes(s->q_type, s->dim) } };
 }
 
 void cache_free(struct cache *c)
@@ -111,6 +113,7 @@ void cache_free(struct cache *c)
 	CUDA(cudaFree(c->device_k));
 	CUDA(cudaFree(c->device_q));
 	free(c->heads);
+	free(c->head_list);
 	free(c->host_k);
 	free(c->k);
 	free(c->q);

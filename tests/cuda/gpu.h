@@ -5,8 +5,8 @@
 
 #include <stdbool.h>
 
-#include "kernels/cuda/refreekv.h"
 #include "core/testkit/random.h"
+#include "kernels/cuda/refreekv/refreekv.h"
 
 /* Is there a GPU? If not, says why, as a test that is skipped (exit status 77) has to. */
 bool gpu_there(void);
@@ -25,6 +25,7 @@ struct shape {
 struct cache {
 	struct kvmod_segment segment;
 	struct kvmod_head *heads;
+	const struct kvmod_head **head_list;	/* of these */
 	void *device_k, *device_q;
 	char *host_k;
 	size_t k_bytes;

@@ -2,26 +2,26 @@
 # What needs a GPU: built wherever nvcc is, skipped aloud where no GPU is; only
 # test_host and test_workspace need none. The benches are run by hand.
 CUDA_TESTS = \
-	tests/cuda/test_attend \
+	tests/cuda/test_attention \
 	tests/cuda/test_gather \
 	tests/cuda/test_host \
 	tests/cuda/test_policies \
 	tests/cuda/test_refreekv \
 	tests/cuda/test_workspace
 CUDA_BENCHES = \
-	tests/cuda/bench_attend.cu \
+	tests/cuda/bench_attention.cu \
 	tests/cuda/bench_gather.cu \
 	tests/cuda/bench_refreekv.cu
 CUDA_CHECKS = \
-	tests/cuda/attend.c \
-	tests/cuda/attend.h \
+	tests/cuda/attention.c \
+	tests/cuda/attention.h \
 	tests/cuda/checks.h \
 	tests/cuda/gpu.c \
 	tests/cuda/gpu.h \
 	tests/cuda/host.h \
 	tests/cuda/runtime.c \
 	tests/cuda/runtime.h \
-	tests/cuda/test_attend.c \
+	tests/cuda/test_attention.c \
 	tests/cuda/test_gather.c \
 	tests/cuda/test_host.c \
 	tests/cuda/test_policies.c \
@@ -34,16 +34,16 @@ CUDA_TEST_LIBS = libkernels_cuda.la libvectors.la libkernels.la $(CUDA_LIBS) $(L
 
 check_PROGRAMS += $(CUDA_TESTS) $(CUDA_BENCHES:.cu=)
 TESTS += $(CUDA_TESTS) tests/cuda/run.test.sh
-tests_cuda_test_attend_SOURCES = tests/cuda/test_attend.c tests/cuda/checks.h tests/cuda/attend.c tests/cuda/attend.h \
+tests_cuda_test_attention_SOURCES = tests/cuda/test_attention.c tests/cuda/checks.h tests/cuda/attention.c tests/cuda/attention.h \
 	tests/cuda/gpu.c tests/cuda/gpu.h
-tests_cuda_test_attend_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
-tests_cuda_test_attend_LDADD = $(CUDA_TEST_LIBS)
+tests_cuda_test_attention_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
+tests_cuda_test_attention_LDADD = $(CUDA_TEST_LIBS)
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
 # Without CUDA's runtime: it has one of its own.
 tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/host.h tests/cuda/runtime.c tests/cuda/runtime.h \
-	$(CUDA_TABLES) plugins/cuda/device.c policies/cuda/attend.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
+	$(CUDA_HOST_CODE) plugins/cuda/device.c policies/cuda/ranking.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c
 tests_cuda_test_host_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_host_LDADD = libvectors.la libkvmod.la $(LIBM)
@@ -55,12 +55,12 @@ tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/checks.
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
 tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c tests/cuda/checks.h tests/cuda/host.h plugins/cuda/device.c \
-	policies/cuda/attend.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
+	policies/cuda/ranking.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c
 tests_cuda_test_workspace_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_workspace_LDADD = $(CUDA_TEST_LIBS)
-tests_cuda_bench_attend_SOURCES =
-tests_cuda_bench_attend_LDADD = tests/cuda/bench_attend.lo $(CUDA_TEST_LIBS)
+tests_cuda_bench_attention_SOURCES =
+tests_cuda_bench_attention_LDADD = tests/cuda/bench_attention.lo $(CUDA_TEST_LIBS)
 tests_cuda_bench_gather_SOURCES =
 tests_cuda_bench_gather_LDADD = tests/cuda/bench_gather.lo $(CUDA_TEST_LIBS)
 tests_cuda_bench_refreekv_SOURCES =

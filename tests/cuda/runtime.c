@@ -5,10 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/attend.h"
-#include "kernels/cuda/gather_table.h"
-#include "kernels/cuda/read.h"
-#include "kernels/cuda/refreekv.h"
+#include "kernels/cuda/attend/attend.h"
+#include "kernels/cuda/gather/table.h"
+#include "kernels/cuda/read/read.h"
+#include "kernels/cuda/refreekv/by_attention.h"
+#include "kernels/cuda/refreekv/refreekv.h"
 
 struct runtime runtime;
 
@@ -85,8 +86,8 @@ struct work {
 	const void *from;
 	size_t bytes;
 	struct kv_gather_job job;
-	struct kv_attend_job attend;
-	struct kv_attend_output output;
+	struct kv_attention_job attend;
+	struct kv_attention_output output;
 	char data[];			/* what pageable memory held */
 };
 
@@ -393,7 +394,7 @@ static void run_attend(struct work *w)
 	uint64_t stride = w->attend.n_indices / (n_segments * n_heads);
 
 	for (uint32_t s = 0; s < n_segments; s++) {
-		w->output.results[s] = (struct kv_attend_result){ .loss = 0.001 };
+		w->output.results[s] = (struct kv_attention_result){ .loss = 0.001 };
 		for (uint32_t g = 0; g < n_heads; g++) {
 			uint32_t list = s * n_heads + g;
 
@@ -404,8 +405,8 @@ static void run_attend(struct work *w)
 	}
 }
 
-int kv_cuda_attend(const struct kv_attend_job *job, const void *table, void *scratch,
-		   const struct kv_attend_output *output, void *stream)
+int kv_cuda_attend(const struct kv_attention_job *job, const void *table, void *scratch,
+		   const struct kv_attention_output *output, void *stream)
 {
 	struct work *w;
 
@@ -416,4 +417,10 @@ int kv_cuda_attend(const struct kv_attend_job *job, const void *table, void *scr
 	w->attend = *job;
 	w->output = *output;
 	return 0;
+}
+
+int kv_cuda_refreekv_by_attention(const struct kv_attention_job *job, const void *table, void *scratch,
+				  const struct kv_attention_output *output, void *stream)
+{
+	return kv_cuda_attend(job, table, scratch, output, stream);
 }

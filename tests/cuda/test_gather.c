@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "kernels/cpu/gather.h"
-#include "kernels/cuda/gather.h"
+#include "kernels/cuda/gather/gather.h"
 #include "tests/cuda/checks.h"
 #include "tests/cuda/gpu.h"
 

@@ -9,9 +9,9 @@
 
 #include <kvmod/kvmod.h>
 
-#include "kernels/cuda/segment.h"
-#include "kernels/cuda/table.h"
-#include "plugins/cuda/cuda.h"
+#include "kernels/cuda/base/segment.h"
+#include "kernels/cuda/refreekv/table.h"
+#include "plugins/cuda/device.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
@@ -297,7 +297,9 @@ static void gathers_that_fail(void)
 
 static float numbers[N * DIM];
 static struct kvmod_head head = { .size = sizeof(head), .n = N };
+static const struct kvmod_head *head_list[KV_HEADS] = { &head, &head };	/* all alike */
 static struct kvmod_segment segments[LAYERS];
+static const struct kvmod_segment *segment_list[LAYERS];
 static struct kvmod_request request;
 static struct refreekv policy = {
 	.instance = { .host = &host }, .threshold = 0.01, .sinks = 4, .recent = 1,
@@ -307,7 +309,7 @@ static struct refreekv policy = {
 static void describe(void)
 {
 	const struct kvmod_view view = {
-		.size = sizeof(view), .type = KVMOD_F32, .data = numbers, .stride = DIM * sizeof(float),
+		.type = KVMOD_F32, .data = numbers, .stride = DIM * sizeof(float),
 		.head_stride = DIM * sizeof(float),
 	};
 
@@ -315,13 +317,14 @@ static void describe(void)
 	for (uint32_t i = 0; i < LAYERS; i++)
 		segments[i] = (struct kvmod_segment){
 			.size = sizeof(segments[i]), .layer = i, .logical = N, .n_q_heads = 1, .n_kv_heads = 1,
-			.head_dim = DIM, .scale = 1, .head_stride = sizeof(head), .heads = &head, .q = view,
+			.head_dim = DIM, .scale = 1, .heads = head_list, .q = view,
 			.n_rows = 1,
 		};
 	request = (struct kvmod_request){
 		.size = sizeof(request), .n_layers = LAYERS, .n_segments = LAYERS,
-		.segment_stride = sizeof(segments[0]), .segments = segments,
+		.segments = segment_list,
 	};
+	kvmod_list_segments(segment_list, segments, LAYERS);
 }
 
 /* Of a policy on the GPU, whose answers are checked by the last one. */
@@ -431,7 +434,6 @@ static void decisions(bool early)
 	decisions_of(&by_spans);
 	for (uint32_t i = 0; i < LAYERS; i++) {
 		segments[i].n_q_heads = segments[i].n_kv_heads = KV_HEADS;
-		segments[i].head_stride = 0;	/* all alike */
 		segments[i].n_rows = WINDOW;
 	}
 	decisions_of(&by_lists);
@@ -511,6 +513,7 @@ static void tables(void)
 	enum { MOST = 24, HEADS = 8, RUNS = 3000 };
 	static struct kvmod_head h[MOST];
 	static struct kvmod_segment s[MOST];
+	static const struct kvmod_head *heads[MOST][HEADS];
 	const struct kvmod_segment *list[MOST];
 	struct kv_random r = { 11 };
 	uint32_t seen = 0;
@@ -529,8 +532,9 @@ static void tables(void)
 			s[i].logical = h[i].n;
 			s[i].n_q_heads = HEADS * groups;
 			s[i].n_kv_heads = HEADS;
-			s[i].head_stride = 0;	/* all alike */
-			s[i].heads = &h[i];
+			for (uint32_t g = 0; g < HEADS; g++)
+				heads[i][g] = &h[i];	/* all alike */
+			s[i].heads = heads[i];
 			s[i].n_rows = kv_random_range(&r, 1, 4);
 			list[i] = &s[i];
 		}

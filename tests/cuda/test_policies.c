@@ -182,6 +182,7 @@ static void run_batch(const struct pair *pair, const struct madeup_shape *shape)
 	enum { N = 5 };
 	struct madeup caches[N];
 	struct kvmod_segment *all = calloc((size_t)N * shape->n_segments, sizeof(*all));
+	const struct kvmod_segment **list = calloc((size_t)N * shape->n_segments, sizeof(*list));
 	struct kvmod_request r;
 	struct kvmod_plan *cpu, *gpu;
 
@@ -196,9 +197,9 @@ static void run_batch(const struct pair *pair, const struct madeup_shape *shape)
 		}
 	}
 	r = caches[0].request;
-	r.segments = all;
-	r.segment_stride = sizeof(*all);
 	r.n_segments = N * shape->n_segments;
+	r.segments = list;
+	kvmod_list_segments(list, all, r.n_segments);
 	cpu = decide(pair->cpu, &r);
 	gpu = decide(pair->gpu, &r);
 	compare(pair, "batch", &r, cpu, gpu);
@@ -206,6 +207,7 @@ static void run_batch(const struct pair *pair, const struct madeup_shape *shape)
 	kvmod_plan_free(cpu);
 	for (uint32_t i = 0; i < N; i++)
 		madeup_free(&caches[i]);
+	free(list);
 	free(all);
 }
 

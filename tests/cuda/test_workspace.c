@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "plugins/cuda/cuda.h"
+#include "plugins/cuda/device.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
 #include "policies/refreekv_params.h"
@@ -23,12 +23,14 @@
 
 static float numbers[MOST_HEADS * DIM];
 static struct kvmod_head heads[MOST_SEGMENTS][MOST_HEADS];
+static const struct kvmod_head *head_list[MOST_SEGMENTS][MOST_HEADS];
 static struct kvmod_segment segments[MOST_SEGMENTS];
+static const struct kvmod_segment *segment_list[MOST_SEGMENTS];
 
 static struct kvmod_view view(void)
 {
 	return (struct kvmod_view){
-		.size = sizeof(struct kvmod_view), .type = KVMOD_F32, .data = numbers,
+		.type = KVMOD_F32, .data = numbers,
 		.stride = DIM * sizeof(float), .head_stride = DIM * sizeof(float),
 	};
 }
@@ -42,16 +44,18 @@ static void fill(uint32_t i, uint32_t n_heads, uint32_t longest, uint32_t others
 		};
 	segments[i] = (struct kvmod_segment){
 		.size = sizeof(segments[i]), .layer = i, .logical = longest, .n_q_heads = n_heads,
-		.n_kv_heads = n_heads, .head_dim = DIM, .scale = 1, .head_stride = sizeof(heads[i][0]),
-		.heads = heads[i], .q = view(), .n_rows = WINDOW,
+		.n_kv_heads = n_heads, .head_dim = DIM, .scale = 1,
+		.heads = head_list[i], .q = view(), .n_rows = WINDOW,
 	};
+	kvmod_list_heads(head_list[i], heads[i], n_heads);
+	segment_list[i] = &segments[i];
 }
 
-static struct kvmod_request request_of(const struct kvmod_segment *first, uint32_t n)
+static struct kvmod_request request_of(const struct kvmod_segment *const *list, uint32_t n)
 {
 	return (struct kvmod_request){
 		.size = sizeof(struct kvmod_request), .n_layers = MOST_SEGMENTS, .n_segments = n,
-		.segment_stride = sizeof(*first), .segments = first,
+		.segments = list,
 	};
 }
 
@@ -83,8 +87,8 @@ static void layers_with_more_heads(void)
 	fill(0, MOST_HEADS, WINDOW, WINDOW);
 	for (uint32_t i = 1; i < MOST_SEGMENTS; i++)
 		fill(i, MOST_HEADS / 2, 5000, 20);
-	all = request_of(segments, MOST_SEGMENTS);
-	cut = request_of(segments + 1, MOST_SEGMENTS - 1);
+	all = request_of(segment_list, MOST_SEGMENTS);
+	cut = request_of(segment_list + 1, MOST_SEGMENTS - 1);
 	a = asked(&kv_cuda_snapkv_ops, &snapkv, &all);
 	b = asked(&kv_cuda_snapkv_ops, &snapkv, &cut);
 	CHECK(a.device == b.device, "snapkv asks for %llu bytes of the GPU: expected %llu",
@@ -101,16 +105,17 @@ static void older_segments(void)
 	const size_t size = offsetof(struct kvmod_segment, device);
 	struct kvmod_workspace now, then;
 	struct kvmod_request request;
+	const struct kvmod_segment *older_list[1];
 	char *older = malloc(size);
 
 	fill(0, MOST_HEADS, 1000, 1000);
-	request = request_of(segments, 1);
+	request = request_of(segment_list, 1);
 	now = asked(&kv_cuda_refreekv_ops, &refreekv, &request);
 	segments[0].size = (uint32_t)size;
 	if (older)
 		memcpy(older, segments, size);
-	request.segments = (void *)older;
-	request.segment_stride = (uint32_t)size;
+	older_list[0] = (const void *)older;
+	request.segments = older_list;
 	CHECK(older, "no memory");
 	if (older) {
 		then = asked(&kv_cuda_refreekv_ops, &refreekv, &request);

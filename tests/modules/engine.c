@@ -20,7 +20,7 @@ static int32_t keep_all(void *self, const struct kvmod_request *request, struct 
 
 #define POLICY(name_, needs_) { \
 		.size = sizeof(struct kvmod_policy_ops), .name = name_, .description = "for tests", \
-		.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct kvmod_instance), \
+		.instance_size = sizeof(struct kvmod_instance), \
 		.needs = needs_, .compress = keep_all, \
 	}
 
@@ -114,7 +114,7 @@ static const struct kvmod_engine_ops ops = {
 #endif
 	.name = KVMOD_STR(TEST_ENGINE), .description = "for tests",
 	.instance_size = sizeof(struct self), .params = params_of_engine,
-	.n_params = sizeof(params_of_engine) / sizeof(*params_of_engine), .param_stride = sizeof(*params_of_engine),
+	.n_params = sizeof(params_of_engine) / sizeof(*params_of_engine),
 	.open = open_it, .close = close_it, .model = model,
 	.tokenize = NOTHING, .detokenize = NOTHING, .chat = NOTHING, .seq_open = NOTHING,
 	.seq_close = NOTHING, .seq_fork = NOTHING, .seq_truncate = NOTHING, .seq_length = NOTHING,

@@ -33,7 +33,7 @@
 #define TEST_POLICY good
 #endif
 #ifndef TEST_DEVICES
-#define TEST_DEVICES KVMOD_ON_CPU
+#define TEST_DEVICES NULL
 #endif
 #ifndef TEST_FLAGS
 #define TEST_FLAGS 0
@@ -61,6 +61,9 @@ DEFINE_PARAMS(policy, unsaid);
 #else
 #define params_of_policy CAT(TEST_POLICY, _params)
 DEFINE_PARAMS(policy, TEST_POLICY);
+#endif
+#ifndef TEST_N_PARAMS
+#define TEST_N_PARAMS (sizeof(params_of_policy) / sizeof(*params_of_policy))
 #endif
 #ifdef TEST_RUNS_ON
 #define DEFINE_DEVICES(owner) KVMOD_RUNS_ON(owner, TEST_RUNS_ON)
@@ -158,8 +161,7 @@ static const struct kvmod_policy_ops ops = {
 	.devices = TEST_DEVICES,
 	.instance_size = sizeof(struct self),
 	.params = params_of_policy,
-	.n_params = sizeof(params_of_policy) / sizeof(*params_of_policy),
-	.param_stride = sizeof(*params_of_policy),
+	.n_params = TEST_N_PARAMS,
 	.open = open_it,
 	.compress = compress,
 };

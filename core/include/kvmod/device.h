@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kvmod/device.h - memory other than the host's. The host's own device, "cpu",
- * is built into the core.
+ * is built into the core. To the core a device is its name: a module adds a new one,
+ * and policies for it, without a change of the core.
  */
 #ifndef KVMOD_DEVICE_H
 #define KVMOD_DEVICE_H
@@ -41,14 +42,13 @@ struct kvmod_gather {
  */
 struct kvmod_device_ops {
 	uint32_t size;
-	uint32_t on;			/* KVMOD_ON_...: the policies that can run here */
-	const char *name;		/* "cuda" */
+	uint32_t reserved0;
+	/* "cuda": what `device` of the INI says. Policies whose `devices` name it run here. */
+	const char *name;
 	const char *description;
 	uint32_t instance_size;
 	uint32_t n_params;
-	const struct kvmod_param *params;
-	uint32_t param_stride;
-	uint32_t reserved;
+	const struct kvmod_param *params;	/* [n_params] */
 
 	int32_t (*open)(void *self);
 	void (*close)(void *self);
@@ -69,20 +69,10 @@ struct kvmod_device_ops {
 	int32_t (*gather)(void *self, void *stream, const struct kvmod_gather *gathers,
 			  uint32_t n_gathers, uint32_t gather_stride);
 
-	/* --- optional: what measuring takes ------------------------------------- */
+	/* --- optional ------------------------------------------------------------ */
 
-	/* Bytes that are free, and that there are. */
+	/* Bytes of the device's memory that are free, and of all of it. */
 	int32_t (*memory)(void *self, uint64_t *free_bytes, uint64_t *total_bytes);
-	/* Queues one read of so many bytes (a multiple of 16), as fast as the device reads. */
-	int32_t (*read)(void *self, void *stream, const void *memory, uint64_t bytes);
-	/*
-	 * A point on a stream: mark_set() queues it, elapsed() waits for `end` and
-	 * gives the seconds from begin to end by the device's own clock.
-	 */
-	int32_t (*mark_new)(void *self, void **mark);
-	void (*mark_free)(void *self, void *mark);
-	int32_t (*mark_set)(void *self, void *stream, void *mark);
-	int32_t (*elapsed)(void *self, void *begin, void *end, double *seconds);
 
 	/* --- optional: memory of the host that work on the device reaches ---------- */
 
@@ -93,6 +83,37 @@ struct kvmod_device_ops {
 	 */
 	int32_t (*host_alloc)(void *self, uint64_t bytes, void **memory);
 	void (*host_free)(void *self, void *memory);
+
+	/* --- optional: more of what a device can do -------------------------------- */
+
+	/*
+	 * A table of further calls by its name (KVMOD_DEVICE_TIMING), or NULL where the
+	 * device has no such table. The table is valid as long as the device is open;
+	 * its calls take the device's self.
+	 */
+	const void *(*get_extension)(void *self, const char *name);
+};
+
+/*
+ * Measuring on the device itself: the extension KVMOD_DEVICE_TIMING. read() is
+ * optional (NULL: no read to compare with); the other calls are required. Threads: as
+ * above, but one thread at a time uses a mark.
+ */
+#define KVMOD_DEVICE_TIMING "kvmod.device.timing/1"
+
+struct kvmod_device_timing {
+	uint32_t size;
+	uint32_t reserved;
+	/* Queues one read of `bytes` bytes (a multiple of 16), as fast as the device reads. */
+	int32_t (*read)(void *self, void *stream, const void *memory, uint64_t bytes);
+	/*
+	 * A mark is a point on a stream. mark_set() queues the mark; elapsed() waits for
+	 * `end` and gives the seconds from begin to end by the device's own clock.
+	 */
+	int32_t (*mark_new)(void *self, void **mark);
+	void (*mark_free)(void *self, void *mark);
+	int32_t (*mark_set)(void *self, void *stream, void *mark);
+	int32_t (*elapsed)(void *self, void *begin, void *end, double *seconds);
 };
 
 #ifdef __cplusplus

@@ -63,6 +63,7 @@ struct kvmod_bytes {
 /* Engine flags. */
 #define KVMOD_ENGINE_CLOSES_GAPS	1u	/* apply() does, where a plan has its flag */
 #define KVMOD_ENGINE_WHOLE		2u	/* apply() cuts nothing: the one policy is fullkv */
+#define KVMOD_ENGINE_STORES		4u	/* apply() honours k_store and v_store of keeps */
 
 /* Calls are required where they do not say otherwise. */
 struct kvmod_engine_ops {
@@ -72,9 +73,7 @@ struct kvmod_engine_ops {
 	const char *description;
 	uint32_t instance_size;
 	uint32_t n_params;
-	const struct kvmod_param *params;
-	uint32_t param_stride;
-	uint32_t reserved;
+	const struct kvmod_param *params;	/* [n_params] */
 
 	/* Loads the model that the parameters name. [may block] */
 	int32_t (*open)(void *self);
@@ -126,8 +125,8 @@ struct kvmod_engine_ops {
 	void (*cancel)(void *self);
 
 	/*
-	 * Describes the sequence's cache: every layer a segment, as `needs` of
-	 * prompt_begin asked. Valid until the next call with this seq. In *out the
+	 * Describes the sequence's cache: every layer a segment, but for those that cache a
+	 * window alone, as `needs` of prompt_begin asked. Valid until the next call with this seq. In *out the
 	 * engine fills all but phase, state and scratch.
 	 */
 	int32_t (*request)(void *self, struct kvmod_seq *seq, struct kvmod_request *out);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvmod/kvmod.h - libkvmod: find, check and load modules, read the
- * configuration, open policies and engines, decide, and string both together.
+ * kvmod/kvmod.h - libkvmod: finds, checks and loads modules, reads the
+ * configuration, opens policies and engines, asks for decisions, and joins policy
+ * and engine in sessions.
  *
  * Every call that can fail returns 0 or a KVMOD_E... code; kvmod_error() then
- * has the reason in words. Objects are opaque. A context may be used by several
- * threads; one policy, engine or session by one thread at a time.
+ * returns the reason in words. Objects are opaque. Several threads may use a
+ * context; a policy, engine or session may be used by one thread at a time.
  */
 #ifndef KVMOD_KVMOD_H
 #define KVMOD_KVMOD_H
@@ -23,28 +24,27 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 struct kvmod_ctx;	/* modules, registry, configuration, threads */
-struct kvmod_device;	/* memory other than the host's, opened */
+struct kvmod_device;	/* an open device: a kind of memory */
 struct kvmod_policy;	/* a policy, opened for one model */
-struct kvmod_engine;	/* an engine, opened: a model that is loaded */
+struct kvmod_engine;	/* an open engine with a loaded model */
 struct kvmod_session;	/* engine and policy together */
 struct kvmod_sequence;	/* one conversation or document in a session */
 
 /* --- context ---------------------------------------------------------------- */
 
-/* A context with no configuration yet; threads: 0 means one per processor. */
+/* A new context, with one reference and without a configuration. */
 int kvmod_new(struct kvmod_ctx **ctx);
 struct kvmod_ctx *kvmod_ref(struct kvmod_ctx *ctx);
-/* Frees it with the last reference; a policy or engine that is open holds one too. */
+/* Frees it with the last reference; an open policy, engine or device holds one too. */
 void kvmod_unref(struct kvmod_ctx *ctx);
 
 /*
- * Where log lines go (default: stderr) and the least important level wanted. Both
- * may be set at any time, by any thread. fn is called by whichever thread has
- * something to say, by several at once, and perhaps while that thread changes the
- * context: it must not use the context but for these two. fn and arg belong
- * together. A line that was under way when they were replaced may still come to
- * the old pair, so keep that until the calls that other threads were in have
- * returned.
+ * Where log lines go (default: stderr), and the least important level to log. Any
+ * thread may make both calls at any time. fn may be called from several threads at
+ * once, and while the calling thread changes the context: of all calls that take the
+ * context, it may make only these two. A line that another thread is logging when fn
+ * and arg are replaced may still go to the old pair: keep the pair until the calls
+ * that other threads were in have returned.
  */
 typedef void kvmod_log_fn(void *arg, uint32_t level, const char *line);
 void kvmod_set_log(struct kvmod_ctx *ctx, kvmod_log_fn *fn, void *arg);
@@ -61,54 +61,55 @@ const char *kvmod_version(void);
 
 /*
  * Reads kvmod.conf, kvmod.conf.d/ beside it and the overrides
- * "SECTION.KEY=VALUE"; of a key that is set several times the last value counts
- * and is the only one that is checked. Checks every section that the core or a
- * module knows, and makes it the context's. path NULL: $KVMOD_CONF, the user's, the system's,
- * or the build tree's, whichever is there first. On an error the configuration
- * that was there stays.
+ * "SECTION.KEY=VALUE". If a key is set several times, only the last value counts and
+ * is checked. Checks every section that the core or a module knows, and gives the
+ * result to the context. path NULL: the first that exists of $KVMOD_CONF, the user's
+ * file, the system's, and the build tree's. After an error the context keeps its old
+ * configuration.
  */
 int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 		    const char *const *overrides, size_t n_overrides);
 
-/* What kvmod_check() found out about one thing that the configuration names. */
+/* The result of kvmod_check() for one thing that the configuration names. */
 struct kvmod_finding {
 	uint32_t size;
-	int32_t code;			/* 0: fine; KVMOD_ECRASH, KVMOD_ETIMEOUT, ... */
+	int32_t code;			/* 0, or KVMOD_ECRASH, KVMOD_ETIMEOUT, ... */
 	const char *kind;		/* "policy", "engine", "device"; "alias"; "configuration",
 					   "drop-in" */
-	const char *name;		/* its name; of the last two: the file, or "" */
-	const char *message;		/* one line, "" where it is fine */
-	const char *module;		/* the module's file; "" if it is none or not known */
-	double seconds;
+	const char *name;		/* its name; of the last two kinds the file, or "" */
+	const char *message;		/* one line; "" if there is no error */
+	const char *module;		/* the module's file, or "" */
+	double seconds;			/* that the check took */
 };
 typedef void kvmod_finding_fn(void *arg, const struct kvmod_finding *finding);
 
 /*
- * Tries a configuration, which the context does not take over. Reads it as
- * kvmod_configure() does; then, for each policy, engine and device that it names,
- * a child process loads the module, fills in the parameters, and for a policy
- * opens it on a tiny made-up model and runs one request. The engine that [kvmod]
- * names looks at its model, without weights if it can, and the policy in use is
- * opened for that. A module that crashes or does not come back within limit_ms
- * (0: 10 seconds) does so there. fn, which may be NULL, gets a finding for each,
- * and for each file that was read and each alias. Returns 0, or the code of the first
- * finding that is not fine, and kvmod_error() has its message. The child is
+ * Reads a configuration as kvmod_configure() does and tries it, but does not give it
+ * to the context. For each policy, engine and device that the configuration names, a
+ * child process loads the module and fills in the parameters; a policy is also opened
+ * for a tiny made-up model and decides one request. The engine that [kvmod] names
+ * checks its model, without weights if it can, and the policy in use is opened for
+ * that model. A module that crashes, or takes longer than limit_ms (0: 10 seconds),
+ * ends only its child. fn, which may be NULL, gets a finding for each of these, for
+ * each file that was read, and for each alias. Returns 0, or the code of the first
+ * finding that is an error; kvmod_error() then returns its message. The child is
  * forked from the calling thread and runs no exit handlers.
  */
 int kvmod_check(struct kvmod_ctx *ctx, const char *path,
 		const char *const *overrides, size_t n_overrides, uint32_t limit_ms,
 		kvmod_finding_fn *fn, void *arg);
 /*
- * Reads the same files and overrides again, tries them as kvmod_check() does,
- * and makes them the context's. On an error the configuration that was there
- * stays, whole. What is open keeps the parameters that it was opened with.
+ * Reads the same files and overrides again, tries them as kvmod_check() does, and
+ * gives them to the context. After an error the context keeps the whole old
+ * configuration. Open policies, engines and devices keep the parameters that they were
+ * opened with.
  */
 int kvmod_reload(struct kvmod_ctx *ctx);
-/* The file that was read; NULL if there is none. */
+/* The file that was read, or NULL. */
 const char *kvmod_config_path(struct kvmod_ctx *ctx);
 /*
- * The raw value, NULL if it is not set; section "kvmod", "policy refreekv", ...
- * Strings of a configuration live as long as the context.
+ * The raw value of a key, or NULL if the key is not set; sections are "kvmod", "policy
+ * refreekv", ... Strings of a configuration live as long as the context.
  */
 const char *kvmod_config_get(struct kvmod_ctx *ctx, const char *section, const char *key);
 
@@ -124,32 +125,32 @@ struct kvmod_setting {
 	uint32_t from;			/* KVMOD_FROM_... */
 	const char *section;		/* "kvmod", "policy refreekv" */
 	const char *key;
-	const char *value;		/* as a file would say it; paths are absolute */
-	const char *file;		/* that says it; NULL: none does */
-	uint32_t line;			/* there */
+	const char *value;		/* as a file would have it; paths are absolute */
+	const char *file;		/* where the value is set, or NULL */
+	uint32_t line;			/* in that file */
 	uint32_t reserved;
 };
 typedef int kvmod_setting_fn(void *arg, const struct kvmod_setting *setting);
 
 /*
  * Calls fn for each value in force, section by section: those of [kvmod]; the
- * parameters of the policy, engine and device in use, and of all that have a
- * section; aliases; the blacklist. Strings live until fn returns. Stops when fn
- * returns something other than 0, and returns that.
+ * parameters of the policy, engine and device in use, and of all others that have a
+ * section; aliases; the blacklist. Strings live until fn returns. A value other than
+ * 0 from fn ends the walk and is returned.
  */
 int kvmod_settings_each(struct kvmod_ctx *ctx, kvmod_setting_fn *fn, void *arg);
 
 /*
- * The absolute path of a data file ("template/policy.c"): in the build tree
- * where this runs from one, else in the installed folder. Free it with free().
+ * The absolute path of a data file ("template/policy.c"): in the build tree if the
+ * program runs from one, else in the installed folder. Free it with free().
  */
 int kvmod_data_path(struct kvmod_ctx *ctx, const char *name, char **path);
 
 /* --- modules ------------------------------------------------------------------ */
 
-/* What a module file says of itself, read without running it. */
+/* The metadata of a module file. */
 struct kvmod_modinfo;
-/* Never runs the file. Refuses what the loader would refuse, with the reason. */
+/* Reads it without running the file. Refuses a file that the loader would refuse. */
 int kvmod_modinfo_read(struct kvmod_ctx *ctx, const char *path, struct kvmod_modinfo **info);
 void kvmod_modinfo_free(struct kvmod_modinfo *info);
 const char *kvmod_modinfo_path(const struct kvmod_modinfo *info);
@@ -161,30 +162,30 @@ const char *kvmod_modinfo_path(const struct kvmod_modinfo *info);
 const char *kvmod_modinfo_get(const struct kvmod_modinfo *info, const char *key, unsigned i);
 
 /*
- * Calls fn for each module file in module_path, in name order; error is 0 or
- * why the loader would refuse it (in words: kvmod_error()), and info then NULL.
- * Stops when fn returns something other than 0, and returns that.
+ * Calls fn for each module file in module_path, in name order. If the loader would
+ * refuse the file, error is the code (kvmod_error() has the reason) and info is NULL;
+ * else error is 0. A value other than 0 from fn ends the walk and is returned.
  */
 int kvmod_modules_each(struct kvmod_ctx *ctx,
 		       int (*fn)(void *arg, const char *path, int error,
 				 const struct kvmod_modinfo *info), void *arg);
 
-/* Loads a module by name (in module_path) or absolute path. Again: no effect. */
+/* Loads a module by name (in module_path) or absolute path, unless it is loaded. */
 int kvmod_load(struct kvmod_ctx *ctx, const char *name_or_path);
-/* KVMOD_EBUSY while something that it provides is open. */
+/* KVMOD_EBUSY while something that the module provides is open. */
 int kvmod_unload(struct kvmod_ctx *ctx, const char *name);
 /*
- * A module that is linked into the program. To have its section checked, add it
- * before kvmod_configure().
+ * Adds a module that is linked into the program. Call this before kvmod_configure(),
+ * so that the module's sections are checked.
  */
 int kvmod_add_builtin(struct kvmod_ctx *ctx, const struct kvmod_module *module);
 
 /* --- devices ----------------------------------------------------------------------- */
 
 /*
- * Opens a device, "cpu" or "cuda", with the parameters of its section; the
- * module that provides it is loaded first. A context opens each device once, and
- * closes it with the last holder.
+ * Opens a device, "cpu" or "cuda", with the parameters of its section, after loading
+ * the module that provides it. A context opens each device once and closes it with the
+ * last holder.
  */
 int kvmod_device_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_device **device);
 void kvmod_device_close(struct kvmod_device *device);
@@ -194,38 +195,37 @@ void *kvmod_device_instance(const struct kvmod_device *device);
 /* --- policies -------------------------------------------------------------------- */
 
 /*
- * Opens a policy for a model, with the parameters of its section in the
- * configuration; the module that provides it is loaded first. name NULL: the
- * configured one.
+ * Opens a policy for a model, with the parameters of its section in the configuration,
+ * after loading the module that provides it. name NULL: the configured policy.
  *
- * device: where it is to run, "cpu", "cuda", or "auto"; NULL: as the
- * configuration says. "auto" is where the model's cache is (model->device), if
- * there is such a version of the policy, else where there is one. What lies
- * elsewhere the core copies there before it asks, and says so once.
+ * device: the device for the policy, "cpu", "cuda", or "auto"; NULL: as configured.
+ * "auto" is the device with the model's cache (model->device), if the policy has a
+ * version for it, else a device for which it has one. The core copies data on other
+ * devices there before it asks the policy, and logs that once.
  */
 int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
 		      const struct kvmod_model *model, struct kvmod_policy **policy);
 void kvmod_policy_close(struct kvmod_policy *policy);
 const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *policy);
-/* Where it runs: "cpu", "cuda". */
+/* The device that it runs on: "cpu", "cuda". */
 const char *kvmod_policy_device(const struct kvmod_policy *policy);
 const struct kvmod_needs *kvmod_policy_needs(const struct kvmod_policy *policy);
-/* Per-sequence state, around the requests of a sequence. */
+/* The policy's own state for a sequence, before and after the requests of that sequence. */
 int kvmod_policy_begin(struct kvmod_policy *policy, uint64_t sequence, void **state);
 void kvmod_policy_end(struct kvmod_policy *policy, uint64_t sequence, void *state);
 
-/* What a policy did since it was opened. */
+/* Counters since the policy was opened. */
 struct kvmod_counters {
 	uint32_t size;
 	uint32_t reserved;
 	uint64_t requests;
-	uint64_t segments;				/* that a call decided; whole ones too */
+	uint64_t segments;				/* decided, including those kept whole */
 	/*
-	 * Summed over segments and KV heads. Seen are all tokens of the sequence, those
-	 * that earlier requests cut among them: kept / seen is the mean budget.
+	 * Summed over segments and KV heads. Seen are all tokens of the sequence, including
+	 * those that earlier requests cut: kept / seen is the mean budget.
 	 */
 	uint64_t positions_seen, positions_kept;
-	uint64_t bytes_freed;				/* of K and V, by plans that passed */
+	uint64_t bytes_freed;				/* of K and V, by valid plans */
 	uint64_t failed_calls, failed_plans, failed_segments;
 	uint64_t nanoseconds;				/* in compress() */
 };
@@ -234,14 +234,14 @@ void kvmod_policy_counters(const struct kvmod_policy *policy, struct kvmod_count
 /* --- deciding -------------------------------------------------------------------- */
 
 /*
- * A plan with room for any lists of indices, and for max_spans spans, in answer to
- * this request; every segment is kept whole.
+ * A plan with room for any answer to this request: all lists of indices, and max_spans
+ * spans. It keeps every segment whole.
  */
 int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **plan);
 /*
- * The same in the memory of *plan, NULL or one that these functions made, if that
- * has room, else in new memory, and *plan is freed. For who decides again and again:
- * making a plan can take longer than the decision. On an error *plan is as it was.
+ * The same in the memory of *plan (NULL, or made by these functions) if that has room;
+ * else *plan is freed and replaced. For callers that decide often: making a plan can
+ * take longer than the decision. On an error *plan is unchanged.
  */
 int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan);
 void kvmod_plan_free(struct kvmod_plan *plan);
@@ -258,19 +258,20 @@ int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_pla
 		     uint32_t i, uint32_t flags);
 
 /*
- * Asks the policy, checks the plan. A segment whose keep is not valid is whole
- * in *plan afterwards, its status says why, and a line is logged. Returns what
- * the policy returned (then all of *plan is whole), or 0. Needs no engine of
- * ours: a foreign host fills the request with views of its own cache.
+ * Checks the request, asks the policy, and checks the plan. Returns the error of the
+ * policy or the request, with everything in *plan kept whole, or 0. In the latter case
+ * a segment whose keep was not valid is kept whole, its status has the reason, and a
+ * line is logged. No engine is needed: a host fills the request with views of its own
+ * cache.
  */
 int kvmod_decide(struct kvmod_policy *policy, const struct kvmod_request *request,
 		 struct kvmod_plan *plan);
-/* Compacts host memory as *g says; checks nothing. dst may be src. */
+/* Compacts host memory; dst may be src. The arguments are not checked. */
 void kvmod_gather_host(const struct kvmod_gather *g);
 
 /* --- engines and sessions ----------------------------------------------------------- */
 
-/* name NULL: the configured one. */
+/* name NULL: the configured engine. */
 int kvmod_engine_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **engine);
 void kvmod_engine_close(struct kvmod_engine *engine);
 const struct kvmod_engine_ops *kvmod_engine_ops(const struct kvmod_engine *engine);
@@ -279,7 +280,7 @@ const struct kvmod_model *kvmod_engine_model(const struct kvmod_engine *engine);
 
 /*
  * policy NULL: nothing is ever cut. Both must outlive the session. KVMOD_ENOTSUP for a
- * policy other than fullkv if the engine cuts nothing (KVMOD_ENGINE_WHOLE).
+ * policy other than fullkv if the engine cannot cut its cache (KVMOD_ENGINE_WHOLE).
  */
 int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 		       struct kvmod_session **session);
@@ -287,14 +288,14 @@ void kvmod_session_close(struct kvmod_session *session);
 
 int kvmod_sequence_open(struct kvmod_session *session, struct kvmod_sequence **sequence);
 void kvmod_sequence_close(struct kvmod_sequence *sequence);
-/* A second sequence with the same cache; the policy's own state begins anew. */
+/* A second sequence with a copy of the cache, and a new state of the policy. */
 int kvmod_sequence_fork(struct kvmod_sequence *sequence, struct kvmod_sequence **copy);
-/* Forgets positions >= logical. */
+/* Drops positions >= logical. */
 int kvmod_sequence_truncate(struct kvmod_sequence *sequence, uint64_t logical);
 uint64_t kvmod_sequence_length(struct kvmod_sequence *sequence);	/* logical */
 /*
- * How many more tokens it can take as it is now; 0: the context is full. A policy that
- * closes the gaps it cuts makes room again, if the engine closes them too.
+ * How many more tokens the sequence can take at present; 0: the context is full. A
+ * policy that closes the gaps it cuts makes room, if the engine closes them too.
  */
 uint64_t kvmod_sequence_room(struct kvmod_sequence *sequence);
 /* The caller sets out->size. */
@@ -303,8 +304,8 @@ struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);
 
 struct kvmod_prompt {
 	uint32_t size;
-	uint32_t replay_rows;		/* measure the plan's loss over so many rows, at most
-					   half of the tokens seen; 0: don't */
+	uint32_t replay_rows;		/* measure the plan's loss on so many tokens, at most
+					   half of those seen; 0: not at all */
 	const int32_t *tokens;
 	uint64_t n_tokens;
 	float *logits;			/* [n_vocab], of the last token; may be NULL */
@@ -314,33 +315,33 @@ struct kvmod_prompt {
 
 struct kvmod_prompted {
 	uint32_t size;
-	int32_t status;			/* 0, or why the policy, or the cut, failed: what it
-					   was to cut is whole then */
+	int32_t status;			/* 0, or the code with which the policy or the cut
+					   failed: what was to be cut is then whole */
 	double prefill_seconds, decision_seconds, apply_seconds;
 	double budget;			/* kept positions / tokens seen */
-	double replay_loss;		/* nats a token; NaN: not measured, or it could not be */
+	double replay_loss;		/* nats a token; NaN: not measured */
 	struct kvmod_bytes before, after;
 	/*
-	 * 1: the policy was not asked, for the sequence has `[kvmod] leave_below` tokens
-	 * or fewer and the policy's parameter `budget`, if it has one, is no count.
+	 * 1: the policy was not asked, because the sequence has `[kvmod] leave_below` tokens
+	 * or fewer and the policy has no parameter `budget` that is a count.
 	 */
 	uint32_t left_whole;
 	uint32_t reserved;
 };
 
 /*
- * Appends a prompt to the sequence: runs it, asks the policy, cuts the cache.
- * On an error nothing was appended. A policy that fails, or a cut, is no error:
- * out->status says so, a line is logged, and what was to be cut is whole. The
+ * Appends a prompt to the sequence: runs it, asks the policy, and cuts the cache. On an
+ * error nothing was appended. A failure of the policy or of the cut is not an error:
+ * out->status has its code, a line is logged, and what was to be cut is whole. The
  * caller sets out->size.
  */
 int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *out);
 
-/* A sequence as it was left: after its last prompt, or a cut while decoding since. */
+/* A sequence after its last cut: after a prompt, or while decoding since. */
 struct kvmod_left {
 	uint32_t size;
-	uint32_t decode_cuts;		/* that freed something, since the last prompt */
+	uint32_t decode_cuts;		/* cuts since the last prompt that freed something */
 	uint64_t seen;			/* tokens */
 	double budget;			/* kept positions / tokens seen */
 	struct kvmod_bytes bytes;
@@ -348,15 +349,15 @@ struct kvmod_left {
 /* The caller sets out->size. All zero before the first prompt. */
 void kvmod_sequence_left(const struct kvmod_sequence *sequence, struct kvmod_left *out);
 /*
- * Positions that KV head `head` of `layer` kept then, of `*seen` tokens; seen may be
- * NULL.
+ * Positions that KV head `head` of `layer` kept in that cut, of *seen tokens; seen may
+ * be NULL.
  */
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
 			     uint32_t head, uint64_t *seen);
 
 /*
- * One token for each of n sequences, in one batch; logits[i] gets [n_vocab].
- * Policies that want decode calls get them here.
+ * Runs one token for each of n sequences, in one batch; logits[i] gets [n_vocab] values.
+ * Asks policies that decide while decoding.
  */
 int kvmod_session_decode(struct kvmod_session *session, struct kvmod_sequence *const *sequences,
 			 const int32_t *tokens, float *const *logits, size_t n);

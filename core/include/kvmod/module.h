@@ -123,6 +123,7 @@ struct kvmod_list {
 	const int64_t *items;
 };
 
+/* Frozen: parameters lie one after the other in a table. */
 struct kvmod_param {
 	const char *name;		/* [a-z0-9_]+; '-' and '_' are equal */
 	uint32_t type;			/* KVMOD_PARAM_... */
@@ -246,8 +247,8 @@ struct kvmod_module {
 #define KVMOD_NO_PARAMS(what, owner) KVMOD_INFO_STRING(what##_##owner, #what "=" #owner)
 
 /*
- * Where a policy of this module runs, as its table says in `devices`:
- * KVMOD_RUNS_ON(mine, "cpu cuda"). Without this it is the CPU.
+ * Where a policy of this module runs, the very words of its table's `devices`:
+ * KVMOD_RUNS_ON(mine, "cpu cuda"). A policy on the CPU needs neither.
  */
 #define KVMOD_RUNS_ON(owner, devices) \
 	KVMOD_INFO_STRING(on_##owner, "on=" #owner "\t" devices)

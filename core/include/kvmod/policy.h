@@ -33,9 +33,13 @@ struct kvmod_needs {
 	uint32_t what;			/* KVMOD_NEED_... */
 	struct kvmod_amount rows;	/* of Q: the newest; a fraction is of the prompt */
 	uint32_t decode_every;		/* call compress again every so many tokens; 0: never */
-	uint32_t types;			/* KVMOD_TYPE_BIT() of K and V that it reads; 0: all */
+	/*
+	 * KVMOD_TYPE_BIT() of K and V that it reads. 0: every type that a kvmod of its ABI
+	 * has, as who reads rows through kvmod does; who reads them itself names its types.
+	 */
+	uint32_t types;
 	uint32_t min_rows;		/* at least so many rows, where `rows` comes to fewer */
-	uint32_t reserved;
+	uint32_t reserved;		/* 0 */
 };
 
 /* How many rows that is for a prompt of n tokens. */
@@ -86,20 +90,21 @@ struct kvmod_workspace {
  */
 #define KVMOD_POLICY_CLOSES_GAPS	2u
 
-/* Where a policy runs: bits of kvmod_policy_ops.devices. */
-#define KVMOD_ON_CPU	1u
-#define KVMOD_ON_CUDA	2u
-
 struct kvmod_policy_ops {
 	uint32_t size;
 	uint32_t flags;			/* KVMOD_POLICY_... */
 	const char *name;		/* "refreekv": what the INI says */
 	const char *description;	/* one line */
-	uint32_t devices;		/* KVMOD_ON_... */
+	/*
+	 * Where it runs: names of devices with spaces between them, "cpu cuda", the same
+	 * words as in KVMOD_RUNS_ON(). "*": on any device, for a policy that goes by
+	 * lengths alone. NULL: "cpu". Versions of one policy for different devices may
+	 * have tables, and modules, of their own.
+	 */
+	const char *devices;
 	uint32_t instance_size;		/* its instance starts with struct kvmod_instance */
-	const struct kvmod_param *params;
 	uint32_t n_params;
-	uint32_t param_stride;		/* sizeof(struct kvmod_param) */
+	const struct kvmod_param *params;	/* [n_params] */
 
 	/*
 	 * The parameters are filled in and in range; checks what they mean

@@ -157,7 +157,7 @@ struct kvmod_scorer_ops {
 
 /* A module that is one such policy. */
 #define KVMOD_SCORER(name_, type_, LIST, version_, license_, author_, description_, ...) \
-	KVMOD_SCORER_POLICY(name_, type_, LIST, description_, KVMOD_ON_CPU, __VA_ARGS__) \
+	KVMOD_SCORER_POLICY(name_, type_, LIST, description_, "cpu", __VA_ARGS__) \
 	KVMOD_MODULE(#name_, version_, license_, author_, description_, 0, name_##_init, NULL)
 
 #ifdef __cplusplus

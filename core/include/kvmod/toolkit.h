@@ -34,7 +34,11 @@ extern "C" {
 #define KVMOD_POOL_AVERAGE	0
 #define KVMOD_POOL_MAX		1
 
+/* Positions that attention takes at a time. */
+#define KVMOD_TILE		384
+
 struct kvmod_toolkit;
+struct kvmod_attention;
 struct kvmod_scorer_ops;
 
 /*
@@ -190,6 +194,54 @@ struct kvmod_toolkit {
 	int32_t (*fail)(const struct kvmod_task *task, int32_t code, const char *format, ...)
 		__attribute__((format(printf, 3, 4)));
 
+	/* --- attention in parts -----------------------------------------------
+	 * For policies that share one layer's work over threads by chunks of positions,
+	 * as host->parallel() runs them, and not by KV heads. No task is needed; memory
+	 * is the caller's. Of the attention of some rows to one KV head:
+	 *
+	 *	a = kit->parts_open(segment, g, n_rows, n_parts, memory);
+	 *	kit->parts_scan(a, part, begin, end);	// all positions, each once
+	 *	kit->parts_total(a);			// when all scans have returned
+	 *	kit->parts_add(a, ...);			// of any positions, any number of times
+	 *
+	 * Which positions make a part, of one range or several, is the caller's choice;
+	 * results depend on that choice and on the order of the ranges in a part alone.
+	 * Ranges of KVMOD_TILE positions are read fastest. Logits are not kept:
+	 * parts_add() multiplies its keys again.
+	 */
+
+	/* Bytes that parts_open() takes, a multiple of 64. */
+	size_t (*parts_bytes)(const struct kvmod_segment *segment, uint32_t g, uint32_t n_rows,
+			      uint32_t n_parts);
+	/*
+	 * The newest n_rows rows of segment->q (all, where fewer are there) and KV head g.
+	 * What it returns is at `memory`, 64-byte aligned, needs no closing, and points to
+	 * the segment, which must outlive it.
+	 */
+	struct kvmod_attention *(*parts_open)(const struct kvmod_segment *segment, uint32_t g,
+					      uint32_t n_rows, uint32_t n_parts, void *memory);
+	/*
+	 * Adds positions begin .. end-1 to part < n_parts; those that no row sees count
+	 * for nothing. [any thread; one at a time for each part]
+	 */
+	void (*parts_scan)(struct kvmod_attention *a, uint32_t part, uint32_t begin, uint32_t end);
+	/* KVMOD_ENUMERIC, no reason set, if attention is not finite. [one thread] */
+	int32_t (*parts_total)(struct kvmod_attention *a);
+	/*
+	 * Of one row (0: the oldest of the n_rows) and query head h of the group: the
+	 * share of its attention that lies in each part, and the sum of the squares of
+	 * what it pays to each position there; [n_parts], NULL: not wanted.
+	 */
+	void (*parts_shares)(const struct kvmod_attention *a, uint32_t row, uint32_t h,
+			     double *share, double *squares);
+	/*
+	 * Adds `weight` times what the newest n_rows of the rows pay to positions begin ..
+	 * end-1, row upon row: query head h to out[h * head_stride + i - begin]. With a
+	 * head_stride of 0 the query heads of the group add up too.
+	 */
+	void (*parts_add)(const struct kvmod_attention *a, uint32_t n_rows, uint32_t begin,
+			  uint32_t end, float weight, float *out, size_t head_stride);
+
 	/* --- the calls of a scorer: kvmod/scorer.h makes them ------------------- */
 
 	int32_t (*scorer_open)(void *self, const struct kvmod_scorer_ops *ops,
@@ -233,6 +285,7 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 #define KVMOD_POLICY(name_, type_, LIST, description_, flags_, devices_, ...) \
 	KVMOD_USES(name_, KVMOD_TOOLKIT); \
 	KVMOD_PARAMS(policy, name_, LIST); \
+	KVMOD_RUNS_ON(name_, devices_); \
 	static const struct kvmod_policy_ops name_##_ops = { \
 		.size = sizeof(struct kvmod_policy_ops), \
 		.flags = (flags_), \
@@ -240,9 +293,8 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 		.description = description_, \
 		.devices = (devices_), \
 		.instance_size = sizeof(type_), \
-		.params = name_##_params, \
 		.n_params = sizeof(name_##_params) / sizeof(*name_##_params), \
-		.param_stride = sizeof(*name_##_params), \
+		.params = name_##_params, \
 		__VA_ARGS__ \
 	}; \
 	static int32_t name_##_init(const struct kvmod_host *host) \

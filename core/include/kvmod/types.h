@@ -6,9 +6,11 @@
  * ABI rules, for every header in this folder:
  *  - Every struct starts with its size as its writer compiled it. A reader uses
  *    a field only if KVMOD_HAS() says that the writer knew it; what is absent
- *    reads as zero. Arrays of structs come with a stride, for the same reason.
- *  - Some structs stand in others by value, or in arrays that have no stride:
- *    kvmod_view, kvmod_span, kvmod_amount, kvmod_list, kvmod_message, kvmod_bytes,
+ *    reads as zero. Many structs of one kind are an array of pointers; where a
+ *    host makes thousands of them for one call (gathers, batch items) they lie one
+ *    after the other, and a stride says how far apart.
+ *  - Some structs stand in others by value, or in plain arrays: kvmod_view,
+ *    kvmod_span, kvmod_amount, kvmod_list, kvmod_param, kvmod_message, kvmod_bytes,
  *    kvmod_instance and kvmod_scorer. They are frozen: they never grow within this ABI major,
  *    and so need no size to grow by.
  *  - Fields are appended, never moved, and never change meaning.
@@ -26,7 +28,7 @@
 extern "C" {
 #endif
 
-#define KVMOD_ABI_MAJOR 1	/* differs: the module is refused */
+#define KVMOD_ABI_MAJOR 2	/* differs: the module is refused */
 #define KVMOD_ABI_MINOR 0	/* the module needs a newer one: refused */
 
 /* Did the writer of *(p) know the field? (p)->size must be its first member. */
@@ -62,9 +64,30 @@ extern "C" {
 #define KVMOD_F16	2u	/* IEEE binary16 */
 #define KVMOD_BF16	3u
 #define KVMOD_Q8_0	4u	/* blocks of 32: an f16 scale, then 32 int8 */
+/*
+ * Blocks of 32: an f16 scale, then 16 bytes. The low four bits of byte i are element i,
+ * the high four element i + 16; a value is scale * (bits - 8).
+ */
+#define KVMOD_Q4_0	5u
 #define KVMOD_TYPE_BIT(type)	(1u << (type))
 
-/* Bytes of n elements in a row; n is a multiple of 32 for Q8_0. 0: unknown type. */
+/* Elements of a block: a row is a multiple of that. 0: unknown type. */
+static inline uint32_t kvmod_block_size(uint32_t type)
+{
+	switch (type) {
+	case KVMOD_F32:
+	case KVMOD_F16:
+	case KVMOD_BF16:
+		return 1;
+	case KVMOD_Q8_0:
+	case KVMOD_Q4_0:
+		return 32;
+	default:
+		return 0;
+	}
+}
+
+/* Bytes of n elements in a row; n is a multiple of kvmod_block_size(). 0: unknown type. */
 static inline size_t kvmod_row_bytes(uint32_t type, size_t n)
 {
 	switch (type) {
@@ -75,6 +98,8 @@ static inline size_t kvmod_row_bytes(uint32_t type, size_t n)
 		return 2 * n;
 	case KVMOD_Q8_0:
 		return n / 32 * 34;
+	case KVMOD_Q4_0:
+		return n / 32 * 18;
 	default:
 		return 0;
 	}
@@ -85,8 +110,14 @@ static inline size_t kvmod_row_bytes(uint32_t type, size_t n)
  * after the other. Borrowed: it is dead when the call that got it returns.
  */
 struct kvmod_view {
-	uint32_t size;
 	uint32_t type;		/* KVMOD_F32 ... */
+	/*
+	 * 0: plain. Else d, a power of two that divides head_dim: an engine stores each
+	 * row x as H x, block by block of d elements, where H is the orthonormal Hadamard
+	 * matrix of d dimensions (in Sylvester's order; H is its own inverse). K, V and Q
+	 * alone may be rotated. The core hands a policy on the CPU plain F32 instead.
+	 */
+	uint32_t rotation;
 	const void *data;	/* on the segment's device; NULL: not there */
 	int64_t stride;		/* bytes from one row (position) to the next */
 	int64_t head_stride;	/* bytes from one head to the next, if it has several */
@@ -94,13 +125,21 @@ struct kvmod_view {
 
 /*
  * The cache of one KV head. Row i of k and v belongs to the i-th oldest cached
- * position; positions ascend. Keys are those after RoPE.
+ * position; positions ascend. Keys are those after RoPE. The engine owns it all.
  */
 struct kvmod_head {
 	uint32_t size;
 	uint32_t n;			/* cached positions: the physical length */
 	struct kvmod_view k, v;		/* [n][head_dim] */
 	const int32_t *positions;	/* [n], on the host; NULL: 0, 1, ..., n-1 */
+	/*
+	 * The engine closed a gap behind the n_turned oldest rows (at most n): their keys
+	 * carry the RoPE phase of positions[i] + turn, in tokens, all others that of
+	 * positions[i]. Queries carry the phase of their positions. Both 0 where no gap
+	 * was closed.
+	 */
+	uint32_t n_turned;
+	int32_t turn;
 };
 
 /*
@@ -116,10 +155,10 @@ struct kvmod_segment {
 	uint32_t head_dim;
 	uint32_t first_head;		/* tensor parallelism: the first KV head here */
 	uint32_t total_heads;		/* and how many there are on all ranks */
+	uint32_t n_rows;		/* of q */
 	float scale;			/* of q.k, before softmax */
 	float softcap;			/* x -> cap * tanh(x / cap) before softmax; 0: none */
-	uint32_t head_stride;		/* bytes from one kvmod_head to the next */
-	const struct kvmod_head *heads;	/* [n_kv_heads] */
+	const struct kvmod_head *const *heads;	/* [n_kv_heads], the engine's */
 
 	/*
 	 * Queries after RoPE of the newest rows, oldest first: [n_rows][n_q_heads]
@@ -127,8 +166,6 @@ struct kvmod_segment {
 	 * rows than were asked for.
 	 */
 	struct kvmod_view q;
-	uint32_t n_rows;
-	uint32_t reserved;
 	const int32_t *row_positions;	/* [n_rows], on the host; NULL: the last n_rows */
 
 	/*
@@ -144,6 +181,15 @@ struct kvmod_segment {
 	uint64_t n_q_stat;		/* queries behind q_mean and q_cov */
 
 	/*
+	 * Attention sinks: [n_q_heads] on the host, the engine's. One learned logit for
+	 * each query head (after scale and softcap) that joins the denominator of each
+	 * softmax over the segment, and has no position and no value. A softmax that leaves
+	 * it out is not the model's: the rows' weights then sum to 1, not to less.
+	 * NULL: the model has none.
+	 */
+	const float *sink_logits;
+
+	/*
 	 * Where all that is: K, V, Q and extras. NULL: on request->device. Layers of
 	 * a model that is partly on a GPU differ here; a policy never sees that: the
 	 * core has brought all segments to one device before it asks.
@@ -157,15 +203,22 @@ struct kvmod_segment {
 
 struct kvmod_plan;
 
-/* Segments to decide together: all layers of one or more sequences. */
+/*
+ * Segments to decide together: all layers of one or more sequences, but for those that
+ * cache a window alone. A segment says which layer it is: i of segments[i] does not.
+ */
 struct kvmod_request {
 	uint32_t size;
 	uint32_t phase;			/* KVMOD_PREFILL, KVMOD_DECODE */
 	uint32_t n_layers;		/* of the whole model */
+	/*
+	 * Of these, layers that cache the newest positions of a window alone: the engine
+	 * keeps them short by itself, and no request names them.
+	 */
+	uint32_t n_window_layers;
 	uint32_t n_segments;
-	uint32_t segment_stride;	/* bytes from one segment to the next */
-	uint32_t reserved;
-	const struct kvmod_segment *segments;
+	uint32_t reserved;		/* 0 */
+	const struct kvmod_segment *const *segments;	/* [n_segments], the engine's */
 	const char *device;		/* where K, V and Q are: "cpu" (or NULL), "cuda" */
 	void *stream;			/* of that device: all work goes on it; NULL: the default one */
 	void *state;			/* what the policy's begin() left, or NULL */
@@ -181,7 +234,19 @@ struct kvmod_request {
 	 */
 	int32_t (*replay)(const struct kvmod_request *request,
 			  const struct kvmod_plan *plan, uint32_t rows, double *loss);
-	void *replay_ctx;		/* the engine's own */
+	/*
+	 * How well the context reads itself (KVzip): session and engine make the tokens of
+	 * a run that repeats the context's positions begin .. end-1 (tokens seen, not
+	 * indices) and run it over the cache as it is, on a scratch copy. `out`, on the
+	 * host, the caller's, gets the largest attention weight that any query of the run
+	 * pays to each of these positions:
+	 * [n_segments, in the order of request->segments][n_kv_heads][end - begin], the
+	 * largest of the KV head's query heads too; 0 where a head no longer caches the
+	 * position. The cache stays bit-identical. NULL: this engine cannot.
+	 */
+	int32_t (*reread)(const struct kvmod_request *request, uint64_t begin, uint64_t end,
+			  float *out);
+	void *replay_ctx;		/* the engine's own, for replay() and reread() */
 
 	/* Scratch from the core, as big as the policy's workspace() asked for. */
 	void *scratch;			/* on the host, 64-byte aligned; see host_alloc() of a device */
@@ -199,9 +264,10 @@ struct kvmod_request {
 /* Indices begin .. end-1 of the cached positions of a segment. */
 struct kvmod_span {
 	uint32_t begin, end;
-	uint32_t store;			/* 0: as it was; others are for later */
-	uint32_t reserved;
 };
+
+/* What kept rows are to be stored as: this, or an element type, KVMOD_F32 ... */
+#define KVMOD_STORE_SAME	0u	/* as they were */
 
 /* Kinds of what a segment keeps. */
 #define KVMOD_KEEP_ALL		0u
@@ -222,10 +288,17 @@ struct kvmod_keep {
 	uint32_t size;
 	uint32_t kind;			/* KVMOD_KEEP_ALL as the policy gets it */
 	int32_t status;			/* 0, or the error that leaves this segment whole */
-	uint32_t place;			/* 0: where the cache is; others are for later */
-	double loss;			/* in the policy's own measure; NaN: none reported */
 	uint32_t max_spans;		/* room in spans: 2 to 1024 */
 	uint32_t n_spans;
+	/*
+	 * What all kept rows of the segment become, K and V apart; KVMOD_STORE_SAME as the
+	 * policy gets them, and of any kind of keep, KVMOD_KEEP_ALL too. Rows of a type with
+	 * blocks need a head_dim that these divide. An engine without KVMOD_ENGINE_STORES
+	 * keeps the rows as they were, and the session says so once.
+	 */
+	uint32_t k_store, v_store;	/* KVMOD_STORE_SAME, KVMOD_F32 ... */
+	uint32_t reserved;		/* 0 */
+	double loss;			/* in the policy's own measure; NaN: none reported */
 	struct kvmod_span *spans;
 	uint32_t *counts;		/* [n_kv_heads] */
 	uint32_t *indices;		/* head g's begin at indices + g * index_stride */
@@ -243,23 +316,36 @@ struct kvmod_keep {
 struct kvmod_plan {
 	uint32_t size;
 	uint32_t n_keeps;		/* = request->n_segments */
-	uint32_t keep_stride;		/* bytes from one keep to the next */
 	uint32_t flags;			/* KVMOD_PLAN_...: kvmod_decide() sets them, no policy does */
-	struct kvmod_keep *keeps;
+	uint32_t reserved;		/* 0 */
+	struct kvmod_keep *const *keeps;	/* [n_keeps], the core's: one for each segment */
 };
+
+/* For who makes requests: list[i] = &heads[i], and &segments[i], of n in an array. */
+static inline void kvmod_list_heads(const struct kvmod_head **list,
+				    const struct kvmod_head *heads, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		list[i] = &heads[i];
+}
+
+static inline void kvmod_list_segments(const struct kvmod_segment **list,
+				       const struct kvmod_segment *segments, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		list[i] = &segments[i];
+}
 
 static inline const struct kvmod_segment *
 kvmod_segment_at(const struct kvmod_request *request, uint32_t i)
 {
-	return KVMOD_AT(const struct kvmod_segment, request->segments,
-			request->segment_stride, i);
+	return request->segments[i];
 }
 
 static inline const struct kvmod_head *
 kvmod_head_at(const struct kvmod_segment *segment, uint32_t g)
 {
-	return KVMOD_AT(const struct kvmod_head, segment->heads,
-			segment->head_stride, g);
+	return segment->heads[g];
 }
 
 /* Cached positions of the KV head that has most. */
@@ -286,7 +372,7 @@ static inline uint64_t kvmod_tokens_seen(const struct kvmod_segment *segment)
 
 static inline struct kvmod_keep *kvmod_keep_at(const struct kvmod_plan *plan, uint32_t i)
 {
-	return KVMOD_AT(struct kvmod_keep, plan->keeps, plan->keep_stride, i);
+	return plan->keeps[i];
 }
 
 /* A model as a policy sees it. Strings live as long as the engine. */
@@ -306,6 +392,8 @@ struct kvmod_model {
 	uint32_t n_end_tokens;
 	uint32_t n_device_layers;	/* whose cache is on `device`; the others' are on the host */
 	const char *device;		/* "cuda"; NULL: all of the cache is on the host */
+	uint32_t n_window_layers;	/* of n_layers: cache a window alone; see kvmod_request */
+	uint32_t reserved;		/* 0 */
 };
 
 #ifdef __cplusplus

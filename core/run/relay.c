@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The relay: an engine trusts the plans that it gets, and a policy the answers. A
+ * policy may hand over a plan of its own making, so the relay passes on a copy that
+ * was checked, and an answer that is a number.
+ *
+ * What cannot be checked is whether a pointer other than NULL points to as many
+ * elements as the plan says: in a plan of a policy's own that is the policy's word.
+ */
+#include "core/run/relay.h"
+
+#include <math.h>
+
+#include "core/modules/call.h"
+#include "core/run/decide.h"
+
+/*
+ * Not found through the request: that is the policy's copy, and a policy may write
+ * to it. A policy calls the services on the thread that compress() runs on.
+ */
+static _Thread_local const struct kv_relay *current;
+
+void kv_relay_begin(struct kv_relay *relay)
+{
+	relay->before = current;
+	current = relay;
+}
+
+void kv_relay_end(const struct kv_relay *relay)
+{
+	current = relay->before;
+}
+
+static int find_relay(const struct kv_relay **relay, const char *service)
+{
+	*relay = current;
+	if (*relay)
+		return KVMOD_OK;
+	return kv_fail(KVMOD_EINVAL, "%s: called outside compress(), or on another thread", service);
+}
+
+/* --- replay ------------------------------------------------------------------------- */
+
+/* Keep i of a plan that a policy calls its own, or of the one that it was handed. */
+static int copy_keep(const struct kv_relay *relay, const struct kvmod_plan *plan, uint32_t i)
+{
+	const struct kv_handed *handed = &relay->policy->handed;
+	const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+	struct kvmod_keep *copy = &handed->trial[i];
+
+	if (!keep)
+		return kv_fail(KVMOD_EPLAN, "the keep is NULL");
+	if (keep == &handed->keeps[i]) {
+		*copy = *kvmod_keep_at(relay->plan, i);
+		return kv_handed_take(handed, i, copy);
+	}
+	if (keep->size < sizeof(*keep))
+		return kv_fail(KVMOD_EPLAN, "the keep has size %u, expected %zu", keep->size,
+			       sizeof(*keep));
+	*copy = *keep;
+	copy->size = sizeof(*copy);
+	return KVMOD_OK;
+}
+
+static int check_keep(const struct kv_relay *relay, const struct kvmod_plan *plan,
+		      const struct kvmod_plan *trial, uint32_t i)
+{
+	int err = copy_keep(relay, plan, i);
+
+	if (err == KVMOD_OK && kvmod_keep_at(trial, i)->status != KVMOD_OK)
+		kvmod_keep_at(trial, i)->kind = KVMOD_KEEP_ALL;	/* such a segment is whole */
+	else if (err == KVMOD_OK)
+		err = kvmod_plan_check(relay->request, trial, i, relay->policy->ops->flags);
+	if (err == KVMOD_OK)
+		return err;
+	return kv_fail_in(err, "replay: layer %u", kvmod_segment_at(relay->request, i)->layer);
+}
+
+static int check_plan(const struct kv_relay *relay, const struct kvmod_plan *plan)
+{
+	uint32_t n = relay->request->n_segments;
+
+	if (!plan || !KVMOD_HAS(plan, keeps) || !plan->keeps)
+		return kv_fail(KVMOD_EPLAN, "replay: the plan is NULL or has no keeps");
+	if (plan->n_keeps != n)
+		return kv_fail(KVMOD_EPLAN, "replay: the plan has %u segments, expected %u", plan->n_keeps, n);
+	return KVMOD_OK;
+}
+
+/* A copy of the policy's plan that the engine can trust. */
+static int make_trial(const struct kv_relay *relay, const struct kvmod_plan *plan,
+		      struct kvmod_plan *trial)
+{
+	struct kv_handed *handed = &relay->policy->handed;
+	int err = check_plan(relay, plan);
+
+	*trial = (struct kvmod_plan){
+		.size = sizeof(*trial), .n_keeps = handed->n, .keeps = handed->trial_list,
+	};
+	for (uint32_t i = 0; i < handed->n && err == KVMOD_OK; i++) {
+		handed->trial_list[i] = &handed->trial[i];
+		err = check_keep(relay, plan, trial, i);
+	}
+	if (err == KVMOD_OK)
+		trial->flags = kv_plan_flags(relay->request, trial, relay->policy->ops->flags);
+	return err;
+}
+
+static int32_t relay_replay(const struct kvmod_request *handed, const struct kvmod_plan *plan,
+			    uint32_t rows, double *loss)
+{
+	const struct kv_relay *relay;
+	struct kvmod_plan trial;
+	double answer = NAN;
+	int err = find_relay(&relay, "replay");
+
+	(void)handed;
+	if (err == KVMOD_OK && !loss)
+		err = kv_fail(KVMOD_EINVAL, "replay: loss is NULL, expected room for the answer");
+	if (err == KVMOD_OK)	/* what the policy queued may still write to the plan */
+		err = kv_device_wait(relay->policy->device, relay->stream);
+	if (err == KVMOD_OK)
+		err = make_trial(relay, plan, &trial);
+	if (err == KVMOD_OK)
+		err = KV_CALL(relay->request, replay, relay->request, &trial, rows, &answer);
+	if (err == KVMOD_OK && !isfinite(answer))
+		err = kv_fail(KVMOD_ENUMERIC, "replay: the engine's answer is %g", answer);
+	if (err == KVMOD_OK)
+		*loss = answer;
+	return err;
+}
+
+/* --- reread ------------------------------------------------------------------------- */
+
+/* The tokens of a request's sequences; they all have to have the positions asked for. */
+static uint64_t fewest_tokens(const struct kvmod_request *r)
+{
+	uint64_t fewest = UINT64_MAX;
+
+	for (uint32_t i = 0; i < r->n_segments; i++) {
+		uint64_t seen = kvmod_tokens_seen(kvmod_segment_at(r, i));
+
+		fewest = seen < fewest ? seen : fewest;
+	}
+	return fewest;
+}
+
+/* Attention weights: finite, and not negative. */
+static int check_weights(const struct kvmod_request *r, uint64_t n, const float *out)
+{
+	for (uint32_t i = 0; i < r->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+		for (uint64_t k = 0; k < s->n_kv_heads * n; k++)
+			if (!(out[k] >= 0) || isinf(out[k]))
+				return kv_fail(KVMOD_ENUMERIC, "reread: layer %u: the engine's answer for "
+					       "KV head %llu is %g, expected 0 or more", s->layer,
+					       (unsigned long long)(k / n), (double)out[k]);
+		out += s->n_kv_heads * n;
+	}
+	return KVMOD_OK;
+}
+
+static int32_t relay_reread(const struct kvmod_request *handed, uint64_t begin, uint64_t end,
+			    float *out)
+{
+	const struct kv_relay *relay;
+	int err = find_relay(&relay, "reread");
+	uint64_t seen;
+
+	(void)handed;
+	if (err != KVMOD_OK)
+		return err;
+	seen = fewest_tokens(relay->request);
+	if (begin >= end || end > seen)
+		return kv_fail(KVMOD_EINVAL, "reread: positions %llu..%llu, expected a part of 0..%llu",
+			       (unsigned long long)begin, (unsigned long long)end,
+			       (unsigned long long)seen);
+	if (!out)
+		return kv_fail(KVMOD_EINVAL, "reread: out is NULL, expected room for the answer");
+	err = KV_CALL(relay->request, reread, relay->request, begin, end, out);
+	return err == KVMOD_OK ? check_weights(relay->request, end - begin, out) : err;
+}
+
+
+void kv_relay_offer(struct kvmod_request *handed)
+{
+	if (handed->replay)
+		handed->replay = relay_replay;
+	if (handed->reread)
+		handed->reread = relay_reread;
+	handed->replay_ctx = NULL;
+}

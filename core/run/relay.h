@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The relay between a policy and the services of an engine: replay and reread (relay.c). */
+#ifndef KVMOD_RUN_RELAY_H
+#define KVMOD_RUN_RELAY_H
+
+#include "core/run/policy.h"
+
+struct kv_relay {
+	struct kvmod_policy *policy;
+	const struct kvmod_request *request;	/* as the engine made it */
+	const struct kvmod_plan *plan;		/* the core's own */
+	void *stream;				/* that the policy works on */
+	const struct kv_relay *before;
+};
+
+/* Puts the relay in the place of the services that the request offers. */
+void kv_relay_offer(struct kvmod_request *handed);
+/* Around compress(): whom the services of this thread serve. */
+void kv_relay_begin(struct kv_relay *relay);
+void kv_relay_end(const struct kv_relay *relay);
+
+#endif

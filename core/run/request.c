@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The request check: a request comes from an engine or a foreign host, needs come
+ * from a policy. Whatever is wrong with either is refused here, in words, before
+ * the core counts with it.
+ */
+#include "core/run/request.h"
+
+#include <math.h>
+
+#define MAX_SEGMENTS	(1u << 20)
+#define MAX_LAYERS	(1u << 16)
+#define MAX_HEADS	(1u << 16)
+#define MAX_HEAD_DIM	(1u << 16)
+#define MAX_POSITIONS	((uint32_t)INT32_MAX)	/* as an int32_t holds them */
+#define MAX_BYTES	((uint64_t)1 << 47)	/* of an array: what an address space holds */
+
+/* The size of a struct that ends with that field. */
+#define LEAST(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
+
+/* --- views ------------------------------------------------------------------------ */
+
+static uint64_t magnitude(int64_t stride)
+{
+	return stride < 0 ? -(uint64_t)stride : (uint64_t)stride;
+}
+
+/* n things of so many bytes, each a stride from the one before it. */
+static int check_stride(int64_t stride, uint64_t n, uint64_t bytes, const char *what,
+			const char *of, uint32_t layer)
+{
+	uint64_t step = magnitude(stride);
+
+	if (n <= 1)
+		return KVMOD_OK;
+	if (step < bytes)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a %s of %lld bytes, expected at least %llu",
+			       layer, what, of, (long long)stride, (unsigned long long)bytes);
+	if (step > MAX_BYTES / n)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a %s of %lld bytes, too large for %llu of them",
+			       layer, what, of, (long long)stride, (unsigned long long)n);
+	return KVMOD_OK;
+}
+
+/* [n_rows][n_heads][dim]; without data there is nothing to check. */
+static int check_view(const struct kvmod_view *v, const char *what, uint32_t layer,
+		      uint64_t n_rows, uint64_t n_heads, uint32_t dim)
+{
+	uint64_t bytes;
+	int err;
+
+	if (!v->data)
+		return KVMOD_OK;
+	if (kvmod_block_size(v->type) == 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has the unknown element type %u",
+			       layer, what, v->type);
+	if (dim % kvmod_block_size(v->type) != 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s comes in blocks of %u elements, but head_dim is %u",
+			       layer, what, kvmod_block_size(v->type), dim);
+	if (v->rotation & (v->rotation - 1) || (v->rotation && dim % v->rotation != 0))
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a rotation of %u, expected 0 or a power "
+			       "of two that divides head_dim, %u", layer, what, v->rotation, dim);
+	bytes = kvmod_row_bytes(v->type, dim);
+	err = check_stride(v->stride, n_rows, bytes, what, "stride", layer);
+	return err ? err : check_stride(v->head_stride, n_heads, bytes, what, "head_stride", layer);
+}
+
+/* --- positions -------------------------------------------------------------------- */
+
+/* The ends of n ascending positions below `end`. NULL stands for the usual ones. */
+static int check_positions(const int32_t *positions, uint32_t n, uint64_t end, const char *what,
+			   uint32_t layer)
+{
+	int64_t first, last;
+
+	if (!positions || n == 0)
+		return KVMOD_OK;
+	first = positions[0];
+	last = positions[n - 1];
+	if (first >= 0 && last - first >= (int64_t)n - 1 && (uint64_t)last < end)
+		return KVMOD_OK;
+	return kv_fail(KVMOD_EINVAL, "layer %u: %s has %u positions from %lld to %lld, expected "
+		       "them ascending and below %llu", layer, what, n, (long long)first,
+		       (long long)last, (unsigned long long)end);
+}
+
+/* --- segments --------------------------------------------------------------------- */
+
+static int check_head(const struct kvmod_segment *s, uint32_t g)
+{
+	const struct kvmod_head *head = kvmod_head_at(s, g);
+	int err;
+
+	if (!head)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is NULL", s->layer, g);
+	if (!KVMOD_HAS(head, turn))
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has size %u, expected at least %zu",
+			       s->layer, g, head->size, LEAST(struct kvmod_head, turn));
+	if (head->n == 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is empty", s->layer, g);
+	if (head->n > MAX_POSITIONS)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u caches %u positions, expected at most %u",
+			       s->layer, g, head->n, MAX_POSITIONS);
+	if (s->logical > 0 && head->n > s->logical)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u caches %u positions of a sequence of "
+			       "%llu tokens", s->layer, g, head->n, (unsigned long long)s->logical);
+	if (head->n_turned > head->n)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has %u turned rows of %u", s->layer, g,
+			       head->n_turned, head->n);
+	err = check_view(&head->k, "K", s->layer, head->n, 1, s->head_dim);
+	if (err == KVMOD_OK)
+		err = check_view(&head->v, "V", s->layer, head->n, 1, s->head_dim);
+	if (err == KVMOD_OK && s->logical > 0)
+		err = check_positions(head->positions, head->n, s->logical, "K", s->layer);
+	return err;
+}
+
+static int check_queries(const struct kvmod_segment *s)
+{
+	uint64_t seen = kvmod_tokens_seen(s);
+	int err;
+
+	if (s->n_rows > seen)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %u rows of queries, but only %llu tokens were seen",
+			       s->layer, s->n_rows, (unsigned long long)seen);
+	err = check_view(&s->q, "Q", s->layer, s->n_rows, s->n_q_heads, s->head_dim);
+	if (err == KVMOD_OK)
+		err = check_positions(s->row_positions, s->n_rows, seen, "Q", s->layer);
+	return err;
+}
+
+static int check_numbers(const struct kvmod_segment *s)
+{
+	if (!isfinite(s->scale))
+		return kv_fail(KVMOD_EINVAL, "layer %u: scale is %g, expected a finite number",
+			       s->layer, (double)s->scale);
+	if (!isfinite(s->softcap) || s->softcap < 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: softcap is %g, expected 0 or more",
+			       s->layer, (double)s->softcap);
+	for (uint32_t h = 0; s->sink_logits && h < s->n_q_heads; h++)
+		if (!isfinite(s->sink_logits[h]))
+			return kv_fail(KVMOD_EINVAL, "layer %u: the sink logit of query head %u is %g, "
+				       "expected a finite number", s->layer, h, (double)s->sink_logits[h]);
+	return KVMOD_OK;
+}
+
+static int check_shape(const struct kvmod_request *r, const struct kvmod_segment *s, uint32_t i)
+{
+	if (!s)
+		return kv_fail(KVMOD_EINVAL, "segment %u is NULL", i);
+	if (!KVMOD_HAS(s, device))
+		return kv_fail(KVMOD_EINVAL, "segment %u has size %u, expected at least %zu", i, s->size,
+			       LEAST(struct kvmod_segment, device));
+	if (s->layer >= r->n_layers)
+		return kv_fail(KVMOD_EINVAL, "segment %u is of layer %u, but the model has %u layers",
+			       i, s->layer, r->n_layers);
+	if (s->n_kv_heads == 0 || s->n_q_heads % s->n_kv_heads != 0 || s->n_q_heads == 0)
+		return kv_fail(KVMOD_EINVAL, "segment %u has %u query heads on %u KV heads, "
+			       "expected a multiple", i, s->n_q_heads, s->n_kv_heads);
+	if (s->n_q_heads > MAX_HEADS)
+		return kv_fail(KVMOD_EINVAL, "segment %u has %u query heads, expected at most %u",
+			       i, s->n_q_heads, MAX_HEADS);
+	if (s->head_dim == 0 || s->head_dim > MAX_HEAD_DIM)
+		return kv_fail(KVMOD_EINVAL, "segment %u has a head_dim of %u, expected 1 to %u",
+			       i, s->head_dim, MAX_HEAD_DIM);
+	if (!s->heads)
+		return kv_fail(KVMOD_EINVAL, "segment %u has no heads", i);
+	return KVMOD_OK;
+}
+
+static int check_segment(const struct kvmod_request *r, uint32_t i)
+{
+	const struct kvmod_segment *s = kvmod_segment_at(r, i);
+	int err = check_shape(r, s, i);
+
+	if (err == KVMOD_OK)
+		err = check_numbers(s);
+	for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
+		err = check_head(s, g);
+	return err == KVMOD_OK ? check_queries(s) : err;
+}
+
+/* --- the request ------------------------------------------------------------------ */
+
+static bool is_before(uint64_t a1, uint64_t a2, uint64_t b1, uint64_t b2)
+{
+	return a1 < b1 || (a1 == b1 && a2 < b2);
+}
+
+/* Hosts list layer by layer or sequence by sequence: then no segment comes twice. */
+static bool is_sorted(const struct kvmod_request *r)
+{
+	bool by_layer = true, by_sequence = true;
+
+	for (uint32_t i = 1; i < r->n_segments; i++) {
+		const struct kvmod_segment *a = kvmod_segment_at(r, i - 1), *b = kvmod_segment_at(r, i);
+
+		by_layer &= is_before(a->layer, a->sequence, b->layer, b->sequence);
+		by_sequence &= is_before(a->sequence, a->layer, b->sequence, b->layer);
+	}
+	return by_layer || by_sequence;
+}
+
+static int check_unique(const struct kvmod_request *r)
+{
+	if (is_sorted(r))
+		return KVMOD_OK;
+	for (uint32_t i = 1; i < r->n_segments; i++)
+		for (uint32_t j = 0; j < i; j++) {
+			const struct kvmod_segment *a = kvmod_segment_at(r, i);
+			const struct kvmod_segment *b = kvmod_segment_at(r, j);
+
+			if (a->layer == b->layer && a->sequence == b->sequence)
+				return kv_fail(KVMOD_EINVAL, "segments %u and %u are both layer %u of "
+					       "sequence %llu", j, i, a->layer,
+					       (unsigned long long)a->sequence);
+		}
+	return KVMOD_OK;
+}
+
+static int check_counts(const struct kvmod_request *r)
+{
+	if (!KVMOD_HAS(r, segments))
+		return kv_fail(KVMOD_EINVAL, "the request has size %u, expected at least %zu", r->size,
+			       LEAST(struct kvmod_request, segments));
+	if (r->n_layers == 0 || r->n_layers > MAX_LAYERS)
+		return kv_fail(KVMOD_EINVAL, "the request is of a model of %u layers, expected 1 to %u",
+			       r->n_layers, MAX_LAYERS);
+	if (r->n_segments == 0 || r->n_segments > MAX_SEGMENTS)
+		return kv_fail(KVMOD_EINVAL, "the request has %u segments, expected 1 to %u",
+			       r->n_segments, MAX_SEGMENTS);
+	if (r->n_window_layers >= r->n_layers)
+		return kv_fail(KVMOD_EINVAL, "the request has %u window layers in a model of %u layers: "
+			       "expected fewer", r->n_window_layers, r->n_layers);
+	if (!r->segments)
+		return kv_fail(KVMOD_EINVAL, "the request's segments are NULL");
+	return KVMOD_OK;
+}
+
+int kv_request_check(const struct kvmod_request *r)
+{
+	int err = check_counts(r);
+
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++)
+		err = check_segment(r, i);
+	return err == KVMOD_OK ? check_unique(r) : err;
+}
+
+/* --- what a policy asks for ---------------------------------------------------------- */
+
+static int serves_view(const struct kvmod_needs *needs, const struct kvmod_view *v,
+		       const char *what, uint32_t layer)
+{
+	if (!v->data)
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without %s, which the policy needs",
+			       layer, what);
+	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(v->type)))
+		return kv_fail(KVMOD_ENOTSUP, "layer %u: the policy does not read the element type of %s",
+			       layer, what);
+	return KVMOD_OK;
+}
+
+static int serves_head(const struct kvmod_needs *needs, const struct kvmod_segment *s, uint32_t g)
+{
+	const struct kvmod_head *head = kvmod_head_at(s, g);
+	int err = KVMOD_OK;
+
+	if (needs->what & KVMOD_NEED_K)
+		err = serves_view(needs, &head->k, "K", s->layer);
+	if (err == KVMOD_OK && needs->what & KVMOD_NEED_V)
+		err = serves_view(needs, &head->v, "V", s->layer);
+	return err;
+}
+
+static int serves_queries(const struct kvmod_needs *needs, const struct kvmod_segment *s)
+{
+	if (!kvmod_needs_rows(needs, 1))
+		return KVMOD_OK;
+	if (s->n_rows == 0 || !s->q.data)
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without queries", s->layer);
+	if (s->scale <= 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: scale is %g, expected more than 0",
+			       s->layer, (double)s->scale);
+	return KVMOD_OK;
+}
+
+static int serves_extras(const struct kvmod_needs *needs, const struct kvmod_segment *s)
+{
+	uint32_t what = needs->what;
+
+	if (what & KVMOD_NEED_COLSUM && !s->colsum.data)
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without column sums", s->layer);
+	if (what & KVMOD_NEED_Q_STATS && !(s->q_mean.data && s->q_cov.data))
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without query statistics", s->layer);
+	if (what & KVMOD_NEED_WO_NORM && !s->wo_norm.data)
+		return kv_fail(KVMOD_EINVAL, "layer %u comes without |Wo v|", s->layer);
+	return KVMOD_OK;
+}
+
+int kv_request_serves(const struct kvmod_request *r, const struct kvmod_needs *needs)
+{
+	int err = KVMOD_OK;
+
+	if (needs->what & KVMOD_NEED_ALL_LAYERS && r->n_segments % r->n_layers != 0)
+		return kv_fail(KVMOD_EINVAL, "%u segments, but the policy decides over all %u layers at once",
+			       r->n_segments, r->n_layers);
+	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+		for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
+			err = serves_head(needs, s, g);
+		if (err == KVMOD_OK)
+			err = serves_queries(needs, s);
+		if (err == KVMOD_OK)
+			err = serves_extras(needs, s);
+	}
+	return err;
+}
+
+/* --- needs ------------------------------------------------------------------------ */
+
+#define ALL_NEEDS (KVMOD_NEED_K | KVMOD_NEED_V | KVMOD_NEED_COLSUM | KVMOD_NEED_Q_STATS | \
+		   KVMOD_NEED_WO_NORM | KVMOD_NEED_ALL_LAYERS)
+
+static uint32_t known_types(void)
+{
+	uint32_t types = 0;
+
+	for (uint32_t type = 1; type < 32; type++)
+		if (kvmod_row_bytes(type, 32) > 0)
+			types |= KVMOD_TYPE_BIT(type);
+	return types;
+}
+
+int kv_needs_check(const struct kvmod_needs *needs)
+{
+	double most = needs->rows.is_count ? MAX_POSITIONS : 1;
+
+	/* A NaN is in no range. */
+	if (!(needs->rows.value >= 0 && needs->rows.value <= most))
+		return kv_fail(KVMOD_EINVAL, "needs() asks for %s of %g, expected 0 to %.0f",
+			       needs->rows.is_count ? "a number of rows" : "a fraction of rows",
+			       needs->rows.value, most);
+	if (needs->min_rows > MAX_POSITIONS)
+		return kv_fail(KVMOD_EINVAL, "needs() asks for min_rows of %u, expected at most %u",
+			       needs->min_rows, MAX_POSITIONS);
+	if (needs->what & ~ALL_NEEDS)
+		return kv_fail(KVMOD_ENOTSUP, "needs() asks for 0x%x, of which this kvmod does not "
+			       "know 0x%x", needs->what, needs->what & ~ALL_NEEDS);
+	if (needs->types && !(needs->types & known_types()))
+		return kv_fail(KVMOD_ENOTSUP, "needs() names no element type that this kvmod knows: 0x%x",
+			       needs->types);
+	return KVMOD_OK;
+}
+
+/* --- models ----------------------------------------------------------------------- */
+
+int kv_model_check(const struct kvmod_model *m)
+{
+	if (!m || m->size < offsetof(struct kvmod_model, name))
+		return kv_fail(KVMOD_EINVAL, "the engine describes no model");
+	if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
+		return kv_fail(KVMOD_EINVAL, "the model has %u layers, expected 1 to %u", m->n_layers,
+			       MAX_LAYERS);
+	if (m->n_kv_heads == 0 || m->n_q_heads == 0 || m->n_q_heads % m->n_kv_heads != 0 ||
+	    m->n_q_heads > MAX_HEADS)
+		return kv_fail(KVMOD_EINVAL, "the model has %u query heads on %u KV heads, expected a "
+			       "multiple, at most %u", m->n_q_heads, m->n_kv_heads, MAX_HEADS);
+	if (m->head_dim == 0 || m->head_dim > MAX_HEAD_DIM)
+		return kv_fail(KVMOD_EINVAL, "the model has a head_dim of %u, expected 1 to %u",
+			       m->head_dim, MAX_HEAD_DIM);
+	if (m->n_vocab == 0 || m->n_vocab > INT32_MAX)
+		return kv_fail(KVMOD_EINVAL, "the model has a vocabulary of %u tokens, expected 1 to %d",
+			       m->n_vocab, INT32_MAX);
+	if (KVMOD_HAS(m, n_device_layers) && m->n_device_layers > m->n_layers)
+		return kv_fail(KVMOD_EINVAL, "the model has %u layers on a device, but only %u in all",
+			       m->n_device_layers, m->n_layers);
+	return KVMOD_OK;
+}

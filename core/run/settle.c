@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Settling: what becomes of a plan after the policy was asked. Whatever a policy
+ * does wrong ends in the same place: the segment stays whole, one line is logged, a
+ * counter counts.
+ */
+#include "core/modules/call.h"
+#include "core/run/decide.h"
+
+static void keep_whole(struct kvmod_keep *keep, int status)
+{
+	keep->kind = KVMOD_KEEP_ALL;
+	keep->status = status;
+}
+
+/* --- counters ----------------------------------------------------------------------- */
+
+static uint64_t row_bytes(const struct kvmod_segment *s, const struct kvmod_head *head)
+{
+	return kvmod_row_bytes(head->k.type, s->head_dim) + kvmod_row_bytes(head->v.type, s->head_dim);
+}
+
+static void count_segment(struct kvmod_policy *p, const struct kvmod_request *r,
+			  const struct kvmod_plan *plan, uint32_t i)
+{
+	const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+	p->counters.segments++;
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		const struct kvmod_head *head = kvmod_head_at(s, g);
+		uint64_t kept = kvmod_plan_count(r, plan, i, g);
+
+		p->counters.positions_seen += kvmod_tokens_seen(s);
+		p->counters.positions_kept += kept;
+		p->counters.bytes_freed += (head->n - kept) * row_bytes(s, head);
+	}
+}
+
+/* --- the answer ---------------------------------------------------------------------- */
+
+/* Why keep i cannot be applied, or KVMOD_OK. */
+static int judge(struct kvmod_policy *p, const struct kvmod_request *r, struct kvmod_plan *plan,
+		 uint32_t i)
+{
+	struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+	int err = kv_handed_take(&p->handed, i, keep);
+
+	if (err == KVMOD_OK && keep->status != KVMOD_OK)
+		return kv_is_code(keep->status) ? keep->status :
+		       kv_fail(KVMOD_EINVAL, "the keep's status is %d, expected 0 or a KVMOD_E code",
+			       (int)keep->status);
+	if (err == KVMOD_OK)
+		err = kvmod_plan_check(r, plan, i, p->ops->flags);
+	p->counters.failed_plans += err != KVMOD_OK;
+	return err;
+}
+
+void kv_settle(struct kvmod_policy *p, const struct kvmod_request *r, struct kvmod_plan *plan)
+{
+	char first[512] = "";
+	uint32_t n_failed = 0;
+
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		int err = judge(p, r, plan, i);
+
+		if (err != KVMOD_OK) {
+			if (n_failed++ == 0)
+				snprintf(first, sizeof(first), "layer %u: %s",
+					 kvmod_segment_at(r, i)->layer,
+					 *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+			keep_whole(kvmod_keep_at(plan, i), err);
+		}
+		count_segment(p, r, plan, i);
+	}
+	plan->flags = kv_plan_flags(r, plan, p->ops->flags);
+	p->counters.failed_segments += n_failed;
+	if (n_failed > 0)
+		kv_log(p->ctx, KVMOD_ERROR, "policy %s: %s; %u of %u segments stay whole",
+		       p->ops->name, first, n_failed, plan->n_keeps);
+}
+
+int kv_refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
+{
+	kv_failed(err, "policy", p->ops->name);
+	kv_log(p->ctx, KVMOD_ERROR, "%s; the cache stays whole", kvmod_error());
+	p->counters.failed_calls++;
+	p->counters.failed_segments += plan->n_keeps;
+	plan->flags = 0;
+	for (uint32_t i = 0; i < plan->n_keeps; i++)
+		keep_whole(kvmod_keep_at(plan, i), err);
+	return err;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Compaction of rows in device memory: many gathers, K and V of all segments, in
+ * one launch. As with a decision (refreekv.h), the caller prepares, copies the
+ * table to the device on the same stream, and launches.
+ */
+#ifndef KV_CUDA_GATHER_GATHER_H
+#define KV_CUDA_GATHER_GATHER_H
+
+#include <kvmod/device.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct kv_gather_job {
+	uint32_t n_gathers, n_tiles;
+	uint32_t n_spans, in_place;	/* in_place: some gather's source and target overlap */
+	uint64_t n_indices;
+	size_t table_bytes;
+};
+
+/*
+ * Gathers follow each other at `stride` bytes; their spans and indices are on the
+ * host. Two neighbours that name the same array, as K and V do, share it on the
+ * device. KVMOD_EINVAL if a row would move away from the front where source and
+ * target overlap.
+ */
+int kv_cuda_gather_prepare(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
+			   struct kv_gather_job *job);
+/*
+ * How many of the first gathers have lists of n_indices together or little more, and
+ * all that share one: what may be a launch of its own, so that the GPU moves rows
+ * while the host goes on to the next lists.
+ */
+uint32_t kv_cuda_gather_part(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
+			     uint64_t n_indices);
+void kv_cuda_gather_table(const struct kv_gather_job *job, const struct kvmod_gather *gathers,
+			  uint32_t stride, void *table);
+int kv_cuda_gather(const struct kv_gather_job *job, void *table, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The cache of one layer: its rows, and the rotation of its keys. */
+#ifndef KVMOD_GGML_CACHE_H
+#define KVMOD_GGML_CACHE_H
+
+#include "memory.h"
+
+/*
+ * How many decoded tokens caches and graphs have room for at least. A GPU gets a whole
+ * recorded graph at once: it pays to record seldom.
+ */
+static inline uint32_t gg_ahead(const struct gg_gpu *gpu)
+{
+	return gpu->handle ? GG_PAD : 1;
+}
+
+/*
+ * The oldest rows of each head, whose keys are rotated anew whenever the gap behind them
+ * closes. These keys are kept as they are before RoPE, so that no error accumulates.
+ * phases.c says what a row's place is.
+ */
+struct gg_sinks {
+	uint32_t room;			/* rows a head; 0: this cache has no sinks */
+	uint32_t *n;			/* [n_kv_heads]: rows in use */
+	int32_t *places;		/* [n_kv_heads][room] */
+	struct gg_memory keys;		/* F32 [n_kv_heads][room][head_dim] */
+	bool moved;			/* since the cache's own keys were rotated */
+};
+
+/*
+ * K and V of one layer: head_dim-wide rows, KV heads end to end. Head g has the
+ * rows first[g] .. first[g + 1] - 1, of which the first n[g] are in use.
+ */
+struct gg_cache {
+	struct gg_memory k, v;
+	uint32_t *n;			/* [n_kv_heads] */
+	uint32_t *first;		/* [n_kv_heads + 1], multiples of GG_PAD */
+	int32_t *positions;		/* of each row; NULL: 0, 1, ... in every head */
+	int32_t base;			/* the sequence's, when these keys were rotated */
+	struct gg_sinks sinks;
+};
+
+/* --- rows (cache.c) ---------------------------------------------------------------- */
+
+/* The first n of the rows that spans or indices name; both NULL: of all rows. */
+struct gg_pick {
+	uint32_t n;
+	uint32_t n_spans;
+	const struct kvmod_span *spans;
+	const uint32_t *indices;
+};
+
+/* Drops rows from `limit` on. */
+void gg_pick_before(struct gg_pick *pick, uint32_t limit);
+size_t gg_row_bytes(const struct gg_engine *engine);
+/*
+ * Overwrites *to with a copy of the picked rows of `from` (one pick for each head; from
+ * NULL: of no rows) that has room for at least `room` more rows a head. The copy's
+ * sequence is `logical` tokens long.
+ */
+int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+		      const struct gg_cache *from, const struct gg_pick *picks,
+		      uint64_t logical, uint32_t room);
+void gg_cache_free(struct gg_cache *cache);
+/* Do all heads have one length, so that one attention node serves them? */
+bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache);
+
+/* --- sinks (phases.c) ---------------------------------------------------------------- */
+
+/* Overwrites *sinks; all is zero. False: there is not enough memory. */
+bool gg_sinks_new(struct gg_engine *engine, enum gg_side side, struct gg_sinks *sinks, uint32_t room);
+void gg_sinks_free(struct gg_sinks *sinks);
+/* Moves the first n rows of each head up to the row behind them, or to `logical`. */
+int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
+		     uint32_t n, uint64_t logical);
+/* Positions >= logical were dropped: the places of the sinks that are left must be below it. */
+void gg_sinks_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical);
+
+/* --- rotating keys (rotate.c) ---------------------------------------------------------- */
+
+/* Which keys are rotated, and where they go. */
+enum gg_rotation_kind {
+	GG_ROTATE_TO_SINKS,		/* a cache's first rows: back, to its sinks */
+	GG_ROTATE_SINKS,		/* the sinks: to the cache, each to its phase */
+	GG_ROTATE_REST			/* the cache's other rows, in place */
+};
+
+struct gg_rotation {
+	enum gg_rotation_kind kind;
+	struct gg_cache *cache;
+	int32_t base;			/* of the sequence */
+	uint32_t n;			/* rows */
+	struct ggml_tensor *from, *to, *by;	/* row numbers, and the distance of each row */
+};
+
+/* Runs rotations on one side, all or none. The caller fills in kind, cache, base and n. */
+int32_t gg_rotate(struct gg_engine *engine, enum gg_side side, struct gg_rotation *rotations, uint32_t n);
+
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The graph of one pass: what it was built for, its inputs, and running it. */
+#ifndef KVMOD_GGML_GRAPH_H
+#define KVMOD_GGML_GRAPH_H
+
+#include "sequence.h"
+
+/* New tokens of one sequence in one pass. */
+struct gg_slot {
+	struct kvmod_seq *seq;
+	const int32_t *tokens;
+	uint32_t n_tokens;
+	uint32_t n_logits;		/* wanted, of the last tokens */
+	uint32_t n_queries;		/* collected, of the last tokens */
+	float *logits;
+};
+
+/* An input of the graph: filled on the host, and copied to the GPU if layers run there. */
+struct gg_input {
+	struct ggml_tensor *on[GG_N_SIDES];
+	size_t offset;			/* in the memory of gg_feed */
+};
+
+/* The memory of a graph's inputs: first what every pass fills anew, then masks. */
+struct gg_feed {
+	struct gg_memory memory[GG_N_SIDES];
+	struct ggml_tensor *all;	/* the GPU's memory, as bytes */
+	size_t small, bytes;		/* masks begin at `small` */
+	bool fresh;			/* no input is on the GPU yet */
+	ggml_backend_event_t sent;	/* the GPU has what was sent last; NULL: not known */
+};
+
+/* Several tokens: the mask of all heads that had n positions when the graph was built. */
+struct gg_mask {
+	uint32_t n;
+	struct gg_input in;		/* [padded length][n_tokens] */
+};
+
+/*
+ * One token: row r, zeros up to `base` + r and then minus infinity, holds the masks of all
+ * heads whose n leaves the remainder r when divided by GG_MASK_ROWS. A head's mask begins n
+ * zeros before the end of the zeros, and is as long as the graph serves: all heads grow alike.
+ */
+#define GG_MASK_ROWS	8u		/* so that masks begin at multiples of 16 bytes */
+struct gg_decode_masks {
+	struct gg_input in;		/* [length][GG_MASK_ROWS] */
+	uint32_t base, length;
+	uint32_t used;			/* bits: rows that a head needs */
+	uint32_t shown;			/* zeros added since the graph was built */
+};
+
+struct gg_slot_inputs {
+	struct gg_input cache_rows;	/* [n_layers][n_tokens * n_kv_heads]: cache rows to write */
+	struct gg_input query_rows;	/* [n_queries]: where collected queries go */
+	struct gg_mask *masks;
+	uint32_t n_masks;
+	struct gg_decode_masks decode;
+};
+
+/* What a graph was built for: slots of equal shape can use it again. */
+struct gg_shape {
+	uint64_t version;
+	uint64_t logical;		/* when it was built */
+	uint64_t limit;			/* the largest logical length that it serves */
+	uint32_t n_tokens, n_logits, n_queries;
+};
+
+struct gg_graph {
+	void *arena;			/* of context: kept, so that nodes keep their addresses */
+	size_t arena_bytes;
+	struct ggml_context *context;
+	struct ggml_cgraph *nodes;
+	uint64_t topology;		/* equal numbers: the same nodes, but for lengths */
+	ggml_gallocr_t memory;		/* that the nodes run in, where all are on the host */
+	ggml_backend_sched_t sched;	/* the same where there is a GPU */
+	uint64_t planned;		/* the topology that sched's memory is for */
+	uint32_t n_slots;
+	struct gg_shape *shapes;	/* [n_slots] */
+	struct gg_slot_inputs *slots;	/* [n_slots] */
+	struct gg_feed feed;
+	struct gg_input embeddings, positions, outputs;
+	struct gg_input key_positions;	/* positions, repeated for each KV head */
+	struct ggml_tensor *logits;
+	struct gg_memory shared_logits;	/* that the GPU writes by itself */
+};
+
+/* --- building (graph.c) ---------------------------------------------------------------------- */
+
+/* Makes the engine's graph serve these slots: builds it anew only if the last one does not fit. */
+int32_t gg_graph_get(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+void gg_graph_free(struct gg_graph *graph);
+
+/* --- inputs (inputs.c) ------------------------------------------------------------------------- */
+
+/* Rows that a head attends to: its positions, and room for tokens to come. */
+uint32_t gg_attended(const struct gg_engine *engine, const struct gg_slot *slot,
+		     const struct gg_cache *cache, uint32_t head);
+/* Declares the inputs of a graph whose context exists, and allocates their memory. */
+bool gg_feed_new(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+/* The mask for heads of slot i that have n positions, `length` long. */
+struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n, uint32_t length,
+				 enum gg_side side);
+void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+
+/* --- running (compute.c, step.c) ------------------------------------------------------------------ */
+
+/* Allocates memory for the nodes of a graph that was built; false: there is not enough. */
+bool gg_graph_plan(struct gg_engine *engine, struct gg_graph *graph);
+/* Starts the graph; a GPU may still work on it on return. */
+int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph);
+/* Waits for the logits, and hands them out. */
+int32_t gg_graph_logits(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+int32_t gg_step(void *self, const struct kvmod_batch *batch);
+/* Runs n tokens of a sequence; logits of the last n_logits go to logits. */
+int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
+		      uint32_t n, float *logits, uint32_t n_logits);
+
+#endif

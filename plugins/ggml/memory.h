@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory for caches, queries and graphs, on the host or on the GPU. */
+#ifndef KVMOD_GGML_MEMORY_H
+#define KVMOD_GGML_MEMORY_H
+
+#include "plugins/gguf/engine.h"
+
+/* An allocation of its own, so that freeing it returns it to the system. */
+struct gg_memory {
+	void *address;			/* on the side that it was made for */
+	size_t bytes;
+	ggml_backend_buffer_t buffer;
+	bool mapped;
+};
+
+/* Overwrites *memory; all bytes are zero. False: there is not that much. */
+bool gg_memory_new(struct gg_engine *engine, struct gg_memory *memory, enum gg_side side, size_t bytes);
+/* On the host, where the GPU can fetch it by itself. */
+bool gg_memory_new_shared(struct gg_engine *engine, struct gg_memory *memory, size_t bytes);
+void gg_memory_free(struct gg_memory *memory);
+
+#endif

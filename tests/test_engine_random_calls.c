@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Random walks: prompts, some of them cancelled, cuts whose gaps close, truncates, forks,
+ * replays and batches, on a model of one layer. There a cached row depends on its token
+ * and its place alone, so each answer must be that of a new sequence of what is cached.
+ */
+#include "tests/engine_host.h"
+#include "tests/tiny_model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CONTEXT		64	/* so that keys are turned back often */
+#define LONGEST		4000	/* tokens that a walk runs at most */
+#define STEPS		200
+#define PROMPT		30
+#define WALKERS		3
+#define NEAR		1e-4
+
+/* A sequence, and the tokens that are left of it, with their positions. */
+struct walker {
+	struct kvmod_seq *seq;
+	int32_t tokens[LONGEST], positions[LONGEST];
+	uint32_t n;
+	uint64_t logical;
+};
+
+static struct gg_engine *engine;
+static struct walker walkers[WALKERS];
+static unsigned n_walkers;
+static uint64_t state;
+static float logits[PROMPT * TINY_VOCAB], expected[PROMPT * TINY_VOCAB];
+
+static uint32_t draw(uint32_t below)
+{
+	state = state * 6364136223846793005u + 1442695040888963407u;
+	return (uint32_t)(state >> 33) % below;
+}
+
+static void note(struct walker *w, const int32_t *tokens, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		w->tokens[w->n] = tokens[i];
+		w->positions[w->n++] = (int32_t)w->logical++;
+	}
+}
+
+static void as_new(const struct walker *w, const float *got, uint32_t n)
+{
+	struct kvmod_seq *seq = test_seq(engine);
+
+	test_run(seq, w->tokens, w->n, expected, n);
+	test_near(got, expected, (size_t)n * TINY_VOCAB, NEAR);
+	gg_seq_close(engine, seq);
+}
+
+static void as_noted(const struct walker *w)
+{
+	ck_assert_uint_eq(w->seq->logical, w->logical);
+	ck_assert_uint_eq(w->seq->caches[0].n[0], w->n);
+	ck_assert_uint_eq(gg_seq_extent(w->seq), w->n);
+}
+
+static void cancel(void *arg, uint64_t done)
+{
+	(void)done;
+	if (arg)
+		gg_engine_ops.cancel(engine);
+}
+
+/* What is cancelled has never been. */
+static void prompt(struct walker *w)
+{
+	uint32_t room = (uint32_t)gg_seq_room(engine, w->seq), n = 1 + draw(PROMPT);
+	int32_t tokens[PROMPT];
+	struct kvmod_batch_item item = {
+		.size = sizeof(item), .seq = w->seq, .tokens = tokens, .logits = logits,
+	};
+	struct kvmod_batch batch = {
+		.size = sizeof(batch), .n_items = 1, .item_stride = sizeof(item), .items = &item,
+		.progress = cancel,
+	};
+	int32_t code;
+
+	n = n < room ? n : room;
+	if (!n)
+		return;
+	for (uint32_t i = 0; i < n; i++)
+		tokens[i] = (int32_t)draw(TINY_VOCAB);
+	item.n_tokens = item.n_logits = n;
+	/* After its first pass of eight: something is left to be cancelled. */
+	batch.progress_arg = n > 8 && draw(4) == 0 ? w : NULL;
+	code = gg_step(engine, &batch);
+	ck_assert_int_eq(code, batch.progress_arg ? KVMOD_ECANCELED : KVMOD_OK);
+	if (code)
+		return;
+	note(w, tokens, n);
+	as_new(w, logits, n);
+}
+
+static void cut(struct walker *w)
+{
+	uint32_t sinks = draw(8), newest = 1 + draw(20);
+
+	test_apply(w->seq, test_plan_ends(w->seq, sinks, newest));
+	if (w->n <= sinks + newest)
+		return;
+	memmove(w->tokens + sinks, w->tokens + w->n - newest, newest * sizeof(*w->tokens));
+	memmove(w->positions + sinks, w->positions + w->n - newest, newest * sizeof(*w->positions));
+	w->n = sinks + newest;
+}
+
+static void forget(struct walker *w)
+{
+	uint32_t most = draw(5) && w->logical > 20 ? 20 : (uint32_t)w->logical;
+	uint64_t left = most ? w->logical - draw(most) : 0;
+
+	ck_assert_int_eq(gg_seq_truncate(engine, w->seq, left), KVMOD_OK);
+	while (w->n && (uint64_t)w->positions[w->n - 1] >= left)
+		w->n--;
+	w->logical = left;
+}
+
+static void come_or_go(const struct walker *from)
+{
+	struct walker *w;
+
+	if (n_walkers == WALKERS) {
+		gg_seq_close(engine, walkers[--n_walkers].seq);
+		return;
+	}
+	w = &walkers[n_walkers++];
+	*w = *from;
+	w->seq = test_fork(from->seq);
+}
+
+/* A figure, or no room for it; the sequence is the same after it. */
+static void replay(struct walker *w)
+{
+	uint32_t sinks = 1 + draw(5), newest = 2 + draw(5);
+	struct kvmod_request request = { .size = sizeof(request) };
+	struct kvmod_plan *plan;
+	double loss = NAN;
+	int32_t code;
+
+	if (w->n <= sinks + newest)
+		return;
+	plan = test_plan_ends(w->seq, sinks, newest);
+	ck_assert(!gg_request(engine, w->seq, &request));
+	code = request.replay(&request, plan, 1 + draw(w->n - 1), &loss);
+	ck_assert_msg(code == KVMOD_OK || code == KVMOD_ERANGE, "%s", test_engine_error());
+	ck_assert(code || (isfinite(loss) && loss >= -1e-6));
+	kvmod_plan_free(plan);
+}
+
+/* One token of each, if all have room; else of none. */
+static void all_at_once(void)
+{
+	struct kvmod_batch_item items[WALKERS];
+	struct kvmod_batch batch = {
+		.size = sizeof(batch), .n_items = n_walkers, .item_stride = sizeof(*items), .items = items,
+	};
+	int32_t tokens[WALKERS], code = KVMOD_OK;
+
+	for (unsigned i = 0; i < n_walkers; i++) {
+		tokens[i] = (int32_t)draw(TINY_VOCAB);
+		items[i] = (struct kvmod_batch_item){
+			.size = sizeof(*items), .seq = walkers[i].seq, .n_tokens = 1, .tokens = &tokens[i],
+			.logits = logits + (size_t)i * TINY_VOCAB, .n_logits = 1,
+		};
+		if (!gg_seq_room(engine, walkers[i].seq))
+			code = KVMOD_ERANGE;
+	}
+	ck_assert_int_eq(gg_step(engine, &batch), code);
+	for (unsigned i = 0; i < n_walkers && !code; i++) {
+		note(&walkers[i], &tokens[i], 1);
+		as_new(&walkers[i], logits + (size_t)i * TINY_VOCAB, 1);
+	}
+}
+
+static void step(void)
+{
+	struct walker *w = &walkers[draw(n_walkers)];
+
+	switch (draw(12)) {
+	case 0:
+	case 1:
+		cut(w);
+		break;
+	case 2:
+		forget(w);
+		break;
+	case 3:
+		come_or_go(w);
+		break;
+	case 4:
+		replay(w);
+		break;
+	case 5:
+		all_at_once();
+		break;
+	default:
+		prompt(w);
+	}
+}
+
+START_TEST(walk)
+{
+	struct tiny_model spec = tiny_models[(unsigned)_i % n_tiny_models];
+	char *model;
+
+	spec.n_layers = 1;
+	model = tiny_model_write(&spec, TINY_GOOD);
+	engine = test_engine_open(&(struct test_engine_params){
+		.model = model, .type = GGML_TYPE_F32, .context = CONTEXT, .batch = 8 });
+	ck_assert_msg(engine, "%s", test_engine_error());
+	state = (uint64_t)_i * 7919 + 13;
+	walkers[0] = (struct walker){ .seq = test_seq(engine) };
+	n_walkers = 1;
+	for (int i = 0; i < STEPS; i++) {
+		step();
+		for (unsigned k = 0; k < n_walkers; k++)
+			as_noted(&walkers[k]);
+	}
+	while (n_walkers)
+		gg_seq_close(engine, walkers[--n_walkers].seq);
+	test_engine_close(engine);
+	unlink(model);
+	free(model);
+}
+END_TEST
+
+static void add_tests(TCase *tc)
+{
+	tcase_add_loop_test(tc, walk, 0, (int)(2 * n_tiny_models));
+}
+
+int main(void)
+{
+	return test_main("engine, random calls", add_tests);
+}
