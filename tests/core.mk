@@ -146,3 +146,9 @@ tests_test_scorer_SOURCES = tests/test_scorer.c
 tests_test_scorer_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scorer_LDFLAGS = $(UNIT_LINK)
 tests_test_scorer_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_toolkit
+tests_test_toolkit_SOURCES = tests/test_toolkit.c
+tests_test_toolkit_CPPFLAGS = $(TEST_CPPFLAGS) -DMODULES='"$(abs_top_builddir)/.libs"'
+tests_test_toolkit_LDFLAGS = $(UNIT_LINK)
+tests_test_toolkit_LDADD = libfixture.la libvectors.la $(TEST_LIBS)

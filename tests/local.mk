@@ -140,6 +140,7 @@ TESTS += tests/selftest.test.sh tests/toolkit.test.sh
 EXTRA_DIST += \
 	tests/selftest.test.sh \
 	tests/toolkit.test.sh \
+	tests/golden/knorm.txt \
 	tests/golden/policies.txt \
 	tests/golden/refreekv.txt \
 	tests/golden/second-turns.txt

@@ -4,6 +4,7 @@
  * hold for any cache.
  */
 #include <check.h>
+#undef fail			/* host->fail() is meant */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "core/testkit/vectors.h"
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
+#include "policies/cuda/params.h"
 #include "tests/simd_levels.h"
 #include "core/testkit/random.h"
 
@@ -591,6 +593,44 @@ START_TEST(random_draws)
 }
 END_TEST
 
+/* --- versions for a GPU -------------------------------------------------------------- */
+
+KVMOD_PARAMS(policy, gpu_adakv, ADAKV_PARAMS);
+KVMOD_PARAMS(policy, gpu_snapkv, SNAPKV_PARAMS);
+KVMOD_PARAMS(policy, gpu_topp, TOPP_PARAMS);
+
+static const struct {
+	const char *name;
+	const struct kvmod_param *params;
+	uint32_t n_params;
+} gpu_versions[] = {
+	{ "adakv", gpu_adakv_params, sizeof(gpu_adakv_params) / sizeof(*gpu_adakv_params) },
+	{ "snapkv", gpu_snapkv_params, sizeof(gpu_snapkv_params) / sizeof(*gpu_snapkv_params) },
+	{ "topp", gpu_topp_params, sizeof(gpu_topp_params) / sizeof(*gpu_topp_params) },
+};
+
+/* Word for word: the two share a section of the configuration. */
+START_TEST(parameters_on_a_gpu)
+{
+	struct kvmod_ctx *ctx = context(true);
+	struct kvmod_policy *policy = open_policy(ctx, gpu_versions[_i].name, "", &usual);
+	const struct kvmod_policy_ops *ops = kvmod_policy_ops(policy);
+
+	ck_assert_uint_eq(ops->n_params, gpu_versions[_i].n_params);
+	for (uint32_t i = 0; i < ops->n_params; i++) {
+		const struct kvmod_param *a = &ops->params[i], *b = &gpu_versions[_i].params[i];
+
+		ck_assert_str_eq(a->name, b->name);
+		ck_assert_uint_eq(a->type, b->type);
+		ck_assert_str_eq(a->def, b->def);
+		ck_assert_str_eq(a->range, b->range);
+		ck_assert_str_eq(a->help, b->help);
+	}
+	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+}
+END_TEST
+
 /* --- a host whose threads grow in number --------------------------------------------- */
 
 static struct kvmod_host growing;
@@ -682,6 +722,7 @@ int main(void)
 	tcase_add_loop_test(tcase, ragged_second_turn, 0, N_POLICIES);
 	tcase_add_test(tcase, streaming_stays_bounded);
 	tcase_add_test(tcase, random_draws);
+	tcase_add_loop_test(tcase, parameters_on_a_gpu, 0, 3);
 	tcase_add_loop_test(tcase, no_more_workers_than_scratch, 0, N_POLICIES);
 	suite_add_tcase(suite, tcase);
 	simd_say_missing();

@@ -69,16 +69,16 @@ static int32_t score_with_scratch(const void *self, const struct kvmod_task *hea
 #define NOTHING(P, owner) \
 	KVMOD_P_SINKS(P, owner, "0")
 
-KVMOD_SCORER_POLICY(by_head, struct kvmod_scorer, USUAL, "", KVMOD_ON_CPU, .score = score)
-KVMOD_SCORER_POLICY(by_layer, struct kvmod_scorer, USUAL, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(by_head, struct kvmod_scorer, USUAL, "", "cpu", .score = score)
+KVMOD_SCORER_POLICY(by_layer, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score, .select = KVMOD_PER_LAYER)
-KVMOD_SCORER_POLICY(by_request, struct kvmod_scorer, USUAL, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(by_request, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score_with_scratch, .select = KVMOD_PER_REQUEST, .floats = floats)
-KVMOD_SCORER_POLICY(by_level, struct kvmod_scorer, LEVEL, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(by_level, struct kvmod_scorer, LEVEL, "", "cpu",
 		    .score = score, .select = KVMOD_ABOVE_LEVEL)
-KVMOD_SCORER_POLICY(bare, struct kvmod_scorer, BARE, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(bare, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .select = KVMOD_PER_LAYER)
-KVMOD_SCORER_POLICY(bare_level, struct kvmod_scorer, BARE_LEVEL, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(bare_level, struct kvmod_scorer, BARE_LEVEL, "", "cpu",
 		    .score = score, .select = KVMOD_ABOVE_LEVEL)
 
 static void share(const void *self, uint64_t own, uint32_t n_heads, uint32_t *counts)
@@ -92,17 +92,17 @@ static void share(const void *self, uint64_t own, uint32_t n_heads, uint32_t *co
 	counts[1] = 1;
 }
 
-KVMOD_SCORER_POLICY(shared, struct kvmod_scorer, USUAL, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(shared, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score, .select = KVMOD_PER_LAYER, .share = share)
 
 /* What an author may have got wrong. */
-KVMOD_SCORER_POLICY(no_budget, struct kvmod_scorer, NOTHING, "", KVMOD_ON_CPU, .score = score)
-KVMOD_SCORER_POLICY(no_level, struct kvmod_scorer, USUAL, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(no_budget, struct kvmod_scorer, NOTHING, "", "cpu", .score = score)
+KVMOD_SCORER_POLICY(no_level, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score, .select = KVMOD_ABOVE_LEVEL)
-KVMOD_SCORER_POLICY(no_window, struct kvmod_scorer, BARE, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(no_window, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .rows = KVMOD_ROWS_OF_WINDOW)
-KVMOD_SCORER_POLICY(no_score, struct kvmod_scorer, BARE, "", KVMOD_ON_CPU, .what = KVMOD_NEED_K)
-KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, BARE, "", KVMOD_ON_CPU,
+KVMOD_SCORER_POLICY(no_score, struct kvmod_scorer, BARE, "", "cpu", .what = KVMOD_NEED_K)
+KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .select = 4)
 
 /* An author's own parameter, check and queries. */
@@ -125,7 +125,7 @@ static int32_t open_own(void *self, const struct kvmod_model *model)
 	return host->fail(host->ctx, KVMOD_EINVAL, "alpha is wrong");
 }
 
-KVMOD_SCORER_POLICY(own, struct own, OWN, "", KVMOD_ON_CPU, .score = score,
+KVMOD_SCORER_POLICY(own, struct own, OWN, "", "cpu", .score = score,
 		    .what = KVMOD_NEED_K | KVMOD_NEED_V, .rows = KVMOD_ROWS_OF_WINDOW,
 		    .open = open_own)
 
@@ -148,7 +148,9 @@ KVMOD_MODULE("scorers", "1", "Apache-2.0", "", "", 0, scorers_init, NULL);
 /* --- a request, a decision --------------------------------------------------------------- */
 
 static struct kvmod_head heads[LAYERS][HEADS];
+static const struct kvmod_head *head_list[LAYERS][HEADS];
 static struct kvmod_segment segments[LAYERS];
+static const struct kvmod_segment *segment_list[LAYERS];
 static struct kvmod_request request;
 
 static void setup(const float scores[LAYERS][HEADS][N])
@@ -160,16 +162,17 @@ static void setup(const float scores[LAYERS][HEADS][N])
 	for (uint32_t i = 0; i < LAYERS; i++) {
 		for (uint32_t g = 0; g < HEADS; g++)
 			heads[i][g] = (struct kvmod_head){ .size = sizeof(**heads), .n = N };
+		kvmod_list_heads(head_list[i], heads[i], HEADS);
 		segments[i] = (struct kvmod_segment){
 			.size = sizeof(*segments), .layer = i, .sequence = 1, .logical = N,
 			.n_q_heads = 2 * HEADS, .n_kv_heads = HEADS, .head_dim = 4,
-			.total_heads = HEADS, .scale = 0.5f, .head_stride = sizeof(**heads),
-			.heads = heads[i],
+			.total_heads = HEADS, .scale = 0.5f, .heads = head_list[i],
 		};
+		segment_list[i] = &segments[i];
 	}
 	request = (struct kvmod_request){
 		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
-		.n_segments = LAYERS, .segment_stride = sizeof(*segments), .segments = segments,
+		.n_segments = LAYERS, .segments = segment_list,
 	};
 }
 

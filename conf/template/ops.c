@@ -53,8 +53,8 @@ static const struct kvmod_policy_ops ops = {
 	.name = "@NAME@",
 	.description = "keeps the oldest, every so many-th and the newest positions",
 	.instance_size = sizeof(struct policy),
-	.params = @NAME@_params,
 	.n_params = sizeof(@NAME@_params) / sizeof(*@NAME@_params),
+	.params = @NAME@_params,
 	.compress = compress,
 };
 

@@ -40,6 +40,6 @@ static int32_t compress(void *self_, const struct kvmod_request *request, struct
 }
 
 KVMOD_POLICY(@NAME@, struct policy, PARAMS, "keeps the oldest and the newest positions", 0,
-	     KVMOD_ON_CPU, .compress = compress)
+	     "*", .compress = compress)
 KVMOD_MODULE("@NAME@", "0.1.0", "Apache-2.0", "@AUTHOR@",
 	     "keeps the oldest and the newest positions", 0, @NAME@_init, NULL);

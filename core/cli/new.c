@@ -257,7 +257,7 @@ const struct cli_command cli_new = {
 	.operands = "NAME",
 	.details =
 "A scorer says what each position is worth, and the toolkit does the rest; `spans` writes\n"
-"ranges of positions into the plan; `ops` is a bare table of calls without the toolkit.\n"
+"ranges of positions into the plan; `ops` has the calls of a policy, without the toolkit.\n"
 "In the new folder `make` builds the policy with the flags that pkg-config gives for the\n"
 "installed kvmod, and `make check` tests it. Its README.md has the command for a kvmod\n"
 "that is not installed. Existing files are never overwritten, and names that are taken\n"

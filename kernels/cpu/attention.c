@@ -167,17 +167,31 @@ void kv_attention_scan(const struct kv_attention *a, uint32_t part, uint32_t beg
 
 /* --- totals ------------------------------------------------------------------------ */
 
+/* A model's attention sink takes part in each softmax, and gets what it is paid. */
+static const float *sink_of(const struct kv_attention *a, uint32_t query)
+{
+	const struct kvmod_segment *s = a->segment;
+
+	return KVMOD_HAS(s, sink_logits) && s->sink_logits ?
+	       s->sink_logits + a->g * a->group + query % a->group : NULL;
+}
+
 /* A row that sees nothing pays nothing. */
 static int total(const struct kv_attention *a, uint32_t query)
 {
 	const struct kv_cpu_ops *ops = kv_cpu_ops();
 	float *max = a->max + (size_t)query * a->n_parts, *sum = a->sum + (size_t)query * a->n_parts;
+	const float *sink = sink_of(a, query);
 	float query_max = ops->max(max, a->n_parts);
 	double query_sum = 0;
 
 	if (a->sees[query / a->group] == 0) {
 		a->query_max[query] = a->query_weight[query] = 0;
 		return 0;
+	}
+	if (sink) {
+		query_max = *sink > query_max ? *sink : query_max;
+		query_sum = exp((double)*sink - query_max);
 	}
 	ops->exp_scale(max, a->n_parts, query_max, 1);
 	for (uint32_t part = 0; part < a->n_parts; part++)

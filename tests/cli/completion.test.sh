@@ -59,6 +59,8 @@ completes info topp
 echo topp | out
 completes list pol
 echo policies | out
+completes new --kind s
+printf 'scorer\nspans\n' | out
 mkdir "$tmp/files"
 : >"$tmp/files/prompt.txt"
 completes run -f "$tmp/files/pro"

@@ -45,7 +45,8 @@ check_LTLIBRARIES += \
 	tests/modules/probed.la \
 	tests/modules/older.la \
 	tests/modules/policies.la \
-	tests/modules/taken.la
+	tests/modules/taken.la \
+	tests/modules/wants.la
 endif
 
 tests_modules_good_la_SOURCES = tests/modules/module.c
@@ -149,6 +150,10 @@ tests_modules_constructs_la_SOURCES = tests/modules/module.c
 tests_modules_constructs_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"constructs"' \
 	-DTEST_POLICY=constructs -DTEST_CONSTRUCTOR
 tests_modules_constructs_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_wants_la_SOURCES = tests/modules/module.c
+tests_modules_wants_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"wants"' -DTEST_POLICY=wants \
+	-DTEST_CONSTRUCTOR -DTEST_USES='"kvmod.nosuch/9"'
+tests_modules_wants_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_resident_la_SOURCES = tests/modules/module.c
 tests_modules_resident_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"resident"' -DTEST_POLICY=resident -DTEST_FLAGS=KVMOD_MODULE_RESIDENT
 tests_modules_resident_la_LDFLAGS = $(TEST_MODULE_LINK)

@@ -201,6 +201,9 @@ extern KVMOD_EXPORT const int *const anchored;
 const int *const anchored = &anchor;
 #endif
 
+#ifdef TEST_USES
+KVMOD_USES(test, TEST_USES);
+#endif
 #ifndef TEST_NO_MODULE
 KVMOD_MODULE(TEST_NAME, "1.0", TEST_LICENSE, "The kvmod authors", "for tests", TEST_FLAGS,
 	     init, NULL);

@@ -66,7 +66,10 @@ struct kvmod_host {
 	void (*parallel)(void *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg);
 	uint32_t (*n_threads)(void *ctx);	/* that parallel() uses at most */
 
-	/* What comes later: a table by name, "kvmod.x/1", or NULL. [any thread] */
+	/*
+	 * An extension: a table by name, such as kvmod/toolkit.h's "kvmod.toolkit/1", or
+	 * NULL. [any thread]
+	 */
 	const void *(*get_extension)(void *ctx, const char *name);
 
 	/*
@@ -250,9 +253,9 @@ struct kvmod_module {
 #define KVMOD_RUNS_ON(owner, devices) \
 	KVMOD_INFO_STRING(on_##owner, "on=" #owner "\t" devices)
 /*
- * An extension of the host that a module does without in no case:
- * KVMOD_USES(toolkit, "kvmod.toolkit/1"). Where the host has no such table the module
- * is refused before it runs. `tag` makes the string's C name unique in the file.
+ * An extension of the host that the module needs: KVMOD_USES(toolkit, "kvmod.toolkit/1").
+ * A host without that table refuses the module, and does not run it. `tag` makes the
+ * string's C name unique in the file.
  */
 #define KVMOD_USES(tag, extension) KVMOD_INFO_STRING(uses_##tag, "uses=" extension)
 /*

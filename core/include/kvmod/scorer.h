@@ -52,8 +52,8 @@ struct kvmod_scorer {
 /* The standard parameters, each with the author's default. */
 #define KVMOD_P_BUDGET(P, owner, def) \
 	P(owner, struct kvmod_scorer, budget, AMOUNT, def, "0..", \
-	  "positions kept by a KV head (in the mean, if heads share), sinks and window " \
-	  "included: a fraction of the tokens seen, or a count")
+	  "positions kept by a KV head, in the mean where heads share: a fraction of the " \
+	  "tokens seen, or a count")
 #define KVMOD_P_SINKS(P, owner, def) \
 	P(owner, struct kvmod_scorer, sinks, INT, def, "0..1024", \
 	  "oldest positions, always kept")

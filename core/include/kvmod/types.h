@@ -10,8 +10,8 @@
  *    host makes thousands of them for one call (gathers, batch items) they lie one
  *    after the other, and a stride says how far apart.
  *  - Some structs stand in others by value, or in plain arrays: kvmod_view,
- *    kvmod_span, kvmod_amount, kvmod_list, kvmod_param, kvmod_message, kvmod_bytes
- *    and kvmod_instance. They are frozen: they never grow within this ABI major,
+ *    kvmod_span, kvmod_amount, kvmod_list, kvmod_param, kvmod_message, kvmod_bytes,
+ *    kvmod_instance and kvmod_scorer. They are frozen: they never grow within this ABI major,
  *    and so need no size to grow by.
  *  - Fields are appended, never moved, and never change meaning.
  *  - Fixed-width integers, no enum members, no bit-fields, no C++ types, no
