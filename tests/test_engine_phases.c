@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Gaps that are closed: streams of any length, against libllama, which moves its newer
- * tokens back where the engine turns the oldest forward. To RoPE that is the same.
+ * Closing gaps: compares streams of any length with libllama, which moves newer tokens back
+ * where the engine rotates the oldest forward. For RoPE the two are the same.
  */
 #include "tests/engine_host.h"
 #include "tests/shifted.h"

@@ -281,7 +281,7 @@ static int32_t settle_sides(struct kvmod_seq *seq)
 
 /*
  * Without memory to rotate keys, a base that was to rise may stay: larger angles are less
- * precise, but correct. That fails once sinks have moved or one side has been rotated.
+ * precise, but correct. It cannot stay once sinks have moved or one side has been rotated.
  */
 static bool stays(struct kvmod_seq *seq, int32_t old)
 {
