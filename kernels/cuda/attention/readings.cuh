@@ -259,13 +259,14 @@ static __device__ void kv_total(const struct kv_attention &p, uint32_t task, uin
 static __device__ void kv_totals(const struct kv_attention &p)
 {
 	uint32_t step = gridDim.x * KV_WARPS, per_task = p.group * p.rows;
+	bool mean = p.averages;
 
 	for (uint64_t i = blockIdx.x * KV_WARPS + threadIdx.x / 32; i < (uint64_t)p.n_tasks * per_task; i += step) {
 		uint32_t task = i / per_task, query = i % per_task;
 		uint32_t n_rows = p.tasks[task].n_rows;
 
 		if (p.tasks[task].n_tiles && query < p.group * n_rows)
-			kv_total(p, task, query, p.averages ? 1.f / ((float)n_rows * p.group) : 1);
+			kv_total(p, task, query, mean ? 1.f / ((float)n_rows * p.group) : 1);
 	}
 }
 
