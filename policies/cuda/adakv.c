@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* AdaKV on a GPU. */
+/* AdaKV on a GPU: a rule over the kernels' attention (kernels/cuda/attend). */
 #include "policies/adakv.h"
 
 #include "kernels/cuda/attend/attend.h"
