@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <kvmod/toolkit.h>
+
 #include "core/testkit/vectors.h"
 #include "tests/cuda/attention.h"
 #include "tests/cuda/checks.h"
