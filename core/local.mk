@@ -12,51 +12,70 @@ pkgconfig_DATA = core/kvmod.pc
 
 lib_LTLIBRARIES += libkvmod.la
 libkvmod_la_SOURCES = \
-	core/catalog.c \
-	core/check.c \
-	core/child.h \
-	core/config.c \
-	core/context.c \
-	core/decide.c \
-	core/device.c \
-	core/dlfile.c \
-	core/effective.c \
-	core/elffile.c \
-	core/elffile.h \
-	core/engine.c \
-	core/entries.c \
-	core/fullkv.c \
-	core/host.c \
-	core/ini.c \
-	core/internal.h \
-	core/loader.c \
-	core/log.c \
-	core/modinfo.c \
-	core/names.c \
-	core/names.h \
-	core/needed.c \
-	core/param.c \
-	core/params.c \
-	core/parts.h \
-	core/paths.c \
-	core/pile.c \
-	core/plan.c \
-	core/policy.c \
-	core/policy.h \
-	core/pool.c \
-	core/probe.c \
-	core/provider.c \
-	core/registry.c \
-	core/regular.h \
-	core/sections.c \
-	core/session.c \
-	core/staging.c \
-	core/trial.c \
-	core/trust.c
+	core/base/child.h \
+	core/base/context.h \
+	core/base/log.c \
+	core/base/log.h \
+	core/base/memory.c \
+	core/base/memory.h \
+	core/base/names.c \
+	core/base/names.h \
+	core/base/regular.h \
+	core/base/threads.c \
+	core/base/threads.h \
+	core/config/entries.c \
+	core/config/entries.h \
+	core/config/fill.c \
+	core/config/ini.c \
+	core/config/owners.c \
+	core/config/paths.c \
+	core/config/paths.h \
+	core/config/read.c \
+	core/config/values.c \
+	core/config/values.h \
+	core/modules/catalog.c \
+	core/modules/catalog.h \
+	core/modules/configure.c \
+	core/modules/context.c \
+	core/modules/device.c \
+	core/modules/device.h \
+	core/modules/dlfile.c \
+	core/modules/effective.c \
+	core/modules/elffile.c \
+	core/modules/elffile.h \
+	core/modules/find.c \
+	core/modules/host.c \
+	core/modules/instance.c \
+	core/modules/loader.c \
+	core/modules/loader.h \
+	core/modules/modinfo.c \
+	core/modules/modinfo.h \
+	core/modules/needed.c \
+	core/modules/registry.c \
+	core/modules/registry.h \
+	core/modules/sections.c \
+	core/modules/trust.c \
+	core/run/buffer.c \
+	core/run/builtin.c \
+	core/run/builtin.h \
+	core/run/cpu.c \
+	core/run/decide.c \
+	core/run/engine.c \
+	core/run/engine.h \
+	core/run/fullkv.c \
+	core/run/plan.c \
+	core/run/policy.c \
+	core/run/policy.h \
+	core/run/session.c \
+	core/run/staging.c \
+	core/check/check.c \
+	core/check/check.h \
+	core/check/probe.c \
+	core/check/trial.c
 nodist_libkvmod_la_SOURCES = core/dirs.h
 libkvmod_la_CPPFLAGS = $(AM_CPPFLAGS) $(INIH_CFLAGS) $(ELF_CFLAGS)
 libkvmod_la_LIBADD = libkernels.la $(INIH_LIBS) $(ELF_LIBS)
-libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 0:0:0 -no-undefined \
+libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 1:0:0 -no-undefined \
 	-Wl,--version-script=$(srcdir)/core/libkvmod.map
 libkvmod_la_DEPENDENCIES = libkernels.la core/libkvmod.map
 EXTRA_DIST += core/libkvmod.map
@@ -74,7 +93,8 @@ always:
 .PHONY: always
 # For `make libkvmod.la` in a fresh tree. Automake would take the name itself for
 # a rule in the place of its own.
-includes_dirs = core/libkvmod_la-paths.lo
+includes_dirs = core/config/libkvmod_la-paths.lo
 $(includes_dirs): core/dirs.h
 
+include $(srcdir)/core/testkit/local.mk
 include $(srcdir)/core/cli/local.mk

@@ -6,7 +6,7 @@ check_LTLIBRARIES += libtest_engine.la
 endif
 libtest_engine_la_SOURCES = tests/engine_host.c tests/engine_host.h \
 	tests/edited_model.c tests/edited_model.h tests/gguf_edit.c tests/gguf_edit.h tests/oracle.c tests/oracle.h \
-	tests/random.c tests/random.h tests/tiny_model.c tests/tiny_model.h
+	core/testkit/random.c core/testkit/random.h tests/tiny_model.c tests/tiny_model.h
 libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libengine_llama.la libgguf_models.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
@@ -57,7 +57,7 @@ tests_test_engine_rotations_SOURCES = tests/test_engine_rotations.c
 tests_test_engine_rotations_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_rotations_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 # Loads the module, as the core does.
-tests_test_engine_llama_SOURCES = tests/test_engine_llama.c tests/random.c tests/random.h \
+tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.c core/testkit/random.h \
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
@@ -115,7 +115,7 @@ tests_test_engine_threads_LDADD = libtest_engine.la $(GGML_LIBS)
 
 # Writes models to measure with.
 check_PROGRAMS += tests/random_model
-tests_random_model_SOURCES = tests/random_model.c tests/random.c tests/random.h
+tests_random_model_SOURCES = tests/random_model.c core/testkit/random.c core/testkit/random.h
 tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_random_model_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 # Measures what a stream loses in a bounded cache.

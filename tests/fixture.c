@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <config.h>
 
-#include "core/parts.h"
+#include "core/config/paths.h"
+#include "core/modules/registry.h"
 #include "tests/fixture.h"
 
 #include <dirent.h>

@@ -47,7 +47,7 @@ tests_test_session_LDFLAGS = $(UNIT_LINK)
 tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la libpolicies.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_kernels
-tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h tests/random.c tests/random.h
+tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
@@ -124,7 +124,21 @@ include $(srcdir)/tests/cuda/local.mk
 if HAVE_CHECK
 TESTS += tests/valgrind.test.sh
 endif
-TESTS += tests/bootstrap.test.sh tests/install.test.sh
-EXTRA_DIST += tests/bootstrap.test.sh tests/install.test.sh tests/valgrind.test.sh
+TESTS += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh
+EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
+	tests/valgrind.test.sh
+
+# Core, policies and the command: what one runs while working on them. What needs an engine
+# with a model, or minutes, is left to `make check`.
+check-fast: all $(check_LTLIBRARIES)
+	@fast=; for test in $(TESTS); do \
+		case $$test in \
+		*/test_engine*|*/test_streaming*|*/threads.test.sh|*/valgrind.test.sh) ;; \
+		*/bootstrap.test.sh|*/install.test.sh|*/cuda/*|*/oom.test.sh) ;; \
+		*) fast="$$fast $$test" ;; \
+		esac; \
+	done; \
+	$(MAKE) $(AM_MAKEFLAGS) tests/cli/json_check$(EXEEXT) check-TESTS TESTS="$$fast"
+.PHONY: check-fast
 installcheck-local:
 	INSTALLED=yes DESTDIR="$(DESTDIR)" $(SHELL) $(srcdir)/tests/install.test.sh

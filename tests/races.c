@@ -4,7 +4,7 @@
  * (threads.test.sh): log, change where the lines go and which are wanted, and run
  * jobs of the pool.
  */
-#include "core/parts.h"
+#include "core/base/context.h"
 
 #include <string.h>
 

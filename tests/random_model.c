@@ -16,7 +16,7 @@
 #include <ggml.h>
 #include <gguf.h>
 
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 #define BLOCK	(32 * 65537)	/* numbers; whole blocks of any quantisation to 32 */
 

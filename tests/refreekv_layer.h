@@ -7,7 +7,7 @@
 
 #include <kvmod/types.h>
 
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 #define MAX_HEADS 16
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 #include "tests/policies_reference.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/refreekv_reference.h"
 
 /* A choice nearer than this could fall otherwise in single precision: draw anew. */

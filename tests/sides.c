@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Opens one model on the CPU alone and with layers on a GPU, and compares the two. */
 #include "tests/sides.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -69,7 +69,7 @@ static const struct pin pins[] = {
 	AT(kvmod_request, state, 48),
 	AT(kvmod_request, replay, 56),
 	AT(kvmod_request, replay_ctx, 64),
-	AT(kvmod_request, comm, 72),
+
 	AT(kvmod_request, scratch, 80),
 	AT(kvmod_request, scratch_size, 88),
 	AT(kvmod_request, device_scratch, 96),
@@ -130,7 +130,7 @@ static const struct pin pins[] = {
 	AT(kvmod_host, register_policy, 32),
 	AT(kvmod_host, register_engine, 40),
 	AT(kvmod_host, register_device, 48),
-	AT(kvmod_host, register_collective, 56),
+
 	AT(kvmod_host, parallel, 64),
 	AT(kvmod_host, n_threads, 72),
 	AT(kvmod_host, get_extension, 80),

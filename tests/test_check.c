@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Trying a configuration in child processes, and reloading one. */
-#include "core/parts.h"
+#include "core/check/check.h"
+#include "core/config/paths.h"
 #include "tests/fixture.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Check sees what a session would meet: the engine's model, its policy, both together. */
-#include "core/parts.h"
+#include "core/check/check.h"
 #include "tests/fixture.h"
 
 #include <string.h>

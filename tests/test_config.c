@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The configuration: what it says, in which order it counts, and every mistake by its text. */
-#include "core/parts.h"
+#include "core/config/paths.h"
+#include "core/modules/catalog.h"
 #include "tests/fixture.h"
 
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * Of a key that is set several times the last value counts, and it alone is looked
  * at; and a section of what is not there stops nothing.
  */
-#include "core/parts.h"
+#include "core/modules/catalog.h"
 #include "tests/fixture.h"
 
 #include <string.h>

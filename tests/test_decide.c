@@ -451,7 +451,7 @@ START_TEST(short_request)
 {
 	ck_assert_int_eq(open_policy("good", "64"), 0);
 	request.size = offsetof(struct kvmod_request, replay);
-	request.comm = (const struct kvmod_comm *)(uintptr_t)0x1;	/* beyond its end */
+	request.replay_ctx = (void *)(uintptr_t)0x1;	/* beyond its end */
 	ck_assert_int_eq(kvmod_decide(policy, &request, plan), 0);
 	is_cut(0);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices: who opens them, how long they stay, and which of them a policy runs on. */
-#include "core/parts.h"
+#include "core/run/policy.h"
 #include "tests/reader.h"
 
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * libraries from folders that nobody else may write. The linker puts functions of
  * these tests in the place of dlopen() and pread() (see core.mk).
  */
-#include "core/parts.h"
+#include "core/modules/registry.h"
 #include "tests/fixture.h"
 
 #include <dlfcn.h>

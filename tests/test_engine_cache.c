@@ -2,7 +2,7 @@
 /* Ragged caches: compressed at random and decoded on, compared with libllama under masks. */
 #include "tests/engine_host.h"
 #include "tests/oracle.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Wrong model files and parameters: each gets its own error message. */
 #include "tests/engine_host.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <stdio.h>

@@ -8,7 +8,7 @@
 
 #include "tests/engine_host.h"
 #include "tests/gguf_edit.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <stdio.h>

@@ -2,7 +2,7 @@
 /* The cost that replay reports, compared with a sum computed from libllama's logits. */
 #include "tests/engine_host.h"
 #include "tests/oracle.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <math.h>

@@ -4,7 +4,7 @@
  * a key is what RoPE makes of it at its phase, and as exact as after the first plan.
  */
 #include "tests/engine_host.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/tiny_model.h"
 
 #include <math.h>

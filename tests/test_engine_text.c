@@ -4,7 +4,7 @@
 
 #include "tests/e2e.h"
 #include "tests/engine_host.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "plugins/gguf/chat.h"
 
 #include <stdio.h>

@@ -4,7 +4,7 @@
  * a result or with one line that says why not. The seed is fixed; run it under
  * the sanitizers to have the memory watched, too. KVMOD_FUZZ_ROUNDS sets how long.
  */
-#include "core/parts.h"
+#include "core/modules/catalog.h"
 #include "tests/fixture.h"
 
 #include <stdlib.h>

@@ -11,7 +11,7 @@
 #include "kernels/cpu/simd.h"
 #include "tests/simd_levels.h"
 #include "kernels/cpu/sum.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 /* A loop test runs once for each level; those that are not here have nothing to show. */
 #define LEVELS (KV_SIMD_AVX512 + 1)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The loader: what it takes, and every reason for which it refuses a file. */
-#include "core/parts.h"
+#include "core/modules/device.h"
 #include "tests/fixture.h"
 
 #include <dlfcn.h>

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/internal.h"
-#include "core/names.h"
+#include "core/base/log.h"
+#include "core/base/names.h"
 
 static const struct {
 	const char *from, *to;

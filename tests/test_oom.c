@@ -5,7 +5,7 @@
  * working. The linker puts the functions below in the place of the allocator's and
  * of those that allocate within libc (see core.mk).
  */
-#include "core/parts.h"
+#include "core/modules/catalog.h"
 #include "tests/fixture.h"
 
 #include <dirent.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Parameters: each type's text, value and refusal, and how an instance is filled. */
-#include "core/parts.h"
+#include "core/config/paths.h"
+#include "core/config/values.h"
 #include "tests/fixture.h"
 
 #include <locale.h>

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/cli/madeup.h"
-#include "core/cli/vectors.h"
+#include "core/testkit/madeup.h"
+#include "core/testkit/vectors.h"
 #include "kernels/cpu/simd.h"
 #include "tests/simd_levels.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 #define GOLDEN KVMOD_SRCDIR "/tests/golden/policies.txt"
 

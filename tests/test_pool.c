@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* parallel(): every index once, whatever the number of threads and callers. */
-#include "core/parts.h"
+#include "core/base/context.h"
 #include "tests/fixture.h"
 
 #include <stdlib.h>

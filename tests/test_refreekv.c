@@ -9,10 +9,10 @@
 
 #include <kvmod/kvmod.h>
 
-#include "core/cli/vectors.h"
+#include "core/testkit/vectors.h"
 #include "kernels/cpu/simd.h"
 #include "tests/simd_levels.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 #include "tests/refreekv_layer.h"
 #include "tests/refreekv_reference.h"
 

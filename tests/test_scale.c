@@ -4,7 +4,7 @@
  * take many minutes if each of the things were compared with all the others: an
  * alarm ends that. Limits are said where they are met.
  */
-#include "core/parts.h"
+#include "core/modules/catalog.h"
 #include "tests/fixture.h"
 
 #include <stdlib.h>

@@ -4,10 +4,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "core/cli/madeup.h"
+#include "core/testkit/madeup.h"
 #include "kernels/cpu/logits.h"
 #include "policies/common.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 /* --- selections ------------------------------------------------------------------ */
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Copies of what lies on another device than the policy runs on, and what may go wrong there. */
-#include "core/parts.h"
+#include "core/run/policy.h"
 #include "tests/reader.h"
 
 #include <stdlib.h>

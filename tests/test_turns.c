@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/cli/madeup.h"
-#include "core/cli/vectors.h"
+#include "core/testkit/madeup.h"
+#include "core/testkit/vectors.h"
 #include "tests/policies_reference.h"
 #include "tests/refreekv_reference.h"
 

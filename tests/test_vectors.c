@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "core/cli/vectors.h"
+#include "core/testkit/vectors.h"
 
 #define HEAD "case c\npolicy p\nshape n=2 q_heads=2 kv_heads=1 head_dim=2 rows=1\n"
 #define K "k 1 2 3 4\n"

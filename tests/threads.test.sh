@@ -21,8 +21,8 @@ if ! { $cc -o "$tmp/empty" "$tmp/empty.c" && "$tmp/empty"; } >"$tmp/out" 2>&1; t
 	echo "skipped: the compiler or this kernel has no ThreadSanitizer: $(cat "$tmp/out")"
 	exit 77
 fi
-$cc -o "$tmp/races" "$srcdir/tests/races.c" "$srcdir/core/log.c" "$srcdir/core/names.c" \
-	"$srcdir/core/pile.c" "$srcdir/core/pool.c" || {
+$cc -o "$tmp/races" "$srcdir/tests/races.c" "$srcdir/core/base/log.c" "$srcdir/core/base/names.c" \
+	"$srcdir/core/base/memory.c" "$srcdir/core/base/threads.c" || {
 	echo 'FAIL: races.c does not compile'
 	exit 1
 }

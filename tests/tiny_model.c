@@ -3,7 +3,7 @@
 #include <config.h>
 
 #include "tests/tiny_model.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 #include <check.h>
 #include <stdio.h>

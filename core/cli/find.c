@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The files that a name on the command line stands for. */
 #include "core/cli/cli.h"
-#include "core/names.h"
+#include "core/base/names.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const kinds[] = { "policy", "engine", "device", "collective" };
+static const char *const kinds[] = { "policy", "engine", "device" };
 
 struct search {
 	const char *name;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const char *const facts[] = { "name", "version", "license", "author", "description", "abi" };
-static const char *const kinds[] = { "policy", "engine", "device", "collective" };
+static const char *const kinds[] = { "policy", "engine", "device" };
 
 /* --- parameters -------------------------------------------------------------------------- */
 

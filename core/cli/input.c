@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Where prompts come from. */
 #include "core/cli/run.h"
-#include "core/regular.h"
+#include "core/base/regular.h"
 
 #include <errno.h>
 #include <fcntl.h>

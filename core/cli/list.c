@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-static const char *const kinds[] = { "policy", "engine", "device", "collective" };
-static const char *const plurals[] = { "policies", "engines", "devices", "collectives" };
+static const char *const kinds[] = { "policy", "engine", "device" };
+static const char *const plurals[] = { "policies", "engines", "devices" };
 
 struct list {
 	struct kvmod_ctx *ctx;
@@ -157,7 +157,7 @@ static const char *kind_of(const struct cli_command *self, const char *word)
 	for (size_t i = 0; i < CLI_COUNT(kinds); i++)
 		if (!strcmp(word, plurals[i]))
 			return kinds[i];
-	cli_usage_error(self, "`%s`: modules, policies, engines, devices or collectives was expected",
+	cli_usage_error(self, "`%s`: modules, policies, engines or devices was expected",
 			word);
 }
 
@@ -209,7 +209,7 @@ const struct cli_command cli_list = {
 	.name = "list",
 	.run = run,
 	.summary = "list the modules that are there, and what they provide",
-	.operands = "[modules|policies|engines|devices|collectives]",
+	.operands = "[modules|policies|engines|devices]",
 	.details =
 "Reads the files in module_path without running them. A file that would not be\n"
 "loaded, or is blacklisted, is listed with the reason. With an operand: just those\n"

@@ -13,35 +13,35 @@ libkvmodcli_la_SOURCES = \
 	core/cli/stats.c \
 	core/cli/text.c \
 	core/cli/text.h \
-	core/names.c \
-	core/names.h
+	core/base/names.c \
+	core/base/names.h
 libkvmodcli_la_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 libkvmodcli_la_LIBADD = libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
 bin_PROGRAMS += kvmod
 kvmod_SOURCES = \
-	core/cli/bench.c \
-	core/cli/bench_cache.c \
-	core/cli/bench_cache.h \
-	core/cli/bench_decision.c \
-	core/cli/bench_decision.h \
-	core/cli/bench_decision_report.c \
-	core/cli/bench_decision_run.c \
-	core/cli/bench_device.c \
-	core/cli/bench_device.h \
-	core/cli/bench_gather.c \
-	core/cli/bench_options.c \
-	core/cli/bench_options.h \
-	core/cli/bench_place.c \
-	core/cli/bench_read.c \
-	core/cli/bench_sweep.c \
-	core/cli/bench_engine.c \
-	core/cli/bench_engine.h \
-	core/cli/bench_engine_device.c \
-	core/cli/bench_engine_report.c \
-	core/cli/bench_engine_run.c \
-	core/cli/bench_engine_share.c \
-	core/cli/bench_load.c \
+	core/bench/bench.c \
+	core/bench/cache.c \
+	core/bench/cache.h \
+	core/bench/decision.c \
+	core/bench/decision.h \
+	core/bench/decision_report.c \
+	core/bench/decision_run.c \
+	core/bench/device.c \
+	core/bench/device.h \
+	core/bench/engine.c \
+	core/bench/engine.h \
+	core/bench/engine_device.c \
+	core/bench/engine_report.c \
+	core/bench/engine_run.c \
+	core/bench/engine_share.c \
+	core/bench/gather.c \
+	core/bench/load.c \
+	core/bench/options.c \
+	core/bench/options.h \
+	core/bench/place.c \
+	core/bench/read.c \
+	core/bench/sweep.c \
 	core/cli/check.c \
 	core/cli/compare.c \
 	core/cli/generate.c \
@@ -55,30 +55,17 @@ kvmod_SOURCES = \
 	core/cli/report.c \
 	core/cli/run.c \
 	core/cli/run.h \
-	core/cli/selftest.c \
-	core/cli/selftest.h \
-	core/cli/selftest_module.c \
-	core/cli/selftest_plans.c \
-	core/cli/selftest_policy.c
+	core/selftest/module.c \
+	core/selftest/plans.c \
+	core/selftest/policy.c \
+	core/selftest/selftest.c \
+	core/selftest/selftest.h
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 kvmod_LDFLAGS = $(AM_LDFLAGS) $(COMMAND_RPATH)
 EXTRA_kvmod_DEPENDENCIES = config.status
 kvmod_LDADD = libkvmodcli.la libvectors.la libkernels.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
-# Golden vectors and made-up caches, for selftest and for unit tests.
-noinst_LTLIBRARIES += libvectors.la
-libvectors_la_SOURCES = \
-	core/cli/madeup.c \
-	core/cli/madeup.h \
-	core/cli/vectors.c \
-	core/cli/vectors.h \
-	core/cli/vectors_request.c \
-	core/cli/vectors_run.c \
-	tests/random.c \
-	tests/random.h
-libvectors_la_LIBADD = $(LIBM)
-
 # No module: `kvmod bench load` opens it, to measure against.
 pkglib_LTLIBRARIES = libkvmod-empty.la
-libkvmod_empty_la_SOURCES = core/cli/empty.c
+libkvmod_empty_la_SOURCES = core/bench/empty.c
 libkvmod_empty_la_LDFLAGS = $(AM_LDFLAGS) -module -avoid-version -shared -no-undefined

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvmod: the command. Its subcommands are a file each. */
 #include "core/cli/cli.h"
-#include "core/names.h"
+#include "core/base/names.h"
 
 #include <fcntl.h>
 #include <locale.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Options from tables: getopt_long reads them, --help prints them. */
 #include "core/cli/cli.h"
-#include "core/names.h"
+#include "core/base/names.h"
 
 #include <errno.h>
 #include <getopt.h>

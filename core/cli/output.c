@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Messages, JSON, colours, and a standard output that may fail. */
 #include "core/cli/cli.h"
-#include "core/names.h"
+#include "core/base/names.h"
 
 #include <errno.h>
 #include <fcntl.h>

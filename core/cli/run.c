@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvmod run: ask a model, its cache compressed by the configured policy. */
 #include "core/cli/run.h"
-#include "core/names.h"
+#include "core/base/names.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text that grows, and UTF-8 that comes in pieces. */
 #include "core/cli/text.h"
-#include "core/names.h"
+#include "core/base/names.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

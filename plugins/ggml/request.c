@@ -107,7 +107,6 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 	out->stream = NULL;
 	out->replay = gg_replay;
 	out->replay_ctx = seq;
-	out->comm = NULL;
 	return KVMOD_OK;
 }
 

@@ -2,7 +2,7 @@
 /* Opens and reads the model's file, and finds keys and tensors in its header. */
 #include "engine.h"
 
-#include "core/regular.h"
+#include "core/base/regular.h"
 
 #include <stdlib.h>
 #include <string.h>

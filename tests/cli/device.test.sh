@@ -30,7 +30,7 @@ cuda             1.0       policy positive            cuda      a made-up GPU, f
                            device cuda                -
 fake             1.0       engine fake                -         an engine without a model, for tests
 good             1.0       policy good                cpu       for tests
--                0.1.0     policy fullkv              cpu cuda  keeps everything; built in
+-                0.2.0     policy fullkv              cpu cuda  keeps everything; built in
                            device cpu                 -
 END
 kvmod list policies

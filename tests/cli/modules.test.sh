@@ -20,7 +20,7 @@ broken.so        refused
 fake             1.0       engine fake                -         an engine without a model, for tests
 open.so          refused
 topp             0.1.0     policy topp                cpu       Twilight's top-p rule as an evictor, ragged by KV head
--                0.1.0     policy fullkv              cpu cuda  keeps everything; built in
+-                0.2.0     policy fullkv              cpu cuda  keeps everything; built in
                            device cpu                 -
 END
 

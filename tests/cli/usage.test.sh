@@ -37,7 +37,7 @@ says 2 'kvmod: one MODULE or FILE was expected (see `kvmod info --help`)'
 kvmod check it
 says 2 'kvmod: `it`: no operand was expected (see `kvmod check --help`)'
 kvmod list everything
-says 2 'kvmod: `everything`: modules, policies, engines, devices or collectives was expected (see `kvmod list --help`)'
+says 2 'kvmod: `everything`: modules, policies, engines or devices was expected (see `kvmod list --help`)'
 
 kvmod --version
 exits 0

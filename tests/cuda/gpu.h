@@ -6,7 +6,7 @@
 #include <stdbool.h>
 
 #include "kernels/cuda/refreekv.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 /* Is there a GPU? If not, says why, as a test that is skipped (exit status 77) has to. */
 bool gpu_there(void);

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/cli/vectors.h"
+#include "core/testkit/vectors.h"
 #include "policies/common.h"
 #include "tests/cuda/attend.h"
 #include "tests/cuda/checks.h"

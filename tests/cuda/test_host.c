@@ -18,7 +18,7 @@
 #include "tests/cuda/checks.h"
 #include "tests/cuda/host.h"
 #include "tests/cuda/runtime.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 static const struct kvmod_device_ops *const ops = &kv_cuda_device_ops;
 

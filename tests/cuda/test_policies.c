@@ -13,10 +13,10 @@
 
 #include <kvmod/kvmod.h>
 
-#include "core/cli/madeup.h"
-#include "core/cli/vectors.h"
+#include "core/testkit/madeup.h"
+#include "core/testkit/vectors.h"
 #include "tests/cuda/checks.h"
-#include "tests/random.h"
+#include "core/testkit/random.h"
 
 static unsigned sets, different;
 

@@ -54,7 +54,7 @@ void kvmod_set_log_level(struct kvmod_ctx *ctx, uint32_t level);
 const char *kvmod_error(void);
 /* "KVMOD_EPLAN" and the like; never NULL. */
 const char *kvmod_strerror(int code);
-/* "0.1.0" */
+/* "0.2.0" */
 const char *kvmod_version(void);
 
 /* --- configuration ----------------------------------------------------------- */

@@ -31,7 +31,6 @@ extern "C" {
 struct kvmod_policy_ops;
 struct kvmod_engine_ops;
 struct kvmod_device_ops;
-struct kvmod_collective_ops;
 
 /*
  * The host table. It lives until the module's exit() has returned. ctx is the
@@ -57,7 +56,6 @@ struct kvmod_host {
 	int32_t (*register_policy)(void *ctx, const struct kvmod_policy_ops *ops);
 	int32_t (*register_engine)(void *ctx, const struct kvmod_engine_ops *ops);
 	int32_t (*register_device)(void *ctx, const struct kvmod_device_ops *ops);
-	int32_t (*register_collective)(void *ctx, const struct kvmod_collective_ops *ops);
 
 	/*
 	 * Runs fn(arg, 0) ... fn(arg, n - 1) on the host's threads, the caller's

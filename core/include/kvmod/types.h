@@ -156,7 +156,6 @@ struct kvmod_segment {
 #define KVMOD_DECODE	2u	/* `needs.decode_every` more tokens were decoded */
 
 struct kvmod_plan;
-struct kvmod_comm;
 
 /* Segments to decide together: all layers of one or more sequences. */
 struct kvmod_request {
@@ -183,8 +182,6 @@ struct kvmod_request {
 	int32_t (*replay)(const struct kvmod_request *request,
 			  const struct kvmod_plan *plan, uint32_t rows, double *loss);
 	void *replay_ctx;		/* the engine's own */
-
-	const struct kvmod_comm *comm;	/* sums across ranks; NULL: one rank */
 
 	/* Scratch from the core, as big as the policy's workspace() asked for. */
 	void *scratch;			/* on the host, 64-byte aligned; see host_alloc() of a device */

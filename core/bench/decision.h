@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of `kvmod bench decision` share. */
+#ifndef KVMOD_CLI_BENCH_DECISION_H
+#define KVMOD_CLI_BENCH_DECISION_H
+
+#include "core/bench/device.h"
+#include "core/bench/options.h"
+
+struct decision_bench {
+	struct cli_common common;
+	struct bench_options options;
+	struct bench_shape shape;
+	uint64_t threads;
+	bool sweep;
+
+	struct kvmod_ctx *ctx;
+	struct bench_device device;	/* not open: the rounds are the host's own */
+	struct kvmod_policy *policy;
+	struct kvmod_policy *rival;	/* on the host: a device has a read of its own */
+	struct kvmod_plan *plan;	/* of the last decision, as a session keeps it */
+	double *ours, *wall, *theirs;	/* [rounds], milliseconds */
+	json_t *rows, *growth;		/* with --json */
+};
+
+/* What one size gave, in milliseconds. */
+struct decision_row {
+	uint32_t n_layers, n_sequences, n;
+	size_t k_bytes;
+	double budget;
+	uint32_t n_whole;		/* segments that were kept whole */
+	/* wall: the caller's time, on a device */
+	struct cli_stats ours, wall, theirs;
+};
+
+/* Calls return CLI_OK, or CLI_FAILED after the reason was printed. */
+
+/* --- measuring (bench_decision_run.c) -------------------------------------------------- */
+
+int decision_open(struct decision_bench *b);
+void decision_close(struct decision_bench *b);
+/* Is there memory for it? Else why says what it takes and what there is. */
+#define DECISION_WHY_ROOM 128
+bool decision_fits(const struct decision_bench *b, const struct bench_shape *s, uint32_t n,
+		   char *why);
+int decision_measure(struct decision_bench *b, const struct bench_shape *s, uint32_t n,
+		     struct decision_row *row);
+
+/* --- reporting (bench_decision_report.c) ------------------------------------------------ */
+
+void decision_header(const struct decision_bench *b);
+int decision_report(struct decision_bench *b, const struct decision_row *row);
+/* The object of --json, when all is done. */
+int decision_print_json(const struct decision_bench *b);
+
+/* --- growth (bench_sweep.c) --------------------------------------------------------------- */
+
+/*
+ * Rows for lengths, layers and sequences in powers of two, each with the others
+ * as asked for, and how the time grows over them.
+ */
+int decision_sweep(struct decision_bench *b);
+
+#endif

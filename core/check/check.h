@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Trying what a configuration names, in child processes (check.c, trial.c, probe.c). */
+#ifndef KVMOD_CHECK_H
+#define KVMOD_CHECK_H
+
+#include "core/modules/catalog.h"
+
+/* Says what comes next. */
+typedef void kv_step_fn(void *arg, const char *what);
+
+/* Tries what the configuration names, which was read already. */
+int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
+		    kvmod_finding_fn *fn, void *arg);
+
+/*
+ * Loads what the context's configuration names, and uses it once. An engine that is
+ * in use is tried with the policy in use, unless that is known to fail.
+ */
+int kv_try(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, bool policy_failed,
+	   kv_step_fn *step, void *arg);
+/*
+ * Opens the policy on a made-up model, where kvmod_policy_open() would with this
+ * device, and runs one request.
+ */
+int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
+		    kv_step_fn *step, void *arg);
+/*
+ * Goes the way of a session up to the first prompt, but for the weights: the
+ * engine, the policy (NULL: none) for its model, and what the policy needs of it.
+ */
+int kv_probe_engine(struct kvmod_ctx *ctx, const char *name, const char *policy,
+		    kv_step_fn *step, void *arg);
+
+#endif

@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Trying without running a model: a policy on a tiny made-up one and one request of
+ * it; an engine as far as it goes without weights, and the policy with its model.
+ */
+#include "core/check/check.h"
+#include "core/run/engine.h"
+#include "core/run/policy.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define N_LAYERS	2
+#define N_KV_HEADS	3		/* several, and no power of two */
+#define N_Q_HEADS	6
+#define HEAD_DIM	32		/* a whole block of Q8_0 */
+#define N_POSITIONS	256		/* a quarter of it is a budget that policies can keep */
+
+struct probe {
+	struct kv_pile pile;
+	struct kvmod_segment segments[N_LAYERS];
+	struct kvmod_head heads[N_LAYERS][N_KV_HEADS];
+	struct kvmod_request request;
+	uint32_t seed;
+};
+
+static const struct kvmod_model model = {
+	.size = sizeof(model),
+	.n_layers = N_LAYERS,
+	.n_q_heads = N_Q_HEADS,
+	.n_kv_heads = N_KV_HEADS,
+	.head_dim = HEAD_DIM,
+	.n_vocab = 256,
+	.context = 4096,
+	.name = "made up",
+	.architecture = "llama",
+	.scale = 0.17677669f,		/* 1 / sqrt(HEAD_DIM) */
+	.rope_base = 10000,
+};
+
+static uint32_t next(struct probe *p)
+{
+	p->seed = p->seed * 1664525u + 1013904223u;
+	return p->seed >> 8;
+}
+
+/* -1 .. 1 */
+static float next_real(struct probe *p)
+{
+	return (float)next(p) / (float)(1 << 23) - 1;
+}
+
+/* Bit patterns of numbers between 1/4 and 1, of either sign. */
+static uint16_t next_half(struct probe *p, uint32_t type)
+{
+	uint16_t bits = (uint16_t)next(p);
+
+	if (type == KVMOD_F16)
+		return (bits & 0x87ffu) | 0x3400u;
+	return (bits & 0x80ffu) | 0x3e80u;
+}
+
+/* Scale 1/128 and any signed bytes. */
+static void fill_q8_0(struct probe *p, uint8_t *block)
+{
+	block[0] = 0x00;
+	block[1] = 0x20;
+	for (int i = 2; i < 34; i++)
+		block[i] = (uint8_t)next(p);
+}
+
+static void fill_row(struct probe *p, uint32_t type, void *row)
+{
+	if (type == KVMOD_Q8_0) {
+		fill_q8_0(p, row);
+		return;
+	}
+	for (int d = 0; d < HEAD_DIM; d++) {
+		if (type == KVMOD_F32)
+			((float *)row)[d] = next_real(p);
+		else
+			((uint16_t *)row)[d] = next_half(p, type);
+	}
+}
+
+/* [n_heads][n_rows][HEAD_DIM] */
+static int make_view(struct probe *p, uint32_t type, uint32_t n_heads, uint32_t n_rows,
+		     struct kvmod_view *view)
+{
+	size_t stride = kvmod_row_bytes(type, HEAD_DIM);
+	char *data = kv_pile_alloc(&p->pile, stride * n_rows * n_heads);
+
+	if (!data)
+		return KVMOD_ENOMEM;
+	for (size_t i = 0; i < (size_t)n_rows * n_heads; i++)
+		fill_row(p, type, data + i * stride);
+	*view = (struct kvmod_view){
+		.size = sizeof(*view), .type = type, .data = data,
+		.stride = (int64_t)stride, .head_stride = (int64_t)(stride * n_rows),
+	};
+	return KVMOD_OK;
+}
+
+/* [N_Q_HEADS][n] numbers that are not negative. */
+static int make_numbers(struct probe *p, uint32_t n, struct kvmod_view *view)
+{
+	float *data = kv_pile_alloc(&p->pile, sizeof(*data) * n * N_Q_HEADS);
+
+	if (!data)
+		return KVMOD_ENOMEM;
+	for (uint32_t i = 0; i < n * N_Q_HEADS; i++)
+		data[i] = 1 + next_real(p);
+	*view = (struct kvmod_view){
+		.size = sizeof(*view), .type = KVMOD_F32, .data = data,
+		.stride = sizeof(*data), .head_stride = (int64_t)(sizeof(*data) * n),
+	};
+	return KVMOD_OK;
+}
+
+static int make_extras(struct probe *p, const struct kvmod_needs *needs, struct kvmod_segment *s)
+{
+	int err = KVMOD_OK;
+
+	if (needs->what & KVMOD_NEED_COLSUM)
+		err = make_numbers(p, N_POSITIONS, &s->colsum);
+	if (err == KVMOD_OK && needs->what & KVMOD_NEED_WO_NORM)
+		err = make_numbers(p, N_POSITIONS, &s->wo_norm);
+	if (err != KVMOD_OK || !(needs->what & KVMOD_NEED_Q_STATS))
+		return err;
+	s->n_q_stat = N_POSITIONS;
+	err = make_numbers(p, HEAD_DIM, &s->q_mean);
+	if (err == KVMOD_OK)
+		err = make_numbers(p, HEAD_DIM * HEAD_DIM, &s->q_cov);
+	s->q_cov.stride = HEAD_DIM * sizeof(float);
+	return err;
+}
+
+/* Rows of Q, [n_rows][N_Q_HEADS][HEAD_DIM]. */
+static int make_queries(struct probe *p, const struct kvmod_needs *needs, struct kvmod_segment *s)
+{
+	int err;
+
+	s->n_rows = kvmod_needs_rows(needs, N_POSITIONS);
+	if (s->n_rows == 0)
+		return KVMOD_OK;
+	err = make_view(p, KVMOD_F32, s->n_rows, N_Q_HEADS, &s->q);
+	s->q.stride = s->q.head_stride;
+	s->q.head_stride = HEAD_DIM * sizeof(float);
+	return err;
+}
+
+static int make_segment(struct probe *p, const struct kvmod_needs *needs, uint32_t type,
+			uint32_t layer)
+{
+	struct kvmod_segment *s = &p->segments[layer];
+	int err = KVMOD_OK;
+
+	*s = (struct kvmod_segment){
+		.size = sizeof(*s), .layer = layer, .sequence = 1, .logical = N_POSITIONS,
+		.n_q_heads = N_Q_HEADS, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM,
+		.total_heads = N_KV_HEADS, .scale = model.scale,
+		.head_stride = sizeof(struct kvmod_head), .heads = p->heads[layer],
+	};
+	for (int g = 0; g < N_KV_HEADS && err == KVMOD_OK; g++) {
+		struct kvmod_head *head = &p->heads[layer][g];
+
+		head->size = sizeof(*head);
+		head->n = N_POSITIONS;
+		err = make_view(p, type, 1, N_POSITIONS, &head->k);
+		if (err == KVMOD_OK)
+			err = make_view(p, type, 1, N_POSITIONS, &head->v);
+	}
+	if (err == KVMOD_OK)
+		err = make_queries(p, needs, s);
+	return err == KVMOD_OK ? make_extras(p, needs, s) : err;
+}
+
+static uint32_t type_for(const struct kvmod_needs *needs)
+{
+	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q8_0; type++)
+		if (needs->types == 0 || needs->types & KVMOD_TYPE_BIT(type))
+			return type;
+	return KVMOD_F32;
+}
+
+static int make_request(struct probe *p, const struct kvmod_needs *needs)
+{
+	uint32_t type = type_for(needs);
+	int err = KVMOD_OK;
+
+	for (uint32_t layer = 0; layer < N_LAYERS && err == KVMOD_OK; layer++)
+		err = make_segment(p, needs, type, layer);
+	p->request = (struct kvmod_request){
+		.size = sizeof(p->request), .phase = KVMOD_PREFILL, .n_layers = N_LAYERS,
+		.n_segments = N_LAYERS, .segment_stride = sizeof(struct kvmod_segment),
+		.segments = p->segments, .device = "cpu",
+	};
+	return err;
+}
+
+/* A segment that stays whole because of its plan is a mistake of the policy's. */
+static int judge(const struct kvmod_request *request, const struct kvmod_plan *plan, uint32_t flags)
+{
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		int err = kvmod_keep_at(plan, i)->status;
+
+		if (err)
+			return kv_fail(err, "its plan for layer %u was refused: %s", i,
+				       kvmod_strerror(err));
+		err = kvmod_plan_check(request, plan, i, flags);
+		if (err)
+			return err;
+	}
+	return KVMOD_OK;
+}
+
+static int decide(struct probe *p, struct kvmod_policy *policy, uint32_t phase)
+{
+	struct kvmod_plan *plan;
+	int err = kvmod_plan_new(&p->request, &plan);
+
+	if (err)
+		return err;
+	p->request.phase = phase;
+	err = kvmod_decide(policy, &p->request, plan);
+	if (err == KVMOD_OK)
+		err = judge(&p->request, plan, kvmod_policy_ops(policy)->flags);
+	kvmod_plan_free(plan);
+	return err;
+}
+
+static int run(struct probe *p, struct kvmod_policy *policy)
+{
+	int err = kvmod_policy_begin(policy, 1, &p->request.state);
+
+	if (err)
+		return err;
+	err = decide(p, policy, KVMOD_PREFILL);
+	if (err == KVMOD_OK && kvmod_policy_needs(policy)->decode_every)
+		err = decide(p, policy, KVMOD_DECODE);
+	kvmod_policy_end(policy, 1, p->request.state);
+	return err;
+}
+
+int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
+		    kv_step_fn *step, void *arg)
+{
+	struct kvmod_policy *policy;
+	struct probe *p;
+	int err;
+
+	step(arg, "opening it");
+	err = kvmod_policy_open(ctx, name, device, &model, &policy);
+	if (err)
+		return err;
+	policy->staging.said = true;	/* that a made-up cache is copied is no news */
+	p = calloc(1, sizeof(*p));
+	err = p ? make_request(p, kvmod_policy_needs(policy)) : kv_no_memory();
+	if (err == KVMOD_OK) {
+		step(arg, "deciding");
+		err = run(p, policy);
+	}
+	if (p)
+		kv_pile_free(&p->pile);
+	free(p);
+	step(arg, "closing it");
+	kvmod_policy_close(policy);
+	return err;
+}
+
+/* --- an engine --------------------------------------------------------------------------- */
+
+static int open_for(struct kvmod_engine *engine, const char *name)
+{
+	struct kvmod_policy *policy;
+	int err = kvmod_policy_open(kv_engine_ctx(engine), name, NULL, kvmod_engine_model(engine),
+				    &policy);
+
+	if (err == KVMOD_OK) {
+		err = kv_engine_serves(engine, policy);
+		kvmod_policy_close(policy);
+	}
+	/* Some messages name the policy themselves. */
+	return err && strncmp(kvmod_error(), "policy ", 7) ? kv_fail_in(err, "with policy %s", name) :
+							     err;
+}
+
+int kv_probe_engine(struct kvmod_ctx *ctx, const char *name, const char *policy,
+		    kv_step_fn *step, void *arg)
+{
+	struct kvmod_engine *engine;
+	int err;
+
+	step(arg, "opening it");
+	err = kv_engine_check(ctx, name, &engine);
+	if (err)
+		return err;
+	if (policy) {
+		step(arg, "opening the policy for its model");
+		err = open_for(engine, policy);
+	}
+	step(arg, "closing it");
+	kvmod_engine_close(engine);
+	return err;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What is done in the child process to try a policy, engine or device. The context's
+ * configuration is the one that is tried.
+ */
+#include "core/check/check.h"
+#include "core/modules/device.h"
+
+#include <string.h>
+
+/* --- trying --------------------------------------------------------------------------- */
+
+static int load_and_fill(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name)
+{
+	struct kv_provider *provider;
+	void *instance;
+	int err = kv_provider_get(ctx, kind, name, 0, &provider);
+
+	if (err)
+		return err;
+	err = kv_instance_new(ctx, provider, &instance);
+	if (err == KVMOD_OK)
+		kv_instance_free(instance);
+	kv_provider_put(ctx, provider);
+	return err;
+}
+
+static int find_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
+{
+	struct kv_provider *provider;
+	int err = kv_provider_get(ctx, KV_POLICY, name, on, &provider);
+
+	if (err == KVMOD_OK)
+		kv_provider_put(ctx, provider);
+	return err;
+}
+
+static bool has_version(struct kvmod_ctx *ctx, const char *name, uint32_t on)
+{
+	return find_version(ctx, name, on) == KVMOD_OK;
+}
+
+static int open_and_close(struct kvmod_ctx *ctx, const char *name)
+{
+	struct kvmod_device *device;
+	int err = kvmod_device_open(ctx, name, &device);
+
+	if (err == KVMOD_OK)
+		kvmod_device_close(device);
+	return err;
+}
+
+/*
+ * What is not needed here may be there for another machine: a section of a device
+ * that is not asked for, or of a policy that is not in use. Then it is no mistake
+ * that there is no GPU.
+ */
+static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
+{
+	if (err == KVMOD_ENOMEM)
+		return err;
+	if (err)
+		kv_log(ctx, KVMOD_NOTE, "%s %s is not tried: %s", what, name, kvmod_error());
+	return KVMOD_OK;
+}
+
+static int try_device(struct kvmod_ctx *ctx, const char *name)
+{
+	int err = open_and_close(ctx, name);
+
+	return kv_is_in_use(ctx->config, KV_DEVICE, name) ? err : excuse(ctx, err, "device", name);
+}
+
+/* In use it must run as configured; else where it can, if that is here. */
+static int try_policy(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step, void *arg)
+{
+	int err = KVMOD_OK;
+
+	if (kv_is_in_use(ctx->config, KV_POLICY, name))
+		return kv_probe_policy(ctx, name, NULL, step, arg);
+	if (!has_version(ctx, name, KVMOD_ON_CPU))
+		err = open_and_close(ctx, kv_device_name(KVMOD_ON_CUDA));
+	return err ? excuse(ctx, err, "policy", name) : kv_probe_policy(ctx, name, "auto", step, arg);
+}
+
+/* Of one that would run on a device that cannot be used here. */
+static int try_policy_without(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step, void *arg)
+{
+	int err = KVMOD_OK;
+
+	if (kv_is_in_use(ctx->config, KV_POLICY, name))
+		err = find_version(ctx, name, kv_device_bit(kv_in_use(ctx->config, KV_DEVICE)));
+	if (err || !has_version(ctx, name, KVMOD_ON_CPU))
+		return err;
+	return kv_probe_policy(ctx, name, "cpu", step, arg);
+}
+
+/* A policy that failed has been reported, and would fail here again. */
+static int try_engine(struct kvmod_ctx *ctx, const char *name, bool policy_failed,
+		      kv_step_fn *step, void *arg)
+{
+	const struct kv_provider *provider = kv_provider_find(ctx, KV_ENGINE, name, 0);
+
+	/* Threads that run it in the parent may hold locks that nobody gives back here. */
+	if (!kv_is_in_use(ctx->config, KV_ENGINE, name) || provider->refs > 0)
+		return KVMOD_OK;
+	return kv_probe_engine(ctx, name, policy_failed ? NULL : kv_in_use(ctx->config, KV_POLICY),
+			       step, arg);
+}
+
+/*
+ * The driver of an accelerator that the parent uses does not work in its child.
+ * Then only what can do without is tried; that the device works is known.
+ */
+int kv_try(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, bool policy_failed,
+	   kv_step_fn *step, void *arg)
+{
+	bool busy = kv_accelerator_is_open(ctx);
+	int err;
+
+	step(arg, "loading it");
+	err = load_and_fill(ctx, kind, name);
+	if (err)
+		return err;
+	if (kind == KV_POLICY)
+		return busy ? try_policy_without(ctx, name, step, arg) :
+			      try_policy(ctx, name, step, arg);
+	if (busy)
+		return KVMOD_OK;
+	return kind == KV_DEVICE ? try_device(ctx, name) :
+				   try_engine(ctx, name, policy_failed, step, arg);
+}

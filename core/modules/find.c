@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From a name to what provides it: what is registered, else the module files,
+ * whose sections say what they have.
+ */
+#include "core/config/paths.h"
+#include "core/modules/device.h"
+
+#include <string.h>
+
+/* --- module files, as far as their sections tell ------------------------------------- */
+
+/* Is an empty part, which stands for the usual folder, among these? */
+static bool has_empty_part(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n == 0 || path[0] == ':' || path[n - 1] == ':' || strstr(path, "::");
+}
+
+bool kv_usual_folder_has(const struct kv_config *config, const char *key, const char *name)
+{
+	const struct kv_entry *path = kv_config_find(config, "kvmod", "", "module_path");
+	struct kv_strings files = { 0 };
+	struct kvmod_modinfo *info;
+	struct kv_pile pile = { 0 };
+	bool has = false;
+
+	if (path && !has_empty_part(path->value))
+		kv_module_files(NULL, &pile, &files);
+	for (size_t i = 0; i < files.n && !has; i++) {
+		if (kv_modinfo_open(config, files.item[i], &info))
+			continue;
+		has = kv_modinfo_says(info, key, name);
+		kvmod_modinfo_free(info);
+	}
+	kv_pile_free(&pile);
+	return has;
+}
+
+/* The files of the module path: those called NAME.so first. */
+static int files_for(const struct kv_config *config, const char *name, struct kv_pile *pile,
+		     struct kv_strings *out)
+{
+	struct kv_strings all = { 0 };
+	int err = kv_module_files(config, pile, &all);
+
+	for (int other = 0; other < 2; other++)
+		for (size_t i = 0; i < all.n && err == KVMOD_OK; i++)
+			if (kv_path_stem_is(all.item[i], name) == !other)
+				err = kv_strings_add(pile, out, all.item[i]);
+	return err;
+}
+
+/* What is looked for: a policy, engine or device, or a module by its own name. */
+struct search {
+	const char *what;		/* "policy", ..., "module" */
+	const char *key;		/* in the section */
+	const char *name;
+	enum kv_kind kind;
+	uint32_t on;			/* the device it must run on; 0: any */
+	struct kv_nearest nearest;
+	unsigned n_refused;
+	bool elsewhere;			/* it was found, but runs on other devices */
+};
+
+static bool is_module(const struct search *s)
+{
+	return strcmp(s->what, "module") == 0;
+}
+
+static bool is_there(struct kvmod_ctx *ctx, const struct search *s)
+{
+	return is_module(s) ? kv_module_find(ctx, s->name) != NULL :
+			      kv_provider_find(ctx, s->kind, s->name, s->on) != NULL;
+}
+
+/* Does the file say that it has it? Its other names are remembered as near ones. */
+static bool offers(struct search *s, const struct kvmod_modinfo *info)
+{
+	const char *name;
+
+	for (unsigned i = 0; (name = kvmod_modinfo_get(info, s->key, i)); i++)
+		kv_nearest_offer(&s->nearest, name);
+	if (!kv_modinfo_says(info, s->key, s->name))
+		return false;
+	s->elsewhere |= s->on && !(kv_modinfo_on(info, s->name) & s->on);
+	return !s->on || kv_modinfo_on(info, s->name) & s->on;
+}
+
+static int not_found(struct kvmod_ctx *ctx, struct search *s)
+{
+	char hint[KV_HINT_ROOM], where[512] = "", refused[64] = "";
+	struct kv_strings dirs = { 0 };
+	struct kv_pile pile = { 0 };
+
+	for (const struct kv_provider *p = ctx->providers; p; p = p->next)
+		if (!is_module(s) && p->kind == s->kind)
+			kv_nearest_offer(&s->nearest, p->name);
+	if (kv_module_path(ctx->config, &pile, &dirs) == KVMOD_OK)
+		for (size_t i = 0, n = 0; i < dirs.n && n < sizeof(where); i++)
+			n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s",
+					      i ? ":" : "", dirs.item[i]);
+	kv_pile_free(&pile);
+	if (s->n_refused)
+		snprintf(refused, sizeof(refused), ", %u files there are refused: see `kvmod list`",
+			 s->n_refused);
+	kv_nearest_hint(&s->nearest, hint, sizeof(hint));
+	if (kv_usual_folder_has(ctx->config, s->key, s->name))
+		return kv_fail(KVMOD_ENOENT, "no %s `%s` (looked in %s" KV_USUAL_HINT, s->what, s->name,
+			       where);
+	return kv_fail(KVMOD_ENOENT, "no %s `%s`%s (looked in %s%s)", s->what, s->name, hint,
+		       where, refused);
+}
+
+/* --- getting ---------------------------------------------------------------------------- */
+
+/* Loads the file if it has it. That another file is refused is no failure here. */
+static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
+{
+	struct kvmod_modinfo *info;
+	int err = kv_modinfo_open(ctx->config, path, &info);
+
+	if (err && err != KVMOD_ENOMEM && !kv_path_stem_is(path, s->name)) {
+		s->n_refused++;
+		return KVMOD_OK;
+	}
+	if (err)
+		return err;
+	if (offers(s, info))
+		return kv_load_info(ctx, info);
+	kvmod_modinfo_free(info);
+	return KVMOD_OK;
+}
+
+/* Loads files until one brings it. */
+static int load_files(struct kvmod_ctx *ctx, struct search *s)
+{
+	struct kv_strings files = { 0 };
+	struct kv_pile pile = { 0 };
+	int err = files_for(ctx->config, s->name, &pile, &files);
+
+	kv_nearest_start(&s->nearest, s->name);
+	for (size_t i = 0; i < files.n && err == KVMOD_OK && !is_there(ctx, s); i++)
+		err = try_file(ctx, files.item[i], s);
+	kv_pile_free(&pile);
+	if (err || is_there(ctx, s))
+		return err;
+	if (s->elsewhere || (s->on && kv_provider_find(ctx, s->kind, s->name, 0)))
+		return kv_fail(KVMOD_ENOTSUP, "%s `%s` has no version for %s", s->what, s->name,
+			       kv_device_name(s->on));
+	return not_found(ctx, s);
+}
+
+static int find_or_load(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
+			struct kv_provider **out)
+{
+	struct search s = {
+		.what = kv_kind_name(kind), .key = kv_kind_name(kind), .name = name,
+		.kind = kind, .on = on,
+	};
+	int err = is_there(ctx, &s) ? KVMOD_OK : load_files(ctx, &s);
+
+	if (err == KVMOD_OK)
+		*out = kv_provider_find(ctx, kind, name, on);
+	return err;
+}
+
+int kv_provider_take(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, uint32_t on,
+		     struct kv_provider **out)
+{
+	int err = find_or_load(ctx, kind, kv_config_alias(ctx->config, name), on, out);
+
+	if (err == KVMOD_OK)
+		(*out)->refs++;
+	return err;
+}
+
+int kv_provider_get(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name,
+		    uint32_t on, struct kv_provider **out)
+{
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	err = kv_provider_take(ctx, kind, name, on, out);
+	if (err == KVMOD_OK)
+		kvmod_ref(ctx);
+	pthread_mutex_unlock(&ctx->lock);
+	return err;
+}
+
+/* --- modules by name ----------------------------------------------------------------------- */
+
+int kv_load(struct kvmod_ctx *ctx, const char *name)
+{
+	struct search s = { .what = "module", .key = "name" };
+	struct kvmod_modinfo *info;
+	int err;
+
+	if (*name == '/') {
+		err = kv_modinfo_open(ctx->config, name, &info);
+		return err ? err : kv_load_info(ctx, info);
+	}
+	if (strchr(name, '/'))
+		return kv_fail(KVMOD_EINVAL, "%s: a module is named by its name or an absolute path", name);
+	s.name = kv_config_alias(ctx->config, name);
+	return is_there(ctx, &s) ? KVMOD_OK : load_files(ctx, &s);
+}
+
+int kvmod_modules_each(struct kvmod_ctx *ctx,
+		       int (*fn)(void *arg, const char *path, int error,
+				 const struct kvmod_modinfo *info), void *arg)
+{
+	struct kv_strings files = { 0 };
+	struct kv_pile pile = { 0 };
+	struct kvmod_modinfo *info;
+	int err;
+
+	pthread_mutex_lock(&ctx->lock);
+	err = kv_module_files(ctx->config, &pile, &files);
+	pthread_mutex_unlock(&ctx->lock);
+	for (size_t i = 0; i < files.n && err == KVMOD_OK; i++) {
+		int refused = kvmod_modinfo_read(ctx, files.item[i], &info);
+
+		if (refused == KVMOD_ENOMEM) {
+			err = refused;	/* that is no fault of the file's */
+			break;
+		}
+		err = fn(arg, files.item[i], refused, refused ? NULL : info);
+		if (!refused)
+			kvmod_modinfo_free(info);
+	}
+	kv_pile_free(&pile);
+	return err;
+}

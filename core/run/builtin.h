@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is always there: the policy that keeps everything, and the host as a device. */
+#ifndef KVMOD_RUN_BUILTIN_H
+#define KVMOD_RUN_BUILTIN_H
+
+#include <kvmod/kvmod.h>
+
+extern const struct kvmod_policy_ops kv_fullkv_ops;
+extern const struct kvmod_device_ops kv_cpu_device_ops;
+
+/* How "cpu" allocates: memory that is aligned well enough for any use. */
+int32_t kv_host_alloc(void *self, uint64_t bytes, void **memory);
+void kv_host_free(void *self, void *memory);
+
+#endif

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Engines: opening them. What they do is in their own modules. */
+#include "core/run/builtin.h"
+#include "core/run/engine.h"
+#include "core/run/policy.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct kvmod_engine {
+	struct kvmod_ctx *ctx;
+	struct kv_provider *provider;
+	const struct kvmod_engine_ops *ops;
+	void *instance;
+};
+
+static int open_or_check(struct kvmod_ctx *ctx, const char *name, bool check,
+			 struct kvmod_engine **out)
+{
+	struct kvmod_engine *e;
+	int err;
+
+	if (!name)
+		name = kvmod_config_get(ctx, "kvmod", "engine");
+	if (!name)
+		name = "ggml";
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return kv_fail(KVMOD_ENOMEM, "no memory for an engine");
+	e->ctx = ctx;
+	err = kv_provider_get(ctx, KV_ENGINE, name, 0, &e->provider);
+	if (err != KVMOD_OK)
+		goto no_provider;
+	e->ops = e->provider->ops;
+	err = kv_instance_new(ctx, e->provider, &e->instance);
+	if (err != KVMOD_OK)
+		goto no_instance;
+	kv_fail(KVMOD_OK, "%s", "");
+	err = check && e->ops->check ? e->ops->check(e->instance) : e->ops->open(e->instance);
+	if (err != KVMOD_OK) {
+		if (*kvmod_error() == '\0')
+			kv_fail(err, "engine %s: %s", name, kvmod_strerror(err));
+		goto not_open;
+	}
+	*out = e;
+	return KVMOD_OK;
+
+not_open:
+	kv_instance_free(e->instance);
+no_instance:
+	kv_provider_put(ctx, e->provider);
+no_provider:
+	free(e);
+	return err;
+}
+
+int kvmod_engine_open(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **out)
+{
+	return open_or_check(ctx, name, false, out);
+}
+
+int kv_engine_check(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine **out)
+{
+	return open_or_check(ctx, name, true, out);
+}
+
+/* Needs do not tell: a policy that cuts by position alone has none either. */
+int kv_engine_cuts(struct kvmod_engine *e, struct kvmod_policy *policy)
+{
+	if (!(e->ops->flags & KVMOD_ENGINE_WHOLE) || !policy ||
+	    strcmp(kvmod_policy_ops(policy)->name, kv_fullkv_ops.name) == 0)
+		return KVMOD_OK;
+	return kv_fail(KVMOD_ENOTSUP,
+		       "engine %s cannot cut its cache: with this engine the policy is fullkv",
+		       e->ops->name);
+}
+
+int kv_engine_serves(struct kvmod_engine *e, struct kvmod_policy *policy)
+{
+	int err = kv_engine_cuts(e, policy);
+
+	if (err || !e->ops->serves)
+		return err;
+	kv_fail(KVMOD_OK, "%s", "");
+	err = e->ops->serves(e->instance, kvmod_policy_needs(policy));
+	if (err && *kvmod_error() == '\0')
+		kv_fail(err, "engine %s does not serve it: %s", e->ops->name, kvmod_strerror(err));
+	return err;
+}
+
+void kvmod_engine_close(struct kvmod_engine *e)
+{
+	if (!e)
+		return;
+	e->ops->close(e->instance);
+	kv_instance_free(e->instance);
+	kv_provider_put(e->ctx, e->provider);
+	free(e);
+}
+
+struct kvmod_ctx *kv_engine_ctx(const struct kvmod_engine *e)
+{
+	return e->ctx;
+}
+
+const struct kvmod_engine_ops *kvmod_engine_ops(const struct kvmod_engine *e)
+{
+	return e->ops;
+}
+
+void *kvmod_engine_instance(const struct kvmod_engine *e)
+{
+	return e->instance;
+}
+
+const struct kvmod_model *kvmod_engine_model(const struct kvmod_engine *e)
+{
+	return e->ops->model(e->instance);
+}

@@ -1,0 +1,495 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A session strings an engine and a policy together. It alone knows the order of
+ * things: collect, run, ask, check, cut.
+ */
+#include "core/run/engine.h"
+#include "core/run/policy.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct kvmod_session {
+	struct kvmod_engine *engine;
+	const struct kvmod_engine_ops *ops;
+	void *instance;			/* the engine's */
+	const struct kvmod_model *model;
+	struct kvmod_policy *policy;
+	uint64_t leave_below;		/* tokens: what [kvmod] says */
+	struct kvmod_plan *plan;	/* of the last decision: its memory is used again */
+	uint64_t next_sequence;
+};
+
+struct kvmod_sequence {
+	struct kvmod_session *session;
+	struct kvmod_seq *seq;		/* the engine's */
+	uint64_t id;
+	void *state;			/* the policy's */
+	int status;			/* its begin() failed: it is not asked */
+	uint64_t decoded;		/* tokens since the last prompt */
+	struct kvmod_left left;		/* in the last cut */
+	uint32_t *kept;			/* [n_layers][n_kv_heads], then too */
+};
+
+/* To a caller that may know fewer fields. */
+static void copy_out(void *to, uint32_t room, void *from, uint32_t size)
+{
+	*(uint32_t *)from = room < size ? room : size;
+	memcpy(to, from, room < size ? room : size);
+}
+
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
+		       struct kvmod_session **out)
+{
+	struct kvmod_session *s;
+	int err = kv_engine_cuts(engine, policy);
+
+	if (err != KVMOD_OK)
+		return err;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return kv_fail(KVMOD_ENOMEM, "no memory for a session");
+	s->engine = engine;
+	s->ops = kvmod_engine_ops(engine);
+	s->instance = kvmod_engine_instance(engine);
+	s->model = kvmod_engine_model(engine);
+	s->policy = policy;
+	s->leave_below = kv_leave_below(kv_engine_ctx(engine));
+	*out = s;
+	return KVMOD_OK;
+}
+
+void kvmod_session_close(struct kvmod_session *s)
+{
+	if (s)
+		kvmod_plan_free(s->plan);
+	free(s);
+}
+
+/* --- sequences ------------------------------------------------------------------ */
+
+static void free_sequence(struct kvmod_sequence *q)
+{
+	free(q->kept);
+	free(q);
+}
+
+/* All but the engine's seq. */
+static int new_sequence(struct kvmod_session *s, struct kvmod_sequence **out)
+{
+	size_t n = (size_t)s->model->n_layers * s->model->n_kv_heads;
+	struct kvmod_sequence *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return kv_fail(KVMOD_ENOMEM, "no memory for a sequence");
+	q->session = s;
+	q->id = s->next_sequence;
+	q->kept = calloc(n, sizeof(*q->kept));
+	if (!q->kept) {
+		free_sequence(q);
+		return kv_fail(KVMOD_ENOMEM, "no memory for a sequence");
+	}
+	if (s->policy)
+		q->status = kvmod_policy_begin(s->policy, q->id, &q->state);
+	if (q->status != KVMOD_OK)
+		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR,
+		       "%s; the sequence goes on without it", kvmod_error());
+	s->next_sequence++;
+	*out = q;
+	return KVMOD_OK;
+}
+
+static void end_sequence(struct kvmod_sequence *q)
+{
+	struct kvmod_session *s = q->session;
+
+	if (s->policy && q->status == KVMOD_OK)
+		kvmod_policy_end(s->policy, q->id, q->state);
+	free_sequence(q);
+}
+
+int kvmod_sequence_open(struct kvmod_session *s, struct kvmod_sequence **out)
+{
+	struct kvmod_sequence *q;
+	int err = new_sequence(s, &q);
+
+	if (err != KVMOD_OK)
+		return err;
+	err = s->ops->seq_open(s->instance, &q->seq);
+	if (err != KVMOD_OK) {
+		end_sequence(q);
+		return err;
+	}
+	*out = q;
+	return KVMOD_OK;
+}
+
+int kvmod_sequence_fork(struct kvmod_sequence *from, struct kvmod_sequence **out)
+{
+	struct kvmod_session *s = from->session;
+	size_t n = (size_t)s->model->n_layers * s->model->n_kv_heads;
+	struct kvmod_sequence *q;
+	int err = new_sequence(s, &q);
+
+	if (err != KVMOD_OK)
+		return err;
+	err = s->ops->seq_fork(s->instance, from->seq, &q->seq);
+	if (err != KVMOD_OK) {
+		end_sequence(q);
+		return err;
+	}
+	q->decoded = from->decoded;
+	q->left = from->left;
+	memcpy(q->kept, from->kept, n * sizeof(*q->kept));
+	*out = q;
+	return KVMOD_OK;
+}
+
+void kvmod_sequence_close(struct kvmod_sequence *q)
+{
+	if (!q)
+		return;
+	q->session->ops->seq_close(q->session->instance, q->seq);
+	end_sequence(q);
+}
+
+int kvmod_sequence_truncate(struct kvmod_sequence *q, uint64_t logical)
+{
+	return q->session->ops->seq_truncate(q->session->instance, q->seq, logical);
+}
+
+uint64_t kvmod_sequence_length(struct kvmod_sequence *q)
+{
+	return q->session->ops->seq_length(q->session->instance, q->seq);
+}
+
+uint64_t kvmod_sequence_room(struct kvmod_sequence *q)
+{
+	const struct kvmod_engine_ops *ops = q->session->ops;
+	uint64_t context = q->session->model->context, length = kvmod_sequence_length(q);
+
+	if (KVMOD_HAS(ops, seq_room) && ops->seq_room)
+		return ops->seq_room(q->session->instance, q->seq);
+	return length < context ? context - length : 0;
+}
+
+void kvmod_sequence_bytes(struct kvmod_sequence *q, struct kvmod_bytes *out)
+{
+	struct kvmod_bytes bytes = { .size = sizeof(bytes) };
+
+	q->session->ops->bytes(q->session->instance, q->seq, &bytes);
+	copy_out(out, out->size, &bytes, sizeof(bytes));
+}
+
+struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *q)
+{
+	return q->seq;
+}
+
+uint64_t kvmod_sequence_kept(const struct kvmod_sequence *q, uint32_t layer,
+			     uint32_t head, uint64_t *seen)
+{
+	const struct kvmod_model *m = q->session->model;
+	size_t i = (size_t)layer * m->n_kv_heads + head;
+
+	if (layer >= m->n_layers || head >= m->n_kv_heads)
+		return 0;
+	if (seen)
+		*seen = q->left.seen;
+	return q->kept[i];
+}
+
+void kvmod_sequence_left(const struct kvmod_sequence *q, struct kvmod_left *out)
+{
+	struct kvmod_left left = q->left;
+
+	copy_out(out, out->size, &left, sizeof(left));
+}
+
+/* --- asking and cutting ------------------------------------------------------------ */
+
+/* What each KV head caches. */
+static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
+{
+	uint32_t n_heads = q->session->model->n_kv_heads;
+
+	for (uint32_t i = 0; i < r->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+		for (uint32_t g = 0; g < s->n_kv_heads && g < n_heads; g++)
+			q->kept[(size_t)s->layer * n_heads + g] = kvmod_head_at(s, g)->n;
+	}
+}
+
+/* An engine that shows no cache holds all of it. */
+static void note_whole(struct kvmod_sequence *q)
+{
+	const struct kvmod_model *m = q->session->model;
+
+	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++)
+		q->kept[i] = (uint32_t)q->left.seen;
+}
+
+static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
+{
+	struct kvmod_session *s = q->session;
+
+	*r = (struct kvmod_request){ .size = sizeof(*r) };
+	kv_fail(KVMOD_OK, "%s", "");
+	return s->ops->request(s->instance, q->seq, r);
+}
+
+static double budget_of(const struct kvmod_sequence *q)
+{
+	const struct kvmod_model *m = q->session->model;
+	size_t n_heads = (size_t)m->n_layers * m->n_kv_heads;
+	double kept = 0;
+
+	for (size_t i = 0; i < n_heads; i++)
+		kept += q->kept[i];
+	return q->left.seen ? kept / ((double)q->left.seen * (double)n_heads) : 1;
+}
+
+/*
+ * What is left is what the engine holds now, whatever was planned; where the engine
+ * cannot show it, no less than all is taken for certain.
+ */
+static void note_left(struct kvmod_sequence *q)
+{
+	int err = KVMOD_OK;
+	struct kvmod_request r;
+
+	q->left.seen = kvmod_sequence_length(q);
+	if (q->session->policy)
+		err = ask_engine(q, &r);
+	if (q->session->policy && err == KVMOD_OK)
+		note_cached(q, &r);
+	else
+		note_whole(q);
+	if (err != KVMOD_OK)
+		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "what was kept cannot be counted: %s",
+		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+	q->left.budget = budget_of(q);
+	q->left.bytes.size = sizeof(q->left.bytes);
+	kvmod_sequence_bytes(q, &q->left.bytes);
+}
+
+static int first_status(const struct kvmod_plan *plan)
+{
+	for (uint32_t i = 0; i < plan->n_keeps; i++)
+		if (kvmod_keep_at(plan, i)->status != KVMOD_OK)
+			return kvmod_keep_at(plan, i)->status;
+	return KVMOD_OK;
+}
+
+static bool cuts(const struct kvmod_request *r, const struct kvmod_plan *plan)
+{
+	for (uint32_t i = 0; i < r->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+		for (uint32_t g = 0; g < s->n_kv_heads; g++)
+			if (kvmod_plan_count(r, plan, i, g) < kvmod_head_at(s, g)->n)
+				return true;
+	}
+	return false;
+}
+
+/* Of n tokens seen, at least half stay before those that are run again. */
+static uint32_t rows_to_replay(uint64_t n, uint32_t wanted)
+{
+	return wanted < n / 2 ? wanted : (uint32_t)(n / 2);
+}
+
+/* A figure for whoever reads it: that it cannot be had stops nothing. */
+static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
+			 const struct kvmod_plan *plan, uint32_t rows, double *loss)
+{
+	rows = rows_to_replay(kvmod_sequence_length(q), rows);
+	if (rows == 0 || !r->replay)
+		return;
+	*loss = 0;		/* where nothing is cut: no need to run it twice */
+	if (!cuts(r, plan) || r->replay(r, plan, rows, loss) == KVMOD_OK)
+		return;
+	*loss = NAN;
+	kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
+	       "the plan's loss cannot be measured: %s", kvmod_error());
+}
+
+static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
+			    struct kvmod_plan *plan, uint32_t replay_rows,
+			    struct kvmod_prompted *out)
+{
+	struct kvmod_session *s = q->session;
+	double begin = seconds();
+	int err = kvmod_decide(s->policy, r, plan), status;
+
+	out->decision_seconds = seconds() - begin;
+	if (err != KVMOD_OK)
+		return err;
+	status = first_status(plan);
+	measure_loss(q, r, plan, replay_rows, &out->replay_loss);
+	begin = seconds();
+	kv_fail(KVMOD_OK, "%s", "");
+	err = s->ops->apply(s->instance, q->seq, plan);
+	out->apply_seconds = seconds() - begin;
+	if (err != KVMOD_OK)
+		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR, "the plan was not applied: %s",
+		       *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+	return err != KVMOD_OK ? err : status;
+}
+
+/* Too short for a cut to be of use; a budget that is a count means what it says. */
+static bool is_left_whole(struct kvmod_sequence *q)
+{
+	return kvmod_sequence_length(q) <= q->session->leave_below &&
+	       !kv_policy_counts_budget(q->session->policy);
+}
+
+/*
+ * Asks the policy and cuts the cache. Whatever fails here costs compression
+ * alone: the answer is why, and the tokens that were run stay run.
+ */
+static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_rows,
+		    struct kvmod_prompted *out)
+{
+	struct kvmod_session *s = q->session;
+	struct kvmod_request r;
+	int err = q->status;
+
+	if (err != KVMOD_OK)
+		return err;
+	if (is_left_whole(q)) {
+		out->left_whole = 1;
+		return KVMOD_OK;
+	}
+	err = ask_engine(q, &r);
+	if (err == KVMOD_OK)
+		err = kvmod_plan_renew(&r, &s->plan);
+	if (err != KVMOD_OK) {
+		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR,
+		       "the cache stays whole: %s", *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
+		return err;
+	}
+	r.phase = phase;
+	r.state = q->state;
+	r.leave_below = s->leave_below;
+	return decide_and_apply(q, &r, s->plan, replay_rows, out);
+}
+
+static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt)
+{
+	struct kvmod_session *s = q->session;
+	struct kvmod_batch_item item = {
+		.size = sizeof(item),
+		.n_tokens = (uint32_t)prompt->n_tokens,
+		.seq = q->seq,
+		.tokens = prompt->tokens,
+		.logits = prompt->logits,
+		.n_logits = prompt->logits ? 1 : 0,
+	};
+	struct kvmod_batch batch = {
+		.size = sizeof(batch),
+		.n_items = 1,
+		.item_stride = sizeof(item),
+		.items = &item,
+		.progress = prompt->progress,
+		.progress_arg = prompt->progress_arg,
+	};
+	const struct kvmod_needs *needs = s->policy ? kvmod_policy_needs(s->policy) : NULL;
+	int err = s->ops->prompt_begin(s->instance, q->seq, prompt->n_tokens, needs);
+
+	return err == KVMOD_OK ? s->ops->step(s->instance, &batch) : err;
+}
+
+int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt,
+			  struct kvmod_prompted *result)
+{
+	struct kvmod_prompted out = { .size = sizeof(out), .replay_loss = NAN };
+	double begin = seconds();
+	int err;
+
+	if (prompt->n_tokens == 0)
+		return kv_fail(KVMOD_EINVAL, "the prompt is empty");
+	if (prompt->n_tokens > UINT32_MAX)
+		return kv_fail(KVMOD_ERANGE, "a prompt of %llu tokens",
+			       (unsigned long long)prompt->n_tokens);
+	err = run_prompt(q, prompt);
+	if (err != KVMOD_OK)
+		return err;
+	out.prefill_seconds = seconds() - begin;
+	q->decoded = 0;
+	out.before.size = out.after.size = sizeof(out.before);
+	kvmod_sequence_bytes(q, &out.before);
+	if (q->session->policy)
+		out.status = compress(q, KVMOD_PREFILL, prompt->replay_rows, &out);
+	q->left.decode_cuts = 0;
+	note_left(q);
+	out.budget = q->left.budget;
+	out.after = q->left.bytes;
+	copy_out(result, result->size, &out, sizeof(out));
+	return KVMOD_OK;
+}
+
+/* --- decoding ------------------------------------------------------------------- */
+
+static void after_decode(struct kvmod_sequence *q)
+{
+	struct kvmod_policy *policy = q->session->policy;
+	uint32_t every = policy ? kvmod_policy_needs(policy)->decode_every : 0;
+	struct kvmod_bytes before = { .size = sizeof(before) }, after = before;
+	struct kvmod_prompted unused;
+
+	q->decoded++;
+	if (every == 0 || q->decoded % every != 0)
+		return;
+	kvmod_sequence_bytes(q, &before);
+	compress(q, KVMOD_DECODE, 0, &unused);
+	kvmod_sequence_bytes(q, &after);
+	if (after.used >= before.used)
+		return;
+	q->left.decode_cuts++;
+	note_left(q);
+}
+
+int kvmod_session_decode(struct kvmod_session *s, struct kvmod_sequence *const *sequences,
+			 const int32_t *tokens, float *const *logits, size_t n)
+{
+	struct kvmod_batch_item few[8], *items = few;
+	struct kvmod_batch batch = {
+		.size = sizeof(batch),
+		.n_items = (uint32_t)n,
+		.item_stride = sizeof(*items),
+	};
+	int err;
+
+	if (n > sizeof(few) / sizeof(*few))
+		items = calloc(n, sizeof(*items));
+	if (!items)
+		return kv_fail(KVMOD_ENOMEM, "no memory for a batch of %zu", n);
+	for (size_t i = 0; i < n; i++)
+		items[i] = (struct kvmod_batch_item){
+			.size = sizeof(*items),
+			.n_tokens = 1,
+			.seq = sequences[i]->seq,
+			.tokens = &tokens[i],
+			.logits = logits[i],
+			.n_logits = 1,
+		};
+	batch.items = items;
+	err = s->ops->step(s->instance, &batch);
+	for (size_t i = 0; i < n && err == KVMOD_OK; i++)
+		after_decode(sequences[i]);
+	if (items != few)
+		free(items);
+	return err;
+}

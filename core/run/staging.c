@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Staging: what a policy is to read, and lies on another device than it runs on,
+ * is copied there, without what it did not ask for. Rows that others lie between
+ * are packed first, where they are, so that no copy takes the others along.
+ */
+#include "core/run/policy.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COPY_ALIGN 16u			/* of the views that a policy gets */
+
+/* Rows that come to lie one after the other, `at` bytes into the copies. */
+struct piece {
+	const char *src;
+	uint64_t at, n_rows, row_bytes;
+	int64_t stride;
+};
+
+struct stager {
+	struct kvmod_policy *p;
+	const struct kvmod_request *r;	/* as the engine made it */
+	void *from_stream, *to_stream;
+	struct kvmod_segment *segments;	/* as the policy gets them */
+	struct kvmod_head *heads, *next_head;	/* of all of them, end to end */
+
+	/* The first time over, copies is NULL: only the sizes are found. */
+	char *copies, *packed;
+	uint64_t used, begin;		/* bytes of copies; where the segment at hand begins */
+	uint64_t most_packed;
+	uint32_t n_pieces, most_pieces;	/* of a segment */
+	bool gaps;			/* does one have some? */
+	struct piece *pieces;
+	struct kvmod_gather *gathers;
+	struct kvmod_span *spans;
+};
+
+/* --- devices --------------------------------------------------------------------- */
+
+static bool is_host(const struct kvmod_device *device)
+{
+	return kvmod_device_ops(device)->on & KVMOD_ON_CPU;
+}
+
+static const char *device_of(const struct kvmod_request *r, const struct kvmod_segment *s)
+{
+	if (KVMOD_HAS(s, device) && s->device)
+		return s->device;
+	return r->device ? r->device : "cpu";
+}
+
+static bool is_elsewhere(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i)
+{
+	return strcmp(device_of(r, kvmod_segment_at(r, i)), kvmod_policy_device(p)) != 0;
+}
+
+static void *stream_on(const struct kvmod_request *r, const char *device)
+{
+	return strcmp(r->device ? r->device : "cpu", device) == 0 ? r->stream : NULL;
+}
+
+/* --- what is to be copied ------------------------------------------------------------ */
+
+static bool has_gaps(const struct piece *piece)
+{
+	return piece->n_rows > 1 && piece->stride != (int64_t)piece->row_bytes;
+}
+
+static void add_piece(struct stager *st, const void *src, uint64_t at, uint64_t n_rows,
+		      uint64_t row_bytes, int64_t stride)
+{
+	struct piece piece = {
+		.src = src, .at = at, .n_rows = n_rows, .row_bytes = row_bytes, .stride = stride,
+	};
+
+	st->gaps |= has_gaps(&piece);
+	if (st->pieces)
+		st->pieces[st->n_pieces] = piece;
+	st->n_pieces++;
+}
+
+/* Makes room for so many bytes, which the view is to show; returns where they begin. */
+static uint64_t place(struct stager *st, struct kvmod_view *view, uint64_t bytes, uint64_t stride,
+		      uint64_t head_stride)
+{
+	uint64_t at = st->used;
+
+	st->used += (bytes + COPY_ALIGN - 1) / COPY_ALIGN * COPY_ALIGN;
+	view->data = st->copies ? st->copies + at : NULL;
+	view->stride = (int64_t)stride;
+	view->head_stride = (int64_t)head_stride;
+	return at;
+}
+
+/* K or V of one KV head: [n][head_dim]. */
+static void add_rows(struct stager *st, struct kvmod_view *view, uint32_t n, uint32_t head_dim)
+{
+	const struct kvmod_view from = *view;
+	uint64_t row = kvmod_row_bytes(view->type, head_dim);
+
+	add_piece(st, from.data, place(st, view, n * row, row, 0), n, row, from.stride);
+}
+
+/* [n_rows][n_q_heads][head_dim]; as a rule the heads of a row lie end to end. */
+static void add_queries(struct stager *st, struct kvmod_segment *s)
+{
+	const struct kvmod_view from = s->q;
+	uint64_t head = kvmod_row_bytes(from.type, s->head_dim), row = head * s->n_q_heads;
+	uint64_t at = place(st, &s->q, s->n_rows * row, row, head);
+
+	if (s->n_q_heads == 1 || from.head_stride == (int64_t)head) {
+		add_piece(st, from.data, at, s->n_rows, row, from.stride);
+		return;
+	}
+	for (uint32_t i = 0; i < s->n_rows; i++)
+		add_piece(st, (const char *)from.data + i * from.stride, at + i * row, s->n_q_heads,
+			  head, from.head_stride);
+}
+
+/* A number for each position that a query head attends to; KV heads may differ in length. */
+static void add_numbers(struct stager *st, struct kvmod_view *view, const struct kvmod_segment *s)
+{
+	const struct kvmod_view from = *view;
+	uint32_t group = s->n_q_heads / s->n_kv_heads;
+	uint64_t room = kvmod_longest_head(s) * sizeof(float), at;
+
+	at = place(st, view, room * s->n_q_heads, sizeof(float), room);
+	for (uint32_t h = 0; h < s->n_q_heads; h++)
+		add_piece(st, (const char *)from.data + h * from.head_stride, at + h * room, 1,
+			  s->heads[h / group].n * sizeof(float), 0);
+}
+
+/* A matrix of n rows for each query head. */
+static void add_matrices(struct stager *st, struct kvmod_view *view, const struct kvmod_segment *s,
+			 uint32_t n)
+{
+	const struct kvmod_view from = *view;
+	uint64_t row = s->head_dim * sizeof(float);
+	uint64_t at = place(st, view, n * row * s->n_q_heads, row, n * row);
+
+	for (uint32_t h = 0; h < s->n_q_heads; h++)
+		add_piece(st, (const char *)from.data + h * from.head_stride, at + h * n * row, n,
+			  row, from.stride ? from.stride : (int64_t)row);
+}
+
+/* What was not asked for is not there. */
+static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struct kvmod_head *heads)
+{
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		if (!(needs->what & KVMOD_NEED_K))
+			heads[g].k.data = NULL;
+		if (!(needs->what & KVMOD_NEED_V))
+			heads[g].v.data = NULL;
+	}
+	if (!kvmod_needs_rows(needs, 1)) {
+		s->q.data = NULL;
+		s->n_rows = 0;
+	}
+	if (!(needs->what & KVMOD_NEED_COLSUM))
+		s->colsum.data = NULL;
+	if (!(needs->what & KVMOD_NEED_WO_NORM))
+		s->wo_norm.data = NULL;
+	if (!(needs->what & KVMOD_NEED_Q_STATS))
+		s->q_mean.data = s->q_cov.data = NULL;
+}
+
+/* Turns its views into those of the copies, and lists what makes these. */
+static void add_segment(struct stager *st, struct kvmod_segment *s, struct kvmod_head *heads)
+{
+	hide(&st->p->needs, s, heads);
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		if (heads[g].k.data)
+			add_rows(st, &heads[g].k, heads[g].n, s->head_dim);
+		if (heads[g].v.data)
+			add_rows(st, &heads[g].v, heads[g].n, s->head_dim);
+	}
+	if (s->q.data)
+		add_queries(st, s);
+	if (s->colsum.data)
+		add_numbers(st, &s->colsum, s);
+	if (s->wo_norm.data)
+		add_numbers(st, &s->wo_norm, s);
+	if (s->q_mean.data)
+		add_matrices(st, &s->q_mean, s, 1);
+	if (s->q_cov.data)
+		add_matrices(st, &s->q_cov, s, s->head_dim);
+}
+
+/* --- copying -------------------------------------------------------------------------- */
+
+static int pack(struct stager *st)
+{
+	struct kvmod_device *from = st->p->staging.from;
+	uint32_t n = 0;
+	int err;
+
+	for (uint32_t i = 0; i < st->n_pieces; i++) {
+		const struct piece *piece = &st->pieces[i];
+
+		if (!has_gaps(piece))
+			continue;
+		st->spans[n] = (struct kvmod_span){ .end = (uint32_t)piece->n_rows };
+		st->gathers[n] = (struct kvmod_gather){
+			.size = sizeof(st->gathers[n]), .n_spans = 1, .spans = &st->spans[n],
+			.row_bytes = piece->row_bytes, .src = piece->src,
+			.dst = st->packed + (piece->at - st->begin),
+			.src_stride = piece->stride, .dst_stride = (int64_t)piece->row_bytes,
+		};
+		n++;
+	}
+	if (n == 0)
+		return KVMOD_OK;
+	err = kvmod_device_ops(from)->gather(kvmod_device_instance(from), st->from_stream,
+					     st->gathers, n, sizeof(*st->gathers));
+	return err ? kv_device_failed(from, err) : err;
+}
+
+static int copy(const struct stager *st, uint64_t at, const char *src, uint64_t bytes)
+{
+	struct kvmod_device *from = st->p->staging.from, *to = st->p->device;
+	int err;
+
+	if (is_host(to)) {
+		err = kvmod_device_ops(from)->to_host(kvmod_device_instance(from), st->from_stream,
+						      st->copies + at, src, bytes);
+		return err ? kv_device_failed(from, err) : err;
+	}
+	err = kvmod_device_ops(to)->from_host(kvmod_device_instance(to), st->to_stream,
+					      st->copies + at, src, bytes);
+	return err ? kv_device_failed(to, err) : err;
+}
+
+/* Pieces that follow each other on both sides go as one. */
+static int copy_pieces(const struct stager *st)
+{
+	const char *src = NULL;
+	uint64_t at = 0, bytes = 0;
+	int err = KVMOD_OK;
+
+	for (uint32_t i = 0; i < st->n_pieces && err == KVMOD_OK; i++) {
+		const struct piece *piece = &st->pieces[i];
+		const char *next = has_gaps(piece) ? st->packed + (piece->at - st->begin) : piece->src;
+
+		if (bytes > 0 && (next != src + bytes || piece->at != at + bytes)) {
+			err = copy(st, at, src, bytes);
+			bytes = 0;
+		}
+		if (bytes == 0) {
+			src = next;
+			at = piece->at;
+		}
+		bytes += piece->n_rows * piece->row_bytes;
+	}
+	return err == KVMOD_OK && bytes > 0 ? copy(st, at, src, bytes) : err;
+}
+
+/* --- all segments ----------------------------------------------------------------------- */
+
+/* As its writer described it, at full size. */
+static struct kvmod_head *describe(struct stager *st, uint32_t i)
+{
+	const struct kvmod_segment *of = kvmod_segment_at(st->r, i);
+	struct kvmod_segment *s = &st->segments[i];
+	struct kvmod_head *heads = st->next_head;
+
+	memset(s, 0, sizeof(*s));
+	memcpy(s, of, of->size < sizeof(*s) ? of->size : sizeof(*s));
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		const struct kvmod_head *head = kvmod_head_at(of, g);
+
+		memset(&heads[g], 0, sizeof(*heads));
+		memcpy(&heads[g], head, head->size < sizeof(*heads) ? head->size : sizeof(*heads));
+		heads[g].size = sizeof(*heads);
+	}
+	s->size = sizeof(*s);
+	s->heads = heads;
+	s->head_stride = sizeof(*heads);
+	s->device = NULL;
+	st->next_head += s->n_kv_heads;
+	return heads;
+}
+
+/* Over all segments: once for the sizes, once to copy. */
+static int go_over(struct stager *st)
+{
+	int err = KVMOD_OK;
+
+	st->used = 0;
+	st->next_head = st->heads;
+	for (uint32_t i = 0; i < st->r->n_segments && err == KVMOD_OK; i++) {
+		struct kvmod_head *heads = describe(st, i);
+
+		if (!is_elsewhere(st->p, st->r, i))
+			continue;
+		st->begin = st->used;
+		st->n_pieces = 0;
+		st->gaps = false;
+		add_segment(st, &st->segments[i], heads);
+		if (st->gaps && st->used - st->begin > st->most_packed)
+			st->most_packed = st->used - st->begin;
+		if (st->n_pieces > st->most_pieces)
+			st->most_pieces = st->n_pieces;
+		if (st->copies)
+			err = pack(st);
+		if (st->copies && err == KVMOD_OK)
+			err = copy_pieces(st);
+	}
+	return err;
+}
+
+static int make_arrays(struct stager *st)
+{
+	struct kv_staging *staging = &st->p->staging;
+	size_t n_heads = 0, n = st->r->n_segments;
+
+	for (uint32_t i = 0; i < n; i++)
+		n_heads += kvmod_segment_at(st->r, i)->n_kv_heads;
+	free(staging->arrays);
+	staging->arrays = calloc(1, n * sizeof(*st->segments) + n_heads * sizeof(*st->heads));
+	if (!staging->arrays)
+		return kv_fail(KVMOD_ENOMEM, "no memory to describe %zu segments", n);
+	st->segments = staging->arrays;
+	st->heads = (struct kvmod_head *)(st->segments + n);
+	return KVMOD_OK;
+}
+
+static int make_room(struct stager *st)
+{
+	struct kv_staging *staging = &st->p->staging;
+	size_t n = st->most_pieces;
+	int err;
+
+	err = kv_buffer_reserve(st->p->device, &staging->copies, st->used);
+	if (err == KVMOD_OK)
+		err = kv_buffer_reserve(staging->from, &staging->packed, st->most_packed);
+	if (err)
+		return err;
+	st->copies = staging->copies.memory;
+	st->packed = staging->packed.memory;
+	st->pieces = calloc(n, sizeof(*st->pieces) + sizeof(*st->gathers) + sizeof(*st->spans));
+	if (!st->pieces)
+		return kv_fail(KVMOD_ENOMEM, "no memory for a list of %zu copies", n);
+	st->gathers = (struct kvmod_gather *)(st->pieces + n);
+	st->spans = (struct kvmod_span *)(st->gathers + n);
+	return KVMOD_OK;
+}
+
+/* The one device that segments are copied from; it stays open with the policy. */
+static int open_one(struct kvmod_policy *p, const char *name, uint32_t layer)
+{
+	struct kv_staging *s = &p->staging;
+
+	if (kv_device_bit(name) == 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u is on `%s`, which is no device", layer, name);
+	if (!s->from)
+		return kvmod_device_open(p->ctx, name, &s->from);
+	if (strcmp(kvmod_device_ops(s->from)->name, name) != 0)
+		return kv_fail(KVMOD_ENOTSUP, "layer %u is on %s, others are on %s", layer, name,
+			       kvmod_device_ops(s->from)->name);
+	return KVMOD_OK;
+}
+
+static int open_from(struct stager *st)
+{
+	const char *name;
+	int err = KVMOD_OK;
+
+	for (uint32_t i = 0; i < st->r->n_segments && err == KVMOD_OK; i++) {
+		name = device_of(st->r, kvmod_segment_at(st->r, i));
+		if (is_elsewhere(st->p, st->r, i))
+			err = open_one(st->p, name, kvmod_segment_at(st->r, i)->layer);
+	}
+	if (err == KVMOD_OK)
+		st->from_stream = stream_on(st->r, kvmod_device_ops(st->p->staging.from)->name);
+	return err;
+}
+
+static int copy_all(struct stager *st)
+{
+	int err = make_room(st), waited;
+
+	if (err == KVMOD_OK)
+		err = go_over(st);
+	free(st->pieces);
+	/* What is queued must not run on while its memory is used for something else. */
+	waited = kv_device_wait(st->p->staging.from, st->from_stream);
+	return err ? err : waited;
+}
+
+/* --- said once ------------------------------------------------------------------------------ */
+
+static bool is_copied(const struct stager *st, uint32_t layer)
+{
+	for (uint32_t i = 0; i < st->r->n_segments; i++)
+		if (kvmod_segment_at(st->r, i)->layer == layer && is_elsewhere(st->p, st->r, i))
+			return true;
+	return false;
+}
+
+/* "0-15, 20" */
+static void list_copied(const struct stager *st, char *text, size_t room)
+{
+	size_t n = 0;
+
+	for (uint32_t layer = 0, end; layer < st->r->n_layers && n < room; layer = end + 1) {
+		for (end = layer; end < st->r->n_layers && is_copied(st, end); end++)
+			;
+		if (end > layer)
+			n += (size_t)snprintf(text + n, room - n, "%s%u", n ? ", " : "", layer);
+		if (end > layer + 1 && n < room)
+			n += (size_t)snprintf(text + n, room - n, "-%u", end - 1);
+	}
+}
+
+static void say_once(const struct stager *st)
+{
+	struct kvmod_policy *p = st->p;
+	char layers[256] = "";
+
+	if (p->staging.said)
+		return;
+	p->staging.said = true;
+	list_copied(st, layers, sizeof(layers));
+	kv_log(p->ctx, KVMOD_NOTE, "policy %s runs on %s; copied there from %s: layer %s", p->ops->name,
+	       kvmod_policy_device(p), kvmod_device_ops(p->staging.from)->name, layers);
+}
+
+/* ------------------------------------------------------------------------------------------------ */
+
+/* The segments that the policy gets are in st->segments then. */
+static int stage(struct stager *st)
+{
+	int err = make_arrays(st);
+
+	if (err == KVMOD_OK)
+		err = go_over(st);
+	if (err || st->used == 0)	/* a policy may go by lengths alone */
+		return err;
+	err = open_from(st);
+	if (err == KVMOD_OK)
+		err = copy_all(st);
+	if (err == KVMOD_OK)
+		say_once(st);
+	return err;
+}
+
+int kv_stage(struct kvmod_policy *p, struct kvmod_request *r)
+{
+	const struct kvmod_request engine = *r;
+	struct stager st = { .p = p, .r = &engine };
+	uint32_t i = 0;
+	int err;
+
+	r->device = kvmod_policy_device(p);
+	r->stream = st.to_stream = stream_on(&engine, r->device);
+	while (i < engine.n_segments && !is_elsewhere(p, &engine, i))
+		i++;
+	if (i == engine.n_segments)
+		return KVMOD_OK;
+	err = stage(&st);
+	if (err)
+		return err;
+	r->segments = st.segments;
+	r->segment_stride = sizeof(*st.segments);
+	return KVMOD_OK;
+}
+
+void kv_staging_free(struct kvmod_policy *p)
+{
+	struct kv_staging *s = &p->staging;
+
+	free(s->arrays);
+	kv_buffer_free(p->device, &s->copies);
+	if (!s->from)
+		return;
+	kv_buffer_free(s->from, &s->packed);
+	kvmod_device_close(s->from);
+}

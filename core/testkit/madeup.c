@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Made-up caches. */
+#include "core/testkit/madeup.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/testkit/vectors.h"
+#include "core/testkit/random.h"
+
+struct kvmod_model madeup_model(const struct madeup_shape *shape)
+{
+	return (struct kvmod_model){
+		.size = sizeof(struct kvmod_model),
+		.n_layers = shape->n_layers,
+		.n_q_heads = shape->n_q_heads,
+		.n_kv_heads = shape->n_kv_heads,
+		.head_dim = shape->head_dim,
+		.n_vocab = 32000,
+		.context = 8192,
+		.name = "made-up",
+		.architecture = "llama",
+		.scale = (float)(1 / sqrt(shape->head_dim)),
+		.rope_base = 10000,
+	};
+}
+
+/* --- memory ---------------------------------------------------------------------- */
+
+/* Hands out m->bytes piece by piece; the first time round it only adds up. */
+struct pieces {
+	unsigned char *base;
+	size_t used;
+};
+
+static void *piece(struct pieces *p, size_t bytes)
+{
+	unsigned char *at = p->base ? p->base + p->used : NULL;
+
+	p->used += (bytes + 63) / 64 * 64;
+	return at;
+}
+
+static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
+				 size_t head_stride)
+{
+	return (struct kvmod_view){
+		.size = sizeof(struct kvmod_view),
+		.type = type,
+		.data = data,
+		.stride = (int64_t)stride,
+		.head_stride = (int64_t)head_stride,
+	};
+}
+
+/* --- contents --------------------------------------------------------------------- */
+
+enum { OF_K, OF_V, OF_Q, OF_EXTRA };
+
+/* Even numbers with deviation 1, always the same for the same place. */
+static void fill(float *out, size_t n, uint64_t what, uint64_t layer, uint64_t head, uint64_t at)
+{
+	struct kv_random r = { .state = ((what << 20 | layer) << 20 | head) << 20 ^ at };
+
+	for (size_t i = 0; i < n; i++)
+		out[i] = ((float)kv_random_u32(&r) * 0x1p-31f - 1) * 1.7320508f;
+}
+
+/* Views are of constant memory; this is where theirs may be written. */
+static void *inside(const struct madeup *m, const struct kvmod_view *view)
+{
+	return m->bytes + ((const unsigned char *)view->data - m->bytes);
+}
+
+static void fill_rows(const struct madeup *m, const struct kvmod_segment *s, uint32_t g,
+		      const struct kvmod_view *view, uint64_t what, float *row)
+{
+	const struct kvmod_head *head = kvmod_head_at(s, g);
+	unsigned char *out = inside(m, view);
+
+	for (uint32_t i = 0; i < head->n; i++, out += view->stride) {
+		fill(row, s->head_dim, what, s->layer, g,
+		     head->positions ? (uint64_t)head->positions[i] : i);
+		kv_encode(view->type, row, s->head_dim, out);
+	}
+}
+
+static void fill_queries(const struct madeup *m, const struct kvmod_segment *s)
+{
+	float *out = inside(m, &s->q);
+	size_t n = (size_t)s->n_q_heads * s->head_dim;
+
+	for (uint32_t row = 0; row < s->n_rows; row++, out += n)
+		fill(out, n, OF_Q, s->layer, 0, s->logical - s->n_rows + row);
+}
+
+/* Sums and norms are above zero, and so is the diagonal of a covariance. */
+static void fill_extra(const struct madeup *m, const struct kvmod_segment *s,
+		       const struct kvmod_view *view, size_t n)
+{
+	float *out;
+
+	if (!view->data)
+		return;
+	out = inside(m, view);
+	fill(out, n, OF_EXTRA, s->layer, 0, 0);
+	for (size_t i = 0; i < n; i++)
+		out[i] = fabsf(out[i]);
+}
+
+static void fill_segment(const struct madeup *m, const struct kvmod_segment *s, float *row)
+{
+	size_t heads = s->n_q_heads, dim = s->head_dim;
+
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		fill_rows(m, s, g, &kvmod_head_at(s, g)->k, OF_K, row);
+		fill_rows(m, s, g, &kvmod_head_at(s, g)->v, OF_V, row);
+	}
+	if (s->n_rows)
+		fill_queries(m, s);
+	fill_extra(m, s, &s->colsum, heads * (size_t)s->colsum.head_stride / sizeof(float));
+	fill_extra(m, s, &s->wo_norm, heads * (size_t)s->wo_norm.head_stride / sizeof(float));
+	fill_extra(m, s, &s->q_mean, heads * dim);
+	fill_extra(m, s, &s->q_cov, heads * dim * dim);
+}
+
+/* --- layout ------------------------------------------------------------------------ */
+
+static void lay_out_segment(struct madeup *m, struct pieces *p, struct kvmod_segment *s,
+			    uint32_t what)
+{
+	size_t f = sizeof(float), dim = s->head_dim, heads = s->n_q_heads;
+	size_t row = kvmod_row_bytes(m->shape.type, dim), longest = 0;
+
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		struct kvmod_head *head = &m->heads[s->layer * s->n_kv_heads + g];
+
+		head->k = view_of(m->shape.type, piece(p, head->n * row), row, 0);
+		head->v = view_of(m->shape.type, piece(p, head->n * row), row, 0);
+		longest = head->n > longest ? head->n : longest;
+	}
+	if (s->n_rows)
+		s->q = view_of(KVMOD_F32, piece(p, s->n_rows * heads * dim * f),
+			       heads * dim * f, dim * f);
+	if (what & KVMOD_NEED_COLSUM)
+		s->colsum = view_of(KVMOD_F32, piece(p, heads * longest * f), 0, longest * f);
+	if (what & KVMOD_NEED_WO_NORM)
+		s->wo_norm = view_of(KVMOD_F32, piece(p, heads * longest * f), 0, longest * f);
+	if (what & KVMOD_NEED_Q_STATS) {
+		s->q_mean = view_of(KVMOD_F32, piece(p, heads * dim * f), 0, dim * f);
+		s->q_cov = view_of(KVMOD_F32, piece(p, heads * dim * dim * f), dim * f,
+				   dim * dim * f);
+		s->n_q_stat = s->logical;
+	}
+}
+
+static void lay_out(struct madeup *m, struct pieces *p, uint32_t what)
+{
+	for (uint32_t i = 0; i < m->shape.n_segments; i++)
+		lay_out_segment(m, p, &m->segments[i], what);
+}
+
+/* Everything but memory: heads know their n and positions. */
+static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
+{
+	const struct madeup_shape *shape = &m->shape;
+
+	for (uint32_t i = 0; i < shape->n_segments; i++)
+		m->segments[i] = (struct kvmod_segment){
+			.size = sizeof(struct kvmod_segment),
+			.layer = i,
+			.logical = logical,
+			.n_q_heads = shape->n_q_heads,
+			.n_kv_heads = shape->n_kv_heads,
+			.head_dim = shape->head_dim,
+			.total_heads = shape->n_kv_heads,
+			.scale = (float)(1 / sqrt(shape->head_dim)),
+			.head_stride = sizeof(struct kvmod_head),
+			.heads = m->heads + (size_t)i * shape->n_kv_heads,
+			.n_rows = rows,
+		};
+	m->request = (struct kvmod_request){
+		.size = sizeof(m->request),
+		.phase = KVMOD_PREFILL,
+		.n_layers = shape->n_layers,
+		.n_segments = shape->n_segments,
+		.segment_stride = sizeof(*m->segments),
+		.segments = m->segments,
+	};
+}
+
+/* Memory for all that describe() says, and what is in it. */
+static int furnish(struct madeup *m, uint32_t what)
+{
+	struct pieces p = { 0 };
+	float *row = malloc(m->shape.head_dim * sizeof(*row));
+
+	lay_out(m, &p, what);
+	m->n_bytes = p.used;
+	m->bytes = aligned_alloc(64, p.used);
+	if (!m->bytes || !row) {
+		free(row);
+		madeup_free(m);
+		return KVMOD_ENOMEM;
+	}
+	memset(m->bytes, 0, m->n_bytes);
+	p = (struct pieces){ .base = m->bytes };
+	lay_out(m, &p, what);
+	for (uint32_t i = 0; i < m->shape.n_segments; i++)
+		fill_segment(m, &m->segments[i], row);
+	free(row);
+	return 0;
+}
+
+static int start(struct madeup *m, const struct madeup_shape *shape, size_t n_positions)
+{
+	size_t n_heads = (size_t)shape->n_segments * shape->n_kv_heads;
+
+	*m = (struct madeup){ .shape = *shape };
+	m->segments = calloc(shape->n_segments, sizeof(*m->segments));
+	m->heads = calloc(n_heads, sizeof(*m->heads));
+	m->positions = calloc(n_positions + 1, sizeof(*m->positions));
+	if (m->segments && m->heads && m->positions)
+		return 0;
+	madeup_free(m);
+	return KVMOD_ENOMEM;
+}
+
+int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
+		 uint32_t rows, uint32_t what)
+{
+	int err = start(m, shape, 0);
+
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < shape->n_segments * shape->n_kv_heads; i++)
+		m->heads[i] = (struct kvmod_head){ .size = sizeof(*m->heads), .n = n };
+	describe(m, n, rows < n ? rows : n);
+	return furnish(m, what);
+}
+
+/* The positions of one head: those kept of the ones before, and the new ones. */
+static int32_t *carry_over(const struct madeup *before, const struct kvmod_plan *plan,
+			   uint32_t i, uint32_t g, uint32_t n_new, struct kvmod_head *head,
+			   int32_t *at)
+{
+	const struct kvmod_segment *s = &before->segments[i];
+	const struct kvmod_head *old = kvmod_head_at(s, g);
+	uint32_t *kept = (uint32_t *)at;	/* indices, then what they stand for */
+	uint32_t n = vectors_kept(&before->request, plan, i, g, kept);
+
+	for (uint32_t k = 0; k < n; k++)
+		at[k] = old->positions ? old->positions[kept[k]] : (int32_t)kept[k];
+	for (uint32_t k = 0; k < n_new; k++)
+		at[n + k] = (int32_t)(s->logical + k);
+	*head = (struct kvmod_head){ .size = sizeof(*head), .n = n + n_new, .positions = at };
+	return at + n + n_new;
+}
+
+int madeup_next(struct madeup *m, const struct madeup *before, const struct kvmod_plan *plan,
+		uint32_t n_new, uint32_t rows, uint32_t what)
+{
+	const struct madeup_shape *shape = &before->shape;
+	uint32_t n_heads = shape->n_segments * shape->n_kv_heads;
+	uint64_t logical = before->segments[0].logical + n_new;
+	size_t n_positions = 0;
+	int32_t *at;
+	int err;
+
+	for (uint32_t i = 0; i < n_heads; i++)
+		n_positions += before->heads[i].n + n_new;
+	rows = rows < n_new ? rows : n_new;
+	err = start(m, shape, n_positions + rows);
+	if (err)
+		return err;
+	at = m->positions;
+	for (uint32_t i = 0; i < n_heads; i++)
+		at = carry_over(before, plan, i / shape->n_kv_heads, i % shape->n_kv_heads, n_new,
+				&m->heads[i], at);
+	describe(m, logical, rows);
+	for (uint32_t row = 0; row < rows; row++)
+		at[row] = (int32_t)(logical - rows + row);
+	for (uint32_t i = 0; i < shape->n_segments; i++)
+		m->segments[i].row_positions = at;
+	return furnish(m, what);
+}
+
+void madeup_free(struct madeup *m)
+{
+	free(m->segments);
+	free(m->heads);
+	free(m->positions);
+	free(m->bytes);
+	*m = (struct madeup){ 0 };
+}
