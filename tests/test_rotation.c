@@ -71,12 +71,12 @@ static int32_t peek_init(const struct kvmod_host *host)
 {
 	struct kvmod_policy_ops ops = {
 		.size = sizeof(ops), .name = "peek", .description = "looks at rows",
-		.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct kvmod_instance),
+		.instance_size = sizeof(struct kvmod_instance),
 		.needs = peek_needs, .compress = peek_compress,
 	};
 	int32_t err = host->register_policy(host->ctx, &ops);
 
-	ops.devices = KVMOD_ON_CUDA;
+	ops.devices = "cuda";
 	return err ? err : host->register_policy(host->ctx, &ops);
 }
 

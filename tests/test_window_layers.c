@@ -61,7 +61,7 @@ static int32_t half_compress(void *self_, const struct kvmod_request *r, struct 
 
 static const struct kvmod_policy_ops half_ops = {
 	.size = sizeof(half_ops), .name = "half", .description = "keeps the newest half",
-	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct half),
+	.instance_size = sizeof(struct half),
 	.params = half_params, .n_params = sizeof(half_params) / sizeof(half_params[0]),
 	.needs = half_needs, .compress = half_compress,
 };
