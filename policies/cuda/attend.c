@@ -60,7 +60,8 @@ bool kv_window_takes(const struct kvmod_amount *budget, uint32_t window,
 int32_t kv_refuse_cache(const struct kvmod_host *host, int32_t err)
 {
 	return host->fail(host->ctx, err, "this cache is not for a GPU: expected a head dimension that "
-			  "is a multiple of 8 up to 256, 128 query heads or fewer, and segments alike");
+			  "is a multiple of 8 up to 256, 128 query heads or fewer, no sink logits, and "
+			  "segments alike");
 }
 
 static int32_t prepare(const struct kvmod_host *host, const struct kv_ranking *ranking,
