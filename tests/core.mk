@@ -64,6 +64,18 @@ tests_test_metadata_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_metadata_LDFLAGS = $(UNIT_LINK)
 tests_test_metadata_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_hostile
+tests_test_hostile_SOURCES = tests/test_hostile.c
+tests_test_hostile_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_hostile_LDFLAGS = $(UNIT_LINK)
+tests_test_hostile_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_request
+tests_test_request_SOURCES = tests/test_request.c
+tests_test_request_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_request_LDFLAGS = $(UNIT_LINK)
+tests_test_request_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_names
 tests_test_names_SOURCES = tests/test_names.c
 tests_test_names_CPPFLAGS = $(TEST_CPPFLAGS)

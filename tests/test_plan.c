@@ -171,7 +171,7 @@ START_TEST(spans)
 	set_spans(f, 1, (struct kvmod_span[]){ { 5, 11 } });
 	refused(f, "span 0 is 5..11, expected a part of 0..10");
 	set_spans(f, 1, (struct kvmod_span[]){ { 0, 9 } });
-	refused(f, "the newest position, 9, is not kept");
+	refused(f, "the newest position, 9, is missing");
 	accepted(f, KVMOD_POLICY_MAY_DROP_NEWEST);
 	f->keep->n_spans = 0;
 	refused(f, "0 spans, expected 1 to 6");
@@ -210,7 +210,7 @@ START_TEST(heads)
 	set_head(f, 1, 2, (uint32_t[]){ 5, 5 });
 	refused(f, "KV head 1 keeps index 5 after 5, expected ascending indices");
 	set_head(f, 1, 2, (uint32_t[]){ 5, 2 });
-	refused(f, "KV head 1 keeps index 2 after 5, expected them ascending");
+	refused(f, "KV head 1 keeps index 2 after 5, expected ascending indices");
 	f->keep->counts[1] = 0;
 	refused(f, "KV head 1 keeps 0 positions, expected 1 to 6");
 	f->keep->counts[1] = 7;

@@ -377,6 +377,7 @@ START_TEST(not_finite)
 		       &bad[_i >> 1 & 1], sizeof(float));
 	segments[0] = l[0].segment;
 	segments[1] = l[1].segment;
+	segments[1].sequence = 1;
 	request = l[0].request;
 	request.n_segments = 2;
 	request.segments = list;

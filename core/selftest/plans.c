@@ -67,14 +67,22 @@ static bool same_plan(const struct kvmod_request *request, const struct kvmod_pl
 	return same;
 }
 
+static bool same_store(const struct kvmod_keep *a, const struct kvmod_keep *b)
+{
+	return a->k_store == b->k_store && a->v_store == b->v_store;
+}
+
 static void compare(struct trial *trial, const struct kvmod_request *request,
 		    const struct kvmod_plan *a, const struct kvmod_plan *b)
 {
-	for (uint32_t i = 0; i < a->n_keeps; i++)
+	for (uint32_t i = 0; i < a->n_keeps; i++) {
+		if (!same_store(kvmod_keep_at(a, i), kvmod_keep_at(b, i)))
+			selftest_fail(trial->t, "asked twice, it stores rows as another type: layer %u", i);
 		for (uint32_t g = 0; g < kvmod_segment_at(request, i)->n_kv_heads; g++)
 			if (!same_plan(request, a, b, i, g))
 				selftest_fail(trial->t, "two equal requests got different plans: "
 					      "layer %u, KV head %u", i, g);
+	}
 }
 
 /* A new sequence for each decision, so that a state from an earlier one plays no part. */

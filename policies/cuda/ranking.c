@@ -64,7 +64,7 @@ int32_t kv_refuse_cache(const struct kvmod_host *host, int32_t err)
 {
 	return host->fail(host->ctx, err, "the GPU's kernels cannot take this cache: expected a head "
 			  "dimension that is a multiple of 8 and at most 256, at most 128 query heads, "
-			  "and segments of one shape and type");
+			  "no sink logits, and segments of one shape and type");
 }
 
 static int32_t prepare(const struct kvmod_host *host, const struct kv_ranking *ranking,

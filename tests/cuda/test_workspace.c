@@ -95,6 +95,25 @@ static void layers_with_more_heads(void)
 	      (unsigned long long)a.device, (unsigned long long)b.device);
 }
 
+/* A softmax without a model's sinks is another one: the kernels know of none. */
+static void sink_logits(void)
+{
+	static const float logits[MOST_HEADS] = { 1, 2, 3 };
+	struct kvmod_scorer snapkv = {
+		.instance = { .host = &host }, .budget = { .value = 32, .is_count = 1 },
+		.window = WINDOW, .pool = 1,
+	};
+	struct kvmod_workspace need = { .size = sizeof(need) };
+	struct kvmod_request request;
+	int32_t err;
+
+	fill(0, MOST_HEADS, 1000, 1000);
+	segments[0].sink_logits = logits;
+	request = request_of(segment_list, 1);
+	err = kv_cuda_snapkv_ops.workspace(&snapkv, &request, &need);
+	CHECK(err == KVMOD_ENOTSUP, "workspace() of a cache with sink logits gives %d", err);
+}
+
 /* Segments of an older header are shorter: memory ends with the last one. */
 static void older_segments(void)
 {
@@ -148,6 +167,7 @@ static void strides(void)
 int main(void)
 {
 	layers_with_more_heads();
+	sink_logits();
 	older_segments();
 	strides();
 	printf("%u checks, %u failures\n", checks, failures);

@@ -125,9 +125,9 @@ struct kvmod_engine_ops {
 	void (*cancel)(void *self);
 
 	/*
-	 * Describes the sequence's cache: every layer a segment, but for those that cache a
-	 * window alone, as `needs` of prompt_begin asked. Valid until the next call with this seq. In *out the
-	 * engine fills all but phase, state and scratch.
+	 * Describes the sequence's cache as `needs` of prompt_begin asked: every layer a
+	 * segment, but for those that cache a window alone. Valid until the next call with
+	 * this seq. In *out the engine fills all but phase, state and scratch.
 	 */
 	int32_t (*request)(void *self, struct kvmod_seq *seq, struct kvmod_request *out);
 	/*

@@ -252,7 +252,8 @@ uint64_t kvmod_plan_count(const struct kvmod_request *request, const struct kvmo
 double kvmod_plan_budget(const struct kvmod_request *request, const struct kvmod_plan *plan);
 /*
  * Is keep `i` in range, sorted, unique and not empty, and is the newest position
- * in it (unless flags has KVMOD_POLICY_MAY_DROP_NEWEST)? Else KVMOD_EPLAN.
+ * in it (unless flags has KVMOD_POLICY_MAY_DROP_NEWEST)? Are its rows to be stored as
+ * types that there are, and that divide head_dim? Else KVMOD_EPLAN.
  */
 int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		     uint32_t i, uint32_t flags);

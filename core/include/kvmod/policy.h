@@ -26,7 +26,7 @@ extern "C" {
 #define KVMOD_NEED_COLSUM	(1u << 2)	/* column sums of attention */
 #define KVMOD_NEED_Q_STATS	(1u << 3)	/* mean and covariance of queries before RoPE */
 #define KVMOD_NEED_WO_NORM	(1u << 4)	/* |Wo v|_1 */
-#define KVMOD_NEED_ALL_LAYERS	(1u << 5)	/* one request with every layer, not one a layer */
+#define KVMOD_NEED_ALL_LAYERS	(1u << 5)	/* one request with every layer that requests name */
 
 struct kvmod_needs {
 	uint32_t size;

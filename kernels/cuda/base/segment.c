@@ -12,7 +12,7 @@ int kv_check_shape(const struct kvmod_segment *s)
 		return KVMOD_EINVAL;
 	k_type = kvmod_head_at(s, 0)->k.type;
 	if (s->head_dim == 0 || s->head_dim % 8 || s->head_dim > KV_MAX_DIM ||
-	    s->n_q_heads > KV_MAX_HEADS || (k_type == KVMOD_Q8_0 && s->head_dim % 32))
+	    s->n_q_heads > KV_MAX_HEADS || (KVMOD_HAS(s, sink_logits) && s->sink_logits) || (k_type == KVMOD_Q8_0 && s->head_dim % 32))
 		return KVMOD_ENOTSUP;
 	if (k_type < KVMOD_F32 || k_type > KVMOD_Q8_0 ||
 	    s->q.type < KVMOD_F32 || s->q.type > KVMOD_BF16)
