@@ -261,7 +261,10 @@ int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_pla
  * Asks the policy, checks the plan. A segment whose keep is not valid is whole
  * in *plan afterwards, its status says why, and a line is logged. Returns what
  * the policy returned (then all of *plan is whole), or 0. Needs no engine of
- * ours: a foreign host fills the request with views of its own cache.
+ * ours: a foreign host fills the request with views of its own cache. A request that
+ * makes no sense is refused with KVMOD_EINVAL before the policy sees it: sizes, counts,
+ * strides, lengths, scales and the first and last of positions are checked; row data
+ * and addresses other than NULL are the host's word. *plan is one of kvmod_plan_new().
  */
 int kvmod_decide(struct kvmod_policy *policy, const struct kvmod_request *request,
 		 struct kvmod_plan *plan);
