@@ -142,7 +142,7 @@ START_TEST(bad_plan)
 
 	fixture_module("badplan", NULL);
 	ck_assert_int_eq(check(ctx, "[policy badplan]\n"), KVMOD_EPLAN);
-	ck_assert_ptr_nonnull(strstr(kvmod_error(), "policy badplan: its plan for layer 0 was refused"));
+	ck_assert_ptr_nonnull(strstr(kvmod_error(), "policy badplan: the plan for layer 0 was refused"));
 	/* Why, is in the child's log. */
 	ck_assert_ptr_nonnull(strstr(fixture_log, "policy badplan: layer 0: "));
 	kvmod_unref(ctx);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Opening files that somebody names. A FIFO or a device would keep the program
- * waiting, so whoever opens a file says what it may be, and the open never waits.
+ * Opening files whose names come from users. A FIFO or a device could block the
+ * program, so the caller says which kinds of file it accepts, and open never blocks.
  * Inline, because modules link nothing of the library.
  */
 #ifndef KVMOD_REGULAR_H
@@ -23,8 +23,8 @@ static inline int kv_is_regular(const struct stat *st)
 }
 
 /*
- * Opens a file for reading, without waiting, and describes it in *st. -1: errno
- * says why, and is 0 where the file is there and is no regular file.
+ * Opens a file for reading, without blocking, and describes it in *st. -1 on failure:
+ * errno says why, and is 0 if the file exists but is not a regular file.
  */
 static inline int kv_open_regular(const char *path, struct stat *st)
 {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Trying what a configuration names, in child processes (check.c, trial.c, probe.c). */
+/* Checks of a configuration: everything that it names is tried in a child process (check.c, trial.c, probe.c). */
 #ifndef KVMOD_CHECK_H
 #define KVMOD_CHECK_H
 
 #include "core/modules/catalog.h"
 
-/* Says what comes next. */
+/* Called before each step, with its name. */
 typedef void kv_step_fn(void *arg, const char *what);
 
-/* Tries what the configuration names, which was read already. */
+/* Tries everything that a configuration, which was read already, names. */
 int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t limit_ms,
 		    kvmod_finding_fn *fn, void *arg);
 
@@ -25,8 +25,9 @@ int kv_try(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, bool poli
 int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 		    kv_step_fn *step, void *arg);
 /*
- * Goes the way of a session up to the first prompt, but for the weights: the
- * engine, the policy (NULL: none) for its model, and what the policy needs of it.
+ * Does what a session does before the first prompt, without the weights: opens the
+ * engine, opens the policy (NULL: none) for its model, and asks whether the engine
+ * serves what the policy needs.
  */
 int kv_probe_engine(struct kvmod_ctx *ctx, const char *name, const char *policy,
 		    kv_step_fn *step, void *arg);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Trying without running a model: a policy on a tiny made-up one and one request of
- * it; an engine as far as it goes without weights, and the policy with its model.
+ * Trials without a model's weights: a policy decides one request of a tiny made-up
+ * model; an engine is checked, and the policy is opened for the engine's model.
  */
 #include "core/check/check.h"
 #include "core/run/engine.h"
@@ -201,14 +201,14 @@ static int make_request(struct probe *p, const struct kvmod_needs *needs)
 	return err;
 }
 
-/* A segment that stays whole because of its plan is a mistake of the policy's. */
+/* A plan that leaves a segment whole because of an error is a mistake of the policy. */
 static int judge(const struct kvmod_request *request, const struct kvmod_plan *plan, uint32_t flags)
 {
 	for (uint32_t i = 0; i < plan->n_keeps; i++) {
 		int err = kvmod_keep_at(plan, i)->status;
 
 		if (err)
-			return kv_fail(err, "its plan for layer %u was refused: %s", i,
+			return kv_fail(err, "the plan for layer %u was refused: %s", i,
 				       kvmod_strerror(err));
 		err = kvmod_plan_check(request, plan, i, flags);
 		if (err)
@@ -256,7 +256,7 @@ int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 	err = kvmod_policy_open(ctx, name, device, &model, &policy);
 	if (err)
 		return err;
-	policy->staging.said = true;	/* that a made-up cache is copied is no news */
+	policy->staging.said = true;	/* nobody cares where a made-up cache is */
 	p = calloc(1, sizeof(*p));
 	err = p ? make_request(p, kvmod_policy_needs(policy)) : kv_no_memory();
 	if (err == KVMOD_OK) {

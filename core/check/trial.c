@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is done in the child process to try a policy, engine or device. The context's
- * configuration is the one that is tried.
+ * What the child process does to try a policy, an engine or a device. The context
+ * holds the configuration under trial.
  */
 #include "core/check/check.h"
 #include "core/modules/catalog.h"
@@ -65,9 +65,8 @@ static int open_any(struct kvmod_ctx *ctx, const char *policy)
 }
 
 /*
- * What is not needed here may be there for another machine: a section of a device
- * that is not asked for, or of a policy that is not in use. Then it is no mistake
- * that there is no GPU.
+ * A configuration may serve several machines: a section of a device or policy that is
+ * not in use may be meant for another one, so a GPU that this machine lacks is no mistake.
  */
 static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
 {
@@ -85,7 +84,7 @@ static int try_device(struct kvmod_ctx *ctx, const char *name)
 	return kv_is_in_use(ctx->config, KV_DEVICE, name) ? err : excuse(ctx, err, "device", name);
 }
 
-/* In use it must run as configured; else where it can, if that is here. */
+/* A policy in use must run as configured; any other wherever this machine can run it. */
 static int try_policy(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step, void *arg)
 {
 	int err = KVMOD_OK;
@@ -97,7 +96,7 @@ static int try_policy(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step,
 	return err ? excuse(ctx, err, "policy", name) : kv_probe_policy(ctx, name, "auto", step, arg);
 }
 
-/* Of one that would run on a device that cannot be used here. */
+/* Tries a policy on the CPU alone, while an accelerator is out of reach. */
 static int try_policy_without(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step, void *arg)
 {
 	int err = KVMOD_OK;
@@ -109,13 +108,13 @@ static int try_policy_without(struct kvmod_ctx *ctx, const char *name, kv_step_f
 	return kv_probe_policy(ctx, name, KV_CPU, step, arg);
 }
 
-/* A policy that failed has been reported, and would fail here again. */
+/* A policy that failed was reported already, and is not tried again. */
 static int try_engine(struct kvmod_ctx *ctx, const char *name, bool policy_failed,
 		      kv_step_fn *step, void *arg)
 {
 	const struct kv_provider *provider = kv_provider_find(ctx, KV_ENGINE, name, NULL);
 
-	/* Threads that run it in the parent may hold locks that nobody gives back here. */
+	/* Threads of the parent may hold locks of the engine, which nobody here releases. */
 	if (!kv_is_in_use(ctx->config, KV_ENGINE, name) || provider->refs > 0)
 		return KVMOD_OK;
 	return kv_probe_engine(ctx, name, policy_failed ? NULL : kv_in_use(ctx->config, KV_POLICY),
@@ -123,8 +122,8 @@ static int try_engine(struct kvmod_ctx *ctx, const char *name, bool policy_faile
 }
 
 /*
- * The driver of an accelerator that the parent uses does not work in its child.
- * Then only what can do without is tried; that the device works is known.
+ * A driver that the parent uses does not work in its child. Then the child tries only
+ * what needs no accelerator; the device itself works already in the parent.
  */
 int kv_try(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, bool policy_failed,
 	   kv_step_fn *step, void *arg)

@@ -16,8 +16,12 @@ static void copy_segment(const struct kvmod_segment *of, struct kvmod_segment *t
 	for (uint32_t g = 0; g < to->n_kv_heads; g++) {
 		const struct kvmod_head *head = kvmod_head_at(of, g);
 
-		memset(&heads[g], 0, sizeof(*heads));
-		memcpy(&heads[g], head, head->size < sizeof(*heads) ? head->size : sizeof(*heads));
+		if (head->size >= sizeof(*heads)) {
+			heads[g] = *head;
+		} else {
+			memset(&heads[g], 0, sizeof(*heads));
+			memcpy(&heads[g], head, head->size);
+		}
 		heads[g].size = sizeof(*heads);
 	}
 	to->size = sizeof(*to);

@@ -29,14 +29,14 @@ static uint64_t magnitude(int64_t stride)
 static int check_stride(int64_t stride, uint64_t n, uint64_t bytes, const char *what,
 			const char *of, uint32_t layer)
 {
-	uint64_t step = magnitude(stride);
+	uint64_t step = magnitude(stride), all;
 
 	if (n <= 1)
 		return KVMOD_OK;
 	if (step < bytes)
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a %s of %lld bytes, expected at least %llu",
 			       layer, what, of, (long long)stride, (unsigned long long)bytes);
-	if (step > MAX_BYTES / n)
+	if (__builtin_mul_overflow(step, n, &all) || all > MAX_BYTES)
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a %s of %lld bytes, too large for %llu of them",
 			       layer, what, of, (long long)stride, (unsigned long long)n);
 	return KVMOD_OK;
@@ -46,17 +46,19 @@ static int check_stride(int64_t stride, uint64_t n, uint64_t bytes, const char *
 static int check_view(const struct kvmod_view *v, const char *what, uint32_t layer,
 		      uint64_t n_rows, uint64_t n_heads, uint32_t dim)
 {
+	uint32_t block;
 	uint64_t bytes;
 	int err;
 
 	if (!v->data)
 		return KVMOD_OK;
-	if (kvmod_block_size(v->type) == 0)
+	block = kvmod_block_size(v->type);
+	if (block == 0)
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s has the unknown element type %u",
 			       layer, what, v->type);
-	if (dim % kvmod_block_size(v->type) != 0)
+	if (block > 1 && dim % block != 0)	/* many heads: a division counts */
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s comes in blocks of %u elements, but head_dim is %u",
-			       layer, what, kvmod_block_size(v->type), dim);
+			       layer, what, block, dim);
 	if (v->rotation & (v->rotation - 1) || (v->rotation && dim % v->rotation != 0))
 		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a rotation of %u, expected 0 or a power "
 			       "of two that divides head_dim, %u", layer, what, v->rotation, dim);

@@ -263,7 +263,10 @@ int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_pla
  * policy or the request, with everything in *plan kept whole, or 0. In the latter case
  * a segment whose keep was not valid is kept whole, its status has the reason, and a
  * line is logged. No engine is needed: a host fills the request with views of its own
- * cache.
+ * cache. A request that makes no sense is refused with KVMOD_EINVAL before the policy
+ * sees it: sizes, counts, strides, lengths, scales and the first and last of positions
+ * are checked; row data and addresses other than NULL are trusted. *plan was made by
+ * kvmod_plan_new().
  */
 int kvmod_decide(struct kvmod_policy *policy, const struct kvmod_request *request,
 		 struct kvmod_plan *plan);

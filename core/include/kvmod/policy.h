@@ -10,6 +10,8 @@
  *
  * Whatever goes wrong costs compression, never output: an error code from
  * compress(), or a plan that fails the core's checks, leaves the cache whole.
+ * Request and plan are copies for one call: the core reads only what a policy puts
+ * into keeps and their arrays. A policy fills arrays in, and never replaces one.
  */
 #ifndef KVMOD_POLICY_H
 #define KVMOD_POLICY_H

@@ -231,6 +231,8 @@ struct kvmod_request {
 	 * earlier cut evicted are run again too: of more than the context has room
 	 * for, only the last that fit are run. The cache stays bit-identical.
 	 * NULL: this engine cannot.
+	 * A policy calls replay() and reread() inside compress(), on its thread. The core
+	 * checks the plan, which may be one that the policy made itself, and the answer.
 	 */
 	int32_t (*replay)(const struct kvmod_request *request,
 			  const struct kvmod_plan *plan, uint32_t rows, double *loss);
