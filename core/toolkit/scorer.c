@@ -115,23 +115,21 @@ int32_t kv_scorer_workspace(void *self, const struct kvmod_scorer_ops *ops,
 
 /* --- scores ------------------------------------------------------------------------------- */
 
-/* By sixteens, which the compiler makes vectors of. */
+/* By sixteens, which the compiler makes vectors of; as integers infinity and NaN are the largest. */
 static bool all_finite(const float *x, uint32_t n)
 {
 	uint32_t i = 0;
 
 	for (; i + 16 <= n; i += 16) {
-		float sum[16];
-		int bad = 0;
+		int32_t bits[16], bad = 0;
 
+		memcpy(bits, x + i, sizeof(bits));
 		for (int j = 0; j < 16; j++)
-			sum[j] = x[i + j] * 0;
-		for (int j = 0; j < 16; j++)
-			bad |= sum[j] != 0;
+			bad |= (bits[j] & 0x7fffffff) > 0x7f7fffff;
 		if (bad)
 			return false;
 	}
-	while (i < n && x[i] * 0 == 0)
+	while (i < n && isfinite(x[i]))
 		i++;
 	return i == n;
 }
