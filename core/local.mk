@@ -87,6 +87,7 @@ libkvmod_la_SOURCES = \
 	core/run/relay.h \
 	core/run/request.c \
 	core/run/request.h \
+	core/run/rotation.c \
 	core/run/session.c \
 	core/run/settle.c \
 	core/run/staging.c \

@@ -10,6 +10,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/blocks.h \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
+	kernels/cpu/hadamard.c \
+	kernels/cpu/hadamard.h \
 	kernels/cpu/limits.h \
 	kernels/cpu/logits.c \
 	kernels/cpu/logits.h \

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ReFreeKV (arXiv 2502.16886): no budget is given. Each layer keeps the shortest
- * prefix of a ranking whose attention has all but `threshold` of the whole norm.
+ * prefix of a ranking whose attention has all but `threshold` of the whole norm. This
+ * file shares the work out over threads; each ranking has a file of its own.
  */
 #include "refreekv.h"
 
 #include <string.h>
 
-/* Segments are decided together while their scratch fits in so many bytes. */
+/* Layers are decided together while their scratch fits in so many bytes. */
 #define BATCH_BYTES ((size_t)64 << 20)
 
 /* --- layers to decide --------------------------------------------------------------- */
@@ -22,7 +23,7 @@ static uint32_t larger(uint32_t a, uint32_t b)
 	return a > b ? a : b;
 }
 
-/* Is there anything to decide? The layer then has what follows from lengths and parameters. */
+/* Is there anything to decide? Sets all that follows from lengths and parameters. */
 static bool layer_set(struct layer *layer, const struct refreekv *self,
 		      const struct kvmod_segment *s)
 {
@@ -67,7 +68,35 @@ struct range refreekv_tile(const struct layer *layer, uint32_t tile)
 	return t;
 }
 
-/* Hands out whole cache lines; with base NULL it only counts. */
+/* Positions that row `row` of the segment sees; past the newest row: all that there are. */
+static uint32_t sees(const struct kvmod_segment *s, uint32_t g, uint32_t row)
+{
+	return row < s->n_rows ? kvmod_row_sees(s, kvmod_head_at(s, g), row) : UINT32_MAX;
+}
+
+void refreekv_tile_attention(const struct layer *layer, uint32_t tile, uint32_t g, float *a,
+			     size_t stride)
+{
+	const struct kvmod_segment *s = layer->segment;
+	struct range t = refreekv_tile(layer, tile);
+	uint32_t row = s->n_rows - layer->n_norm_rows, end = sees(s, g, row), h, i;
+
+	for (h = 0; h < layer->group; h++)
+		memset(a + h * stride, 0, (t.end - t.begin) * sizeof(*a));
+	layer->kit->parts_add(refreekv_attention(layer, g), layer->n_norm_rows, t.begin, t.end, 1,
+			      a, stride);
+	/* Where row `row` sees a position, all newer rows do. */
+	for (i = t.begin; i < t.end && layer->n_norm_rows > 1; i++) {
+		while (end <= i)
+			end = sees(s, g, ++row);
+		for (h = 0; h < layer->group && row < s->n_rows; h++)
+			a[h * stride + i - t.begin] /= (float)(s->n_rows - row);
+	}
+}
+
+/* --- scratch ------------------------------------------------------------------------ */
+
+/* Memory handed out in whole cache lines; base NULL: only counted. */
 struct arena {
 	char *base;
 	size_t used;
@@ -157,7 +186,7 @@ static void load(void *arg, uint32_t i)
 				       refreekv_attention(layer, g));
 }
 
-/* The i-th piece of work: a chunk of one KV head. NULL: there is none. */
+/* The layer of the i-th piece of work, a chunk of one KV head; NULL: it has no such chunk. */
 static struct layer *piece(const struct batch *batch, uint32_t i, uint32_t *chunk, uint32_t *g)
 {
 	struct layer *layer = &batch->layers[i / batch->n_kv_heads / batch->n_chunks];
@@ -192,33 +221,7 @@ static void total(void *arg, uint32_t i)
 		layer->status = layer->kit->parts_total(refreekv_attention(layer, g));
 }
 
-/* Positions that row `row` of the segment sees; past the newest row: all that there are. */
-static uint32_t sees(const struct kvmod_segment *s, uint32_t g, uint32_t row)
-{
-	return row < s->n_rows ? kvmod_row_sees(s, kvmod_head_at(s, g), row) : UINT32_MAX;
-}
-
-void refreekv_tile_attention(const struct layer *layer, uint32_t tile, uint32_t g, float *a,
-			     size_t stride)
-{
-	const struct kvmod_segment *s = layer->segment;
-	struct range t = refreekv_tile(layer, tile);
-	uint32_t row = s->n_rows - layer->n_norm_rows, end = sees(s, g, row), h, i;
-
-	for (h = 0; h < layer->group; h++)
-		memset(a + h * stride, 0, (t.end - t.begin) * sizeof(*a));
-	layer->kit->parts_add(refreekv_attention(layer, g), layer->n_norm_rows, t.begin, t.end, 1,
-			      a, stride);
-	/* Where row `row` sees a position, all newer rows do. */
-	for (i = t.begin; i < t.end && layer->n_norm_rows > 1; i++) {
-		while (end <= i)
-			end = sees(s, g, ++row);
-		for (h = 0; h < layer->group && row < s->n_rows; h++)
-			a[h * stride + i - t.begin] /= (float)(s->n_rows - row);
-	}
-}
-
-/* One row ranked by position has all that it needs from the scan. */
+/* One row, ranked by position, needs no more than the scan. */
 static void attend(void *arg, uint32_t i)
 {
 	uint32_t chunk, g;
@@ -242,7 +245,7 @@ static void decide(void *arg, uint32_t i)
 		refreekv_position_decide(layer);
 }
 
-/* Both at once, where nothing comes between. */
+/* Where nothing comes between the two. */
 static void finish(void *arg, uint32_t i)
 {
 	total(arg, i);
@@ -283,7 +286,7 @@ static void run(const struct refreekv *self, struct batch *batch, bool *said)
 	}
 }
 
-/* A segment that fails stays whole; the first one's reason is said. */
+/* A layer that fails stays whole; the log gets the reason of the first. */
 static int32_t refreekv_compress(void *self_, const struct kvmod_request *request,
 				 struct kvmod_plan *plan)
 {

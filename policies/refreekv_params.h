@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * ReFreeKV's parameters, and what follows from them alone: the same on every
- * device.
- */
+/* ReFreeKV's parameters, and what follows from them alone, the same on every device. */
 #ifndef KV_POLICIES_REFREEKV_PARAMS_H
 #define KV_POLICIES_REFREEKV_PARAMS_H
 
@@ -41,19 +38,19 @@ struct refreekv {
 int32_t refreekv_open(void *self, const struct kvmod_model *model);
 int32_t refreekv_needs(void *self, struct kvmod_needs *needs);
 
-/* Of the rows that a segment has: how many make the norm, k of Eq. 2; and how many rank. */
+/* How many of the segment's newest rows make the norm (k of Eq. 2), and how many rank. */
 uint32_t refreekv_norm_rows(const struct refreekv *self, const struct kvmod_segment *segment);
 uint32_t refreekv_rank_rows(const struct refreekv *self, const struct kvmod_segment *segment);
 /* How many of a segment's n newest positions are always kept. */
 uint32_t refreekv_tail(const struct refreekv *self, uint32_t n);
-/* Is the layer one that is never cut? */
+/* Is the layer kept whole, whatever its attention? */
 bool refreekv_leaves(const struct refreekv *self, const struct kvmod_segment *segment);
-/* How many positions have a rank; 0: nothing is to be decided. */
+/* How many positions have a rank; 0: there is nothing to decide. */
 uint32_t refreekv_ranked(const struct refreekv *self, const struct kvmod_segment *segment);
-/* Says why a segment is not decided; returns status. */
+/* Sets the reason for which a layer is not decided; returns status. */
 int32_t refreekv_say(const struct refreekv *self, int32_t status);
 
-/* A layer that keeps the sinks and the positions from `first` on. */
+/* Makes the layer keep the sinks and the positions from `first` on. */
 void refreekv_keep_from(const struct refreekv *self, struct kvmod_keep *keep, uint32_t first,
 			uint32_t n);
 

@@ -39,6 +39,13 @@ tests_test_device_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
 tests_test_device_LDFLAGS = $(UNIT_LINK)
 tests_test_device_LDADD = $(FIXTURE_LIBS)
 
+# The same on a device whose name the core has never heard of.
+UNIT_TESTS += tests/test_device_npu
+tests_test_device_npu_SOURCES = tests/test_device.c $(GPU_SOURCES)
+tests_test_device_npu_CPPFLAGS = $(tests_test_device_CPPFLAGS) -DMADEUP_DEVICE=npu
+tests_test_device_npu_LDFLAGS = $(UNIT_LINK)
+tests_test_device_npu_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_dlfile
 tests_test_dlfile_SOURCES = tests/test_dlfile.c
 tests_test_dlfile_CPPFLAGS = $(TEST_CPPFLAGS) -DTEST_MODULES='"$(abs_top_builddir)/tests/modules/.libs"'
@@ -50,6 +57,12 @@ tests_test_fuzz_SOURCES = tests/test_fuzz.c
 tests_test_fuzz_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_fuzz_LDFLAGS = $(UNIT_LINK)
 tests_test_fuzz_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_metadata
+tests_test_metadata_SOURCES = tests/test_metadata.c
+tests_test_metadata_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_metadata_LDFLAGS = $(UNIT_LINK)
+tests_test_metadata_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_names
 tests_test_names_SOURCES = tests/test_names.c
@@ -93,6 +106,12 @@ tests_test_staging_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
 tests_test_staging_LDFLAGS = $(UNIT_LINK)
 tests_test_staging_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_staging_npu
+tests_test_staging_npu_SOURCES = tests/test_staging.c $(GPU_SOURCES)
+tests_test_staging_npu_CPPFLAGS = $(tests_test_staging_CPPFLAGS) -DMADEUP_DEVICE=npu
+tests_test_staging_npu_LDFLAGS = $(UNIT_LINK)
+tests_test_staging_npu_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_oom
 tests_test_oom_SOURCES = tests/test_oom.c
 tests_test_oom_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -110,6 +129,9 @@ if HAVE_CHECK
 TESTS += tests/cli/device.test.sh
 endif
 EXTRA_DIST += tests/cli/device.test.sh
+
+TESTS += tests/device_names.test.sh
+EXTRA_DIST += tests/device_names.test.sh
 
 TESTS += tests/threads.test.sh
 EXTRA_DIST += tests/threads.test.sh tests/races.c

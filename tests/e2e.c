@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Reads the prompts and expected decisions of golden/e2e-smollm2.jsonl. */
 #include "tests/e2e.h"
 
 #include <check.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Writes small models with an edited vocabulary. */
 #include <config.h>
 
 #include "tests/edited_model.h"

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Runs the ggml engine without a core: the host table, and calls that must not fail. */
 #include "tests/engine_host.h"
 
 #include "plugins/llama/engine.h"

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Edits the header of a GGUF file, key by key, to make wrong models. */
 #include <config.h>
 
 #include "tests/gguf_edit.h"

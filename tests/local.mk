@@ -46,16 +46,34 @@ tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_LDFLAGS = $(UNIT_LINK)
 tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_rotation
+tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \
+	core/testkit/random.c core/testkit/random.h
+tests_test_rotation_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
+tests_test_rotation_LDFLAGS = $(UNIT_LINK)
+tests_test_rotation_LDADD = $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_window_layers
+check_LTLIBRARIES += libbuiltin_window.la
+libbuiltin_window_la_SOURCES = tests/cli/fake_engine.c
+libbuiltin_window_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_window \
+	-DFAKE_WINDOW_LAYERS=1
+tests_test_window_layers_SOURCES = tests/test_window_layers.c
+tests_test_window_layers_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_window_layers_LDFLAGS = $(UNIT_LINK)
+tests_test_window_layers_LDADD = libbuiltin_window.la $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kernels_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS += tests/test_attention
-tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c tests/refreekv_layer.h \
-	tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_attention_SOURCES = tests/test_attention.c tests/refreekv_layer.c \
+	tests/refreekv_layer.h tests/simd_levels.h
 tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
-tests_test_attention_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+tests_test_attention_LDFLAGS = $(UNIT_LINK)
+tests_test_attention_LDADD = libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_policies
 tests_test_policies_SOURCES = tests/test_policies.c

@@ -194,7 +194,7 @@ json list list
 json info info snapkv
 json check check
 json selftest selftest topp
-json 'bench decision' bench decision --policy topp --layers 4 --lengths 64 --rounds 9
+json 'bench decision' bench decision --policy snapkv --layers 4 --lengths 64 --rounds 9
 json 'bench load' bench load --policy topp --rounds 9
 json run run -o "kvmod.module_path=$PWD/tests/cli/.libs:" -o kvmod.engine=fake \
 	--policy streamingllm --compare 'one two three'

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Computes expected logits with libllama, masking evicted positions in every layer and head. */
 #include "tests/oracle.h"
 
 #include <check.h>

@@ -121,7 +121,7 @@ static int32_t reader_open(void *self, const struct kvmod_model *model)
 	(void)model;
 	if (reader.cannot_open)
 		return host->fail(host->ctx, KVMOD_ENOTSUP, "not for this model");
-	return reader.asks_for_device ? host->device(host->ctx, "cuda", &reader.ops, &reader.self) :
+	return reader.asks_for_device ? host->device(host->ctx, GPU, &reader.ops, &reader.self) :
 					KVMOD_OK;
 }
 
@@ -268,7 +268,7 @@ static void new_heads(bool on_gpu, uint32_t layer, enum layout layout)
 
 static void new_segment(uint32_t layer, const char *device, enum layout layout)
 {
-	bool gpu_side = device && strcmp(device, "cuda") == 0;
+	bool gpu_side = device && strcmp(device, GPU) == 0;
 	struct kvmod_segment *s = &segments[layer];
 	size_t gap = layout == GAPS ? 20 : 0, f = sizeof(float);
 	uint32_t n = reader_length(layer, HEADS - 1);

@@ -18,8 +18,8 @@
 #define ROWS	3u
 
 #define CPU	"cpu"
-#define CUDA	"cuda"
-#define BOTH	"cpu cuda"
+#define GPU	KVMOD_STR(MADEUP_DEVICE)
+#define BOTH	CPU " " GPU
 
 extern struct reader {
 	/* What it is to be. */

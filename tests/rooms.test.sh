@@ -48,7 +48,7 @@ FNR == 1 {
 	else next
 	to = room_of(target)
 	n_includes++
-	if (level[to] > level[room]) {
+	if (to in level && room in level && level[to] > level[room]) {
 		print FILENAME ":" FNR ": " room " includes " name ", of " to ", which is above it"
 		bad++
 	}

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Streams a text through libllama, which drops old tokens and shifts the newer ones. */
 #include "tests/shifted.h"
 
 #include <stdlib.h>

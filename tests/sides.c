@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Opens one model on the CPU alone and with layers on a GPU, and compares the two. */
 #include "tests/sides.h"
 #include "core/testkit/random.h"
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Measures how well a model predicts a long text that it streams. */
 #include "tests/streaming.h"
 #include "tests/shifted.h"
 

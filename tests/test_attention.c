@@ -4,13 +4,17 @@
  * every SIMD level: any types, lengths, groups, gaps, parts and ranges.
  */
 #include <config.h>
+
+#include "core/toolkit/toolkit.h"
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/logits.h"
+
+/* check has a macro `fail`, which is also a call of the host's. */
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cpu/attention.h"
-#include "kernels/cpu/logits.h"
 #include "tests/refreekv_layer.h"
 #include "tests/simd_levels.h"
 
@@ -195,6 +199,62 @@ START_TEST(random_heads)
 }
 END_TEST
 
+/* --- the toolkit's calls: the same numbers, in memory of the size that it says ------------ */
+
+static void check_toolkit(struct kv_random *r, const struct kvmod_segment *s, uint32_t g)
+{
+	uint32_t n_rows = kv_random_range(r, 1, 2 * s->n_rows), n = n_rows < s->n_rows ? n_rows : s->n_rows;
+	struct kv_attention a = kv_attention_of(s, g, s->n_rows - n, n);
+	struct ranges p = random_ranges(r, a.n);
+	size_t bytes = kv_toolkit.parts_bytes(s, g, n_rows, p.n), n_out = (size_t)a.group * a.n;
+	float *expected = calloc(n_out, sizeof(*expected)), *out = calloc(n_out, sizeof(*out));
+	void *memory, *ours = aligned_alloc(64, bytes);
+	double share[2][4], squares[2][4];
+	struct kvmod_attention *kit;
+
+	ck_assert_uint_eq(bytes % 64, 0);
+	a.n_parts = p.n;
+	memory = aligned_alloc(64, kv_attention_lay_out(&a, NULL));
+	ck_assert(expected && out && memory && ours);
+	kv_attention_lay_out(&a, memory);
+	kv_attention_load(&a);
+	scan(&a, &p);
+	ck_assert_int_eq(kv_attention_total(&a), 0);
+	kit = kv_toolkit.parts_open(s, g, n_rows, p.n, ours);
+	for (uint32_t i = p.n_ranges; i-- > 0;)
+		kv_toolkit.parts_scan(kit, p.part_of[i], i ? p.end[i - 1] : 0, p.end[i]);
+	ck_assert_int_eq(kv_toolkit.parts_total(kit), 0);
+	for (uint32_t query = 0; query < n * a.group; query++) {
+		kv_attention_parts(&a, query / a.group, query % a.group, share[0], squares[0]);
+		kv_toolkit.parts_shares(kit, query / a.group, query % a.group, share[1], NULL);
+		kv_toolkit.parts_shares(kit, query / a.group, query % a.group, NULL, squares[1]);
+		ck_assert_mem_eq(share[0], share[1], p.n * sizeof(double));
+		ck_assert_mem_eq(squares[0], squares[1], p.n * sizeof(double));
+	}
+	kv_attention_add(&a, n, 0, a.n, 2, expected, a.n);
+	kv_toolkit.parts_add(kit, n, 0, a.n, 2, out, a.n);
+	ck_assert_mem_eq(out, expected, n_out * sizeof(*out));
+	free(memory);
+	free(ours);
+	free(expected);
+	free(out);
+}
+
+START_TEST(toolkit)
+{
+	struct kv_random r = { 6 };
+
+	for (int round = 0; round < 60; round++) {
+		struct shape shape = random_shape(&r, KVMOD_F32 + (uint32_t)round % 4);
+		struct layer l;
+
+		layer_make(&l, &r, &shape);
+		check_toolkit(&r, &l.segment, kv_random_range(&r, 0, shape.n_kv_heads - 1));
+		layer_free(&l);
+	}
+}
+END_TEST
+
 /* --- what cannot be seen, and what is not finite ---------------------------------------- */
 
 static float keys[700 * 2];
@@ -280,6 +340,7 @@ int main(void)
 	int failed;
 
 	tcase_add_loop_test(tc, random_heads, 0, LEVELS);
+	tcase_add_test(tc, toolkit);
 	tcase_add_test(tc, causal);
 	tcase_add_loop_test(tc, not_finite, 0, LEVELS);
 	suite_add_tcase(suite, tc);

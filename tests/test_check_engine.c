@@ -105,7 +105,7 @@ START_TEST(a_name_that_is_taken)
 	fixture_module("taken", NULL);
 	assert_fails(check(ctx, "[kvmod]\nengine = probed\npolicy = alone\n"), KVMOD_EEXIST,
 		     "engine probed: with policy alone: taken.so: init() failed: "
-		     "policy `shared`: that name is taken, by probed");
+		     "policy `shared`: the name is taken by probed");
 	ck_assert_ptr_nonnull(strstr(found, "policy alone: KVMOD_OK\n"));
 	kvmod_unref(ctx);
 }

@@ -185,19 +185,19 @@ START_TEST(syntax)
 	assert_rejected("[kvmod]\n= 3\n", KVMOD_EINVAL,
 			"kvmod.conf:2: expected a key before the `=`");
 	assert_rejected("[kvmod\nthreads = 1\n", KVMOD_EFORMAT,
-			"kvmod.conf:1: expected `[section]` and nothing behind it");
+			"kvmod.conf:1: expected `[section]` and nothing after it");
 	assert_rejected("[kvmod] threads = 1\n", KVMOD_EFORMAT,
-			"kvmod.conf:1: expected `[section]` and nothing behind it");
+			"kvmod.conf:1: expected `[section]` and nothing after it");
 	assert_rejected("[kvmod]\nthreads = 1\n  2\n", KVMOD_EFORMAT,
-			"kvmod.conf:3: a line starts without blanks: values do not go on over "
-			"several lines");
+			"kvmod.conf:3: the line begins with a blank: a value cannot continue on "
+			"another line");
 	assert_rejected("[kvmod]\n\nthreads = 1\n[kvmod]\nthreads = 2\n", KVMOD_EINVAL,
 			"kvmod.conf:5: [kvmod] threads is set a second time; first on line 3");
 	assert_rejected("[policy good]\nsinks = 1\n[policy  good]\nsinks = 2\n", KVMOD_EINVAL,
 			"kvmod.conf:4: [policy good] sinks is set a second time; first on line 2");
 	assert_rejected("[kvmod]\nlog_level = info\nlog-level = info\n", KVMOD_EINVAL,
 			"kvmod.conf:3: [kvmod] log-level is set a second time; first on line 2");
-	assert_rejected("\177ELF", KVMOD_EFORMAT, "kvmod.conf:1: not text: it has control bytes");
+	assert_rejected("\177ELF", KVMOD_EFORMAT, "kvmod.conf:1: the line holds control characters: expected text");
 }
 END_TEST
 
@@ -207,7 +207,7 @@ START_TEST(zero_bytes)
 	const char *path = fixture_write_bytes("zero.conf", "[kvmod]\nthreads = 1\0 2\n", 23);
 
 	assert_fails(kvmod_configure(ctx, path, NULL, 0), KVMOD_EFORMAT,
-		     "zero.conf:2: not text: it has control bytes");
+		     "zero.conf:2: the line holds control characters: expected text");
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -224,9 +224,10 @@ START_TEST(long_lines)
 	assert_ok(fixture_configure(ctx, text));
 	strcpy(text + 8 + 198 - 4, " root\n");
 	assert_fails(fixture_configure(ctx, text), KVMOD_EFORMAT,
-		     "kvmod.conf:2: a line has 198 bytes at most");
+		     "kvmod.conf:2: the line is too long: at most 198 bytes");
 	assert_rejected("[policy a2345678901234567890123456789012345678901234567890]\n",
-			KVMOD_EFORMAT, "kvmod.conf:1: a section's name has 49 bytes at most");
+			KVMOD_EFORMAT, "kvmod.conf:1: the name of the section is too long: at most "
+			"49 bytes");
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -240,7 +241,7 @@ START_TEST(huge_file)
 
 	memset(text, '\n', n);
 	assert_ok(kvmod_configure(ctx, fixture_write_bytes("big.conf", text, n - 1), NULL, 0));
-	snprintf(error, sizeof(error), "big.conf: a configuration has %zu bytes at most", n - 1);
+	snprintf(error, sizeof(error), "big.conf: the file is too long: at most %zu bytes", n - 1);
 	assert_fails(kvmod_configure(ctx, fixture_write_bytes("big.conf", text, n), NULL, 0),
 		     KVMOD_EFORMAT, error);
 	free(text);

@@ -383,17 +383,15 @@ END_TEST
 /* Everything that a foreign host may forget, in its own words. */
 static const struct { const char *why; int err; } incomplete[] = {
 	{ "policy odd: layer 2 comes without K, which the policy needs", KVMOD_EINVAL },
-	{ "policy odd: layer 2: K of unknown element type 77", KVMOD_EINVAL },
-	{ "policy odd: layer 2: K is of a type that the policy does not read", KVMOD_ENOTSUP },
+	{ "policy odd: layer 2: K has the unknown element type 77", KVMOD_EINVAL },
+	{ "policy odd: layer 2: the policy does not read the element type of K", KVMOD_ENOTSUP },
 	{ "policy odd: layer 2 comes without queries", KVMOD_EINVAL },
 	{ "policy odd: layer 2: KV head 0 is empty", KVMOD_EINVAL },
-	{ "policy odd: segment 2 has 3 query heads on 2 KV heads", KVMOD_EINVAL },
-	{ "policy odd: segment 2 is not filled in", KVMOD_EINVAL },
+	{ "policy odd: segment 2 has 3 query heads on 2 KV heads, expected a multiple", KVMOD_EINVAL },
+	{ "policy odd: segment 2 has no heads", KVMOD_EINVAL },
 	{ "policy odd: layer 0 is on `abacus`, but no such device is installed", KVMOD_EINVAL },
-	{ "policy odd: a request of 3 segments of a model of 0 layers: "
-	  "expected at least one of each", KVMOD_EINVAL },
-	{ "policy odd: a request of 0 segments of a model of 3 layers: "
-	  "expected at least one of each", KVMOD_EINVAL },
+	{ "policy odd: the request is of a model of 0 layers, expected 1 to 65536", KVMOD_EINVAL },
+	{ "policy odd: the request has 0 segments, expected 1 to 1048576", KVMOD_EINVAL },
 };
 
 START_TEST(incomplete_requests)
@@ -412,7 +410,7 @@ START_TEST(incomplete_requests)
 		other[0].k.type = 77;
 		break;
 	case 2:
-		other[0].k.type = KVMOD_Q8_0;
+		other[0].k.type = KVMOD_BF16;
 		break;
 	case 3:
 		segments[2].n_rows = 0;
@@ -448,7 +446,7 @@ START_TEST(plan_of_another_request)
 	ck_assert_int_eq(open_policy("good", "0"), 0);
 	request.n_segments = 2;
 	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_EINVAL);
-	ck_assert_str_eq(kvmod_error(), "policy odd: a plan of 3 segments for a request of 2");
+	ck_assert_str_eq(kvmod_error(), "policy odd: the plan has 3 segments, but the request has 2");
 }
 END_TEST
 
@@ -476,7 +474,7 @@ START_TEST(request_without_segments)
 	ck_assert_int_eq(open_policy("good", "0"), 0);
 	request.size = offsetof(struct kvmod_request, segments);
 	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_EINVAL);
-	ck_assert_str_eq(kvmod_error(), "policy odd: a request of 24 bytes ends before its segments");
+	ck_assert_str_eq(kvmod_error(), "policy odd: the request has size 24, expected at least 32");
 	is_whole(0, KVMOD_EINVAL);
 }
 END_TEST
@@ -510,7 +508,7 @@ START_TEST(replay_of_too_few_segments_does_not)
 {
 	decide_with_replay("replay-short");
 	ck_assert_int_eq(replayed.answer, KVMOD_EPLAN);
-	ck_assert_str_eq(replayed.said, "replay of a plan of 2 segments: expected 3");
+	ck_assert_str_eq(replayed.said, "replay: the plan has 2 segments, expected 3");
 	ck_assert_uint_eq(replayed.n_calls, 0);
 }
 END_TEST

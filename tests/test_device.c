@@ -13,19 +13,19 @@ START_TEST(opened_once)
 	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_device *one, *two;
 
-	assert_ok(kvmod_device_open(ctx, "cuda", &one));
-	assert_ok(kvmod_device_open(ctx, "cuda", &two));
+	assert_ok(kvmod_device_open(ctx, GPU, &one));
+	assert_ok(kvmod_device_open(ctx, GPU, &two));
 	ck_assert_ptr_eq(one, two);
 	ck_assert_uint_eq(gpu.n_opened, 1);
-	ck_assert_str_eq(kvmod_device_ops(one)->name, "cuda");
+	ck_assert_str_eq(kvmod_device_ops(one)->name, GPU);
 	ck_assert_ptr_nonnull(kvmod_device_instance(one));
 	kvmod_device_close(one);
 	ck_assert_uint_eq(gpu.n_closed, 0);
-	ck_assert_int_eq(kvmod_unload(ctx, "cuda"), KVMOD_EBUSY);
+	ck_assert_int_eq(kvmod_unload(ctx, GPU), KVMOD_EBUSY);
 	kvmod_device_close(two);
 	ck_assert_uint_eq(gpu.n_closed, 1);
 	kvmod_device_close(NULL);
-	assert_ok(kvmod_unload(ctx, "cuda"));
+	assert_ok(kvmod_unload(ctx, GPU));
 	reader_end(ctx, NULL);
 }
 END_TEST
@@ -36,7 +36,7 @@ START_TEST(an_open_device_holds_the_context)
 	struct kvmod_device *device;
 	void *memory;
 
-	assert_ok(kvmod_device_open(ctx, "cuda", &device));
+	assert_ok(kvmod_device_open(ctx, GPU, &device));
 	kvmod_unref(ctx);
 	assert_ok(kvmod_device_ops(device)->alloc(kvmod_device_instance(device), 10, &memory));
 	kvmod_device_ops(device)->free(kvmod_device_instance(device), memory);
@@ -51,15 +51,15 @@ START_TEST(opening_may_fail)
 	struct kvmod_device *device;
 	char text[256];
 
-	snprintf(text, sizeof(text), "no device `rocm` (installed: cpu, cuda; looked in %s)", fixture_dir);
+	snprintf(text, sizeof(text), "no device `rocm` (installed: cpu, " GPU "; looked in %s)", fixture_dir);
 	assert_fails(kvmod_device_open(ctx, "rocm", &device), KVMOD_ENOENT, text);
 	gpu.fail_open = KVMOD_EDEVICE;
-	assert_fails(kvmod_device_open(ctx, "cuda", &device), KVMOD_EDEVICE, "device cuda: no GPU here");
+	assert_fails(kvmod_device_open(ctx, GPU, &device), KVMOD_EDEVICE, "device " GPU ": no GPU here");
 	gpu.fail_open = 0;
 	gpu.n_opened = 0;
-	assert_ok(kvmod_device_open(ctx, "cuda", &device));
+	assert_ok(kvmod_device_open(ctx, GPU, &device));
 	kvmod_device_close(device);
-	assert_ok(kvmod_unload(ctx, "cuda"));
+	assert_ok(kvmod_unload(ctx, GPU));
 	reader_end(ctx, NULL);
 }
 END_TEST
@@ -69,10 +69,10 @@ START_TEST(parameters_of_a_device)
 	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_device *device;
 
-	assert_fails(fixture_configure(ctx, "[device cuda]\nbroken = perhaps\n"), KVMOD_EINVAL,
-		     "kvmod.conf:2: [device cuda] broken = perhaps: expected yes or no");
-	assert_ok(fixture_configure(ctx, "[device cuda]\nbroken = yes\n"));
-	assert_fails(kvmod_device_open(ctx, "cuda", &device), KVMOD_ENOENT, "device cuda: no GPU here");
+	assert_fails(fixture_configure(ctx, "[device " GPU "]\nbroken = perhaps\n"), KVMOD_EINVAL,
+		     "kvmod.conf:2: [device " GPU "] broken = perhaps: expected yes or no");
+	assert_ok(fixture_configure(ctx, "[device " GPU "]\nbroken = yes\n"));
+	assert_fails(kvmod_device_open(ctx, GPU, &device), KVMOD_ENOENT, "device " GPU ": no GPU here");
 	reader_end(ctx, NULL);
 }
 END_TEST
@@ -133,15 +133,15 @@ START_TEST(a_module_keeps_what_it_asked_for)
 	kvmod_policy_close(open_reader(ctx, "cpu"));
 	ops = reader.ops;
 	self = reader.self;
-	ck_assert_str_eq(ops->name, "cuda");
+	ck_assert_str_eq(ops->name, GPU);
 	assert_ok(ops->synchronize(self, NULL));
 	kvmod_policy_close(open_reader(ctx, "cpu"));
 	ck_assert_ptr_eq(reader.self, self);
 	ck_assert_uint_eq(gpu.n_opened, 1);
-	ck_assert_int_eq(kvmod_unload(ctx, "cuda"), KVMOD_EBUSY);
+	ck_assert_int_eq(kvmod_unload(ctx, GPU), KVMOD_EBUSY);
 	assert_ok(kvmod_unload(ctx, "reader"));
 	ck_assert_uint_eq(gpu.n_closed, 1);
-	assert_ok(kvmod_unload(ctx, "cuda"));
+	assert_ok(kvmod_unload(ctx, GPU));
 	reader_end(ctx, NULL);
 }
 END_TEST
@@ -162,16 +162,16 @@ END_TEST
 START_TEST(its_own_device_does_not_keep_a_module)
 {
 	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
-	struct kv_module *module = kv_module_find(ctx, "cuda");
+	struct kv_module *module = kv_module_find(ctx, GPU);
 	const struct kvmod_device_ops *ops;
 	struct kvmod_device *device;
 	void *self;
 
-	assert_ok(module->host.device(module->host.ctx, "cuda", &ops, &self));
-	assert_ok(kvmod_device_open(ctx, "cuda", &device));
-	ck_assert_int_eq(kvmod_unload(ctx, "cuda"), KVMOD_EBUSY);
+	assert_ok(module->host.device(module->host.ctx, GPU, &ops, &self));
+	assert_ok(kvmod_device_open(ctx, GPU, &device));
+	ck_assert_int_eq(kvmod_unload(ctx, GPU), KVMOD_EBUSY);
 	kvmod_device_close(device);
-	assert_ok(kvmod_unload(ctx, "cuda"));
+	assert_ok(kvmod_unload(ctx, GPU));
 	reader_end(ctx, NULL);
 }
 END_TEST
@@ -181,7 +181,7 @@ static int32_t init_that_asks(const struct kvmod_host *host)
 	const struct kvmod_device_ops *ops;
 	void *self;
 
-	return host->device(host->ctx, "cuda", &ops, &self);
+	return host->device(host->ctx, GPU, &ops, &self);
 }
 
 START_TEST(not_in_init)
@@ -238,26 +238,26 @@ static const struct choice {
 	const char *where;		/* NULL: it fails */
 	const char *said;		/* in the log, or the reason */
 } choices[] = {
-	{ NULL, NULL, CPU, CUDA, 0, false, "cpu", "" },
-	{ NULL, NULL, CPU, CUDA, LAYERS, false, "cuda", "" },
-	{ NULL, "auto", CPU, CUDA, LAYERS / 2, false, "cuda", "" },
-	{ NULL, "auto", CPU, CUDA, LAYERS / 2 - 1, false, "cpu", "" },
-	{ NULL, "auto", BOTH, NULL, LAYERS, false, "cuda", "" },
+	{ NULL, NULL, CPU, GPU, 0, false, "cpu", "" },
+	{ NULL, NULL, CPU, GPU, LAYERS, false, GPU, "" },
+	{ NULL, "auto", CPU, GPU, LAYERS / 2, false, GPU, "" },
+	{ NULL, "auto", CPU, GPU, LAYERS / 2 - 1, false, "cpu", "" },
+	{ NULL, "auto", BOTH, NULL, LAYERS, false, GPU, "" },
 	{ NULL, NULL, CPU, NULL, LAYERS, false, "cpu",
-	  "policy `reader` has no version for cuda; policy reader runs on cpu\n" },
-	{ NULL, NULL, CUDA, NULL, 0, false, "cuda",
-	  "policy `reader` has no version for cpu; policy reader runs on cuda\n" },
-	{ NULL, NULL, CPU, CUDA, LAYERS, true, "cpu",
-	  "device cuda: no GPU here; policy reader runs on cpu\n" },
-	{ NULL, NULL, CPU, CUDA, 0, true, "cpu", "" },
-	{ NULL, NULL, CUDA, NULL, 0, true, NULL, "device cuda: no GPU here" },
-	{ NULL, NULL, CUDA, NULL, LAYERS, true, NULL, "device cuda: no GPU here" },
-	{ "cuda", NULL, CPU, CUDA, 0, false, "cuda", "" },
-	{ "cuda", NULL, CPU, CUDA, 0, true, NULL, "device cuda: no GPU here" },
-	{ "cuda", NULL, CPU, NULL, LAYERS, false, NULL, "policy `reader` has no version for cuda" },
-	{ "cuda", "cpu", CPU, CUDA, LAYERS, false, "cpu", "" },
-	{ "cpu", NULL, CPU, CUDA, LAYERS, false, "cpu", "" },
-	{ "cpu", NULL, CUDA, NULL, LAYERS, false, NULL, "policy `reader` has no version for cpu" },
+	  "policy `reader` has no version for " GPU "; policy reader runs on cpu\n" },
+	{ NULL, NULL, GPU, NULL, 0, false, GPU,
+	  "policy `reader` has no version for cpu; policy reader runs on " GPU "\n" },
+	{ NULL, NULL, CPU, GPU, LAYERS, true, "cpu",
+	  "device " GPU ": no GPU here; policy reader runs on cpu\n" },
+	{ NULL, NULL, CPU, GPU, 0, true, "cpu", "" },
+	{ NULL, NULL, GPU, NULL, 0, true, NULL, "device " GPU ": no GPU here" },
+	{ NULL, NULL, GPU, NULL, LAYERS, true, NULL, "device " GPU ": no GPU here" },
+	{ GPU, NULL, CPU, GPU, 0, false, GPU, "" },
+	{ GPU, NULL, CPU, GPU, 0, true, NULL, "device " GPU ": no GPU here" },
+	{ GPU, NULL, CPU, NULL, LAYERS, false, NULL, "policy `reader` has no version for " GPU },
+	{ GPU, "cpu", CPU, GPU, LAYERS, false, "cpu", "" },
+	{ "cpu", NULL, CPU, GPU, LAYERS, false, "cpu", "" },
+	{ "cpu", NULL, GPU, NULL, LAYERS, false, NULL, "policy `reader` has no version for cpu" },
 };
 
 START_TEST(choosing)
@@ -269,14 +269,14 @@ START_TEST(choosing)
 	char text[256];
 
 	m.n_device_layers = c->n_device_layers;
-	m.device = c->n_device_layers ? "cuda" : NULL;
-	snprintf(text, sizeof(text), "%s%s\n[device cuda]\nbroken = %s\n",
+	m.device = c->n_device_layers ? GPU : NULL;
+	snprintf(text, sizeof(text), "%s%s\n[device " GPU "]\nbroken = %s\n",
 		 c->conf ? "[kvmod]\ndevice = " : "", c->conf ? c->conf : "", c->no_gpu ? "yes" : "no");
 	assert_ok(fixture_configure(ctx, text));
 	if (c->where) {
 		assert_ok(kvmod_policy_open(ctx, "reader", c->device, &m, &policy));
 		ck_assert_str_eq(kvmod_policy_device(policy), c->where);
-		ck_assert_uint_eq(gpu.n_opened, strcmp(c->where, "cuda") == 0);
+		ck_assert_uint_eq(gpu.n_opened, strcmp(c->where, GPU) == 0);
 		ck_assert_str_eq(fixture_log, c->said);
 	} else {
 		ck_assert_int_lt(kvmod_policy_open(ctx, "reader", c->device, &m, &policy), 0);
@@ -286,14 +286,105 @@ START_TEST(choosing)
 }
 END_TEST
 
+/* --- devices that only a policy's list names ----------------------------------------------- */
+
+static int32_t keep_all(void *self, const struct kvmod_request *r, struct kvmod_plan *out)
+{
+	(void)self;
+	(void)r;
+	(void)out;
+	return KVMOD_OK;
+}
+
+static const char *wishes;
+
+static int32_t init_of_picky(const struct kvmod_host *host)
+{
+	const struct kvmod_policy_ops ops = {
+		.size = sizeof(ops), .name = "picky", .description = "runs where it likes",
+		.devices = wishes, .instance_size = sizeof(struct kvmod_instance), .compress = keep_all,
+	};
+
+	return host->register_policy(host->ctx, &ops);
+}
+
+static const struct {
+	const char *devices, *home;	/* of the policy; of the model's cache */
+	const char *where, *said;	/* where: NULL: it fails */
+} picky[] = {
+	{ "abacus " GPU, NULL, GPU, "policy `picky` has no version for cpu; policy picky runs on " GPU "\n" },
+	{ GPU " abacus", NULL, GPU, "policy `picky` has no version for cpu; policy picky runs on " GPU "\n" },
+	{ "abacus cpu", "abacus", "cpu", "no device `abacus` (installed: cpu, " GPU "; looked in DIR); "
+	  "policy picky runs on cpu\n" },
+	{ "abacus " GPU, "abacus", GPU, "no device `abacus` (installed: cpu, " GPU "; looked in DIR); "
+	  "policy picky runs on " GPU "\n" },
+	{ "*", "abacus", "cpu", "no device `abacus` (installed: cpu, " GPU "; looked in DIR); "
+	  "policy picky runs on cpu\n" },
+	{ "*", GPU, GPU, "" },
+	{ "abacus", GPU, NULL, "no device `abacus` (installed: cpu, " GPU "; looked in DIR)" },
+};
+
+static const char *without_folder(const char *text)
+{
+	static char out[512];
+	const char *at = strstr(text, fixture_dir);
+
+	if (!at)
+		return text;
+	snprintf(out, sizeof(out), "%.*sDIR%s", (int)(at - text), text, at + strlen(fixture_dir));
+	return out;
+}
+
+START_TEST(choosing_from_a_list)
+{
+	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
+	struct kvmod_module module = reader_module;
+	struct kvmod_policy *policy = NULL;
+	struct kvmod_model m = reader_model;
+
+	wishes = picky[_i].devices;
+	module.name = "picky";
+	module.init = init_of_picky;
+	assert_ok(kvmod_add_builtin(ctx, &module));
+	m.device = picky[_i].home;
+	m.n_device_layers = m.device ? LAYERS : 0;
+	if (picky[_i].where) {
+		assert_ok(kvmod_policy_open(ctx, "picky", NULL, &m, &policy));
+		ck_assert_str_eq(kvmod_policy_device(policy), picky[_i].where);
+		ck_assert_str_eq(without_folder(fixture_log), picky[_i].said);
+	} else {
+		ck_assert_int_eq(kvmod_policy_open(ctx, "picky", NULL, &m, &policy), KVMOD_ENOENT);
+		ck_assert_str_eq(without_folder(kvmod_error()), picky[_i].said);
+	}
+	reader_end(ctx, policy);
+}
+END_TEST
+
+/* It names the nearest and what is installed, whatever the policy has versions for. */
+START_TEST(no_such_device)
+{
+	struct kvmod_ctx *ctx = reader_context(CPU, GPU);
+	struct kvmod_policy *policy;
+	char text[256];
+
+	snprintf(text, sizeof(text), "no device `%sx`; did you mean `%s`? (installed: cpu, %s; looked in %s)",
+		 GPU, GPU, GPU, fixture_dir);
+	ck_assert_int_eq(kvmod_policy_open(ctx, "reader", GPU "x", &reader_model, &policy), KVMOD_ENOENT);
+	ck_assert_str_eq(kvmod_error(), text);
+	assert_fails(fixture_configure(ctx, "[kvmod]\ndevice = " GPU "x\n"), KVMOD_ENOENT, "kvmod.conf:2: "
+		     "no device `" GPU "x`; did you mean `" GPU "`? (installed: cpu, " GPU ")");
+	reader_end(ctx, NULL);
+}
+END_TEST
+
 /* A model of an older header says nothing of devices. */
 START_TEST(older_models)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, CUDA);
+	struct kvmod_ctx *ctx = reader_context(CPU, GPU);
 	struct kvmod_policy *policy;
 	struct kvmod_model m = reader_model;
 
-	m.device = "cuda";
+	m.device = GPU;
 	m.n_device_layers = LAYERS;
 	m.size = offsetof(struct kvmod_model, device);
 	assert_ok(kvmod_policy_open(ctx, "reader", NULL, &m, &policy));
@@ -304,19 +395,19 @@ END_TEST
 
 START_TEST(what_cannot_do_it_gives_way)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, CUDA);
+	struct kvmod_ctx *ctx = reader_context(CPU, GPU);
 	struct kvmod_policy *policy;
 	struct kvmod_model m = reader_model;
 
 	reader.cannot_open = true;
 	assert_fails(kvmod_policy_open(ctx, "reader", NULL, &m, &policy), KVMOD_ENOTSUP,
 		     "policy reader: not for this model");
-	m.device = "cuda";
+	m.device = GPU;
 	m.n_device_layers = LAYERS;
 	assert_fails(kvmod_policy_open(ctx, "reader", NULL, &m, &policy), KVMOD_ENOTSUP,
 		     "policy reader: not for this model");
 	assert_ok(kvmod_policy_open(ctx, "fullkv", NULL, &m, &policy));
-	ck_assert_str_eq(kvmod_policy_device(policy), "cuda");
+	ck_assert_str_eq(kvmod_policy_device(policy), GPU);
 	reader_end(ctx, policy);
 }
 END_TEST
@@ -324,12 +415,12 @@ END_TEST
 /* What one version said that it needs is nothing to the other. */
 START_TEST(needs_of_a_version_that_gives_way)
 {
-	struct kvmod_ctx *ctx = reader_context(CPU, CUDA);
+	struct kvmod_ctx *ctx = reader_context(CPU, GPU);
 	struct kvmod_policy *policy;
 	struct kvmod_model m = reader_model;
 
-	reader.not_on = CUDA;
-	m.device = "cuda";
+	reader.not_on = GPU;
+	m.device = GPU;
 	m.n_device_layers = LAYERS;
 	assert_ok(kvmod_policy_open(ctx, "reader", NULL, &m, &policy));
 	ck_assert_str_eq(kvmod_policy_device(policy), "cpu");
@@ -345,15 +436,15 @@ END_TEST
 /* What this process uses, a child cannot; and what it does not use must work. */
 START_TEST(no_child_uses_the_parents_gpu)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
-	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = cuda\n");
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
+	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = " GPU "\n");
 	struct kvmod_device *device;
 
 	assert_ok(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL));
 	gpu.fail_wait = KVMOD_EDEVICE;
 	assert_fails(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL), KVMOD_EDEVICE,
-		     "policy reader: device cuda: the GPU fell off");
-	assert_ok(kvmod_device_open(ctx, "cuda", &device));
+		     "policy reader: device " GPU ": the GPU fell off");
+	assert_ok(kvmod_device_open(ctx, GPU, &device));
 	assert_ok(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL));
 	kvmod_device_close(device);
 	gpu.fail_wait = 0;
@@ -365,12 +456,12 @@ END_TEST
 START_TEST(no_version_for_the_device_in_use)
 {
 	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
-	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = cuda\n");
+	const char *config = fixture_write("kvmod.conf", "[kvmod]\npolicy = reader\ndevice = " GPU "\n");
 	struct kvmod_device *device;
 
-	assert_ok(kvmod_device_open(ctx, "cuda", &device));
+	assert_ok(kvmod_device_open(ctx, GPU, &device));
 	assert_fails(kvmod_check(ctx, config, NULL, 0, 0, NULL, NULL), KVMOD_ENOTSUP,
-		     "policy reader: policy `reader` has no version for cuda");
+		     "policy reader: policy `reader` has no version for " GPU);
 	kvmod_device_close(device);
 	reader_end(ctx, NULL);
 }
@@ -395,6 +486,8 @@ int main(void)
 	tcase_add_test(tc, not_in_init);
 	tcase_add_test(tc, not_in_exit);
 	tcase_add_loop_test(tc, choosing, 0, (int)(sizeof(choices) / sizeof(*choices)));
+	tcase_add_loop_test(tc, choosing_from_a_list, 0, (int)(sizeof(picky) / sizeof(*picky)));
+	tcase_add_test(tc, no_such_device);
 	tcase_add_test(tc, no_child_uses_the_parents_gpu);
 	tcase_add_test(tc, no_version_for_the_device_in_use);
 	tcase_add_test(tc, older_models);

@@ -112,7 +112,7 @@ static void assert_swap_is_seen(void)
 	struct kvmod_ctx *ctx = fixture_context();
 
 	assert_fails(kvmod_load(ctx, fixture_path("good.so")), KVMOD_EPERM,
-		     "good.so: another file was put in its place while it was loaded");
+		     "good.so: another file replaced it while it was being loaded");
 	ck_assert_ptr_null(before);
 	ck_assert_ptr_null(ctx->modules);
 	kvmod_unref(ctx);
@@ -293,7 +293,7 @@ START_TEST(run_path_that_is_not_there)
 	/* Root's own folder: nobody else can create it. */
 	assert_loads(with_run_path("good", TEST_MODULES ":/nowhere"));
 	assert_refused(with_run_path("good", "/tmp/kvmod-none/lib"),
-		       "a folder of its run path: /tmp/kvmod-none/lib is not there, and everybody may "
+		       "a folder of its run path: /tmp/kvmod-none/lib does not exist, and everybody may "
 		       "create it");
 }
 END_TEST
@@ -306,7 +306,7 @@ START_TEST(run_path_relative)
 	assert_refused(with_run_path("good", "lib"), "a folder of its run path: `lib` is %s", relative);
 	assert_refused(with_run_path("good", "/usr/lib:"), "a folder of its run path: `` is %s", relative);
 	assert_refused(with_run_path("good", "/usr/$LIB"), "a folder of its run path: `/usr/$LIB` cannot "
-		       "be checked: only $ORIGIN is known");
+		       "be checked: only $ORIGIN is supported");
 }
 END_TEST
 
@@ -315,7 +315,7 @@ START_TEST(library_relative)
 	const char *path = with_run_path("good", "/usr/lib");
 
 	fixture_patch(path, "libdep.so", "./dep.so", 9);
-	assert_refused(path, "it needs ./dep.so: that is relative to the working folder");
+	assert_refused(path, "it needs ./dep.so: the path is relative to the working folder");
 }
 END_TEST
 

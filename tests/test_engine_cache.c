@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Ragged caches: cut at random, decoded on, held against libllama with masks. */
+/* Ragged caches: compressed at random and decoded on, compared with libllama under masks. */
 #include "tests/engine_host.h"
 #include "tests/oracle.h"
 #include "core/testkit/random.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Model files that are not what they should be: each is refused in words. */
+/* Wrong model files and parameters: each gets its own error message. */
 #include "tests/engine_host.h"
 #include "core/testkit/random.h"
 #include "tests/tiny_model.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Headers that are wrong in one way, for which ggml or libllama would end the process
- * or read something else: both engines refuse each in words.
+ * Headers with one fault that ggml or libllama would misread or end the process for: both
+ * engines refuse each with a message.
  */
 #include <config.h>
 

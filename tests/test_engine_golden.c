@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whole prompts through the default model, its weights as F32, against what an
- * independent program kept, lost and said.
+ * Compares whole prompts on the default model, with weights as F32, with what an
+ * independent program kept, lost and answered.
  */
 #include <config.h>
 

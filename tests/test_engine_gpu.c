@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Models with layers on a GPU, held against the same models on the CPU: whole and
- * cut, in part and in all.
+ * Compares models with some or all layers on a GPU with the same models on the CPU, with
+ * whole and with compressed caches.
  */
 #include "tests/sides.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The engine "llama" as a module: it says what the engine "ggml" says, and its cache cannot be compressed. */
+/* The module "llama": answers like the engine "ggml", and refuses to compress its cache. */
 #include <config.h>
 #include <check.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Gaps that are closed: streams of any length, against libllama, which moves its newer
- * tokens back where the engine turns the oldest forward. To RoPE that is the same.
+ * Closing gaps: compares streams of any length with libllama, which moves newer tokens back
+ * where the engine rotates the oldest forward. For RoPE the two are the same.
  */
 #include "tests/engine_host.h"
 #include "tests/shifted.h"
@@ -423,6 +423,62 @@ START_TEST(other_sinks)
 }
 END_TEST
 
+static const float *key_at(const struct kvmod_request *request, uint32_t layer, uint32_t g, uint32_t row)
+{
+	const struct kvmod_view *k = &request->segments[layer]->heads[g]->k;
+
+	return (const float *)(const void *)((const char *)k->data + row * k->stride);
+}
+
+/*
+ * Requests say which keys stand elsewhere than their positions, and by how much. A key of
+ * the first layer is made of its token and its phase alone: that of a sink is the key of a
+ * token that always stood there.
+ */
+START_TEST(requests_tell_turns)
+{
+	enum { TURN = 50 - NEWEST - SINKS };
+	struct kvmod_request cut = { .size = sizeof(cut) }, plain = cut;
+	const struct tiny_model *spec = &tiny_models[_i];
+	struct kvmod_seq *other;
+	static struct setup s;
+	int32_t tokens[50];
+
+	set_up_alone(&s, spec);
+	other = test_seq(s.engine);
+	memcpy(tokens, s.tokens, sizeof(tokens));
+	memcpy(tokens + TURN, s.tokens, SINKS * sizeof(*tokens));
+	run_one(&s, s.seq, 0, 50, false);
+	ck_assert_int_eq(gg_request(s.engine, s.seq, &cut), 0);
+	ck_assert_uint_eq(cut.segments[0]->heads[0]->n_turned, 0);
+	cut_one(s.seq);
+	test_run(other, tokens, 50, s.logits, 50);
+	ck_assert_int_eq(gg_request(s.engine, s.seq, &cut), 0);
+	ck_assert_int_eq(gg_request(s.engine, other, &plain), 0);
+	for (uint32_t l = 0; l < cut.n_segments; l++)
+		for (uint32_t g = 0; g < cut.segments[l]->n_kv_heads; g++) {
+			const struct kvmod_head *head = cut.segments[l]->heads[g];
+
+			ck_assert_uint_eq(head->n_turned, SINKS);
+			ck_assert_int_eq(head->turn, TURN);
+			ck_assert_int_eq(head->positions[0], 0);
+			ck_assert_int_eq(head->positions[SINKS], 50 - NEWEST);
+			ck_assert_uint_eq(plain.segments[l]->heads[g]->n_turned, 0);
+			for (uint32_t i = 0; l == 0 && i < SINKS; i++)
+				test_near(key_at(&cut, 0, g, i), key_at(&plain, 0, g, TURN + i),
+					  cut.segments[0]->head_dim, NEAR);
+		}
+	/* Rows that join the sinks later have moved less: no one number is true of all. */
+	test_apply(s.seq, test_plan_ends(s.seq, 2 * SINKS, 6));
+	ck_assert_int_eq(gg_request(s.engine, s.seq, &cut), 0);
+	ck_assert_ptr_null(cut.segments[0]->heads[0]->k.data);
+	ck_assert_uint_eq(cut.segments[0]->heads[0]->n_turned, 0);
+	ck_assert_ptr_nonnull(cut.segments[0]->heads[0]->v.data);
+	gg_seq_close(s.engine, other);
+	tear_down(&s);
+}
+END_TEST
+
 /* Each head loses another sink, and every fifth row: as many in each. */
 static void cut_lists(struct kvmod_seq *seq)
 {
@@ -652,6 +708,7 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, replays_what_fits, 0, 2);
 	tcase_add_loop_test(tc, no_sinks, 0, 2);
 	tcase_add_loop_test(tc, other_sinks, 0, 2);
+	tcase_add_loop_test(tc, requests_tell_turns, 0, 2);
 	tcase_add_loop_test(tc, lists_between, 0, 2);
 	tcase_add_loop_test(tc, together, 0, 2);
 	tcase_add_loop_test(tc, warns_once, 0, 2);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Gaps that are closed where layers are on a GPU: its keys are turned there, and say what
- * the same keys on the CPU say.
+ * Closing gaps with layers on a GPU: keys rotated there give the answers that the same keys
+ * give on the CPU.
  */
 #include "tests/sides.h"
 

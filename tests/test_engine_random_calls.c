@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Random walks: prompts, some of them cancelled, cuts whose gaps close, truncates, forks,
- * replays and batches, on a model of one layer. There a cached row depends on its token
- * and its place alone, so each answer must be that of a new sequence of what is cached.
+ * Calls in random order: prompts, some of them cancelled, plans whose gaps close, truncation,
+ * forks, replays and batches, on a model of one layer. In one layer a cached row depends only
+ * on its token and its place, so each answer must equal that of a new sequence of the cached
+ * tokens.
  */
 #include "tests/engine_host.h"
 #include "tests/tiny_model.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a plan costs, against a sum made by hand over libllama's logits. */
+/* The cost that replay reports, compared with a sum computed from libllama's logits. */
 #include "tests/engine_host.h"
 #include "tests/oracle.h"
 #include "core/testkit/random.h"

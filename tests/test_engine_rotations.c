@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Keys that are turned again and again, on rows alone: no model is run. After any number
- * of cuts a key is what RoPE makes of it at the phase where it stands, and no less exact
- * than after the first.
+ * Keys that are rotated again and again, without running a model: after any number of plans
+ * a key is what RoPE makes of it at its phase, and as exact as after the first plan.
  */
 #include "tests/engine_host.h"
 #include "core/testkit/random.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Vocabularies that say too little or what is wrong, and texts that ask for much. */
+/* Vocabularies with missing or wrong keys, and texts that are hard to tokenize. */
 #include <config.h>
 
 #include "tests/edited_model.h"

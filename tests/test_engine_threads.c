@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How many threads ggml gets, whatever is asked for. */
+/* The number of ggml's threads: never more than there are processors. */
 #include <config.h>
 
 #include "tests/engine_host.h"

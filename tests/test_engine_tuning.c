@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How many threads single tokens run on, over machines that are made up. */
+/* The choice of the number of decoding threads, on simulated machines. */
 #include "tests/engine_host.h"
 
 /* A pass on n threads: how long, and how much of that the calling thread ran. */

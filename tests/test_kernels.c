@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/hadamard.h"
 #include "core/testkit/random.h"
 #include "kernels/cpu/ops.h"
 #include "tests/simd_levels.h"
@@ -159,6 +160,39 @@ START_TEST(nibbles)
 		ck_assert_float_eq(out[16 + i], 0.5f * (7 - (float)i));
 		ck_assert_float_eq(out[32 + i], 10);
 		ck_assert_float_eq(out[48 + i], -2 * ((float)i - 8));
+	}
+}
+END_TEST
+
+/* In place of additions, the matrix itself: (-1)^popcount(i & j) / sqrt(d). */
+static double hadamard_times(const float *x, uint32_t d, uint32_t i)
+{
+	double sum = 0;
+
+	for (uint32_t j = 0; j < d; j++)
+		sum += __builtin_popcount(i & j) % 2 ? -(double)x[j] : (double)x[j];
+	return sum / sqrt(d);
+}
+
+START_TEST(hadamard)
+{
+	struct kv_random r = { 4 };
+
+	for (uint32_t d = 1; d <= 256; d *= 2) {
+		size_t n = 3 * (size_t)d;
+		float *x = normals(&r, n, 1), *y = malloc(n * sizeof(*y));
+
+		ck_assert_ptr_nonnull(y);
+		memcpy(y, x, n * sizeof(*y));
+		kv_cpu_hadamard(y, n, d);
+		for (size_t i = 0; i < n; i++)
+			ck_assert_double_eq_tol(y[i], hadamard_times(x + i / d * d, d, (uint32_t)(i % d)), 1e-5);
+		/* Its own inverse. */
+		kv_cpu_hadamard(y, n, d);
+		for (size_t i = 0; i < n; i++)
+			ck_assert_double_eq_tol(y[i], x[i], 1e-5);
+		free(x);
+		free(y);
 	}
 }
 END_TEST
@@ -316,6 +350,7 @@ int main(void)
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
 	tcase_add_loop_test(tc, sums, 0, LEVELS);
 	tcase_add_loop_test(tc, multiply_adds, 0, LEVELS);
+	tcase_add_test(tc, hadamard);
 	tcase_add_test(tc, levels);
 	tcase_set_timeout(tc, 60);
 	suite_add_tcase(suite, tc);

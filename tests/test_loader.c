@@ -109,7 +109,7 @@ START_TEST(a_copy_is_a_duplicate)
 	char text[256];
 
 	assert_ok(kvmod_load(ctx, fixture_module("good", NULL)));
-	snprintf(text, sizeof(text), "copy.so: a module `good` is there already, from good.so");
+	snprintf(text, sizeof(text), "copy.so: a module `good` is already loaded, from good.so");
 	assert_fails(kvmod_load(ctx, fixture_module("good", "copy")), KVMOD_EEXIST, text);
 	kvmod_unref(ctx);
 }
@@ -172,7 +172,7 @@ START_TEST(unknown_policy)
 	assert_fails(fixture_open(ctx, "elsewhere", &policy), KVMOD_ENOENT, text);
 	fixture_write("junk.so", "junk");
 	snprintf(text, sizeof(text),
-		 "no module `elsewhere` (looked in %s, 1 files there are refused: see `kvmod list`)",
+		 "no module `elsewhere` (looked in %s, 1 refused there: see `kvmod list`)",
 		 fixture_dir);
 	assert_fails(kvmod_load(ctx, "elsewhere"), KVMOD_ENOENT, text);
 	kvmod_unref(ctx);
@@ -198,7 +198,7 @@ START_TEST(never_looks_in_the_working_folder)
 	fixture_module("good", NULL);
 	ck_assert_int_eq(chdir(fixture_dir), 0);
 	assert_fails(kvmod_load(ctx, "./good.so"), KVMOD_EINVAL,
-		     "./good.so: a module is named by its name or an absolute path");
+		     "./good.so: expected the name of a module or an absolute path");
 	ck_assert_int_eq(chdir("/"), 0);
 	kvmod_unref(ctx);
 }
@@ -238,10 +238,10 @@ START_TEST(truncated)
 
 	for (size_t size = 64; size < n; size += n / 7 + 1) {
 		snprintf(text, sizeof(text),
-			 "truncated: its headers speak of more than its %zu bytes", size);
+			 "truncated: its headers refer to more than its %zu bytes", size);
 		assert_refused(fixture_write_bytes("cut.so", bytes, size), KVMOD_EFORMAT, text);
 	}
-	snprintf(text, sizeof(text), "truncated: its headers speak of more than its %zu bytes", n - 1);
+	snprintf(text, sizeof(text), "truncated: its headers refer to more than its %zu bytes", n - 1);
 	assert_refused(fixture_write_bytes("cut.so", bytes, n - 1), KVMOD_EFORMAT, text);
 	free(bytes);
 }
@@ -292,7 +292,7 @@ START_TEST(wrong_machine)
 	ck_assert_ptr_nonnull(strstr(kvmod_error(), "changed.so: built for S/390, this machine is "));
 	ck_assert_int_eq(kvmod_modinfo_read(ctx, with_header(other_class), &info), KVMOD_EFORMAT);
 	ck_assert_str_eq(fixture_error(),
-			 "changed.so: built for 32-bit programs, this one has 64 bits: rebuild it");
+			 "changed.so: built for 32-bit programs, this program has 64 bits: rebuild it");
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -380,7 +380,7 @@ START_TEST(descriptor_of_another_file)
 	kvmod_modinfo_free(info);
 	ck_assert_int_eq(kvmod_load(ctx, path), KVMOD_EFORMAT);
 	ck_assert_msg(strstr(fixture_error(), "shadow.so: its `kvmod_module` comes from ") &&
-		      strstr(kvmod_error(), "libdep.so, which it depends on: define its own"),
+		      strstr(kvmod_error(), "libdep.so, a dependency: define its own"),
 		      "%s", kvmod_error());
 	kvmod_unref(ctx);
 }
@@ -428,7 +428,7 @@ START_TEST(section_is_forged)
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section has no abi=: give KVMOD_MODULE() one");
 	fixture_patch(path, "name=xx", "abi 2.0", 7);
-	assert_refused(path, KVMOD_EFORMAT, "`abi 2.0` in its .kvmod.info section is no key=value");
+	assert_refused(path, KVMOD_EFORMAT, "`abi 2.0` in its .kvmod.info section is not key=value");
 	fixture_patch(path, "abi 2.0", "abi\b2.0", 7);
 	assert_refused(path, KVMOD_EFORMAT,
 		       "its .kvmod.info section holds something other than text");
@@ -583,7 +583,7 @@ START_TEST(descriptor_and_section_disagree)
 
 	fixture_patch(path, "version=1.0", "version=1.1", 11);
 	assert_fails(kvmod_load(ctx, path), KVMOD_EFORMAT,
-		     "good.so: its descriptor and its .kvmod.info section do not agree on name, "
+		     "good.so: its descriptor and its .kvmod.info section disagree on name, "
 		     "version or license: define both with KVMOD_MODULE()");
 	fixture_patch(path, "version=1.1", "version=1.0", 11);
 	fixture_patch(path, "\t0..1024\t", "\t0..2048\t", 9);

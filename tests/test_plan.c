@@ -165,7 +165,7 @@ START_TEST(spans)
 	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4 }, { 4, 10 } });
 	accepted(f, 0);
 	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4 }, { 3, 10 } });
-	refused(f, "span 1 begins at 3, before the end of the one before it, 4");
+	refused(f, "span 1 begins at 3, before 4, the end of the span before");
 	set_spans(f, 1, (struct kvmod_span[]){ { 5, 5 } });
 	refused(f, "span 0 is 5..5, expected a part of 0..10");
 	set_spans(f, 1, (struct kvmod_span[]){ { 5, 11 } });
@@ -186,7 +186,7 @@ START_TEST(spans_need_equal_heads)
 	struct fixture *f = fixture_new(10, 6);
 
 	set_spans(f, 1, (struct kvmod_span[]){ { 0, 10 } });
-	refused(f, "spans, but KV heads 0 and 1 hold 10 and 6 positions");
+	refused(f, "spans need KV heads of one length, but heads 0 and 1 cache 10 and 6 positions");
 	fixture_free(f);
 }
 END_TEST
@@ -208,7 +208,7 @@ START_TEST(heads)
 	set_head(f, 1, 1, (uint32_t[]){ 6 });
 	refused(f, "KV head 1 keeps index 6, expected 0 to 5");
 	set_head(f, 1, 2, (uint32_t[]){ 5, 5 });
-	refused(f, "KV head 1 keeps index 5 after 5, expected them ascending");
+	refused(f, "KV head 1 keeps index 5 after 5, expected ascending indices");
 	set_head(f, 1, 2, (uint32_t[]){ 5, 2 });
 	refused(f, "KV head 1 keeps index 2 after 5, expected them ascending");
 	f->keep->counts[1] = 0;

@@ -215,7 +215,7 @@ START_TEST(no_more_threads_than_processors)
 	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 1024\n"));
 	ck_assert_uint_eq(kv_n_threads(ctx), most);
 	snprintf(text, sizeof(text), "[kvmod] threads = 1024, but this process may use %u processors: "
-		 "%u threads\n", most, most);
+		 "using %u threads\n", most, most);
 	ck_assert_str_eq(fixture_log, text);
 	fixture_log[0] = '\0';
 	assert_ok(fixture_configure(ctx, "[kvmod]\nthreads = 1024\n"));

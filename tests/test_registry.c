@@ -96,8 +96,8 @@ START_TEST(builtin)
 	ck_assert_int_eq(n_exits, 1);
 	ck_assert(!registered(ctx, "mine"));
 	assert_ok(add(ctx, &good_ops));
-	assert_fails(add(ctx, &good_ops), KVMOD_EEXIST, "built-in module: a module `mine` is there "
-		     "already, from the program itself");
+	assert_fails(add(ctx, &good_ops), KVMOD_EEXIST, "built-in module: a module `mine` is "
+		     "already loaded, from the program itself");
 	kvmod_unref(ctx);
 	ck_assert_int_eq(n_exits, 2);
 }
@@ -199,7 +199,8 @@ START_TEST(parameters_that_are_wrong)
 	struct kvmod_policy_ops twice = good_ops;
 
 	p.name = "no name";
-	assert_param_refused(&p, "a parameter has no valid name");
+	assert_param_refused(&p, "a parameter has an invalid name: expected letters, "
+			     "digits, - and _");
 	p = params[0];
 	p.type = 99;
 	assert_param_refused(&p, "parameter `a` is of unknown type 99");
@@ -212,9 +213,9 @@ START_TEST(parameters_that_are_wrong)
 	assert_param_refused(&p, "parameter `a` lies outside the instance");
 	p = params[0];
 	p.range = "0-5";
-	assert_param_refused(&p, "the range of `a`, \"0-5\", is none: expected LOW..HIGH");
+	assert_param_refused(&p, "the range of `a`, \"0-5\", is invalid: expected LOW..HIGH");
 	p.range = "0..many";
-	assert_param_refused(&p, "the range of `a`, \"0..many\", is none: expected LOW..HIGH");
+	assert_param_refused(&p, "the range of `a`, \"0..many\", is invalid: expected LOW..HIGH");
 	p = params[1];
 	p.def = "-1";
 	assert_param_refused(&p, "the default of `b`, \"-1\": expected an integer of at least 0");
@@ -229,8 +230,8 @@ START_TEST(descriptors_that_are_wrong)
 	struct kvmod_module m = mine;
 
 	m.magic = 1;
-	assert_fails(kvmod_add_builtin(ctx, &m), KVMOD_EFORMAT, "built-in module: its descriptor is "
-		     "none: define it with KVMOD_MODULE()");
+	assert_fails(kvmod_add_builtin(ctx, &m), KVMOD_EFORMAT, "built-in module: invalid module "
+		     "descriptor (magic or size): define it with KVMOD_MODULE()");
 	m = mine;
 	m.abi_major = 1;
 	assert_fails(kvmod_add_builtin(ctx, &m), KVMOD_EABI, "built-in module: built for kvmod's ABI "
@@ -297,7 +298,7 @@ START_TEST(registering_at_the_wrong_time)
 
 	assert_ok(add(ctx, &good_ops));
 	assert_fails(kept_host->register_policy(kept_host->ctx, &good_ops), KVMOD_EINVAL,
-		     "mine registers something outside init()");
+		     "mine registers a table outside init()");
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -396,7 +397,50 @@ START_TEST(calls_that_are_required)
 }
 END_TEST
 
-FIXTURE_MAIN("registry", calls_that_are_required, builtin, fullkv_is_always_there, several_from_one_module,
+START_TEST(reserved_names)
+{
+	struct kvmod_device_ops device;
+	struct kvmod_ctx *ctx = fixture_context();
+	const struct kv_provider *cpu = kv_provider_find(ctx, KV_DEVICE, "cpu", NULL);
+
+	device = *(const struct kvmod_device_ops *)cpu->ops;
+	device.name = "auto";
+	assert_fails(kv_register(ctx, NULL, KV_DEVICE, &device), KVMOD_EINVAL, "device `auto`: the name is "
+		     "reserved: `device = auto` lets kvmod choose a device");
+	device.name = "cpu";
+	assert_fails(kv_register(ctx, NULL, KV_DEVICE, &device), KVMOD_EEXIST,
+		     "device `cpu`: the name is taken by libkvmod itself");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* One name for devices that no other version has; "*" has them all. */
+START_TEST(versions_that_overlap)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy_ops ops = good_ops;
+
+	ops.devices = "cpu npu";
+	assert_ok(kv_register(ctx, NULL, KV_POLICY, &ops));
+	ops.devices = "abacus npu";
+	assert_fails(kv_register(ctx, NULL, KV_POLICY, &ops), KVMOD_EEXIST,
+		     "policy `mine`: the name is taken by libkvmod itself");
+	ops.devices = "*";
+	assert_fails(kv_register(ctx, NULL, KV_POLICY, &ops), KVMOD_EEXIST,
+		     "policy `mine`: the name is taken by libkvmod itself");
+	ops.devices = "abacus";
+	assert_ok(kv_register(ctx, NULL, KV_POLICY, &ops));
+	ck_assert_str_eq(kv_provider_find(ctx, KV_POLICY, "mine", "npu")->devices, "cpu npu");
+	ck_assert_str_eq(kv_provider_find(ctx, KV_POLICY, "mine", "abacus")->devices, "abacus");
+	ck_assert_ptr_null(kv_provider_find(ctx, KV_POLICY, "mine", "cuda"));
+	ops.devices = NULL;
+	assert_fails(kv_register(ctx, NULL, KV_POLICY, &ops), KVMOD_EEXIST,
+		     "policy `mine`: the name is taken by libkvmod itself");
+	kvmod_unref(ctx);
+}
+END_TEST
+
+FIXTURE_MAIN("registry", reserved_names, versions_that_overlap, calls_that_are_required, builtin, fullkv_is_always_there, several_from_one_module,
 	     tables_that_lack_something, parameters_that_are_wrong, descriptors_that_are_wrong,
 	     longer_tables, fail_and_log, registering_at_the_wrong_time,
 	     opened_from_several_threads)

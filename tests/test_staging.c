@@ -27,18 +27,18 @@ static void is_whole(int status)
 
 static const struct { const char *policy, *below, *above, *note; } sides[] = {
 	{ "cpu", "cpu", "cpu", "" },
-	{ "cuda", "cuda", "cuda", "" },
-	{ "cuda", NULL, NULL, "policy reader runs on cuda; copied there from cpu: layer 0-3\n" },
-	{ "cpu", "cuda", "cuda", "policy reader runs on cpu; copied there from cuda: layer 0-3\n" },
-	{ "cuda", "cpu", "cuda", "policy reader runs on cuda; copied there from cpu: layer 0-2\n" },
-	{ "cpu", "cpu", "cuda", "policy reader runs on cpu; copied there from cuda: layer 3\n" },
+	{ GPU, GPU, GPU, "" },
+	{ GPU, NULL, NULL, "policy reader runs on " GPU "; copied there from cpu: layer 0-3\n" },
+	{ "cpu", GPU, GPU, "policy reader runs on cpu; copied there from " GPU ": layer 0-3\n" },
+	{ GPU, "cpu", GPU, "policy reader runs on " GPU "; copied there from cpu: layer 0-2\n" },
+	{ "cpu", "cpu", GPU, "policy reader runs on cpu; copied there from " GPU ": layer 3\n" },
 };
 #define N_SIDES 6
 
 START_TEST(staging)
 {
 	size_t side = (size_t)_i % N_SIDES;
-	struct kvmod_ctx *ctx = reader_context(CPU, CUDA);
+	struct kvmod_ctx *ctx = reader_context(CPU, GPU);
 	struct kvmod_policy *policy = open_reader(ctx, sides[side].policy);
 	unsigned n_allocations;
 
@@ -64,7 +64,7 @@ START_TEST(only_what_is_needed)
 		{ KVMOD_NEED_K, 0 }, { KVMOD_NEED_V, 0 }, { 0, 1 }, { KVMOD_NEED_COLSUM, 0 },
 		{ KVMOD_NEED_Q_STATS, 0 }, { KVMOD_NEED_WO_NORM, 0 },
 	};
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
 	struct kvmod_policy *policy;
 	uint64_t bytes = 0;
 
@@ -95,7 +95,7 @@ START_TEST(heads_go_together)
 	reader.what = KVMOD_NEED_K;
 	reader.rows = 0;
 	policy = open_reader(ctx, "cpu");
-	make_request("cuda", "cuda", 0, INTERLEAVED);
+	make_request(GPU, GPU, 0, INTERLEAVED);
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_uint_eq(gpu.n_to_host, LAYERS);
 	ck_assert_uint_eq(gpu.n_gathers, LAYERS);
@@ -113,7 +113,7 @@ START_TEST(nothing_is_needed)
 	reader.what = 0;
 	reader.rows = 0;
 	policy = open_reader(ctx, "cpu");
-	make_request("cuda", "cuda", 0, DENSE);
+	make_request(GPU, GPU, 0, DENSE);
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_uint_eq(gpu.n_opened, 0);
 	ck_assert_str_eq(fixture_log, "");
@@ -124,8 +124,8 @@ END_TEST
 
 START_TEST(caches_grow)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
-	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
+	struct kvmod_policy *policy = open_reader(ctx, GPU);
 
 	make_request(NULL, NULL, 0, GAPS);
 	request.n_segments = plan->n_keeps = 1;
@@ -147,12 +147,12 @@ START_TEST(older_segments)
 	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cpu");
 
-	make_request("cuda", "cuda", 0, GAPS);
+	make_request(GPU, GPU, 0, GAPS);
 	for (uint32_t l = 0; l < LAYERS; l++) {
 		segments[l].size = offsetof(struct kvmod_segment, device);
 		segments[l].device = (const char *)(uintptr_t)1;
 	}
-	request.device = "cuda";
+	request.device = GPU;
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_uint_eq(reader.n_wrong, 0);
 	is_decided();
@@ -190,12 +190,12 @@ static void write_keys(void *arg)
 
 START_TEST(streams)
 {
-	const char *where = _i == 0 ? "cpu" : "cuda";
-	struct kvmod_ctx *ctx = reader_context(CPU, CUDA);
+	const char *where = _i == 0 ? "cpu" : GPU;
+	struct kvmod_ctx *ctx = reader_context(CPU, GPU);
 	struct kvmod_policy *policy = open_reader(ctx, where);
 
-	make_request("cpu", "cuda", 2, GAPS);
-	request.device = "cuda";
+	make_request("cpu", GPU, 2, GAPS);
+	request.device = GPU;
 	request.stream = &request;
 	for (uint32_t g = 0; g < HEADS; g++)
 		memset(gpu_reach(heads[3][g].k.data), 0, 4 * DIM);
@@ -212,11 +212,11 @@ END_TEST
 
 START_TEST(scratch_on_the_device)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
-	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
+	struct kvmod_policy *policy = open_reader(ctx, GPU);
 	void *first;
 
-	make_request("cuda", "cuda", 0, DENSE);
+	make_request(GPU, GPU, 0, DENSE);
 	gpu.n_allocations = 0;
 	reader.device_scratch = 1000;
 	assert_ok(kvmod_decide(policy, &request, plan));
@@ -238,8 +238,8 @@ END_TEST
 /* On the host: the device's own kind of it, as soon as the policy runs there. */
 START_TEST(scratch_on_the_host)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
-	struct kvmod_policy *policy = open_reader(ctx, _i == 0 ? "cuda" : "cpu");
+	struct kvmod_ctx *ctx = reader_context(GPU, CPU);
+	struct kvmod_policy *policy = open_reader(ctx, _i == 0 ? GPU : "cpu");
 	void *first;
 
 	make_request("cpu", "cpu", 0, DENSE);
@@ -279,13 +279,13 @@ static void check_failure(struct kvmod_policy *policy, int code, const char *why
 
 START_TEST(no_host_memory)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
-	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+	struct kvmod_ctx *ctx = reader_context(GPU, CPU);
+	struct kvmod_policy *policy = open_reader(ctx, GPU);
 
 	make_request("cpu", "cpu", 0, DENSE);
 	reader.host_scratch = 1000;
 	gpu.fail_host_alloc = KVMOD_ENOMEM;
-	check_failure(policy, KVMOD_ENOMEM, "policy reader: device cuda: no page can be pinned");
+	check_failure(policy, KVMOD_ENOMEM, "policy reader: device " GPU ": no page can be pinned");
 	gpu.fail_host_alloc = 0;
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_uint_eq(gpu.n_host_live, 1);
@@ -295,14 +295,14 @@ END_TEST
 
 START_TEST(no_memory)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
+	struct kvmod_ctx *ctx = reader_context(GPU, CPU);
 	/* Copies, then scratch; or on a GPU full of caches, rows without gaps. */
-	struct kvmod_policy *policy = open_reader(ctx, _i < 2 ? "cuda" : "cpu");
+	struct kvmod_policy *policy = open_reader(ctx, _i < 2 ? GPU : "cpu");
 
-	make_request(_i < 2 ? NULL : "cuda", _i < 2 ? NULL : "cuda", 0, GAPS);
+	make_request(_i < 2 ? NULL : GPU, _i < 2 ? NULL : GPU, 0, GAPS);
 	reader.device_scratch = _i < 2 ? 1000 : 0;
 	gpu.fail_allocation = gpu.n_allocations + (_i == 1 ? 2 : 1);
-	check_failure(policy, KVMOD_ENOMEM, "policy reader: device cuda: the GPU is full");
+	check_failure(policy, KVMOD_ENOMEM, "policy reader: device " GPU ": the GPU is full");
 	gpu.fail_allocation = 0;
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_uint_eq(reader.n_wrong, 0);
@@ -313,8 +313,8 @@ END_TEST
 /* What grows takes more than is asked for, if there is more; else as much as is asked for. */
 START_TEST(no_memory_to_spare)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
-	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
+	struct kvmod_policy *policy = open_reader(ctx, GPU);
 
 	make_request(NULL, NULL, 0, GAPS);
 	request.n_segments = plan->n_keeps = 1;
@@ -324,31 +324,31 @@ START_TEST(no_memory_to_spare)
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_uint_eq(reader.n_wrong, 0);
 	is_decided();
-	ck_assert_str_eq(fixture_log, "policy reader runs on cuda; copied there from cpu: layer 0\n");
+	ck_assert_str_eq(fixture_log, "policy reader runs on " GPU "; copied there from cpu: layer 0\n");
 	reader_end(ctx, policy);
 }
 END_TEST
 
 START_TEST(broken_copies)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
-	struct kvmod_policy *policy = open_reader(ctx, _i == 0 ? "cuda" : "cpu");
+	struct kvmod_ctx *ctx = reader_context(GPU, CPU);
+	struct kvmod_policy *policy = open_reader(ctx, _i == 0 ? GPU : "cpu");
 
-	make_request(_i == 0 ? "cpu" : "cuda", _i == 0 ? "cpu" : "cuda", 0, GAPS);
+	make_request(_i == 0 ? "cpu" : GPU, _i == 0 ? "cpu" : GPU, 0, GAPS);
 	gpu.fail_copy = KVMOD_EDEVICE;
-	check_failure(policy, KVMOD_EDEVICE, "policy reader: device cuda: the bus is broken");
+	check_failure(policy, KVMOD_EDEVICE, "policy reader: device " GPU ": the bus is broken");
 	reader_end(ctx, policy);
 }
 END_TEST
 
 START_TEST(broken_waits)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, CPU);
-	struct kvmod_policy *policy = open_reader(ctx, _i == 0 ? "cuda" : "cpu");
+	struct kvmod_ctx *ctx = reader_context(GPU, CPU);
+	struct kvmod_policy *policy = open_reader(ctx, _i == 0 ? GPU : "cpu");
 
-	make_request("cuda", "cuda", 0, GAPS);
+	make_request(GPU, GPU, 0, GAPS);
 	gpu.fail_wait = KVMOD_EDEVICE;
-	check_failure(policy, KVMOD_EDEVICE, "policy reader: device cuda: the GPU fell off");
+	check_failure(policy, KVMOD_EDEVICE, "policy reader: device " GPU ": the GPU fell off");
 	reader_end(ctx, policy);
 }
 END_TEST
@@ -356,10 +356,10 @@ END_TEST
 /* What a policy queued before it failed is awaited: the plan is freed next. */
 START_TEST(a_failing_policy_is_awaited)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
-	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
+	struct kvmod_policy *policy = open_reader(ctx, GPU);
 
-	make_request("cuda", "cuda", 0, DENSE);
+	make_request(GPU, GPU, 0, DENSE);
 	reader.code = KVMOD_ENUMERIC;
 	check_failure(policy, KVMOD_ENUMERIC, "policy reader: it does not please me");
 	ck_assert_uint_eq(reader.n_views, reader_views(READER_ALL, ROWS));
@@ -384,8 +384,8 @@ END_TEST
 /* Copies that are queued are awaited, although nobody is asked: their memory is used again. */
 START_TEST(copies_for_nobody_are_awaited)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
-	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
+	struct kvmod_policy *policy = open_reader(ctx, GPU);
 
 	make_request(NULL, NULL, 0, GAPS);
 	reader.workspace_code = KVMOD_ENOMEM;
@@ -400,9 +400,9 @@ START_TEST(the_source_cannot_be_opened)
 	struct kvmod_ctx *ctx = reader_context(CPU, NULL);
 	struct kvmod_policy *policy = open_reader(ctx, "cpu");
 
-	make_request("cuda", "cuda", 0, DENSE);
+	make_request(GPU, GPU, 0, DENSE);
 	gpu.fail_open = KVMOD_EDEVICE;
-	check_failure(policy, KVMOD_EDEVICE, "policy reader: device cuda: no GPU here");
+	check_failure(policy, KVMOD_EDEVICE, "policy reader: device " GPU ": no GPU here");
 	gpu.n_opened = 0;
 	reader_end(ctx, policy);
 }
@@ -423,8 +423,8 @@ static int32_t engine_replay(const struct kvmod_request *r, const struct kvmod_p
 
 START_TEST(the_engine_gets_its_own_request_back)
 {
-	struct kvmod_ctx *ctx = reader_context(CUDA, NULL);
-	struct kvmod_policy *policy = open_reader(ctx, "cuda");
+	struct kvmod_ctx *ctx = reader_context(GPU, NULL);
+	struct kvmod_policy *policy = open_reader(ctx, GPU);
 
 	make_request(NULL, NULL, 0, GAPS);
 	request.replay = engine_replay;

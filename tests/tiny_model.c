@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Writes small models with random weights, one for each family and variant. */
 #include <config.h>
 
 #include "tests/tiny_model.h"

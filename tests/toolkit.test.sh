@@ -57,6 +57,12 @@ builds streamingllm streamingllm.c
 holds streamingllm "$golden"
 builds topp topp.c
 holds topp "$golden"
+builds refreekv refreekv.c refreekv_attention.c refreekv_params.c refreekv_position.c \
+	refreekv.h refreekv_params.h
+holds refreekv "$golden"
+./kvmod selftest "$tmp/refreekv/refreekv.so" --vectors "$srcdir/tests/golden/refreekv.txt" \
+	>"$tmp/out" 2>&1 && grep -qx 'golden vectors: 81 of 81' "$tmp/out" ||
+	fail "refreekv: its own vectors: $(cat "$tmp/out")"
 # What it draws is its own affair.
 builds random random.c
 holds random

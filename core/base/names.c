@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Words: when two names are the same, which is nearest to an unknown one, yes and no; text that is safe to show. */
+/*
+ * Words: equal names, the nearest name to an unknown one, lists of devices, yes and no;
+ * and text that is safe to show.
+ */
 #include "core/base/names.h"
 
 #include <stdio.h>
@@ -55,7 +58,7 @@ bool kv_name_valid(const char *name)
 	return n > 0 && name[n] == '\0' && n < sizeof(((struct kv_nearest *)NULL)->best);
 }
 
-/* --- devices of a policy: "cpu cuda" ------------------------------------------------- */
+/* --- devices of a policy: "cpu npu" -------------------------------------------------- */
 
 const char *kv_devices_next(const char **rest, size_t *length)
 {

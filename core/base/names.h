@@ -23,7 +23,7 @@ bool kv_name_valid(const char *name);
 
 /*
  * Where a policy runs, in its table and in the section of its file: names of devices with
- * spaces between them, "cpu cuda", or KV_ANY_DEVICE alone. KV_CPU is the host's own device.
+ * spaces between them, "cpu npu", or KV_ANY_DEVICE alone. KV_CPU is the host's own device.
  */
 #define KV_CPU		"cpu"
 #define KV_ANY_DEVICE	"*"

@@ -22,7 +22,7 @@ static const struct kind {
 	{ "ops", "every = 4" },
 };
 
-/* In the template folder, @KIND@ is the kind; in the new one, @NAME@ is the policy's name. */
+/* Names in the template folder and in the new one; @KIND@ is the kind, @NAME@ the policy's name. */
 static const struct {
 	const char *from, *to;
 } files[] = {
@@ -256,7 +256,7 @@ const struct cli_command cli_new = {
 	.summary = "write a policy to start from: C file, Makefile and test",
 	.operands = "NAME",
 	.details =
-"A scorer says what each position is worth, and the toolkit does the rest. `spans` writes\n"
+"A scorer says what each position is worth, and the toolkit does the rest; `spans` writes\n"
 "ranges of positions into the plan; `ops` has the calls of a policy, without the toolkit.\n"
 "In the new folder `make` builds the policy with the flags that pkg-config gives for the\n"
 "installed kvmod, and `make check` tests it. Its README.md has the command for a kvmod\n"

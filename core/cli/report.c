@@ -31,18 +31,20 @@ static void title(const char *text)
 
 /* --- for people ------------------------------------------------------------------- */
 
-/* One count if all heads keep the same number, else the smallest and the largest. */
+/* One count if all heads keep the same number, else the smallest and the largest; - for a window's layer. */
 static void print_layer(const struct kvmod_sequence *sequence, uint32_t layer, uint32_t n_heads)
 {
-	uint64_t low = UINT64_MAX, high = 0;
+	uint64_t low = UINT64_MAX, high = 0, seen = 0;
 
 	for (uint32_t g = 0; g < n_heads; g++) {
-		uint64_t kept = kvmod_sequence_kept(sequence, layer, g, NULL);
+		uint64_t kept = kvmod_sequence_kept(sequence, layer, g, &seen);
 
 		low = kept < low ? kept : low;
 		high = kept > high ? kept : high;
 	}
-	if (low == high)
+	if (seen == 0)
+		fputs(" -", stderr);
+	else if (low == high)
 		fprintf(stderr, " %llu", (unsigned long long)low);
 	else
 		fprintf(stderr, " %llu-%llu", (unsigned long long)low, (unsigned long long)high);
@@ -158,9 +160,11 @@ static json_t *kept_json(const struct cli_model *m, const struct kvmod_sequence 
 	for (uint32_t l = 0; l < m->about->n_layers; l++) {
 		json_t *heads = json_array();
 
-		for (uint32_t g = 0; g < m->about->n_kv_heads; g++)
-			json_array_append_new(heads, json_integer(
-				(json_int_t)kvmod_sequence_kept(sequence, l, g, NULL)));
+		for (uint32_t g = 0; g < m->about->n_kv_heads; g++) {
+			uint64_t seen = 0, kept = kvmod_sequence_kept(sequence, l, g, &seen);
+
+			json_array_append_new(heads, seen ? json_integer((json_int_t)kept) : json_null());
+		}
 		json_array_append_new(layers, heads);
 	}
 	return layers;

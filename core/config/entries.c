@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Entries of a configuration: what sections there are, what is set, and where it
- * stands. A tree has the newest entry of each key, so that a search costs little
- * however many entries there are.
+ * The entries of a configuration: sections, keys, values, and the file and line of
+ * each. A tree holds the newest entry of each key, so that a search is fast however
+ * many entries there are.
  */
 #include "core/config/entries.h"
 
@@ -223,7 +223,7 @@ const char *kv_config_alias(const struct kv_config *config, const char *name)
 	return entry ? entry->value : name;
 }
 
-/* Nothing is allocated: NULL says that it is not set, and only that. */
+/* Allocates nothing, so NULL means "not set" and nothing else. */
 const char *kv_config_value(const struct kv_config *config, const char *section, const char *key)
 {
 	size_t n = strcspn(section, " \t");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The configuration: what is set, and where it stands (entries.c, ini.c, read.c). */
+/* The configuration: keys, values, and the file and line of each (entries.c, ini.c, read.c). */
 #ifndef KVMOD_CONFIG_ENTRIES_H
 #define KVMOD_CONFIG_ENTRIES_H
 
@@ -8,7 +8,7 @@
 
 #include <sys/types.h>
 
-/* A file that was read, or the command line: path is NULL then. */
+/* A file that was read; path NULL: the command line. */
 struct kv_source {
 	const char *path;
 	const char *dir;		/* what relative paths are relative to */
@@ -60,12 +60,12 @@ struct kv_config {
 /* Appends what the file says. */
 int kv_ini_read(struct kv_config *config, const char *path);
 /*
- * Splits a section's name, "policy refreekv", or says what is wrong with it;
- * KVMOD_ENOENT: it is like none that there is.
+ * Splits the name of a section, "policy refreekv". KVMOD_ENOENT: it resembles no known
+ * section; other errors: it is wrong.
  */
 int kv_section_split(struct kv_pile *pile, const char *section, const char **kind,
 		     const char **name);
-/* Appends an entry, which must not be there; key NULL: the section's own line. */
+/* Appends an entry, an error if its file already has it; key NULL: the section's own line. */
 int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,
 		  const char *section, const char *key, const char *value);
 
@@ -82,15 +82,15 @@ int kv_config_read(struct kvmod_ctx *ctx, const char *path, const char *const *o
 void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config);
 void kv_config_free(struct kv_config *config);
 
-/* Call it after entries got other names. */
+/* To be called after entries were renamed. */
 int kv_config_renamed(struct kv_config *config);
 void kv_config_forget_newest(struct kv_config *config);
 /* The entry that counts: the last one. NULL: not set. config may be NULL. */
 const struct kv_entry *kv_config_find(const struct kv_config *config, const char *kind,
 				      const char *name, const char *key);
-/* Does it count, or is the same key set again later? */
+/* Does the entry count? Not if the same key is set again later. */
 bool kv_entry_counts(const struct kv_config *config, const struct kv_entry *entry);
-/* What [alias] says of the name, or the name. */
+/* What the alias of that name stands for, or the name itself. */
 const char *kv_config_alias(const struct kv_config *config, const char *name);
 /* The value that counts; section "policy refreekv". NULL: not set. */
 const char *kv_config_value(const struct kv_config *config, const char *section, const char *key);
@@ -102,15 +102,15 @@ int kv_entry_fail(int code, const struct kv_entry *entry, const char *format, ..
 int kv_place_fail(int code, const struct kv_entry *entry, const char *format, ...)
 	KV_PRINTF(3, 4);
 
-/* Are those whom allow_owner names users? */
+/* Is each name in allow_owner a user? */
 int kv_owners_check(const struct kv_entry *entry);
 /* Does allow_owner name that user? config may be NULL. */
 bool kv_owner_allowed(const struct kv_config *config, uid_t uid);
 
-/* What [kvmod] leave_below says. */
+/* The value of [kvmod] leave_below. */
 uint64_t kv_leave_below(struct kvmod_ctx *ctx);
 
-/* What [kvmod] names, or its default; NULL: no device other than the host's. */
+/* The policy, engine or device that [kvmod] names, or the default; NULL: the device is auto or cpu. */
 const char *kv_in_use(const struct kv_config *config, enum kv_kind kind);
 bool kv_is_in_use(const struct kv_config *config, enum kv_kind kind, const char *name);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tables of parameters, filled from a section. */
+/* Fills the parameters of a table from a section. */
 #include "core/config/values.h"
 
 #include <stddef.h>

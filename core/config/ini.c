@@ -70,10 +70,11 @@ static int check_section(struct reader *r, const char *text, const char *end)
 	int err;
 
 	if (!close || !ends_here(close + 1, end))
-		return refuse(r, KVMOD_EFORMAT, "expected `[section]` and nothing behind it");
+		return refuse(r, KVMOD_EFORMAT, "expected `[section]` and nothing after it");
 	n = (size_t)(close - text - 1);
 	if (n > MAX_SECTION)
-		return refuse(r, KVMOD_EFORMAT, "a section's name has %d bytes at most", MAX_SECTION);
+		return refuse(r, KVMOD_EFORMAT, "the name of the section is too long: at most %d bytes",
+			      MAX_SECTION);
 	memcpy(name, text + 1, n);
 	name[n] = '\0';
 	err = kv_config_add(r->config, r->source, r->line, name, NULL, NULL);
@@ -97,12 +98,12 @@ static int check_pair(struct reader *r, const char *text, const char *end)
 static int check_line(struct reader *r, const char *text, const char *end)
 {
 	if (has_control(text, end))
-		return refuse(r, KVMOD_EFORMAT, "not text: it has control bytes");
+		return refuse(r, KVMOD_EFORMAT, "the line holds control characters: expected text");
 	if (ends_here(text, end))
 		return KVMOD_OK;
 	if (blank(*text))
 		return refuse(r, KVMOD_EFORMAT,
-			      "a line starts without blanks: values do not go on over several lines");
+			      "the line begins with a blank: a value cannot continue on another line");
 	if (*text == '[')
 		return check_section(r, text, end);
 	return check_pair(r, text, end);
@@ -138,9 +139,9 @@ static char *next_line(char *line, int room, void *stream)
 	r->line++;
 	n = read_line(r, line, room);
 	if (n < 0) {
-		refuse(r, KVMOD_EFORMAT, "a line has %d bytes at most", room - 2);
+		refuse(r, KVMOD_EFORMAT, "the line is too long: at most %d bytes", room - 2);
 	} else if (r->bytes > MAX_FILE) {
-		r->err = kv_fail(KVMOD_EFORMAT, "%s: a configuration has %d bytes at most",
+		r->err = kv_fail(KVMOD_EFORMAT, "%s: the file is too long: at most %d bytes",
 				 r->source->path, MAX_FILE);
 	} else {
 		if (r->line == 1 && strncmp(line, BYTE_ORDER_MARK, 3) == 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* [kvmod] allow_owner: users whose module files may be loaded, besides the usual ones. */
+/* [kvmod] allow_owner: users whose module files may be loaded, besides those of trust.c. */
 #include "core/config/entries.h"
 
 #include <pwd.h>

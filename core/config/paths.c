@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where things are: the build tree or the installed folders, never the working folder. */
+/* Finds files in the build tree or the installed folders, never in the working folder. */
 #include "core/config/paths.h"
 #include "core/dirs.h"
 
@@ -49,7 +49,7 @@ static bool cut(char *folder, const char *end)
 	return true;
 }
 
-/* libtool puts what it links into .libs; programs may be a folder deeper. */
+/* libtool links into .libs; programs of tests lie one folder deeper. */
 static bool find_build_tree(const char *folder)
 {
 	char *top = home.build;
@@ -99,7 +99,7 @@ char *kv_installed(struct kv_pile *pile, const char *dir)
 
 /* --- one path ---------------------------------------------------------------------------- */
 
-/* The user's; not what the environment says to a set-uid program. *found NULL: none. */
+/* The home of the user; a set-uid program ignores the environment. *found NULL: none. */
 static int home_dir(struct kv_pile *pile, const char **found)
 {
 	const char *dir = secure_getenv("HOME");
@@ -131,7 +131,7 @@ static char *below_cwd(struct kv_pile *pile, const char *path)
 	return kv_pile_printf(pile, "%s/%s", cwd, path);
 }
 
-/* Below the build tree or the data folder, the first where it exists. */
+/* Below the build tree, or below the data folder if only that has it. */
 static char *below_data(struct kv_pile *pile, const char *path)
 {
 	const char *build = kv_build_tree();
@@ -283,7 +283,7 @@ int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct 
 	}
 }
 
-/* In the build tree's folder libkvmod and its like lie beside the modules. */
+/* In the build tree, libkvmod itself lies beside the modules. */
 static int is_module(const struct dirent *entry)
 {
 	const char *name = entry->d_name;
@@ -298,7 +298,7 @@ static int by_name(const struct dirent **a, const struct dirent **b)
 	return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-/* A folder that is not there has nothing in it, nor has one that is not ours to read. */
+/* A folder that does not exist, or may not be read, counts as empty. */
 int kv_path_unread(const char *dir)
 {
 	if (errno == ENOENT || errno == ENOTDIR || errno == EACCES)

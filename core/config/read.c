@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The configuration: files, drop-ins and overrides, checked as a whole. */
+/* Reads the configuration: file, drop-ins and overrides, and checks the result as a whole. */
 #include "core/config/paths.h"
 #include "core/config/values.h"
 
@@ -13,7 +13,7 @@ static const struct kvmod_param *find_setting(const char *name, struct kv_neares
 
 /* --- overrides and drop-ins ------------------------------------------------------------------ */
 
-/* "threads=4" lacks its section; where it can only be [kvmod], that is said. */
+/* "threads=4" lacks its section; a key of [kvmod] gets a hint. */
 static int no_override(const char *text)
 {
 	struct kv_nearest nearest;
@@ -84,7 +84,7 @@ static int by_name(const struct dirent **a, const struct dirent **b)
 	return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-/* FILE.d/ *.conf, in name order; that there is none is fine. */
+/* FILE.d/ *.conf, in name order; the folder need not exist. */
 static int read_drop_ins(struct kv_config *config)
 {
 	char *dir = kv_pile_printf(&config->pile, "%s.d", config->path);
@@ -115,7 +115,7 @@ static int read_drop_ins(struct kv_config *config)
 
 /* --- [kvmod] ------------------------------------------------------------------------------------ */
 
-/* Tokens; sequences as short as this gain nothing from a cut, and lose answers. */
+/* Tokens: shorter sequences gain nothing from a cut, and lose answers. */
 #define LEAVE_BELOW 256
 
 #define SETTING(field, kind, def_, range_) \
@@ -175,8 +175,8 @@ static int check_entry(const struct kv_entry *entry)
 }
 
 /*
- * Sections of what an alias stands for are those of its target. What is set again
- * later is not looked at: it may be the very mistake that a drop-in corrects.
+ * The section of an alias is the section of its target. An entry that a later one
+ * overrides is not checked: it may be the very mistake that a drop-in corrects.
  */
 static int settle_entries(struct kv_config *config)
 {
@@ -250,14 +250,14 @@ void kv_config_free(struct kv_config *config)
 	}
 }
 
-/* Threads beyond the processors only wait for each other; said once, not at each reload. */
+/* More threads than processors only wait for each other. One message, not one a reload. */
 static void set_threads(struct kvmod_ctx *ctx, const struct kv_config *config)
 {
 	uint32_t asked = (uint32_t)config->settings.threads, most = kv_n_processors();
 
 	if (asked > most && !(config->older && config->older->settings.threads == asked))
 		kv_log(ctx, KVMOD_NOTE, "[kvmod] threads = %u, but this process may use %u processors: "
-		       "%u threads", asked, most, most);
+		       "using %u threads", asked, most, most);
 	kv_pool_set_threads(ctx->pool, asked < most ? asked : most);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One parameter: from text to its field, in its range or with words why not. */
+/* Parses one parameter from text into its field, and checks its range. */
 #include "core/config/paths.h"
 #include "core/config/values.h"
 
@@ -33,7 +33,7 @@ static bool parse_real(const char *text, size_t n, double *value)
 	pthread_once(&once, make_c_locale);
 	errno = 0;
 	*value = c_locale ? strtod_l(copy, &end, c_locale) : strtod(copy, &end);
-	/* An underflow to zero or a subnormal is the nearest there is. */
+	/* An underflow gives zero or a subnormal, the nearest value. */
 	return end == copy + n && !(errno == ERANGE && (*value > 1 || *value < -1));
 }
 
@@ -197,12 +197,13 @@ uint32_t kv_param_type(const char *name, size_t length)
 int kv_param_check(const struct kvmod_param *param)
 {
 	if (!param->name || !kv_name_valid(param->name))
-		return kv_fail(KVMOD_EINVAL, "a parameter has no valid name");
+		return kv_fail(KVMOD_EINVAL, "a parameter has an invalid name: expected letters, "
+			       "digits, - and _");
 	if (kv_param_size(param->type) == 0)
 		return kv_fail(KVMOD_EINVAL, "parameter `%s` is of unknown type %u", param->name,
 			       param->type);
 	if (param->type != KVMOD_PARAM_CHOICE && !range_fits(param))
-		return kv_fail(KVMOD_EINVAL, "the range of `%s`, \"%s\", is none: expected LOW..HIGH",
+		return kv_fail(KVMOD_EINVAL, "the range of `%s`, \"%s\", is invalid: expected LOW..HIGH",
 			       param->name, param->range);
 	return KVMOD_OK;
 }

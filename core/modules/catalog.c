@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What there is to choose from: what is registered, and what module files say they have. */
+/* The names that a configuration may use: of what is registered, and of what module files list. */
 #include "core/config/paths.h"
 #include "core/modules/catalog.h"
 
@@ -12,7 +12,7 @@ static int open_file(struct kv_catalog *c, const char *path)
 	f->path = path;
 	f->err = kv_modinfo_open(c->config, path, &f->info);
 	if (f->err == KVMOD_ENOMEM)
-		return f->err;		/* that is no fault of the file's */
+		return f->err;		/* not the fault of the file */
 	if (f->err)
 		f->refused = kv_pile_strdup(&c->pile, kvmod_error());
 	return f->err && !f->refused ? KVMOD_ENOMEM : KVMOD_OK;
@@ -73,7 +73,7 @@ const char *kv_catalog_file(const struct kv_catalog *c, enum kv_kind kind, const
 	return refused ? refused->path : NULL;
 }
 
-/* To "a, b", unless it is in it or does not fit. */
+/* Appends a name to "a, b", unless the text has it or is full. */
 static void add_name(char *text, size_t room, const char *name)
 {
 	size_t length = strlen(text);
@@ -141,8 +141,8 @@ static int each_param(const struct kvmod_modinfo *info, const char *name, const 
 }
 
 /*
- * Is there a device in `devices` that no list before has? Else that version is never
- * loaded for the name. The list is then among those before.
+ * Is there a device in `devices` that no list in `before` has? If not, that version is
+ * never loaded for the name. Adds the list to `before`.
  */
 static bool runs_anew(struct kv_pile *pile, struct kv_strings *before, const char *devices, int *err)
 {
@@ -165,7 +165,7 @@ static bool runs_anew(struct kv_pile *pile, struct kv_strings *before, const cha
 	return is_new && !*err;
 }
 
-/* Calls fn for each file that brings a version of that name, in the order of the loader's search. */
+/* Calls fn for each file that has a version of the name, in the order of the loader's search. */
 static int each_version(const struct kv_catalog *c, enum kv_kind kind, const char *name,
 			int (*fn)(void *arg, const struct kvmod_modinfo *info), void *arg)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Taking a configuration into use: it is read and checked as a whole first, against what
- * is registered and what module files say of themselves.
+ * Puts a configuration into use, after reading and checking all of it against what is
+ * registered and what module files list.
  */
 #include "core/modules/catalog.h"
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The context: what belongs to it, and when it goes. */
+/* The context: how it is made, referenced and freed. */
 #include "core/modules/registry.h"
 
 #include <stdlib.h>
 
-/* init() of a module registers things while its load holds the lock. */
+/* Recursive: init() of a module registers tables while the load holds the lock. */
 static void make_lock(pthread_mutex_t *lock)
 {
 	pthread_mutexattr_t attr;

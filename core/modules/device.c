@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Devices: a context opens each once, and closes it with the last holder. The
- * host's own, "cpu", is one like any other.
+ * Open devices: a context opens each device once, and closes it with its last holder.
+ * The host's own, "cpu", is a device like any other.
  */
 #include "core/modules/device.h"
 #include "core/modules/call.h"

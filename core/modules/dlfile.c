@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Loading the file that was checked, whatever its name leads to by now: the
- * descriptor is what counts, so dlopen() gets its name in /proc.
+ * Loads the very file that was checked, whatever its path leads to by now: dlopen()
+ * gets the name of the open descriptor in /proc.
  *
- * Afterwards the file goes by its path again, in dladdr() and in a debugger. What
- * cannot be put right afterwards is $ORIGIN: the dynamic loader takes it from the
- * name that it is given, while it looks for the libraries. A module that needs
- * $ORIGIN is loaded by its path, and so is any where /proc is not mounted; then
- * it is checked that what was loaded is that file. Only those whom kv_trust()
- * trusts could have put another in its place.
+ * Afterwards the loaded file gets its path back, for dladdr() and debuggers. $ORIGIN
+ * cannot be corrected afterwards: the dynamic loader derives it from the name that it
+ * is given, while it searches for libraries. So a module that needs $ORIGIN is loaded
+ * by its path, and so is any module where /proc is not mounted; a check then follows
+ * that the loaded file is the checked one. Only users whom kv_trust() trusts could
+ * have replaced it.
  *
  * A private copy would also be safe from a file that is overwritten in place, but
- * it would share no memory with other processes, and debuggers and profilers
- * would not find its symbols. kvmod-module(7) says how to install over a module
- * that is in use.
+ * would share no memory with other processes, and debuggers and profilers would not
+ * find its symbols. kvmod-module(7) says how to install over a module in use.
  */
 #include "core/modules/modinfo.h"
 
@@ -28,9 +27,9 @@
 #define NAME_ROOM 128
 
 /*
- * The dynamic loader knows a file by each name that it was loaded by, so no name
- * is given twice: the number of the call is in it, as a "/" or "/." for each bit.
- * With the process's number the name is right for a debugger as well.
+ * The dynamic loader remembers each name that a file was loaded by, so no name is used
+ * twice: the number of the call is part of it, as a "/" or "/." for each bit. With the
+ * process's number the name is valid for a debugger, too.
  */
 static void name_descriptor(char *name, int fd)
 {
@@ -49,7 +48,7 @@ static bool leads_to(const char *name, const struct stat *st)
 	return stat(name, &there) == 0 && there.st_dev == st->st_dev && there.st_ino == st->st_ino;
 }
 
-/* The dynamic loader will free the name, as it would have its own. */
+/* The dynamic loader will free the new name, as it would have freed its own. */
 static int rename_map(void *handle, const char *name, const char *path)
 {
 	struct link_map *map;
@@ -66,14 +65,14 @@ static int rename_map(void *handle, const char *name, const char *path)
 	return KVMOD_OK;
 }
 
-/* dlerror()'s words, but not the name in /proc that they begin with. */
+/* Fails with dlerror()'s words, without the name in /proc that they begin with. */
 static int say_why(const char *name)
 {
 	const char *text = dlerror();
 	size_t n = strlen(name);
 
 	if (!text)
-		return kv_no_memory();	/* not even for the words */
+		return kv_no_memory();	/* not even for a message */
 	if (strncmp(text, name, n) == 0 && strncmp(text + n, ": ", 2) == 0)
 		text += n + 2;
 	return kv_fail(KVMOD_EFORMAT, "%s", text);
@@ -88,15 +87,15 @@ static int open_by_path(const struct kvmod_modinfo *info, const char *name, bool
 	*handle = dlopen(info->path, RTLD_NOW | RTLD_LOCAL);
 	if (!*handle)
 		return say_why(info->path);
-	/* By another name, the dynamic loader finds what it has loaded by device and inode. */
+	/* Given another name, the dynamic loader finds the loaded file by device and inode. */
 	if (named)
 		same = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
 	good = named ? same == *handle :
 	       dlinfo(*handle, RTLD_DI_LINKMAP, &map) == 0 && leads_to(map->l_name, &info->st);
 	if (same)
 		dlclose(same);
-	return good ? KVMOD_OK : kv_fail(KVMOD_EPERM, "another file was put in its place while it "
-					 "was loaded");
+	return good ? KVMOD_OK : kv_fail(KVMOD_EPERM, "another file replaced it while it was "
+					 "being loaded");
 }
 
 int kv_dl_open(const struct kvmod_modinfo *info, void **handle)

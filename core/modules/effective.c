@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The configuration in force: each value, and where it comes from. */
+/* Lists the configuration in force: each value, and where it comes from. */
 #include "core/config/paths.h"
 #include "core/modules/catalog.h"
 
@@ -11,7 +11,7 @@ struct walk {
 	kvmod_setting_fn *fn;
 	void *arg;
 	const char *kind, *name;	/* of the section */
-	struct kv_strings keys;		/* that it has had */
+	struct kv_strings keys;		/* shown so far of the section */
 };
 
 static uint32_t origin_of(const struct kv_config *config, const struct kv_entry *e)
@@ -35,7 +35,7 @@ static int show(struct walk *w, const char *key, const char *value, const struct
 	return section ? w->fn(w->arg, &setting) : KVMOD_ENOMEM;
 }
 
-/* "DIR:DIR", with the usual folder in the place of an empty part. */
+/* "DIR:DIR", with the usual folder in place of an empty part. */
 static int show_module_path(struct walk *w, const struct kv_entry *e)
 {
 	struct kv_strings dirs = { 0 };
@@ -49,14 +49,14 @@ static int show_module_path(struct walk *w, const struct kv_entry *e)
 	return err ? err : show(w, "module_path", text, e);
 }
 
-/* A path is shown as it is looked for. */
+/* A path is shown as it is resolved. */
 static int show_param(void *arg, const struct kvmod_param *param)
 {
 	struct walk *w = arg;
 	const struct kv_entry *e = kv_config_find(w->catalog.config, w->kind, w->name, param->name);
 	const char *value = e ? e->value : param->def;
 
-	/* Another version of the policy has it as well. */
+	/* Several versions of a policy share parameters: each is shown once. */
 	for (size_t i = 0; i < w->keys.n; i++)
 		if (kv_name_eq(w->keys.item[i], param->name))
 			return KVMOD_OK;
@@ -91,7 +91,7 @@ static int show_section(struct walk *w, enum kv_kind kind, const char *name)
 	return kv_catalog_params(&w->catalog, kind, name, NULL, show_param, w);
 }
 
-/* What has a section or is in use, if it is there at all. */
+/* Shows what has a section or is in use, if it exists. */
 static int show_sections(struct walk *w, enum kv_kind kind)
 {
 	const struct kv_config *config = w->catalog.config;

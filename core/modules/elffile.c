@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A module file as libelf sees it: of this machine, whole, with a descriptor and
- * a section. Nothing here runs the file or maps it to run.
+ * Reads a module file with libelf and checks that it is built for this machine, is not
+ * truncated, and has a descriptor and a section. Nothing here runs the file.
  */
 #include "core/modules/elffile.h"
 #include "core/modules/loader.h"
@@ -16,7 +16,7 @@
 #define MAX_SECTION	(1u << 20)
 #define SYMBOL		"kvmod_module"
 
-/* The linker's: our own ELF header, so we know which machine's files we can load. */
+/* From the linker: our own ELF header, which names the machine whose files we can load. */
 extern const ElfW(Ehdr) __ehdr_start __attribute__((visibility("hidden")));
 
 /* --- is it a file of this machine, whole? ---------------------------------------------- */
@@ -48,7 +48,7 @@ static int check_machine(const GElf_Ehdr *h)
 	char theirs[32], ours[32];
 
 	if (h->e_ident[EI_CLASS] != __ehdr_start.e_ident[EI_CLASS])
-		return kv_fail(KVMOD_EFORMAT, "built for %d-bit programs, this one has %d bits: "
+		return kv_fail(KVMOD_EFORMAT, "built for %d-bit programs, this program has %d bits: "
 			       "rebuild it", h->e_ident[EI_CLASS] == ELFCLASS64 ? 64 : 32,
 			       __ehdr_start.e_ident[EI_CLASS] == ELFCLASS64 ? 64 : 32);
 	if (h->e_machine != __ehdr_start.e_machine ||
@@ -74,7 +74,7 @@ static bool beyond(uint64_t offset, uint64_t size, uint64_t file_size)
 	return offset > file_size || size > file_size - offset;
 }
 
-/* The headers tell how far the file must reach. */
+/* The headers say how long the file must be. */
 static int check_whole(Elf *elf, const GElf_Ehdr *h, uint64_t file_size)
 {
 	bool cut = beyond(h->e_phoff, (uint64_t)h->e_phnum * h->e_phentsize, file_size) ||
@@ -87,7 +87,7 @@ static int check_whole(Elf *elf, const GElf_Ehdr *h, uint64_t file_size)
 	for (size_t i = 0; i < n && !cut; i++)
 		cut = !gelf_getphdr(elf, (int)i, &p) || beyond(p.p_offset, p.p_filesz, file_size);
 	if (cut)
-		return kv_fail(KVMOD_EFORMAT, "truncated: its headers speak of more than its %llu bytes",
+		return kv_fail(KVMOD_EFORMAT, "truncated: its headers refer to more than its %llu bytes",
 			       (unsigned long long)file_size);
 	return KVMOD_OK;
 }
@@ -108,7 +108,7 @@ static bool exported(const GElf_Sym *symbol)
 	       GELF_ST_VISIBILITY(symbol->st_other) == STV_DEFAULT;
 }
 
-/* The exported symbol that this file itself defines. */
+/* The exported symbol, if this file itself defines it. */
 static bool find_symbol(Elf *elf, GElf_Sym *symbol)
 {
 	Elf_Scn *scn = NULL;
@@ -147,7 +147,7 @@ bool kv_elf_offset(Elf *elf, uint64_t address, uint64_t size, uint64_t *offset)
 	return false;
 }
 
-/* All of it, whatever signals come; a file may be read in parts. */
+/* Reads all of it: signals and short reads do not end it. */
 static bool read_at(int fd, void *to, size_t size, uint64_t offset)
 {
 	for (size_t have = 0; have < size;) {
@@ -168,7 +168,7 @@ static bool read_address(Elf *elf, int fd, uint64_t address, void *to, size_t si
 	return kv_elf_offset(elf, address, size, &offset) && read_at(fd, to, size, offset);
 }
 
-/* The numbers at its front are in the file; its pointers are not, before it is loaded. */
+/* The numbers at its front are in the file; its pointers are filled in when it is loaded. */
 static int check_descriptor(struct kvmod_modinfo *info, Elf *elf)
 {
 	struct kvmod_module front;
@@ -183,7 +183,7 @@ static int check_descriptor(struct kvmod_modinfo *info, Elf *elf)
 			       "expected 0x%08x: define it with KVMOD_MODULE()",
 			       front.magic, KVMOD_MAGIC);
 	if (front.size < KV_LEAST_DESCRIPTOR)
-		return kv_fail(KVMOD_EABI, "its `" SYMBOL "` says it has %u bytes, expected %zu or more",
+		return kv_fail(KVMOD_EABI, "its `" SYMBOL "` has size %u: expected %zu or more",
 			       front.size, sizeof(front));
 	info->flags = front.flags;
 	return kv_abi_check(front.abi_major, front.abi_minor);
@@ -200,7 +200,7 @@ static int read_section(struct kvmod_modinfo *info, Elf *elf, char **text, size_
 	size_t strings;
 
 	if (elf_getshdrstrndx(elf, &strings) != 0)
-		return kv_fail(KVMOD_EFORMAT, "its section headers make no sense");
+		return kv_fail(KVMOD_EFORMAT, "its section headers are invalid");
 	while ((scn = next_section(elf, scn, &shdr))) {
 		name = elf_strptr(elf, strings, shdr.sh_name);
 		if (name && strcmp(name, KVMOD_INFO_SECTION) == 0)
@@ -210,8 +210,8 @@ static int read_section(struct kvmod_modinfo *info, Elf *elf, char **text, size_
 		return kv_fail(KVMOD_EFORMAT, "not a kvmod module: it has no " KVMOD_INFO_SECTION
 			       " section; define one with KVMOD_MODULE()");
 	if (shdr.sh_size > MAX_SECTION)
-		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section has %llu bytes: %u at "
-			       "most", (unsigned long long)shdr.sh_size, MAX_SECTION);
+		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section has %llu bytes: expected "
+			       "at most %u", (unsigned long long)shdr.sh_size, MAX_SECTION);
 	data = shdr.sh_type == SHT_PROGBITS ? elf_getdata(scn, NULL) : NULL;
 	if (!data || !data->d_buf)
 		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section cannot be read");
@@ -242,7 +242,7 @@ static int read_elf(struct kvmod_modinfo *info, Elf *elf)
 	return err == KVMOD_OK ? check_descriptor(info, elf) : err;
 }
 
-/* libelf has numbers for its errors, but no names. */
+/* libelf has no names for its error numbers. */
 int kv_elf_failed(int err)
 {
 	int number = elf_errno();

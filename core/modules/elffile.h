@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the files that read ELF share. */
+/* Helpers for the files that read ELF (elffile.c). */
 #ifndef KVMOD_ELFFILE_H
 #define KVMOD_ELFFILE_H
 
@@ -8,9 +8,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Where in the file the bytes of a run-time address are; false: they are not in it. */
+/* The offset in the file of the bytes at a run-time address; false: the file lacks them. */
 bool kv_elf_offset(Elf *elf, uint64_t address, uint64_t size, uint64_t *offset);
-/* Is it certainly for another class of programs, or another machine, than this one? */
+/* Is it built for another word size or another machine than this program? */
 bool kv_elf_foreign(Elf *elf);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From a name to what provides it: what is registered, else the module files,
- * whose sections say what they have.
+ * Finds what provides a name: what is registered, else a module file, whose section
+ * lists what it has.
  */
 #include "core/config/paths.h"
 #include "core/modules/catalog.h"
@@ -9,9 +9,9 @@
 
 #include <string.h>
 
-/* --- module files, as far as their sections tell ------------------------------------- */
+/* --- module files, by their sections ------------------------------------- */
 
-/* Is an empty part, which stands for the usual folder, among these? */
+/* Is one of the folders an empty part, which stands for the usual folder? */
 static bool has_empty_part(const char *path)
 {
 	size_t n = strlen(path);
@@ -53,7 +53,7 @@ static int files_for(const struct kv_config *config, const char *name, struct kv
 	return err;
 }
 
-/* What is looked for: a policy, engine or device, or a module by its own name. */
+/* The name to find: of a policy, engine or device, or of a module. */
 struct search {
 	const char *what;		/* "policy", ..., "module" */
 	const char *key;		/* in the section */
@@ -62,7 +62,7 @@ struct search {
 	const char *device;		/* that a policy must run on; NULL: any */
 	struct kv_nearest nearest;
 	unsigned n_refused;
-	bool elsewhere;			/* it was found, but runs on other devices */
+	bool elsewhere;			/* a version was found that runs on other devices */
 };
 
 static bool is_module(const struct search *s)
@@ -76,7 +76,7 @@ static bool is_there(struct kvmod_ctx *ctx, const struct search *s)
 			      kv_provider_find(ctx, s->kind, s->name, s->device) != NULL;
 }
 
-/* Does the file say that it has it? Its other names are remembered as near ones. */
+/* Does the file list the name? Offers all its names as near ones. */
 static bool offers(struct search *s, const struct kvmod_modinfo *info)
 {
 	const char *name;
@@ -91,7 +91,7 @@ static bool offers(struct search *s, const struct kvmod_modinfo *info)
 	return false;
 }
 
-/* "installed: cpu, npu; ", for what there are few of. */
+/* "installed: cpu, npu; " */
 static void list_devices(struct kvmod_ctx *ctx, char *text, size_t room)
 {
 	struct kv_catalog catalog;
@@ -120,7 +120,7 @@ static int not_found(struct kvmod_ctx *ctx, struct search *s)
 					      i ? ":" : "", dirs.item[i]);
 	kv_pile_free(&pile);
 	if (s->n_refused)
-		snprintf(refused, sizeof(refused), ", %u files there are refused: see `kvmod list`",
+		snprintf(refused, sizeof(refused), ", %u refused there: see `kvmod list`",
 			 s->n_refused);
 	kv_nearest_hint(&s->nearest, hint, sizeof(hint));
 	if (kv_usual_folder_has(ctx->config, s->key, s->name))
@@ -134,7 +134,7 @@ static int not_found(struct kvmod_ctx *ctx, struct search *s)
 
 /* --- getting ---------------------------------------------------------------------------- */
 
-/* Loads the file if it has it. That another file is refused is no failure here. */
+/* Loads the file if it has the name. A refused file counts only if it is called so. */
 static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
 {
 	struct kvmod_modinfo *info;
@@ -152,7 +152,7 @@ static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
 	return KVMOD_OK;
 }
 
-/* Loads files until one brings it. */
+/* Loads files until one provides the name. */
 static int load_files(struct kvmod_ctx *ctx, struct search *s)
 {
 	struct kv_strings files = { 0 };
@@ -221,7 +221,7 @@ int kv_load_locked(struct kvmod_ctx *ctx, const char *name)
 		return err ? err : kv_load_info(ctx, info);
 	}
 	if (strchr(name, '/'))
-		return kv_fail(KVMOD_EINVAL, "%s: a module is named by its name or an absolute path", name);
+		return kv_fail(KVMOD_EINVAL, "%s: expected the name of a module or an absolute path", name);
 	s.name = kv_config_alias(ctx->config, name);
 	return is_there(ctx, &s) ? KVMOD_OK : load_files(ctx, &s);
 }
@@ -242,7 +242,7 @@ int kvmod_modules_each(struct kvmod_ctx *ctx,
 		int refused = kvmod_modinfo_read(ctx, files.item[i], &info);
 
 		if (refused == KVMOD_ENOMEM) {
-			err = refused;	/* that is no fault of the file's */
+			err = refused;	/* not the fault of the file */
 			break;
 		}
 		err = fn(arg, files.item[i], refused, refused ? NULL : info);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The host table: each module has one of its own, so that what it says carries its name. */
+/* The host table. Each module has its own, so that its log lines carry its name. */
 #include "core/modules/device.h"
 #include "core/toolkit/toolkit.h"
 
@@ -21,8 +21,8 @@ static void host_log(void *ctx, uint32_t level, const char *format, ...)
 }
 
 /*
- * A module that fails has failed, whatever code it gives. Who called it says
- * whom it called: the message is the module's words alone.
+ * A code that means success becomes an error. The message is the module's alone; the
+ * caller puts the module's name before it.
  */
 static int32_t host_fail(void *ctx, int32_t code, const char *format, ...)
 {
@@ -39,7 +39,7 @@ static int32_t host_fail(void *ctx, int32_t code, const char *format, ...)
 static int32_t host_register(struct kv_module *module, enum kv_kind kind, const void *ops)
 {
 	if (!module->in_init)
-		return kv_fail(KVMOD_EINVAL, "%s registers something outside init()",
+		return kv_fail(KVMOD_EINVAL, "%s registers a table outside init()",
 			       module->desc.name);
 	return kv_register(module->ctx, module, kind, ops);
 }

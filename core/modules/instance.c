@@ -7,7 +7,7 @@
 
 #define INSTANCE_ALIGN 64
 
-/* In front of the instance, which the module sees. */
+/* Stands before the instance, which alone the module sees. */
 struct before {
 	_Alignas(INSTANCE_ALIGN) struct kv_pile pile;
 };

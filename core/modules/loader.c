@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Loading: a checked file becomes a module that has registered what it provides,
- * or nothing has changed.
+ * Loading and unloading modules. A load either ends with a module that has registered
+ * what it provides, or changes nothing.
  */
 #include "core/modules/call.h"
 #include "core/modules/device.h"
@@ -45,7 +45,7 @@ static int check_name(struct kvmod_ctx *ctx, const char *name)
 
 	if (!other)
 		return KVMOD_OK;
-	return kv_fail(KVMOD_EEXIST, "a module `%s` is there already, from %s", name,
+	return kv_fail(KVMOD_EEXIST, "a module `%s` is already loaded, from %s", name,
 		       other->path ? other->path : "the program itself");
 }
 
@@ -60,7 +60,7 @@ static void append(struct kvmod_ctx *ctx, struct kv_module *module)
 	*link = module;
 }
 
-/* Calls init(); when it fails, all that it registered is gone. */
+/* Calls init(); if it fails, takes back what it registered. */
 static int start(struct kvmod_ctx *ctx, struct kv_module *module)
 {
 	int err;
@@ -83,7 +83,8 @@ static int take_descriptor(struct kv_module *module, const struct kvmod_module *
 	size_t n = desc->size < sizeof(module->desc) ? desc->size : sizeof(module->desc);
 
 	if (desc->magic != KVMOD_MAGIC || desc->size < KV_LEAST_DESCRIPTOR)
-		return kv_fail(KVMOD_EFORMAT, "its descriptor is none: define it with KVMOD_MODULE()");
+		return kv_fail(KVMOD_EFORMAT, "invalid module descriptor (magic or size): "
+			       "define it with KVMOD_MODULE()");
 	memcpy(&module->desc, desc, n);
 	if (!desc->name || !kv_name_valid(desc->name) || !desc->license || !*desc->license ||
 	    !desc->init)
@@ -102,13 +103,13 @@ static int check_agreement(const struct kvmod_module *desc, const struct kvmod_m
 	    agrees(desc->version, kvmod_modinfo_get(info, "version", 0)) &&
 	    agrees(desc->license, kvmod_modinfo_get(info, "license", 0)))
 		return KVMOD_OK;
-	return kv_fail(KVMOD_EFORMAT, "its descriptor and its " KVMOD_INFO_SECTION " section do not "
-		       "agree on name, version or license: define both with KVMOD_MODULE()");
+	return kv_fail(KVMOD_EFORMAT, "its descriptor and its " KVMOD_INFO_SECTION " section "
+		       "disagree on name, version or license: define both with KVMOD_MODULE()");
 }
 
 /* --- files ------------------------------------------------------------------------------- */
 
-/* dlsym() also searches what the file depends on; the descriptor must be its own. */
+/* dlsym() also searches the dependencies of the file; the descriptor must be its own. */
 static int find_descriptor(void *handle, const struct kvmod_module **desc)
 {
 	struct link_map *map = NULL, *owner = NULL;
@@ -118,7 +119,7 @@ static int find_descriptor(void *handle, const struct kvmod_module **desc)
 	if (!*desc || dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0)
 		return kv_fail(KVMOD_EFORMAT, "exports no `kvmod_module`: define it with KVMOD_MODULE()");
 	if (!dladdr1(*desc, &where, (void **)&owner, RTLD_DL_LINKMAP) || owner != map)
-		return kv_fail(KVMOD_EFORMAT, "its `kvmod_module` comes from %s, which it depends on: "
+		return kv_fail(KVMOD_EFORMAT, "its `kvmod_module` comes from %s, a dependency: "
 			       "define its own with KVMOD_MODULE()",
 			       owner ? owner->l_name : "another file");
 	return KVMOD_OK;
@@ -155,7 +156,7 @@ static int load_new(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 	module->dev = info->st.st_dev;
 	module->ino = info->st.st_ino;
 	module->info = info;
-	module->desc.flags = info->flags;	/* is it to stay mapped if this fails? */
+	module->desc.flags = info->flags;	/* does it stay mapped even if this fails? */
 	module->path = kv_pile_strdup(&module->pile, info->path);
 	err = module->path ? take_file(module, info) : KVMOD_ENOMEM;
 	if (err == KVMOD_OK)

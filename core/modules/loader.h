@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Modules that are loaded, and what they get from their host (loader.c, host.c, context.c). */
+/* Loaded modules, their host tables, and the context (loader.c, host.c, context.c). */
 #ifndef KVMOD_MODULES_LOADER_H
 #define KVMOD_MODULES_LOADER_H
 
@@ -24,15 +24,15 @@ struct kv_module {
 };
 
 void kv_host_fill(struct kv_module *module);
-/* Loads a file that was checked, if it is not; frees info. The lock is held. */
+/* Loads a checked file, unless it is already loaded; frees info. The lock is held. */
 int kv_load_info(struct kvmod_ctx *ctx, struct kvmod_modinfo *info);
 struct kv_module *kv_module_find(struct kvmod_ctx *ctx, const char *name);
 /* Loads by name or absolute path; the lock is held. */
 int kv_load_locked(struct kvmod_ctx *ctx, const char *name_or_path);
 void kv_unload_all(struct kvmod_ctx *ctx);
-/* Makes a context without anything registered; kvmod_unref() frees it. */
+/* Makes a context with nothing registered; kvmod_unref() frees it. */
 int kv_context_new(struct kvmod_ctx **ctx);
-/* Makes lock and threads anew in a forked child. */
+/* Makes a new lock and new threads in a forked child. */
 int kv_context_after_fork(struct kvmod_ctx *ctx);
 
 #endif

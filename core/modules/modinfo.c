@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a module file says of itself. Whatever can be wrong with it that shows
- * without running it is refused here.
+ * The metadata of a module file, read from its section without running the file.
+ * A file whose metadata is wrong is refused here.
  */
 #include "core/modules/device.h"
 #include "core/toolkit/toolkit.h"
@@ -26,7 +26,7 @@ int kv_abi_check(uint32_t major, uint32_t minor)
 
 /* --- the section ------------------------------------------------------------------------------ */
 
-/* Far more than any module says; what follows compares some of them with each other. */
+/* Far more than any module has. A limit, because some facts are compared with each other. */
 #define MAX_FACTS 4096
 
 static int add_fact(struct kvmod_modinfo *info, char *text)
@@ -47,16 +47,16 @@ static int add_fact(struct kvmod_modinfo *info, char *text)
 	}
 	if (!equal || equal == text)
 		return kv_fail(KVMOD_EFORMAT, "`%.40s` in its " KVMOD_INFO_SECTION
-			       " section is no key=value", text);
+			       " section is not key=value", text);
 	if (info->n_facts == MAX_FACTS)
 		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section holds more than %d "
-			       "strings, which is the most that is read", MAX_FACTS);
+			       "strings, the limit", MAX_FACTS);
 	*equal = '\0';
 	info->facts[info->n_facts++] = (struct kv_fact){ text, equal + 1 };
 	return KVMOD_OK;
 }
 
-/* By key; those of one key as they stand in the section. */
+/* By key; facts of one key keep the order of the section. */
 static int by_key(const void *a_, const void *b_)
 {
 	const struct kv_fact *a = a_, *b = b_;
@@ -87,7 +87,7 @@ static int parse_facts(struct kvmod_modinfo *info, char *text, size_t size)
 	return err;
 }
 
-/* --- what the section must say ------------------------------------------------------------------- */
+/* --- what the section must hold ------------------------------------------------------------------- */
 
 /* Where the facts of a key begin, if there are any. */
 static size_t first_fact(const struct kvmod_modinfo *info, const char *key)
@@ -161,8 +161,8 @@ static int check_facts(const struct kvmod_modinfo *info)
 			return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section has no %s=: "
 				       "give KVMOD_MODULE() one", needed[i]);
 		if (kvmod_modinfo_get(info, needed[i], 1))
-			return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section says %s= twice: "
-				       "one file, one KVMOD_MODULE()", needed[i]);
+			return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section has %s= twice: "
+				       "expected one KVMOD_MODULE() in a file", needed[i]);
 	}
 	if (!kv_name_valid(kvmod_modinfo_get(info, "name", 0)))
 		return kv_fail(KVMOD_EFORMAT, "name=%.40s in its " KVMOD_INFO_SECTION " section: "
@@ -172,7 +172,7 @@ static int check_facts(const struct kvmod_modinfo *info)
 
 /* --- parameters: "mine.sinks\tINT\t4\t0..1024\thelp" ------------------------------------------------ */
 
-/* Cuts the text at its next tab, and returns what stood before it. */
+/* Cuts the text at its next tab and returns the part before the tab. */
 static const char *part(char **rest)
 {
 	char *begin = *rest, *tab = strchr(begin, '\t');
@@ -183,7 +183,7 @@ static const char *part(char **rest)
 	return begin;
 }
 
-/* The copy of a param string is cut up; params refer to it. */
+/* Cuts up the copy of a param string; the fact refers to its parts. */
 static bool parse_param(char *text, struct kv_param_fact *fact)
 {
 	char *rest = text;
@@ -204,7 +204,7 @@ static bool parse_param(char *text, struct kv_param_fact *fact)
 	return kv_param_check(&fact->param) == KVMOD_OK;
 }
 
-/* By owner and name, so that a search need not look at all. */
+/* By owner and name, for a binary search. */
 static int by_owner(const void *a_, const void *b_)
 {
 	const struct kv_param_fact *a = a_, *b = b_;

@@ -32,13 +32,13 @@ struct kvmod_modinfo {
 	bool needs_origin;		/* its libraries are found relative to its own folder */
 };
 
-/* As kvmod_modinfo_read(), with `config` saying whose files pass; keeps fd open. */
+/* As kvmod_modinfo_read(); `config` says whose files are trusted. Keeps fd open. */
 int kv_modinfo_open(const struct kv_config *config, const char *path,
 		    struct kvmod_modinfo **info);
-/* Does it say kind=name? kind: "policy", "engine", "device", "name". */
+/* Is kind=name among its facts? kind: "policy", "engine", "device", "name". */
 bool kv_modinfo_says(const struct kvmod_modinfo *info, const char *kind, const char *name);
 /*
- * Its i-th parameter of an owner, as a table has it (offset 0; strings are
+ * The i-th parameter of an owner, as a table has it (offset 0; the strings are
  * info's own). False past the last one.
  */
 bool kv_modinfo_param(const struct kvmod_modinfo *info, const char *owner, unsigned i,
@@ -54,8 +54,8 @@ unsigned kv_modinfo_n_params(const struct kvmod_modinfo *info, const char *owner
 const char *kv_modinfo_devices(const struct kvmod_modinfo *info, const char *policy);
 
 /*
- * Loads the very file that info->fd is, under its own name. *handle is set, to be
- * closed, even where what was loaded is not that file.
+ * Loads the file that info->fd refers to, whatever its path leads to by now. *handle is
+ * set, and must be closed, even after an error that says that another file was loaded.
  */
 int kv_dl_open(const struct kvmod_modinfo *info, void **handle);
 
@@ -66,16 +66,16 @@ int kv_elf_read(struct kvmod_modinfo *info);
  * memory. Returns the code.
  */
 int kv_elf_failed(int err);
-/* Takes what the section says, of `size` bytes; text is cut up. */
+/* Takes the facts of a section of `size` bytes; cuts up the text. */
 int kv_facts_read(struct kvmod_modinfo *info, char *text, size_t size);
 int kv_abi_check(uint32_t major, uint32_t minor);
 
-/* May this file and its folders be trusted? path must be without links. */
+/* May this file and its folders be trusted? path must contain no links. */
 int kv_trust(const struct kv_config *config, const char *path, const struct stat *st);
 /*
- * The same of a path that others will follow, links and all, and of what it leads
- * to, a file or a folder. *there: is it there? Where it is not, nobody else may
- * be able to put it there.
+ * The same for a path that the dynamic loader will follow, links and all, and for the
+ * file or folder at its end. *there: does that exist? If not, nobody else may be able
+ * to create it.
  */
 int kv_trust_walk(const struct kv_config *config, const char *path, bool *there);
 /*

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Libraries that a module needs. The dynamic loader looks for them in the run
- * paths that the module and these libraries bring along, and runs what it finds:
- * so those folders must be as trustworthy as the module's own. What
- * LD_LIBRARY_PATH names is the user's own word, and the system's folders are
- * root's.
+ * Checks the libraries that a module needs. The dynamic loader searches the run paths
+ * of the module and of its libraries, and runs what it finds, so those folders must be
+ * as trustworthy as the module's own. LD_LIBRARY_PATH is the user's own choice, and the
+ * system's folders belong to root: neither is checked.
  */
 #include "core/config/paths.h"
 #include "core/modules/elffile.h"
@@ -21,13 +20,13 @@
 #define MAX_DYNAMIC	(1u << 20)	/* bytes of a dynamic section */
 #define MAX_STRINGS	(64u << 20)
 
-/* A file whose needs are looked at. */
+/* A file whose libraries are checked. */
 struct object {
 	const struct object *loader;	/* what needs it; NULL: the module itself */
 	const char *origin;		/* its folder */
-	const char *rpath, *runpath;	/* as it says them; NULL: none */
+	const char *rpath, *runpath;	/* as in the file; NULL: none */
 	struct kv_strings needed;
-	struct kv_strings folders;	/* of the one that counts, expanded */
+	struct kv_strings folders;	/* of runpath, else of rpath, expanded */
 };
 
 struct needs {
@@ -36,7 +35,7 @@ struct needs {
 	struct kv_strings seen;		/* paths of objects */
 };
 
-/* --- what a file says of its needs ----------------------------------------------------- */
+/* --- the needs of a file ----------------------------------------------------- */
 
 static Elf_Data *dynamic_section(Elf *elf)
 {
@@ -92,7 +91,7 @@ static int take_entry(struct needs *s, struct object *o, const GElf_Dyn *entry,
 		return KVMOD_OK;
 	}
 	if (entry->d_un.d_val >= strings->d_size)
-		return kv_fail(KVMOD_EFORMAT, "its dynamic section makes no sense");
+		return kv_fail(KVMOD_EFORMAT, "its dynamic section is invalid");
 	text = kv_pile_strdup(&s->info->pile, (const char *)strings->d_buf + entry->d_un.d_val);
 	if (!text)
 		return KVMOD_ENOMEM;
@@ -114,10 +113,10 @@ static int read_needs(struct needs *s, struct object *o, Elf *elf)
 	GElf_Dyn entry;
 
 	if (!dynamic)
-		return kv_fail(KVMOD_EFORMAT, "it has no dynamic section that can be read");
+		return kv_fail(KVMOD_EFORMAT, "its dynamic section is missing or unreadable");
 	strings = dynamic_strings(elf, dynamic);
 	if (!strings)
-		return kv_fail(KVMOD_EFORMAT, "its dynamic section has no strings that can be read");
+		return kv_fail(KVMOD_EFORMAT, "the strings of its dynamic section are unreadable");
 	for (int i = 0; err == KVMOD_OK && dynamic_entry(dynamic, i, &entry); i++)
 		err = take_entry(s, o, &entry, strings);
 	return err;
@@ -125,7 +124,7 @@ static int read_needs(struct needs *s, struct object *o, Elf *elf)
 
 /* --- run paths ---------------------------------------------------------------------------- */
 
-/* "$ORIGIN/../lib" with the folder of the file that says it. */
+/* Replaces $ORIGIN in "$ORIGIN/../lib" by the folder of the file that has it. */
 static int expand(struct needs *s, const struct object *o, const char *text, char **out)
 {
 	static const char *const names[] = { "$ORIGIN", "${ORIGIN}" };
@@ -141,7 +140,7 @@ static int expand(struct needs *s, const struct object *o, const char *text, cha
 		return *out ? KVMOD_OK : KVMOD_ENOMEM;
 	}
 	if (dollar)
-		return kv_fail(KVMOD_EPERM, "`%s` cannot be checked: only $ORIGIN is known", text);
+		return kv_fail(KVMOD_EPERM, "`%s` cannot be checked: only $ORIGIN is supported", text);
 	*out = kv_pile_strdup(&s->info->pile, text);
 	return *out ? KVMOD_OK : KVMOD_ENOMEM;
 }
@@ -191,7 +190,7 @@ static bool seen(const struct needs *s, const char *path)
 	return false;
 }
 
-/* The dynamic loader passes by a file of another machine, and looks further: not *there. */
+/* The dynamic loader skips a file of another machine and searches on: not *there. */
 static int check_open(struct needs *s, const struct object *loader, const char *path, int fd,
 		      bool *there)
 {
@@ -207,7 +206,7 @@ static int check_open(struct needs *s, const struct object *loader, const char *
 	return err;
 }
 
-/* A library where the dynamic loader will take it, if it is there. */
+/* Checks the library at a path where the dynamic loader will take it, if it exists. */
 static int check_library(struct needs *s, const struct object *loader, const char *path, bool *there)
 {
 	int fd, err = kv_trust_walk(s->config, path, there);
@@ -223,8 +222,8 @@ static int check_library(struct needs *s, const struct object *loader, const cha
 }
 
 /*
- * The dynamic loader looks into some folders of DIR/glibc-hwcaps before DIR. Into
- * which depends on the processor, so all of them count, and DIR as well.
+ * The dynamic loader searches some folders of DIR/glibc-hwcaps before DIR. Which ones
+ * depends on the processor, so all of them are checked, and DIR as well.
  */
 static int check_hwcaps(struct needs *s, const struct object *o, const char *dir, const char *name)
 {
@@ -251,7 +250,7 @@ static int check_hwcaps(struct needs *s, const struct object *o, const char *dir
 }
 
 /*
- * Before glibc 2.37, it also looks into DIR/tls/haswell and the like: any of these,
+ * Before glibc 2.37 it also searches DIR/tls/haswell and the like: any of these names,
  * in this order, from the i-th on.
  */
 static int check_old_hwcaps(struct needs *s, const struct object *o, const char *dir,
@@ -290,7 +289,7 @@ static int check_folder(struct needs *s, const struct object *o, const char *dir
 	return path ? check_library(s, o, path, there) : KVMOD_ENOMEM;
 }
 
-/* The run path of what needs it counts if it has one; else those of all that led to it. */
+/* In the run path of the file that needs it; else in the rpath of each file on the way to it. */
 static int find_library(struct needs *s, const struct object *o, const char *name)
 {
 	bool there = false;
@@ -316,7 +315,7 @@ static int check_need(struct needs *s, const struct object *o, const char *name)
 	} else {
 		err = expand(s, o, name, &path);
 		if (err == KVMOD_OK && *path != '/')
-			err = kv_fail(KVMOD_EPERM, "that is relative to the working folder");
+			err = kv_fail(KVMOD_EPERM, "the path is relative to the working folder");
 		if (err == KVMOD_OK)
 			err = check_library(s, o, path, &there);
 	}
@@ -344,7 +343,7 @@ static int check_object(struct needs *s, const struct object *loader, const char
 	if (err || !o.origin)
 		return KVMOD_ENOMEM;
 	if (s->seen.n > MAX_OBJECTS)
-		return kv_fail(KVMOD_EFORMAT, "more than %d libraries", MAX_OBJECTS);
+		return kv_fail(KVMOD_EFORMAT, "it needs more than %d libraries", MAX_OBJECTS);
 	return check_needs(s, &o, elf);
 }
 

@@ -2,8 +2,8 @@
 /*
  * What is registered: policies, engines, devices. A table is copied at full
  * size, so that the rest of the core need not ask which header its author had, and
- * is checked once, here: against bounds, and against what the section of its file
- * said, before any memory is read by its counts.
+ * is checked once, here: against bounds and against the section of its file, before
+ * any memory is read by its counts.
  */
 #include "core/modules/device.h"
 
@@ -174,7 +174,7 @@ static int check_table(const struct common *c)
 	return KVMOD_OK;
 }
 
-/* The section names it, where it runs, and as many parameters as the table counts. */
+/* Does the section list the name, the same devices, and as many parameters as the table? */
 static int check_section(const struct kvmod_modinfo *info, enum kv_kind kind, const struct common *c)
 {
 	const char *said = kv_modinfo_devices(info, c->name);
@@ -193,7 +193,7 @@ static int check_section(const struct kvmod_modinfo *info, enum kv_kind kind, co
 	return KVMOD_OK;
 }
 
-/* `kvmod info` must have told the truth. */
+/* What `kvmod info` shows must be true. */
 static int compare_params(const struct kvmod_modinfo *info, const struct common *c)
 {
 	for (uint32_t i = 0; i < c->n_params; i++) {
@@ -306,6 +306,14 @@ static int take_params(struct kv_provider *p)
 
 /* --- the list --------------------------------------------------------------------------------- */
 
+/* [kvmod] device = auto means another thing. */
+static int check_device_name(const struct common *c)
+{
+	if (!kv_name_eq(c->name, "auto"))
+		return KVMOD_OK;
+	return kv_fail(KVMOD_EINVAL, "the name is reserved: `device = auto` lets kvmod choose a device");
+}
+
 static int check_params_of(struct kv_provider *p, const struct kvmod_modinfo *info)
 {
 	struct common c;
@@ -318,13 +326,15 @@ static int check_params_of(struct kv_provider *p, const struct kvmod_modinfo *in
 	return err || !info ? err : compare_params(info, &c);
 }
 
-/* Takes its parameters once their number is believed. A module that is linked in has no section. */
+/* Reads the parameters only once their number is checked. A linked-in module has no section. */
 static int check_provider(const struct kvmod_ctx *ctx, struct kv_provider *p)
 {
 	const struct kvmod_modinfo *info = p->module ? p->module->info : NULL;
 	struct common c = common_of(p->kind, p->ops);
 	int err = check_table(&c);
 
+	if (err == KVMOD_OK && p->kind == KV_DEVICE)
+		err = check_device_name(&c);
 	if (err == KVMOD_OK)
 		err = check_duplicate(ctx, p->kind, &c);
 	if (err == KVMOD_OK && info)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What modules registered, found by name, and instances of it (registry.c, find.c, instance.c). */
+/*
+ * The tables that modules registered, found by name, and their instances (registry.c,
+ * find.c, instance.c).
+ */
 #ifndef KVMOD_MODULES_REGISTRY_H
 #define KVMOD_MODULES_REGISTRY_H
 
@@ -42,7 +45,7 @@ void kv_instance_free(void *instance);
 /* Checks an ops table and adds it; module NULL: the core's own. The lock is held. */
 int kv_register(struct kvmod_ctx *ctx, struct kv_module *module, enum kv_kind kind,
 		const void *ops);
-/* Takes back what the module registered. The lock is held. */
+/* Removes what the module registered. The lock is held. */
 void kv_unregister(struct kvmod_ctx *ctx, const struct kv_module *module);
 bool kv_registered_busy(const struct kvmod_ctx *ctx, const struct kv_module *module);
 /* What is registered, for that device (NULL: any). NULL: nothing. The lock is held. */
@@ -53,8 +56,8 @@ const struct kvmod_param *kv_provider_params(const struct kv_provider *provider,
 bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kvmod_param *param);
 
 /*
- * Does a module of the usual folder have it (key: "policy", ..., "name"), where
- * module_path leaves that folder out? What to say then comes behind the folders.
+ * Does a module of the usual folder provide the name (key: "policy", ..., "name"), and
+ * module_path leaves that folder out? KV_USUAL_HINT then ends the list of folders.
  */
 bool kv_usual_folder_has(const struct kv_config *config, const char *key, const char *name);
 #define KV_USUAL_HINT "): the usual folder has it; end module_path with a `:` to look there too"

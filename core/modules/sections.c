@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sections of policies, engines and devices against what these say of their
- * parameters: a mistake shows when the configuration is read, even in the section
- * of a policy that is not in use. No module runs for it.
+ * Checks the sections of policies, engines and devices against their parameters, as
+ * module files list them: a mistake shows when the configuration is read, even in the
+ * section of a policy that is not in use. No module runs for this.
  */
 #include "core/modules/catalog.h"
 
@@ -10,7 +10,7 @@
 
 /* --- names ------------------------------------------------------------------------- */
 
-/* It must be there: "policy = NAME", or a section that was given with -o. */
+/* For a name that must exist: of "policy = NAME", or of a section that -o sets. */
 static int missing(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind,
 		   const char *name)
 {
@@ -37,9 +37,9 @@ static int missing(const struct kv_catalog *c, const struct kv_entry *e, enum kv
 }
 
 /*
- * A section in a file may be left over from a module that is gone, or for one that
- * another machine has. Said louder where it is a policy's, or looks like a slip of
- * the pen.
+ * A section in a file may be left over from a module that is gone, or be meant for a
+ * module of another machine. The message is a warning if the section is a policy's or
+ * looks like a typing mistake, else information.
  */
 static void note_unused(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind)
 {
@@ -64,7 +64,7 @@ static void note_unused(const struct kv_catalog *c, const struct kv_entry *e, en
 		       kv_nearest_hint(&nearest, hint, sizeof(hint)));
 }
 
-/* A section without keys sets nothing that could be missed. */
+/* A section without keys sets nothing, and needs no message. */
 static bool begins_section(const struct kv_config *config, const struct kv_entry *e)
 {
 	const struct kv_entry *next = e + 1;
@@ -81,7 +81,7 @@ static int check_missing(const struct kv_catalog *c, const struct kv_entry *e, e
 		note_unused(c, e, kind);
 	if (e->source->path)
 		return KVMOD_OK;
-	/* An engine or device that is not there may be set all the same. */
+	/* Parameters of an engine or device that is not installed may be set. */
 	kv_nearest_start(&nearest, e->name);
 	kv_catalog_offer(c, kind, &nearest);
 	return kind == KV_POLICY || nearest.best[0] ? missing(c, e, kind, e->name) : KVMOD_OK;
@@ -109,7 +109,7 @@ static int offer_param(void *arg, const struct kvmod_param *param)
 	return KVMOD_OK;
 }
 
-/* A name may have several implementations, and each its own parameters. */
+/* A name may have several versions, each with its own parameters. */
 static int check_key(const struct kv_catalog *c, const struct kv_entry *e, enum kv_kind kind)
 {
 	struct key_check check = { .entry = e };
@@ -135,7 +135,7 @@ static bool kind_of(const char *text, enum kv_kind *kind)
 	return false;
 }
 
-/* "[kvmod] policy = NAME" and the like name something that must be there. */
+/* "[kvmod] policy = NAME" and the like need a name that exists. */
 static int check_choice(const struct kv_catalog *c, const struct kv_entry *e)
 {
 	enum kv_kind kind;
@@ -143,7 +143,7 @@ static int check_choice(const struct kv_catalog *c, const struct kv_entry *e)
 
 	if (strcmp(e->kind, "kvmod") != 0 || !e->key || !kind_of(e->key, &kind))
 		return KVMOD_OK;
-	/* An engine is looked for when it is opened: not every program does. */
+	/* An engine is looked up when it is opened: not every program opens one. */
 	if (kind == KV_ENGINE || (kind == KV_DEVICE && (strcmp(e->value, "auto") == 0 ||
 							strcmp(e->value, KV_CPU) == 0)))
 		return KVMOD_OK;

@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Whose files may be loaded. To load a file is to do what its owner says, so the
- * owner must be root, the effective user, the owner of the running program, or
- * one whom [kvmod] allow_owner names; and nobody else may be able to put another
- * file in its place.
+ * Decides whose files may be loaded. Loading a file runs code of its owner, so the
+ * owner must be root, the effective user, the owner of the running program, or a user
+ * whom [kvmod] allow_owner names; and nobody else may be able to replace the file.
  *
- * A group that may write is a question of who is in it. A user's private group
- * (the same number as the user, as useradd makes them) is the user; what root
- * gave to a group on purpose, as Debian gave /usr/local to staff, root answers
- * for. Another group's file is refused.
+ * A user's private group (the same number as the user, as useradd makes it) counts as
+ * the user. A folder of root's that a group may write, as Debian's /usr/local is for
+ * staff, is root's decision. A file that any other group may write is refused.
  */
 #include "core/modules/modinfo.h"
 
@@ -54,7 +52,7 @@ static bool private_group(const struct stat *st)
 	return st->st_gid == st->st_uid;
 }
 
-/* `what` is "" or "its folder DIR: "; path is for the mend. */
+/* `what` is "" or "its folder DIR "; path is what to chown. */
 static int refuse_owner(const char *what, const char *path, uid_t uid)
 {
 	char name[96];
@@ -79,7 +77,7 @@ static int trust_file(const struct kv_config *config, const char *path, const st
 	return KVMOD_OK;
 }
 
-/* In a sticky folder of root's, like /tmp, nobody can replace another's file. */
+/* In a sticky folder of root's, such as /tmp, nobody can replace the file of another user. */
 static int trust_folder(const struct kv_config *config, const char *dir, const char *whose)
 {
 	char what[PATH_MAX + 16];
@@ -118,16 +116,16 @@ int kv_trust(const struct kv_config *config, const char *path, const struct stat
 	return err;
 }
 
-/* --- a path that somebody else will follow --------------------------------------------- */
+/* --- a path that the dynamic loader will follow --------------------------------------------- */
 
-/* How far a path was followed: at is without links, rest is still to come. */
+/* How far a path was followed: `at` contains no links, `rest` is still to be followed. */
 struct walk {
 	const struct kv_config *config;
 	char at[PATH_MAX], rest[PATH_MAX];
 	unsigned n_links;
 };
 
-/* Puts a link's target in front of what is still to come. */
+/* Puts the target of a link in front of the rest. */
 static int follow_link(struct walk *w, const char *link, const struct stat *st)
 {
 	char target[PATH_MAX], rest[PATH_MAX];
@@ -140,14 +138,14 @@ static int follow_link(struct walk *w, const char *link, const struct stat *st)
 	target[n] = '\0';
 	if (++w->n_links > 40 ||
 	    snprintf(rest, sizeof(rest), "%s/%s", target, w->rest) >= (int)sizeof(rest))
-		return kv_fail(KVMOD_ERANGE, "%s: too many links, or too long", link);
+		return kv_fail(KVMOD_ERANGE, "%s: too many links, or the path is too long", link);
 	if (target[0] == '/')
 		strcpy(w->at, "/");
 	strcpy(w->rest, rest);
 	return KVMOD_OK;
 }
 
-/* Takes the first part of what is to come; false: there is none. */
+/* Takes the first part of the rest; false: nothing is left. */
 static bool next_part(struct walk *w, char *part)
 {
 	char *begin = w->rest + strspn(w->rest, "/");
@@ -166,13 +164,13 @@ static void go_up(char *at)
 	slash[slash == at] = '\0';
 }
 
-/* What is missing may be put there by whoever may write the folder, sticky or not. */
+/* Whoever may write the folder can create what is missing, even if the folder is sticky. */
 static int trust_gap(const struct walk *w, const char *path)
 {
 	struct stat st;
 
 	if (stat(w->at, &st) == 0 && st.st_mode & S_IWOTH)
-		return kv_fail(KVMOD_EPERM, "%s is not there, and everybody may create it", path);
+		return kv_fail(KVMOD_EPERM, "%s does not exist, and everybody may create it", path);
 	return KVMOD_OK;
 }
 
@@ -185,7 +183,7 @@ int kv_trust_walk(const struct kv_config *config, const char *path, bool *there)
 
 	*there = true;
 	if (snprintf(w.rest, sizeof(w.rest), "%s", path) >= (int)sizeof(w.rest))
-		return kv_fail(KVMOD_ERANGE, "%s: too long", path);
+		return kv_fail(KVMOD_ERANGE, "%s: the path is too long", path);
 	while (err == KVMOD_OK && next_part(&w, part)) {
 		err = trust_folder(config, w.at, "the");
 		if (err || strcmp(part, ".") == 0)
@@ -196,7 +194,7 @@ int kv_trust_walk(const struct kv_config *config, const char *path, bool *there)
 		}
 		if (snprintf(next, sizeof(next), "%s/%s", w.at[1] ? w.at : "", part) >=
 		    (int)sizeof(next))
-			return kv_fail(KVMOD_ERANGE, "%s: too long", path);
+			return kv_fail(KVMOD_ERANGE, "%s: the path is too long", path);
 		if (lstat(next, &st) != 0) {
 			*there = false;
 			return trust_gap(&w, path);

@@ -9,11 +9,17 @@ int kv_device_failed(const struct kvmod_device *device, int err)
 	return kv_failed(err, "device", device->ops->name);
 }
 
-int kv_device_wait(struct kvmod_device *device, void *stream)
+int kv_device_wait(struct kvmod_device *device, void *stream, int err)
 {
-	int err = KV_CALL(device->ops, synchronize, device->instance, stream);
+	struct kv_error before;
+	int waited;
 
-	return err ? kv_device_failed(device, err) : err;
+	kv_error_save(&before);
+	waited = KV_CALL(device->ops, synchronize, device->instance, stream);
+	if (err == KVMOD_OK && waited != KVMOD_OK)
+		return kv_device_failed(device, waited);
+	kv_error_restore(&before);
+	return err;
 }
 
 struct giver {

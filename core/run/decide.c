@@ -29,11 +29,13 @@ static int check_plan(const struct kvmod_request *r, const struct kvmod_plan *pl
 	if (plan->n_keeps != r->n_segments)
 		return kv_fail(KVMOD_EINVAL, "the plan has %u segments, but the request has %u",
 			       plan->n_keeps, r->n_segments);
+	if (!plan->keeps)
+		return kv_fail(KVMOD_EINVAL, "the plan's keeps are NULL");
 	for (uint32_t i = 0; i < plan->n_keeps; i++) {
 		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 		uint32_t n = kvmod_longest_head(kvmod_segment_at(r, i));
 
-		if (keep->size < sizeof(*keep) || !keep->spans || !keep->counts || !keep->indices ||
+		if (!keep || keep->size < sizeof(*keep) || !keep->spans || !keep->counts || !keep->indices ||
 		    keep->index_stride < n)
 			return kv_fail(KVMOD_EINVAL, "keep %u of the plan has no room for the %u positions "
 				       "of its segment: expected a plan of kvmod_plan_new()", i, n);
@@ -42,20 +44,6 @@ static int check_plan(const struct kvmod_request *r, const struct kvmod_plan *pl
 }
 
 /* --- asking -------------------------------------------------------------------------- */
-
-/* For what is queued, whether it is of use or not: err and its words stay. */
-static int wait_after(struct kvmod_policy *p, void *stream, int err)
-{
-	struct kv_error before;
-	int waited;
-
-	kv_error_save(&before);
-	waited = kv_device_wait(p->device, stream);
-	if (err == KVMOD_OK && waited != KVMOD_OK)
-		return waited;
-	kv_error_restore(&before);
-	return err;
-}
 
 /*
  * What the policy queued is part of its answer and of its time, and if it failed
@@ -69,7 +57,7 @@ static int ask(struct kvmod_policy *p, struct kv_relay *relay)
 	kv_relay_begin(relay);
 	err = KV_CALL(p->ops, compress, p->instance, &p->handed.request, &p->handed.plan);
 	kv_relay_end(relay);
-	err = wait_after(p, relay->stream, err);
+	err = kv_device_wait(p->device, relay->stream, err);
 	p->counters.nanoseconds += nanoseconds() - begin;
 	return err == KVMOD_OK ? kv_handed_check_plan(&p->handed) : err;
 }
@@ -87,9 +75,11 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 	kv_relay_offer(&r);
 	err = kv_stage(p, of_engine, &r);
 	if (err == KVMOD_OK)
+		err = kv_unrotate(p);
+	if (err == KVMOD_OK)
 		err = kv_give_workspace(p, &r);
-	if (err)	/* copies on their way are of no use, but their memory will be */
-		return wait_after(p, r.stream, err);
+	if (err)	/* copies in flight are useless now, but their memory is not */
+		return kv_device_wait(p->device, r.stream, err);
 	relay.stream = r.stream;
 	p->handed.request = r;
 	return ask(p, &relay);

@@ -5,6 +5,12 @@
 
 #include "core/run/policy.h"
 
+/*
+ * After staging: what the policy asked for and an engine stores rotated becomes plain
+ * floats. KVMOD_ENOTSUP for a policy that does not run on the CPU (rotation.c).
+ */
+int kv_unrotate(struct kvmod_policy *policy);
+
 /* Scratch for compress(), as the policy's workspace() asks, into *r (workspace.c). */
 int kv_give_workspace(struct kvmod_policy *policy, struct kvmod_request *r);
 

@@ -110,7 +110,8 @@ struct attempts {
 	const char *home;
 	int err;			/* of the reason to give */
 	enum lack lack;
-	char why[512], at_home[512];	/* that reason; what kept it from its home, "" if nothing */
+	char why[512];			/* that reason */
+	char at_home[512];		/* the reason at home; "": it was not tried yet */
 };
 
 /* Of several reasons, the last that keeps an existing version from running. */
@@ -126,10 +127,11 @@ static void keep_reason(struct attempts *a, int err, enum lack lack)
 }
 
 /*
- * Is there no need to try another device? Not once it is open, and not after a failure
- * that has nothing to do with the device. What fails on the CPU would fail elsewhere.
+ * Tries one device. True: no other needs to be tried, because the policy is open, or
+ * because the failure has nothing to do with the device. A version that fails on the
+ * CPU would fail elsewhere.
  */
-static bool is_settled(struct attempts *a, const char *device)
+static bool try_on(struct attempts *a, const char *device)
 {
 	enum lack lack;
 	int err = open_on(a->p, a->name, device, a->model, &lack);
@@ -145,29 +147,29 @@ static bool is_settled(struct attempts *a, const char *device)
 	return lack == NOTHING || (kv_name_eq(device, KV_CPU) && lack != A_VERSION);
 }
 
-/* On whichever other device the policy names, in the order of its list. */
+/* On the other devices that the policy names, in the order of its list. */
 static int open_elsewhere(struct attempts *a)
 {
 	struct kv_strings devices = { 0 };
 	struct kv_pile pile = { 0 };
 	int err = kv_policy_devices(a->p->ctx, a->name, &pile, &devices);
-	bool settled = false;
+	bool done = false;
 
-	for (size_t i = 0; i < devices.n && !err && !settled; i++)
-		settled = !kv_name_eq(devices.item[i], a->home) &&
-			  !kv_name_eq(devices.item[i], KV_CPU) && is_settled(a, devices.item[i]);
+	for (size_t i = 0; i < devices.n && !err && !done; i++)
+		done = !kv_name_eq(devices.item[i], a->home) &&
+		       !kv_name_eq(devices.item[i], KV_CPU) && try_on(a, devices.item[i]);
 	kv_pile_free(&pile);
 	return err;
 }
 
-/* At home, else on the CPU, else where it can; a message says that this is elsewhere, and why. */
+/* At home, else on the CPU, else where it can; a message then says where, and why. */
 static int open_somewhere(struct kvmod_policy *p, const char *name,
 			  const struct kvmod_model *model)
 {
 	struct attempts a = { .p = p, .name = name, .model = model, .home = home_of(model) };
 	int err = KVMOD_OK;
 
-	if (is_settled(&a, a.home) || (!kv_name_eq(a.home, KV_CPU) && is_settled(&a, KV_CPU)))
+	if (try_on(&a, a.home) || (!kv_name_eq(a.home, KV_CPU) && try_on(&a, KV_CPU)))
 		return a.err ? kv_fail(a.err, "%s", a.why) : KVMOD_OK;
 	err = open_elsewhere(&a);
 	if (err == KVMOD_OK && a.err)
@@ -175,7 +177,7 @@ static int open_somewhere(struct kvmod_policy *p, const char *name,
 	return err;
 }
 
-/* Its policies may be for devices that are not installed: an unknown name is said first. */
+/* Looks up the device first: an unknown one gets its own message, whatever the policy has. */
 static int open_where_told(struct kvmod_policy *p, const char *name, const char *device,
 			   const struct kvmod_model *model)
 {

@@ -18,6 +18,7 @@ struct kv_staging {
 	struct kvmod_device *from;	/* that other device; NULL: nothing was ever copied */
 	struct kv_buffer copies;	/* on the policy's device: all segments */
 	struct kv_buffer packed;	/* on `from`: rows of one segment, without gaps */
+	struct kv_buffer plain;		/* on the host: floats of rotated rows */
 	bool said;
 };
 
@@ -40,8 +41,11 @@ int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uin
 void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer);
 /* Puts the device's name before the reason why a call of it failed; returns err. */
 int kv_device_failed(const struct kvmod_device *device, int err);
-/* Waits for all work that is queued on the stream. */
-int kv_device_wait(struct kvmod_device *device, void *stream);
+/*
+ * Waits for all work that is queued on the stream. err is what came before: a failure, and
+ * its words, outlive a failure to wait.
+ */
+int kv_device_wait(struct kvmod_device *device, void *stream, int err);
 
 /*
  * Brings the rows of all segments to the policy's device: the segments that the policy is

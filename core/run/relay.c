@@ -118,7 +118,7 @@ static int32_t relay_replay(const struct kvmod_request *handed, const struct kvm
 	if (err == KVMOD_OK && !loss)
 		err = kv_fail(KVMOD_EINVAL, "replay: loss is NULL, expected room for the answer");
 	if (err == KVMOD_OK)	/* what the policy queued may still write to the plan */
-		err = kv_device_wait(relay->policy->device, relay->stream);
+		err = kv_device_wait(relay->policy->device, relay->stream, err);
 	if (err == KVMOD_OK)
 		err = make_trial(relay, plan, &trial);
 	if (err == KVMOD_OK)

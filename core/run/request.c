@@ -148,9 +148,9 @@ static int check_shape(const struct kvmod_request *r, const struct kvmod_segment
 {
 	if (!s)
 		return kv_fail(KVMOD_EINVAL, "segment %u is NULL", i);
-	if (!KVMOD_HAS(s, device))
+	if (!KVMOD_HAS(s, sink_logits))
 		return kv_fail(KVMOD_EINVAL, "segment %u has size %u, expected at least %zu", i, s->size,
-			       LEAST(struct kvmod_segment, device));
+			       LEAST(struct kvmod_segment, sink_logits));
 	if (s->layer >= r->n_layers)
 		return kv_fail(KVMOD_EINVAL, "segment %u is of layer %u, but the model has %u layers",
 			       i, s->layer, r->n_layers);
@@ -253,10 +253,12 @@ int kv_request_check(const struct kvmod_request *r)
 static int serves_view(const struct kvmod_needs *needs, const struct kvmod_view *v,
 		       const char *what, uint32_t layer)
 {
+	uint32_t type = v->rotation ? KVMOD_F32 : v->type;	/* that the policy gets */
+
 	if (!v->data)
 		return kv_fail(KVMOD_EINVAL, "layer %u comes without %s, which the policy needs",
 			       layer, what);
-	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(v->type)))
+	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(type)))
 		return kv_fail(KVMOD_ENOTSUP, "layer %u: the policy does not read the element type of %s",
 			       layer, what);
 	return KVMOD_OK;
@@ -301,11 +303,12 @@ static int serves_extras(const struct kvmod_needs *needs, const struct kvmod_seg
 
 int kv_request_serves(const struct kvmod_request *r, const struct kvmod_needs *needs)
 {
+	uint32_t n_named = r->n_layers - r->n_window_layers;
 	int err = KVMOD_OK;
 
-	if (needs->what & KVMOD_NEED_ALL_LAYERS && r->n_segments % r->n_layers != 0)
+	if (needs->what & KVMOD_NEED_ALL_LAYERS && r->n_segments % n_named != 0)
 		return kv_fail(KVMOD_EINVAL, "%u segments, but the policy decides over all %u layers at once",
-			       r->n_segments, r->n_layers);
+			       r->n_segments, n_named);
 	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
@@ -364,6 +367,9 @@ int kv_model_check(const struct kvmod_model *m)
 	if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
 		return kv_fail(KVMOD_EINVAL, "the model has %u layers, expected 1 to %u", m->n_layers,
 			       MAX_LAYERS);
+	if (KVMOD_HAS(m, n_window_layers) && m->n_window_layers >= m->n_layers)
+		return kv_fail(KVMOD_EINVAL, "the model has %u layers that cache a window alone, of %u "
+			       "layers: expected fewer", m->n_window_layers, m->n_layers);
 	if (m->n_kv_heads == 0 || m->n_q_heads == 0 || m->n_q_heads % m->n_kv_heads != 0 ||
 	    m->n_q_heads > MAX_HEADS)
 		return kv_fail(KVMOD_EINVAL, "the model has %u query heads on %u KV heads, expected a "

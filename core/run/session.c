@@ -22,7 +22,10 @@ struct kvmod_session {
 	uint64_t leave_below;		/* tokens: what [kvmod] says */
 	struct kvmod_plan *plan;	/* of the last decision: its memory is used again */
 	uint64_t next_sequence;
+	bool said_stores;		/* that the engine stores rows as they are */
 };
+
+#define NOT_NAMED UINT32_MAX		/* kept in a layer that no request names */
 
 struct kvmod_sequence {
 	struct kvmod_session *session;
@@ -32,7 +35,7 @@ struct kvmod_sequence {
 	int status;			/* its begin() failed: it is not asked */
 	uint64_t decoded;		/* tokens since the last prompt */
 	struct kvmod_left left;		/* in the last cut */
-	uint32_t *kept;			/* [n_layers][n_kv_heads], then too */
+	uint32_t *kept;			/* [n_layers][n_kv_heads], then too; or NOT_NAMED */
 };
 
 /* To a caller that may know fewer fields. */
@@ -221,8 +224,8 @@ uint64_t kvmod_sequence_kept(const struct kvmod_sequence *q, uint32_t layer,
 	if (layer >= m->n_layers || head >= m->n_kv_heads)
 		return 0;
 	if (seen)
-		*seen = q->left.seen;
-	return q->kept[i];
+		*seen = q->kept[i] == NOT_NAMED ? 0 : q->left.seen;
+	return q->kept[i] == NOT_NAMED ? 0 : q->kept[i];
 }
 
 void kvmod_sequence_left(const struct kvmod_sequence *q, struct kvmod_left *out)
@@ -237,8 +240,10 @@ void kvmod_sequence_left(const struct kvmod_sequence *q, struct kvmod_left *out)
 /* Notes what each KV head caches. ask_engine() made sure that layers are in range. */
 static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
 {
-	uint32_t n_heads = q->session->model->n_kv_heads;
+	const struct kvmod_model *m = q->session->model;
+	uint32_t n_heads = m->n_kv_heads;
 
+	memset(q->kept, 0xff, (size_t)m->n_layers * n_heads * sizeof(*q->kept));
 	for (uint32_t i = 0; i < r->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
@@ -276,12 +281,16 @@ static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
 static double budget_of(const struct kvmod_sequence *q)
 {
 	const struct kvmod_model *m = q->session->model;
-	size_t n_heads = (size_t)m->n_layers * m->n_kv_heads;
+	size_t n_heads = 0;
 	double kept = 0;
 
-	for (size_t i = 0; i < n_heads; i++)
+	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++) {
+		if (q->kept[i] == NOT_NAMED)
+			continue;
 		kept += q->kept[i];
-	return q->left.seen ? kept / ((double)q->left.seen * (double)n_heads) : 1;
+		n_heads++;
+	}
+	return q->left.seen && n_heads ? kept / ((double)q->left.seen * (double)n_heads) : 1;
 }
 
 /*
@@ -314,6 +323,26 @@ static int first_status(const struct kvmod_plan *plan)
 		if (kvmod_keep_at(plan, i)->status != KVMOD_OK)
 			return kvmod_keep_at(plan, i)->status;
 	return KVMOD_OK;
+}
+
+/* An engine that cannot store rows as another type is not asked to. */
+static void drop_stores(struct kvmod_session *s, const struct kvmod_plan *plan)
+{
+	bool wanted = false;
+
+	if (s->ops->flags & KVMOD_ENGINE_STORES)
+		return;
+	for (uint32_t i = 0; i < plan->n_keeps; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		wanted |= keep->k_store != KVMOD_STORE_SAME || keep->v_store != KVMOD_STORE_SAME;
+		keep->k_store = keep->v_store = KVMOD_STORE_SAME;
+	}
+	if (wanted && !s->said_stores)
+		kv_log(kv_engine_ctx(s->engine), KVMOD_WARN, "policy %s wants rows stored as another type, "
+		       "which engine %s cannot do: rows stay as they are",
+		       kvmod_policy_ops(s->policy)->name, s->ops->name);
+	s->said_stores |= wanted;
 }
 
 static bool cuts(const struct kvmod_request *r, const struct kvmod_plan *plan)
@@ -364,6 +393,7 @@ static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
 	if (err != KVMOD_OK)
 		return err;
 	status = first_status(plan);
+	drop_stores(s, plan);
 	measure_loss(q, r, plan, replay_rows, &out->replay_loss);
 	begin = seconds();
 	err = KV_CALL_ENGINE(s->ops, apply, s->instance, q->seq, plan);

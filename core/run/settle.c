@@ -10,6 +10,7 @@
 static void keep_whole(struct kvmod_keep *keep, int status)
 {
 	keep->kind = KVMOD_KEEP_ALL;
+	keep->k_store = keep->v_store = KVMOD_STORE_SAME;
 	keep->status = status;
 }
 

@@ -301,7 +301,7 @@ static int make_room(struct stager *st)
 	return KVMOD_OK;
 }
 
-/* The name comes from the host, which may have made it up. */
+/* The name comes from the caller, who may have invented it. */
 static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
 {
 	struct kv_provider *provider;
@@ -347,14 +347,13 @@ static int open_from(struct stager *st)
 
 static int copy_all(struct stager *st)
 {
-	int err = make_room(st), waited;
+	int err = make_room(st);
 
 	if (err == KVMOD_OK)
 		err = go_over(st);
 	free(st->pieces);
 	/* Work on the queue must end before its memory is used for something else. */
-	waited = kv_device_wait(st->p->staging.from, st->from_stream);
-	return err ? err : waited;
+	return kv_device_wait(st->p->staging.from, st->from_stream, err);
 }
 
 /* --- the note, once ------------------------------------------------------------------------------ */
@@ -428,6 +427,7 @@ void kv_staging_free(struct kvmod_policy *p)
 	struct kv_staging *s = &p->staging;
 
 	kv_buffer_free(p->device, &s->copies);
+	kv_buffer_free(p->device, &s->plain);
 	if (!s->from)
 		return;
 	kv_buffer_free(s->from, &s->packed);

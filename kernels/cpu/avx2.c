@@ -34,7 +34,7 @@ typedef __m256i vi;
 #define v_load_i(p)		_mm256_loadu_si256((const __m256i *)(const void *)(p))
 #define v_store_i(p, x)		_mm256_storeu_si256((__m256i *)(void *)(p), x)
 #define v_add_i64(a, b)		_mm256_add_epi64(a, b)
-/* Eight bytes each, summed. */
+/* Sums of eight bytes, in lanes of 64 bits. */
 #define v_sum_u8(x)		_mm256_sad_epu8(x, _mm256_setzero_si256())
 
 static inline vf v_load_f16(const char *p)

@@ -35,7 +35,7 @@ typedef __m512i vi;
 #define v_load_i(p)		_mm512_loadu_si512(p)
 #define v_store_i(p, x)		_mm512_storeu_si512(p, x)
 #define v_add_i64(a, b)		_mm512_add_epi64(a, b)
-/* Eight bytes each, summed. */
+/* Sums of eight bytes, in lanes of 64 bits. */
 #define v_sum_u8(x)		_mm512_sad_epu8(x, _mm512_setzero_si512())
 
 static inline vf v_load_f16(const char *p)

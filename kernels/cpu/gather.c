@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Compaction of rows in host memory: spans and lists of indices. */
 #include "kernels/cpu/gather.h"
 
 #include <string.h>

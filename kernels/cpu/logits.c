@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Logits and softmax of pieces, put together from the functions of the level in use. */
+/* Logits, softmax and limits, by the functions of the SIMD level in use. */
 #include <float.h>
 #include <math.h>
 

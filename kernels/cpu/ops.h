@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The kernels' own: one table of functions for each SIMD level. */
+/* Private to the kernels: a table of functions for each SIMD level. */
 #ifndef KV_CPU_OPS_H
 #define KV_CPU_OPS_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which level is used, and the calls that every level shares. */
+/* Chooses the SIMD level that the kernels use. */
 #include <config.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -41,7 +41,7 @@ static int highest(int cap)
 	return cap;
 }
 
-/* What is asked for; N_LEVELS: nothing that there is. */
+/* The level of that name; N_LEVELS: no level has it. */
 static int wanted(const char *name)
 {
 	int i = 0;

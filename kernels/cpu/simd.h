@@ -12,7 +12,7 @@
 enum kv_simd { KV_SIMD_SCALAR, KV_SIMD_AVX2, KV_SIMD_AVX512 };
 
 enum kv_simd kv_simd_level(void);
-/* What KVMOD_SIMD says, if it is none of these; else NULL. */
+/* The value of KVMOD_SIMD, if no level has that name; else NULL. */
 const char *kv_simd_unknown(void);
 /* For tests. False, and nothing changes, if this processor or build lacks it. */
 bool kv_simd_set_level(enum kv_simd level);

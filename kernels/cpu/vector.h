@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The kernels on vectors of VW floats, once for every width. The including file
- * selects the instructions and defines VW, vf, vi and the v_ functions; it gets the
- * functions of struct kv_cpu_ops.
+ * The kernels, written once for vectors of any number VW of floats. The file that
+ * includes this one selects the instructions, defines VW, vf, vi and the v_ functions,
+ * and gets the functions of struct kv_cpu_ops.
  *
  * Every result depends on its own inputs alone, not on how many keys or queries one
  * call has.
@@ -15,12 +15,12 @@
 #define KEY_BLOCK 384
 
 /*
- * exp(x) to 3 ulp for x in -87.3 .. 88.3, which x must be within, or NaN: with
- * x / ln 2 = n + r, the power of two n, and a polynomial of 2^r.
+ * exp(x) to 3 ulp. x must lie within -87.3 .. 88.3, or be NaN. Where x / ln 2 = n + r,
+ * that is 2^n times a polynomial for 2^r.
  */
 ALWAYS_INLINE vf v_exp_within(vf x)
 {
-	/* Adding it rounds to n, which then stands, biased, in the low bits. */
+	/* A sum with `shift` is rounded to n, and has n + 127 in its low bits. */
 	const float shift = 0x1.8p23f + 127;
 	vf log2e = v_set1(1.44269504f);
 	vf t = v_fma(x, log2e, v_set1(shift));
@@ -35,7 +35,7 @@ ALWAYS_INLINE vf v_exp_within(vf x)
 	return v_mul(p, v_exponent(t));
 }
 
-/* The bounds of what a float holds; as first operands they let NaN through. */
+/* Between these exp(x) is a normal float; as first operands they let NaN through. */
 #define EXP_LOWEST	-87.33654f
 #define EXP_HIGHEST	88.3762f
 
@@ -237,7 +237,7 @@ static void to_f32(uint32_t type, const void *src, size_t n, float *dst)
 		dst[i] = kv_element(type, src, i);
 }
 
-/* The last n < VW elements, filled up with what counts for nothing. */
+/* The last n < VW elements; the lanes after them, -INFINITY, count for nothing. */
 ALWAYS_INLINE vf v_load_rest(const float *x, size_t n)
 {
 	float rest[VW];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The device "cuda": memory, copies, gathers and clocks of one GPU. */
+/* The device "cuda": memory, copies, gathers and timing of one GPU. */
 #include "plugins/cuda/device.h"
 
 #include <stdatomic.h>
@@ -15,19 +15,19 @@
 #include "kernels/cuda/gather/gather.h"
 #include "kernels/cuda/read/read.h"
 
-/* Memory for a gather's table, pinned and on the GPU. */
+/* Memory for the table of a gather, pinned on the host and on the GPU. */
 struct table {
 	size_t room;
-	cudaEvent_t done;		/* the gather is: both can be used again */
+	cudaEvent_t done;		/* after the gather: both can be used again */
 	char *host, *device;
 };
 
-#define N_TABLES 4			/* gathers on their way without one waiting for another */
+#define N_TABLES 4			/* gathers under way at once; a fifth waits */
 
 struct cuda_device {
 	struct kvmod_instance instance;
-	uint32_t *sink;			/* what reads may write to */
-	_Atomic(struct table *) tables[N_TABLES];	/* of earlier gathers; NULL: none, or a call has it */
+	uint32_t *sink;			/* see kv_cuda_read() */
+	_Atomic(struct table *) tables[N_TABLES];	/* of earlier gathers; NULL: none, or in use by a call */
 };
 
 static const struct kvmod_host *host_of(void *self)
@@ -37,7 +37,7 @@ static const struct kvmod_host *host_of(void *self)
 
 /* --- opening ----------------------------------------------------------------------- */
 
-/* No driver, no GPU, or one that the module has no code for: each in words. */
+/* Reports a missing driver, a missing GPU, or a GPU that the module has no code for. */
 static int32_t check_gpu(const struct kvmod_host *host)
 {
 	int n = 0, major = 0, minor = 0;
@@ -45,17 +45,17 @@ static int32_t check_gpu(const struct kvmod_host *host)
 
 	if (error == cudaErrorInsufficientDriver)
 		return host->fail(host->ctx, KVMOD_ENOENT,
-				  "no NVIDIA driver here, or one older than %s needs", CUDA_TOOLKIT);
+				  "no NVIDIA driver, or one too old for %s", CUDA_TOOLKIT);
 	if (error == cudaErrorNoDevice || (error == cudaSuccess && n == 0))
-		return host->fail(host->ctx, KVMOD_ENOENT, "no GPU here that CUDA_VISIBLE_DEVICES shows");
+		return host->fail(host->ctx, KVMOD_ENOENT, "no GPU that CUDA_VISIBLE_DEVICES shows");
 	if (error != cudaSuccess)
-		return kv_cuda_say(host, error, "no GPU can be used");
+		return kv_cuda_say(host, error, "the GPUs cannot be counted");
 	if (kv_cuda_runs_here())
 		return 0;
 	error = cudaGetLastError();
 	if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
 	    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess)
-		return host->fail(host->ctx, KVMOD_ENOTSUP, "the GPU is an sm_%d%d, this module is for %s",
+		return host->fail(host->ctx, KVMOD_ENOTSUP, "the GPU is an sm_%d%d, but this module holds code for %s",
 				  major, minor, CUDA_BUILT_FOR);
 	return kv_cuda_say(host, error, "the GPU cannot be used");
 }
@@ -84,7 +84,7 @@ static int32_t cuda_open(void *self_)
 	if (err)
 		return err;
 	return kv_cuda_say(host, cudaMalloc((void **)&self->sink, sizeof(*self->sink)),
-			   "no memory on the GPU");
+			   "cannot allocate memory on the GPU");
 }
 
 static void cuda_close(void *self_)
@@ -102,7 +102,7 @@ static int32_t cuda_alloc(void *self, uint64_t bytes, void **memory)
 {
 	char what[64];
 
-	snprintf(what, sizeof(what), "no %llu bytes on the GPU", (unsigned long long)bytes);
+	snprintf(what, sizeof(what), "cannot allocate %llu bytes on the GPU", (unsigned long long)bytes);
 	return kv_cuda_say(host_of(self), cudaMalloc(memory, bytes), what);
 }
 
@@ -112,12 +112,12 @@ static void cuda_free(void *self, void *memory)
 	cudaFree(memory);
 }
 
-/* Kernels write there, at the same address, and it is copied at full speed. */
+/* Kernels can write to it at the same address, and copies run at full speed. */
 static int32_t cuda_host_alloc(void *self, uint64_t bytes, void **memory)
 {
 	char what[64];
 
-	snprintf(what, sizeof(what), "no %llu bytes of pinned memory", (unsigned long long)bytes);
+	snprintf(what, sizeof(what), "cannot allocate %llu bytes of pinned memory", (unsigned long long)bytes);
 	return kv_cuda_say(host_of(self), cudaHostAlloc(memory, bytes, cudaHostAllocMapped), what);
 }
 
@@ -133,7 +133,7 @@ static int32_t cuda_to_host(void *self, void *stream, void *host, const void *de
 			   "copying from the GPU");
 }
 
-/* Of pageable memory CUDA takes a copy of its own before it returns; of pinned it does not. */
+/* CUDA copies pageable memory before it returns, but may still read pinned memory later. */
 static int32_t cuda_from_host(void *self, void *stream, void *device, const void *host, uint64_t bytes)
 {
 	struct cudaPointerAttributes attributes;
@@ -157,7 +157,7 @@ static int32_t cuda_memory(void *self, uint64_t *free_bytes, uint64_t *total_byt
 	cudaError_t error = cudaMemGetInfo(&available, &total);
 
 	if (error != cudaSuccess)
-		return kv_cuda_say(host_of(self), error, "asking for the GPU's memory");
+		return kv_cuda_say(host_of(self), error, "asking how much memory the GPU has");
 	*free_bytes = available;
 	*total_bytes = total;
 	return 0;
@@ -166,16 +166,16 @@ static int32_t cuda_memory(void *self, uint64_t *free_bytes, uint64_t *total_byt
 /* --- gathers ---------------------------------------------------------------------------- */
 
 /*
- * A part of a call's gathers: a launch of its own where lists are long, so that the
- * GPU moves rows while the host goes on to the next lists.
+ * A part is some of a call's gathers. Where lists are long, each part has a launch of its
+ * own, so that the GPU moves rows while the host copies the next lists.
  */
 #define PART_INDICES (1u << 18)
-#define MOST_PARTS 64			/* the last one has all that is left */
+#define MOST_PARTS 64			/* the last one has all remaining gathers */
 #define TABLE_ALIGN 64
 
 struct part {
 	const struct kvmod_gather *gathers;
-	size_t at;			/* its table begins there */
+	size_t at;			/* offset of its table */
 	struct kv_gather_job job;
 };
 
@@ -204,14 +204,14 @@ static int32_t divide(const struct kvmod_gather *gathers, uint32_t n, uint32_t s
 		err = kv_cuda_gather_prepare(p->gathers, count, stride, &p->job);
 		first += count;
 		if (p->job.n_tiles == 0)
-			parts->n--;	/* there is nothing to move */
+			parts->n--;	/* no row to move */
 		else
 			parts->bytes += (p->job.table_bytes + TABLE_ALIGN - 1) / TABLE_ALIGN * TABLE_ALIGN;
 	}
 	return err;
 }
 
-/* Lists grow turn by turn: a table has room for some of that. */
+/* Lists grow turn by turn, so a table has some room to spare. */
 static cudaError_t new_table(size_t bytes, struct table **out)
 {
 	struct table *t = calloc(1, sizeof(*t));
@@ -232,7 +232,7 @@ static cudaError_t new_table(size_t bytes, struct table **out)
 	return error;
 }
 
-/* Where there is room; else it goes, for there are enough. */
+/* Keeps a table for later gathers, or frees it if enough are kept. */
 static void put_table(struct cuda_device *self, struct table *t)
 {
 	for (int i = 0; i < N_TABLES; i++) {
@@ -248,11 +248,11 @@ static bool is_done(const struct table *t)
 {
 	bool done = cudaEventQuery(t->done) == cudaSuccess;
 
-	cudaGetLastError();	/* that it is not done is no error */
+	cudaGetLastError();	/* "not ready" is not an error here */
 	return done;
 }
 
-/* One that is large enough, and whose gather is done or else will be waited for. NULL: *full if all are in use. */
+/* A kept table that is large enough, and free unless the caller will wait. NULL: *full if all are in use. */
 static struct table *find_table(struct cuda_device *self, size_t bytes, bool wait, bool *full)
 {
 	*full = true;
@@ -271,8 +271,8 @@ static struct table *find_table(struct cuda_device *self, size_t bytes, bool wai
 }
 
 /*
- * With long lists a table is large, and to get memory for it takes longer than the
- * gather: so those of earlier gathers are used again, when these are done.
+ * The table of long lists is large, and allocating it takes longer than the gather. So
+ * the tables of earlier gathers are used again, after these are done.
  */
 static cudaError_t take_table(struct cuda_device *self, size_t bytes, struct table **out)
 {
@@ -303,7 +303,7 @@ static cudaError_t launch_parts(const struct parts *parts, const struct table *t
 		error = launch_part(&parts->part[i], parts->stride, table, stream);
 	if (error == cudaSuccess)
 		error = cudaEventRecord(table->done, stream);
-	/* What is queued may still read the table, and nothing may tell when it has. */
+	/* Launches under way may still read the table, and no event will tell when they are done. */
 	if (error != cudaSuccess)
 		cudaStreamSynchronize(stream);
 	return error;
@@ -320,21 +320,21 @@ static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *
 
 	err = divide(gathers, n_gathers, gather_stride, &parts);
 	if (err)
-		return host->fail(host->ctx, err, "these rows cannot be gathered: expected strides of a row or "
-				  "more, and where source and target overlap, rows that move to the front");
+		return host->fail(host->ctx, err, "cannot gather these rows: expected strides of at least a row "
+				  "and, where source and target overlap, rows that move to the front");
 	if (parts.n == 0)
 		return 0;
 	error = take_table(self, parts.bytes, &table);
 	if (error != cudaSuccess) {
 		free_table(table);
-		return kv_cuda_say(host, error, "no memory for a gather's table, pinned and on the GPU");
+		return kv_cuda_say(host, error, "cannot allocate the table of a gather");
 	}
 	error = launch_parts(&parts, table, stream);
 	put_table(self, table);
 	return kv_cuda_say(host, error, "gathering on the GPU");
 }
 
-/* --- measuring ------------------------------------------------------------------------------ */
+/* --- timing: an extension ---------------------------------------------------------------- */
 
 static int32_t cuda_read(void *self_, void *stream, const void *memory, uint64_t bytes)
 {
@@ -346,7 +346,7 @@ static int32_t cuda_read(void *self_, void *stream, const void *memory, uint64_t
 
 static int32_t cuda_mark_new(void *self, void **mark)
 {
-	return kv_cuda_say(host_of(self), cudaEventCreate((cudaEvent_t *)mark), "no CUDA event");
+	return kv_cuda_say(host_of(self), cudaEventCreate((cudaEvent_t *)mark), "creating a CUDA event");
 }
 
 static void cuda_mark_free(void *self, void *mark)
@@ -357,7 +357,7 @@ static void cuda_mark_free(void *self, void *mark)
 
 static int32_t cuda_mark_set(void *self, void *stream, void *mark)
 {
-	return kv_cuda_say(host_of(self), cudaEventRecord(mark, stream), "no CUDA event");
+	return kv_cuda_say(host_of(self), cudaEventRecord(mark, stream), "recording a CUDA event");
 }
 
 static int32_t cuda_elapsed(void *self, void *begin, void *end, double *seconds)

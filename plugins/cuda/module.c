@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* All that runs on NVIDIA GPUs, in one file: where there is none, it alone says why. */
+/* The module "cuda": registers the device and all policies that run on it. */
 #include "config.h"
 #include "plugins/cuda/device.h"
 #include "policies/cuda/policies.h"

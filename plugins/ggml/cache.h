@@ -75,6 +75,11 @@ int32_t gg_close_gap(struct gg_engine *engine, enum gg_side side, struct gg_cach
 		     uint32_t n, uint64_t logical);
 /* Positions >= logical were dropped: the places of the sinks that are left must be below it. */
 void gg_sinks_trim(const struct gg_engine *engine, struct gg_cache *cache, uint64_t logical);
+/*
+ * How many of a head's oldest rows stand apart from their positions, and by how much:
+ * 0 if no gap was closed. False if the distance is not the same for all of them.
+ */
+bool gg_sinks_turn(const struct gg_cache *cache, uint32_t head, uint32_t *n, int32_t *by);
 
 /* --- rotating keys (rotate.c) ---------------------------------------------------------- */
 

@@ -47,6 +47,24 @@ static int32_t place_of(const struct gg_cache *cache, uint32_t head, uint32_t ro
 	return cache->positions ? cache->positions[cache->first[head] + row] : (int32_t)row;
 }
 
+bool gg_sinks_turn(const struct gg_cache *cache, uint32_t head, uint32_t *n, int32_t *by)
+{
+	const int32_t *positions = cache->positions ? cache->positions + cache->first[head] : NULL;
+	uint32_t rows = sink_rows(cache, head);
+
+	*n = 0;
+	*by = 0;
+	for (uint32_t i = 0; i < rows; i++) {
+		int32_t apart = place_of(cache, head, i) - (positions ? positions[i] : (int32_t)i);
+
+		if (i > 0 && apart != *by)
+			return false;
+		*by = apart;
+	}
+	*n = *by ? rows : 0;
+	return true;
+}
+
 /* The least place of all rows; in an empty cache, the place of the next token. */
 static int32_t oldest_place(const struct kvmod_seq *seq)
 {
@@ -263,7 +281,7 @@ static int32_t settle_sides(struct kvmod_seq *seq)
 
 /*
  * Without memory to rotate keys, a base that was to rise may stay: larger angles are less
- * precise, but correct. That fails once sinks have moved or one side has been rotated.
+ * precise, but correct. It cannot stay once sinks have moved or one side has been rotated.
  */
 static bool stays(struct kvmod_seq *seq, int32_t old)
 {

@@ -37,15 +37,22 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 	const struct gg_cache *cache = &seq->caches[layer];
 
 	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
+		struct kvmod_head *head = &seq->heads[layer * engine->net.n_kv_heads + g];
 		uint32_t first = cache->first[g];
 
-		seq->heads[layer * engine->net.n_kv_heads + g] = (struct kvmod_head){
+		*head = (struct kvmod_head){
 			.size = sizeof(struct kvmod_head),
 			.n = cache->n[g],
 			.k = view_of(engine, &cache->k, first),
 			.v = view_of(engine, &cache->v, first),
 			.positions = cache->positions ? cache->positions + first : NULL,
 		};
+		/* Sinks that joined at several cuts: what cannot be described is not shown. */
+		if (!gg_sinks_turn(cache, g, &head->n_turned, &head->turn)) {
+			head->k.data = NULL;
+			head->n_turned = 0;
+			head->turn = 0;
+		}
 	}
 }
 

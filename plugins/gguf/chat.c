@@ -82,7 +82,7 @@ static int32_t push_text(struct tokens *tokens, const char *text, size_t n)
 	return code == KVMOD_ERANGE ? KVMOD_OK : code;
 }
 
-/* Where the template's text that begins at byte i ends. */
+/* The end of the template's text that begins at byte i. */
 static size_t template_end(const struct gg_rendered *all, size_t i)
 {
 	while (i < all->n && all->from[i] == GG_FROM_TEMPLATE)

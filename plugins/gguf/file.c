@@ -74,7 +74,7 @@ const struct gg_text_at *gg_texts_twice(const struct gg_text_at *const *sorted, 
 	return NULL;
 }
 
-/* --- what is in the header ----------------------------------------------------------------- */
+/* --- keys and tensors ---------------------------------------------------------------------- */
 
 const struct gg_pair *gg_file_find(const struct gg_file *file, const char *key)
 {

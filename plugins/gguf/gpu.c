@@ -41,8 +41,8 @@ static ggml_backend_dev_t find_device(ggml_backend_dev_t *other)
 	return NULL;
 }
 
-/* No GPU can be used: fails where gpu_layers names a number, else says why to who debugs. */
-static int32_t none(struct gg_engine *engine, const char *why, const char *name)
+/* No GPU can be used: fails where gpu_layers names a number, else logs why. */
+static int32_t no_gpu(struct gg_engine *engine, const char *why, const char *name)
 {
 	if (engine->gpu_layers > 0)
 		return gg_fail(engine, KVMOD_ENOTSUP, "gpu_layers = %lld: %s%s; set gpu_layers = 0",
@@ -74,17 +74,17 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 		return KVMOD_OK;
 	device = find_device(&other);
 	if (!device && other)
-		return none(engine, "kvmod uses ggml's CUDA backend only, and this ggml has ",
+		return no_gpu(engine, "kvmod uses ggml's CUDA backend only, and this ggml has ",
 			    ggml_backend_dev_name(other));
 	if (!device)
-		return none(engine,
+		return no_gpu(engine,
 			    ggml_backend_reg_by_name("CUDA") ? "ggml's CUDA backend finds no GPU" :
 							       "this ggml was built without CUDA", "");
 	code = ask_host(engine, &ops, &self);
 	if (code && engine->gpu_layers > 0)
 		return code; /* the device has said why */
 	if (code)
-		return none(engine, "kvmod's device \"cuda\" is not available", "");
+		return no_gpu(engine, "kvmod's device \"cuda\" is not available", "");
 	engine->gpu.device = device;
 	engine->gpu.ops = ops;
 	engine->gpu.self = self;
@@ -124,7 +124,7 @@ int32_t gg_gpu_open(struct gg_engine *engine)
 	if (!attends(engine)) {
 		snprintf(why, sizeof(why), "ggml on CUDA cannot attend to %s heads of %u dimensions",
 			 ggml_type_name(engine->type), engine->net.head_dim);
-		return none(engine, why, "");
+		return no_gpu(engine, why, "");
 	}
 	gpu->handle = ggml_backend_dev_init(gpu->device, NULL);
 	if (!gpu->handle)

@@ -143,7 +143,7 @@ static int32_t read_text(struct gg_engine *engine, const struct gg_pair *pair, s
 	return KVMOD_OK;
 }
 
-/* --- what is not supported ------------------------------------------------------------------ */
+/* --- unsupported variants ------------------------------------------------------------------- */
 
 static int32_t find_family(struct gg_engine *engine)
 {

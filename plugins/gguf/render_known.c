@@ -173,14 +173,14 @@ static struct span after(struct span s, const char *at, const char *word)
 }
 
 /* An answer without the thoughts before it. */
-static struct span said(struct span answer)
+static struct span without_thoughts(struct span answer)
 {
 	const char *end = find(answer, "</think>", true);
 
 	return end ? after(answer, end, "</think>") : answer;
 }
 
-static struct span thought(struct span answer)
+static struct span thoughts_of(struct span answer)
 {
 	const char *end = find(answer, "</think>", false), *begin;
 
@@ -197,7 +197,7 @@ static struct span thought(struct span answer)
 static void put_qwen3_answer(struct render *r, size_t i, struct span answer)
 {
 	bool last = i + 1 == r->talk->n && (r->row->flags & GG_LAST_THINKS);
-	struct span thoughts = thought(answer), rest = said(answer);
+	struct span thoughts = thoughts_of(answer), rest = without_thoughts(answer);
 
 	if (rest.text != answer.text)
 		rest = without_newlines(rest);
@@ -251,9 +251,9 @@ static void put_answer(struct render *r, size_t i)
 		return;
 	}
 	if (r->row->flags & GG_DROP_THOUGHTS)
-		answer = said(answer);
+		answer = without_thoughts(answer);
 	if ((r->row->flags & GG_QWQ_THOUGHTS) && !last)
-		answer = without_newlines(said(answer));
+		answer = without_newlines(without_thoughts(answer));
 	if (last && r->row->last_assistant)
 		format = r->row->last_assistant;
 	put(r, format, answer);
@@ -309,7 +309,7 @@ static void put_answer_end(struct render *r)
 	put(r, end + (*end == GG_MARK_STRIPPED), message(""));
 }
 
-static int32_t put_turn(struct render *r, size_t i, bool *users)
+static int32_t put_turn(struct render *r, size_t i, bool *user_next)
 {
 	const struct kvmod_message *m = &r->talk->messages[i];
 	bool user = !strcmp(m->role, "user");
@@ -321,13 +321,13 @@ static int32_t put_turn(struct render *r, size_t i, bool *users)
 		put(r, r->row->later_system, message(m->text));
 		return KVMOD_OK;
 	}
-	if ((r->row->flags & GG_TURNS) && user != *users)
+	if ((r->row->flags & GG_TURNS) && user != *user_next)
 		return gg_fail(
 			r->engine, KVMOD_EINVAL,
 			"message %zu is from \"%s\": in the chat template %s, user and assistant "
 			"must alternate",
 			i + 1, m->role, r->row->name);
-	*users = !user;
+	*user_next = !user;
 	if (user)
 		put_question(r, i);
 	else
@@ -345,7 +345,7 @@ int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row,
 {
 	struct render r = { .engine = engine, .row = row, .talk = talk, .out = out };
 	int32_t code = KVMOD_OK;
-	bool users = true; /* turn */
+	bool user_next = true;
 	size_t i = 0;
 
 	r.last_question = last_question(talk);
@@ -354,7 +354,7 @@ int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row,
 	else
 		put_answer_end(&r);
 	for (; i < talk->n && !code; i++)
-		code = put_turn(&r, i, &users);
+		code = put_turn(&r, i, &user_next);
 	if (!code && !((row->flags & GG_NO_PROMPT) && ends_with_answer(talk)))
 		put(&r, row->generation, message(""));
 	return code;

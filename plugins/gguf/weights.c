@@ -149,7 +149,7 @@ int32_t gg_weight_place(struct gg_engine *engine, struct ggml_tensor *weight, en
 	}
 	if (use == GG_MATRIX && !engine->check_only)
 		extra = extra_type(engine, weight);
-	/* A twin on the host has memory of its own, and begins where that begins. */
+	/* A twin on the host has a buffer of its own, and begins at the buffer's start. */
 	if (!extra && !engine->net.map && twin)
 		return gg_weight_put(engine, weight, twin->buffer, 0);
 	if (extra || !engine->net.map)

@@ -254,8 +254,9 @@ static void forget(struct ll_seq *s, uint64_t logical)
 static int32_t ll_seq_truncate(void *self, struct kvmod_seq *seq, uint64_t logical)
 {
 	if (logical > seq_of(seq)->logical)
-		return gg_fail((struct gg_engine *)self, KVMOD_ERANGE, "the sequence has %llu positions",
-			       (unsigned long long)seq_of(seq)->logical);
+		return gg_fail((struct gg_engine *)self, KVMOD_ERANGE,
+			       "cannot truncate to %llu tokens: the sequence has %llu",
+			       (unsigned long long)logical, (unsigned long long)seq_of(seq)->logical);
 	forget(seq_of(seq), logical);
 	return KVMOD_OK;
 }

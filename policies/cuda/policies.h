@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The policies that run on a GPU. Each has the name and the parameters of its
- * version for the CPU, and decides the same; `device` in the configuration picks.
+ * The policies that run on a GPU. Each has the name and the parameters of its version
+ * for the CPU, and makes the same decisions; `device` in the configuration chooses.
  */
 #ifndef KV_POLICIES_CUDA_H
 #define KV_POLICIES_CUDA_H

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* One launch for all segments that a policy ranks by attention, and its lists in the plan. */
 #include "policies/cuda/ranking.h"
 
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 
 /* --- which segments ----------------------------------------------------------------- */
 
-/* Those to decide, in the request's scratch on the host; table and answers follow. */
+/* The segments to decide, in the request's scratch memory on the host; table and answers follow. */
 struct picks {
 	const struct kvmod_segment **segments;
 	uint32_t *numbers;		/* in the request */
@@ -57,12 +58,13 @@ bool kv_window_takes(const struct kvmod_amount *budget, uint32_t window,
 	return kvmod_longest_head(segment) > c;
 }
 
-/* --- what the launch takes ------------------------------------------------------------ */
+/* --- the launch's memory -------------------------------------------------------------- */
 
 int32_t kv_refuse_cache(const struct kvmod_host *host, int32_t err)
 {
-	return host->fail(host->ctx, err, "this cache is not for a GPU: expected a head dimension that "
-			  "is a multiple of 8 up to 256, 128 query heads or fewer, and segments alike");
+	return host->fail(host->ctx, err, "the GPU's kernels cannot take this cache: expected a head "
+			  "dimension that is a multiple of 8 and at most 256, at most 128 query heads, "
+			  "and segments of one shape and type");
 }
 
 static int32_t prepare(const struct kvmod_host *host, const struct kv_ranking *ranking,
@@ -75,8 +77,8 @@ static int32_t prepare(const struct kvmod_host *host, const struct kv_ranking *r
 }
 
 /*
- * Of the table, on both sides; of results and counts, on both; of the rest, on the GPU.
- * On the host two buffers follow the counts.
+ * Offsets in the memory of a launch. Table, results and counts are on the host and on the
+ * GPU; the rest is on the GPU. On the host, two buffers follow the counts.
  */
 struct layout {
 	size_t results, counts, indices, scratch, end;
@@ -94,7 +96,7 @@ static struct layout lay_out(const struct kv_attention_job *job)
 	return l;
 }
 
-/* The lists of any one segment. */
+/* Room for the lists of any segment. */
 static size_t buffer_bytes(const struct picks *picks)
 {
 	size_t most = 0;
@@ -156,7 +158,7 @@ static cudaError_t launch(const struct kvmod_request *request, const struct kv_a
 	return error == cudaSuccess ? cudaStreamSynchronize(request->stream) : error;
 }
 
-/* The largest of its heads' counts; 0 if all of them are whole. */
+/* The largest count of a segment's heads; 0 if all heads are whole. */
 static uint32_t most_kept(const struct kvmod_segment *segment, const uint32_t *counts)
 {
 	uint32_t most = 0;
@@ -179,15 +181,15 @@ static void fail(const struct kvmod_host *host, struct kvmod_keep *keep, int32_t
 
 /* --- lists into the plan ------------------------------------------------------------------- */
 
-/* Of a segment. */
+/* The lists of a segment. */
 struct lists {
-	const uint32_t *lists, *counts;		/* on the GPU, on the host */
+	const uint32_t *lists, *counts;		/* on the GPU; on the host */
 	uint32_t n, stride;
-	uint32_t most;				/* so much of each comes; 0: of none */
+	uint32_t most;				/* elements of each list to fetch; 0: no list */
 	struct kvmod_keep *keep;
 };
 
-/* Two buffers on the host: lists come into one while those in the other go into the plan. */
+/* Two buffers on the host: one is filled while the lists in the other go into the plan. */
 struct buffers {
 	uint32_t *memory[2];
 	cudaEvent_t filled[2];
@@ -231,16 +233,16 @@ static cudaError_t deliver(const struct lists *l, const struct buffers *b, uint3
 	return error;
 }
 
-/* Results and counts, on the host, say what comes of the lists, on the GPU. */
+/* Results and counts (on the host) and the lists that belong to them (on the GPU). */
 struct answers {
 	const struct kvmod_host *host;
 	const struct kv_attention_result *results;
 	const uint32_t *counts, *lists;
-	bool loss;			/* is there one? */
-	bool said;			/* that a segment was not decided */
+	bool loss;			/* do results say a loss? */
+	bool said;			/* was a failure reported already? */
 };
 
-/* Of picked segment i, and on to the next one. */
+/* The lists of picked segment i; moves on to the next segment. */
 static struct lists next_lists(struct answers *a, const struct picks *picks, uint32_t i, struct kvmod_plan *plan)
 {
 	const struct kvmod_segment *segment = picks->segments[i];
@@ -250,7 +252,7 @@ static struct lists next_lists(struct answers *a, const struct picks *picks, uin
 		.stride = kvmod_longest_head(segment), .keep = kvmod_keep_at(plan, picks->numbers[i]),
 	};
 
-	/* Until its lists come: a segment that is whole after all has none. */
+	/* Until the lists come; a segment that is kept whole has no lists. */
 	l.keep->kind = KVMOD_KEEP_ALL;
 	if (result->status)
 		fail(a->host, l.keep, result->status, &a->said);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ReFreeKV on a GPU: the segments that are to be cut go to one launch, and what
- * it found comes back as spans; ranked by attention, as a list for each KV head.
+ * ReFreeKV on a GPU. One launch decides all segments that are to be cut; its results
+ * become spans, or, where positions are ranked by attention, a list for each KV head.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +19,8 @@ KVMOD_RUNS_ON(refreekv, "cuda");
 /* --- which segments ----------------------------------------------------------------- */
 
 /*
- * Those to decide, with no more rows of queries than are used. All in the
- * request's scratch on the host; table and results follow.
+ * The segments to decide, with no more rows of queries than the norm uses. All of it is
+ * in the request's scratch memory on the host; table and results follow.
  */
 struct cuts {
 	struct kvmod_segment *copies;
@@ -45,13 +45,13 @@ static void use_rows(struct kvmod_segment *s, uint32_t rows)
 	s->n_rows = rows;
 }
 
-/* Is there something to decide that can be decided? */
+/* Is there something to decide, and can this policy decide it? */
 static bool is_cut(const struct refreekv *self, const struct kvmod_segment *s)
 {
 	return !refreekv_leaves(self, s) && kvmod_same_lengths(s) && refreekv_ranked(self, s) > 0;
 }
 
-/* Layers whose heads differ in length stay whole; that is said once. */
+/* Layers with heads of different lengths stay whole, and the first one is reported. */
 static void refuse_ragged(const struct refreekv *self, const struct kvmod_request *request,
 			  struct kvmod_plan *plan)
 {
@@ -81,7 +81,7 @@ static void collect(const struct refreekv *self, const struct kvmod_request *req
 
 		if (!is_cut(self, s))
 			continue;
-		/* The writer may know a shorter one. */
+		/* The host may have been built with an older, shorter struct. */
 		memset(copy, 0, sizeof(*copy));
 		memcpy(copy, s, s->size < sizeof(*copy) ? s->size : sizeof(*copy));
 		use_rows(copy, refreekv_norm_rows(self, s));
@@ -118,7 +118,7 @@ static struct kv_ranking by_attention(const struct refreekv *self)
 	};
 }
 
-/* --- what the launch takes ------------------------------------------------------------ */
+/* --- the launch's memory -------------------------------------------------------------- */
 
 static int32_t prepare(const struct refreekv *self, const struct cuts *cuts,
 		       struct kv_refreekv_job *job)
@@ -136,7 +136,7 @@ static int32_t prepare(const struct refreekv *self, const struct cuts *cuts,
 	return err ? kv_refuse_cache(host, err) : 0;
 }
 
-/* The table is on both sides; then, on the host, results, to which the kernel writes, and on the GPU scratch. */
+/* Behind the table: on the host the results, which the kernel writes; on the GPU the scratch memory. */
 static size_t after_table(const struct kv_refreekv_job *job)
 {
 	return kv_rounded(job->table_bytes);
@@ -171,16 +171,16 @@ static int32_t refreekv_workspace(void *self_, const struct kvmod_request *reque
 
 /* --- deciding ---------------------------------------------------------------------------- */
 
-/* The kernel writes results to scratch on the host. */
+/* Can the kernel write results to the scratch memory on the host? */
 static int32_t check_reach(const struct kvmod_host *host, const void *scratch)
 {
 	struct cudaPointerAttributes attributes;
 	cudaError_t error = cudaPointerGetAttributes(&attributes, scratch);
 
 	if (error == cudaSuccess && attributes.devicePointer != scratch)
-		return host->fail(host->ctx, KVMOD_ENOTSUP, "scratch on the host is out of the GPU's reach: "
-				  "expected what the device's host_alloc() gives");
-	return kv_cuda_say(host, error, "looking at scratch");
+		return host->fail(host->ctx, KVMOD_ENOTSUP, "the GPU cannot write to the request's scratch "
+				  "memory on the host: expected memory from the device's host_alloc()");
+	return kv_cuda_say(host, error, "checking the scratch memory on the host");
 }
 
 static cudaError_t launch(const struct kvmod_request *request, const struct kv_refreekv_job *job,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SnapKV on a GPU. */
+/* SnapKV on a GPU: a rule over the kernels' attention (kernels/cuda/attend). */
 #include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Twilight's top-p rule on a GPU. */
+/* Twilight's top-p on a GPU: a rule over the kernels' attention (kernels/cuda/attend). */
 #include "kernels/cuda/attend/attend.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"

@@ -40,7 +40,7 @@ mv "$tmp/figures" "$tmp/out"
 out <<'END'
 policy snapkv, 3 layers, 32 query heads on 8 KV heads of 128, f16, 2 threads, 9 rounds
 against the product of 16 rows of queries, 32 heads each, with K, by kvmod's own kernels
-POSITIONS  K          DECISION, ms               PRODUCT, ms                RATIO    KEPT      WHOLE     GMAC/S     PEAK
+POSITIONS  K          DECISION, ms               PRODUCT, ms                 RATIO    KEPT      WHOLE     GMAC/S     PEAK
 300        1.76 MiB   N (N to N) N (N to N) N 25.0%     0 of 3 N N
 500        2.93 MiB   N (N to N) N (N to N) N 25.0%     0 of 3 N N
 END

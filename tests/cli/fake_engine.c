@@ -15,6 +15,10 @@
 #include <kvmod/engine.h>
 
 #define LAYERS	4
+#ifndef FAKE_WINDOW_LAYERS
+#define FAKE_WINDOW_LAYERS 0	/* the first ones, which no request names; never cut */
+#endif
+#define NAMED	(LAYERS - FAKE_WINDOW_LAYERS)
 #define Q_HEADS	4
 #define HEADS	2		/* KV heads */
 #define DIM	32
@@ -95,6 +99,7 @@ static int32_t fake_open(void *self)
 		.rope_base = 10000.0f,
 		.end_tokens = end_tokens,
 		.n_end_tokens = 1,
+		.n_window_layers = FAKE_WINDOW_LAYERS,
 		.n_device_layers = *f->device ? LAYERS : 0,
 		.device = *f->device ? f->device : NULL,
 	};
@@ -544,11 +549,12 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 	seq->q = q;
 	for (uint32_t l = 0; l < LAYERS; l++)
 		describe_layer(seq, l, n_rows);
-	kvmod_list_segments(seq->segment_list, seq->segments, LAYERS);
+	kvmod_list_segments(seq->segment_list, seq->segments + FAKE_WINDOW_LAYERS, NAMED);
 	*out = (struct kvmod_request){
 		.size = sizeof(*out),
 		.n_layers = LAYERS,
-		.n_segments = LAYERS,
+		.n_window_layers = FAKE_WINDOW_LAYERS,
+		.n_segments = NAMED,
 		.segments = seq->segment_list,
 		.device = "cpu",
 	};
@@ -583,11 +589,18 @@ static void cut_head(struct rows *r, const struct kvmod_keep *keep, uint32_t g)
 
 static int32_t apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan)
 {
+	const struct kvmod_host *host = ((struct fake *)self)->instance.host;
+
 	if (((struct fake *)self)->broken == BROKEN_APPLY)
 		return no_memory(self);
-	for (uint32_t l = 0; l < plan->n_keeps && l < LAYERS; l++)
+	for (uint32_t i = 0; i < plan->n_keeps && i < NAMED; i++) {
+		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		if (keep->k_store || keep->v_store)
+			return host->fail(host->ctx, KVMOD_ENOTSUP, "rows are always f32 here");
 		for (uint32_t g = 0; g < HEADS; g++)
-			cut_head(&seq->cache[l][g], kvmod_keep_at(plan, l), g);
+			cut_head(&seq->cache[FAKE_WINDOW_LAYERS + i][g], keep, g);
+	}
 	return KVMOD_OK;
 }
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Decisions by attention for tests: a launch with its memory, and a check by double arithmetic. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdarg.h>
@@ -8,7 +9,7 @@
 
 #include "tests/cuda/attention.h"
 
-/* What fp32 may change in a score, and in a share of a whole. */
+/* Rounding errors of fp32 that are allowed in a score, and in a share of a whole. */
 #define SCORE_ERROR 3e-5
 #define SHARE_ERROR 3e-6
 #define MAX_HEADS 128
@@ -101,7 +102,7 @@ const uint32_t *attend_indices(const struct attend *a, uint32_t i, uint32_t g)
 
 /* --- double arithmetic --------------------------------------------------------------- */
 
-/* One segment, and what its rows pay. */
+/* One segment, and the attention that its rows pay. */
 struct truth {
 	const struct cache *c;
 	const struct kvmod_segment *s;
@@ -111,7 +112,7 @@ struct truth {
 	bool finite;
 	double *score, *a;		/* [n_kv_heads][stride], [n_q_heads][stride] */
 	unsigned char *kept;		/* [n_kv_heads][stride]: by the GPU */
-	uint32_t *counts;		/* of those that have a rank */
+	uint32_t *counts;		/* kept positions that have a rank */
 };
 
 static uint32_t n_of(const struct truth *t, uint32_t g)
@@ -139,7 +140,7 @@ static bool sees(const struct truth *t, uint32_t g, uint32_t row, uint32_t i)
 	return (s->heads[g]->positions ? s->heads[g]->positions[i] : (int64_t)i) <= at;
 }
 
-/* softmax of one row and head into x; false if it is not finite */
+/* The softmax of one row and head, in x; false if it is not finite. */
 static bool softmax(const struct truth *t, uint32_t h, uint32_t row, double *x)
 {
 	const struct kvmod_segment *s = t->s;
@@ -210,7 +211,7 @@ static int descending(const void *a_, const void *b_)
 	return (a < b) - (a > b);
 }
 
-/* --- what is right ----------------------------------------------------------------------- */
+/* --- the checks -------------------------------------------------------------------------- */
 
 struct verdict {
 	char *why;
@@ -232,7 +233,7 @@ static void wrong(struct verdict *v, const char *format, ...)
 	va_end(args);
 }
 
-/* Lists into marks; they ascend and have what has no rank. */
+/* Marks what the lists keep; checks that they ascend and have all positions without a rank. */
 static void take_lists(struct truth *t, const struct attend *a, uint32_t i, struct verdict *v)
 {
 	for (uint32_t g = 0; g < t->s->n_kv_heads; g++) {
@@ -254,7 +255,7 @@ static void take_lists(struct truth *t, const struct attend *a, uint32_t i, stru
 		t->counts[g] = count - (n - m_of(t, g));
 		for (j = 0; j < n; j++)
 			if ((j < begin_of(t, g) || j >= begin_of(t, g) + m_of(t, g)) && !kept[j])
-				wrong(v, "head %u: %u is lost, which has no rank", g, j);
+				wrong(v, "head %u: position %u has no rank and is not kept", g, j);
 	}
 }
 
@@ -265,7 +266,7 @@ static void check_whole(const struct truth *t, struct verdict *v)
 			wrong(v, "head %u: %u of %u ranked kept, expected all", g, t->counts[g], m_of(t, g));
 }
 
-/* Are they the heaviest of their head? */
+/* Does each head keep its heaviest positions? */
 static void check_set(const struct truth *t, uint32_t g, struct verdict *v)
 {
 	const double *score = t->score + (size_t)g * t->stride;
@@ -309,9 +310,9 @@ static double layer_cut(const struct truth *t, uint64_t count)
 }
 
 /*
- * What each head may keep that has so many of the heaviest, into `counts`. What goes
- * above what it has is given to the others one by one, in turns that begin with the
- * first; how much that is.
+ * Writes how many positions each head may keep to `counts`, from how many of the heaviest
+ * it has. The excess of heads with fewer positions goes to the others one by one, from
+ * the first on; returns the excess.
  */
 static uint32_t share_out(const struct truth *t, uint32_t *counts)
 {
@@ -360,7 +361,7 @@ static void check_shared(const struct truth *t, struct verdict *v)
 		}
 		slack += high[g] - low[g] > 1;
 	}
-	/* Where it is not sure whose the last of the heaviest is, nor is who gets the rest. */
+	/* If rounding decides which head has the last of the heaviest, it decides who gets the rest. */
 	if (share_out(t, low) + share_out(t, high) == 0)
 		slack = 0;
 	for (g = 0; g < t->s->n_kv_heads; g++) {
@@ -372,7 +373,7 @@ static void check_shared(const struct truth *t, struct verdict *v)
 	}
 }
 
-/* The least value that is needed for so much of a head's attention. */
+/* The least value among the heaviest that have this much of a head's attention. */
 static double mass_cut(const struct truth *t, uint32_t h, double mass)
 {
 	uint32_t n = n_of(t, h / t->group), i;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Decisions on rows of attention: a launch and its memory, and double arithmetic. */
+/* Decisions by attention for tests: a launch with its memory, and a check by double arithmetic. */
 #ifndef KV_TESTS_ATTEND_H
 #define KV_TESTS_ATTEND_H
 
@@ -16,18 +16,18 @@ struct attend {
 	struct cache *caches;
 };
 
-/* amount: the same for every head. Ends the program if the job is refused. */
+/* amount: for every head. Ends the program if prepare() refuses the caches. */
 void attend_make(struct attend *a, const struct kv_attention_params *p, struct cache *caches, uint32_t n, uint32_t amount);
 void attend_queue(struct attend *a, void *stream);
 void attend_fetch(struct attend *a);
 void attend_free(struct attend *a);
 
-/* Indices of KV head g of segment i. */
+/* The indices that KV head g of segment i keeps. */
 const uint32_t *attend_indices(const struct attend *a, uint32_t i, uint32_t g);
 
 /*
- * Is that what double arithmetic decides for segment i, but for what rounding may
- * change? If not, `why` says what is wrong.
+ * Does the decision on segment i agree with double arithmetic, up to rounding? If not,
+ * `why` says what is wrong.
  */
 bool attend_is_right(const struct attend *a, uint32_t i, char *why, size_t room);
 

@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """
-ReFreeKV's decision on a GPU, three ways side by side, one row of queries, ranked by
-position, norm over the ranked positions:
+Times ReFreeKV's decision on a GPU in three ways, with one row of queries, positions ranked
+by position, and the norm over the ranked positions:
 
-  authors   as the authors' code goes about it: layer by layer, the KV heads repeated
-            to query heads, the whole last row of attention, cumulative sums, and the
-            count read back to the host for each layer. Their cache holds the keys
-            repeated already: so the time without the repetition stands beside it.
-  native    PyTorch with care: the KV heads as they are, all layers in one batch, in
-            float32 from the logits on, read back once.
+  authors   the way of the authors' code: layer by layer, with the KV heads repeated to
+            query heads, the whole last row of attention, cumulative sums, and the count
+            read back to the host for each layer. Their cache holds the keys already
+            repeated, so the time without the repetition is printed too.
+  native    careful PyTorch: the KV heads as they are, all layers in one batch, float32
+            from the logits on, and one read back to the host.
   kvmod     kvmod bench decision --device cuda.
 
-The first two get the same made-up keys; where their counts differ it is because the
-product of two bf16 tensors, the authors' logits, is bf16. Both are first held against the
-golden vectors, as kvmod is by its tests: its keys here are others, made up by the same
-recipe. Exit status 77 with the reason where there is no torch or no GPU.
+The first two get the same made-up keys; their counts differ where the authors' logits, a
+product of two bf16 tensors, are rounded to bf16. Both are first compared with the golden
+vectors, as kvmod's tests do for kvmod, which makes up other keys here by the same recipe.
+Without PyTorch or a GPU, the program gives the reason and exits with 77.
 """
 import argparse
 import json
@@ -219,7 +219,7 @@ def compare(o, n, ours):
 def options():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--kvmod", default="./kvmod", help="the program (./kvmod)")
-    p.add_argument("--golden", help="tests/golden/refreekv.txt, to hold both ways against first")
+    p.add_argument("--golden", help="tests/golden/refreekv.txt: compare both ways with it first")
     p.add_argument("--layers", type=int, default=32)
     p.add_argument("--q-heads", type=int, default=32)
     p.add_argument("--kv-heads", type=int, default=8)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Times decisions on rows of attention, in us and as plain reads of the same keys:
- * device events, medians. The keys are more than L2 holds, but for one layer's.
+ * Times decisions by attention, in us and relative to a plain read of the same keys:
+ * medians by device events. Except with one layer, the keys do not fit in L2.
  */
 #include <cuda_runtime.h>
 #include <stdio.h>

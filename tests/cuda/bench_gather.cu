@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Times the gather against a device copy of the bytes that it keeps, in the same
- * run: 32 layers of 32k positions, 8 KV heads of 128 in bf16, K and V, half kept.
+ * Times the gather and, in the same run, a device copy of the bytes that it keeps: 32
+ * layers of 32k positions, 8 KV heads of 128 in bf16, K and V, half of them kept.
  */
 #include <cuda_runtime.h>
 #include <stdio.h>
@@ -105,7 +105,7 @@ int main(void)
 	for (uint32_t i = 0; i < 2 * HEADS; i++) {
 		uint32_t *list = indices + (size_t)(i / 2) * (ROWS / 2);
 
-		/* one of each two, at random */
+		/* one of each two rows, at random */
 		for (uint32_t r = 0; r < ROWS / 2; r++)
 			list[r] = 2 * r + (rand() >> 5 & 1);
 		b.g[i].spans = NULL;

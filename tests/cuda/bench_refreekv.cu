@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Times the decision against one plain read of the same keys, in the same run:
- * device events, medians, inputs rotated so that no run finds its own in L2.
+ * Times ReFreeKV's decision and, in the same run, one plain read of the same keys: medians
+ * by device events, with inputs rotated so that no run finds its keys in L2.
  */
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What tests without a framework count: one goes on after a failure, and says all. */
+/* Checks for tests without a framework: each failure is printed and counted, and the test goes on. */
 #ifndef KV_TESTS_CUDA_CHECKS_H
 #define KV_TESTS_CUDA_CHECKS_H
 

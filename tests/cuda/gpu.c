@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Made-up caches on a GPU for tests, and ReFreeKV's decision on them in double arithmetic. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
@@ -56,7 +57,7 @@ static float *values(struct kv_random *r, const float *given, size_t n, float sp
 	return x;
 }
 
-/* Encodes x in place: memory gets the elements, x what they read back as. */
+/* Encodes x into memory, and rounds x to the values that memory now has. */
 static void encode(uint32_t type, float *x, size_t n, char *memory)
 {
 	kv_encode(type, x, n, memory);
@@ -119,7 +120,7 @@ void cache_free(struct cache *c)
 	free(c->q);
 }
 
-/* a[i] += softmax of one row of one head over positions before limit */
+/* a[i] += the softmax of one row of one head, over positions before limit */
 static void add_row(const struct cache *c, uint32_t h, uint32_t j, uint32_t limit, double *a, double *x)
 {
 	const struct kvmod_segment *s = &c->segment;
@@ -144,8 +145,8 @@ static void add_row(const struct cache *c, uint32_t h, uint32_t j, uint32_t limi
 }
 
 /*
- * Adds a head's norms of what is kept: to kept[first] for every suffix, to
- * sinks[i] if only the i + 1 oldest positions are.
+ * Adds a head's norm of what is kept: to kept[first] for the suffix from `first` on, to
+ * sinks[i] where only the i + 1 oldest positions are kept.
  */
 static void add_head(const struct cache *c, const struct kv_refreekv_params *p, uint32_t h,
 		     double *kept, double *sinks, double *a, double *x)

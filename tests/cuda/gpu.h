@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Made-up caches on a GPU, and what double arithmetic says of them. */
+/* Made-up caches on a GPU for tests, and ReFreeKV's decision on them in double arithmetic. */
 #ifndef KV_TESTS_GPU_H
 #define KV_TESTS_GPU_H
 
@@ -8,20 +8,20 @@
 #include "core/testkit/random.h"
 #include "kernels/cuda/refreekv/refreekv.h"
 
-/* Is there a GPU? If not, says why, as a test that is skipped (exit status 77) has to. */
+/* Is there a GPU? If not, prints the reason for which a test is skipped (exit status 77). */
 bool gpu_there(void);
 
-/* How a cache's segments look; all of them alike but for n. */
+/* The shape of a cache's segments, which differ in n alone. */
 struct shape {
 	uint32_t n_q_heads, n_kv_heads, dim;
 	uint32_t k_type, q_type;
-	uint32_t rows;			/* that there are */
-	uint32_t offset, gap;		/* bytes before the first key, after each */
+	uint32_t rows;			/* of queries */
+	uint32_t offset, gap;		/* bytes before the first key; after each key */
 	bool interleaved;		/* heads of a position lie side by side */
-	float scale, softcap, spread;	/* spread: deviation of a query's elements */
+	float scale, softcap, spread;	/* spread: standard deviation of a query's elements */
 };
 
-/* One segment: its memory on the device, and what its elements read back as. */
+/* One segment: its memory on the device, and its elements as floats after rounding to their type. */
 struct cache {
 	struct kvmod_segment segment;
 	struct kvmod_head *heads;
@@ -36,7 +36,7 @@ struct cache {
 #define CUDA(call) cuda_check((call), #call, __FILE__, __LINE__)
 void cuda_check(int error, const char *what, const char *file, int line);
 
-/* k and q: values to use, laid out as in struct cache; NULL: normal ones. */
+/* k and q: values to use, laid out as in struct cache; NULL: normally distributed ones. */
 void cache_make(struct cache *c, struct kv_random *r, const struct shape *s, uint32_t n,
 		const float *k, const float *q);
 void cache_free(struct cache *c);
@@ -44,13 +44,13 @@ void cache_free(struct cache *c);
 struct answer {
 	uint32_t first, kept;
 	int32_t status;
-	double *loss;			/* [n + 1]: if first were i, and nothing else kept than the norm knows */
-	double at_stop;			/* where the threshold is met */
+	double *loss;			/* [n + 1]: by first; of the positions in the norm, only those from first on are kept */
+	double at_stop;			/* the loss at the cut */
 };
 
 void answer_of(const struct cache *c, const struct kv_refreekv_params *p, struct answer *a);
 
-/* A launch and all its memory. */
+/* A launch with all its memory. */
 struct launch {
 	struct kv_refreekv_job job;
 	void *table, *scratch;

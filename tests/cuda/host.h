@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A host that keeps the reason of the last failure, for tests that call ops themselves. */
+/* A host that keeps the reason of the last failure, for tests that call operations directly. */
 #ifndef KV_TESTS_CUDA_HOST_H
 #define KV_TESTS_CUDA_HOST_H
 

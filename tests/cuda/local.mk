@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# What needs a GPU: built wherever nvcc is, skipped aloud where no GPU is; only
-# test_host and test_workspace need none. The benches are run by hand.
+# Tests of the CUDA code. They are built where nvcc is. Without a GPU, all but test_host
+# and test_workspace skip themselves and say so. Benchmarks are run by hand.
 CUDA_TESTS = \
 	tests/cuda/test_attention \
 	tests/cuda/test_gather \
@@ -41,7 +41,7 @@ tests_cuda_test_attention_LDADD = $(CUDA_TEST_LIBS)
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
-# Without CUDA's runtime: it has one of its own.
+# Linked without CUDA's runtime: this test has a made-up one.
 tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/host.h tests/cuda/runtime.c tests/cuda/runtime.h \
 	$(CUDA_HOST_CODE) plugins/cuda/device.c policies/cuda/ranking.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c
@@ -68,4 +68,5 @@ tests_cuda_bench_refreekv_LDADD = tests/cuda/bench_refreekv.lo $(CUDA_TEST_LIBS)
 else
 EXTRA_DIST += $(CUDA_CHECKS)
 endif
-EXTRA_DIST += $(CUDA_BENCHES) tests/cuda/authors_way.py tests/cuda/run.test.sh
+TESTS += tests/cuda/includes.test.sh
+EXTRA_DIST += $(CUDA_BENCHES) tests/cuda/authors_way.py tests/cuda/includes.test.sh tests/cuda/run.test.sh

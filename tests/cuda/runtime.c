@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* A made-up CUDA runtime: queued copies and launches, made-up kernels, and calls that fail on demand. */
 #include "tests/cuda/runtime.h"
 
 #include <cuda_runtime_api.h>
@@ -15,7 +16,7 @@ struct runtime runtime;
 
 static cudaError_t last_error;
 
-/* Begins a call; says whether it is the one that fails. */
+/* Begins a call. Is it the one that must fail? */
 static bool fails(void)
 {
 	if (runtime.early)
@@ -77,7 +78,7 @@ static void give_back(void *p)
 	*b = (struct block){ 0 };
 }
 
-/* --- what is queued ------------------------------------------------------------------ */
+/* --- queued work --------------------------------------------------------------------- */
 
 struct work {
 	struct work *next;
@@ -88,7 +89,7 @@ struct work {
 	struct kv_gather_job job;
 	struct kv_attention_job attend;
 	struct kv_attention_output output;
-	char data[];			/* what pageable memory held */
+	char data[];			/* a copy of pageable memory */
 };
 
 static struct work *queue;
@@ -137,7 +138,7 @@ static bool is_used(const struct block *b)
 	return false;
 }
 
-/* CUDA would wait: but who relies on that waits without need. */
+/* CUDA would wait for queued work, but code that relies on that waits needlessly. */
 static void free_at_once(void *p)
 {
 	runtime.n_early += is_used(block_of(p));
@@ -185,7 +186,7 @@ static void run_copy(struct work *w)
 	memcpy(w->to, w->from, w->bytes);
 }
 
-/* Of pageable memory a copy is taken at once. */
+/* Pageable memory is copied at once. */
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
 			    cudaStream_t stream)
 {
@@ -223,7 +224,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 }
 
 struct event {
-	unsigned n_ahead;		/* recorded, and not reached */
+	unsigned n_ahead;		/* recorded and not yet reached */
 };
 
 static void reach(struct work *w)
@@ -332,7 +333,7 @@ int kv_cuda_read(const void *memory, uint64_t bytes, uint32_t *sink, void *strea
 	return 0;
 }
 
-/* The table as the kernel reads it. */
+/* The source of row i, read from the table as the kernel does. */
 static uint64_t row_of(const struct kv_gather_entry *e, const struct kv_gather_span *spans,
 		       const uint32_t *indices, uint32_t i)
 {

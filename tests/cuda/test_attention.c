@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Decisions on rows of attention on a GPU, against double arithmetic and the golden
- * vectors of the policies that make them.
+ * Decisions by attention on a GPU are compared with double arithmetic and with the golden
+ * vectors of the policies.
  *	test_attention [--quick] [--long] [GOLDEN]
- * --quick: few small caches, for a sanitizer; --long: a million positions too.
- * Exits with 77 and says why where there is no GPU.
+ * --quick: few small caches, for a sanitizer; --long: also a million positions.
+ * Without a GPU, the test says so and exits with 77.
  */
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -12,12 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <kvmod/toolkit.h>
+
 #include "core/testkit/vectors.h"
 #include "tests/cuda/attention.h"
 #include "tests/cuda/checks.h"
 
 static bool quick;
-static uint32_t units;			/* of queries that a block may hold at once; 0: as it likes */
+static uint32_t units;			/* of queries that a block may hold; 0: as many as fit */
 
 static const struct kv_attention_params usual[] = {
 	{ &kv_attend_top, 0, 32, 32, 5, 0, 0 },
@@ -155,7 +157,7 @@ static void check_golden(const struct vectors_case *c, const struct attend *a, u
 
 static void golden_case(const struct vectors_case *c, uint32_t type, uint32_t offset)
 {
-	/* Layers that are kept whole are none of the kernels' business. */
+	/* Layers that are kept whole do not reach the kernels. */
 	uint32_t first = (uint32_t)param(c, "whole_layers", 0), n = c->n_layers - first, i;
 	struct kv_attention_params p = params_of(c);
 	struct cache *caches = calloc(n, sizeof(*caches));
@@ -252,7 +254,7 @@ static void test_shapes(void)
 			}
 }
 
-/* n = 1, shorter than the window, as long as it, with a row for each position. */
+/* Lengths from 1 to just above the window, with a row for each position. */
 static void test_short(void)
 {
 	for (uint32_t n = 1; n <= 45; n += n < 6 ? 1 : 13)
@@ -333,7 +335,7 @@ static void test_parameters(void)
 			}
 }
 
-/* A cache that was cut before: each head has its own positions, and rows have theirs. */
+/* A cache that was cut before: each head has positions of its own, and rows have positions too. */
 static void test_positions(void)
 {
 	enum { N = 700, ROWS = 40, HEADS = 4 };
@@ -370,9 +372,9 @@ static void test_positions(void)
 	}
 }
 
-/* --- ties, and numbers that are none -------------------------------------------------- */
+/* --- ties, NaN and infinity ---------------------------------------------------------- */
 
-/* With equal keys, ties alone decide: the older, and of equals the first head. */
+/* With equal keys only ties decide: the older position, then the first head. */
 static void check_equal(const struct attend *a, uint32_t n, uint32_t budget)
 {
 	const struct kv_attention_params *p = &a->job.params;
@@ -388,9 +390,9 @@ static void check_equal(const struct attend *a, uint32_t n, uint32_t budget)
 		if (p->rule == &kv_refreekv_by_attention)
 			expected = (uint32_t)ceil(m * (1 - p->share) * (1 - p->share));
 		CHECK(ranked == expected, "%s: %u of equal ones kept, expected %u", rule_name(p), ranked, expected);
-		/* An average at an end lacks neighbours: it is less. */
+		/* An average at an end has fewer neighbours, so it is smaller. */
 		for (i = 0; i < ranked; i++)
-			CHECK(list[p->sinks + i] == p->sinks + half + i, "%s: %u is the %u-th of equal ones",
+			CHECK(list[p->sinks + i] == p->sinks + half + i, "%s: position %u is number %u of equal ones",
 			      rule_name(p), list[p->sinks + i], i);
 	}
 }
@@ -478,7 +480,7 @@ static void test_units(void)
 
 /* --- the same bits -------------------------------------------------------------------- */
 
-/* From scratch memory in any state, and from a graph. */
+/* With scratch memory in any state, and from a graph. */
 static void test_repeats(unsigned rule)
 {
 	uint32_t n[] = { 3000, 257, 32, 1500 }, runs = quick ? 3 : 50, i;

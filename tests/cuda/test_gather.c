@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The CUDA gather against the host's, on random lists and spans, views of any
- * alignment, in place and not. Exits with 77 where there is no GPU.
+ * The gather on a GPU is compared with the host's: random lists and spans, views of any
+ * alignment, in place and not. Without a GPU, the test says so and exits with 77.
  */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -112,7 +112,7 @@ static void run(struct kv_random *r, uint32_t n, uint32_t row, uint32_t gap, uin
 	kv_cuda_gather_table(&job, plan.g, sizeof(plan.g[0]), table);
 	CUDA(cudaMalloc(&device_table, job.table_bytes));
 	CUDA(cudaMemcpy(device_table, table, job.table_bytes, cudaMemcpyHostToDevice));
-	/* the table is as it was: not in place a second run changes nothing */
+	/* a launch leaves the table as it was, so a second run that is not in place changes nothing */
 	for (again = 0; again < (in_place ? 1 : 2); again++)
 		if (kv_cuda_gather(&job, device_table, NULL))
 			exit(1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host's side of the module "cuda" over a made-up runtime: what is queued finds
- * its memory as it was, each call may fail, and nothing is left behind.
+ * The host's part of the module "cuda" on a made-up runtime: queued work finds its memory
+ * unchanged, each call may fail, and no memory is leaked.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +24,7 @@ static const struct kvmod_device_ops *const ops = &kv_cuda_device_ops;
 
 /* --- a device ------------------------------------------------------------------------- */
 
-/* NULL, and a reason, if it does not open. */
+/* NULL, with a reason, if the device does not open. */
 static struct kvmod_instance *open_device(void)
 {
 	struct kvmod_instance *device = calloc(1, ops->instance_size);
@@ -44,9 +44,9 @@ static void close_device(struct kvmod_instance *device)
 		ops->close(device);
 	free(device);
 	CHECK(runtime.n_device == 0 && runtime.n_pinned == 0 && runtime.n_events == 0,
-	      "left behind: %u on the GPU, %u pinned, %u events", runtime.n_device, runtime.n_pinned,
+	      "leaked: %u on the GPU, %u pinned, %u events", runtime.n_device, runtime.n_pinned,
 	      runtime.n_events);
-	CHECK(runtime.n_early == 0, "%u times memory went that was still used", runtime.n_early);
+	CHECK(runtime.n_early == 0, "memory still in use was freed %u times", runtime.n_early);
 }
 
 /* --- gathers ---------------------------------------------------------------------------- */
@@ -77,7 +77,7 @@ static void make_job(struct job *j, uint32_t seed, uint32_t n, bool by_spans)
 	j->by_spans = by_spans;
 }
 
-/* K and V by the same list. The host's arrays are dead when the call is back. */
+/* K and V by the same list. The host's arrays are overwritten after the call. */
 static int32_t gather(struct kvmod_instance *device, struct job *j)
 {
 	struct kvmod_gather g[2];
@@ -114,7 +114,7 @@ static void check_job(const struct job *j, uint32_t seed)
 	CHECK(wrong == 0, "%u of %u rows are wrong (%s)", wrong, 2 * j->n, j->by_spans ? "spans" : "lists");
 }
 
-/* Has its GPU begun with it? */
+/* Has the GPU begun with the gather? */
 static bool is_begun(const struct job *j)
 {
 	for (uint32_t k = 0; k < ROW; k++)
@@ -123,7 +123,7 @@ static bool is_begun(const struct job *j)
 	return false;
 }
 
-/* One gather's table must not be in the way of another's, be it shorter or longer. */
+/* The table of one gather must not damage that of another, whether shorter or longer. */
 static void gathers_in_a_row(void)
 {
 	static const uint32_t lengths[] = { 500, 500, 30, 2000, 1999, 1 };
@@ -146,13 +146,13 @@ static void gathers_in_a_row(void)
 		for (uint32_t i = 0; i < N; i++)
 			check_job(&jobs[i], i);
 	}
-	gather(device, &jobs[0]);	/* and is closed over it */
+	gather(device, &jobs[0]);	/* still under way when the device closes */
 	runtime_run();
 	close_device(device);
 	free(jobs);
 }
 
-/* Of long lists there are many launches, and one for what is left. */
+/* Long lists make many launches, and the last one takes all remaining gathers. */
 static void gathers_in_parts(void)
 {
 	enum { N = 70, ROWS_OF_EACH = 1 << 18 };
@@ -193,7 +193,7 @@ static void gathers_in_parts(void)
 	free(target);
 }
 
-/* Where the target begins within the source it is refused: as lists or the number of rows tell. */
+/* A target that begins within the source is refused; lists or n_rows say where the source ends. */
 static void gathers_that_overlap(void)
 {
 	static const struct {
@@ -227,7 +227,7 @@ static void gathers_that_overlap(void)
 	close_device(device);
 }
 
-/* Nothing to move: nothing is asked of the GPU. Of an older header there is no number of rows. */
+/* With no row to move, there is no CUDA call. A gather of an older header has no n_rows. */
 static void gathers_of_nothing(void)
 {
 	static const uint32_t list[] = { 3, 1 };
@@ -252,7 +252,7 @@ static void gathers_of_nothing(void)
 	close_device(device);
 }
 
-/* Whichever call fails: a reason, no memory lost, and the next gather is right. */
+/* Whichever call fails: there is a reason, no memory is leaked, and the next gather is right. */
 static void gathers_that_fail(void)
 {
 	struct job *job = calloc(1, sizeof(*job));
@@ -273,7 +273,7 @@ static void gathers_that_fail(void)
 			err = gather(device, job);
 		}
 		reached = runtime.n_calls >= n;
-		CHECK((device && !err) != reached, "call %u fails, and it is not said", n);
+		CHECK((device && !err) != reached, "call %u fails, and the gather reports success", n);
 		CHECK(!reached || *reason, "call %u fails without a reason", n);
 		runtime.fail_call = 0;
 		if (device) {
@@ -327,14 +327,14 @@ static void describe(void)
 	kvmod_list_segments(segment_list, segments, LAYERS);
 }
 
-/* Of a policy on the GPU, whose answers are checked by the last one. */
+/* A policy on the GPU, and the check of its plan. */
 struct decider {
 	const struct kvmod_policy_ops *ops;
 	void *self;
 	void (*check)(const struct kvmod_plan *plan);
 };
 
-/* As the core does it; scratch on the host is pinned, or not. */
+/* Calls a policy as the core does; scratch memory on the host is pinned or not. */
 static int32_t decide(const struct decider *d, struct kvmod_instance *device, bool pinned,
 		      struct kvmod_plan *plan)
 {
@@ -390,7 +390,7 @@ static void check_lists(const struct kvmod_plan *plan)
 	}
 }
 
-/* Whichever call fails. */
+/* Whichever call fails, there is a reason. */
 static void decisions_of(const struct decider *d)
 {
 	struct kvmod_plan *plan;
@@ -440,7 +440,7 @@ static void decisions(bool early)
 	runtime.early = false;
 }
 
-/* The kernel writes its results there. */
+/* Refused, since the kernel writes its results there. */
 static void scratch_out_of_reach(void)
 {
 	struct kvmod_instance *device = open_device();
@@ -457,7 +457,7 @@ static void scratch_out_of_reach(void)
 
 /* --- what a row sees ------------------------------------------------------------------------ */
 
-/* Counted one by one, of positions with gaps and without, by rows of every age. */
+/* Compared with a count one by one: positions with and without gaps, rows of every age. */
 static void rows_that_see(void)
 {
 	enum { LENGTH = 40, ROWS_TESTED = 130 };
@@ -480,16 +480,16 @@ static void rows_that_see(void)
 
 				for (int i = 0; i < LENGTH; i++)
 					expected += (gaps ? positions[i] : i) <= rows[row];
-				CHECK(kv_seen(&s, &empty, row) == 0, "row %u sees what is not there", row);
+				CHECK(kv_seen(&s, &empty, row) == 0, "row %u sees positions of an empty head", row);
 				CHECK(kv_seen(&s, &h, row) == expected, "row %u sees %u, expected %u", row,
 				      kv_seen(&s, &h, row), expected);
 			}
 		}
 }
 
-/* --- a table, and the memory that was asked for it --------------------------------------------- */
+/* --- a table, and the memory that the job asks for --------------------------------------------- */
 
-/* Of segment i: what the table says agrees with where the next one begins. */
+/* The table's entry of segment i must agree with the places at which the next one begins. */
 static void check_entry(const struct kv_refreekv_job *job, const struct kv_segment_entry *e,
 			const uint32_t *first_tile, uint32_t i)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every policy on the GPU against the same one on the CPU: what is kept of the same
- * made-up caches, whole and cut before, of one sequence and of several.
+ * Every policy on the GPU is compared with its version on the CPU, by what they keep of the
+ * same made-up caches: whole and cut before, of one sequence and of several.
  *	test_policies [MODULES]
- * Exits with 77 and says why where there is no GPU.
+ * Without a GPU, the test says so and exits with 77.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -20,7 +20,7 @@
 
 static unsigned sets, different;
 
-/* A policy, with parameters, on both sides. */
+/* A policy with its parameters, on both devices. */
 struct pair {
 	const char *name, *overrides[3];
 	struct kvmod_ctx *ctx;
@@ -55,7 +55,7 @@ static const struct madeup_shape shapes[] = {
 
 /* --- comparing ------------------------------------------------------------------------ */
 
-/* The kept indices of a head, ascending, in `out`; how many. */
+/* Writes the kept indices of a head, ascending, to `out`; returns how many. */
 static uint32_t kept_of(const struct kvmod_request *r, const struct kvmod_plan *plan, uint32_t i,
 			uint32_t g, uint32_t *out)
 {
@@ -76,7 +76,7 @@ static uint32_t kept_of(const struct kvmod_request *r, const struct kvmod_plan *
 	return n;
 }
 
-/* Indices in one set and not in the other. */
+/* How many indices are in one set and not in the other. */
 static uint32_t differing(const uint32_t *a, uint32_t n_a, const uint32_t *b, uint32_t n_b)
 {
 	uint32_t i = 0, j = 0, common = 0;
@@ -94,8 +94,8 @@ static uint32_t differing(const uint32_t *a, uint32_t n_a, const uint32_t *b, ui
 }
 
 /*
- * Both sum up in an order of their own, so a choice that hangs on the last bit may
- * fall either way: one position for another, in one set of a hundred.
+ * CPU and GPU add in different orders, so a choice that depends on the last bit may differ:
+ * by one position for another, in one set of a hundred.
  */
 static void compare(const struct pair *pair, const char *what, const struct kvmod_request *r,
 		    const struct kvmod_plan *cpu, const struct kvmod_plan *gpu)
@@ -145,7 +145,7 @@ static uint32_t rows_for(const struct pair *pair, uint32_t n)
 	return rows ? rows : 1;
 }
 
-/* A prompt, what is left of it and a second one: then lengths differ from head to head. */
+/* A prompt, then what is left of it with a second one, where heads have different lengths. */
 static void run_turns(const struct pair *pair, const struct madeup_shape *shape, uint32_t n)
 {
 	uint32_t what = kvmod_policy_needs(pair->cpu)->what | KVMOD_NEED_K | KVMOD_NEED_V;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ReFreeKV's CUDA kernels against double arithmetic and the golden vectors.
+ * ReFreeKV's decision on a GPU, ranked by position, is compared with double arithmetic and
+ * with the golden vectors.
  *	test_refreekv [--quick] [--long] [GOLDEN]
- * --quick: few small caches, for a sanitizer; --long: a million positions too.
- * Exits with 77 and says why where there is no GPU.
+ * --quick: few small caches, for a sanitizer; --long: also a million positions.
+ * Without a GPU, the test says so and exits with 77.
  */
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -19,7 +20,7 @@ static bool quick;
 static const struct kv_refreekv_params usual = { 0.01, 4, 1, 0, 1 };
 static const struct shape plain = { 8, 2, 64, KVMOD_BF16, KVMOD_F32, 1, 0, 0, false, 0.125f, 0, 2 };
 
-/* Was the right cut found, or one whose loss is as near to the threshold as rounding? */
+/* Is the cut right, or is its loss so near to the threshold that rounding decides? */
 static void check_result(const char *name, const struct cache *c, const struct kv_refreekv_params *p,
 			 const struct kv_refreekv_result *r)
 {
@@ -219,7 +220,7 @@ static void test_shapes(void)
 			}
 }
 
-/* More rows than a step has room for, in segments of which each has other ones, and views of all kinds. */
+/* More rows than fit in a step, different numbers of rows in each segment, and views of all kinds. */
 static void test_rows(void)
 {
 	static const uint32_t rows[] = { 8, 9, 16, 17, 25, 32, 33, 70 }, ratios[] = { 1, 3, 4, 5, 9 };
@@ -251,7 +252,7 @@ static void test_rows(void)
 		}
 }
 
-/* So much work that a segment's two readings have others between them, some segments with nothing to read. */
+/* Enough work for other readings between the two of a segment; some segments have nothing to read. */
 static void test_order(void)
 {
 	enum { SEGMENTS = 30 };
@@ -274,7 +275,7 @@ static void test_order(void)
 		run_mixed("30 segments of 256", &s, &p, n, rows, SEGMENTS);
 }
 
-/* q8_0 where a key is read by fours and where it is not, and not a multiple of 128. */
+/* q8_0 keys that are read in words and others, with head dimensions that are no multiple of 128. */
 static void test_q8(void)
 {
 	static const uint32_t n[] = { 1030, 33 }, dims[] = { 96, 192, 96, 192, 128, 256 }, gaps[] = { 2, 0, 6, 68, 2, 4 };
@@ -330,7 +331,7 @@ static void test_many_sequences(void)
 	run("64 sequences", &plain, &usual, n, 64);
 }
 
-/* Tiles of all three sizes in one launch, the first two segments with parts of 32. */
+/* Tiles of all three sizes in one launch; the first two segments have parts of 32 positions. */
 static void test_tiles(void)
 {
 	static const uint32_t n[] = { 8300, 9000, 5000, 2000, 700 }, dims[] = { 64, 128, 256 };
@@ -356,7 +357,7 @@ static void test_tiles(void)
 		}
 }
 
-/* As many as there may be: not all that a finish needs has room in shared memory. */
+/* As many heads as there may be: shared memory does not have room for all that a finish needs. */
 static void test_most_heads(void)
 {
 	static const uint32_t heads[][2] = { { 128, 128 }, { 128, 1 }, { 127, 127 } }, n[] = { 700, 130 };
@@ -403,7 +404,7 @@ static void test_parameters(void)
 			}
 }
 
-/* One segment with values of the caller's between two ordinary ones. */
+/* One segment with the caller's values between two ordinary segments. */
 static void run_special(const char *name, const struct shape *s, uint32_t n, const float *k, const float *q, int32_t status)
 {
 	struct kv_refreekv_params p = usual;
@@ -446,7 +447,7 @@ static void test_special(uint32_t rows)
 			k[size / 2 + 77] = bad[b];
 			run_special("a key that is not finite", &s, n, k, NULL, KVMOD_ENUMERIC);
 		}
-		/* every logit of it is infinity below; it is no sink */
+		/* all logits of this key are -infinity; it is not a sink */
 		k[size / 2 + 77] = 0.25f;
 		k[size / 2 + 100 * s.dim] = -INFINITY;
 		float *q = malloc(q_size * sizeof(*q));
@@ -466,7 +467,7 @@ static void test_special(uint32_t rows)
 	}
 }
 
-/* The same bits 200 times, from scratch memory in any state, and from a graph. */
+/* The same bits 200 times, with scratch memory in any state, and from a graph. */
 static void test_repeats(uint32_t rows)
 {
 	uint32_t n[] = { 9000, 257, 1, 1500 }, runs = quick ? 3 : 200, i;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What policies for a GPU ask for before they go there, how they read a request, and
- * what the device refuses: no GPU is used.
+ * The memory that policies for a GPU ask for, how they read a request, and what the device
+ * refuses. This test needs no GPU.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@
 #define MOST_HEADS 8u
 #define MOST_SEGMENTS 3u
 
-/* --- a request whose numbers nobody reads --------------------------------------- */
+/* --- a request without keys and queries ----------------------------------------- */
 
 static float numbers[MOST_HEADS * DIM];
 static struct kvmod_head heads[MOST_SEGMENTS][MOST_HEADS];
@@ -35,7 +35,7 @@ static struct kvmod_view view(void)
 	};
 }
 
-/* longest: of its first KV head; the others hold the window alone. */
+/* longest: the length of the first KV head; the others have only the window. */
 static void fill(uint32_t i, uint32_t n_heads, uint32_t longest, uint32_t others)
 {
 	for (uint32_t g = 0; g < n_heads; g++)
@@ -69,11 +69,11 @@ static struct kvmod_workspace asked(const struct kvmod_policy_ops *ops, void *se
 	return need;
 }
 
-/* --- what is asked ------------------------------------------------------------------- */
+/* --- the memory ---------------------------------------------------------------------- */
 
 /*
- * A layer that stays whole and has more KV heads than those that are cut takes
- * nothing on the GPU, and no budget of theirs.
+ * A layer that stays whole takes no memory on the GPU and does not change the budgets of
+ * the others, even if it has more KV heads.
  */
 static void layers_with_more_heads(void)
 {
@@ -95,7 +95,7 @@ static void layers_with_more_heads(void)
 	      (unsigned long long)a.device, (unsigned long long)b.device);
 }
 
-/* Segments of an older header are as long as they are: there is nothing behind the last. */
+/* Segments of an older header are shorter: memory ends with the last one. */
 static void older_segments(void)
 {
 	struct refreekv refreekv = {
@@ -120,12 +120,12 @@ static void older_segments(void)
 	if (older) {
 		then = asked(&kv_cuda_refreekv_ops, &refreekv, &request);
 		CHECK(now.device == then.device && now.host == then.host,
-		      "refreekv asks for something else of an older segment");
+		      "refreekv asks for another amount of memory for older segments");
 	}
 	free(older);
 }
 
-/* A row longer than its stride is no row that moves away from the front. */
+/* A row longer than its stride is refused for that reason, not as one that moves backwards. */
 static void strides(void)
 {
 	struct kvmod_instance *device = calloc(1, kv_cuda_device_ops.instance_size);

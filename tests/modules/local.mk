@@ -35,6 +35,7 @@ check_LTLIBRARIES += \
 	tests/modules/gpu.la \
 	tests/modules/npu.la \
 	tests/modules/counts.la \
+	tests/modules/fewer.la \
 	tests/modules/libdep.la \
 	tests/modules/depends.la \
 	tests/modules/shadow.la \
@@ -131,6 +132,10 @@ tests_modules_counts_la_SOURCES = tests/modules/module.c
 tests_modules_counts_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"counts"' -DTEST_POLICY=counts \
 	-DTEST_N_PARAMS=1000
 tests_modules_counts_la_LDFLAGS = $(TEST_MODULE_LINK)
+tests_modules_fewer_la_SOURCES = tests/modules/module.c
+tests_modules_fewer_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"fewer"' -DTEST_POLICY=fewer \
+	-DTEST_N_PARAMS=2
+tests_modules_fewer_la_LDFLAGS = $(TEST_MODULE_LINK)
 tests_modules_elsewhere_la_SOURCES = tests/modules/module.c
 tests_modules_elsewhere_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"elsewhere"' -DTEST_RUNS_ON='"cpu cuda"'
 tests_modules_elsewhere_la_LDFLAGS = $(TEST_MODULE_LINK)

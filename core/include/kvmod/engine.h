@@ -133,6 +133,7 @@ struct kvmod_engine_ops {
 	/*
 	 * Cuts the cache of seq to a plan that was checked, and gives memory back; closes
 	 * the gaps where the plan's flags and the engine's say so.
+	 * The plan answers the engine's last request for seq: keep i is of its segment i.
 	 * A segment with a status other than 0 stays whole, and so does one for which
 	 * there is no memory.
 	 */

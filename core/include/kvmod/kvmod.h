@@ -183,7 +183,7 @@ int kvmod_add_builtin(struct kvmod_ctx *ctx, const struct kvmod_module *module);
 /* --- devices ----------------------------------------------------------------------- */
 
 /*
- * Opens a device, "cpu" or "cuda", with the parameters of its section, after loading
+ * Opens a device, such as "cpu" or "cuda", with the parameters of its section, after loading
  * the module that provides it. A context opens each device once and closes it with the
  * last holder.
  */
@@ -198,10 +198,10 @@ void *kvmod_device_instance(const struct kvmod_device *device);
  * Opens a policy for a model, with the parameters of its section in the configuration,
  * after loading the module that provides it. name NULL: the configured policy.
  *
- * device: the device for the policy, "cpu", "cuda", or "auto"; NULL: as configured.
- * "auto" is the device with the model's cache (model->device), if the policy has a
- * version for it, else a device for which it has one. The core copies data on other
- * devices there before it asks the policy, and logs that once.
+ * device: the device for the policy, by name, or "auto"; NULL: as configured. "auto" is
+ * the device with the model's cache (model->device), if the policy has a version for it,
+ * else "cpu", else the first device that the policy names and that can be opened. The
+ * core copies data on other devices there before it asks the policy, and logs that once.
  */
 int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
 		      const struct kvmod_model *model, struct kvmod_policy **policy);
@@ -350,7 +350,8 @@ struct kvmod_left {
 void kvmod_sequence_left(const struct kvmod_sequence *sequence, struct kvmod_left *out);
 /*
  * Positions that KV head `head` of `layer` kept in that cut, of *seen tokens; seen may
- * be NULL.
+ * be NULL. 0 of 0 in a layer that the engine's requests do not name, because it caches a
+ * window alone; budgets are of the other layers.
  */
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
 			     uint32_t head, uint64_t *seen);

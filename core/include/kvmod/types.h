@@ -134,9 +134,9 @@ struct kvmod_head {
 	const int32_t *positions;	/* [n], on the host; NULL: 0, 1, ..., n-1 */
 	/*
 	 * The engine closed a gap behind the n_turned oldest rows (at most n): their keys
-	 * carry the RoPE phase of positions[i] + turn, in tokens, all others that of
-	 * positions[i]. Queries carry the phase of their positions. Both 0 where no gap
-	 * was closed.
+	 * carry the RoPE phase of positions[i] + turn, in tokens, all others and the
+	 * queries that of their positions. Both 0 where no gap was closed. RoPE tells
+	 * distances alone: all phases of a sequence may be less by one and the same number.
 	 */
 	uint32_t n_turned;
 	int32_t turn;

@@ -10,7 +10,7 @@ struct kv_attend_memory {
 	struct kv_list_memory list;
 };
 
-/* --- the rules: each head by one block, and a meeting where heads depend on each other --- */
+/* --- the rules: one block works on each head; blocks meet where heads depend on each other --- */
 
 static __device__ void kv_decide_top(const struct kv_attention &p, struct kv_attend_memory &s)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Rules that select by attention: a budget a head, a shared budget, or a share of the whole. */
+/* The rules that select by attention: a budget for each head, a shared budget, or a share of the whole. */
 #ifndef KV_CUDA_ATTEND_ATTEND_H
 #define KV_CUDA_ATTEND_ATTEND_H
 
@@ -20,12 +20,12 @@ extern const struct kv_attention_rule kv_attend_shared;
  */
 extern const struct kv_attention_rule kv_attend_mass;
 
-/* Their numbers in the kernel. */
+/* The numbers of the rules in their kernel. */
 #define KV_ATTEND_TOP		0u
 #define KV_ATTEND_SHARED	1u
 #define KV_ATTEND_MASS		2u
 
-/* The rules' launch; see kv_cuda_attention(). */
+/* The launch of these rules; see kv_cuda_attention(). */
 int kv_cuda_attend(const struct kv_attention_job *job, const void *table, void *scratch,
 		   const struct kv_attention_output *output, void *stream);
 

@@ -40,7 +40,7 @@ const struct kv_attention_rule kv_attend_top = {
 	.launch = kv_cuda_attend,
 };
 
-/* A head below its own budget is read too: the others may get what it leaves. */
+/* A head below its own budget is read too: other heads may use the rest of its budget. */
 const struct kv_attention_rule kv_attend_shared = {
 	.number = KV_ATTEND_SHARED,
 	.averages = 1,

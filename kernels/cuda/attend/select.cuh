@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * From scores to positions: pooling, the heaviest of a head, or of all heads of a
- * segment, or those that hold a share of all weight; and the list of what is kept.
- * Each is the work of one block. Weights are summed as integers, so that their
- * order does not matter.
+ * From scores to the last rank that is kept: pooling; then the heaviest positions of a
+ * head, or of all heads of a segment, or those that hold a share of all weight. Each is
+ * the work of one block. Weights are summed as integers, so their order does not matter.
  */
 #ifndef KV_CUDA_ATTEND_SELECT_CUH
 #define KV_CUDA_ATTEND_SELECT_CUH
@@ -15,7 +14,7 @@
 #define KV_DIGITS (1u << KV_DIGIT_BITS)
 
 struct kv_select_memory {
-	uint32_t low[KV_DIGITS], high[KV_DIGITS];	/* halves of the digits' weights */
+	uint32_t low[KV_DIGITS], high[KV_DIGITS];	/* the halves of each digit's weight */
 	uint64_t sums[KV_WARPS];
 	uint64_t before, weight;
 	uint32_t digit;
@@ -34,7 +33,7 @@ static __device__ __forceinline__ struct kv_scores kv_scores_of(const struct kv_
 	return s;
 }
 
-/* In the order in which the CPU's does it: outwards from the middle. */
+/* Sums outwards from the middle, in the order of the CPU's version. */
 static __device__ void kv_pool_task(const struct kv_attention &p, const struct kv_attention_task &t)
 {
 	const float *in = p.score + t.positions + t.begin;
@@ -59,18 +58,18 @@ static __device__ void kv_pool_task(const struct kv_attention &p, const struct k
 
 /* --- the end of a selection --------------------------------------------------------- */
 
-/* Ranks up to `last` are in it; of those equal to it, in several heads, the first `equal`. */
+/* Ranks before `last` are selected, and of the heads that have rank `last`, the first `equal`. */
 struct kv_end {
 	uint64_t last, equal;
 };
 
-/* What attention, at most about 1, weighs: sums of it, at most about 1, fit too. */
+/* Attention as an integer. It sums to about 1 at most, so the sums fit too. */
 static __device__ __forceinline__ uint64_t kv_weight(double attention)
 {
 	return (uint64_t)(attention * 0x1p62);
 }
 
-/* Adds to a digit's weight; the carry makes it exact, whatever the order. */
+/* Adds to a digit's weight, exactly: the carry goes to the upper half. */
 static __device__ __forceinline__ void kv_weigh(struct kv_select_memory &s, uint32_t digit, uint64_t weight)
 {
 	uint32_t low = (uint32_t)weight, high = weight >> 32, was = atomicAdd(&s.low[digit], low);
@@ -105,7 +104,7 @@ static __device__ __forceinline__ void kv_each_score(const struct kv_scores &v, 
 	}
 }
 
-/* Weights of the ranks that begin with `prefix`, by their next digit. */
+/* The weights of the ranks that begin with `prefix`, by their next digit. */
 template <class L>
 static __device__ void kv_histogram(struct kv_select_memory &s, L list, uint32_t n_lists, uint64_t prefix,
 				    uint64_t seen, uint32_t shift, bool by_mass)
@@ -122,7 +121,7 @@ static __device__ void kv_histogram(struct kv_select_memory &s, L list, uint32_t
 	__syncthreads();
 }
 
-/* The digit in which `left` is used up, into s.digit, and the weight before it; or none. */
+/* Finds the digit in which `left` is used up (s.digit; or KV_DIGITS), and the weight before it. */
 static __device__ void kv_find_digit(struct kv_select_memory &s, uint64_t left)
 {
 	const uint32_t each = KV_DIGITS / KV_THREADS;
@@ -145,9 +144,10 @@ static __device__ void kv_find_digit(struct kv_select_memory &s, uint64_t left)
 }
 
 /*
- * Where the heaviest end that have `left` weight together; a radix descent, first
- * over scores, then, among equals, over positions. list(i) is the i-th kv_scores;
- * by_mass: a position's weight is its score, else 1. Everything, if that is less.
+ * The end of the heaviest positions that have `left` weight together; everything, if all
+ * positions have less. A radix descent, first over scores, then, among equals, over
+ * positions. list(i) is the i-th kv_scores; by_mass: a position's weight is its score,
+ * else 1.
  */
 template <class L>
 static __device__ struct kv_end kv_descend(struct kv_select_memory &s, L list, uint32_t n_lists, uint64_t left,
@@ -192,7 +192,7 @@ static __device__ void kv_select_task(const struct kv_attention &p, struct kv_se
 	__syncthreads();
 }
 
-/* The heaviest of query head h of a task that have `share` of its attention. */
+/* Selects the heaviest positions that have `share` of the attention of query head h of a task. */
 static __device__ void kv_select_mass(const struct kv_attention &p, struct kv_select_memory &s, uint32_t task, uint32_t h)
 {
 	const struct kv_attention_task &t = p.tasks[task];
@@ -205,7 +205,7 @@ static __device__ void kv_select_mass(const struct kv_attention &p, struct kv_se
 	__syncthreads();
 }
 
-/* How many positions of a task come before the end; the whole block gets it. */
+/* How many positions of a task are selected, in every thread. */
 static __device__ uint32_t kv_count_before(const struct kv_attention &p, struct kv_select_memory &s,
 					   const struct kv_attention_task &t, struct kv_end *end)
 {
@@ -215,7 +215,7 @@ static __device__ uint32_t kv_count_before(const struct kv_attention &p, struct 
 		count += rank < end->last;
 		equal += rank == end->last;
 	});
-	/* Both at once: neither reaches 2^32. */
+	/* Both in one sum: neither reaches 2^32. */
 	kv_block_sum_before(equal << 32 | count, s.sums, &count);
 	__syncthreads();
 	equal = count >> 32;
@@ -225,8 +225,8 @@ static __device__ uint32_t kv_count_before(const struct kv_attention &p, struct 
 }
 
 /*
- * Heads that have less than their share give the rest to those that have more:
- * to each as many, the last few to the first of them. One thread's work.
+ * Heads with fewer positions than their share leave the excess to the others, in equal
+ * parts; what is left of the division goes to the first of these. By one thread.
  */
 static __device__ void kv_hand_on(const struct kv_attention_task *tasks, uint32_t n_kv_heads, uint64_t excess,
 				  uint32_t *counts)
@@ -250,9 +250,9 @@ static __device__ void kv_hand_on(const struct kv_attention_task *tasks, uint32_
 }
 
 /*
- * AdaKV: each head is sure of a share of its own budget; the rest goes by how many
- * of the segment's heaviest are its. What it may keep is left in counts, which its
- * list then replaces by all that is kept.
+ * AdaKV: each head is sure of a share of its own budget; the rest is divided by how many
+ * of the segment's heaviest positions each head has. Leaves in counts how many ranked
+ * positions a head may keep; kv_list_task() then writes the count of all that it keeps.
  */
 static __device__ void kv_share_segment(const struct kv_attention &p, struct kv_select_memory &s, uint32_t segment)
 {

@@ -75,21 +75,21 @@ struct kv_attention_job {
 	size_t table_bytes, scratch_bytes;
 };
 
-/* How a KV head's positions are chosen, once the attention that they get is known. */
+/* How the positions of a KV head are chosen, once their attention is known. */
 struct kv_attention_rule {
 	uint32_t number;		/* among the rules of one kernel */
 	uint32_t averages;		/* 1: ranks are by the mean of rows and heads; 0: by the sum */
 	uint32_t sorts;			/* 1: needs scratch for a sorted ranking */
 	uint32_t equal_heads;		/* 1: heads of a segment must have equal lengths */
 	uint32_t has_loss;		/* 1: results say the loss at the cut */
-	/* Are params and amounts such as the rule takes? 0 or KVMOD_EINVAL. */
+	/* Can the rule take these parameters and amounts? 0 or KVMOD_EINVAL. */
 	int (*check)(const struct kv_attention_params *params, const uint32_t *amounts);
 	/*
-	 * How many of the newest rows' attention is kept for each query head apart,
-	 * as a mean; amount: the segment's. NULL: that is not wanted.
+	 * For how many of the newest rows the mean attention of each query head is kept;
+	 * amount: the segment's. NULL: the rule does not need it.
 	 */
 	uint32_t (*head_rows)(uint32_t amount);
-	/* Must this KV head be read? Else all of it is kept. */
+	/* Must this KV head be read? If not, it is kept whole. */
 	bool (*reads)(const struct kv_attention_params *params, const struct kv_attention_task *task);
 	int (*launch)(const struct kv_attention_job *job, const void *table, void *scratch,
 		      const struct kv_attention_output *output, void *stream);
@@ -97,9 +97,9 @@ struct kv_attention_rule {
 
 /*
  * All segments must have the same heads, dimension, types, scale and softcap; each
- * head may have its own length, unless the rule forbids that. amounts is [segment]
- * [KV head], and the rule says of what; or NULL. KVMOD_EINVAL or KVMOD_ENOTSUP if
- * segments, parameters or amounts are not so, or a view is not aligned to its elements.
+ * head may have its own length, unless the rule has equal_heads. amounts is [segment]
+ * [KV head], of what the rule says, or NULL. KVMOD_EINVAL or KVMOD_ENOTSUP if segments,
+ * parameters or amounts do not fit, or if a view is not aligned to its elements.
  */
 int kv_cuda_attention_prepare(const struct kv_attention_params *params,
 			      const struct kvmod_segment *const *segments, uint32_t n_segments,

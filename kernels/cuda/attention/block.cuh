@@ -8,19 +8,19 @@
 struct kv_attention {
 	const struct kv_attention_task *tasks;	/* [segment][KV head] */
 	const uint32_t *limits;
-	/* Arrays of rows, by task; see struct kv_attention_task. */
+	/* Arrays by row, task after task; see struct kv_attention_task. */
 	float2 *stats;			/* largest logit and sum of a tile */
 	float *row_max, *row_weight;
-	/* Arrays of positions, by task. */
+	/* Arrays by position, task after task. */
 	float *score, *pooled;
-	float *attention;		/* [query head][n]; NULL: not wanted */
-	uint64_t *order, *spare;	/* the ranking, as kv_rank() has it */
-	double *sums;			/* squares of this chunk of ranks and all after it */
-	uint64_t *last;			/* [task][query head]: ranks up to here are kept */
+	float *attention;		/* [query head][n]; NULL: the rule does not need it */
+	uint64_t *order, *spare;	/* sorted values of kv_rank(); room to sort them */
+	double *sums;			/* of squares, from this chunk of ranks to the last */
+	uint64_t *last;			/* [task][query head]: the last rank that is kept */
 	struct kv_attention_output out;
 	struct kv_attention_params params;	/* rule points to host memory */
 	uint32_t rule, averages;	/* its number and flag */
-	float scale, softcap;		/* scale without softcap: times log2(e) */
+	float scale, softcap;		/* see logit.cuh */
 	uint32_t n_segments, n_tasks, n_items, n_limits;
 	uint32_t n_q_heads, n_kv_heads, group, dim, q_type;
 	uint32_t tile, rows;
@@ -39,19 +39,19 @@ static __device__ __forceinline__ uint64_t kv_rank(float score, uint32_t positio
 	return (uint64_t)~bits << 32 | position;
 }
 
-/* The score in it, none negative. */
+/* The score in a rank; scores are not negative. */
 static __device__ __forceinline__ float kv_rank_score(uint64_t rank)
 {
 	return __uint_as_float(~(uint32_t)(rank >> 32) & 0x7fffffffu);
 }
 
-/* What is wrong with a task's segment; by tasks and segments alike. */
+/* The status of a task's segment. */
 static __device__ __forceinline__ int32_t kv_status_of(const struct kv_attention &p, uint32_t task)
 {
 	return p.out.results[task / p.n_kv_heads].status;
 }
 
-/* Has a task something to decide, and its segment no error? */
+/* Is a task to be decided? Not if it is kept whole, or after an error in its segment. */
 static __device__ __forceinline__ bool kv_is_cut(const struct kv_attention &p, uint32_t task)
 {
 	return p.tasks[task].n_tiles && kv_status_of(p, task) == 0;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The kernel of all decisions by attention, generic in the rule: the two readings of
- * the keys, then the rule. Its blocks all run at once, and meet where one step needs
- * what all blocks did in the step before. A rule has
+ * The kernel of a decision by attention, generic in the rule: two readings of the keys,
+ * then the rule. All blocks run at once, and meet where a step needs the results of all
+ * blocks from the step before. A rule has
  *
- *	Memory		what a block shares while it decides
- *	decide()	makes p.last, results and lists, by all blocks
+ *	Memory		the shared memory of a block while it decides
+ *	decide()	called by all blocks: fills in p.last, the results and the lists
  */
 #ifndef KV_CUDA_ATTENTION_KERNEL_CUH
 #define KV_CUDA_ATTENTION_KERNEL_CUH

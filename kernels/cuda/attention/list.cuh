@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The list of the positions that a KV head keeps, once a rule has said up to which rank. */
+/* The list of positions that a KV head keeps, from the last rank that its rule keeps. */
 #ifndef KV_CUDA_ATTENTION_LIST_CUH
 #define KV_CUDA_ATTENTION_LIST_CUH
 
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/base/warp.cuh"
 
-/* How many positions each warp of a block keeps, of this step and of the one before. */
+/* How many positions each warp of a block keeps, in this step and in the one before. */
 struct kv_list_memory {
 	uint32_t counts[2][KV_WARPS];
 };
 
-/* Is position i in the selection of one of n_lists rankings? They lie t.n scores apart. */
+/* Does one of n_lists rankings keep position i? Their scores lie t.n elements apart. */
 static __device__ __forceinline__ bool kv_is_kept(const struct kv_attention_task &t, const float *scores,
 						  const uint64_t *last, uint32_t n_lists, uint32_t i)
 {
@@ -25,7 +25,7 @@ static __device__ __forceinline__ bool kv_is_kept(const struct kv_attention_task
 
 #define KV_LIST_STEPS 4		/* of 32 positions, for each warp at a time */
 
-/* Writes what a task keeps; scores NULL: all of it. */
+/* Writes the list and the count of a task. scores NULL: all positions are kept. */
 static __device__ void kv_list_task(const struct kv_attention &p, struct kv_list_memory &s, uint32_t task,
 				    const float *scores, uint32_t n_lists)
 {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The attention of a segment's newest rows, in two readings of its keys: the first
- * for each row's largest logit and sum, the second for what the rows pay to each
- * position. Logits are not stored: to compute them again takes no longer than to
- * read them, and rows x positions of them would need more memory than the keys.
+ * The attention of a segment's newest rows, in two readings of its keys: the first for
+ * each row's largest logit and sum, the second for what the rows pay to each position.
+ * Logits are not stored: computing them again takes no longer than reading them, and
+ * rows x positions of them would need more memory than the keys.
  *
- * A tile of a KV head is the work of one block at a time. It holds up to KV_UNITS
- * units of eight queries, fewer where shared memory is short; each warp takes sixteen
- * keys at a time past all of them.
- * With one row a unit is eight query heads, else eight rows of one.
+ * A block works on one tile of a KV head at a time. It holds up to KV_UNITS units of
+ * eight queries, fewer if shared memory is short; each warp computes the dots of sixteen
+ * keys at a time with all units. A unit is eight rows of one query head, or, where only
+ * one row is used, eight query heads.
  */
 #ifndef KV_CUDA_ATTENTION_READINGS_CUH
 #define KV_CUDA_ATTENTION_READINGS_CUH
@@ -21,15 +21,15 @@
 #define KV_COLUMNS (8 * KV_UNITS)
 
 template <class P> struct kv_rows_memory {
-	/* of each query: positions that it sees, largest logit, weights in score and norm */
+	/* of each query: positions that it sees, largest logit, weight in scores and in attention by head */
 	uint32_t limit[KV_COLUMNS];
-	float max[KV_COLUMNS], ranks[KV_COLUMNS], norms[KV_COLUMNS];
+	float max[KV_COLUMNS], ranks[KV_COLUMNS], heads[KV_COLUMNS];
 	float warp_max[KV_WARPS][KV_COLUMNS], warp_sum[KV_WARPS][KV_COLUMNS];
 	float score[KV_ATTENTION_TILE];
-	typename P::Stage stages[KV_UNITS];	/* there is memory for p.units */
+	typename P::Stage stages[KV_UNITS];	/* memory is allocated for p.units only */
 };
 
-/* Sixteen keys, as a warp has them for all units. */
+/* Sixteen keys that a warp holds for all units. */
 template <class P> struct kv_held {
 	typename P::Held held;
 
@@ -50,8 +50,8 @@ template <class P> struct kv_held {
 /* Query `column` of a unit is row `row + column` of a head, or of head + column if rows is 1. */
 struct kv_unit {
 	uint32_t head, row, count;
-	uint32_t query;			/* of the first, in arrays of rows */
-	bool last;			/* of its head */
+	uint32_t query;			/* the first query's place in arrays by row */
+	bool last;			/* the last unit of its head */
 };
 
 static __device__ __forceinline__ uint32_t kv_n_units(const struct kv_attention &p, const struct kv_attention_task &t)
@@ -77,7 +77,7 @@ static __device__ __forceinline__ struct kv_unit kv_unit_of(const struct kv_atte
 	return u;
 }
 
-/* Column `threadIdx.x` of the units from `first` on. second: the rows' totals are known. */
+/* Sets column `threadIdx.x` of the units from `first` on. second: the totals of the rows are known. */
 template <class P>
 static __device__ __forceinline__ void kv_set_column(const struct kv_attention &p, const struct kv_attention_task &t,
 						     struct kv_rows_memory<P> &s, uint32_t first, bool second)
@@ -95,10 +95,10 @@ static __device__ __forceinline__ void kv_set_column(const struct kv_attention &
 		s.max[threadIdx.x] = p.row_max[t.queries + u.query + c];
 	}
 	s.ranks[threadIdx.x] = row + p.params.window >= t.n_rows ? weight : 0;
-	s.norms[threadIdx.x] = row + t.head_rows >= t.n_rows ? weight : 0;
+	s.heads[threadIdx.x] = row + t.head_rows >= t.n_rows ? weight : 0;
 }
 
-/* As many units as fit into shared memory, one by each warp. */
+/* Stages units from `first` on, as many as fit into shared memory, one by each warp. */
 template <class P>
 static __device__ void kv_stage_units(const struct kv_attention &p, const struct kv_attention_task &t,
 				      struct kv_rows_memory<P> &s, uint32_t first, bool second)
@@ -131,7 +131,7 @@ static __device__ __forceinline__ struct kv_keys kv_task_keys(const struct kv_at
 
 /* --- the first reading ------------------------------------------------------------ */
 
-/* Sixteen keys' logits into two queries' largest and sum, as far as a lane has them. */
+/* Adds this lane's logits of sixteen keys to the largest and the sum of two queries. */
 static __device__ __forceinline__ void kv_add_logits(const struct kv_attention &p, const uint32_t *limit, uint32_t row,
 						     const float acc[4], float max[2], float sum[2])
 {
@@ -146,7 +146,7 @@ static __device__ __forceinline__ void kv_add_logits(const struct kv_attention &
 
 		sum[c] = sum[c] * exp2f(max[c] - now) + (exp2f(low - now) + exp2f(high - now));
 		max[c] = now;
-		/* NaN if not finite, also where it is infinity below */
+		/* NaN if a logit is not finite, also for -infinity */
 		if (at < sees)
 			sum[c] = fmaf(low, 0.f, sum[c]);
 		if (at + 8 < sees)
@@ -154,7 +154,7 @@ static __device__ __forceinline__ void kv_add_logits(const struct kv_attention &
 	}
 }
 
-/* A warp's largest and sum of a unit's queries, from its lanes'. */
+/* The largest and the sum of a unit's queries over the lanes of a warp. */
 template <class P>
 static __device__ __forceinline__ void kv_join_lanes(struct kv_rows_memory<P> &s, uint32_t unit, const float max[2],
 						     const float sum[2])
@@ -172,7 +172,7 @@ static __device__ __forceinline__ void kv_join_lanes(struct kv_rows_memory<P> &s
 	}
 }
 
-/* What the warps have of column `threadIdx.x`, into the arrays of rows. */
+/* The same over the warps for column `threadIdx.x`, into the arrays by row. */
 template <class P>
 static __device__ __forceinline__ void kv_join_warps(const struct kv_attention &p, const struct kv_attention_task &t,
 						     const struct kv_rows_memory<P> &s, uint32_t first, uint32_t tile)
@@ -231,7 +231,7 @@ static __device__ void kv_read_first(const struct kv_attention &p, const struct 
 
 /* --- between: the rows' totals ------------------------------------------------------ */
 
-/* By a warp. A row that sees nothing pays nothing. */
+/* The total of a row over all tiles, by a warp. A row that sees no position pays nothing. */
 static __device__ void kv_total(const struct kv_attention &p, uint32_t task, uint32_t query, float share)
 {
 	const struct kv_attention_task &t = p.tasks[task];
@@ -259,21 +259,22 @@ static __device__ void kv_total(const struct kv_attention &p, uint32_t task, uin
 static __device__ void kv_totals(const struct kv_attention &p)
 {
 	uint32_t step = gridDim.x * KV_WARPS, per_task = p.group * p.rows;
+	bool mean = p.averages;
 
 	for (uint64_t i = blockIdx.x * KV_WARPS + threadIdx.x / 32; i < (uint64_t)p.n_tasks * per_task; i += step) {
 		uint32_t task = i / per_task, query = i % per_task;
 		uint32_t n_rows = p.tasks[task].n_rows;
 
 		if (p.tasks[task].n_tiles && query < p.group * n_rows)
-			kv_total(p, task, query, p.averages ? 1.f / ((float)n_rows * p.group) : 1);
+			kv_total(p, task, query, mean ? 1.f / ((float)n_rows * p.group) : 1);
 	}
 }
 
 /* --- the second reading ------------------------------------------------------------- */
 
 /*
- * What a unit's queries pay to this lane's keys, for the norm. One row: each query
- * is a head. Several: summed up, and averaged over the rows when the head is done.
+ * Writes what a unit's queries pay to this lane's keys, by query head. One row: each
+ * query is a head. Several rows: their sum, averaged with the head's last unit.
  */
 static __device__ void kv_keep_attention(const struct kv_attention &p, const struct kv_attention_task &t,
 					 const struct kv_unit &u, uint32_t at, const float a[4])
@@ -303,14 +304,14 @@ static __device__ void kv_keep_attention(const struct kv_attention &p, const str
 	}
 }
 
-/* Sixteen keys past the units that are there. */
+/* Adds what the staged units pay to sixteen keys. */
 template <class P>
 static __device__ __forceinline__ void kv_pay(const struct kv_attention &p, const struct kv_attention_task &t,
 					      struct kv_rows_memory<P> &s, const kv_held<P> &held, uint32_t first,
 					      uint32_t n_units, uint32_t row)
 {
 	uint32_t lane = threadIdx.x % 32, at = row + lane / 4, place = row % p.tile + lane / 4;
-	float score[2] = { 0, 0 }, acc[4], norm[4];
+	float score[2] = { 0, 0 }, acc[4], own[4];
 
 #pragma unroll 1
 	for (uint32_t u = 0; u < p.units && first + u < n_units; u++) {
@@ -323,10 +324,10 @@ static __device__ __forceinline__ void kv_pay(const struct kv_attention &p, cons
 			if (at + i / 2 * 8 < s.limit[column])
 				e = exp2f(kv_logit(p, acc[i]) - s.max[column]);
 			score[i / 2] += e * s.ranks[column];
-			norm[i] = e * s.norms[column];
+			own[i] = e * s.heads[column];
 		}
 		if (p.attention)
-			kv_keep_attention(p, t, kv_unit_of(p, t, first + u), at, norm);
+			kv_keep_attention(p, t, kv_unit_of(p, t, first + u), at, own);
 	}
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
@@ -374,7 +375,7 @@ static __device__ uint32_t kv_find_task(const struct kv_attention &p, uint32_t i
 	return low;
 }
 
-/* Each block reads tiles that follow each other, so queries are staged once a head. */
+/* Each block reads consecutive tiles, so it stages the queries of a head once. */
 template <class P>
 static __device__ void kv_read(const struct kv_attention &p, struct kv_rows_memory<P> &s, bool second)
 {

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The host's part of a decision by attention: checks, and the table of tasks. */
 #include <stdbool.h>
 #include <string.h>
 
 #include "kernels/cuda/attention/tasks.h"
 #include "kernels/cuda/base/segment.h"
 
-/* Below so many blocks, smaller tiles use more of the GPU. */
+/* With fewer tiles than this, smaller ones use more of the GPU. */
 #define FEW_BLOCKS 512
 
 static uint32_t smaller(uint32_t a, uint32_t b)
@@ -54,7 +55,7 @@ static int check_segment(struct kv_attention_job *job, const struct kvmod_segmen
 
 /* --- the table ------------------------------------------------------------------ */
 
-/* What follows from a head's length. */
+/* The positions that have a rank, from a head's length. */
 static void set_range(const struct kv_attention_params *p, struct kv_attention_task *t, uint32_t n, uint32_t budget)
 {
 	t->n = n;
@@ -63,7 +64,7 @@ static void set_range(const struct kv_attention_params *p, struct kv_attention_t
 	t->m = n - t->begin > p->tail ? n - t->begin - p->tail : 0;
 }
 
-/* Where the next task's parts begin: a task that all come before. */
+/* Moves the places at which a task's parts begin behind those of task t. */
 static void go_on(const struct kv_attention_job *job, struct kv_attention_task *next, const struct kv_attention_task *t)
 {
 	uint32_t group = job->n_q_heads / job->n_kv_heads;
@@ -95,7 +96,7 @@ static void set_views(const struct kv_attention_job *job, struct kv_attention_ta
 	t->q_head_stride = s->q.head_stride;
 }
 
-/* Goes through all heads; writes the table if there is one. Returns what is after the last. */
+/* Describes all heads as tasks, in the table unless that is NULL. Returns the places behind the last one. */
 static struct kv_attention_task walk(const struct kv_attention_job *job, const struct kvmod_segment *const *segments,
 				  const uint32_t *amounts, char *table)
 {

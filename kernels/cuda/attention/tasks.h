@@ -1,32 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of a decision by attention, one task for each KV head: what host and kernel share. */
+/* The table and the scratch memory of a decision by attention, as host and kernel share them. */
 #ifndef KV_CUDA_ATTENTION_TASKS_H
 #define KV_CUDA_ATTENTION_TASKS_H
 
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/base/limits.h"
 
-/* Positions of the ranking that have a sum of squares together: one for each thread. */
+/* A chunk of a sorted ranking has this many ranks, one for each thread of a block. */
 #define KV_RANKS KV_THREADS
 
 /* The largest tile; tiles are multiples of 16 * KV_WARPS. */
 #define KV_ATTENTION_TILE 512
 
-/* One KV head of one segment, and where its parts of the arrays begin. */
+/* One KV head of one segment, and the places at which its parts of the arrays begin. */
 struct kv_attention_task {
-	const char *k, *q;		/* q: the first row that is used, of its first query head */
+	const char *k, *q;		/* q: of the first row used and its first query head */
 	int64_t k_stride, q_row_stride, q_head_stride;
-	uint64_t positions;		/* in arrays of its n positions */
-	uint64_t queries;		/* in arrays of its rows: [query head][row] */
+	uint64_t positions;		/* in arrays by position, n elements */
+	uint64_t queries;		/* in arrays by row: [query head][row] */
 	uint64_t stats;			/* [query head][row][tile] */
-	uint64_t sums;			/* [query head][KV_RANKS ranks] */
+	uint64_t sums;			/* [query head][chunk of ranks] */
 	uint64_t indices;
 	uint32_t n;
 	uint32_t begin, m;		/* positions begin ... begin + m - 1 have a rank */
 	uint32_t budget;
 	uint32_t n_rows, head_rows;	/* the newest of them, whose attention is kept by query head */
-	uint32_t limits;		/* what each row sees: the first positions */
-	uint32_t first_item, n_tiles;	/* no tiles: it is kept whole, unread */
+	uint32_t limits;		/* how many positions each row sees, the first ones */
+	uint32_t first_item, n_tiles;	/* no tiles: kept whole, without being read */
 };
 
 static inline size_t kv_attention_limits_at(const struct kv_attention_job *job)
@@ -39,7 +39,7 @@ KV_BOTH static inline uint32_t kv_rank_chunks(uint32_t m)
 	return (m + KV_RANKS - 1) / KV_RANKS;
 }
 
-/* Where the scratch's parts begin. */
+/* Where the parts of the scratch memory begin. */
 struct kv_attention_scratch {
 	size_t last, order, spare, sums, stats, row_max, row_weight, score, pooled, attention, end;
 };

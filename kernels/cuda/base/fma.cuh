@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Dots with f32 keys, and with those that the tensor cores do not take (paths.cuh),
- * in fp32 arithmetic; see keys.cuh.
+ * The path for f32 keys, and for keys that the tensor cores cannot take (see
+ * paths.cuh): dots in fp32 arithmetic (see keys.cuh).
  */
 #ifndef KV_CUDA_BASE_FMA_CUH
 #define KV_CUDA_BASE_FMA_CUH
@@ -11,7 +11,7 @@
 template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 	enum { AHEAD = 0 };		/* see mma.cuh */
 
-	/* Keys g and g + 8, still in memory. */
+	/* Keys g and g + 8 stay in memory. */
 	struct Batch {
 		const char *low, *high;
 		uint32_t dim;
@@ -22,7 +22,7 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		uint32_t count;
 	};
 
-	/* Of a key. */
+	/* The bytes of a key. */
 	static __device__ __forceinline__ uint32_t bytes(uint32_t dim)
 	{
 		return TYPE == KVMOD_F32 ? 4 * dim : TYPE == KVMOD_Q8_0 ? dim / 32 * 34 : 2 * dim;
@@ -38,21 +38,21 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		b.dim = k.dim;
 	}
 
-	typedef Batch Held;		/* read again for each stage */
+	typedef Batch Held;		/* keys are read again for each stage */
 
 	static __device__ __forceinline__ void hold(Held &h, const Batch &b)
 	{
 		h = b;
 	}
 
-	/* A batch of nothing. */
+	/* An empty batch. */
 	static __device__ __forceinline__ void clear(Batch &b)
 	{
 		b.low = b.high = NULL;
 		b.dim = 0;
 	}
 
-	/* By `warps` warps, of which this is number `warp`; they then have to meet. */
+	/* By `warps` warps, of which this one has number `warp`; they must meet before dots(). */
 	static __device__ __forceinline__ void stage(Stage &s, const struct kv_queries &q, uint32_t warp, uint32_t warps)
 	{
 		uint32_t per_row = q.dim / 8, thread = 32 * warp + threadIdx.x % 32;
@@ -97,7 +97,7 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 		*(float4 *)(x + 4) = s.q[c][at / 4 + 1];
 	}
 
-	/* Sums over the four lanes of a key; lane t keeps queries 2t and 2t + 1. */
+	/* Sums over the four lanes of a key; lane t gets those of queries 2t and 2t + 1. */
 	static __device__ __forceinline__ void reduce(float sum[2][8], float acc[4])
 	{
 		uint32_t t = threadIdx.x % 4;

@@ -1,23 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Dots of eight query vectors with sixteen keys, by one warp.
+ * Keys and queries as a warp reads them, and the dots of eight queries with sixteen
+ * keys that one warp computes.
  *
- * Lane (g, t) = (lane / 4, lane % 4) holds of keys g and g + 8 the elements
- * 32 j + 8 t ... + 7 for every j, and ends with four dots: acc[0] and acc[1] of
- * key g with queries 2t and 2t + 1, acc[2] and acc[3] of key g + 8. That is the
- * layout of a tensor core's operands, up to a permutation of the dimension,
- * which a dot does not see. So keys go from memory straight into the operand.
+ * Lane (g, t) = (lane / 4, lane % 4) holds elements 32 j + 8 t ... + 7 of keys g and
+ * g + 8, for every j, and ends with four dots: acc[0] and acc[1] are those of key g
+ * with queries 2t and 2t + 1, acc[2] and acc[3] those of key g + 8. A tensor core's
+ * operands have the same layout, up to a permutation of the dimension, which does not
+ * change a dot. So keys go from memory straight into the operand.
  *
- * A path is how that is done: kv_mma for aligned f16 and bf16, kv_q8 for q8_0 where
- * blocks come in pairs (it has other elements in a lane, see there), kv_fma for the
- * rest; paths.cuh chooses. A path has
+ * A path is one way to do this: kv_mma for aligned f16 and bf16, kv_q8 for q8_0 with an
+ * even number of blocks (its lanes hold other elements, see q8.cuh), kv_fma for all
+ * other keys; paths.cuh chooses. A path has
  *
- *	Stage		the queries as a block shares them, which stage() writes
- *	Batch		sixteen keys as a warp has them, which load() fills, while it works
- *			on others if the path loads AHEAD; clear() makes one of nothing
- *	Held		the same, which hold() makes ready to go past many stages
- *	dots()		of a stage with either
- *	bytes()		of a key
+ *	Stage		queries in the layout that a block shares; stage() writes it
+ *	Batch		sixteen keys in the layout that a warp reads; load() fills it, a
+ *			batch early if the path loads AHEAD; clear() makes an empty one
+ *	Held		a batch that hold() prepared for many stages
+ *	dots()		the dots of a stage with a batch, held or not
+ *	bytes()		the bytes of a key
  */
 #ifndef KV_CUDA_BASE_KEYS_CUH
 #define KV_CUDA_BASE_KEYS_CUH
@@ -32,21 +33,21 @@
 #include "kernels/cuda/base/limits.h"
 #include "kernels/cuda/base/warp.cuh"
 
-/* Keys of one KV head: n rows that lie stride bytes apart. */
+/* Keys of one KV head: n rows, stride bytes apart. */
 struct kv_keys {
 	const char *data;
 	int64_t stride;
 	uint32_t n, dim;
 };
 
-/* Up to eight query vectors, `step` bytes apart; those past count read as zero. */
+/* Up to eight queries, `step` bytes apart; queries from number `count` on read as zero. */
 struct kv_queries {
 	const char *data;
 	int64_t step;
 	uint32_t count, type, dim;
 };
 
-/* Blocks that have room on a multiprocessor: queries of more than 128 dimensions leave it for one. */
+/* Blocks that fit on a multiprocessor: with queries of more than 128 dimensions, only one does. */
 template <class P> struct kv_room {
 	enum { BLOCKS = sizeof(typename P::Stage) > 9000 ? 1 : 2 };
 };
@@ -72,7 +73,7 @@ static __device__ __forceinline__ void kv_elements8(const char *row, uint32_t at
 		x[i] = kv_element<TYPE>(row, at + i);
 }
 
-/* Elements at ... at + 7 of query `column`. All loads are under way before one is waited for. */
+/* Elements at ... at + 7 of query `column`. All loads are issued before the first one is used. */
 static __device__ __forceinline__ void kv_query8(const struct kv_queries &q, uint32_t column,
 						 uint32_t at, float x[8])
 {

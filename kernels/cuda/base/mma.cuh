@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dots with f16 and bf16 keys on the tensor cores; see keys.cuh. */
+/* The path for f16 and bf16 keys: dots on the tensor cores (see keys.cuh). */
 #ifndef KV_CUDA_BASE_MMA_CUH
 #define KV_CUDA_BASE_MMA_CUH
 
 #include "kernels/cuda/base/keys.cuh"
 #include "kernels/cuda/base/memory.cuh"
 
-/* Two floats as a pair of T, and what is left of them. */
+/* take() rounds two floats to a pair of T, and leaves the rounding errors in them. */
 template <class T> struct kv_pair;
 
 template <> struct kv_pair<__nv_bfloat16> {
@@ -31,7 +31,7 @@ template <> struct kv_pair<__nv_bfloat16> {
 };
 
 template <> struct kv_pair<__half> {
-	enum { SCALED = 1 };	/* its range is short: see query_scale() */
+	enum { SCALED = 1 };	/* see query_scale() */
 
 	static __device__ __forceinline__ uint32_t take(float &x, float &y)
 	{
@@ -52,13 +52,13 @@ template <> struct kv_pair<__half> {
 };
 
 /*
- * Keys of up to 32 CHUNKS dimensions. A query element is the sum of three
- * elements of T, exactly, so products are exact and sums are fp32.
+ * Keys of up to 32 CHUNKS dimensions. Each query element is exactly the sum of three
+ * elements of T, so products are exact, and sums are fp32.
  */
 template <class T, int CHUNKS> struct kv_mma {
 	enum { AHEAD = CHUNKS < 8 };	/* two batches fit in registers */
 
-	/* What a lane has of a batch: of key g, of key g + 8. */
+	/* A lane's elements of key g and of key g + 8. */
 	struct Batch {
 		uint4 low[CHUNKS], high[CHUNKS];
 	};
@@ -68,7 +68,7 @@ template <class T, int CHUNKS> struct kv_mma {
 		float unscale[8];
 	};
 
-	/* Of a key. */
+	/* The bytes of a key. */
 	static __device__ __forceinline__ uint32_t bytes(uint32_t dim)
 	{
 		return 2 * dim;
@@ -94,7 +94,7 @@ template <class T, int CHUNKS> struct kv_mma {
 		}
 	}
 
-	/* A batch of nothing. */
+	/* An empty batch. */
 	static __device__ __forceinline__ void clear(Batch &b)
 	{
 #pragma unroll
@@ -102,7 +102,7 @@ template <class T, int CHUNKS> struct kv_mma {
 			b.low[j] = b.high[j] = make_uint4(0, 0, 0, 0);
 	}
 
-	/* A power of two that brings the largest element of this lane's query g to 2^13 or a little above. */
+	/* The power of two that brings the largest element of query g into 2^13 ... 2^14. */
 	static __device__ float scale_down(const struct kv_queries &q)
 	{
 		uint32_t lane = threadIdx.x % 32;
@@ -120,7 +120,7 @@ template <class T, int CHUNKS> struct kv_mma {
 		return __uint_as_float((127 + 13 + 127 - (__float_as_uint(largest) >> 23)) << 23);
 	}
 
-	/* f16 has a short range. */
+	/* Only f16 needs a scale: its range is short. */
 	static __device__ __forceinline__ float query_scale(const struct kv_queries &q)
 	{
 		if constexpr (kv_pair<T>::SCALED)
@@ -129,7 +129,7 @@ template <class T, int CHUNKS> struct kv_mma {
 			return 1;
 	}
 
-	/* Elements two further on, of 32 that four lanes have; the last ones have the first. */
+	/* Shifts 32 elements that four lanes hold by two; the first two become the last. */
 	static __device__ __forceinline__ void turn(float x[8])
 	{
 		float next[2];
@@ -144,7 +144,7 @@ template <class T, int CHUNKS> struct kv_mma {
 		x[7] = next[1];
 	}
 
-	/* The operand of lane (g, t) for chunk j: query g, in three parts. */
+	/* The operand of lane (g, t) for chunk j: query g as three parts. */
 	template <bool TURNED>
 	static __device__ __forceinline__ void split(const struct kv_queries &q, int j, float scale,
 						     uint4 parts[3])
@@ -167,8 +167,8 @@ template <class T, int CHUNKS> struct kv_mma {
 	}
 
 	/*
-	 * By `warps` warps, of which this is number `warp`; they then have to meet. TURNED:
-	 * every other chunk begins with its third element.
+	 * By `warps` warps, of which this one has number `warp`; they must meet before dots().
+	 * TURNED: every other chunk begins with its third element.
 	 */
 	template <bool TURNED = false>
 	static __device__ __forceinline__ void stage(Stage &s, const struct kv_queries &q, uint32_t warp, uint32_t warps)
@@ -187,7 +187,7 @@ template <class T, int CHUNKS> struct kv_mma {
 		}
 	}
 
-	/* Each part of the queries for itself: three chains, and less rounding. */
+	/* Each part of the queries has a sum of its own: three independent chains, and less rounding. */
 	static __device__ __forceinline__ void add(float sums[3][4], const uint4 &low, const uint4 &high,
 						   const uint4 parts[3])
 	{
@@ -200,8 +200,8 @@ template <class T, int CHUNKS> struct kv_mma {
 	}
 
 	/*
-	 * Keys that go past many queries, as operands. The compiler would move them into place
-	 * for each of these, if it knew that nothing is added to them.
+	 * Keys for many queries, as operands. `nothing` is always 0: if the compiler knew
+	 * that, it would move the keys into place again for each query.
 	 */
 	struct Held {
 		uint4 a[CHUNKS][2];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which path takes which keys; see keys.cuh. */
+/* The choice of a path by element type, alignment and dimension of the keys (see keys.cuh). */
 #ifndef KV_CUDA_BASE_PATHS_CUH
 #define KV_CUDA_BASE_PATHS_CUH
 
@@ -7,7 +7,7 @@
 #include "kernels/cuda/base/mma.cuh"
 #include "kernels/cuda/base/q8.cuh"
 
-/* A path, to be given to a function that is generic in it. */
+/* A path as an argument of a generic lambda. */
 template <class P> struct kv_path {
 	typedef P type;
 };
@@ -35,7 +35,7 @@ template <class Launch> static cudaError_t kv_with_q8(bool aligned, uint32_t dim
 	return launch(kv_path<kv_q8<8>>());
 }
 
-/* aligned: does every key begin at a multiple of kv_key_alignment()? */
+/* Calls launch(kv_path<P>()). aligned: does every key begin at a multiple of kv_key_alignment()? */
 template <class Launch>
 static cudaError_t kv_with_path(uint32_t type, bool aligned, uint32_t dim, const Launch &launch)
 {

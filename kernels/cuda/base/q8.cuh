@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Dots with q8_0 keys on the tensor cores; see keys.cuh. A block's bytes are exact as
- * f16, so a chunk of 32 dimensions is a block: its sum is multiplied by its scale.
+ * The path for q8_0 keys: dots on the tensor cores (see keys.cuh). The bytes of a block
+ * are exact as f16, so a block is a chunk of 32 dimensions, whose sum is multiplied by
+ * the block's scale.
  *
- * Two blocks are 17 words of four bytes: of word 0 one half is the first scale, the
- * other belongs to the first block, of word 8 the halves are the end of the first
- * block and the second scale. So the first block goes from its third element on, and
- * its first two are the last of lane t = 3.
+ * Two blocks take 17 words of four bytes. Word 0 holds the first scale and the first
+ * two elements of the first block; word 8 holds the last two elements of that block
+ * and the second scale. So the first block is read from its third element on, and its
+ * first two elements are the last ones of lane t = 3.
  */
 #ifndef KV_CUDA_BASE_Q8_CUH
 #define KV_CUDA_BASE_Q8_CUH
@@ -14,7 +15,7 @@
 #include "kernels/cuda/base/memory.cuh"
 #include "kernels/cuda/base/mma.cuh"
 
-/* Four signed bytes as f16: the bits of 1024 + 128 + x, less 1152. */
+/* Four signed bytes x as f16: the bits of 1024 + 128 + x, minus 1152. */
 static __device__ __forceinline__ uint2 kv_widen(uint32_t bytes)
 {
 	const __half2 bias = __halves2half2(__ushort_as_half(0x6480), __ushort_as_half(0x6480));
@@ -25,24 +26,24 @@ static __device__ __forceinline__ uint2 kv_widen(uint32_t bytes)
 	return make_uint2(*(uint32_t *)&a, *(uint32_t *)&b);
 }
 
-/* Keys of up to 32 CHUNKS dimensions, a multiple of 64, that begin at multiples of four bytes. */
+/* Keys of up to 32 CHUNKS dimensions, a multiple of 64, at addresses that are multiples of four. */
 template <int CHUNKS> struct kv_q8 {
 	enum { AHEAD = CHUNKS < 8 };
 
 	typedef kv_mma<__half, CHUNKS> Half;
 	typedef typename Half::Stage Stage;
 
-	/* Of two blocks words 0 and 8, and of each the two that are this lane's alone; of keys g and g + 8. */
+	/* Words 0 and 8 of two blocks, then two words of each block for this lane alone; of keys g and g + 8. */
 	struct Batch {
 		uint32_t words[2][CHUNKS / 2][6];
 	};
 
 	struct Held {
 		uint4 a[CHUNKS][2];		/* operands */
-		__half2 scales[2][CHUNKS / 2];	/* of two blocks */
+		__half2 scales[2][CHUNKS / 2];	/* of pairs of blocks */
 	};
 
-	/* Of a key. */
+	/* The bytes of a key. */
 	static __device__ __forceinline__ uint32_t bytes(uint32_t dim)
 	{
 		return dim / 32 * 34;
@@ -73,7 +74,7 @@ template <int CHUNKS> struct kv_q8 {
 		load_key<ONCE>(b.words[1], k, row + threadIdx.x % 32 / 4 + 8);
 	}
 
-	/* A batch of nothing. */
+	/* An empty batch. */
 	static __device__ __forceinline__ void clear(Batch &b)
 	{
 #pragma unroll
@@ -88,7 +89,7 @@ template <int CHUNKS> struct kv_q8 {
 		Half::template stage<true>(s, q, warp, warps);
 	}
 
-	/* Blocks i and i + 1 of key g or g + 8, which is half y of an operand. */
+	/* Blocks i and i + 1 of key g (y = 0) or g + 8 (y = 1), half y of an operand. */
 	static __device__ __forceinline__ void hold_blocks(Held &h, const uint32_t words[6], int y, int i)
 	{
 		uint32_t last = __byte_perm(words[3], words[0], threadIdx.x % 4 == 3 ? 0x7610 : 0x3210);
@@ -116,7 +117,7 @@ template <int CHUNKS> struct kv_q8 {
 		}
 	}
 
-	/* SHARED: the queries are in shared memory, to be read again each time. */
+	/* SHARED: the queries are in shared memory, and are read again for each batch. */
 	template <bool SHARED>
 	static __device__ __forceinline__ void sum_up(const Stage &s, const Held &h, float acc[4])
 	{
@@ -127,7 +128,7 @@ template <int CHUNKS> struct kv_q8 {
 		for (int j = 0; j < CHUNKS; j++) {
 			float sum[4] = {};
 
-			/* what is small first */
+			/* small parts first, for less rounding */
 #pragma unroll
 			for (int p = 2; p >= 0; p--) {
 				uint4 part = SHARED ? kv_load_shared(&s.parts[p][j][lane]) : s.parts[p][j][lane];

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The checks of a segment before its description goes to a kernel. */
 #include "kernels/cuda/base/segment.h"
 
 #include "kernels/cuda/base/limits.h"
@@ -39,7 +40,7 @@ uint32_t kv_seen(const struct kvmod_segment *s, const struct kvmod_head *head, u
 	int64_t at = s->row_positions ? s->row_positions[row] : (int64_t)s->logical - s->n_rows + row;
 	uint32_t low = 0, high = head->n;
 
-	/* This is asked of every head of every layer: mostly positions have no gaps, or all is seen. */
+	/* Called for every head of every layer: most have no gaps, or the row sees all. */
 	if (!head->positions)
 		return at < 0 ? 0 : at < high ? (uint32_t)at + 1 : high;
 	if (high > 0 && at >= head->positions[high - 1])

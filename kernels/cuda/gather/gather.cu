@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The kernel of a gather: each block moves a tile of rows. */
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/base/warp.cuh"
 #include "kernels/cuda/gather/table.h"
 
 #define KV_GATHER_THREADS 256
-#define KV_GATHER_LOADS 8		/* units that a thread has on their way */
+#define KV_GATHER_LOADS 8		/* loads that a thread has under way */
 
 struct kv_gather_launch {
 	struct kv_gather_entry *entries;
 	const struct kv_gather_span *spans;
 	const uint32_t *first_tiles, *indices;
-	uint32_t *queue;		/* tiles in order, where order matters; or NULL */
+	uint32_t *queue;		/* hands out tiles in order; NULL: the order does not matter */
 	uint32_t n_gathers, n_tiles;
 };
 
-/* The source of a row of the target; *span goes along. */
+/* The source of a row of the target. *span is the span of the row before, and becomes this row's. */
 static __device__ __forceinline__ const char *kv_source_row(const struct kv_gather_launch &p,
 							    const struct kv_gather_entry &e, uint32_t row,
 							    uint32_t *span)
@@ -29,7 +30,7 @@ static __device__ __forceinline__ const char *kv_source_row(const struct kv_gath
 	return e.src + (s[*span].begin + (row - s[*span].target)) * e.src_stride;
 }
 
-/* Until the tiles before this one have read what this one will write upon. */
+/* Waits until the tiles before this one have read the rows that this one overwrites. */
 static __device__ void kv_await_turn(uint32_t *done, uint32_t tile)
 {
 	__syncthreads();
@@ -47,7 +48,7 @@ static __device__ void kv_pass_turn(uint32_t *done, uint32_t next)
 	}
 }
 
-/* Rows first ... first + n - 1 of the target, in units of U. */
+/* Moves rows first ... first + n - 1 of the target, in units of U. */
 template <class U>
 static __device__ __forceinline__ void kv_move_rows(const struct kv_gather_launch &p, const struct kv_gather_entry &e,
 						    uint32_t *done, uint32_t tile, uint32_t first, uint32_t n)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Compaction of rows in device memory: many gathers, K and V of all segments, in
- * one launch. As with a decision (refreekv.h), the caller prepares, copies the
- * table to the device on the same stream, and launches.
+ * Compaction of rows in device memory: many gathers (K and V of all segments) in one
+ * launch. The caller prepares, writes the table on the host, copies the table to the
+ * device on the stream of the launch, and launches.
  */
 #ifndef KV_CUDA_GATHER_GATHER_H
 #define KV_CUDA_GATHER_GATHER_H
@@ -21,17 +21,16 @@ struct kv_gather_job {
 };
 
 /*
- * Gathers follow each other at `stride` bytes; their spans and indices are on the
- * host. Two neighbours that name the same array, as K and V do, share it on the
- * device. KVMOD_EINVAL if a row would move away from the front where source and
- * target overlap.
+ * Gathers lie `stride` bytes apart; their spans and indices are on the host. Two
+ * neighbours with the same array, as K and V have, share one copy on the device.
+ * KVMOD_EINVAL if source and target overlap and a row would move away from the front.
  */
 int kv_cuda_gather_prepare(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
 			   struct kv_gather_job *job);
 /*
- * How many of the first gathers have lists of n_indices together or little more, and
- * all that share one: what may be a launch of its own, so that the GPU moves rows
- * while the host goes on to the next lists.
+ * How many gathers, from the first on, make a launch of their own: until their lists
+ * have n_indices elements in all, and never between two that share a list. So the GPU
+ * moves rows while the host copies the next lists.
  */
 uint32_t kv_cuda_gather_part(const struct kvmod_gather *gathers, uint32_t n_gathers, uint32_t stride,
 			     uint64_t n_indices);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The host's part of a gather: checks, and the table that the kernel reads. */
 #include <stdbool.h>
 #include <string.h>
 
@@ -21,13 +22,13 @@ static uint64_t rows_of(const struct kvmod_gather *g)
 	return rows;
 }
 
-/* Of the source; 0: unknown. */
+/* Rows of the source; 0: unknown. */
 static uint64_t rows_there(const struct kvmod_gather *g)
 {
 	return KVMOD_HAS(g, n_rows) ? g->n_rows : 0;
 }
 
-/* One past the highest source row. To look through long lists would be most of the host's work. */
+/* One past the highest source row, without a pass over a long list where that is possible. */
 static uint64_t source_end(const struct kvmod_gather *g)
 {
 	uint32_t last = 0, end = 0, i;
@@ -44,7 +45,7 @@ static uint64_t source_end(const struct kvmod_gather *g)
 	return last + 1ull;
 }
 
-/* end: what source_end() says. */
+/* end: of source_end() */
 static bool overlaps(const struct kvmod_gather *g, uint64_t end)
 {
 	uintptr_t src = (uintptr_t)g->src, dst = (uintptr_t)g->dst;
@@ -52,7 +53,7 @@ static bool overlaps(const struct kvmod_gather *g, uint64_t end)
 	return src < dst + rows_of(g) * g->dst_stride && dst < src + end * g->src_stride;
 }
 
-/* In overlapping memory rows must be in order and never move away from the front. */
+/* In overlapping memory, rows must be ascending and never move away from the front. */
 static bool moves_forward(const struct kvmod_gather *g)
 {
 	uint64_t i, last = 0;
@@ -82,7 +83,7 @@ static uint32_t tiles_of(const struct kvmod_gather *g)
 	return (uint32_t)((rows_of(g) + tile_rows(g) - 1) / tile_rows(g));
 }
 
-/* Does gather i use the list of the one before it? */
+/* Does gather i use the list of gather i - 1? */
 static bool same_list(const struct kvmod_gather *gathers, uint32_t stride, uint32_t i)
 {
 	const struct kvmod_gather *g = gather_at(gathers, stride, i), *before;

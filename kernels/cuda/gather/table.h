@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of a gather: what host and kernel share. */
+/* The table of a gather, which the host writes and the kernel reads. */
 #ifndef KV_CUDA_GATHER_TABLE_H
 #define KV_CUDA_GATHER_TABLE_H
 
 #include "kernels/cuda/gather/gather.h"
 
-#define KV_GATHER_TILE 32768u		/* about so many bytes a block moves */
+#define KV_GATHER_TILE 32768u		/* bytes that a block moves, at most, unless a row is longer */
 #define KV_NO_LIST UINT32_MAX
 
-/* Rows of one gather, in the order of the target. */
+/* One gather; its rows are numbered as in the target. */
 struct kv_gather_entry {
 	const char *src;
 	char *dst;
@@ -17,12 +17,12 @@ struct kv_gather_entry {
 	uint32_t n_rows, row_bytes;
 	uint32_t first_span, n_spans;
 	uint32_t tile_rows;		/* rows of a tile */
-	uint32_t in_place;		/* a tile may write only when those before it have read */
-	uint32_t done;			/* tiles that have read; zero before and after */
-	uint32_t aligned;		/* 16, 4 or 1: what all addresses are multiples of */
+	uint32_t in_place;		/* a tile may write only after all tiles before it have read */
+	uint32_t done;			/* tiles that have read; zero before and after a launch */
+	uint32_t aligned;		/* 16, 4 or 1: all addresses are multiples of it */
 };
 
-/* A span, and where in the target it begins. */
+/* A span of the source, and the row of the target at which it begins. */
 struct kv_gather_span {
 	uint32_t begin, target;
 };

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The kernel that only reads. */
 #include <cuda_runtime.h>
 #include <kvmod/types.h>
 
 #include "kernels/cuda/read/read.h"
 
 #define KV_READ_THREADS 256
-#define KV_READ_LOADS 8		/* units of 16 bytes that a thread has on their way */
+#define KV_READ_LOADS 8		/* loads of 16 bytes that a thread has under way */
 
-/* Every block a piece of its own: of the ways tried the fastest on large reads. */
+/* Each block reads a piece of its own: the fastest of the ways tried, for large reads. */
 static __global__ void kv_read(const uint4 *memory, uint64_t n, uint32_t *sink)
 {
 	uint64_t at = (uint64_t)blockIdx.x * KV_READ_THREADS * KV_READ_LOADS + threadIdx.x;
@@ -23,7 +24,7 @@ static __global__ void kv_read(const uint4 *memory, uint64_t n, uint32_t *sink)
 #pragma unroll
 	for (int i = 0; i < KV_READ_LOADS; i++)
 		x ^= v[i].x ^ v[i].y ^ v[i].z ^ v[i].w;
-	/* Seldom so, but the compiler cannot know. */
+	/* Practically never, but the compiler does not know, so it keeps the loads. */
 	if (x == 0x9e3779b9)
 		*sink = x;
 }

@@ -11,7 +11,7 @@ struct kv_norm_rule {
 		struct kv_list_memory list;
 	};
 
-	/* Heads are ranked apart, by one block each; then a segment's heads are cut together. */
+	/* One block ranks each head; then one block cuts all heads of each segment. */
 	static __device__ void decide(const struct kv_attention &p, Memory &s,
 				      const cooperative_groups::grid_group &grid)
 	{

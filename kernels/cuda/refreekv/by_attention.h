@@ -17,7 +17,7 @@ extern "C" {
  */
 extern const struct kv_attention_rule kv_refreekv_by_attention;
 
-/* The rule's launch; see kv_cuda_attention(). */
+/* The launch of this rule; see kv_cuda_attention(). */
 int kv_cuda_refreekv_by_attention(const struct kv_attention_job *job, const void *table, void *scratch,
 				  const struct kv_attention_output *output, void *stream);
 

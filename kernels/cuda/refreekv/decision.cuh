@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a block of a decision needs to know, and how blocks tell each other. */
+/* A decision as its blocks know it: the launch, the work in it, and the signals between blocks. */
 #ifndef KV_CUDA_REFREEKV_DECISION_CUH
 #define KV_CUDA_REFREEKV_DECISION_CUH
 
@@ -22,7 +22,7 @@ struct kv_launch {
 	const uint32_t *first_tiles, *limits;
 	struct kv_counters *counters;
 	uint32_t *queue;
-	/* cells: [segment][query head][padded tile]; parts: a cell's; the rest by query head */
+	/* cells: [segment][query head][padded tile]; parts: [cell][part]; the rest by query head */
 	char *stages;			/* [segment][KV head][group], stage_bytes each */
 	size_t stage_bytes;
 	struct kv_cell *cells;
@@ -30,21 +30,21 @@ struct kv_launch {
 	float *stats_max, *stats_sum, *row_references;
 	struct kv_refreekv_result *results;
 	struct kv_refreekv_params params;
-	float scale, softcap;		/* scale without softcap: times log2(e) */
+	float scale, softcap;		/* see logit.cuh */
 	uint32_t n_segments, n_tiles;
 	uint32_t n_q_heads, n_kv_heads, ratio, groups, dim, q_type;
-	uint32_t n_items;		/* [segment][KV head][tile][group of query heads]; of several rows, see many_rows_steps.cuh */
-	uint32_t interleaved;		/* or [segment][tile][KV head][group]: as keys lie in memory */
-	uint32_t blocks;		/* that run at once */
-	uint32_t workers;		/* that read, the others finish: of one row's decision */
-	uint32_t kept;			/* groups in the shared memory of a block that finishes */
-	uint32_t spare_cell;		/* where a segment of one tile can be made up */
-	uint32_t row_heads;		/* of several rows: query heads of one of `groups`; */
-	uint32_t lag;			/* segments that are read between a segment's two readings */
+	uint32_t n_items;		/* [segment][KV head][tile][group]; several rows: see many_rows_steps.cuh */
+	uint32_t interleaved;		/* 1: items are [segment][tile][KV head][group], as keys lie in memory */
+	uint32_t blocks;		/* how many run at once */
+	uint32_t workers;		/* one row: the blocks that read; the others finish */
+	uint32_t kept;			/* one row: groups in the shared memory of a block that finishes */
+	uint32_t spare_cell;		/* one row: the cell of a made-up segment of one tile */
+	uint32_t row_heads;		/* several rows: query heads of one of `groups` */
+	uint32_t lag;			/* several rows: segments between a segment's two readings */
 	uint32_t sinks, recent, norm_all;	/* as in params */
 };
 
-/* A segment, as a block works on it. */
+/* The segment that a block works on. */
 struct kv_place {
 	struct kv_segment_entry s;
 	uint32_t segment, n_tiles;
@@ -80,15 +80,16 @@ static __device__ __forceinline__ size_t kv_cell_at(const struct kv_launch &p, c
 }
 
 /*
- * The next item of the queue, by lane 0 of a warp: each block began with two of
- * its own. The counter is zero again when every block has drawn one too many.
+ * The next item of the queue, by lane 0 of a warp; the first two items of each block
+ * are not from the queue. Each block ends by drawing one item too many, after which the
+ * counter is zero again.
  */
 static __device__ __forceinline__ uint32_t kv_draw(const struct kv_launch &p)
 {
 	return threadIdx.x % 32 ? 0 : 2 * p.workers + atomicInc(p.queue, p.n_items - p.workers - 1);
 }
 
-/* An item of a segment is done, says lane 0 for all that its block has met with. */
+/* Lane 0 counts an item of a segment as done, for its block, after a __syncthreads(). */
 static __device__ __forceinline__ void kv_say_done(const struct kv_launch &p, uint32_t segment)
 {
 	if (threadIdx.x % 32 == 0 && segment < p.n_segments)
@@ -96,7 +97,7 @@ static __device__ __forceinline__ void kv_say_done(const struct kv_launch &p, ui
 			     :: "l"(&p.counters[segment].done) : "memory");
 }
 
-/* By the block that finishes a segment: until all its items are. The counter is zero again. */
+/* The block that finishes a segment waits for all its items, and resets the counter to zero. */
 static __device__ __forceinline__ void kv_wait_done(const struct kv_launch &p, uint32_t segment, uint32_t total)
 {
 	uint32_t *done = &p.counters[segment].done, n = 0;

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Where a segment is cut, by the block that finishes it: from the sums of the
- * tiles to the tile, from the sums of its parts to the part, and from its
- * positions, whose attention is computed once more, to the position.
+ * The finish: one block finds where a segment is cut. The sums of the tiles give the
+ * tile, the sums of that tile's parts give the part, and the attention of that part's
+ * positions, computed once more, gives the position.
  *
- * Every step is the same: a range is cut into 32, eight lanes sum up for a query
- * head what would be dropped in front of each 32nd and what would be kept, losses
- * are averaged over heads, and the newest 32nd that loses little enough is taken.
+ * Each step is the same. It divides a range into 32 children. Eight lanes sum up, for a
+ * query head, the squares dropped if the cut is in front of a child, and the squares
+ * kept. The losses are averaged over heads, and the step takes the newest child with a
+ * loss below the threshold.
  *
- * A head that keeps k of its sum of squares 1 and drops d = 1 - k loses
- * 1 - sqrt(k) = d / (1 + sqrt(k)) of its norm. Both d and k are sums of what is
- * not negative, so the loss is as exact as a float, be it near 0 or near 1. The
- * order of sums is fixed.
+ * Equation 2 of the paper: a head whose squares sum to 1, and that keeps k of them and
+ * drops d = 1 - k, loses 1 - sqrt(k) = d / (1 + sqrt(k)) of its norm. Both d and k are
+ * sums of non-negative numbers, so the loss is as exact as a float, near 0 and near 1.
+ * The order of sums is fixed.
  *
- * This runs once for a segment: it is short rather than unrolled, and loads do not
- * wait for each other.
+ * This code runs once for a segment, so it is short rather than unrolled, and its loads
+ * do not wait for each other.
  */
 #ifndef KV_CUDA_REFREEKV_FINISH_CUH
 #define KV_CUDA_REFREEKV_FINISH_CUH
@@ -23,36 +24,36 @@
 
 /* What the warps of a block share while they look for a cut. */
 struct kv_heads {
-	float sums[2][KV_WARPS][36];	/* 32, and one; 16 bytes aligned */
+	float sums[2][KV_WARPS][36];	/* 32 and one; a multiple of 16 bytes */
 	/* by query head: */
-	float reference[KV_MAX_HEADS];	/* squares are those of 2^(x - this), x a logit */
-	float norm[KV_MAX_HEADS];	/* of its attention */
+	float reference[KV_MAX_HEADS];	/* the squares are of 2^(logit - reference) */
+	float norm[KV_MAX_HEADS];	/* of the head's attention */
 	float inverse[KV_MAX_HEADS];	/* 1 / (its sum of squares); 0 if that is 0 */
-	float sink2[KV_MAX_HEADS];	/* squares that are in the norm and always kept */
+	float sink2[KV_MAX_HEADS];	/* the sinks' squares: in the norm, and always kept */
 	struct kv_children_of {
 		float before[32], after[32];	/* squares on both sides of a child */
-		float attention[KV_LONG_PART + 4];	/* of positions, as 2^(x - reference); and away from the next one's bank */
-	} of[KV_MAX_HEADS];		/* there is memory for those that there are */
+		float attention[KV_LONG_PART + 4];	/* of positions; four more, against bank conflicts */
+	} of[KV_MAX_HEADS];		/* memory is allocated for p.n_q_heads only */
 };
 
-/* A cut that is being closed in on. */
+/* The cut so far. */
 struct kv_cut {
-	float full, loss;		/* summed over heads: norms, what they lose */
-	uint32_t child;			/* that was taken last; 32: none yet */
+	float full, loss;		/* summed over heads: their norms; what those lose */
+	uint32_t child;			/* taken in the last step; 32: none yet */
 	uint32_t steps;
 };
 
-/* What is cut in a step into n children, 32 at most. */
+/* What a step divides into children. */
 enum kv_range { KV_TILES, KV_PARTS, KV_POSITIONS, KV_SINKS };
 
 struct kv_search {
 	enum kv_range range;
-	uint32_t tile, end;		/* from a tile on, up to another; */
-	uint32_t begin;			/* or from a position on */
-	uint32_t n, count;		/* children, tiles of a child or parts of a tile */
+	uint32_t tile, end;		/* tiles: from one, up to another */
+	uint32_t begin;			/* parts and positions: the first position */
+	uint32_t n, count;		/* children, 32 at most; tiles of a child, or parts of a tile */
 };
 
-/* s * (2^x)^2, where the power alone may be too large; nothing stays nothing. */
+/* s * (2^x)^2, also where the power alone would overflow; 0 stays 0. */
 static __device__ __forceinline__ float kv_scaled(float s, float x)
 {
 	float e = exp2f(x);
@@ -68,13 +69,13 @@ static __device__ __forceinline__ float kv_root(float x)
 	return r;
 }
 
-/* What a norm loses that drops and keeps so much of a sum of squares 1. */
+/* The share of a norm that is lost, where the squares sum to 1. */
 static __device__ __forceinline__ float kv_loss(float dropped, float kept)
 {
 	return __fdividef(fminf(dropped, 1), 1 + kv_root(kept));
 }
 
-/* Four tiles, one of each child of a lane; those past the end are empty. */
+/* Four tiles, one of each of this lane's children; tiles past the end are empty. */
 static __device__ __forceinline__ void kv_load_tiles(const struct kv_launch &p, size_t cell,
 						     const struct kv_search &f, uint32_t c, struct kv_cell t[4])
 {
@@ -91,8 +92,9 @@ static __device__ __forceinline__ void kv_load_tiles(const struct kv_launch &p, 
 }
 
 /*
- * A query head's softmax over all tiles, by eight lanes, and what kv_children()
- * says of it. The reference is about the root of the largest tile's squares.
+ * A query head's softmax over all tiles, by eight lanes; x: the squares of this lane's
+ * children, as from kv_children(). The reference is about the root of the largest
+ * tile's squares.
  */
 static __device__ __forceinline__ void kv_softmax(const struct kv_launch &p, const struct kv_place &w,
 						  struct kv_heads *heads, uint32_t h, bool there,
@@ -141,7 +143,7 @@ static __device__ __forceinline__ void kv_softmax(const struct kv_launch &p, con
 	__syncwarp();
 }
 
-/* Squares of head h in children 4u ... 4u + 3 of a range. */
+/* The squares of head h in children 4u ... 4u + 3 of a range, u the lane of the eight. */
 static __device__ __forceinline__ void kv_children(const struct kv_launch &p, const struct kv_place &w,
 						   const struct kv_heads *heads, uint32_t h,
 						   const struct kv_search &f, float x[4])
@@ -177,8 +179,8 @@ static __device__ __forceinline__ void kv_children(const struct kv_launch &p, co
 }
 
 /*
- * Warps have summed up heads of their own, four columns in each lane of one head,
- * and one more in all of them. Returns the column of this lane.
+ * Sums over the heads of all warps: each lane of a head has four columns, and all have
+ * the number *more. Returns the column of this lane.
  */
 static __device__ __forceinline__ float kv_sum_block(float (*sums)[36], float columns[4], float *more)
 {
@@ -214,8 +216,8 @@ static __device__ __forceinline__ float kv_sum_block(float (*sums)[36], float co
 }
 
 /*
- * Adds what head h loses with each of four children, when what is in front of it is
- * dropped; returns its norm.
+ * Adds to loss[k] what head h loses if everything in front of child k, of this lane's
+ * four, is dropped; returns the head's norm.
  */
 static __device__ __forceinline__ float kv_losses(struct kv_heads *heads, uint32_t h, bool there,
 						 const struct kv_cut &cut, bool sinks, const float x[4], float loss[4])
@@ -256,8 +258,8 @@ static __device__ __forceinline__ float kv_losses(struct kv_heads *heads, uint32
 }
 
 /*
- * One step: takes the newest child that loses little enough. (Of the sinks, which
- * are ranked oldest first, the oldest that is enough with all before it.)
+ * One step: takes the newest child whose loss is below the threshold. (Sinks rank oldest
+ * first: there, the oldest position that suffices together with all before it.)
  */
 static __device__ void kv_step(const struct kv_launch &p, const struct kv_place &w, struct kv_heads *heads,
 			       struct kv_cut *cut, const struct kv_search &f)
@@ -286,7 +288,7 @@ static __device__ void kv_step(const struct kv_launch &p, const struct kv_place 
 	cut->loss = __shfl_sync(KV_LANES, sum, cut->child);
 }
 
-/* Do the sinks alone lose little enough? */
+/* Is the loss below the threshold if the sinks alone are kept? */
 static __device__ __forceinline__ bool kv_sinks_suffice(const struct kv_launch &p, const struct kv_heads *heads,
 							float full)
 {
@@ -309,7 +311,7 @@ kv_result(const struct kv_launch &p, const struct kv_place &w, uint32_t first, i
 	return r;
 }
 
-/* Segments that have no tile, for there is nothing to decide. */
+/* The results of segments without tiles: everything is kept. */
 static __device__ void kv_report_whole(const struct kv_launch &p)
 {
 	for (uint32_t i = threadIdx.x; i < p.n_segments; i += blockDim.x) {
@@ -325,7 +327,7 @@ static __device__ __forceinline__ bool kv_has_norm(const struct kv_cut &cut)
 	return cut.full > 0 && cut.full <= FLT_MAX;
 }
 
-/* What to cut after a step; false if there is nothing more. */
+/* The range of the next step; false if this was the last one. */
 static __device__ __forceinline__ bool kv_narrow(const struct kv_launch &p, const struct kv_place &w,
 						 struct kv_heads *heads, struct kv_cut *cut,
 						 struct kv_search *f)
@@ -371,7 +373,7 @@ static __device__ __forceinline__ void kv_set_children(const struct kv_place &w,
 	}
 }
 
-/* Makes a segment one of one tile, in cells of its own. */
+/* Turns a segment into one of a single tile, in the spare cell. */
 static __device__ __forceinline__ void kv_make_up(const struct kv_launch &p, struct kv_place *w)
 {
 	w->n_tiles = 1;
@@ -385,8 +387,8 @@ static __device__ __forceinline__ void kv_make_up(const struct kv_launch &p, str
 }
 
 /*
- * `again` computes the attention of a part for all query heads into
- * heads->attention. A rehearsal goes through all of it once, with no result.
+ * `again` computes the attention of a part once more, for all query heads, into their
+ * heads->of[].attention. A rehearsal runs all the code once; its result means nothing.
  */
 template <class Again>
 static __device__ __forceinline__ struct kv_refreekv_result

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A decision on the attention of several rows. Of a row its largest logit and its
- * sum must be known before squares can be formed, so each segment is read twice:
- * first for those, tile by tile, then for the mean attention of its positions.
+ * The kernel of a decision on the mean attention of several rows. The squares need each
+ * row's largest logit and its sum, so each segment is read twice: first for these, tile
+ * by tile, then for the mean attention of its positions.
  *
- * Rows come in groups of eight of one query head. A block takes several groups past
- * a tile at once, so that keys are loaded once for all of them.
+ * A group is eight rows of one query head. A block reads a tile for several groups at
+ * once, so their keys are loaded once.
  */
 #ifndef KV_CUDA_REFREEKV_MANY_ROWS_CUH
 #define KV_CUDA_REFREEKV_MANY_ROWS_CUH
@@ -14,12 +14,12 @@
 #include "kernels/cuda/refreekv/finish.cuh"
 #include "kernels/cuda/refreekv/many_rows_steps.cuh"
 
-/* Attention of a tile: after sixteen positions a gap of four, so that it is read without conflicts. */
+/* The attention of a tile has a gap of four after sixteen positions, against bank conflicts. */
 #define KV_ROW_GAP 20
 #define KV_ROW_TILE (KV_BATCHES * KV_WARPS * KV_ROW_GAP + 8)
 
 template <class P> struct kv_rows_shared {
-	typename P::Stage stages[2][KV_ROW_GROUPS];	/* of this step, of the next */
+	typename P::Stage stages[2][KV_ROW_GROUPS];	/* of this step and the next */
 	float2 warps[KV_WARPS][KV_ROW_COLUMNS];		/* largest logit and sum */
 	uint32_t limits[2][KV_ROW_COLUMNS];		/* cached positions that a row sees */
 	float references[KV_ROW_COLUMNS];		/* attention is 2^(logit - this) */
@@ -27,7 +27,7 @@ template <class P> struct kv_rows_shared {
 	uint32_t last;
 	union {
 		float attention[KV_ROW_GROUPS][KV_ROW_TILE];
-		/* of the finish, after a tile whose attention is squared; there is memory for those that there are */
+		/* for the finish, when the tile's attention is no longer needed; see struct kv_heads */
 		alignas(16) struct kv_heads heads;
 	};
 };
@@ -40,7 +40,7 @@ template <class P> static size_t kv_size_rows(uint32_t n_q_heads)
 	return offsetof(struct kv_rows_shared<P>, heads) + (heads > attention ? heads : attention);
 }
 
-/* The results of the special function unit for what is not negligible: no denormals. */
+/* 2^x by the special function unit; denormals become 0. */
 static __device__ __forceinline__ float kv_exp2(float x)
 {
 	float r;
@@ -49,7 +49,7 @@ static __device__ __forceinline__ float kv_exp2(float x)
 	return r;
 }
 
-/* The rows of a step into shared memory, by two warps for each group. */
+/* Copies the rows of a step into shared memory, by two warps for each group. */
 template <class P>
 static __device__ __forceinline__ void kv_stage_step(const struct kv_launch &p, const struct kv_step &step,
 						     typename P::Stage *stages, uint32_t *limits)
@@ -72,13 +72,13 @@ static __device__ __forceinline__ uint32_t kv_batch_row(const struct kv_step &st
 	return 16 * ((step.tile * KV_BATCHES + b) * KV_WARPS + threadIdx.x / 32);
 }
 
-/* Sixteen keys: where they lie, and which is the first. */
+/* Sixteen keys, from number `row` on. */
 struct kv_row_batch {
 	const struct kv_keys &keys;
 	uint32_t row;
 };
 
-/* This warp's batch b of a tile, or of the tile after it; the same again if there is none. */
+/* This warp's batch b of a tile, counted on into the next tile; the last one again if none is left. */
 static __device__ __forceinline__ struct kv_row_batch kv_batch_of(const struct kv_step &step,
 								  const struct kv_step &next, uint32_t b)
 {
@@ -94,7 +94,7 @@ static __device__ __forceinline__ void kv_load_batch(typename P::Batch &batch, c
 	P::load(batch, b.keys, b.row);
 }
 
-/* Into L2, where they are near. */
+/* Asks for keys to be in L2 when they are loaded. */
 template <class P> static __device__ __forceinline__ void kv_prefetch_keys(const struct kv_row_batch &b)
 {
 	uint32_t lane = threadIdx.x % 32;
@@ -104,7 +104,7 @@ template <class P> static __device__ __forceinline__ void kv_prefetch_keys(const
 		kv_prefetch(key + at);
 }
 
-/* Out of the way, for it is rare. */
+/* Rare, so not inlined. */
 static __device__ __noinline__ float4 kv_soften_dots(float4 x, float scale, float cap)
 {
 	x.x = kv_soften(x.x * scale, cap);
@@ -132,7 +132,7 @@ static __device__ __forceinline__ void kv_row_logits(const struct kv_launch &p, 
 
 /* --- the first reading ------------------------------------------------------------ */
 
-/* Where a row does not see a position, it is as good as none. */
+/* Replaces the logits of positions that a row does not see. */
 static __device__ __forceinline__ void kv_hide(float x[4], float hidden, uint32_t at, const uint32_t *limits)
 {
 	uint2 limit = *(const uint2 *)(limits + 2 * (threadIdx.x % 4));
@@ -143,7 +143,7 @@ static __device__ __forceinline__ void kv_hide(float x[4], float hidden, uint32_
 	x[3] = at + 8 < limit.y ? x[3] : hidden;
 }
 
-/* Logits into two rows' largest and sum, as far as a lane has them. */
+/* Adds this lane's logits to the largest and the sum of two rows. */
 static __device__ __forceinline__ void kv_add_rows(const float x[4], float max[2], float sum[2])
 {
 #pragma unroll
@@ -151,13 +151,13 @@ static __device__ __forceinline__ void kv_add_rows(const float x[4], float max[2
 		float now = fmaxf(max[c], fmaxf(x[c], x[2 + c]));
 
 		sum[c] = sum[c] * kv_exp2(max[c] - now) + (kv_exp2(x[c] - now) + kv_exp2(x[2 + c] - now));
-		/* NaN if not finite, also where it is infinity below */
+		/* NaN if a logit is not finite, also for -infinity */
 		sum[c] = fmaf(x[2 + c], 0.f, fmaf(x[c], 0.f, sum[c]));
 		max[c] = now;
 	}
 }
 
-/* A warp's largest and sum of a group's rows, from its lanes'. */
+/* The largest and the sum of a group's rows over the lanes of a warp. */
 static __device__ __forceinline__ void kv_join_lanes(float2 *to, const float max[2], const float sum[2])
 {
 #pragma unroll
@@ -169,7 +169,7 @@ static __device__ __forceinline__ void kv_join_lanes(float2 *to, const float max
 	}
 }
 
-/* By a thread for each row: what the warps have of it, as statistics of the tile. */
+/* The same over the warps, as the tile's statistics, by a thread for each row. */
 static __device__ __forceinline__ void kv_join_warps(const struct kv_launch &p, const struct kv_step &step,
 						     const float2 (*warps)[KV_ROW_COLUMNS])
 {
@@ -188,8 +188,8 @@ static __device__ __forceinline__ void kv_join_warps(const struct kv_launch &p, 
 }
 
 /*
- * From the tiles' statistics to what a logit of a row is compared with to have its
- * attention, by eight lanes for each row.
+ * From the statistics of the tiles to each row's reference: attention is 2^(logit -
+ * reference). By eight lanes for each row.
  */
 static __device__ void kv_rows_combine(const struct kv_launch &p, const struct kv_place &w)
 {
@@ -254,7 +254,7 @@ static __device__ __forceinline__ void kv_read_first(const struct kv_launch &p, 
 		kv_join_lanes(s.warps[threadIdx.x / 32] + 8 * u, max[u], sum[u]);
 }
 
-/* A segment's last tile to be read makes the second reading possible. Was it that? */
+/* The last tile of a segment makes its second reading possible. Was this tile the last? */
 template <class P>
 static __device__ __forceinline__ bool kv_end_first(const struct kv_launch &p, struct kv_rows_shared<P> &s,
 						    const struct kv_step &step)
@@ -280,7 +280,7 @@ static __device__ __forceinline__ bool kv_end_first(const struct kv_launch &p, s
 
 /* --- the second reading ----------------------------------------------------------- */
 
-/* By one warp: waits for the first, then has its results at hand. A row that is not there has no attention. */
+/* By one warp: waits for the first reading, and copies its results. Missing rows pay no attention. */
 template <class P>
 static __device__ __forceinline__ void kv_await_first(const struct kv_launch &p, struct kv_rows_shared<P> &s,
 						      const struct kv_step &step)
@@ -300,7 +300,7 @@ static __device__ __forceinline__ void kv_await_first(const struct kv_launch &p,
 	s.references[threadIdx.x] = c.there ? __ldcg(p.row_references + kv_row_index(p, step.w, c.head, c.row)) : INFINITY;
 }
 
-/* Sums over the lanes of a key, for two keys of four groups; lane t has those of group t. */
+/* Sums over the four lanes of a key, for two keys and four groups; lane t gets those of group t. */
 static __device__ __forceinline__ void kv_sum_groups(const float a[KV_ROW_GROUPS][2], float sum[2])
 {
 	bool t1 = threadIdx.x & 1, t2 = threadIdx.x & 2;
@@ -352,7 +352,7 @@ static __device__ __forceinline__ void kv_read_second(const struct kv_launch &p,
 			a[u][1] = x[2] + x[3];
 		}
 		kv_sum_groups(a, sum);
-		if (step.group) {	/* of a head that has more than fit */
+		if (step.group) {	/* the head has more groups than fit in a step */
 			sum[0] += to[0];
 			sum[1] += to[8];
 		}
@@ -367,11 +367,11 @@ static __device__ __forceinline__ uint32_t kv_rows_that_see(const struct kv_laun
 {
 	const uint32_t *limits = p.limits + w.s.first_limit;
 
-	/* most positions are seen by all */
+	/* all rows see most positions */
 	return at < limits[0] ? w.s.n_rows : max(1u, kv_count_above(limits, w.s.n_rows, at));
 }
 
-/* Squared mean attention of a query head over a tile, by a warp: its parts and sums. */
+/* The squares of a query head's mean attention in a tile, summed by part and in all, by a warp. */
 template <class P>
 static __device__ __forceinline__ void kv_square(const struct kv_launch &p, const struct kv_rows_shared<P> &s,
 						 const struct kv_step &step, uint32_t head)
@@ -396,16 +396,16 @@ static __device__ __forceinline__ void kv_square(const struct kv_launch &p, cons
 		p.parts[cell * KV_TILE_PARTS + lane / 2] = sum2;
 	sum2 = kv_sum_warp(lane % 2 ? 0 : sum2);
 	sink2 = kv_sum_warp(sink2);
-	/* attention needs no weight any more */
+	/* attention is final: the tile's weight is 1 */
 	if (lane == 0)
 		p.cells[cell] = { 0, (float)(step.tile == 0), sum2, p.norm_all ? sink2 : 0 };
 }
 
-/* Attention of a part for the finish: four query heads at once, by two warps each. */
+/* The attention of a part, once more, for the finish: four query heads at once, by two warps each. */
 template <class P> struct kv_again_rows {
 	typename P::Stage *stages;
 
-	/* What eight rows pay to this lane's keys. */
+	/* Adds the attention of eight rows to this lane's keys. */
 	__device__ __forceinline__ void add(const struct kv_launch &p, const struct kv_place &w, uint32_t head,
 					    uint32_t row, uint32_t begin, float a[2]) const
 	{
@@ -456,7 +456,7 @@ template <class P> struct kv_again_rows {
 	}
 };
 
-/* A segment's last tile to be read a second time makes it possible to decide. Was it that? */
+/* After the last tile of the second reading, the segment is decided. Was this tile the last? */
 template <class P>
 static __device__ __forceinline__ bool kv_end_second(const struct kv_launch &p, struct kv_rows_shared<P> &s,
 						     const struct kv_step &step, uint32_t buffer)
@@ -482,7 +482,7 @@ static __device__ __forceinline__ bool kv_end_second(const struct kv_launch &p, 
 
 /* --- all of it --------------------------------------------------------------------- */
 
-/* What a block needs to begin with: a step, its rows and its first keys, and the step after it. */
+/* Prepares a block's first step, with its rows and first keys, and the step after it. */
 template <class P>
 static __device__ __forceinline__ uint32_t kv_begin_rows(const struct kv_launch &p, struct kv_rows_shared<P> &s,
 							 typename P::Batch &batch)
@@ -507,7 +507,7 @@ static __device__ __forceinline__ uint32_t kv_begin_rows(const struct kv_launch 
 	return drawn;
 }
 
-/* What takes time is asked for early: keys a batch ahead, rows a step, steps two. */
+/* A block asks early for what takes time: for keys a batch ahead, rows a step ahead, steps two ahead. */
 template <class P>
 __global__ __launch_bounds__(32 * KV_WARPS, kv_room<P>::BLOCKS)
 void kv_decide_rows(const __grid_constant__ struct kv_launch p)
@@ -541,7 +541,7 @@ void kv_decide_rows(const __grid_constant__ struct kv_launch p)
 			__syncthreads();
 			ended = kv_end_first<P>(p, s, step);
 		}
-		/* again, so that they need no registers in between */
+		/* loaded again, so that keys occupy no registers in between */
 		if (ended)
 			kv_load_batch<P>(batch, kv_batch_of(step, next, KV_BATCHES));
 	}

@@ -1,29 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * In what order a decision on several rows reads, and who reads what. Blocks take
- * steps from one queue, a segment's first reading before its second, and a few other
- * segments' between, so that the first is done when the second begins. Whoever waits
- * for a first reading waits for blocks that are running.
+ * The order in which blocks read for a decision on several rows. Blocks take steps from
+ * one queue. A segment's first reading comes before its second, with the readings of a
+ * few other segments in between, so that the first is done when the second begins. A
+ * block that waits for a first reading waits only for blocks that are running.
  */
 #ifndef KV_CUDA_REFREEKV_MANY_ROWS_STEPS_CUH
 #define KV_CUDA_REFREEKV_MANY_ROWS_STEPS_CUH
 
 #include "kernels/cuda/refreekv/decision.cuh"
 
-#define KV_ROW_GROUPS 4		/* at once */
+#define KV_ROW_GROUPS 4		/* that a block reads for at once */
 #define KV_ROW_COLUMNS (8 * KV_ROW_GROUPS)
 
-/* A tile of a KV head past some groups of some of its query heads. */
+/* The work of a block at a time: a tile of a KV head, for some groups of some query heads. */
 struct kv_step {
 	struct kv_place w;
 	struct kv_keys keys;
-	uint32_t head, tile;		/* the first query head; */
-	uint32_t group, n_groups;	/* from this one of the heads' groups on */
+	uint32_t head, tile;		/* the first query head, the tile */
+	uint32_t group, n_groups;	/* the first of the heads' groups, and how many they have */
 	uint32_t seen;			/* do all rows see all of the tile? */
 	uint32_t second, valid;
 };
 
-/* Groups of eight rows of a query head. */
+/* How many groups of eight rows a query head has. */
 static __device__ __forceinline__ uint32_t kv_row_groups(const struct kv_place &w)
 {
 	return (w.s.n_rows + 7) / 8;
@@ -49,16 +49,16 @@ static __device__ __forceinline__ size_t kv_row_index(const struct kv_launch &p,
 	return (size_t)p.n_q_heads * w.s.first_limit + (size_t)head * w.s.n_rows + row;
 }
 
-/* Tiles of the segments before this one. */
+/* How many tiles the segments before this one have. */
 static __device__ __forceinline__ uint32_t kv_tiles_before(const struct kv_launch &p, uint32_t segment)
 {
 	return segment < p.n_segments ? p.first_tiles[segment] : p.n_tiles;
 }
 
 /*
- * Tile number x in the order of reading: the first p.lag segments, then one more
- * for the first time and the first of all for the second, and so on. Returns its
- * number among the tiles of that reading of its segment.
+ * Tile number x in the order of reading: first readings of the first p.lag segments, then
+ * in turn the first reading of one more segment and the second reading of the oldest
+ * one. Returns the tile's number in that reading of its segment.
  */
 static __device__ __forceinline__ uint32_t kv_order_tile(const struct kv_launch &p, uint32_t x, struct kv_place *w,
 							bool *second)
@@ -109,19 +109,19 @@ static __device__ __forceinline__ void kv_fill_step(const struct kv_launch &p, u
 	step->valid = 1;
 }
 
-/* The queue is at its beginning again when every block has drawn one too many. */
+/* Each block ends by drawing one step too many, after which the queue is at its beginning again. */
 static __device__ __forceinline__ uint32_t kv_draw_step(const struct kv_launch &p)
 {
 	return threadIdx.x % 32 ? 0 : atomicInc(p.queue, p.n_items + gridDim.x - 1);
 }
 
-/* Of a tile's steps all but the last have four groups. */
+/* Is this the last step of a tile? All others have KV_ROW_GROUPS groups. */
 static __device__ __forceinline__ bool kv_ends_tile(const struct kv_step &step)
 {
 	return step.group + KV_ROW_GROUPS >= step.n_groups;
 }
 
-/* The step after another one: of the same tile, or as lane 0 drew it; then it draws another. */
+/* The step after `before`: of the same tile, or the one that lane 0 drew, which then draws another. */
 static __device__ __forceinline__ uint32_t kv_next_step(const struct kv_launch &p, uint32_t drawn,
 						        const struct kv_step &before, struct kv_step *step)
 {
@@ -139,7 +139,7 @@ static __device__ __forceinline__ uint32_t kv_next_step(const struct kv_launch &
 	return drawn;
 }
 
-/* Column c of a step: a row of one of its query heads, or none. */
+/* Column c of a step: a row of one of its query heads; or none, if not there. */
 struct kv_column {
 	uint32_t head, row;
 	bool there;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ReFreeKV's ranking by attention: each KV head sorts its positions, then one count
- * is found for all heads of a segment. Squares are summed from the last rank on, by
- * chunks of KV_RANKS ranks, in an order that is always the same.
+ * How many ranks the norm of the attention needs (equation 2 of ReFreeKV), where each KV
+ * head ranks its positions by attention: each head sorts its positions, then one count
+ * is found for all heads of a segment. Squares are summed from the last rank on, in
+ * chunks of KV_RANKS ranks, so their order is fixed.
  */
 #ifndef KV_CUDA_REFREEKV_NORM_CUH
 #define KV_CUDA_REFREEKV_NORM_CUH
@@ -15,8 +16,8 @@
 #define KV_SORT_STEPS 8		/* of 32 keys, for each warp at a time */
 
 struct kv_norm_memory {
-	uint32_t first[KV_SORT_DIGITS];			/* where the next of a digit goes */
-	uint32_t places[KV_WARPS][KV_SORT_DIGITS];	/* the same of a warp */
+	uint32_t first[KV_SORT_DIGITS];			/* the next place for a digit */
+	uint32_t places[KV_WARPS][KV_SORT_DIGITS];	/* the same for each warp */
 	uint32_t scan[KV_WARPS];
 	double norm[KV_MAX_HEADS], room[KV_WARPS];
 	uint32_t count;
@@ -30,7 +31,7 @@ static __device__ __forceinline__ uint32_t kv_sort_digit(uint64_t key, uint32_t 
 	return key >> shift & (KV_SORT_DIGITS - 1);
 }
 
-/* Where each digit begins. */
+/* The place at which each digit begins. */
 static __device__ void kv_sort_count(struct kv_norm_memory &s, const uint64_t *from, uint32_t n, uint32_t shift)
 {
 	uint32_t total;
@@ -53,7 +54,7 @@ static __device__ void kv_sort_count(struct kv_norm_memory &s, const uint64_t *f
 	__syncthreads();
 }
 
-/* A key's place among those of its digit in this warp, in order. n_digit: so many so far. */
+/* A key's place among this warp's keys with its digit, in order. n_digit: how many so far. */
 static __device__ __forceinline__ uint32_t kv_sort_place(uint32_t *n_digit, uint32_t digit, bool there)
 {
 	uint32_t lane = threadIdx.x % 32, same = __match_any_sync(KV_LANES, there ? digit : KV_SORT_DIGITS);
@@ -70,7 +71,7 @@ static __device__ __forceinline__ uint32_t kv_sort_place(uint32_t *n_digit, uint
 	return place + __popc(before);
 }
 
-/* The warps' counts of digit `threadIdx.x` become the places where each begins. */
+/* Turns the warps' counts of digit `threadIdx.x` into the places where they begin. */
 static __device__ __forceinline__ void kv_sort_offsets(struct kv_norm_memory &s)
 {
 	uint32_t at = s.first[threadIdx.x];
@@ -85,7 +86,7 @@ static __device__ __forceinline__ void kv_sort_offsets(struct kv_norm_memory &s)
 	s.first[threadIdx.x] = at;
 }
 
-/* By one digit; equal ones stay in order. */
+/* Sorts by one digit; equal digits stay in order. */
 static __device__ void kv_sort_pass(struct kv_norm_memory &s, const uint64_t *from, uint64_t *to, uint32_t n,
 				    uint32_t shift)
 {
@@ -116,7 +117,7 @@ static __device__ void kv_sort_pass(struct kv_norm_memory &s, const uint64_t *fr
 	}
 }
 
-/* The ranks of a task's positions, ascending; they begin in order of position. */
+/* Sorts a task's positions by rank; equal scores stay in order of position. */
 static __device__ void kv_sort_task(const struct kv_attention &p, struct kv_norm_memory &s, const struct kv_attention_task &t)
 {
 	uint64_t *order = p.order + t.positions, *spare = p.spare + t.positions;
@@ -133,7 +134,7 @@ static __device__ void kv_sort_task(const struct kv_attention &p, struct kv_norm
 
 /* --- squares in the order of ranks ------------------------------------------------ */
 
-/* What query head h of a task pays to rank i, squared. */
+/* The square of what query head h of a task pays to the position at rank i. */
 static __device__ __forceinline__ double kv_square(const struct kv_attention &p, const struct kv_attention_task &t,
 						   uint32_t h, uint32_t i)
 {
@@ -144,7 +145,7 @@ static __device__ __forceinline__ double kv_square(const struct kv_attention &p,
 	return a * a;
 }
 
-/* For each query head of a task, from each chunk on: the squares of all that come. */
+/* For each query head of a task: the sum of squares from each chunk to the last. */
 static __device__ void kv_sum_squares(const struct kv_attention &p, const struct kv_attention_task &t)
 {
 	uint32_t n_chunks = kv_rank_chunks(t.m), lane = threadIdx.x % 32;
@@ -179,15 +180,15 @@ static __device__ void kv_rank_task(const struct kv_attention &p, struct kv_norm
 /* --- the cut ------------------------------------------------------------------------ */
 
 /*
- * What a head's norm loses with those squares: nothing cancels, so a small loss is
- * as exact as the attention that it is made of.
+ * What a head's norm loses if `dropped` goes from its sum of squares. Nothing cancels, so
+ * a small loss is as exact as the attention itself.
  */
 static __device__ __forceinline__ double kv_lost(double norm, double dropped)
 {
 	return norm > 0 ? dropped / (norm + sqrt(fmax(norm * norm - dropped, 0.))) : 0;
 }
 
-/* The squares of query head h of a segment, by all chunks from `chunk` on. */
+/* The sum of squares of query head h of a segment, from chunk `chunk` to the last. */
 static __device__ __forceinline__ double kv_dropped(const struct kv_attention &p, uint32_t segment, uint32_t h,
 						    uint32_t chunk)
 {
@@ -197,7 +198,7 @@ static __device__ __forceinline__ double kv_dropped(const struct kv_attention &p
 	return chunk < n_chunks ? p.sums[t.sums + (uint64_t)(h % p.group) * n_chunks + chunk] : 0;
 }
 
-/* The loss, over `full`, if a segment keeps whole chunks of ranks only. */
+/* The loss, relative to `full`, if all heads keep the ranks before chunk `chunk`. */
 static __device__ double kv_loss_at(const struct kv_attention &p, struct kv_norm_memory &s, uint32_t segment, double full,
 				    uint32_t chunk)
 {
@@ -208,7 +209,7 @@ static __device__ double kv_loss_at(const struct kv_attention &p, struct kv_norm
 	return kv_block_sum(lost, s.room) / full;
 }
 
-/* The loss if rank `threadIdx.x` of a chunk and all after it go. */
+/* The loss if a rank of a chunk and all ranks after it go; each thread has another rank. */
 static __device__ double kv_loss_inside(const struct kv_attention &p, struct kv_norm_memory &s, uint32_t segment,
 					double full, uint32_t chunk)
 {
@@ -216,7 +217,7 @@ static __device__ double kv_loss_inside(const struct kv_attention &p, struct kv_
 
 	for (uint32_t h = 0; h < p.n_q_heads; h++) {
 		const struct kv_attention_task &t = p.tasks[segment * p.n_kv_heads + h / p.group];
-		/* from the last on: thread 0 has the last rank of the chunk */
+		/* from the last rank on: thread 0 has the last one of the chunk */
 		double x = kv_square(p, t, h % p.group, chunk * KV_RANKS + KV_RANKS - 1 - threadIdx.x);
 		double total, after = kv_block_sum_before(x, s.room, &total);
 
@@ -226,7 +227,7 @@ static __device__ double kv_loss_inside(const struct kv_attention &p, struct kv_
 	return lost / full;
 }
 
-/* The fewest chunks that lose no more than the threshold. */
+/* The fewest chunks whose loss is not above the threshold. */
 static __device__ uint32_t kv_find_chunk(const struct kv_attention &p, struct kv_norm_memory &s, uint32_t segment,
 					 double full, uint32_t n_chunks)
 {
@@ -243,7 +244,7 @@ static __device__ uint32_t kv_find_chunk(const struct kv_attention &p, struct kv
 	return low;
 }
 
-/* How many ranks are kept, into s.count, and the loss then. */
+/* Writes how many ranks are kept to s.count, and the loss to s.loss. */
 static __device__ void kv_find_count(const struct kv_attention &p, struct kv_norm_memory &s, uint32_t segment, double full)
 {
 	uint32_t m = p.tasks[segment * p.n_kv_heads].m, n_chunks = kv_rank_chunks(m);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A decision on the attention of the last row alone: keys are read once. */
+/* The kernel of a decision on the attention of the last row alone: keys are read once. */
 #ifndef KV_CUDA_REFREEKV_ONE_ROW_CUH
 #define KV_CUDA_REFREEKV_ONE_ROW_CUH
 
@@ -20,42 +20,42 @@ static __device__ __forceinline__ struct kv_queries kv_group(const struct kv_lau
 	return q;
 }
 
-/* A tile of a group of query heads: what a block reads at a time. */
+/* The work of a block at a time: a tile of a group of query heads. */
 struct kv_item {
 	struct kv_keys keys;
 	struct kv_queries q;
 	size_t cell;			/* of the first query head of the group */
-	uint32_t next_head;		/* cells from one query head to the next */
+	uint32_t next_head;		/* cells between one query head and the next */
 	uint32_t segment, limit;
-	uint32_t begin, batches;	/* the tile's first position; its size */
-	uint32_t valid;			/* 0: there are no more */
+	uint32_t begin, batches;	/* the tile's first position and its size */
+	uint32_t valid;			/* 0: no item is left */
 };
 
-/* What the warps of a block found in each sixteen positions of a tile, by query. */
+/* The results of the warps for each sixteen positions of a tile, by query. */
 struct kv_tile_sums {
 	float max[8][33], sum[8][33], sum2[8][33], sink2[8][33];
 };
 
-/* What it takes to compute a group's attention again. */
+/* The queries and keys with which a group's attention is computed again. */
 template <class P> struct kv_kept {
 	typename P::Stage stage;
 	struct kv_keys keys;
 };
 
-/* A block that reads. */
+/* The shared memory of a block that reads. */
 template <class P> struct kv_reader {
 	typename P::Stage stages[2];	/* of this item, of the next */
 	struct kv_tile_sums sums[2];	/* of this item, of the one before */
 	struct kv_item items[4];	/* before, this, next, the one after it */
 };
 
-/* A block that finishes: behind its heads are the groups that it keeps there, p.kept of them. */
+/* The shared memory of either; a block that finishes has p.kept groups behind its heads. */
 template <class P> union kv_shared {
 	struct kv_reader<P> reader;
 	struct kv_heads heads;
 };
 
-/* Shared memory of a block; two that take more leave the L1 cache too small for the loads under way. */
+/* Two blocks with more shared memory leave the L1 cache too small for the loads under way. */
 #define KV_SHARED_MOST 98304u
 
 template <class P> static size_t kv_size_shared(struct kv_launch *p)
@@ -65,7 +65,7 @@ template <class P> static size_t kv_size_shared(struct kv_launch *p)
 	size_t groups = p->n_kv_heads * p->groups;
 
 	static_assert(sizeof(struct kv_heads) < KV_SHARED_MOST && sizeof(struct kv_reader<P>) <= KV_SHARED_MOST,
-		      "what a block needs at least");
+		      "shared memory for any block");
 	p->kept = (uint32_t)(groups < room ? groups : room);
 	bytes += p->kept * sizeof(struct kv_kept<P>);
 	return bytes > sizeof(struct kv_reader<P>) ? bytes : sizeof(struct kv_reader<P>);
@@ -81,7 +81,7 @@ static __device__ __forceinline__ struct kv_kept<P> *kv_kept_group(const struct 
 	return (struct kv_kept<P> *)(p.stages + (size_t)u * p.stage_bytes);
 }
 
-/* By the block that will finish a segment. */
+/* The block that will finish a segment keeps the segment's groups. */
 template <class P>
 static __device__ __forceinline__ void kv_keep_groups(const struct kv_launch &p, const struct kv_place &w,
 						      struct kv_heads &s)
@@ -102,7 +102,7 @@ static __device__ __forceinline__ void kv_keep_groups(const struct kv_launch &p,
 	__syncthreads();
 }
 
-/* Attention of a part, by a warp for each group of heads. */
+/* The attention of a part, once more: each warp takes groups of heads in turn. */
 template <class P> struct kv_again_last {
 	__device__ __forceinline__ void operator()(const struct kv_launch &p, const struct kv_place &w,
 						   struct kv_heads *heads, uint32_t begin, bool sinks) const
@@ -168,7 +168,7 @@ static __device__ __forceinline__ void kv_fill_item(const struct kv_launch &p, u
 	item->valid = 1;
 }
 
-/* Fills in an item that lane 0 drew, and draws another unless there are no more. */
+/* Fills in the item that lane 0 drew, and draws another one unless none is left. */
 static __device__ __forceinline__ uint32_t kv_next_item(const struct kv_launch &p, uint32_t drawn, struct kv_item *item)
 {
 	drawn = __shfl_sync(KV_LANES, drawn, 0);
@@ -177,8 +177,8 @@ static __device__ __forceinline__ uint32_t kv_next_item(const struct kv_launch &
 }
 
 /*
- * From the logits of sixteen keys, at `at` and `at` + 8 in this lane, to its
- * largest, the sum of exp(x - largest) and of the squares.
+ * From the logits of sixteen keys (in this lane those at positions `at` and `at` + 8) to
+ * the largest, and to the sums of exp(x - largest) and of its squares.
  */
 static __device__ __forceinline__ void kv_part_sums(const struct kv_launch &p, const float x[4], uint32_t at,
 						    uint32_t limit, uint32_t part, struct kv_tile_sums *sums)
@@ -191,7 +191,7 @@ static __device__ __forceinline__ void kv_part_sums(const struct kv_launch &p, c
 		float a = sees[0] ? x[c] : -INFINITY, b = sees[1] ? x[2 + c] : -INFINITY;
 		float max = fmaxf(kv_max_keys(fmaxf(a, b)), -FLT_MAX), sum, sum2, sink2 = 0;
 
-		/* nothing more, or NaN if a logit is not finite */
+		/* 0, or NaN if a logit is not finite */
 		sum = (sees[0] ? a * 0.f : 0) + (sees[1] ? b * 0.f : 0);
 		a = exp2f(a - max);
 		b = exp2f(b - max);
@@ -210,7 +210,7 @@ static __device__ __forceinline__ void kv_part_sums(const struct kv_launch &p, c
 	}
 }
 
-/* From that to the sums of the tile and of its parts, all to memory, by a warp for each query. */
+/* Writes the sums of the tile and of its parts to memory, by a warp for each query. */
 static __device__ __forceinline__ void kv_end_item(const struct kv_launch &p, const struct kv_item &item,
 						   const struct kv_tile_sums *sums)
 {
@@ -246,16 +246,16 @@ static __device__ __forceinline__ void kv_end_item(const struct kv_launch &p, co
 	}
 }
 
-/* Warps take turns, sixteen keys each: the first of this warp's batch b of an item. */
+/* The warps take sixteen keys each in turn: the first position of this warp's batch b. */
 static __device__ __forceinline__ uint32_t kv_batch(const struct kv_item &item, uint32_t b)
 {
 	return item.begin + 16 * (b * KV_WARPS + threadIdx.x / 32);
 }
 
 /*
- * This warp's keys of an item. Of a path that loads a batch ahead, the first
- * are in `batch`, and then the next item's. A limit of 0: nothing, to go through
- * the code once while the first keys are on their way.
+ * Reads this warp's keys of an item. If the path loads AHEAD, `batch` holds the item's
+ * first batch on entry, and the next item's on return. A limit of 0 reads nothing: it
+ * runs the code once while the first keys are under way.
  */
 template <class P>
 static __device__ __forceinline__ void kv_read_item(const struct kv_launch &p, const struct kv_item &item,
@@ -286,9 +286,9 @@ static __device__ __forceinline__ void kv_read_item(const struct kv_launch &p, c
 }
 
 /*
- * Takes items from a queue in order. What takes time is asked for early: keys as
- * soon as there is room for them, queries for the next item, items two ahead. That
- * a tile is done is said when the next one has been read.
+ * A block that reads takes items from a queue in order. It asks early for what takes
+ * time: for keys as soon as registers are free, for queries an item ahead, for items two
+ * ahead. It reports an item as done after it has read the next one.
  */
 template <class P> static __device__ __forceinline__ void kv_work(const struct kv_launch &p, struct kv_reader<P> &s)
 {
@@ -324,9 +324,9 @@ template <class P> static __device__ __forceinline__ void kv_work(const struct k
 }
 
 /*
- * Finishes every so many-th segment from `segment` on, when its tiles have been
- * read. The code runs from memory the first time, so a block begins with a made-up
- * segment, while others read.
+ * A block that finishes takes every (number of such blocks)-th segment from `segment` on,
+ * and waits until the segment's tiles have been read. Code comes from memory the first
+ * time it runs, so the block begins with a made-up segment, while others read.
  */
 template <class P>
 static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p, struct kv_heads &s,
@@ -364,8 +364,8 @@ static __device__ __forceinline__ void kv_end_segments(const struct kv_launch &p
 }
 
 /*
- * Blocks that read come first; those that finish wait for them, so none waits for
- * a block that cannot run.
+ * The blocks that read have the lower numbers and start first; those that finish wait for
+ * them. So no block waits for one that cannot run.
  */
 template <class P>
 __global__ __launch_bounds__(32 * KV_WARPS, 2) void kv_decide_last(const __grid_constant__ struct kv_launch p)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which kernel decides, and with what. */
+/* The launch of a decision: the choice of the kernel, its parameters and its blocks. */
 #include "kernels/cuda/base/launch.cuh"
 #include "kernels/cuda/base/logit.cuh"
 #include "kernels/cuda/base/paths.cuh"
 #include "kernels/cuda/refreekv/many_rows.cuh"
 #include "kernels/cuda/refreekv/one_row.cuh"
 
-/* Blocks that finish segments, at least. */
+/* The least number of blocks that finish segments. */
 #define KV_FINISHERS 16
 
 static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *table, char *scratch,
@@ -51,8 +51,8 @@ static struct kv_launch kv_launch_of(const struct kv_refreekv_job *job, char *ta
 }
 
 /*
- * Blocks that finish segments: a finish takes about as long as an item. They have
- * to keep up with those that read.
+ * How many blocks finish segments, so that they keep up with those that read: a finish
+ * takes about as long as an item.
  */
 static uint32_t kv_finishers(const struct kv_launch &p)
 {
@@ -78,10 +78,10 @@ static cudaError_t kv_launch_last(struct kv_launch p, cudaStream_t stream)
 }
 
 /*
- * Query heads of a group have all their rows in it, so that positions' means are
- * formed by one block. A block knows of up to three steps besides the one that it is
- * at: if there are as many between a segment's two readings, the first is done when
- * the second begins.
+ * A group has all rows of its query heads, so that one block forms the mean of a
+ * position. A block holds up to three steps besides the current one: with as many steps
+ * of each block between a segment's two readings, the first is done when the second
+ * begins.
  */
 static void kv_order_rows(struct kv_launch *p, uint32_t rows)
 {

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The host's part of a decision: checks, tiles, and the table that the kernel reads. */
 #include <stdbool.h>
 #include <string.h>
 
@@ -6,9 +7,10 @@
 #include "kernels/cuda/refreekv/table.h"
 
 /*
- * Tiles get smaller when the end is near: a block that reads a large one then
- * would be waited for. In positions to read, of all KV heads and groups. More than
- * 32 tiles would take the finish a step more, so that long segments keep large ones.
+ * Tiles get smaller near the end of the launch, where all would wait for a block that
+ * reads a large one. Both limits count the positions left to read, over KV heads and
+ * groups. With more than 32 tiles the finish takes one more step, so long segments
+ * keep large tiles.
  */
 #define FAR (1u << 18)
 #define NEAR (1u << 16)
@@ -18,7 +20,7 @@ static uint32_t rows_used(const struct kv_refreekv_params *params, const struct 
 	return s->n_rows < params->rows ? s->n_rows : params->rows;
 }
 
-/* How many cached positions used row j of a segment sees; 0 if heads disagree. */
+/* How many cached positions row j, of those used, sees; 0 if heads differ. */
 static uint32_t row_limit(const struct kvmod_segment *s, uint32_t rows, uint32_t j)
 {
 	uint32_t limit = kv_seen(s, kvmod_head_at(s, 0), s->n_rows - rows + j), g;
@@ -79,7 +81,7 @@ static bool keys_aligned(const struct kvmod_segment *s, uint32_t type)
 	return true;
 }
 
-/* What is read of a segment for all its KV heads, in positions: none where there is nothing to decide. */
+/* The positions of a segment to read, over KV heads and groups; 0 if everything is kept anyway. */
 static uint64_t reads(const struct kv_refreekv_job *job, const struct kvmod_segment *s)
 {
 	uint32_t n = kvmod_head_at(s, 0)->n;
@@ -97,11 +99,12 @@ static uint64_t reads_all(const struct kv_refreekv_job *job, const struct kvmod_
 	return sum;
 }
 
-/* A segment's tiles; left: what there is to read from it on, and it is no more after. */
+/* The tiles of a segment. */
 struct tiling {
 	uint32_t batches, n;
 };
 
+/* left: positions to read in this segment and all after it; then in those after it. */
 static struct tiling next_tiling(const struct kv_refreekv_job *job, const struct kvmod_segment *s, uint64_t *left)
 {
 	uint32_t n = kvmod_head_at(s, 0)->n, batches = KV_BATCHES, size;

@@ -1,31 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table that a decision reads on the device: what host and kernel share. */
+/* The table and the scratch memory of a decision, as host and kernel share them. */
 #ifndef KV_CUDA_REFREEKV_TABLE_H
 #define KV_CUDA_REFREEKV_TABLE_H
 
 #include "kernels/cuda/base/limits.h"
 #include "kernels/cuda/refreekv/refreekv.h"
 
-/* A tile: batches of sixteen positions for each warp, 1, 2 or 4 of them. */
+/* A tile has 1, 2 or 4 batches; a batch has sixteen positions for each warp. */
 #define KV_BATCH (16 * KV_WARPS)
 #define KV_BATCHES 4
 
 /*
- * Positions of a tile that have a sum of squares of their own: 16, or 32 of a large
- * tile, for that is half of what is written. So a tile has 16 parts at most.
+ * A part is the positions of a tile that have a sum of squares of their own: 16, or 32 in
+ * a large tile, which halves the bytes written. So a tile has 16 parts at most.
  */
 #define KV_TILE_PARTS 16
 #define KV_LONG_PART 32u
 
 struct kv_segment_entry {
-	const char *q;			/* the first row that is used */
+	const char *q;			/* of the first row that the norm uses */
 	int64_t q_row_stride, q_head_stride;
-	uint64_t stats;			/* where its rows' statistics begin */
+	uint64_t stats;			/* where the statistics of its rows begin */
 	uint32_t n, n_rows;
 	uint32_t first_tile;
 	uint32_t first_limit;
 	uint32_t first_cell;
-	uint32_t batches;		/* of its tiles */
+	uint32_t batches;		/* of each of its tiles */
 };
 
 struct kv_head_entry {
@@ -34,8 +34,9 @@ struct kv_head_entry {
 };
 
 /*
- * Of a segment, zero before and after a launch: items that are done; the same of
- * items of the rows' statistics; are those ready?
+ * The progress of a segment; all zero before and after a launch. done: items that are
+ * done; stats_done: the same for the rows' statistics; stats_ready: 1 when those are
+ * complete.
  */
 struct kv_counters {
 	uint32_t done, stats_done, stats_ready, reserved;
@@ -46,13 +47,13 @@ KV_BOTH static inline uint32_t kv_part(uint32_t batches)
 	return batches == KV_BATCHES ? KV_LONG_PART : 16;
 }
 
-/* Is there nothing to decide? */
+/* Is everything kept, whatever the attention is? */
 KV_BOTH static inline int kv_keeps_all(const struct kv_refreekv_params *params, uint32_t n)
 {
 	return n <= (uint64_t)params->sinks + params->recent || params->threshold <= 0;
 }
 
-/* Where the table's parts begin, in bytes. */
+/* Where the parts of the table begin, in bytes. */
 struct kv_table_layout {
 	size_t segments, heads, first_tiles, counters, queue, limits, end;
 };
@@ -72,25 +73,25 @@ static inline struct kv_table_layout kv_table_layout(const struct kv_refreekv_jo
 	return l;
 }
 
-/* Tiles of a query head take room for a multiple of four, to be read by fours. */
+/* The tiles of a query head are read by fours, so they take the room of a multiple of four. */
 KV_BOTH static inline uint32_t kv_padded(uint32_t tiles)
 {
 	return (tiles + 3) & ~3u;
 }
 
-/* Query heads of a KV head come in groups of eight; so many are there for each. */
+/* The query heads of a KV head come in groups of eight; how many groups? */
 static inline uint32_t kv_groups(const struct kv_refreekv_job *job)
 {
 	return (job->n_q_heads / job->n_kv_heads + 7) / 8;
 }
 
-/* Bytes of what is kept of a group of query heads, at most. */
+/* The most bytes that a block keeps of a group of query heads. */
 static inline size_t kv_stage_bytes(uint32_t dim)
 {
 	return dim <= 128 ? 8240 : 12352;
 }
 
-/* Where the scratch's parts begin. A "cell" is a tile of one query head. */
+/* Where the parts of the scratch memory begin. A cell is a tile of one query head. */
 struct kv_scratch_layout {
 	size_t stages, cells, parts;
 	size_t stats_max, stats_sum, row_references, end;
