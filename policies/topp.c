@@ -6,44 +6,28 @@
  */
 #include <string.h>
 
-#include <kvmod/toolkit.h>
+#include <kvmod/scorer.h>
 
 struct topp {
-	struct kvmod_instance instance;
+	struct kvmod_scorer scorer;
 	double p;
-	struct kvmod_list whole_layers;
 };
 
 #define PARAMS(P, owner) \
 	P(owner, struct topp, p, REAL, "0.95", "0..1", \
 	  "share of the newest query's attention that is kept (Twilight's config: 0.85)") \
-	P(owner, struct topp, whole_layers, LIST, "2", "0..", \
-	  "layers kept whole: that many first ones, or a list")
+	KVMOD_P_WHOLE_LAYERS(P, owner, "2")
 
-static int32_t needs_of(void *self, struct kvmod_needs *needs)
-{
-	(void)self;
-	needs->what = KVMOD_NEED_K;
-	needs->rows.value = needs->rows.is_count = 1;
-	return KVMOD_OK;
-}
-
-/* Of a thread: the attention of a group's query heads, and a mark for each position. */
-static size_t floats(const struct kvmod_request *request)
+/* The attention of a group's query heads, and a mark for each position. */
+static size_t floats(const void *self, const struct kvmod_request *request)
 {
 	struct kvmod_extent extent = kvmod_extent_of(request);
 
+	(void)self;
 	return ((size_t)extent.group + 1) * extent.n;
 }
 
-static int32_t workspace(void *self, const struct kvmod_request *request,
-			 struct kvmod_workspace *need)
-{
-	need->host = kvmod_toolkit_of(self)->scratch_bytes(self, request, floats(request));
-	return KVMOD_OK;
-}
-
-static int32_t decide_head(const void *self, const struct kvmod_task *head)
+static int32_t keep(const void *self, const struct kvmod_task *head)
 {
 	float *attention = head->scratch;
 	uint8_t *marks = (uint8_t *)(attention + (size_t)head->group * head->n);
@@ -58,21 +42,6 @@ static int32_t decide_head(const void *self, const struct kvmod_task *head)
 	return KVMOD_OK;
 }
 
-static int32_t compress(void *self_, const struct kvmod_request *request, struct kvmod_plan *plan)
-{
-	struct topp *self = self_;
-
-	for (uint32_t i = 0; i < request->n_segments; i++)
-		if (!kvmod_layer_listed(&self->whole_layers, kvmod_segment_at(request, i)->layer))
-			kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
-	kvmod_toolkit_of(self)->each_head(&self->instance, request, plan, request->scratch,
-					  floats(request), decide_head, self);
-	return KVMOD_OK;
-}
-
-KVMOD_POLICY(topp, struct topp, PARAMS,
+KVMOD_SCORER(topp, struct topp, PARAMS, "0.1.0", "Apache-2.0", "The kvmod authors",
 	     "the heaviest positions that hold p of the attention (2502.02770)",
-	     KVMOD_POLICY_MAY_DROP_NEWEST, "cpu",
-	     .needs = needs_of, .workspace = workspace, .compress = compress)
-KVMOD_MODULE("topp", "0.1.0", "Apache-2.0", "The kvmod authors",
-	     "Twilight's top-p rule as an evictor, ragged by KV head", 0, topp_init, NULL);
+	     .what = KVMOD_NEED_K, .rows = 1, .floats = floats, .keep = keep);

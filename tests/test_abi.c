@@ -383,7 +383,7 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer, whole_layers, 72),
 	AT(kvmod_scorer, pooling, 88),
 	AT(kvmod_scorer, said_raised, 92),
-	SIZE(kvmod_scorer_ops, 56),
+	SIZE(kvmod_scorer_ops, 64),
 	AT(kvmod_scorer_ops, size, 0),
 	AT(kvmod_scorer_ops, reserved, 4),
 	AT(kvmod_scorer_ops, score, 8),
@@ -394,6 +394,7 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer_ops, floats, 32),
 	AT(kvmod_scorer_ops, share, 40),
 	AT(kvmod_scorer_ops, open, 48),
+	AT(kvmod_scorer_ops, keep, 56),
 
 	SIZE(kvmod_task, 80),
 	AT(kvmod_task, size, 0),

@@ -95,6 +95,20 @@ static void share(const void *self, uint64_t own, uint32_t n_heads, uint32_t *co
 KVMOD_SCORER_POLICY(shared, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score, .select = KVMOD_PER_LAYER, .share = share)
 
+/* Every other position, by hand. */
+static int32_t keep(const void *self, const struct kvmod_task *head)
+{
+	static const uint32_t even[] = { 6, 0, 2, 4 };
+
+	ck_assert_ptr_nonnull(self);
+	return head->kit->keep_listed(head, even, answer ? 9 : 4);
+}
+
+#define BY_HAND(P, owner) \
+	KVMOD_P_WHOLE_LAYERS(P, owner, "1") \
+	KVMOD_P_DECODE_EVERY(P, owner, "5")
+KVMOD_SCORER_POLICY(by_hand, struct kvmod_scorer, BY_HAND, "", "cpu", .keep = keep)
+
 /* What an author may have got wrong. */
 KVMOD_SCORER_POLICY(no_budget, struct kvmod_scorer, NOTHING, "", "cpu", .score = score)
 KVMOD_SCORER_POLICY(no_level, struct kvmod_scorer, USUAL, "", "cpu",
@@ -133,7 +147,7 @@ static int32_t scorers_init(const struct kvmod_host *host)
 {
 	int32_t (*const all[])(const struct kvmod_host *) = {
 		by_head_init, by_layer_init, by_request_init, by_level_init, bare_init,
-		bare_level_init, shared_init, no_budget_init, no_level_init, no_window_init,
+		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init,
 		no_score_init, no_such_init, own_init,
 	};
 	int32_t err = KVMOD_OK;
@@ -338,6 +352,20 @@ START_TEST(shared_the_author_s_way)
 }
 END_TEST
 
+START_TEST(kept_by_hand)
+{
+	struct kvmod_plan *plan;
+
+	setup(some);
+	assert_kept("by_hand", "", (const char *[]){ "whole", "whole", "0246", "0246" });
+	answer = 1;
+	plan = decide("by_hand", "");
+	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EINVAL);
+	ck_assert_msg(strstr(fixture_log, "KV head 0: 9 positions listed of 8"), "%s", fixture_log);
+	kvmod_plan_free(plan);
+}
+END_TEST
+
 static void assert_failed(const char *name, int32_t code, const char *words)
 {
 	struct kvmod_plan *plan;
@@ -466,5 +494,6 @@ START_TEST(needs_and_flags)
 END_TEST
 
 FIXTURE_MAIN("scorer", each_way_to_select, budgets, layers_left_whole, pooled, raised_once,
-	     one_at_least, shared_the_author_s_way, scores_that_are_not_finite,
+	     one_at_least, shared_the_author_s_way, kept_by_hand,
+	     scores_that_are_not_finite,
 	     pooled_beyond_all_numbers, scores_that_fail, what_authors_may_forget, needs_and_flags)

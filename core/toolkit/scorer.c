@@ -20,6 +20,8 @@ static bool lists(const struct kvmod_policy_ops *ops, size_t offset)
 static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 				   const struct kvmod_scorer_ops *ops)
 {
+	if (ops->keep)
+		return NULL;
 	if (!ops->score)
 		return "score()";
 	if (ops->select > KVMOD_ABOVE_LEVEL)
@@ -65,7 +67,7 @@ int32_t kv_scorer_needs(void *self_, const struct kvmod_scorer_ops *ops, struct 
 
 static bool shares(const struct kvmod_scorer_ops *ops)
 {
-	return ops->select == KVMOD_PER_LAYER || ops->select == KVMOD_PER_REQUEST;
+	return !ops->keep && (ops->select == KVMOD_PER_LAYER || ops->select == KVMOD_PER_REQUEST);
 }
 
 /* Two lines of scores, before and after pooling, and then the author's scratch. */
@@ -73,7 +75,7 @@ static size_t thread_floats(const struct kv_scorer_job *job)
 {
 	size_t own = job->ops->floats ? job->ops->floats(job->self, job->request) : 0;
 
-	return 2 * kv_whole_lines(job->extent.n) + own;
+	return job->ops->keep ? own : 2 * kv_whole_lines(job->extent.n) + own;
 }
 
 /* Hands out the request's scratch, or counts if there is none; where threads' begins. */
@@ -115,23 +117,21 @@ int32_t kv_scorer_workspace(void *self, const struct kvmod_scorer_ops *ops,
 
 /* --- scores ------------------------------------------------------------------------------- */
 
-/* By sixteens, which the compiler makes vectors of. */
+/* By sixteens, which the compiler makes vectors of; as integers infinity and NaN are the largest. */
 static bool all_finite(const float *x, uint32_t n)
 {
 	uint32_t i = 0;
 
 	for (; i + 16 <= n; i += 16) {
-		float sum[16];
-		int bad = 0;
+		int32_t bits[16], bad = 0;
 
+		memcpy(bits, x + i, sizeof(bits));
 		for (int j = 0; j < 16; j++)
-			sum[j] = x[i + j] * 0;
-		for (int j = 0; j < 16; j++)
-			bad |= sum[j] != 0;
+			bad |= (bits[j] & 0x7fffffff) > 0x7f7fffff;
 		if (bad)
 			return false;
 	}
-	while (i < n && x[i] * 0 == 0)
+	while (i < n && isfinite(x[i]))
 		i++;
 	return i == n;
 }
@@ -213,6 +213,13 @@ static int32_t keep_above(const void *job_, const struct kvmod_task *task)
 	return KVMOD_OK;
 }
 
+static int32_t keep_by_hand(const void *job_, const struct kvmod_task *task)
+{
+	const struct kv_scorer_job *job = job_;
+
+	return job->ops->keep(job->self, task);
+}
+
 /* --- heads that share -------------------------------------------------------------------------- */
 
 static int32_t store_scores(const void *job_, const struct kvmod_task *task)
@@ -259,9 +266,14 @@ uint64_t kv_scorer_budget(const struct kv_scorer_job *job, const struct kvmod_se
 	return kvmod_budget_at_least(job->request, segment, &job->self->budget, least(job));
 }
 
+static bool has_no_budget(const struct kvmod_scorer_ops *ops)
+{
+	return ops->keep || ops->select == KVMOD_ABOVE_LEVEL;
+}
+
 static bool is_over(const struct kv_scorer_job *job, const struct kvmod_segment *segment)
 {
-	return job->ops->select == KVMOD_ABOVE_LEVEL || job->ops->select == KVMOD_PER_REQUEST ||
+	return has_no_budget(job->ops) || job->ops->select == KVMOD_PER_REQUEST ||
 	       kvmod_longest_head(segment) > kv_scorer_budget(job, segment);
 }
 
@@ -272,7 +284,7 @@ static void mark(const struct kv_scorer_job *job)
 
 		if (kvmod_layer_listed(&job->self->whole_layers, segment->layer))
 			continue;
-		if (job->ops->select != KVMOD_ABOVE_LEVEL)
+		if (!has_no_budget(job->ops))
 			kvmod_say_raised(&job->self->instance, job->request, segment,
 					 &job->self->budget, least(job), &job->self->said_raised);
 		if (is_over(job, segment))
@@ -312,13 +324,14 @@ int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
 
 	lay_out(&job, request->scratch);
 	mark(&job);
-	if (ops->select == KVMOD_PER_REQUEST && !request_is_over(&job))
-		unmark(&job);
 	if (!shares(ops)) {
 		kv_each_head(instance, request, plan, job.scratch, floats,
+			     ops->keep ? keep_by_hand :
 			     ops->select == KVMOD_ABOVE_LEVEL ? keep_above : keep_own, &job);
 		return KVMOD_OK;
 	}
+	if (ops->select == KVMOD_PER_REQUEST && !request_is_over(&job))
+		unmark(&job);
 	kv_share_lay_out(&job);
 	kv_each_head(instance, request, plan, job.scratch, floats, store_scores, &job);
 	if (ops->select == KVMOD_PER_LAYER)

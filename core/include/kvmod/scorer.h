@@ -103,7 +103,7 @@ struct kvmod_scorer_ops {
 	uint32_t what;			/* KVMOD_NEED_...: what score() reads */
 	uint32_t rows;			/* newest queries that it reads; KVMOD_ROWS_OF_WINDOW */
 	uint32_t reserved2;
-	/* Optional: floats of scratch that a call of score() wants. */
+	/* Optional: floats of scratch that a call of score() or keep() wants. */
 	size_t (*floats)(const void *self, const struct kvmod_request *request);
 	/*
 	 * Optional, with KVMOD_PER_LAYER: changes how many of its scored positions each
@@ -114,6 +114,13 @@ struct kvmod_scorer_ops {
 	void (*share)(const void *self, uint64_t own, uint32_t n_heads, uint32_t *counts);
 	/* Optional: checks the author's own parameters, and the model. */
 	int32_t (*open)(void *self, const struct kvmod_model *model);
+	/*
+	 * In place of score() and of all selection, for what no ranking says: keeps
+	 * positions of a head by a keep_...() call of the toolkit. Threads, scratch and
+	 * errors as of score(). Of the standard parameters whole_layers and decode_every
+	 * have their effect.
+	 */
+	int32_t (*keep)(const void *self, const struct kvmod_task *head);
 };
 
 /* 1 if a list of parameters has the field, a constant. */

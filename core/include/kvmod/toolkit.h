@@ -272,7 +272,8 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 {
 	if (host->get_extension(host->ctx, KVMOD_TOOLKIT))
 		return host->register_policy(host->ctx, ops);
-	return host->fail(host->ctx, KVMOD_ENOTSUP, "%s needs the extension " KVMOD_TOOLKIT
+	/* In parentheses, as below: <check.h> has a macro of that name. */
+	return (host->fail)(host->ctx, KVMOD_ENOTSUP, "%s needs the extension " KVMOD_TOOLKIT
 			  ", which this kvmod does not offer", ops->name);
 }
 
@@ -423,9 +424,9 @@ static inline int32_t kvmod_check_pool(const struct kvmod_instance *self, int64_
 {
 	if (pool % 2)
 		return KVMOD_OK;
-	return self->host->fail(self->host->ctx, KVMOD_EINVAL,
-				"pool = %lld is even: pooling has a middle, give an odd width",
-				(long long)pool);
+	return (self->host->fail)(self->host->ctx, KVMOD_EINVAL,
+				  "pool = %lld is even: pooling has a middle, give an odd width",
+				  (long long)pool);
 }
 
 /* --- spans -------------------------------------------------------------------------- */
