@@ -77,7 +77,7 @@ static int32_t hostile_compress(void *self, const struct kvmod_request *r, struc
 
 static const struct kvmod_policy_ops hostile_ops = {
 	.size = sizeof(hostile_ops), .name = "hostile", .description = "writes where it may not",
-	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct kvmod_instance),
+	.instance_size = sizeof(struct kvmod_instance),
 	.needs = hostile_needs, .begin = hostile_begin, .workspace = hostile_workspace,
 	.compress = hostile_compress,
 };

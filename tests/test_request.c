@@ -38,7 +38,7 @@ static int32_t witness_compress(void *self, const struct kvmod_request *r, struc
 
 static const struct kvmod_policy_ops witness_ops = {
 	.size = sizeof(witness_ops), .name = "witness", .description = "counts its calls",
-	.devices = KVMOD_ON_CPU, .instance_size = sizeof(struct kvmod_instance),
+	.instance_size = sizeof(struct kvmod_instance),
 	.needs = witness_needs, .compress = witness_compress,
 };
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# Tests of the CUDA code. They are built where nvcc is. Without a GPU, all but test_host
-# and test_workspace skip themselves and say so. Benchmarks are run by hand.
+# Tests of the CUDA code. They are built where nvcc is. Without a GPU, all but test_host,
+# test_tables and test_workspace skip themselves and say so. Benchmarks are run by hand.
 CUDA_TESTS = \
 	tests/cuda/test_attention \
 	tests/cuda/test_gather \
 	tests/cuda/test_host \
 	tests/cuda/test_policies \
 	tests/cuda/test_refreekv \
+	tests/cuda/test_tables \
 	tests/cuda/test_workspace
 CUDA_BENCHES = \
 	tests/cuda/bench_attention.cu \
@@ -26,6 +27,7 @@ CUDA_CHECKS = \
 	tests/cuda/test_host.c \
 	tests/cuda/test_policies.c \
 	tests/cuda/test_refreekv.c \
+	tests/cuda/test_tables.c \
 	tests/cuda/test_workspace.c
 
 if HAVE_CUDA
@@ -54,6 +56,10 @@ tests_cuda_test_policies_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_refreekv_SOURCES = tests/cuda/test_refreekv.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_refreekv_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_refreekv_LDADD = $(CUDA_TEST_LIBS)
+tests_cuda_test_tables_SOURCES = tests/cuda/test_tables.c tests/cuda/checks.h tests/cuda/runtime.c tests/cuda/runtime.h \
+	$(CUDA_HOST_CODE)
+tests_cuda_test_tables_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
+tests_cuda_test_tables_LDADD = libvectors.la libkvmod.la $(LIBM)
 tests_cuda_test_workspace_SOURCES = tests/cuda/test_workspace.c tests/cuda/checks.h tests/cuda/host.h plugins/cuda/device.c \
 	policies/cuda/ranking.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c

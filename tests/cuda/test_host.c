@@ -9,8 +9,6 @@
 
 #include <kvmod/kvmod.h>
 
-#include "kernels/cuda/base/segment.h"
-#include "kernels/cuda/refreekv/table.h"
 #include "plugins/cuda/device.h"
 #include "policies/cuda/params.h"
 #include "policies/cuda/policies.h"
@@ -18,7 +16,6 @@
 #include "tests/cuda/checks.h"
 #include "tests/cuda/host.h"
 #include "tests/cuda/runtime.h"
-#include "core/testkit/random.h"
 
 static const struct kvmod_device_ops *const ops = &kv_cuda_device_ops;
 
@@ -455,109 +452,39 @@ static void scratch_out_of_reach(void)
 	kvmod_plan_free(plan);
 }
 
-/* --- what a row sees ------------------------------------------------------------------------ */
+/* --- timing ------------------------------------------------------------------------------- */
 
-/* Compared with a count one by one: positions with and without gaps, rows of every age. */
-static void rows_that_see(void)
+/* The extension's calls take the device; each may fail, with a reason. */
+static void timing(void)
 {
-	enum { LENGTH = 40, ROWS_TESTED = 130 };
-	int32_t positions[LENGTH], rows[ROWS_TESTED];
+	struct kvmod_instance *device = open_device();
+	const struct kvmod_device_timing *t;
+	void *begin, *end;
+	double seconds = 0;
 
-	for (int i = 0; i < LENGTH; i++)
-		positions[i] = 5 + 2 * i + (i > 20 ? 7 : 0);
-	for (int i = 0; i < ROWS_TESTED; i++)
-		rows[i] = i - 2;
-	for (uint32_t gaps = 0; gaps < 2; gaps++)
-		for (uint32_t named = 0; named < 2; named++) {
-			const struct kvmod_head h = { .n = LENGTH, .positions = gaps ? positions : NULL };
-			const struct kvmod_head empty = { .positions = gaps ? positions : NULL };
-			const struct kvmod_segment s = {
-				.logical = ROWS_TESTED - 2, .n_rows = ROWS_TESTED, .row_positions = named ? rows : NULL,
-			};
-
-			for (uint32_t row = 0; row < ROWS_TESTED; row++) {
-				uint32_t expected = 0;
-
-				for (int i = 0; i < LENGTH; i++)
-					expected += (gaps ? positions[i] : i) <= rows[row];
-				CHECK(kv_seen(&s, &empty, row) == 0, "row %u sees positions of an empty head", row);
-				CHECK(kv_seen(&s, &h, row) == expected, "row %u sees %u, expected %u", row,
-				      kv_seen(&s, &h, row), expected);
-			}
-		}
-}
-
-/* --- a table, and the memory that the job asks for --------------------------------------------- */
-
-/* The table's entry of segment i must agree with the places at which the next one begins. */
-static void check_entry(const struct kv_refreekv_job *job, const struct kv_segment_entry *e,
-			const uint32_t *first_tile, uint32_t i)
-{
-	bool last = i + 1 == job->n_segments;
-	uint32_t tiles = (last ? job->n_tiles : first_tile[1]) - *first_tile;
-	uint32_t cells = (last ? job->n_cells : e[1].first_cell) - e->first_cell;
-	uint64_t stats = (last ? job->n_stats : e[1].stats) - e->stats;
-	uint32_t size = e->batches * KV_BATCH;
-	uint32_t expected = kv_keeps_all(&job->params, e->n) ? 0 : (e->n + size - 1) / size;
-
-	CHECK(tiles == expected && e->first_tile == *first_tile, "segment %u of %u: %u tiles, expected %u", i,
-	      e->n, tiles, expected);
-	CHECK(cells == kv_padded(tiles), "segment %u: room for %u tiles, expected %u", i, cells, kv_padded(tiles));
-	CHECK(stats == (uint64_t)e->n_rows * tiles * job->n_q_heads, "segment %u: room for %llu sums", i,
-	      (unsigned long long)stats);
-	CHECK(job->rows == 1 || e->batches == KV_BATCHES, "segment %u: small tiles for several rows", i);
-}
-
-static void tables(void)
-{
-	enum { MOST = 24, HEADS = 8, RUNS = 3000 };
-	static struct kvmod_head h[MOST];
-	static struct kvmod_segment s[MOST];
-	static const struct kvmod_head *heads[MOST][HEADS];
-	const struct kvmod_segment *list[MOST];
-	struct kv_random r = { 11 };
-	uint32_t seen = 0;
-
-	describe();
-	for (uint32_t run = 0; run < RUNS; run++) {
-		uint32_t count = kv_random_range(&r, 1, MOST), groups = kv_random_range(&r, 1, 2);
-		struct kv_refreekv_params p = { run % 10 ? 0.01 : 0, kv_random_range(&r, 0, 9), 1, 0, run % 3 ? 1 : 4 };
-		struct kv_refreekv_job job;
-		char *table;
-
-		for (uint32_t i = 0; i < count; i++) {
-			h[i] = head;
-			h[i].n = kv_random_range(&r, 4, 4u << kv_random_range(&r, 1, 15));
-			s[i] = segments[0];
-			s[i].logical = h[i].n;
-			s[i].n_q_heads = HEADS * groups;
-			s[i].n_kv_heads = HEADS;
-			for (uint32_t g = 0; g < HEADS; g++)
-				heads[i][g] = &h[i];	/* all alike */
-			s[i].heads = heads[i];
-			s[i].n_rows = kv_random_range(&r, 1, 4);
-			list[i] = &s[i];
-		}
-		CHECK(kv_cuda_refreekv_prepare(&p, list, count, &job) == 0, "run %u is refused", run);
-		table = malloc(job.table_bytes);
-		if (!table)
-			abort();
-		kv_cuda_refreekv_table(&job, list, table);
-		for (uint32_t i = 0; i < count; i++) {
-			const struct kv_segment_entry *e = (const void *)table;
-
-			check_entry(&job, e + i, (const uint32_t *)(table + kv_table_layout(&job).first_tiles) + i, i);
-			seen |= e[i].batches;
-		}
-		free(table);
-	}
-	CHECK(seen == (1 | 2 | 4), "tiles of batches %u were seen", seen);
+	if (!device)
+		abort();
+	t = ops->get_extension(device, KVMOD_DEVICE_TIMING);
+	CHECK(!ops->get_extension(device, "kvmod.none/1"), "an extension that does not exist");
+	CHECK(t && t->size == sizeof(*t) && t->read, "no extension for timing");
+	CHECK(t->mark_new(device, &begin) == 0 && t->mark_new(device, &end) == 0, "marks: %s", reason);
+	CHECK(t->mark_set(device, NULL, begin) == 0 && t->read(device, NULL, NULL, 0) == 0 &&
+	      t->mark_set(device, NULL, end) == 0, "a read between marks: %s", reason);
+	CHECK(t->elapsed(device, begin, end, &seconds) == 0 && seconds > 0.9e-3 && seconds < 1.1e-3,
+	      "a millisecond is %g s", seconds);
+	runtime.n_calls = 0;
+	runtime.fail_call = 1;
+	reason[0] = '\0';
+	CHECK(t->mark_set(device, NULL, end) == KVMOD_EDEVICE && strstr(reason, "recording a CUDA event"),
+	      "a mark that fails: %s", reason);
+	runtime.fail_call = 0;
+	t->mark_free(device, begin);
+	t->mark_free(device, end);
+	close_device(device);
 }
 
 int main(void)
 {
-	rows_that_see();
-	tables();
 	gathers_in_a_row();
 	gathers_in_parts();
 	gathers_that_overlap();
@@ -566,6 +493,7 @@ int main(void)
 	decisions(false);
 	decisions(true);
 	scratch_out_of_reach();
+	timing();
 	printf("%u checks, %u failures\n", checks, failures);
 	return failures != 0;
 }
