@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PEAK_ROUNDS 5
-
 /* Scratch of the policy's, besides the cache. */
 static uint64_t spare_bytes(const struct bench_shape *s, uint32_t n)
 {
@@ -216,6 +214,8 @@ static int run_rounds(struct decision_bench *b, round_fn *one, void *memory,
 	row->theirs = cli_stats(b->theirs, rounds);
 	return CLI_OK;
 }
+
+#define PEAK_ROUNDS 5
 
 /* After the rounds, which so much arithmetic would slow down: some processors clock lower. */
 static int measure_peak(struct decision_bench *b, const struct kvmod_request *request,

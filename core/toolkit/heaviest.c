@@ -55,7 +55,9 @@ struct kv_selection kv_heaviest_mass(const float *scores, size_t n, double mass)
 		return (struct kv_selection){ .key = kv_order(0.0f) - 1 };
 	memcpy(&value, &bits, sizeof(value));
 	ties = ceil(left / value);
-	return (struct kv_selection){ .key = key, .ties = ties < UINT32_MAX ? (uint32_t)ties : UINT32_MAX };
+	return (struct kv_selection){
+		.key = key, .ties = ties < UINT32_MAX ? (uint32_t)ties : UINT32_MAX,
+	};
 }
 
 static void mark(const float *scores, size_t n, struct kv_selection selection, uint8_t *marks)
