@@ -200,12 +200,13 @@ static struct layer *piece(const struct batch *batch, uint32_t i, uint32_t *chun
 
 static void scan(void *arg, uint32_t i)
 {
-	uint32_t chunk, g;
+	uint32_t chunk, g, tile, end;
 	struct layer *layer = piece(arg, i, &chunk, &g);
 
 	if (!layer)
 		return;
-	for (uint32_t tile = chunk * CHUNK; tile < layer->n_tiles && tile < (chunk + 1) * CHUNK; tile++) {
+	end = (chunk + 1) * CHUNK < layer->n_tiles ? (chunk + 1) * CHUNK : layer->n_tiles;
+	for (tile = chunk * CHUNK; tile < end; tile++) {
 		struct range t = refreekv_tile(layer, tile);
 
 		layer->kit->parts_scan(refreekv_attention(layer, g),

@@ -71,7 +71,8 @@ int32_t refreekv_say(const struct refreekv *self, int32_t status)
 	if (status == KVMOD_ENOTSUP)
 		return host->fail(host->ctx, status, "KV heads of different lengths: "
 				  "refreekv keeps one length in a layer");
-	return host->fail(host->ctx, status, "attention is not finite: NaN or infinity in keys or queries");
+	return host->fail(host->ctx, status,
+			  "attention is not finite: NaN or infinity in keys or queries");
 }
 
 void refreekv_keep_from(const struct refreekv *self, struct kvmod_keep *keep, uint32_t first,

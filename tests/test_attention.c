@@ -90,7 +90,8 @@ static void scan(const struct kv_attention *a, const struct ranges *p)
 		kv_attention_scan(a, p->part_of[i], i ? p->end[i - 1] : 0, p->end[i]);
 }
 
-static void check_parts(const struct kv_attention *a, const struct ranges *p, const double *expected)
+static void check_parts(const struct kv_attention *a, const struct ranges *p,
+			const double *expected)
 {
 	double share[4], squares[4];
 
@@ -138,7 +139,8 @@ static void check_add(struct kv_random *r, const struct kv_attention *a, const d
 
 static void check_head(struct kv_random *r, const struct kvmod_segment *s, uint32_t g)
 {
-	uint32_t n_rows = kv_random_range(r, 1, s->n_rows), row = kv_random_range(r, 0, s->n_rows - n_rows);
+	uint32_t n_rows = kv_random_range(r, 1, s->n_rows);
+	uint32_t row = kv_random_range(r, 0, s->n_rows - n_rows);
 	struct kv_attention a = kv_attention_of(s, g, row, n_rows);
 	struct ranges p = random_ranges(r, a.n);
 	double *expected = reference(&a);
@@ -168,13 +170,17 @@ static void check_head(struct kv_random *r, const struct kvmod_segment *s, uint3
 
 static struct shape random_shape(struct kv_random *r, uint32_t type)
 {
-	static const uint32_t heads[][2] = { { 9, 3 }, { 4, 1 }, { 5, 5 }, { 14, 2 }, { 8, 2 }, { 16, 1 } };
+	static const uint32_t heads[][2] = {
+		{ 9, 3 }, { 4, 1 }, { 5, 5 }, { 14, 2 }, { 8, 2 }, { 16, 1 },
+	};
 	uint32_t i = kv_random_range(r, 0, 5);
 	struct shape s = {
 		.type = type,
-		.n = kv_random_range(r, 0, 9) ? kv_random_range(r, 1, 100) : kv_random_range(r, 380, 1200),
+		.n = kv_random_range(r, 0, 9) ? kv_random_range(r, 1, 100) :
+		     kv_random_range(r, 380, 1200),
 		.n_q_heads = heads[i][0], .n_kv_heads = heads[i][1],
-		.head_dim = type == KVMOD_Q8_0 ? 32 * kv_random_range(r, 1, 3) : kv_random_range(r, 1, 80),
+		.head_dim = type == KVMOD_Q8_0 ? 32 * kv_random_range(r, 1, 3) :
+			    kv_random_range(r, 1, 80),
 		.ragged = kv_random_range(r, 0, 1),
 	};
 
@@ -203,7 +209,8 @@ END_TEST
 
 static void check_toolkit(struct kv_random *r, const struct kvmod_segment *s, uint32_t g)
 {
-	uint32_t n_rows = kv_random_range(r, 1, 2 * s->n_rows), n = n_rows < s->n_rows ? n_rows : s->n_rows;
+	uint32_t n_rows = kv_random_range(r, 1, 2 * s->n_rows);
+	uint32_t n = n_rows < s->n_rows ? n_rows : s->n_rows;
 	struct kv_attention a = kv_attention_of(s, g, s->n_rows - n, n);
 	struct ranges p = random_ranges(r, a.n);
 	size_t bytes = kv_toolkit.parts_bytes(s, g, n_rows, p.n), n_out = (size_t)a.group * a.n;

@@ -34,7 +34,7 @@ static void sorted(const float *scores, uint32_t n, struct scored *out)
 }
 
 /* The selection is the first `count` in order of weight, then of age. */
-static void assert_first(struct kv_cut cut, const float *scores, uint32_t n,
+static void assert_first(struct kv_selection selection, const float *scores, uint32_t n,
 			 const struct scored *order, uint32_t count)
 {
 	bool *taken = calloc(n + 1, sizeof(*taken));
@@ -43,7 +43,7 @@ static void assert_first(struct kv_cut cut, const float *scores, uint32_t n,
 	for (uint32_t i = 0; i < count; i++)
 		taken[order[i].at] = true;
 	for (uint32_t i = 0; i < n; i++)
-		ck_assert_msg(kv_cut_takes(&cut, scores[i]) == taken[i],
+		ck_assert_msg(kv_selection_takes(&selection, scores[i]) == taken[i],
 			      "score %u of %u, %u wanted", i, n, count);
 	free(taken);
 }
@@ -107,11 +107,11 @@ END_TEST
 START_TEST(mass_beyond_all_is_all)
 {
 	const float scores[] = { 0.25f, 0, 0.5f, 0 };
-	struct kv_cut all = kv_heaviest_mass(scores, 4, 1), one = kv_heaviest_mass(scores, 4, 0);
+	struct kv_selection all = kv_heaviest_mass(scores, 4, 1), one = kv_heaviest_mass(scores, 4, 0);
 
 	for (int i = 0; i < 4; i++) {
-		ck_assert(kv_cut_takes(&all, scores[i]));
-		ck_assert(kv_cut_takes(&one, scores[i]) == (i == 2));
+		ck_assert(kv_selection_takes(&all, scores[i]));
+		ck_assert(kv_selection_takes(&one, scores[i]) == (i == 2));
 	}
 }
 END_TEST

@@ -69,7 +69,7 @@ extern const struct kvmod_module bench_read_module;
  */
 extern const struct kvmod_module bench_product_module;
 #define BENCH_MAX_DIM	1024		/* of a head */
-#define BENCH_PEAK_MACS	((uint64_t)1 << 29)
+#define BENCH_PEAK_MACS	((uint64_t)1 << 28)
 
 /* Multiply-adds of the product, for all segments and `rows` rows of queries. */
 static inline double bench_macs(const struct bench_shape *s, uint32_t n, uint32_t rows)

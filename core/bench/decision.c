@@ -104,10 +104,9 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	bench_in_range(self, "--threads", b.threads, 0, 1024);
 	rounds = b.options.rounds;
 	b.ctx = make_context(&b);
-	b.ours = calloc(4 * rounds, sizeof(*b.ours));
+	b.ours = calloc(3 * rounds, sizeof(*b.ours));
 	b.wall = b.ours ? b.ours + rounds : NULL;
 	b.theirs = b.ours ? b.wall + rounds : NULL;
-	b.at_peak = b.ours ? b.theirs + rounds : NULL;
 	b.rows = json_array();
 	b.growth = json_array();
 	if (b.ctx && (!b.ours || !b.rows || !b.growth))

@@ -24,7 +24,7 @@ struct decision_bench {
 	struct kvmod_policy *peak;	/* NULL: the rival is a pass over K */
 	uint32_t n_rows;		/* that the policy asks for, of the longest cache */
 	struct kvmod_plan *plan;	/* of the last decision, as a session keeps it */
-	double *ours, *wall, *theirs, *at_peak;	/* [rounds], milliseconds */
+	double *ours, *wall, *theirs;	/* [rounds], milliseconds */
 	json_t *rows, *growth;		/* with --json */
 };
 

@@ -72,7 +72,8 @@ static void print_row(const struct decision_bench *b, const struct decision_row 
 	if (b->device.ops)
 		printf(" %9.4f", r->wall.median);
 	else if (b->peak)
-		printf(" %10.1f %8.1f", giga_a_second(r->macs / r->ours.median), giga_a_second(r->peak));
+		printf(" %10.1f %8.1f", giga_a_second(r->macs / r->ours.median),
+		       giga_a_second(r->peak));
 	printf("\n");
 }
 

@@ -36,15 +36,15 @@ uint32_t descend(const float *scores, size_t n, double *left, bool by_mass)
 	return prefix;
 }
 
-struct kv_cut kv_heaviest(const float *scores, size_t n, size_t count)
+struct kv_selection kv_heaviest(const float *scores, size_t n, size_t count)
 {
 	double left = (double)count;
 	uint32_t key = descend(scores, n, &left, false);
 
-	return (struct kv_cut){ .key = key, .ties = (uint32_t)left };
+	return (struct kv_selection){ .key = key, .ties = (uint32_t)left };
 }
 
-struct kv_cut kv_heaviest_mass(const float *scores, size_t n, double mass)
+struct kv_selection kv_heaviest_mass(const float *scores, size_t n, double mass)
 {
 	double left = mass > 0 ? mass : DBL_MIN, ties;
 	uint32_t key = descend(scores, n, &left, true), bits = key & 0x7fffffff;
@@ -52,16 +52,18 @@ struct kv_cut kv_heaviest_mass(const float *scores, size_t n, double mass)
 
 	/* All scores together fall short of the mass: every one is in. */
 	if (key <= kv_order(0.0f))
-		return (struct kv_cut){ .key = kv_order(0.0f) - 1 };
+		return (struct kv_selection){ .key = kv_order(0.0f) - 1 };
 	memcpy(&value, &bits, sizeof(value));
 	ties = ceil(left / value);
-	return (struct kv_cut){ .key = key, .ties = ties < UINT32_MAX ? (uint32_t)ties : UINT32_MAX };
+	return (struct kv_selection){
+		.key = key, .ties = ties < UINT32_MAX ? (uint32_t)ties : UINT32_MAX,
+	};
 }
 
-static void mark(const float *scores, size_t n, struct kv_cut cut, uint8_t *marks)
+static void mark(const float *scores, size_t n, struct kv_selection selection, uint8_t *marks)
 {
 	for (size_t i = 0; i < n; i++)
-		marks[i] |= kv_cut_takes(&cut, scores[i]);
+		marks[i] |= kv_selection_takes(&selection, scores[i]);
 }
 
 void kv_mark_heaviest(const float *scores, size_t n, size_t count, uint8_t *marks)
@@ -95,13 +97,13 @@ void kv_keep_between(const struct kvmod_task *t, uint32_t sinks, const float *sc
 		     uint32_t count)
 {
 	uint32_t *kept = list_of(t), n = 0, i = 0;
-	struct kv_cut cut;
+	struct kv_selection selection;
 
 	for (; i < sinks && i < t->n; i++)
 		kept[n++] = i;
-	cut = kv_heaviest(scores, m > i ? m - i : 0, count);
+	selection = kv_heaviest(scores, m > i ? m - i : 0, count);
 	for (uint32_t first = i; i < m; i++)
-		if (kv_cut_takes(&cut, scores[i - first]))
+		if (kv_selection_takes(&selection, scores[i - first]))
 			kept[n++] = i;
 	for (; i < t->n; i++)
 		kept[n++] = i;

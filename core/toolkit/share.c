@@ -86,19 +86,20 @@ static uint32_t count_above(const float *scores, size_t n, uint32_t key)
 }
 
 /* Of equal scores the older comes first, and of equal positions that of the first head. */
-static void count_ties(const struct kv_scorer_job *job, const struct pot *pot, struct kv_cut cut)
+static void count_ties(const struct kv_scorer_job *job, const struct pot *pot,
+		       struct kv_selection selection)
 {
-	for (uint32_t at = 0; at < job->extent.n && cut.ties; at++)
+	for (uint32_t at = 0; at < job->extent.n && selection.ties; at++)
 		for (uint32_t i = pot->first; i < pot->end; i++) {
 			struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
 			uint32_t n_heads = kvmod_segment_at(job->request, i)->n_kv_heads;
 
-			for (uint32_t g = 0; g < n_heads && cut.ties; g++) {
+			for (uint32_t g = 0; g < n_heads && selection.ties; g++) {
 				if (at >= n_scores(job, i, g) ||
-				    kv_order(scores_of(job, i, g)[at]) != cut.key)
+				    kv_order(scores_of(job, i, g)[at]) != selection.key)
 					continue;
 				keep->counts[g]++;
-				cut.ties--;
+				selection.ties--;
 			}
 		}
 }
@@ -109,15 +110,15 @@ static void count_heaviest(const struct kv_scorer_job *job, const struct pot *po
 	const float *scores = scores_of(job, pot->first, 0);
 	size_t n = job->begin[kv_head_number(job, pot->end, 0)] -
 		   job->begin[kv_head_number(job, pot->first, 0)];
-	struct kv_cut cut;
+	struct kv_selection selection;
 
 	leave_out_failed(job, pot);
-	cut = kv_heaviest(scores, n, pot->budget);
+	selection = kv_heaviest(scores, n, pot->budget);
 	for (uint32_t i = pot->first; i < pot->end; i++)
 		for (uint32_t g = 0; g < kvmod_segment_at(job->request, i)->n_kv_heads; g++)
 			kvmod_keep_at(job->plan, i)->counts[g] =
-				count_above(scores_of(job, i, g), n_scores(job, i, g), cut.key);
-	count_ties(job, pot, cut);
+				count_above(scores_of(job, i, g), n_scores(job, i, g), selection.key);
+	count_ties(job, pot, selection);
 }
 
 void kv_share_request(const struct kv_scorer_job *job)

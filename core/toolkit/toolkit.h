@@ -79,7 +79,7 @@ void kv_parts_add(const struct kvmod_attention *a, uint32_t n_rows, uint32_t beg
  * Where a selection ends: every score above the key is in it, and the oldest
  * `ties` of those equal to it.
  */
-struct kv_cut {
+struct kv_selection {
 	uint32_t key;
 	uint32_t ties;
 };
@@ -95,19 +95,19 @@ static inline uint32_t kv_order(float x)
 }
 
 /* Is the next score, from the oldest on, in the selection? */
-static inline bool kv_cut_takes(struct kv_cut *cut, float score)
+static inline bool kv_selection_takes(struct kv_selection *selection, float score)
 {
 	uint32_t key = kv_order(score);
 
-	if (key == cut->key && cut->ties) {
-		cut->ties--;
+	if (key == selection->key && selection->ties) {
+		selection->ties--;
 		return true;
 	}
-	return key > cut->key;
+	return key > selection->key;
 }
 
-struct kv_cut kv_heaviest(const float *scores, size_t n, size_t count);
-struct kv_cut kv_heaviest_mass(const float *scores, size_t n, double mass);
+struct kv_selection kv_heaviest(const float *scores, size_t n, size_t count);
+struct kv_selection kv_heaviest_mass(const float *scores, size_t n, double mass);
 void kv_mark_heaviest(const float *scores, size_t n, size_t count, uint8_t *marks);
 void kv_mark_mass(const float *scores, size_t n, double mass, uint8_t *marks);
 
