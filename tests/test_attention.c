@@ -273,12 +273,13 @@ static const struct kvmod_head *heads[1];
 static void small(struct kvmod_segment *s, struct kvmod_head *head, float *q)
 {
 	*head = (struct kvmod_head){ .size = sizeof(*head), .n = 700,
-		.k = { sizeof(head->k), KVMOD_F32, keys, 2 * sizeof(float), 0 } };
+		.k = { .type = KVMOD_F32, .data = keys, .stride = 2 * sizeof(float) } };
 	heads[0] = head;
 	*s = (struct kvmod_segment){
 		.size = sizeof(*s), .logical = 700, .n_q_heads = 1, .n_kv_heads = 1, .head_dim = 2,
 		.scale = 1, .heads = heads,
-		.q = { sizeof(s->q), KVMOD_F32, q, 2 * sizeof(float), 2 * sizeof(float) },
+		.q = { .type = KVMOD_F32, .data = q, .stride = 2 * sizeof(float),
+		       .head_stride = 2 * sizeof(float) },
 		.n_rows = 3, .row_positions = positions,
 	};
 }

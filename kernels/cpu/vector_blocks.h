@@ -171,6 +171,9 @@ ALWAYS_INLINE void block_stats(uint32_t type, const char *k, int64_t stride, uin
 	case KVMOD_BF16: \
 		call(KVMOD_BF16); \
 		break; \
+	case KVMOD_Q4_0: \
+		call(KVMOD_Q4_0); \
+		break; \
 	default: \
 		call(KVMOD_Q8_0); \
 	}

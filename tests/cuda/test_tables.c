@@ -24,7 +24,7 @@
 static float numbers[DIM];
 
 static const struct kvmod_view view = {
-	.size = sizeof(view), .type = KVMOD_F32, .data = numbers, .stride = DIM * sizeof(float),
+	.type = KVMOD_F32, .data = numbers, .stride = DIM * sizeof(float),
 	.head_stride = DIM * sizeof(float),
 };
 
@@ -33,13 +33,24 @@ static struct kvmod_head head_of(uint32_t n)
 	return (struct kvmod_head){ .size = sizeof(struct kvmod_head), .n = n, .k = view };
 }
 
-static struct kvmod_segment segment_of(const struct kvmod_head *heads, uint32_t n_q_heads, uint32_t n_kv_heads,
+/* All heads alike: one, as often as it takes. */
+static const struct kvmod_head **list_of(const struct kvmod_head *head)
+{
+	static const struct kvmod_head *lists[64][16];
+	static uint32_t next;
+	const struct kvmod_head **list = lists[next++ % 64];
+
+	for (uint32_t g = 0; g < 16; g++)
+		list[g] = head;
+	return list;
+}
+
+static struct kvmod_segment segment_of(const struct kvmod_head *head, uint32_t n_q_heads, uint32_t n_kv_heads,
 				       uint32_t n_rows)
 {
 	return (struct kvmod_segment){
-		.size = sizeof(struct kvmod_segment), .logical = heads->n, .n_q_heads = n_q_heads,
-		.n_kv_heads = n_kv_heads, .head_dim = DIM, .scale = 1, .head_stride = sizeof(*heads),
-		.heads = heads, .q = view, .n_rows = n_rows,
+		.size = sizeof(struct kvmod_segment), .logical = head->n, .n_q_heads = n_q_heads,
+		.n_kv_heads = n_kv_heads, .head_dim = DIM, .scale = 1, .heads = list_of(head), .q = view, .n_rows = n_rows,
 	};
 }
 
@@ -114,7 +125,6 @@ static void tables_of_refreekv(void)
 		for (uint32_t i = 0; i < count; i++) {
 			h[i] = head_of(kv_random_range(&r, 4, 4u << kv_random_range(&r, 1, 15)));
 			s[i] = segment_of(&h[i], HEADS * groups, HEADS, kv_random_range(&r, 1, 4));
-			s[i].head_stride = 0;	/* all alike */
 			list[i] = &s[i];
 		}
 		CHECK(kv_cuda_refreekv_prepare(&p, list, count, &job) == 0, "run %u is refused", run);
