@@ -230,7 +230,8 @@ struct kvmod_toolkit {
 	/*
 	 * Of one row (0: the oldest of the n_rows) and query head h of the group: the
 	 * share of its attention that lies in each part, and the sum of the squares of
-	 * what it pays to each position there; [n_parts], NULL: not wanted.
+	 * what it pays to each position there; [n_parts], NULL: not wanted. The shares of
+	 * all parts add up to 1, or to less where the segment has sink_logits.
 	 */
 	void (*parts_shares)(const struct kvmod_attention *a, uint32_t row, uint32_t h,
 			     double *share, double *squares);
