@@ -8,7 +8,7 @@
 /* With pooling = max the paper's width is 7. */
 #define PARAMS(P, owner) \
 	KVMOD_P_BUDGET(P, owner, "0.25") \
-	KVMOD_P_WINDOW(P, owner, "32") \
+	KVMOD_P_PROBES(P, owner, "32") \
 	KVMOD_P_POOL(P, owner, "5") \
 	KVMOD_P_POOLING(P, owner, "average")
 
