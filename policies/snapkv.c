@@ -19,6 +19,6 @@ static int32_t score(const void *self, const struct kvmod_task *head, float *out
 	return head->kit->mean_attention(head, (uint32_t)scorer->window, head->m, out);
 }
 
-KVMOD_SCORER(snapkv, struct kvmod_scorer, PARAMS, "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_SCORER(snapkv, struct kvmod_scorer, PARAMS, "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "what the last queries attend to, for each KV head its own (2404.14469)",
 	     .score = score, .what = KVMOD_NEED_K, .rows = KVMOD_ROWS_OF_WINDOW);
