@@ -17,7 +17,7 @@
 #define N_POSITIONS	256		/* a quarter of it is a budget that policies can keep */
 
 struct probe {
-	struct kv_pile pile;
+	struct kv_arena arena;
 	struct kvmod_segment segments[N_LAYERS];
 	struct kvmod_head heads[N_LAYERS][N_KV_HEADS];
 	const struct kvmod_segment *segment_list[N_LAYERS];	/* of these */
@@ -90,7 +90,7 @@ static int make_view(struct probe *p, uint32_t type, uint32_t n_heads, uint32_t 
 		     struct kvmod_view *view)
 {
 	size_t stride = kvmod_row_bytes(type, HEAD_DIM);
-	char *data = kv_pile_alloc(&p->pile, stride * n_rows * n_heads);
+	char *data = kv_arena_alloc(&p->arena, stride * n_rows * n_heads);
 
 	if (!data)
 		return KVMOD_ENOMEM;
@@ -106,7 +106,7 @@ static int make_view(struct probe *p, uint32_t type, uint32_t n_heads, uint32_t 
 /* [N_Q_HEADS][n] numbers that are not negative. */
 static int make_numbers(struct probe *p, uint32_t n, struct kvmod_view *view)
 {
-	float *data = kv_pile_alloc(&p->pile, sizeof(*data) * n * N_Q_HEADS);
+	float *data = kv_arena_alloc(&p->arena, sizeof(*data) * n * N_Q_HEADS);
 
 	if (!data)
 		return KVMOD_ENOMEM;
@@ -264,7 +264,7 @@ int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 		err = run(p, policy);
 	}
 	if (p)
-		kv_pile_free(&p->pile);
+		kv_arena_free(&p->arena);
 	free(p);
 	step(arg, "closing it");
 	kvmod_policy_close(policy);

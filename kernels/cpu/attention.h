@@ -13,8 +13,8 @@
  * and on the order of a part's scans, not on who scans which part. [any thread; parts
  * and positions of its own]
  */
-#ifndef KV_CPU_ATTENTION_H
-#define KV_CPU_ATTENTION_H
+#ifndef KV_KERNELS_CPU_ATTENTION_H
+#define KV_KERNELS_CPU_ATTENTION_H
 
 #include <kvmod/toolkit.h>
 
