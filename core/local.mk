@@ -74,6 +74,8 @@ libkvmod_la_SOURCES = \
 	core/run/cpu.c \
 	core/run/decide.c \
 	core/run/decide.h \
+	core/run/describe.c \
+	core/run/describe.h \
 	core/run/engine.c \
 	core/run/engine.h \
 	core/run/fullkv.c \

@@ -65,7 +65,7 @@ static const char *threads = "kvmod.threads=2";
 
 /* params: "key=value key=value" */
 static struct kvmod_policy *open_policy(struct kvmod_ctx *ctx, const char *name,
-					const char *params, const struct madeup_shape *shape)
+					const char *params, const struct kv_shape *shape)
 {
 	struct kvmod_model model = madeup_model(shape);
 	struct kvmod_policy *policy;
@@ -100,7 +100,7 @@ static struct kvmod_plan *decide_once(struct kvmod_ctx *ctx, const char *name, c
 				      const struct madeup *m)
 {
 	struct kvmod_policy *policy = open_policy(ctx, name, params, &m->shape);
-	struct kvmod_plan *plan = decide(policy, &m->request);
+	struct kvmod_plan *plan = decide(policy, &m->d.request);
 
 	for (uint32_t i = 0; i < plan->n_keeps; i++)
 		ck_assert_msg(kvmod_keep_at(plan, i)->status == 0, "%s %s: %s", name, params, said);
@@ -116,7 +116,7 @@ static uint32_t total_heads(const struct madeup *m)
 static uint32_t kept_of(const struct madeup *m, const struct kvmod_plan *plan, uint32_t head,
 			uint32_t *kept)
 {
-	return vectors_kept(&m->request, plan, head / m->shape.n_kv_heads,
+	return vectors_kept(&m->d.request, plan, head / m->shape.n_kv_heads,
 			    head % m->shape.n_kv_heads, kept);
 }
 
@@ -146,12 +146,12 @@ static bool same_plan(const struct madeup *m, const struct kvmod_plan *a,
 	return only_in_a(m, a, b) == 0 && only_in_a(m, b, a) == 0;
 }
 
-static struct madeup_shape draw_shape(struct kv_random *r, uint32_t type)
+static struct kv_shape draw_shape(struct kv_random *r, uint32_t type)
 {
 	static const uint32_t dims[] = { 32, 64, 96, 128 }, groups[] = { 1, 2, 3, 4, 7 };
 	uint32_t n_kv_heads = kv_random_range(r, 1, 4), n_layers = kv_random_range(r, 1, 3);
 
-	return (struct madeup_shape){
+	return (struct kv_shape){
 		.n_layers = n_layers,
 		.n_segments = n_layers,
 		.n_kv_heads = n_kv_heads,
@@ -161,7 +161,7 @@ static struct madeup_shape draw_shape(struct kv_random *r, uint32_t type)
 	};
 }
 
-static const struct madeup_shape usual = {
+static const struct kv_shape usual = {
 	.n_layers = 3, .n_segments = 3, .n_q_heads = 9, .n_kv_heads = 3, .head_dim = 32,
 	.type = KVMOD_F32,
 };
@@ -169,7 +169,7 @@ static const struct madeup_shape usual = {
 /* What needs a policy has of rows is at most this. */
 #define ROWS 32
 
-static struct madeup make(const struct madeup_shape *shape, uint32_t n)
+static struct madeup make(const struct kv_shape *shape, uint32_t n)
 {
 	struct madeup m;
 
@@ -233,7 +233,7 @@ START_TEST(plans_pass_and_repeat)
 	struct kv_random r = { 10 + (uint64_t)_i };
 
 	for (int round = 0; round < 12; round++) {
-		struct madeup_shape shape = draw_shape(&r, KVMOD_F32 + (uint32_t)round % 4);
+		struct kv_shape shape = draw_shape(&r, KVMOD_F32 + (uint32_t)round % 4);
 		struct madeup m = make(&shape, kv_random_range(&r, 1, 200));
 		struct kvmod_plan *a, *b;
 
@@ -278,7 +278,7 @@ START_TEST(more_budget_never_loses_a_position)
 		ck_assert_uint_gt(only_in_a(&m, more, less), 0);
 		kvmod_plan_free(less);
 	}
-	ck_assert_double_eq(kvmod_plan_budget(&m.request, less), 1);
+	ck_assert_double_eq(kvmod_plan_budget(&m.d.request, less), 1);
 	kvmod_plan_free(less);
 	madeup_free(&m);
 	kvmod_unref(ctx);
@@ -324,18 +324,18 @@ END_TEST
 /* The same cache with K as floats: what Q4_0 reads back as. */
 static struct madeup as_floats(const struct madeup *from)
 {
-	struct madeup_shape shape = from->shape;
+	struct kv_shape shape = from->shape;
 	struct madeup to;
 
 	shape.type = KVMOD_F32;
-	to = make(&shape, from->heads[0].n);
+	to = make(&shape, from->d.heads[0].n);
 	for (uint32_t i = 0; i < shape.n_segments * shape.n_kv_heads; i++)
-		for (uint32_t row = 0; row < to.heads[i].n; row++)
+		for (uint32_t row = 0; row < to.d.heads[i].n; row++)
 			kv_cpu_to_f32(from->shape.type,
-				      (const char *)from->heads[i].k.data + row * from->heads[i].k.stride,
+				      (const char *)from->d.heads[i].k.data + row * from->d.heads[i].k.stride,
 				      shape.head_dim,
-				      (float *)((char *)(uintptr_t)to.heads[i].k.data +
-						row * to.heads[i].k.stride));
+				      (float *)((char *)(uintptr_t)to.d.heads[i].k.data +
+						row * to.d.heads[i].k.stride));
 	return to;
 }
 
@@ -343,7 +343,7 @@ START_TEST(q4_0_is_read_as_what_it_says)
 {
 	static const char *const names[] = { "snapkv", "adakv", "topp" };
 	struct kvmod_ctx *ctx = context(true);
-	struct madeup_shape shape = usual;
+	struct kv_shape shape = usual;
 	struct madeup blocks, floats;
 	struct kvmod_plan *a, *b;
 
@@ -355,7 +355,7 @@ START_TEST(q4_0_is_read_as_what_it_says)
 		b = decide_once(ctx, names[i], "", &floats);
 		ck_assert_uint_eq(only_in_a(&blocks, a, b), 0);
 		ck_assert_uint_eq(only_in_a(&blocks, b, a), 0);
-		ck_assert_double_lt(kvmod_plan_budget(&blocks.request, a), 1);
+		ck_assert_double_lt(kvmod_plan_budget(&blocks.d.request, a), 1);
 		kvmod_plan_free(a);
 		kvmod_plan_free(b);
 		madeup_free(&blocks);
@@ -369,7 +369,7 @@ START_TEST(types_of_k_agree)
 {
 	static const char *const names[] = { "snapkv", "adakv", "topp" };
 	struct kvmod_ctx *ctx = context(true);
-	struct madeup_shape shape = usual;
+	struct kv_shape shape = usual;
 	struct madeup exact, other;
 	struct kvmod_plan *a, *b;
 
@@ -400,7 +400,7 @@ START_TEST(raised_budget_is_said_once)
 	struct kvmod_policy *policy = open_policy(ctx, "snapkv", "budget=5", &usual);
 
 	for (int i = 0; i < 3; i++)
-		kvmod_plan_free(decide(policy, &m.request));
+		kvmod_plan_free(decide(policy, &m.d.request));
 	ck_assert_uint_eq(n_said, 1);
 	ck_assert_ptr_nonnull(strstr(said, "raised to 32"));
 	kvmod_policy_close(policy);
@@ -466,16 +466,16 @@ START_TEST(numbers_that_are_not_finite)
 	struct kvmod_policy *policy;
 	struct kvmod_plan *plan;
 	/* Key 50 of KV head 1 in the last layer. */
-	const struct kvmod_head *head = &m.heads[2 * 3 + 1];
+	const struct kvmod_head *head = &m.d.heads[2 * 3 + 1];
 	float bad = _i ? INFINITY : NAN;
 
 	memcpy(m.bytes + ((const unsigned char *)head->k.data - m.bytes) + 50 * head->k.stride,
 	       &bad, sizeof(bad));
 	for (int i = 0; i < 3; i++) {
 		policy = open_policy(ctx, cases[i][0], cases[i][1], &usual);
-		ck_assert_int_eq(kvmod_plan_new(&m.request, &plan), 0);
+		ck_assert_int_eq(kvmod_plan_new(&m.d.request, &plan), 0);
 		/* That layer stays whole, and no other. */
-		ck_assert_int_eq(kvmod_decide(policy, &m.request, plan), 0);
+		ck_assert_int_eq(kvmod_decide(policy, &m.d.request, plan), 0);
 		ck_assert_ptr_nonnull(strstr(said, "layer 2: KV head 1: attention is not finite"));
 		for (uint32_t s = 0; s < 3; s++) {
 			ck_assert_int_eq(kvmod_keep_at(plan, s)->status,
@@ -501,15 +501,15 @@ START_TEST(ragged_second_turn)
 	struct kvmod_policy *policy = open_policy(ctx, name, "", &usual);
 
 	ck_assert_int_eq(madeup_next(&second, &first, cut, 40, 20, 0), 0);
-	ck_assert_uint_ne(second.heads[0].n, second.heads[1].n);
-	plan = decide(policy, &second.request);
+	ck_assert_uint_ne(second.d.heads[0].n, second.d.heads[1].n);
+	plan = decide(policy, &second.d.request);
 	for (uint32_t i = 0; i < plan->n_keeps; i++)
 		ck_assert_int_eq(kvmod_keep_at(plan, i)->status,
 				 strcmp(name, "streamingllm") ? 0 : KVMOD_ENOTSUP);
 	if (strcmp(name, "snapkv") == 0)
 		for (uint32_t g = 0; g < 3; g++)
-			ck_assert_uint_eq(kvmod_plan_count(&second.request, plan, 0, g),
-					  second.heads[g].n < 340 / 4 ? second.heads[g].n : 340 / 4);
+			ck_assert_uint_eq(kvmod_plan_count(&second.d.request, plan, 0, g),
+					  second.d.heads[g].n < 340 / 4 ? second.d.heads[g].n : 340 / 4);
 	if (strcmp(name, "streamingllm") == 0)
 		ck_assert_ptr_nonnull(strstr(said, "one set a layer"));
 	kvmod_plan_free(plan);
@@ -528,14 +528,14 @@ static uint32_t stream(struct kvmod_policy *policy, uint32_t every, int steps, u
 	uint32_t left = 0;
 
 	for (int i = 0; i < steps; i++) {
-		struct kvmod_plan *plan = decide(policy, &m.request);
+		struct kvmod_plan *plan = decide(policy, &m.d.request);
 
-		left = (uint32_t)kvmod_plan_count(&m.request, plan, 0, 0);
+		left = (uint32_t)kvmod_plan_count(&m.d.request, plan, 0, 0);
 		ck_assert_uint_le(left, most);
 		ck_assert_int_eq(madeup_next(&grown, &m, plan, every, 0, 0), 0);
-		grown.request.phase = KVMOD_DECODE;
-		ck_assert_int_eq(grown.heads[0].positions[3], 3);
-		ck_assert_int_eq(grown.heads[0].positions[left - 1],
+		grown.d.request.phase = KVMOD_DECODE;
+		ck_assert_int_eq(grown.d.heads[0].positions[3], 3);
+		ck_assert_int_eq(grown.d.heads[0].positions[left - 1],
 				 (int32_t)(200 + every * (uint32_t)i) - 1);
 		kvmod_plan_free(plan);
 		madeup_free(&m);
@@ -583,7 +583,7 @@ START_TEST(random_draws)
 	kvmod_plan_free(b);
 
 	for (uint32_t i = 0; i < 3; i++)
-		m.segments[i].sequence = 7;
+		m.d.segments[i].sequence = 7;
 	b = decide_once(ctx, "random", "seed=1", &m);
 	ck_assert_uint_gt(only_in_a(&m, a, b), 900);
 	kvmod_plan_free(a);

@@ -90,7 +90,7 @@ static void get_kit(void)
 	kvmod_unref(ctx);
 }
 
-static const struct madeup_shape usual = {
+static const struct kv_shape usual = {
 	.n_layers = 2, .n_segments = 2, .n_q_heads = 6, .n_kv_heads = 3, .head_dim = 20,
 	.type = KVMOD_F32,
 };
@@ -110,14 +110,14 @@ static struct kvmod_plan *run(const struct madeup *m, const char *params, kvmod_
 	assert_ok(kvmod_add_builtin(ctx, &kit_module));
 	assert_ok(fixture_configure(ctx, text));
 	assert_ok(kvmod_policy_open(ctx, "tested", "cpu", &model, &policy));
-	assert_ok(kvmod_plan_new(&m->request, &plan));
-	assert_ok(kvmod_decide(policy, &m->request, plan));
+	assert_ok(kvmod_plan_new(&m->d.request, &plan));
+	assert_ok(kvmod_decide(policy, &m->d.request, plan));
 	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 	return plan;
 }
 
-static struct madeup make(const struct madeup_shape *shape, uint32_t n)
+static struct madeup make(const struct kv_shape *shape, uint32_t n)
 {
 	struct madeup m;
 
@@ -358,7 +358,7 @@ START_TEST(logits_of_the_newest)
 	static const uint32_t q_heads[] = { 3, 6, 57 };
 
 	for (size_t i = 0; i < 3; i++) {
-		struct madeup_shape shape = usual;
+		struct kv_shape shape = usual;
 		struct madeup m;
 
 		shape.n_q_heads = q_heads[i];
@@ -441,7 +441,7 @@ START_TEST(attention_with_sinks)
 	struct madeup m = make(&usual, 60);
 
 	for (uint32_t i = 0; i < 2; i++)
-		m.segments[i].sink_logits = sinks;
+		m.d.segments[i].sink_logits = sinks;
 	run_and_free(&m, "", check_sinks);
 }
 END_TEST
@@ -484,7 +484,7 @@ START_TEST(attention_not_finite)
 	struct kvmod_plan *plan;
 	float bad = NAN;
 
-	memcpy(m.bytes + ((const unsigned char *)m.heads[3 + 2].k.data - m.bytes), &bad, sizeof(bad));
+	memcpy(m.bytes + ((const unsigned char *)m.d.heads[3 + 2].k.data - m.bytes), &bad, sizeof(bad));
 	plan = run(&m, "", attend);
 	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, 0);
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_ENUMERIC);
@@ -627,7 +627,7 @@ START_TEST(each_head_once)
 	static const uint32_t heads[] = { 3, 1, 2 };
 
 	for (size_t k = 0; k < 3; k++) {
-		struct madeup_shape shape = usual;
+		struct kv_shape shape = usual;
 		struct madeup m;
 
 		shape.n_kv_heads = heads[k];

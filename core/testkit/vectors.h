@@ -4,8 +4,8 @@
  * tests/golden/policies.txt and refreekv.txt, turns their cases into requests, and
  * compares plans with the expected decisions.
  */
-#ifndef KVMOD_CLI_VECTORS_H
-#define KVMOD_CLI_VECTORS_H
+#ifndef KVMOD_TESTKIT_VECTORS_H
+#define KVMOD_TESTKIT_VECTORS_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,6 +13,8 @@
 #include <stdio.h>
 
 #include <kvmod/kvmod.h>
+
+#include "core/run/describe.h"
 
 #define VECTORS_MAX_PARAMS	24
 
@@ -92,11 +94,7 @@ size_t vectors_overrides(const struct vectors_case *c, char *overrides[VECTORS_M
 
 /* A request, and the memory that it points to. */
 struct vectors_request {
-	struct kvmod_request request;
-	struct kvmod_segment *segments;
-	struct kvmod_head *heads;
-	const struct kvmod_segment **segment_list;	/* of these */
-	const struct kvmod_head **head_list;
+	struct kv_described d;
 	unsigned char *k, *v;		/* encoded */
 	float *wo_norm;
 };
