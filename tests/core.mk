@@ -100,6 +100,12 @@ tests_test_pool_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_pool_LDFLAGS = $(UNIT_LINK)
 tests_test_pool_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_refusals
+tests_test_refusals_SOURCES = tests/test_refusals.c
+tests_test_refusals_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_refusals_LDFLAGS = $(UNIT_LINK)
+tests_test_refusals_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_registry
 tests_test_registry_SOURCES = tests/test_registry.c
 tests_test_registry_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -159,8 +165,21 @@ tests_test_scorer_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scorer_LDFLAGS = $(UNIT_LINK)
 tests_test_scorer_LDADD = $(FIXTURE_LIBS)
 
+KIT_SOURCES = tests/kit.c tests/kit.h tests/simd_levels.h
 UNIT_TESTS += tests/test_toolkit
-tests_test_toolkit_SOURCES = tests/test_toolkit.c
-tests_test_toolkit_CPPFLAGS = $(TEST_CPPFLAGS) -DMODULES='"$(abs_top_builddir)/.libs"'
+tests_test_toolkit_SOURCES = tests/test_toolkit.c $(KIT_SOURCES)
+tests_test_toolkit_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_toolkit_LDFLAGS = $(UNIT_LINK)
 tests_test_toolkit_LDADD = libfixture.la libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_toolkit_attention
+tests_test_toolkit_attention_SOURCES = tests/test_toolkit_attention.c $(KIT_SOURCES)
+tests_test_toolkit_attention_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_toolkit_attention_LDFLAGS = $(UNIT_LINK)
+tests_test_toolkit_attention_LDADD = libfixture.la libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_extensions
+tests_test_extensions_SOURCES = tests/test_extensions.c
+tests_test_extensions_CPPFLAGS = $(TEST_CPPFLAGS) -DMODULES='"$(abs_top_builddir)/.libs"'
+tests_test_extensions_LDFLAGS = $(UNIT_LINK)
+tests_test_extensions_LDADD = $(FIXTURE_LIBS)
