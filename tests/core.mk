@@ -65,10 +65,16 @@ tests_test_metadata_LDFLAGS = $(UNIT_LINK)
 tests_test_metadata_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_hostile
-tests_test_hostile_SOURCES = tests/test_hostile.c
+tests_test_hostile_SOURCES = tests/test_hostile.c tests/hostile.c tests/hostile.h
 tests_test_hostile_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_hostile_LDFLAGS = $(UNIT_LINK)
 tests_test_hostile_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_hostile_calls
+tests_test_hostile_calls_SOURCES = tests/test_hostile_calls.c tests/hostile.c tests/hostile.h
+tests_test_hostile_calls_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_hostile_calls_LDFLAGS = $(UNIT_LINK)
+tests_test_hostile_calls_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_request
 tests_test_request_SOURCES = tests/test_request.c
