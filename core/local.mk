@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# libkvmod, its headers, and what its version script exports.
 kvmodincludedir = $(includedir)/kvmod
 kvmodinclude_HEADERS = \
 	core/include/kvmod/device.h \
