@@ -100,11 +100,11 @@ tests_test_params_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_params_LDFLAGS = $(UNIT_LINK)
 tests_test_params_LDADD = $(FIXTURE_LIBS)
 
-UNIT_TESTS += tests/test_pool
-tests_test_pool_SOURCES = tests/test_pool.c
-tests_test_pool_CPPFLAGS = $(TEST_CPPFLAGS)
-tests_test_pool_LDFLAGS = $(UNIT_LINK)
-tests_test_pool_LDADD = $(FIXTURE_LIBS)
+UNIT_TESTS += tests/test_threads
+tests_test_threads_SOURCES = tests/test_threads.c
+tests_test_threads_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_threads_LDFLAGS = $(UNIT_LINK)
+tests_test_threads_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_refusals
 tests_test_refusals_SOURCES = tests/test_refusals.c

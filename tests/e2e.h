@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* golden/e2e-smollm2.jsonl: prompts, and what an independent program did with them. */
-#ifndef KVMOD_TESTS_E2E_H
-#define KVMOD_TESTS_E2E_H
+#ifndef KV_TESTS_E2E_H
+#define KV_TESTS_E2E_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A vocabulary of which the file says something else. */
-#ifndef KVMOD_TESTS_EDITED_MODEL_H
-#define KVMOD_TESTS_EDITED_MODEL_H
+#ifndef KV_TESTS_EDITED_MODEL_H
+#define KV_TESTS_EDITED_MODEL_H
 
 #include <stddef.h>
 #include <stdint.h>

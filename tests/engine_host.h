@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runs the ggml engine without a core: a host table, an instance, errors kept. */
-#ifndef KVMOD_TESTS_ENGINE_HOST_H
-#define KVMOD_TESTS_ENGINE_HOST_H
+#ifndef KV_TESTS_ENGINE_HOST_H
+#define KV_TESTS_ENGINE_HOST_H
 
 #include <check.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the tests of the core share: a folder of their own, modules in it, a context. */
-#ifndef KVMOD_TESTS_FIXTURE_H
-#define KVMOD_TESTS_FIXTURE_H
+#ifndef KV_TESTS_FIXTURE_H
+#define KV_TESTS_FIXTURE_H
 
 #include <check.h>
 #undef fail	/* host->fail() is meant */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Changes the header of a GGUF file, to make models that are wrong in one way. */
-#ifndef KVMOD_TESTS_GGUF_EDIT_H
-#define KVMOD_TESTS_GGUF_EDIT_H
+#ifndef KV_TESTS_GGUF_EDIT_H
+#define KV_TESTS_GGUF_EDIT_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -3,8 +3,8 @@
  * For tests of what the core believes: a policy that does to its request and its plan
  * what a test says, and an engine that answers what a test says.
  */
-#ifndef KVMOD_TESTS_HOSTILE_H
-#define KVMOD_TESTS_HOSTILE_H
+#ifndef KV_TESTS_HOSTILE_H
+#define KV_TESTS_HOSTILE_H
 
 #include "tests/fixture.h"
 

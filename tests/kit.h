@@ -3,8 +3,8 @@
  * For tests of the toolkit: a policy that runs a function of the test on each head of a
  * made-up cache.
  */
-#ifndef KVMOD_TESTS_KIT_H
-#define KVMOD_TESTS_KIT_H
+#ifndef KV_TESTS_KIT_H
+#define KV_TESTS_KIT_H
 
 #include "tests/fixture.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The made-up device: its memory is out of the host's reach, its streams run only when waited for. */
+/* The made-up device: memory out of the host's reach, and streams that run when waited for. */
 #include "tests/madeup_gpu.h"
 
 #include <stdbool.h>

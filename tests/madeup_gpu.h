@@ -4,8 +4,8 @@
  * as it must: a pointer to its memory is none that the host can read, and what is
  * queued on a stream happens when somebody waits for that stream.
  */
-#ifndef KVMOD_TESTS_MADEUP_GPU_H
-#define KVMOD_TESTS_MADEUP_GPU_H
+#ifndef KV_TESTS_MADEUP_GPU_H
+#define KV_TESTS_MADEUP_GPU_H
 
 #include <kvmod/device.h>
 #include <kvmod/policy.h>

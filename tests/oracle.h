@@ -3,8 +3,8 @@
  * libllama as an independent oracle: one pass over all tokens, its attention
  * logits overwritten with -inf where a cut has removed a position.
  */
-#ifndef KVMOD_TESTS_ORACLE_H
-#define KVMOD_TESTS_ORACLE_H
+#ifndef KV_TESTS_ORACLE_H
+#define KV_TESTS_ORACLE_H
 
 #include <stdint.h>
 

@@ -3,8 +3,8 @@
  * For tests of closed gaps: a stream in the engine beside the same one in libllama, which
  * moves newer tokens back where the engine rotates the oldest forward.
  */
-#ifndef KVMOD_TESTS_PHASES_H
-#define KVMOD_TESTS_PHASES_H
+#ifndef KV_TESTS_PHASES_H
+#define KV_TESTS_PHASES_H
 
 #include "tests/engine_host.h"
 #include "tests/shifted.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What tests of the policies with a budget, and topp, share: contexts, plans, made-up caches. */
-#ifndef KVMOD_TESTS_POLICIES_H
-#define KVMOD_TESTS_POLICIES_H
+#ifndef KV_TESTS_POLICIES_H
+#define KV_TESTS_POLICIES_H
 
 #include <check.h>
 #undef fail			/* host->fail() is meant */

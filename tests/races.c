@@ -2,7 +2,7 @@
 /*
  * What several threads may do with a context at once, for ThreadSanitizer to watch
  * (threads.test.sh): log, change where the lines go and which are wanted, and run
- * jobs of the pool.
+ * jobs on its threads.
  */
 #include "core/base/context.h"
 
@@ -81,16 +81,16 @@ int main(void)
 	pthread_t threads[N];
 
 	pthread_mutex_init(&ctx.log_lock, NULL);
-	ctx.pool = kv_pool_new();
-	if (!ctx.pool)
+	ctx.threads = kv_threads_new();
+	if (!ctx.threads)
 		return 99;
-	kv_pool_set_threads(ctx.pool, 3);
+	kv_threads_set(ctx.threads, 3);
 	for (int i = 0; i < N; i++)
 		if (pthread_create(&threads[i], NULL, work[i], &ctx) != 0)
 			return 99;
 	for (int i = 0; i < N; i++)
 		pthread_join(threads[i], NULL);
-	kv_pool_free(ctx.pool);
+	kv_threads_free(ctx.threads);
 	printf("%u lines, %u wrong\n", a.n_lines + b.n_lines, a.n_wrong + b.n_wrong);
 	return a.n_lines + b.n_lines != 2 * ROUNDS || a.n_wrong + b.n_wrong != 0;
 }

@@ -3,8 +3,8 @@
  * For tests of devices: a policy "reader" that compares every byte that it is
  * handed with what it should be, and a cache of which layers lie where one likes.
  */
-#ifndef KVMOD_TESTS_READER_H
-#define KVMOD_TESTS_READER_H
+#ifndef KV_TESTS_READER_H
+#define KV_TESTS_READER_H
 
 #include "tests/fixture.h"
 #include "tests/madeup_gpu.h"

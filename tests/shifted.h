@@ -3,8 +3,8 @@
  * libllama's own way to stream: it drops tokens from its cache and moves the newer
  * ones, their keys turned back, into the gap. The engine's way must say the same.
  */
-#ifndef KVMOD_TESTS_SHIFTED_H
-#define KVMOD_TESTS_SHIFTED_H
+#ifndef KV_TESTS_SHIFTED_H
+#define KV_TESTS_SHIFTED_H
 
 #include <stdint.h>
 

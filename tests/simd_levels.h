@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the tests of all SIMD levels leave out on this machine is said once. */
-#ifndef KVMOD_TESTS_SIMD_LEVELS_H
-#define KVMOD_TESTS_SIMD_LEVELS_H
+#ifndef KV_TESTS_SIMD_LEVELS_H
+#define KV_TESTS_SIMD_LEVELS_H
 
 #include <stdio.h>
 

@@ -3,8 +3,8 @@
  * How well a model foretells a long text that it streams: the loss of each token, with
  * a cache that streamingllm bounds, and with one that libllama shifts just so.
  */
-#ifndef KVMOD_TESTS_STREAMING_H
-#define KVMOD_TESTS_STREAMING_H
+#ifndef KV_TESTS_STREAMING_H
+#define KV_TESTS_STREAMING_H
 
 #include <stdint.h>
 

@@ -153,20 +153,20 @@ START_TEST(module_path)
 {
 	struct kvmod_ctx *ctx = fixture_context();
 	struct kv_strings dirs = { 0 };
-	struct kv_pile pile = { 0 };
+	struct kv_arena arena = { 0 };
 	char text[128];
 	const char *path;
 
 	ck_assert_int_eq(mkdir(fixture_path("mods"), 0755), 0);
 	path = fixture_write("own.conf", "[kvmod]\nmodule_path = mods:~:\n");
 	assert_ok(kvmod_configure(ctx, path, NULL, 0));
-	assert_ok(kv_module_path(ctx->config, &pile, &dirs));
+	assert_ok(kv_module_path(ctx->config, &arena, &dirs));
 	ck_assert_uint_eq(dirs.n, 3);
 	ck_assert_str_eq(dirs.item[0], fixture_path("mods"));
 	ck_assert_str_eq(dirs.item[1], fixture_dir);
 	snprintf(text, sizeof(text), "%s/.libs", kv_build_tree());
 	ck_assert_str_eq(dirs.item[2], text);
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	path = fixture_write("own.conf", "[kvmod]\nmodule_path = nowhere\n");
 	assert_fails(kvmod_configure(ctx, path, NULL, 0), KVMOD_ENOENT, "own.conf:2: [kvmod] "
 		     "module_path = nowhere: nowhere: No such file or directory");

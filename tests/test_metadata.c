@@ -12,7 +12,7 @@ static int read_section(struct kvmod_modinfo *info, const char *text, size_t siz
 	char *copy;
 
 	*info = (struct kvmod_modinfo){ .fd = -1 };
-	copy = kv_pile_alloc(&info->pile, size);
+	copy = kv_arena_alloc(&info->arena, size);
 	ck_assert_ptr_nonnull(copy);
 	memcpy(copy, text, size);
 	return kv_facts_read(info, copy, size);
@@ -59,7 +59,7 @@ START_TEST(wrong_devices)
 	ck_assert_msg(read_section(&info, wrong[_i].section, wrong[_i].size) == KVMOD_EFORMAT, "%s",
 		      wrong[_i].name);
 	ck_assert_str_eq(kvmod_error(), wrong[_i].why);
-	kv_pile_free(&info.pile);
+	kv_arena_free(&info.arena);
 }
 END_TEST
 
@@ -70,10 +70,10 @@ START_TEST(right_devices)
 	assert_ok(READ(&info, "on=mine\tcpu my-npu\0on=two_words\t*"));
 	ck_assert_str_eq(kv_modinfo_devices(&info, "mine"), "cpu my-npu");
 	ck_assert_str_eq(kv_modinfo_devices(&info, "two-words"), "*");
-	kv_pile_free(&info.pile);
+	kv_arena_free(&info.arena);
 	assert_ok(READ(&info, ""));
 	ck_assert_str_eq(kv_modinfo_devices(&info, "mine"), "cpu");
-	kv_pile_free(&info.pile);
+	kv_arena_free(&info.arena);
 }
 END_TEST
 
@@ -101,7 +101,7 @@ START_TEST(counts_of_parameters)
 	assert_ok(READ(&info, "param=mine.a\tINT\t1\t\t\0param=mine.b\tINT\t1\t\t"));
 	ck_assert_uint_eq(kv_modinfo_n_params(&info, "mine"), 2);
 	ck_assert_uint_eq(kv_modinfo_n_params(&info, "two-words"), 0);
-	kv_pile_free(&info.pile);
+	kv_arena_free(&info.arena);
 }
 END_TEST
 

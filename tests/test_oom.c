@@ -175,7 +175,7 @@ static int use_new(const char *file)
 	if (err)
 		return err;
 	kvmod_set_log_level(ctx, KVMOD_ERROR);
-	kv_pool_set_threads(ctx->pool, 2);
+	kv_threads_set(ctx->threads, 2);
 	err = use(ctx, file);
 	countdown = -1;
 	/* Whatever happened, it works now. */

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct kv_pile pile;
+static struct kv_arena arena;
 
 /* Field is big enough for any type. */
 static union {
@@ -26,7 +26,7 @@ static int parse(uint32_t type, const char *range, const char *text)
 	const struct kvmod_param param = { .name = "p", .type = type, .def = "", .range = range };
 
 	memset(&field, 0xee, sizeof(field));
-	return kv_param_parse(&param, text, "/dir/", &pile, &field);
+	return kv_param_parse(&param, text, "/dir/", &arena, &field);
 }
 
 static void assert_none(uint32_t type, const char *range, const char *const *texts,
@@ -36,7 +36,7 @@ static void assert_none(uint32_t type, const char *range, const char *const *tex
 		ck_assert_msg(parse(type, range, *texts) == KVMOD_EINVAL, "took `%s`", *texts);
 		ck_assert_str_eq(kvmod_error(), error);
 	}
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 }
 #define NONE(...) (const char *const[]){ __VA_ARGS__, NULL }
 
@@ -174,7 +174,7 @@ START_TEST(lists)
 			 "0-3,2"), "expected a number, or an ascending list such as 0,1,5-8, in 0..100");
 	assert_none(KVMOD_PARAM_LIST, "", NONE("0-99999999999", "0-65536"),
 		    "expected a number, or an ascending list such as 0,1,5-8");
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 }
 END_TEST
 
@@ -202,7 +202,7 @@ START_TEST(texts)
 	ck_assert_str_eq(field.text, fixture_path("file"));
 	assert_ok(parse(KVMOD_PARAM_PATH, "", "~user/file"));
 	ck_assert_str_eq(field.text, "/dir/~user/file");
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 }
 END_TEST
 

@@ -161,7 +161,7 @@ static int read_facts(struct kvmod_modinfo *info, unsigned n, void (*line)(char 
 	int err;
 
 	*info = (struct kvmod_modinfo){ .fd = -1 };
-	text = kv_pile_alloc(&info->pile, size + n * 64);
+	text = kv_arena_alloc(&info->arena, size + n * 64);
 	ck_assert_ptr_nonnull(text);
 	memcpy(text, TOP, size);
 	for (unsigned i = 0; i < n; i++) {
@@ -170,7 +170,7 @@ static int read_facts(struct kvmod_modinfo *info, unsigned n, void (*line)(char 
 	}
 	err = kv_facts_read(info, text, size);
 	if (err)
-		kv_pile_free(&info->pile);
+		kv_arena_free(&info->arena);
 	return err;
 }
 
@@ -205,7 +205,7 @@ START_TEST(many_facts)
 		snprintf(name, sizeof(name), "policy_%u", i);
 		ck_assert_str_eq(kv_modinfo_devices(&info, name), i % 2 ? "cpu cuda" : "cpu");
 	}
-	kv_pile_free(&info.pile);
+	kv_arena_free(&info.arena);
 	assert_ok(read_facts(&info, 4092, param));
 	ck_assert_str_eq(kv_modinfo_find_param(&info, "policy_3", "p100")->def, "703");
 	ck_assert_ptr_null(kv_modinfo_find_param(&info, "policy_3", "p585"));
@@ -213,7 +213,7 @@ START_TEST(many_facts)
 	while (kv_modinfo_param(&info, "policy_6", n, &said))
 		n++;
 	ck_assert_uint_eq(n, 584);
-	kv_pile_free(&info.pile);
+	kv_arena_free(&info.arena);
 }
 END_TEST
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Small models with random weights, one per family and variant, as GGUF files. */
-#ifndef KVMOD_TESTS_TINY_MODEL_H
-#define KVMOD_TESTS_TINY_MODEL_H
+#ifndef KV_TESTS_TINY_MODEL_H
+#define KV_TESTS_TINY_MODEL_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -12,7 +12,7 @@
 	KVMOD_P_WHOLE_LAYERS(P, owner, "2") \
 	KVMOD_P_DECODE_EVERY(P, owner, "64")
 
-/* out[i] is what position i of this KV head is worth: the more, the better. */
+/* out[i] is what position i of this KV head is worth: the higher, the better. */
 static int32_t score(const void *self, const struct kvmod_task *head, float *out)
 {
 	(void)self;

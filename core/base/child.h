@@ -4,8 +4,8 @@
  * whatever the module starts can be ended with it. Inline, because the library and the
  * command both have such children.
  */
-#ifndef KVMOD_CHILD_H
-#define KVMOD_CHILD_H
+#ifndef KV_CORE_BASE_CHILD_H
+#define KV_CORE_BASE_CHILD_H
 
 #include <config.h>
 #include <signal.h>

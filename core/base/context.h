@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a context holds. Each member's own header says what it is. */
-#ifndef KVMOD_BASE_CONTEXT_H
-#define KVMOD_BASE_CONTEXT_H
+#ifndef KV_CORE_BASE_CONTEXT_H
+#define KV_CORE_BASE_CONTEXT_H
 
 #include "core/base/log.h"
 #include "core/base/memory.h"
@@ -27,7 +27,7 @@ struct kvmod_ctx {
 	struct kv_provider *providers, **providers_end;
 	void *provider_names;		/* a tree: the first of each kind and name */
 	struct kvmod_device *devices;	/* that are open */
-	struct kv_pool *pool;
+	struct kv_threads *threads;
 };
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Why the last call of this thread failed, and log lines. */
-#ifndef KVMOD_BASE_LOG_H
-#define KVMOD_BASE_LOG_H
+#ifndef KV_CORE_BASE_LOG_H
+#define KV_CORE_BASE_LOG_H
 
 #include <config.h>
 #include <stdarg.h>

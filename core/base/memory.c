@@ -15,7 +15,7 @@ int kv_no_memory(void)
 	return kv_fail(KVMOD_ENOMEM, "out of memory");
 }
 
-void *kv_pile_alloc(struct kv_pile *pile, size_t size)
+void *kv_arena_alloc(struct kv_arena *arena, size_t size)
 {
 	struct kv_chunk *chunk = NULL;
 
@@ -25,24 +25,24 @@ void *kv_pile_alloc(struct kv_pile *pile, size_t size)
 		kv_no_memory();
 		return NULL;
 	}
-	chunk->next = pile->chunks;
-	pile->chunks = chunk;
+	chunk->next = arena->chunks;
+	arena->chunks = chunk;
 	return chunk->memory;
 }
 
-char *kv_pile_strndup(struct kv_pile *pile, const char *text, size_t n)
+char *kv_arena_strndup(struct kv_arena *arena, const char *text, size_t n)
 {
-	char *copy = kv_pile_alloc(pile, n + 1);
+	char *copy = kv_arena_alloc(arena, n + 1);
 
 	return copy ? memcpy(copy, text, n) : NULL;
 }
 
-char *kv_pile_strdup(struct kv_pile *pile, const char *text)
+char *kv_arena_strdup(struct kv_arena *arena, const char *text)
 {
-	return kv_pile_strndup(pile, text, strlen(text));
+	return kv_arena_strndup(arena, text, strlen(text));
 }
 
-char *kv_pile_printf(struct kv_pile *pile, const char *format, ...)
+char *kv_arena_printf(struct kv_arena *arena, const char *format, ...)
 {
 	va_list args;
 	char *text;
@@ -55,7 +55,7 @@ char *kv_pile_printf(struct kv_pile *pile, const char *format, ...)
 		kv_no_memory();
 		return NULL;
 	}
-	text = kv_pile_alloc(pile, (size_t)n + 1);
+	text = kv_arena_alloc(arena, (size_t)n + 1);
 	if (!text)
 		return NULL;
 	va_start(args, format);
@@ -64,24 +64,24 @@ char *kv_pile_printf(struct kv_pile *pile, const char *format, ...)
 	return text;
 }
 
-void kv_pile_free(struct kv_pile *pile)
+void kv_arena_free(struct kv_arena *arena)
 {
-	while (pile->chunks) {
-		struct kv_chunk *chunk = pile->chunks;
+	while (arena->chunks) {
+		struct kv_chunk *chunk = arena->chunks;
 
-		pile->chunks = chunk->next;
+		arena->chunks = chunk->next;
 		free(chunk);
 	}
 }
 
-int kv_strings_add(struct kv_pile *pile, struct kv_strings *list, const char *text)
+int kv_strings_add(struct kv_arena *arena, struct kv_strings *list, const char *text)
 {
 	const char **item = list->item;
 
 	if (list->n == list->room) {
 		size_t room = list->room ? 2 * list->room : 8;
 
-		item = kv_pile_alloc(pile, room * sizeof(*item));
+		item = kv_arena_alloc(arena, room * sizeof(*item));
 		if (!item)
 			return KVMOD_ENOMEM;
 		if (list->n)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Words: when two names are the same, which is nearest to an unknown one, yes and no, UTF-8. */
-#ifndef KVMOD_BASE_NAMES_H
-#define KVMOD_BASE_NAMES_H
+#ifndef KV_CORE_BASE_NAMES_H
+#define KV_CORE_BASE_NAMES_H
 
 #include <config.h>
 #include <stdbool.h>

@@ -4,8 +4,8 @@
  * program, so the caller says which kinds of file it accepts, and open never blocks.
  * Inline, because modules link nothing of the library.
  */
-#ifndef KVMOD_REGULAR_H
-#define KVMOD_REGULAR_H
+#ifndef KV_CORE_BASE_REGULAR_H
+#define KV_CORE_BASE_REGULAR_H
 
 #include <config.h>
 #include <errno.h>

@@ -21,11 +21,11 @@
 
 typedef void job_fn(void *arg, uint32_t i);
 
-struct kv_pool {
+struct kv_threads {
 	atomic_uint wanted;		/* threads, the caller's among them */
 	atomic_bool busy;
 	uint32_t n_started;
-	pthread_t *threads;
+	pthread_t *thread;
 
 	_Atomic(job_fn *) fn;
 	_Atomic(void *) arg;
@@ -59,95 +59,95 @@ uint32_t kv_n_processors(void)
 }
 
 /* Runs what is left of the job `number`. */
-static void work_on(struct kv_pool *pool, uint32_t number)
+static void work_on(struct kv_threads *threads, uint32_t number)
 {
 	uint32_t n_done = 0;
 
 	for (;;) {
-		uint64_t next = atomic_load(&pool->next);
-		job_fn *fn = atomic_load(&pool->fn);
-		void *arg = atomic_load(&pool->arg);
+		uint64_t next = atomic_load(&threads->next);
+		job_fn *fn = atomic_load(&threads->fn);
+		void *arg = atomic_load(&threads->arg);
 
-		if (next >> 32 != number || (uint32_t)next >= atomic_load(&pool->n))
+		if (next >> 32 != number || (uint32_t)next >= atomic_load(&threads->n))
 			break;
-		if (!atomic_compare_exchange_weak(&pool->next, &next, next + 1))
+		if (!atomic_compare_exchange_weak(&threads->next, &next, next + 1))
 			continue;
 		fn(arg, (uint32_t)next);
 		n_done++;
 	}
-	if (n_done == 0 || atomic_fetch_sub(&pool->left, n_done) != n_done)
+	if (n_done == 0 || atomic_fetch_sub(&threads->left, n_done) != n_done)
 		return;
-	if (atomic_load(&pool->waiting)) {
-		pthread_mutex_lock(&pool->lock);
-		pthread_cond_signal(&pool->done);
-		pthread_mutex_unlock(&pool->lock);
+	if (atomic_load(&threads->waiting)) {
+		pthread_mutex_lock(&threads->lock);
+		pthread_cond_signal(&threads->done);
+		pthread_mutex_unlock(&threads->lock);
 	}
 }
 
-static uint32_t job_number(struct kv_pool *pool)
+static uint32_t job_number(struct kv_threads *threads)
 {
-	return (uint32_t)(atomic_load(&pool->next) >> 32);
+	return (uint32_t)(atomic_load(&threads->next) >> 32);
 }
 
-/* Waits for a job other than `seen`; false: the pool ends. */
-static bool wait_for_job(struct kv_pool *pool, uint32_t seen)
+/* Waits for a job other than `seen`; false: the threads end. */
+static bool wait_for_job(struct kv_threads *threads, uint32_t seen)
 {
-	for (int i = 0; i < SPINS && job_number(pool) == seen; i++)
+	for (int i = 0; i < SPINS && job_number(threads) == seen; i++)
 		relax();
-	if (job_number(pool) != seen)
+	if (job_number(threads) != seen)
 		return true;
-	pthread_mutex_lock(&pool->lock);
-	atomic_fetch_add(&pool->sleepers, 1);
-	while (job_number(pool) == seen && !atomic_load(&pool->quit))
-		pthread_cond_wait(&pool->work, &pool->lock);
-	atomic_fetch_sub(&pool->sleepers, 1);
-	pthread_mutex_unlock(&pool->lock);
-	return !atomic_load(&pool->quit);
+	pthread_mutex_lock(&threads->lock);
+	atomic_fetch_add(&threads->sleepers, 1);
+	while (job_number(threads) == seen && !atomic_load(&threads->quit))
+		pthread_cond_wait(&threads->work, &threads->lock);
+	atomic_fetch_sub(&threads->sleepers, 1);
+	pthread_mutex_unlock(&threads->lock);
+	return !atomic_load(&threads->quit);
 }
 
 static void *worker(void *arg)
 {
-	struct kv_pool *pool = arg;
+	struct kv_threads *threads = arg;
 	uint32_t seen = 0;
 
 	in_job = true;
-	while (wait_for_job(pool, seen)) {
-		seen = job_number(pool);
-		work_on(pool, seen);
+	while (wait_for_job(threads, seen)) {
+		seen = job_number(threads);
+		work_on(threads, seen);
 	}
 	return NULL;
 }
 
-static void stop(struct kv_pool *pool)
+static void stop(struct kv_threads *threads)
 {
-	pthread_mutex_lock(&pool->lock);
-	atomic_store(&pool->quit, true);
-	pthread_cond_broadcast(&pool->work);
-	pthread_mutex_unlock(&pool->lock);
-	for (uint32_t i = 0; i < pool->n_started; i++)
-		pthread_join(pool->threads[i], NULL);
-	free(pool->threads);
-	pool->threads = NULL;
-	pool->n_started = 0;
-	atomic_store(&pool->quit, false);
+	pthread_mutex_lock(&threads->lock);
+	atomic_store(&threads->quit, true);
+	pthread_cond_broadcast(&threads->work);
+	pthread_mutex_unlock(&threads->lock);
+	for (uint32_t i = 0; i < threads->n_started; i++)
+		pthread_join(threads->thread[i], NULL);
+	free(threads->thread);
+	threads->thread = NULL;
+	threads->n_started = 0;
+	atomic_store(&threads->quit, false);
 }
 
 /* Signals are for the program's own threads. */
-static void start(struct kv_pool *pool, uint32_t n)
+static void start(struct kv_threads *threads, uint32_t n)
 {
 	sigset_t all, before;
 
-	pool->threads = calloc(n, sizeof(*pool->threads));
-	if (!pool->threads)
+	threads->thread = calloc(n, sizeof(*threads->thread));
+	if (!threads->thread)
 		n = 0;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	while (pool->n_started < n &&
-	       pthread_create(&pool->threads[pool->n_started], NULL, worker, pool) == 0)
-		pool->n_started++;
+	while (threads->n_started < n &&
+	       pthread_create(&threads->thread[threads->n_started], NULL, worker, threads) == 0)
+		threads->n_started++;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (pool->n_started < n)	/* the system gives no more: so be it */
-		atomic_store(&pool->wanted, pool->n_started + 1);
+	if (threads->n_started < n)	/* the system gives no more: so be it */
+		atomic_store(&threads->wanted, threads->n_started + 1);
 }
 
 static void alone(uint32_t n, job_fn *fn, void *arg)
@@ -156,95 +156,95 @@ static void alone(uint32_t n, job_fn *fn, void *arg)
 		fn(arg, i);
 }
 
-static void publish(struct kv_pool *pool, uint32_t n, job_fn *fn, void *arg)
+static void publish(struct kv_threads *threads, uint32_t n, job_fn *fn, void *arg)
 {
-	uint64_t number = job_number(pool);
+	uint64_t number = job_number(threads);
 	uint32_t asleep;
 
-	atomic_store(&pool->next, number << 32 | NOTHING_LEFT);
-	atomic_store(&pool->fn, fn);
-	atomic_store(&pool->arg, arg);
-	atomic_store(&pool->n, n);
-	atomic_store(&pool->left, n);
-	atomic_store(&pool->next, (number + 1) << 32);
-	asleep = atomic_load(&pool->sleepers);
+	atomic_store(&threads->next, number << 32 | NOTHING_LEFT);
+	atomic_store(&threads->fn, fn);
+	atomic_store(&threads->arg, arg);
+	atomic_store(&threads->n, n);
+	atomic_store(&threads->left, n);
+	atomic_store(&threads->next, (number + 1) << 32);
+	asleep = atomic_load(&threads->sleepers);
 	if (asleep == 0)
 		return;
-	pthread_mutex_lock(&pool->lock);
+	pthread_mutex_lock(&threads->lock);
 	for (uint32_t i = 0; i < asleep && i < n - 1; i++)
-		pthread_cond_signal(&pool->work);
-	pthread_mutex_unlock(&pool->lock);
+		pthread_cond_signal(&threads->work);
+	pthread_mutex_unlock(&threads->lock);
 }
 
-static void wait_done(struct kv_pool *pool)
+static void wait_done(struct kv_threads *threads)
 {
-	for (int i = 0; i < SPINS && atomic_load(&pool->left) > 0; i++)
+	for (int i = 0; i < SPINS && atomic_load(&threads->left) > 0; i++)
 		relax();
-	if (atomic_load(&pool->left) == 0)
+	if (atomic_load(&threads->left) == 0)
 		return;
-	pthread_mutex_lock(&pool->lock);
-	atomic_store(&pool->waiting, true);
-	while (atomic_load(&pool->left) > 0)
-		pthread_cond_wait(&pool->done, &pool->lock);
-	atomic_store(&pool->waiting, false);
-	pthread_mutex_unlock(&pool->lock);
+	pthread_mutex_lock(&threads->lock);
+	atomic_store(&threads->waiting, true);
+	while (atomic_load(&threads->left) > 0)
+		pthread_cond_wait(&threads->done, &threads->lock);
+	atomic_store(&threads->waiting, false);
+	pthread_mutex_unlock(&threads->lock);
 }
 
 void kv_parallel(struct kvmod_ctx *ctx, uint32_t n, job_fn *fn, void *arg)
 {
-	struct kv_pool *pool = ctx->pool;
-	uint32_t helpers = atomic_load(&pool->wanted) - 1;
+	struct kv_threads *threads = ctx->threads;
+	uint32_t helpers = atomic_load(&threads->wanted) - 1;
 
-	if (n < 2 || helpers == 0 || in_job || atomic_exchange(&pool->busy, true)) {
+	if (n < 2 || helpers == 0 || in_job || atomic_exchange(&threads->busy, true)) {
 		alone(n, fn, arg);
 		return;
 	}
-	if (pool->n_started != helpers) {
-		stop(pool);
-		start(pool, helpers);
+	if (threads->n_started != helpers) {
+		stop(threads);
+		start(threads, helpers);
 	}
 	in_job = true;
-	publish(pool, n, fn, arg);
-	work_on(pool, job_number(pool));
-	wait_done(pool);
+	publish(threads, n, fn, arg);
+	work_on(threads, job_number(threads));
+	wait_done(threads);
 	in_job = false;
-	atomic_store(&pool->busy, false);
+	atomic_store(&threads->busy, false);
 }
 
 uint32_t kv_n_threads(struct kvmod_ctx *ctx)
 {
-	return atomic_load(&ctx->pool->wanted);
+	return atomic_load(&ctx->threads->wanted);
 }
 
-void kv_pool_set_threads(struct kv_pool *pool, uint32_t n)
+void kv_threads_set(struct kv_threads *threads, uint32_t n)
 {
 	if (n == 0)
 		n = kv_n_processors();
-	atomic_store(&pool->wanted, n < MAX_THREADS ? n : MAX_THREADS);
+	atomic_store(&threads->wanted, n < MAX_THREADS ? n : MAX_THREADS);
 }
 
-struct kv_pool *kv_pool_new(void)
+struct kv_threads *kv_threads_new(void)
 {
-	struct kv_pool *pool = calloc(1, sizeof(*pool));
+	struct kv_threads *threads = calloc(1, sizeof(*threads));
 
-	if (!pool) {
+	if (!threads) {
 		kv_no_memory();
 		return NULL;
 	}
-	pthread_mutex_init(&pool->lock, NULL);
-	pthread_cond_init(&pool->work, NULL);
-	pthread_cond_init(&pool->done, NULL);
-	kv_pool_set_threads(pool, 0);
-	return pool;
+	pthread_mutex_init(&threads->lock, NULL);
+	pthread_cond_init(&threads->work, NULL);
+	pthread_cond_init(&threads->done, NULL);
+	kv_threads_set(threads, 0);
+	return threads;
 }
 
-void kv_pool_free(struct kv_pool *pool)
+void kv_threads_free(struct kv_threads *threads)
 {
-	if (!pool)
+	if (!threads)
 		return;
-	stop(pool);
-	pthread_cond_destroy(&pool->done);
-	pthread_cond_destroy(&pool->work);
-	pthread_mutex_destroy(&pool->lock);
-	free(pool);
+	stop(threads);
+	pthread_cond_destroy(&threads->done);
+	pthread_cond_destroy(&threads->work);
+	pthread_mutex_destroy(&threads->lock);
+	free(threads);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A made-up cache as large as a real one, and the rivals that decisions are compared with. */
-#ifndef KVMOD_CLI_BENCH_CACHE_H
-#define KVMOD_CLI_BENCH_CACHE_H
+#ifndef KV_CORE_BENCH_CACHE_H
+#define KV_CORE_BENCH_CACHE_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

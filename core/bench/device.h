@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Measures a device by its own clock, and places made-up caches in its memory. */
-#ifndef KVMOD_CLI_BENCH_DEVICE_H
-#define KVMOD_CLI_BENCH_DEVICE_H
+#ifndef KV_CORE_BENCH_DEVICE_H
+#define KV_CORE_BENCH_DEVICE_H
 
 #include "core/bench/cache.h"
 #include "core/cli/cli.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of `kvmod bench engine` share. */
-#ifndef KVMOD_CLI_BENCH_ENGINE_H
-#define KVMOD_CLI_BENCH_ENGINE_H
+#ifndef KV_CORE_BENCH_ENGINE_H
+#define KV_CORE_BENCH_ENGINE_H
 
 #include "core/bench/device.h"
 #include "core/cli/cli.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The options that describe a made-up cache. */
-#ifndef KVMOD_CLI_BENCH_OPTIONS_H
-#define KVMOD_CLI_BENCH_OPTIONS_H
+#ifndef KV_CORE_BENCH_OPTIONS_H
+#define KV_CORE_BENCH_OPTIONS_H
 
 #include "core/bench/cache.h"
 #include "core/cli/cli.h"

@@ -117,9 +117,9 @@ static bool is_new(struct trial *t, const char *line)
 	for (size_t i = 0; i < t->lines.n; i++)
 		if (strcmp(t->lines.item[i], line) == 0)
 			return false;
-	copy = t->lines.n < MAX_LINES ? kv_pile_strdup(&t->catalog.pile, line) : NULL;
+	copy = t->lines.n < MAX_LINES ? kv_arena_strdup(&t->catalog.arena, line) : NULL;
 	if (copy)
-		kv_strings_add(&t->catalog.pile, &t->lines, copy);
+		kv_strings_add(&t->catalog.arena, &t->lines, copy);
 	return true;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Checks of a configuration: everything that it names is tried in a child process (check.c, trial.c, probe.c). */
-#ifndef KVMOD_CHECK_H
-#define KVMOD_CHECK_H
+#ifndef KV_CORE_CHECK_CHECK_H
+#define KV_CORE_CHECK_CHECK_H
 
 #include "core/modules/catalog.h"
 

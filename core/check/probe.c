@@ -19,7 +19,7 @@
 #define N_POSITIONS	256		/* a quarter of it is a budget that policies can keep */
 
 struct probe {
-	struct kv_pile pile;
+	struct kv_arena arena;
 	struct kv_described d;
 	uint32_t seed;
 };
@@ -78,7 +78,7 @@ static void fill_row(struct probe *p, uint32_t type, void *row)
 static void *make_rows(struct probe *p, uint32_t type, size_t n)
 {
 	size_t row = kvmod_row_bytes(type, HEAD_DIM);
-	char *data = kv_pile_alloc(&p->pile, n * row);
+	char *data = kv_arena_alloc(&p->arena, n * row);
 
 	for (size_t i = 0; data && i < n; i++)
 		fill_row(p, type, data + i * row);
@@ -88,7 +88,7 @@ static void *make_rows(struct probe *p, uint32_t type, size_t n)
 /* [N_Q_HEADS][n] numbers that are not negative. */
 static int make_numbers(struct probe *p, uint32_t n, const float **numbers)
 {
-	float *data = kv_pile_alloc(&p->pile, sizeof(*data) * n * N_Q_HEADS);
+	float *data = kv_arena_alloc(&p->arena, sizeof(*data) * n * N_Q_HEADS);
 
 	for (uint32_t i = 0; data && i < n * N_Q_HEADS; i++)
 		data[i] = 1 + next_real(p);
@@ -235,7 +235,7 @@ int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 	}
 	if (p) {
 		kv_undescribe(&p->d);
-		kv_pile_free(&p->pile);
+		kv_arena_free(&p->arena);
 	}
 	free(p);
 	step(arg, "closing it");

@@ -55,12 +55,12 @@ static int open_and_close(struct kvmod_ctx *ctx, const char *name)
 static int open_any(struct kvmod_ctx *ctx, const char *policy)
 {
 	struct kv_strings devices = { 0 };
-	struct kv_pile pile = { 0 };
-	int err = kv_policy_devices(ctx, policy, &pile, &devices);
+	struct kv_arena arena = { 0 };
+	int err = kv_policy_devices(ctx, policy, &arena, &devices);
 
 	for (size_t i = 0; i < devices.n && (i == 0 || (err && err != KVMOD_ENOMEM)); i++)
 		err = open_and_close(ctx, devices.item[i]);
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	return err;
 }
 

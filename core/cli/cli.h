@@ -9,8 +9,8 @@
  * Names begin with cli_, because kv_ is libkvmod's own prefix: a program that
  * links the library statically contains both.
  */
-#ifndef KVMOD_CLI_H
-#define KVMOD_CLI_H
+#ifndef KV_CORE_CLI_CLI_H
+#define KV_CORE_CLI_CLI_H
 
 #include <config.h>
 #include <stdbool.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of `kvmod run` share. */
-#ifndef KVMOD_CLI_RUN_H
-#define KVMOD_CLI_RUN_H
+#ifndef KV_CORE_CLI_RUN_H
+#define KV_CORE_CLI_RUN_H
 
 #include "core/cli/cli.h"
 #include "core/cli/sampler.h"

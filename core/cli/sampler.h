@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Samples a token from logits. */
-#ifndef KVMOD_CLI_SAMPLER_H
-#define KVMOD_CLI_SAMPLER_H
+#ifndef KV_CORE_CLI_SAMPLER_H
+#define KV_CORE_CLI_SAMPLER_H
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Growing text buffers, and UTF-8 that arrives in pieces. */
-#ifndef KVMOD_CLI_TEXT_H
-#define KVMOD_CLI_TEXT_H
+#ifndef KV_CORE_CLI_TEXT_H
+#define KV_CORE_CLI_TEXT_H
 
 #include <stddef.h>
 

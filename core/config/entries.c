@@ -80,13 +80,13 @@ static int check_section_name(const char *section, const char *kind, const char 
 }
 
 /* "policy refreekv" -> kind "policy", name "refreekv" */
-int kv_section_split(struct kv_pile *pile, const char *section, const char **kind,
+int kv_section_split(struct kv_arena *arena, const char *section, const char **kind,
 		     const char **name)
 {
 	size_t n = strcspn(section, " \t");
 
-	*kind = kv_pile_strndup(pile, section, n);
-	*name = kv_pile_strdup(pile, section + n + strspn(section + n, " \t"));
+	*kind = kv_arena_strndup(arena, section, n);
+	*name = kv_arena_strdup(arena, section + n + strspn(section + n, " \t"));
 	if (!*kind || !*name)
 		return KVMOD_ENOMEM;
 	for (size_t i = 0; i < N_KINDS; i++)
@@ -125,7 +125,7 @@ const struct kv_entry *kv_config_find(const struct kv_config *config, const char
 static int note_newest(struct kv_config *config, size_t i)
 {
 	const struct kv_entry *e = &config->entries[i];
-	struct newest *new = kv_pile_alloc(&config->pile, sizeof(*new)), **found;
+	struct newest *new = kv_arena_alloc(&config->arena, sizeof(*new)), **found;
 
 	if (!new)
 		return KVMOD_ENOMEM;
@@ -139,7 +139,7 @@ static int note_newest(struct kv_config *config, size_t i)
 
 static void keep_it(void *newest)
 {
-	(void)newest;			/* the pile's */
+	(void)newest;			/* the arena's */
 }
 
 void kv_config_forget_newest(struct kv_config *config)
@@ -197,13 +197,13 @@ int kv_config_add(struct kv_config *config, const struct kv_source *source, unsi
 
 	if (key && !*section)
 		return kv_fail(KVMOD_EINVAL, "`%s` stands before any [section]", key);
-	err = kv_section_split(&config->pile, section, &entry.kind, &entry.name);
+	err = kv_section_split(&config->arena, section, &entry.kind, &entry.name);
 	if (err == KVMOD_ENOENT)
 		err = suggest_section(config, section);
 	if (err || !key)
 		return err ? err : append(config, &entry);
-	entry.key = kv_pile_strdup(&config->pile, key);
-	entry.value = kv_pile_strdup(&config->pile, value);
+	entry.key = kv_arena_strdup(&config->arena, key);
+	entry.value = kv_arena_strdup(&config->arena, value);
 	if (!entry.key || !entry.value)
 		return KVMOD_ENOMEM;
 	err = check_new(config, &entry);

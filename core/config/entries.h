@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The configuration: keys, values, and the file and line of each (entries.c, ini.c, read.c). */
-#ifndef KVMOD_CONFIG_ENTRIES_H
-#define KVMOD_CONFIG_ENTRIES_H
+#ifndef KV_CORE_CONFIG_ENTRIES_H
+#define KV_CORE_CONFIG_ENTRIES_H
 
 #include "core/base/context.h"
 #include "core/base/names.h"
@@ -45,7 +45,7 @@ struct kv_config {
 	struct kvmod_ctx *ctx;
 	kv_find_near *find_near;
 	struct kv_config *older;	/* kept: strings of it were handed out */
-	struct kv_pile pile;
+	struct kv_arena arena;
 	const char *path;		/* NULL: no file */
 	struct kv_strings drop_ins;	/* that were read, in that order */
 	const char *asked_path;		/* as kvmod_configure() was told; absolute */
@@ -63,7 +63,7 @@ int kv_ini_read(struct kv_config *config, const char *path);
  * Splits the name of a section, "policy refreekv". KVMOD_ENOENT: it resembles no known
  * section; other errors: it is wrong.
  */
-int kv_section_split(struct kv_pile *pile, const char *section, const char **kind,
+int kv_section_split(struct kv_arena *arena, const char *section, const char **kind,
 		     const char **name);
 /* Appends an entry, an error if its file already has it; key NULL: the section's own line. */
 int kv_config_add(struct kv_config *config, const struct kv_source *source, unsigned line,

@@ -181,14 +181,14 @@ static int open_file(const char *path, FILE **file)
 
 static struct kv_source *new_source(struct kv_config *config, const char *path)
 {
-	struct kv_source *source = kv_pile_alloc(&config->pile, sizeof(*source));
+	struct kv_source *source = kv_arena_alloc(&config->arena, sizeof(*source));
 	const char *slash = strrchr(path, '/');
 
 	if (!source)
 		return NULL;
-	source->path = kv_pile_strdup(&config->pile, path);
-	source->dir = slash ? kv_pile_strndup(&config->pile, path, (size_t)(slash - path) + 1) :
-			      kv_pile_strdup(&config->pile, "./");
+	source->path = kv_arena_strdup(&config->arena, path);
+	source->dir = slash ? kv_arena_strndup(&config->arena, path, (size_t)(slash - path) + 1) :
+			      kv_arena_strdup(&config->arena, "./");
 	return source->path && source->dir ? source : NULL;
 }
 

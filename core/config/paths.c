@@ -91,16 +91,16 @@ const char *kv_build_tree(void)
 	return home.build[0] ? home.build : NULL;
 }
 
-char *kv_installed(struct kv_pile *pile, const char *dir)
+char *kv_installed(struct kv_arena *arena, const char *dir)
 {
 	find_home_once();
-	return kv_pile_printf(pile, "%s%s", home.stage, dir);
+	return kv_arena_printf(arena, "%s%s", home.stage, dir);
 }
 
 /* --- one path ---------------------------------------------------------------------------- */
 
 /* The home of the user; a set-uid program ignores the environment. *found NULL: none. */
-static int home_dir(struct kv_pile *pile, const char **found)
+static int home_dir(struct kv_arena *arena, const char **found)
 {
 	const char *dir = secure_getenv("HOME");
 	struct passwd entry, *user = NULL;
@@ -116,11 +116,11 @@ static int home_dir(struct kv_pile *pile, const char **found)
 		return kv_no_memory();
 	if (!dir)
 		return KVMOD_OK;
-	*found = kv_pile_strdup(pile, dir);
+	*found = kv_arena_strdup(arena, dir);
 	return *found ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
-static char *below_cwd(struct kv_pile *pile, const char *path)
+static char *below_cwd(struct kv_arena *arena, const char *path)
 {
 	char cwd[PATH_MAX];
 
@@ -128,16 +128,16 @@ static char *below_cwd(struct kv_pile *pile, const char *path)
 		kv_fail(KVMOD_EIO, "working folder: %s", strerror(errno));
 		return NULL;
 	}
-	return kv_pile_printf(pile, "%s/%s", cwd, path);
+	return kv_arena_printf(arena, "%s/%s", cwd, path);
 }
 
 /* Below the build tree, or below the data folder if only that has it. */
-static char *below_data(struct kv_pile *pile, const char *path)
+static char *below_data(struct kv_arena *arena, const char *path)
 {
 	const char *build = kv_build_tree();
-	char *data = kv_installed(pile, KVMOD_DATA_DIR);
-	char *here = build ? kv_pile_printf(pile, "%s/%s", build, path) : NULL;
-	char *there = data ? kv_pile_printf(pile, "%s/%s", data, path) : NULL;
+	char *data = kv_installed(arena, KVMOD_DATA_DIR);
+	char *here = build ? kv_arena_printf(arena, "%s/%s", build, path) : NULL;
+	char *there = data ? kv_arena_printf(arena, "%s/%s", data, path) : NULL;
 
 	if (!there || (build && !here))
 		return NULL;
@@ -146,38 +146,38 @@ static char *below_data(struct kv_pile *pile, const char *path)
 	return here ? here : there;
 }
 
-char *kv_path_resolve(struct kv_pile *pile, const char *path, const char *dir)
+char *kv_path_resolve(struct kv_arena *arena, const char *path, const char *dir)
 {
 	const char *user;
 	char *joined;
 
 	if (path[0] == '/')
-		return kv_pile_strdup(pile, path);
+		return kv_arena_strdup(arena, path);
 	if (path[0] == '~' && (path[1] == '/' || path[1] == '\0')) {
-		if (home_dir(pile, &user))
+		if (home_dir(arena, &user))
 			return NULL;
 		if (!user) {
 			kv_fail(KVMOD_ENOENT, "%s: this user has no home folder", path);
 			return NULL;
 		}
-		return kv_pile_printf(pile, "%s%s", user, path + 1);
+		return kv_arena_printf(arena, "%s%s", user, path + 1);
 	}
 	if (!dir)
-		return below_data(pile, path);
+		return below_data(arena, path);
 	if (strcmp(dir, "./") == 0)
-		return below_cwd(pile, path);
-	joined = kv_pile_printf(pile, "%s%s", dir, path);
-	return !joined || *joined == '/' ? joined : below_cwd(pile, joined);
+		return below_cwd(arena, path);
+	joined = kv_arena_printf(arena, "%s%s", dir, path);
+	return !joined || *joined == '/' ? joined : below_cwd(arena, joined);
 }
 
 int kvmod_data_path(struct kvmod_ctx *ctx, const char *name, char **path)
 {
-	struct kv_pile pile = { NULL };
-	char *found = kv_path_resolve(&pile, name, NULL);
+	struct kv_arena arena = { NULL };
+	char *found = kv_path_resolve(&arena, name, NULL);
 
 	(void)ctx;
 	*path = found ? strdup(found) : NULL;
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	if (found && !*path)
 		return kv_no_memory();
 	return found ? KVMOD_OK : KVMOD_ENOMEM;
@@ -194,24 +194,24 @@ static int must_exist(const char *path, const char *who)
 }
 
 /* *path NULL: the user has no folder for it. */
-static int user_config(struct kv_pile *pile, const char **path)
+static int user_config(struct kv_arena *arena, const char **path)
 {
 	const char *base = secure_getenv("XDG_CONFIG_HOME"), *user;
-	int err = home_dir(pile, &user);
+	int err = home_dir(arena, &user);
 
 	*path = NULL;
 	if (err)
 		return err;
 	if (base && *base == '/')
-		*path = kv_pile_printf(pile, "%s/kvmod/kvmod.conf", base);
+		*path = kv_arena_printf(arena, "%s/kvmod/kvmod.conf", base);
 	else if (user)
-		*path = kv_pile_printf(pile, "%s/.config/kvmod/kvmod.conf", user);
+		*path = kv_arena_printf(arena, "%s/.config/kvmod/kvmod.conf", user);
 	else
 		return KVMOD_OK;
 	return *path ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
-int kv_path_config(struct kv_pile *pile, const char *asked, const char **path)
+int kv_path_config(struct kv_arena *arena, const char *asked, const char **path)
 {
 	const char *from_env = secure_getenv("KVMOD_CONF");
 	const char *build = kv_build_tree();
@@ -219,18 +219,18 @@ int kv_path_config(struct kv_pile *pile, const char *asked, const char **path)
 	size_t n;
 
 	*path = NULL;
-	if (user_config(pile, &candidates[0]))
+	if (user_config(arena, &candidates[0]))
 		return KVMOD_ENOMEM;
 	n = candidates[0] ? 1 : 0;
 	if (asked || (from_env && *from_env)) {
-		*path = kv_pile_strdup(pile, asked ? asked : from_env);
+		*path = kv_arena_strdup(arena, asked ? asked : from_env);
 		return *path ? must_exist(*path, asked ? "" : "KVMOD_CONF=") : KVMOD_ENOMEM;
 	}
-	candidates[n] = kv_installed(pile, KVMOD_CONF_DIR "/kvmod.conf");
+	candidates[n] = kv_installed(arena, KVMOD_CONF_DIR "/kvmod.conf");
 	if (!candidates[n++])
 		return KVMOD_ENOMEM;
 	if (build) {
-		candidates[n] = kv_pile_printf(pile, "%s/conf/kvmod.conf", build);
+		candidates[n] = kv_arena_printf(arena, "%s/conf/kvmod.conf", build);
 		if (!candidates[n++])
 			return KVMOD_ENOMEM;
 	}
@@ -242,29 +242,29 @@ int kv_path_config(struct kv_pile *pile, const char *asked, const char **path)
 
 /* --- modules -------------------------------------------------------------------------------------- */
 
-static int add_default_folder(struct kv_pile *pile, struct kv_strings *out)
+static int add_default_folder(struct kv_arena *arena, struct kv_strings *out)
 {
 	const char *build = kv_build_tree();
-	char *dir = build ? kv_pile_printf(pile, "%s/.libs", build) :
-			    kv_installed(pile, KVMOD_MODULE_DIR);
+	char *dir = build ? kv_arena_printf(arena, "%s/.libs", build) :
+			    kv_installed(arena, KVMOD_MODULE_DIR);
 
-	return dir ? kv_strings_add(pile, out, dir) : KVMOD_ENOMEM;
+	return dir ? kv_strings_add(arena, out, dir) : KVMOD_ENOMEM;
 }
 
-static int add_folder(const struct kv_entry *entry, const char *part, struct kv_pile *pile,
+static int add_folder(const struct kv_entry *entry, const char *part, struct kv_arena *arena,
 		      struct kv_strings *out)
 {
-	char *dir = kv_path_resolve(pile, part, entry->source->dir);
+	char *dir = kv_path_resolve(arena, part, entry->source->dir);
 
 	if (!dir)
 		return KVMOD_ENOMEM;
 	if (access(dir, R_OK | X_OK) != 0)
 		return kv_entry_fail(KVMOD_ENOENT, entry, "%s: %s", dir, strerror(errno));
-	return kv_strings_add(pile, out, dir);
+	return kv_strings_add(arena, out, dir);
 }
 
 /* "DIR:DIR"; an empty part stands for the default. */
-int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct kv_strings *out)
+int kv_module_path(const struct kv_config *config, struct kv_arena *arena, struct kv_strings *out)
 {
 	const struct kv_entry *entry = kv_config_find(config, "kvmod", "", "module_path");
 	const char *rest = entry ? entry->value : "";
@@ -272,11 +272,11 @@ int kv_module_path(const struct kv_config *config, struct kv_pile *pile, struct 
 
 	for (;;) {
 		size_t n = strcspn(rest, ":");
-		char *part = kv_pile_strndup(pile, rest, n);
+		char *part = kv_arena_strndup(arena, rest, n);
 
 		if (!part)
 			return KVMOD_ENOMEM;
-		err = n ? add_folder(entry, part, pile, out) : add_default_folder(pile, out);
+		err = n ? add_folder(entry, part, arena, out) : add_default_folder(arena, out);
 		if (err || rest[n] == '\0')
 			return err;
 		rest += n + 1;
@@ -308,7 +308,7 @@ int kv_path_unread(const char *dir)
 	return kv_fail(KVMOD_EIO, "%s: %s", dir, strerror(errno));
 }
 
-static int add_files(struct kv_pile *pile, const char *dir, struct kv_strings *out)
+static int add_files(struct kv_arena *arena, const char *dir, struct kv_strings *out)
 {
 	struct dirent **entries;
 	int n = scandir(dir, &entries, is_module, by_name);
@@ -318,9 +318,9 @@ static int add_files(struct kv_pile *pile, const char *dir, struct kv_strings *o
 		char *path = NULL;
 
 		if (err == KVMOD_OK)
-			path = kv_pile_printf(pile, "%s/%s", dir, entries[i]->d_name);
+			path = kv_arena_printf(arena, "%s/%s", dir, entries[i]->d_name);
 		if (path)
-			err = kv_strings_add(pile, out, path);
+			err = kv_strings_add(arena, out, path);
 		else if (err == KVMOD_OK)
 			err = KVMOD_ENOMEM;
 		free(entries[i]);
@@ -330,14 +330,14 @@ static int add_files(struct kv_pile *pile, const char *dir, struct kv_strings *o
 	return err;
 }
 
-int kv_module_files(const struct kv_config *config, struct kv_pile *pile,
+int kv_module_files(const struct kv_config *config, struct kv_arena *arena,
 		    struct kv_strings *out)
 {
 	struct kv_strings dirs = { 0 };
-	int err = kv_module_path(config, pile, &dirs);
+	int err = kv_module_path(config, arena, &dirs);
 
 	for (size_t i = 0; i < dirs.n && err == KVMOD_OK; i++)
-		err = add_files(pile, dirs.item[i], out);
+		err = add_files(arena, dirs.item[i], out);
 	return err;
 }
 

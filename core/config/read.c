@@ -27,7 +27,7 @@ static int no_override(const char *text)
 }
 
 /* "SECTION.KEY=VALUE", split at the last dot before the first "=". */
-static int split_override(struct kv_pile *pile, const char *text, const char **section,
+static int split_override(struct kv_arena *arena, const char *text, const char **section,
 			  const char **key, const char **value)
 {
 	const char *equal = strchr(text, '='), *dot = equal;
@@ -36,8 +36,8 @@ static int split_override(struct kv_pile *pile, const char *text, const char **s
 		dot--;
 	if (!equal || *dot != '.' || dot == text || dot + 1 == equal)
 		return no_override(text);
-	*section = kv_pile_strndup(pile, text, (size_t)(dot - text));
-	*key = kv_pile_strndup(pile, dot + 1, (size_t)(equal - dot - 1));
+	*section = kv_arena_strndup(arena, text, (size_t)(dot - text));
+	*key = kv_arena_strndup(arena, dot + 1, (size_t)(equal - dot - 1));
 	*value = equal + 1;
 	return *section && *key ? KVMOD_OK : KVMOD_ENOMEM;
 }
@@ -45,7 +45,7 @@ static int split_override(struct kv_pile *pile, const char *text, const char **s
 static int add_override(struct kv_config *config, const struct kv_source *source, const char *text)
 {
 	const char *section = NULL, *key = NULL, *value = NULL;
-	int err = split_override(&config->pile, text, &section, &key, &value);
+	int err = split_override(&config->arena, text, &section, &key, &value);
 
 	if (err)
 		return err;
@@ -55,15 +55,15 @@ static int add_override(struct kv_config *config, const struct kv_source *source
 
 static int add_overrides(struct kv_config *config, const char *const *overrides, size_t n)
 {
-	struct kv_source *source = kv_pile_alloc(&config->pile, sizeof(*source));
+	struct kv_source *source = kv_arena_alloc(&config->arena, sizeof(*source));
 	int err = source ? KVMOD_OK : KVMOD_ENOMEM;
 
-	config->overrides = kv_pile_alloc(&config->pile, (n + 1) * sizeof(*config->overrides));
+	config->overrides = kv_arena_alloc(&config->arena, (n + 1) * sizeof(*config->overrides));
 	if (err || !config->overrides)
 		return KVMOD_ENOMEM;
 	source->dir = "./";
 	for (size_t i = 0; i < n && err == KVMOD_OK; i++) {
-		config->overrides[i] = kv_pile_strdup(&config->pile, overrides[i]);
+		config->overrides[i] = kv_arena_strdup(&config->arena, overrides[i]);
 		if (!config->overrides[i])
 			return KVMOD_ENOMEM;
 		config->n_overrides++;
@@ -87,7 +87,7 @@ static int by_name(const struct dirent **a, const struct dirent **b)
 /* FILE.d/ *.conf, in name order; the folder need not exist. */
 static int read_drop_ins(struct kv_config *config)
 {
-	char *dir = kv_pile_printf(&config->pile, "%s.d", config->path);
+	char *dir = kv_arena_printf(&config->arena, "%s.d", config->path);
 	struct dirent **entries;
 	int n, err = KVMOD_OK;
 
@@ -100,9 +100,9 @@ static int read_drop_ins(struct kv_config *config)
 		char *path = NULL;
 
 		if (err == KVMOD_OK)
-			path = kv_pile_printf(&config->pile, "%s/%s", dir, entries[i]->d_name);
+			path = kv_arena_printf(&config->arena, "%s/%s", dir, entries[i]->d_name);
 		if (err == KVMOD_OK)
-			err = path ? kv_strings_add(&config->pile, &config->drop_ins, path) :
+			err = path ? kv_strings_add(&config->arena, &config->drop_ins, path) :
 				     KVMOD_ENOMEM;
 		if (err == KVMOD_OK)
 			err = kv_ini_read(config, path);
@@ -199,10 +199,10 @@ static int settle_entries(struct kv_config *config)
 static int read_all(struct kv_config *config, const char *path, const char *const *overrides,
 		    size_t n_overrides)
 {
-	int err = kv_path_config(&config->pile, path, &config->path);
+	int err = kv_path_config(&config->arena, path, &config->path);
 
 	if (err == KVMOD_OK && path) {
-		config->asked_path = kv_path_resolve(&config->pile, path, "./");
+		config->asked_path = kv_path_resolve(&config->arena, path, "./");
 		err = config->asked_path ? KVMOD_OK : KVMOD_ENOMEM;
 	}
 	if (err == KVMOD_OK && config->path)
@@ -214,7 +214,7 @@ static int read_all(struct kv_config *config, const char *path, const char *cons
 	if (err == KVMOD_OK)
 		err = settle_entries(config);
 	if (err == KVMOD_OK)
-		err = kv_params_fill(config, "kvmod", "", settings, N_SETTINGS, &config->pile,
+		err = kv_params_fill(config, "kvmod", "", settings, N_SETTINGS, &config->arena,
 				     &config->settings);
 	return err;
 }
@@ -243,7 +243,7 @@ void kv_config_free(struct kv_config *config)
 		struct kv_config *older = config->older;
 
 		kv_config_forget_newest(config);
-		kv_pile_free(&config->pile);
+		kv_arena_free(&config->arena);
 		free(config->entries);
 		free(config);
 		config = older;
@@ -258,7 +258,7 @@ static void set_threads(struct kvmod_ctx *ctx, const struct kv_config *config)
 	if (asked > most && !(config->older && config->older->settings.threads == asked))
 		kv_log(ctx, KVMOD_NOTE, "[kvmod] threads = %u, but this process may use %u processors: "
 		       "using %u threads", asked, most, most);
-	kv_pool_set_threads(ctx->pool, asked < most ? asked : most);
+	kv_threads_set(ctx->threads, asked < most ? asked : most);
 }
 
 void kv_config_install(struct kvmod_ctx *ctx, struct kv_config *config)

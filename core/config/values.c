@@ -301,7 +301,7 @@ static int64_t walk_list(const char *text, const struct range *range, int64_t *i
 	return n;
 }
 
-static int parse_list(const struct kvmod_param *param, const char *text, struct kv_pile *pile,
+static int parse_list(const struct kvmod_param *param, const char *text, struct kv_arena *arena,
 		      struct kvmod_list *list)
 {
 	struct range range;
@@ -311,7 +311,7 @@ static int parse_list(const struct kvmod_param *param, const char *text, struct 
 	n = walk_list(text, &range, NULL);
 	if (n < 0)
 		return expected(param);
-	items = kv_pile_alloc(pile, (size_t)n * sizeof(*items));
+	items = kv_arena_alloc(arena, (size_t)n * sizeof(*items));
 	if (!items)
 		return KVMOD_ENOMEM;
 	walk_list(text, &range, items);
@@ -340,7 +340,7 @@ static int keep_text(char *copy, void *field)
 }
 
 int kv_param_parse(const struct kvmod_param *param, const char *text, const char *dir,
-		   struct kv_pile *pile, void *field)
+		   struct kv_arena *arena, void *field)
 {
 	struct range range = { 0 };
 	bool good = false;
@@ -362,16 +362,16 @@ int kv_param_parse(const struct kvmod_param *param, const char *text, const char
 			return KVMOD_OK;
 		return expected_amount(param, text);
 	case KVMOD_PARAM_LIST:
-		return parse_list(param, text, pile, field);
+		return parse_list(param, text, arena, field);
 	case KVMOD_PARAM_CHOICE:
 		good = parse_choice(text, param->range, field);
 		break;
 	case KVMOD_PARAM_STRING:
-		return keep_text(kv_pile_strdup(pile, text), field);
+		return keep_text(kv_arena_strdup(arena, text), field);
 	case KVMOD_PARAM_PATH:
 		/* "" is no path. */
-		return keep_text(*text ? kv_path_resolve(pile, text, dir) :
-				 kv_pile_strdup(pile, ""), field);
+		return keep_text(*text ? kv_path_resolve(arena, text, dir) :
+				 kv_arena_strdup(arena, ""), field);
 	}
 	return good ? KVMOD_OK : expected(param);
 }

@@ -4,8 +4,8 @@
  * forgotten, so that a module that fails in silence cannot be blamed for it; after
  * the call its code is checked, and every failure has words.
  */
-#ifndef KVMOD_MODULES_CALL_H
-#define KVMOD_MODULES_CALL_H
+#ifndef KV_CORE_MODULES_CALL_H
+#define KV_CORE_MODULES_CALL_H
 
 #include "core/base/log.h"
 

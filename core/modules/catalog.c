@@ -14,7 +14,7 @@ static int open_file(struct kv_catalog *c, const char *path)
 	if (f->err == KVMOD_ENOMEM)
 		return f->err;		/* not the fault of the file */
 	if (f->err)
-		f->refused = kv_pile_strdup(&c->pile, kvmod_error());
+		f->refused = kv_arena_strdup(&c->arena, kvmod_error());
 	return f->err && !f->refused ? KVMOD_ENOMEM : KVMOD_OK;
 }
 
@@ -24,9 +24,9 @@ int kv_catalog_open(struct kv_catalog *c, struct kvmod_ctx *ctx, const struct kv
 	int err;
 
 	*c = (struct kv_catalog){ .ctx = ctx, .config = config };
-	err = kv_module_files(config, &c->pile, &paths);
+	err = kv_module_files(config, &c->arena, &paths);
 	if (err == KVMOD_OK) {
-		c->files = kv_pile_alloc(&c->pile, (paths.n + 1) * sizeof(*c->files));
+		c->files = kv_arena_alloc(&c->arena, (paths.n + 1) * sizeof(*c->files));
 		err = c->files ? KVMOD_OK : KVMOD_ENOMEM;
 	}
 	for (size_t i = 0; i < paths.n && err == KVMOD_OK; i++)
@@ -40,7 +40,7 @@ void kv_catalog_close(struct kv_catalog *c)
 {
 	for (size_t i = 0; i < c->n; i++)
 		kvmod_modinfo_free(c->files[i].info);
-	kv_pile_free(&c->pile);
+	kv_arena_free(&c->arena);
 	*c = (struct kv_catalog){ 0 };
 }
 
@@ -144,7 +144,8 @@ static int each_param(const struct kvmod_modinfo *info, const char *name, const 
  * Is there a device in `devices` that no list in `before` has? If not, that version is
  * never loaded for the name. Adds the list to `before`.
  */
-static bool runs_anew(struct kv_pile *pile, struct kv_strings *before, const char *devices, int *err)
+static bool runs_anew(struct kv_arena *arena, struct kv_strings *before, const char *devices,
+		      int *err)
 {
 	const char *rest = devices, *name, *one;
 	bool is_new = false;
@@ -153,7 +154,7 @@ static bool runs_anew(struct kv_pile *pile, struct kv_strings *before, const cha
 	while (!*err && (name = kv_devices_next(&rest, &n))) {
 		size_t i = 0;
 
-		one = kv_pile_strndup(pile, name, n);
+		one = kv_arena_strndup(arena, name, n);
 		if (!one)
 			*err = KVMOD_ENOMEM;
 		while (one && i < before->n && !kv_devices_have(before->item[i], one))
@@ -161,7 +162,7 @@ static bool runs_anew(struct kv_pile *pile, struct kv_strings *before, const cha
 		is_new |= i == before->n;
 	}
 	if (!*err)
-		*err = kv_strings_add(pile, before, devices);
+		*err = kv_strings_add(arena, before, devices);
 	return is_new && !*err;
 }
 
@@ -187,7 +188,7 @@ struct params_walk {
 	const char *name, *key;
 	int (*fn)(void *arg, const struct kvmod_param *param);
 	void *arg;
-	struct kv_pile pile;
+	struct kv_arena arena;
 	struct kv_strings devices;	/* of the versions before */
 };
 
@@ -201,7 +202,7 @@ static int params_of_file(void *arg, const struct kvmod_modinfo *info)
 	struct params_walk *w = arg;
 	int err = KVMOD_OK;
 
-	if (!runs_anew(&w->pile, &w->devices, devices_in(info, w->kind, w->name), &err))
+	if (!runs_anew(&w->arena, &w->devices, devices_in(info, w->kind, w->name), &err))
 		return err;
 	return each_param(info, w->name, w->key, w->fn, w->arg);
 }
@@ -215,13 +216,13 @@ int kv_catalog_params(const struct kv_catalog *c, enum kv_kind kind, const char 
 	int err = KVMOD_OK;
 
 	for (; p && !err; p = p->namesake) {
-		err = kv_strings_add(&w.pile, &w.devices, p->devices);
+		err = kv_strings_add(&w.arena, &w.devices, p->devices);
 		for (uint32_t k = 0; !err && kv_provider_param(p, k, &param); k++)
 			err = !key || kv_name_eq(param.name, key) ? fn(arg, &param) : KVMOD_OK;
 	}
 	if (!err)
 		err = each_version(c, kind, name, params_of_file, &w);
-	kv_pile_free(&w.pile);
+	kv_arena_free(&w.arena);
 	return err;
 }
 
@@ -243,7 +244,7 @@ void kv_catalog_devices(const struct kv_catalog *c, char *text, size_t room)
 
 struct devices_walk {
 	const char *policy;
-	struct kv_pile *pile;
+	struct kv_arena *arena;
 	struct kv_strings *out;
 };
 
@@ -258,8 +259,8 @@ static int add_devices(struct devices_walk *w, const char *devices)
 			;
 		if (i < w->out->n || kv_name_is(name, n, KV_ANY_DEVICE))
 			continue;
-		name = kv_pile_strndup(w->pile, name, n);
-		err = name ? kv_strings_add(w->pile, w->out, name) : KVMOD_ENOMEM;
+		name = kv_arena_strndup(w->arena, name, n);
+		err = name ? kv_strings_add(w->arena, w->out, name) : KVMOD_ENOMEM;
 	}
 	return err;
 }
@@ -271,10 +272,10 @@ static int devices_of_file(void *arg, const struct kvmod_modinfo *info)
 	return add_devices(w, kv_modinfo_devices(info, w->policy));
 }
 
-static int policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_pile *pile,
+static int policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_arena *arena,
 			  struct kv_strings *out)
 {
-	struct devices_walk w = { kv_config_alias(ctx->config, policy), pile, out };
+	struct devices_walk w = { kv_config_alias(ctx->config, policy), arena, out };
 	const struct kv_provider *p = kv_provider_find(ctx, KV_POLICY, w.policy, NULL);
 	struct kv_catalog c;
 	int err = kv_catalog_open(&c, ctx, ctx->config);
@@ -289,13 +290,13 @@ static int policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_p
 	return err;
 }
 
-int kv_policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_pile *pile,
+int kv_policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_arena *arena,
 		      struct kv_strings *out)
 {
 	int err;
 
 	pthread_mutex_lock(&ctx->lock);
-	err = policy_devices(ctx, policy, pile, out);
+	err = policy_devices(ctx, policy, arena, out);
 	pthread_mutex_unlock(&ctx->lock);
 	return err;
 }

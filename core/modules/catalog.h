@@ -3,8 +3,8 @@
  * The names that a configuration may use: of what is registered, and of what the files
  * of the module path list (catalog.c, sections.c, configure.c). The lock is held.
  */
-#ifndef KVMOD_MODULES_CATALOG_H
-#define KVMOD_MODULES_CATALOG_H
+#ifndef KV_CORE_MODULES_CATALOG_H
+#define KV_CORE_MODULES_CATALOG_H
 
 #include "core/modules/registry.h"
 
@@ -20,7 +20,7 @@ struct kv_catalog_file {
 struct kv_catalog {
 	struct kvmod_ctx *ctx;
 	const struct kv_config *config;
-	struct kv_pile pile;
+	struct kv_arena arena;
 	struct kv_catalog_file *files;
 	size_t n;
 };
@@ -54,7 +54,7 @@ int kv_alias_check(const struct kv_catalog *c, const struct kv_entry *alias, con
  * The devices that the versions of a policy name, each once: of those registered, then
  * of module files in the order of the loader's search. Takes the lock.
  */
-int kv_policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_pile *pile,
+int kv_policy_devices(struct kvmod_ctx *ctx, const char *policy, struct kv_arena *arena,
 		      struct kv_strings *out);
 /* Checks the sections of policies, engines and devices without running anything. */
 int kv_sections_check(struct kvmod_ctx *ctx, const struct kv_config *config);

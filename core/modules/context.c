@@ -26,8 +26,8 @@ int kv_context_new(struct kvmod_ctx **out)
 	atomic_init(&ctx->usual_level, KVMOD_NOTE);
 	pthread_mutex_init(&ctx->log_lock, NULL);
 	make_lock(&ctx->lock);
-	ctx->pool = kv_pool_new();
-	if (!ctx->pool) {
+	ctx->threads = kv_threads_new();
+	if (!ctx->threads) {
 		kvmod_unref(ctx);
 		return KVMOD_ENOMEM;
 	}
@@ -47,7 +47,7 @@ void kvmod_unref(struct kvmod_ctx *ctx)
 		return;
 	kv_unload_all(ctx);
 	kv_unregister(ctx, NULL);
-	kv_pool_free(ctx->pool);
+	kv_threads_free(ctx->threads);
 	kv_config_free(ctx->config);
 	pthread_mutex_destroy(&ctx->lock);
 	pthread_mutex_destroy(&ctx->log_lock);
@@ -58,6 +58,6 @@ int kv_context_after_fork(struct kvmod_ctx *ctx)
 {
 	pthread_mutex_init(&ctx->log_lock, NULL);
 	make_lock(&ctx->lock);
-	ctx->pool = kv_pool_new();
-	return ctx->pool ? KVMOD_OK : KVMOD_ENOMEM;
+	ctx->threads = kv_threads_new();
+	return ctx->threads ? KVMOD_OK : KVMOD_ENOMEM;
 }

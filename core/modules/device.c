@@ -150,7 +150,7 @@ int kv_module_device(struct kv_module *module, const char *name, struct kvmod_de
 	*out = find_held(module, name);
 	if (*out)
 		return KVMOD_OK;
-	held = kv_pile_alloc(&module->pile, sizeof(*held));
+	held = kv_arena_alloc(&module->arena, sizeof(*held));
 	if (!held)
 		return KVMOD_ENOMEM;
 	err = kv_device_open_locked(module->ctx, name, out);

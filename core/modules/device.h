@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Devices that are open (device.c). The lock is held, but for kv_device_is_host(). */
-#ifndef KVMOD_MODULES_DEVICE_H
-#define KVMOD_MODULES_DEVICE_H
+#ifndef KV_CORE_MODULES_DEVICE_H
+#define KV_CORE_MODULES_DEVICE_H
 
 #include "core/modules/registry.h"
 

@@ -7,7 +7,7 @@
 
 struct walk {
 	struct kv_catalog catalog;
-	struct kv_pile *pile;		/* the catalog's */
+	struct kv_arena *arena;		/* the catalog's */
 	kvmod_setting_fn *fn;
 	void *arg;
 	const char *kind, *name;	/* of the section */
@@ -25,7 +25,8 @@ static uint32_t origin_of(const struct kv_config *config, const struct kv_entry 
 
 static int show(struct walk *w, const char *key, const char *value, const struct kv_entry *e)
 {
-	const char *section = *w->name ? kv_pile_printf(w->pile, "%s %s", w->kind, w->name) : w->kind;
+	const char *section = *w->name ? kv_arena_printf(w->arena, "%s %s", w->kind, w->name) :
+			      w->kind;
 	const struct kvmod_setting setting = {
 		.size = sizeof(setting), .from = origin_of(w->catalog.config, e),
 		.section = section, .key = key, .value = value,
@@ -40,10 +41,10 @@ static int show_module_path(struct walk *w, const struct kv_entry *e)
 {
 	struct kv_strings dirs = { 0 };
 	const char *text = "";
-	int err = kv_module_path(w->catalog.config, w->pile, &dirs);
+	int err = kv_module_path(w->catalog.config, w->arena, &dirs);
 
 	for (size_t i = 0; i < dirs.n && text; i++)
-		text = kv_pile_printf(w->pile, "%s%s%s", text, i ? ":" : "", dirs.item[i]);
+		text = kv_arena_printf(w->arena, "%s%s%s", text, i ? ":" : "", dirs.item[i]);
 	if (err == KVMOD_OK && !text)
 		err = KVMOD_ENOMEM;
 	return err ? err : show(w, "module_path", text, e);
@@ -60,10 +61,10 @@ static int show_param(void *arg, const struct kvmod_param *param)
 	for (size_t i = 0; i < w->keys.n; i++)
 		if (kv_name_eq(w->keys.item[i], param->name))
 			return KVMOD_OK;
-	if (kv_strings_add(w->pile, &w->keys, param->name))
+	if (kv_strings_add(w->arena, &w->keys, param->name))
 		return KVMOD_ENOMEM;
 	if (param->type == KVMOD_PARAM_PATH && *value)
-		value = kv_path_resolve(w->pile, value, e ? e->source->dir : NULL);
+		value = kv_path_resolve(w->arena, value, e ? e->source->dir : NULL);
 	if (!value)
 		return KVMOD_ENOMEM;
 	return param->offset == offsetof(struct kv_settings, module_path) && !*w->name ?
@@ -112,7 +113,7 @@ static int show_sections(struct walk *w, enum kv_kind kind)
 			k++;
 		if (k < names.n)
 			continue;
-		err = kv_strings_add(w->pile, &names, name);
+		err = kv_strings_add(w->arena, &names, name);
 		if (!err)
 			err = show_section(w, kind, name);
 	}
@@ -155,7 +156,7 @@ int kvmod_settings_each(struct kvmod_ctx *ctx, kvmod_setting_fn *fn, void *arg)
 	pthread_mutex_lock(&ctx->lock);
 	if (ctx->config)
 		err = kv_catalog_open(&w.catalog, ctx, ctx->config);
-	w.pile = &w.catalog.pile;
+	w.arena = &w.catalog.arena;
 	if (ctx->config && err == KVMOD_OK)
 		err = show_all(&w);
 	kv_catalog_close(&w.catalog);

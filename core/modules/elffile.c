@@ -215,7 +215,7 @@ static int read_section(struct kvmod_modinfo *info, Elf *elf, char **text, size_
 	data = shdr.sh_type == SHT_PROGBITS ? elf_getdata(scn, NULL) : NULL;
 	if (!data || !data->d_buf)
 		return kv_fail(KVMOD_EFORMAT, "its " KVMOD_INFO_SECTION " section cannot be read");
-	*text = kv_pile_strndup(&info->pile, data->d_buf, data->d_size);
+	*text = kv_arena_strndup(&info->arena, data->d_buf, data->d_size);
 	*size = data->d_size;
 	return *text ? KVMOD_OK : KVMOD_ENOMEM;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Helpers for the files that read ELF (elffile.c). */
-#ifndef KVMOD_ELFFILE_H
-#define KVMOD_ELFFILE_H
+#ifndef KV_CORE_MODULES_ELFFILE_H
+#define KV_CORE_MODULES_ELFFILE_H
 
 #include <config.h>
 #include <gelf.h>

@@ -24,32 +24,32 @@ bool kv_usual_folder_has(const struct kv_config *config, const char *key, const 
 	const struct kv_entry *path = kv_config_find(config, "kvmod", "", "module_path");
 	struct kv_strings files = { 0 };
 	struct kvmod_modinfo *info;
-	struct kv_pile pile = { 0 };
+	struct kv_arena arena = { 0 };
 	bool has = false;
 
 	if (path && !has_empty_part(path->value))
-		kv_module_files(NULL, &pile, &files);
+		kv_module_files(NULL, &arena, &files);
 	for (size_t i = 0; i < files.n && !has; i++) {
 		if (kv_modinfo_open(config, files.item[i], &info))
 			continue;
 		has = kv_modinfo_says(info, key, name);
 		kvmod_modinfo_free(info);
 	}
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	return has;
 }
 
 /* The files of the module path: those called NAME.so first. */
-static int files_for(const struct kv_config *config, const char *name, struct kv_pile *pile,
+static int files_for(const struct kv_config *config, const char *name, struct kv_arena *arena,
 		     struct kv_strings *out)
 {
 	struct kv_strings all = { 0 };
-	int err = kv_module_files(config, pile, &all);
+	int err = kv_module_files(config, arena, &all);
 
 	for (int other = 0; other < 2; other++)
 		for (size_t i = 0; i < all.n && err == KVMOD_OK; i++)
 			if (kv_path_stem_is(all.item[i], name) == !other)
-				err = kv_strings_add(pile, out, all.item[i]);
+				err = kv_strings_add(arena, out, all.item[i]);
 	return err;
 }
 
@@ -109,16 +109,16 @@ static int not_found(struct kvmod_ctx *ctx, struct search *s)
 {
 	char hint[KV_HINT_ROOM], where[512] = "", refused[64] = "", installed[288] = "";
 	struct kv_strings dirs = { 0 };
-	struct kv_pile pile = { 0 };
+	struct kv_arena arena = { 0 };
 
 	for (const struct kv_provider *p = ctx->providers; p; p = p->next)
 		if (!is_module(s) && p->kind == s->kind)
 			kv_nearest_offer(&s->nearest, p->name);
-	if (kv_module_path(ctx->config, &pile, &dirs) == KVMOD_OK)
+	if (kv_module_path(ctx->config, &arena, &dirs) == KVMOD_OK)
 		for (size_t i = 0, n = 0; i < dirs.n && n < sizeof(where); i++)
 			n += (size_t)snprintf(where + n, sizeof(where) - n, "%s%s",
 					      i ? ":" : "", dirs.item[i]);
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	if (s->n_refused)
 		snprintf(refused, sizeof(refused), ", %u refused there: see `kvmod list`",
 			 s->n_refused);
@@ -156,13 +156,13 @@ static int try_file(struct kvmod_ctx *ctx, const char *path, struct search *s)
 static int load_files(struct kvmod_ctx *ctx, struct search *s)
 {
 	struct kv_strings files = { 0 };
-	struct kv_pile pile = { 0 };
-	int err = files_for(ctx->config, s->name, &pile, &files);
+	struct kv_arena arena = { 0 };
+	int err = files_for(ctx->config, s->name, &arena, &files);
 
 	kv_nearest_start(&s->nearest, s->name);
 	for (size_t i = 0; i < files.n && err == KVMOD_OK && !is_there(ctx, s); i++)
 		err = try_file(ctx, files.item[i], s);
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	if (err || is_there(ctx, s))
 		return err;
 	if (s->elsewhere || (s->device && kv_provider_find(ctx, s->kind, s->name, NULL)))
@@ -231,12 +231,12 @@ int kvmod_modules_each(struct kvmod_ctx *ctx,
 				 const struct kvmod_modinfo *info), void *arg)
 {
 	struct kv_strings files = { 0 };
-	struct kv_pile pile = { 0 };
+	struct kv_arena arena = { 0 };
 	struct kvmod_modinfo *info;
 	int err;
 
 	pthread_mutex_lock(&ctx->lock);
-	err = kv_module_files(ctx->config, &pile, &files);
+	err = kv_module_files(ctx->config, &arena, &files);
 	pthread_mutex_unlock(&ctx->lock);
 	for (size_t i = 0; i < files.n && err == KVMOD_OK; i++) {
 		int refused = kvmod_modinfo_read(ctx, files.item[i], &info);
@@ -249,6 +249,6 @@ int kvmod_modules_each(struct kvmod_ctx *ctx,
 		if (!refused)
 			kvmod_modinfo_free(info);
 	}
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	return err;
 }

@@ -9,7 +9,7 @@
 
 /* Stands before the instance, which alone the module sees. */
 struct before {
-	_Alignas(INSTANCE_ALIGN) struct kv_pile pile;
+	_Alignas(INSTANCE_ALIGN) struct kv_arena arena;
 };
 
 static uint32_t instance_size(const struct kv_provider *provider)
@@ -45,7 +45,7 @@ int kv_instance_new(struct kvmod_ctx *ctx, struct kv_provider *provider, void **
 	params = kv_provider_params(provider, &n);
 	pthread_mutex_lock(&ctx->lock);
 	err = kv_params_fill(ctx->config, kv_kind_name(provider->kind), provider->name,
-			     params, n, &before->pile, instance);
+			     params, n, &before->arena, instance);
 	pthread_mutex_unlock(&ctx->lock);
 	if (err)
 		kv_instance_free(instance);
@@ -61,6 +61,6 @@ void kv_instance_free(void *instance)
 	if (!instance)
 		return;
 	before = (struct before *)instance - 1;
-	kv_pile_free(&before->pile);
+	kv_arena_free(&before->arena);
 	free(before);
 }

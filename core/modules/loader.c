@@ -141,7 +141,7 @@ static void free_module(struct kv_module *module)
 {
 	if (module->handle && !(module->desc.flags & KVMOD_MODULE_RESIDENT))
 		dlclose(module->handle);
-	kv_pile_free(&module->pile);
+	kv_arena_free(&module->arena);
 	free(module);
 }
 
@@ -157,7 +157,7 @@ static int load_new(struct kvmod_ctx *ctx, const struct kvmod_modinfo *info)
 	module->ino = info->st.st_ino;
 	module->info = info;
 	module->desc.flags = info->flags;	/* does it stay mapped even if this fails? */
-	module->path = kv_pile_strdup(&module->pile, info->path);
+	module->path = kv_arena_strdup(&module->arena, info->path);
 	err = module->path ? take_file(module, info) : KVMOD_ENOMEM;
 	if (err == KVMOD_OK)
 		err = start(ctx, module);

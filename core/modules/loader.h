@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Loaded modules, their host tables, and the context (loader.c, host.c, context.c). */
-#ifndef KVMOD_MODULES_LOADER_H
-#define KVMOD_MODULES_LOADER_H
+#ifndef KV_CORE_MODULES_LOADER_H
+#define KV_CORE_MODULES_LOADER_H
 
 #include "core/modules/modinfo.h"
 
@@ -20,7 +20,7 @@ struct kv_module {
 	const struct kvmod_modinfo *info;	/* while init() runs; NULL: linked in */
 	bool in_init, in_exit;
 	struct kv_held *held;		/* devices that host->device() opened for it */
-	struct kv_pile pile;
+	struct kv_arena arena;
 };
 
 void kv_host_fill(struct kv_module *module);

@@ -75,7 +75,7 @@ static int parse_facts(struct kvmod_modinfo *info, char *text, size_t size)
 		room += text[i] == '\0';
 	if (room > MAX_FACTS)
 		room = MAX_FACTS;
-	info->facts = kv_pile_alloc(&info->pile, (room + 1) * sizeof(*info->facts));
+	info->facts = kv_arena_alloc(&info->arena, (room + 1) * sizeof(*info->facts));
 	if (!info->facts)
 		return KVMOD_ENOMEM;
 	for (size_t i = 0; i < size && err == KVMOD_OK; i += n + 1) {
@@ -220,11 +220,11 @@ static int parse_params(struct kvmod_modinfo *info)
 
 	while (kvmod_modinfo_get(info, "param", n))
 		n++;
-	info->params = kv_pile_alloc(&info->pile, (n + 1) * sizeof(*info->params));
+	info->params = kv_arena_alloc(&info->arena, (n + 1) * sizeof(*info->params));
 	if (!info->params)
 		return KVMOD_ENOMEM;
 	for (; (said = kvmod_modinfo_get(info, "param", info->n_params)); info->n_params++) {
-		char *copy = kv_pile_strdup(&info->pile, said);
+		char *copy = kv_arena_strdup(&info->arena, said);
 
 		if (!copy)
 			return KVMOD_ENOMEM;
@@ -398,7 +398,7 @@ int kv_modinfo_open(const struct kv_config *config, const char *path,
 		err = errno == ENOMEM ? kv_no_memory() :
 		      kv_fail(errno == ENOENT ? KVMOD_ENOENT : KVMOD_EIO, "%s", strerror(errno));
 	if (err == KVMOD_OK) {
-		info->path = kv_pile_strdup(&info->pile, real);
+		info->path = kv_arena_strdup(&info->arena, real);
 		err = info->path ? read_info(config, info) : KVMOD_ENOMEM;
 	}
 	if (err) {
@@ -429,7 +429,7 @@ void kvmod_modinfo_free(struct kvmod_modinfo *info)
 		return;
 	if (info->fd >= 0)
 		close(info->fd);
-	kv_pile_free(&info->pile);
+	kv_arena_free(&info->arena);
 	free(info);
 }
 

@@ -3,8 +3,8 @@
  * Module files, read and checked without running them (modinfo.c, elffile.c, needed.c,
  * trust.c, dlfile.c).
  */
-#ifndef KVMOD_MODULES_MODINFO_H
-#define KVMOD_MODULES_MODINFO_H
+#ifndef KV_CORE_MODULES_MODINFO_H
+#define KV_CORE_MODULES_MODINFO_H
 
 #include "core/config/values.h"
 
@@ -20,7 +20,7 @@ struct kv_param_fact {
 };
 
 struct kvmod_modinfo {
-	struct kv_pile pile;
+	struct kv_arena arena;
 	const char *path;		/* without symbolic links */
 	int fd;				/* the file that was checked; -1 once it is closed */
 	struct stat st;

@@ -92,7 +92,7 @@ static int take_entry(struct needs *s, struct object *o, const GElf_Dyn *entry,
 	}
 	if (entry->d_un.d_val >= strings->d_size)
 		return kv_fail(KVMOD_EFORMAT, "its dynamic section is invalid");
-	text = kv_pile_strdup(&s->info->pile, (const char *)strings->d_buf + entry->d_un.d_val);
+	text = kv_arena_strdup(&s->info->arena, (const char *)strings->d_buf + entry->d_un.d_val);
 	if (!text)
 		return KVMOD_ENOMEM;
 	if (strstr(text, "$ORIGIN") || strstr(text, "${ORIGIN}"))
@@ -102,7 +102,7 @@ static int take_entry(struct needs *s, struct object *o, const GElf_Dyn *entry,
 	else if (entry->d_tag == DT_RUNPATH)
 		o->runpath = text;
 	else
-		return kv_strings_add(&s->info->pile, &o->needed, text);
+		return kv_strings_add(&s->info->arena, &o->needed, text);
 	return KVMOD_OK;
 }
 
@@ -135,13 +135,13 @@ static int expand(struct needs *s, const struct object *o, const char *text, cha
 
 		if (strncmp(dollar, names[i], n) != 0 || strchr(dollar + n, '$'))
 			continue;
-		*out = kv_pile_printf(&s->info->pile, "%.*s%s%s", (int)(dollar - text), text,
-				      o->origin, dollar + n);
+		*out = kv_arena_printf(&s->info->arena, "%.*s%s%s", (int)(dollar - text), text,
+				       o->origin, dollar + n);
 		return *out ? KVMOD_OK : KVMOD_ENOMEM;
 	}
 	if (dollar)
 		return kv_fail(KVMOD_EPERM, "`%s` cannot be checked: only $ORIGIN is supported", text);
-	*out = kv_pile_strdup(&s->info->pile, text);
+	*out = kv_arena_strdup(&s->info->arena, text);
 	return *out ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
@@ -158,7 +158,7 @@ static int add_folder(struct needs *s, struct object *o, const char *part)
 		err = kv_trust_walk(s->config, dir, &there);
 	if (err)
 		return kv_fail_in(err, "a folder of its run path");
-	return kv_strings_add(&s->info->pile, &o->folders, dir);
+	return kv_strings_add(&s->info->arena, &o->folders, dir);
 }
 
 static int split_run_path(struct needs *s, struct object *o)
@@ -169,7 +169,7 @@ static int split_run_path(struct needs *s, struct object *o)
 
 	while (more && err == KVMOD_OK) {
 		size_t n = strcspn(rest, ":");
-		char *part = kv_pile_strndup(&s->info->pile, rest, n);
+		char *part = kv_arena_strndup(&s->info->arena, rest, n);
 
 		err = part ? add_folder(s, o, part) : KVMOD_ENOMEM;
 		more = rest[n] == ':';
@@ -227,7 +227,7 @@ static int check_library(struct needs *s, const struct object *loader, const cha
  */
 static int check_hwcaps(struct needs *s, const struct object *o, const char *dir, const char *name)
 {
-	char *hwcaps = kv_pile_printf(&s->info->pile, "%s/glibc-hwcaps", dir), *path;
+	char *hwcaps = kv_arena_printf(&s->info->arena, "%s/glibc-hwcaps", dir), *path;
 	bool there;
 	int err = hwcaps ? kv_trust_walk(s->config, hwcaps, &there) : KVMOD_ENOMEM;
 	struct dirent *entry;
@@ -242,7 +242,7 @@ static int check_hwcaps(struct needs *s, const struct object *o, const char *dir
 	while (err == KVMOD_OK && (entry = readdir(folder))) {
 		if (entry->d_name[0] == '.')
 			continue;
-		path = kv_pile_printf(&s->info->pile, "%s/%s/%s", hwcaps, entry->d_name, name);
+		path = kv_arena_printf(&s->info->arena, "%s/%s/%s", hwcaps, entry->d_name, name);
 		err = path ? check_library(s, o, path, &there) : KVMOD_ENOMEM;
 	}
 	closedir(folder);
@@ -261,8 +261,8 @@ static int check_old_hwcaps(struct needs *s, const struct object *o, const char 
 	int err = KVMOD_OK;
 
 	for (; i < sizeof(hwcaps) / sizeof(*hwcaps) && err == KVMOD_OK; i++) {
-		char *sub = kv_pile_printf(&s->info->pile, "%s/%s", dir, hwcaps[i]);
-		char *path = kv_pile_printf(&s->info->pile, "%s/%s/%s", dir, hwcaps[i], name);
+		char *sub = kv_arena_printf(&s->info->arena, "%s/%s", dir, hwcaps[i]);
+		char *path = kv_arena_printf(&s->info->arena, "%s/%s/%s", dir, hwcaps[i], name);
 		bool there;
 
 		err = sub && path ? kv_trust_walk(s->config, sub, &there) : KVMOD_ENOMEM;
@@ -285,7 +285,7 @@ static int check_folder(struct needs *s, const struct object *o, const char *dir
 		err = check_old_hwcaps(s, o, dir, name, 0);
 	if (err)
 		return err;
-	path = kv_pile_printf(&s->info->pile, "%s/%s", dir, name);
+	path = kv_arena_printf(&s->info->arena, "%s/%s", dir, name);
 	return path ? check_library(s, o, path, there) : KVMOD_ENOMEM;
 }
 
@@ -337,9 +337,9 @@ static int check_object(struct needs *s, const struct object *loader, const char
 {
 	struct object o = { .loader = loader };
 	const char *slash = strrchr(path, '/');
-	int err = kv_strings_add(&s->info->pile, &s->seen, path);
+	int err = kv_strings_add(&s->info->arena, &s->seen, path);
 
-	o.origin = kv_pile_strndup(&s->info->pile, path, (size_t)(slash - path) + (slash == path));
+	o.origin = kv_arena_strndup(&s->info->arena, path, (size_t)(slash - path) + (slash == path));
 	if (err || !o.origin)
 		return KVMOD_ENOMEM;
 	if (s->seen.n > MAX_OBJECTS)

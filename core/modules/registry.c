@@ -130,7 +130,7 @@ bool kv_provider_param(const struct kv_provider *provider, uint32_t i, struct kv
 static int check_param(const struct common *c, const struct kvmod_param *p)
 {
 	size_t size = kv_param_size(p->type);
-	struct kv_pile pile = { 0 };
+	struct kv_arena arena = { 0 };
 	max_align_t field[2];
 	int err = kv_param_check(p);
 
@@ -139,8 +139,8 @@ static int check_param(const struct common *c, const struct kvmod_param *p)
 	if (p->offset < sizeof(struct kvmod_instance) || p->offset > c->instance_size ||
 	    size > c->instance_size - p->offset || p->offset % kv_param_align(p->type) != 0)
 		return kv_fail(KVMOD_EINVAL, "parameter `%s` lies outside the instance", p->name);
-	err = kv_param_parse(p, p->def, NULL, &pile, field);
-	kv_pile_free(&pile);
+	err = kv_param_parse(p, p->def, NULL, &arena, field);
+	kv_arena_free(&arena);
 	return err ? kv_fail_in(err, "the default of `%s`, \"%s\"", p->name, p->def) : err;
 }
 

@@ -3,8 +3,8 @@
  * The tables that modules registered, found by name, and their instances (registry.c,
  * find.c, instance.c).
  */
-#ifndef KVMOD_MODULES_REGISTRY_H
-#define KVMOD_MODULES_REGISTRY_H
+#ifndef KV_CORE_MODULES_REGISTRY_H
+#define KV_CORE_MODULES_REGISTRY_H
 
 #include "core/modules/loader.h"
 

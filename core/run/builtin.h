@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is always there: the policy that keeps everything, and the host as a device. */
-#ifndef KVMOD_RUN_BUILTIN_H
-#define KVMOD_RUN_BUILTIN_H
+#ifndef KV_CORE_RUN_BUILTIN_H
+#define KV_CORE_RUN_BUILTIN_H
 
 #include <kvmod/kvmod.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The steps around a decision, each in a file of its own. */
-#ifndef KVMOD_RUN_DECIDE_H
-#define KVMOD_RUN_DECIDE_H
+#ifndef KV_CORE_RUN_DECIDE_H
+#define KV_CORE_RUN_DECIDE_H
 
 #include "core/run/policy.h"
 

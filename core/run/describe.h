@@ -3,8 +3,8 @@
  * Requests for caches that no engine made: from a shape to segments, heads and the arrays
  * of pointers to them. Trials, golden vectors and benchmarks each add memory of their own.
  */
-#ifndef KVMOD_RUN_DESCRIBE_H
-#define KVMOD_RUN_DESCRIBE_H
+#ifndef KV_CORE_RUN_DESCRIBE_H
+#define KV_CORE_RUN_DESCRIBE_H
 
 #include <kvmod/types.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* An engine that is open (engine.c). */
-#ifndef KVMOD_RUN_ENGINE_H
-#define KVMOD_RUN_ENGINE_H
+#ifndef KV_CORE_RUN_ENGINE_H
+#define KV_CORE_RUN_ENGINE_H
 
 #include "core/modules/registry.h"
 

@@ -4,8 +4,8 @@
  * may write to all of them, const or not; the core reads its own, which the policy
  * never sees, and takes from the copies only the values of an answer.
  */
-#ifndef KVMOD_RUN_HANDED_H
-#define KVMOD_RUN_HANDED_H
+#ifndef KV_CORE_RUN_HANDED_H
+#define KV_CORE_RUN_HANDED_H
 
 #include "core/base/log.h"
 

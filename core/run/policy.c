@@ -151,14 +151,14 @@ static bool try_on(struct attempts *a, const char *device)
 static int open_elsewhere(struct attempts *a)
 {
 	struct kv_strings devices = { 0 };
-	struct kv_pile pile = { 0 };
-	int err = kv_policy_devices(a->p->ctx, a->name, &pile, &devices);
+	struct kv_arena arena = { 0 };
+	int err = kv_policy_devices(a->p->ctx, a->name, &arena, &devices);
 	bool done = false;
 
 	for (size_t i = 0; i < devices.n && !err && !done; i++)
 		done = !kv_name_eq(devices.item[i], a->home) &&
 		       !kv_name_eq(devices.item[i], KV_CPU) && try_on(a, devices.item[i]);
-	kv_pile_free(&pile);
+	kv_arena_free(&arena);
 	return err;
 }
 

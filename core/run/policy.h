@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A policy that is open: what the files that open, ask and close it share. */
-#ifndef KVMOD_RUN_POLICY_H
-#define KVMOD_RUN_POLICY_H
+#ifndef KV_CORE_RUN_POLICY_H
+#define KV_CORE_RUN_POLICY_H
 
 #include "core/modules/device.h"
 #include "core/run/handed.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The relay between a policy and the services of an engine: replay and reread (relay.c). */
-#ifndef KVMOD_RUN_RELAY_H
-#define KVMOD_RUN_RELAY_H
+#ifndef KV_CORE_RUN_RELAY_H
+#define KV_CORE_RUN_RELAY_H
 
 #include "core/run/policy.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Checks of what core is told before it uses any of it: requests, needs, models (request.c). */
-#ifndef KVMOD_RUN_REQUEST_H
-#define KVMOD_RUN_REQUEST_H
+#ifndef KV_CORE_RUN_REQUEST_H
+#define KV_CORE_RUN_REQUEST_H
 
 #include "core/base/log.h"
 

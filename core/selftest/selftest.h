@@ -5,8 +5,8 @@
  * another child that continues after it. Every child sets up again what its checks
  * need, and passes over the checks that are done.
  */
-#ifndef KVMOD_CLI_SELFTEST_H
-#define KVMOD_CLI_SELFTEST_H
+#ifndef KV_CORE_SELFTEST_SELFTEST_H
+#define KV_CORE_SELFTEST_SELFTEST_H
 
 #include "core/cli/cli.h"
 #include "core/testkit/madeup.h"

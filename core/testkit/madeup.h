@@ -4,8 +4,8 @@
  * layer, KV head and position, so a cache that was cut and has grown has the same
  * rows at the positions that it still holds.
  */
-#ifndef KVMOD_TESTKIT_MADEUP_H
-#define KVMOD_TESTKIT_MADEUP_H
+#ifndef KV_CORE_TESTKIT_MADEUP_H
+#define KV_CORE_TESTKIT_MADEUP_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reproducible random numbers and caches for tests. */
-#ifndef KV_TESTS_RANDOM_H
-#define KV_TESTS_RANDOM_H
+#ifndef KV_CORE_TESTKIT_RANDOM_H
+#define KV_CORE_TESTKIT_RANDOM_H
 
 #include <stdint.h>
 

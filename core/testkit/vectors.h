@@ -4,8 +4,8 @@
  * tests/golden/policies.txt and refreekv.txt, turns their cases into requests, and
  * compares plans with the expected decisions.
  */
-#ifndef KVMOD_TESTKIT_VECTORS_H
-#define KVMOD_TESTKIT_VECTORS_H
+#ifndef KV_CORE_TESTKIT_VECTORS_H
+#define KV_CORE_TESTKIT_VECTORS_H
 
 #include <stdbool.h>
 #include <stddef.h>

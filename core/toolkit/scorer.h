@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One decision of a scorer: what scorer.c and share.c share. */
-#ifndef KV_TOOLKIT_SCORER_H
-#define KV_TOOLKIT_SCORER_H
+#ifndef KV_CORE_TOOLKIT_SCORER_H
+#define KV_CORE_TOOLKIT_SCORER_H
 
 #include "core/toolkit/toolkit.h"
 

@@ -4,8 +4,8 @@
  * This room knows the kernels, and nothing of the core but the headers that are
  * installed: a policy calls it through the table, and it calls the host's.
  */
-#ifndef KV_TOOLKIT_H
-#define KV_TOOLKIT_H
+#ifndef KV_CORE_TOOLKIT_TOOLKIT_H
+#define KV_CORE_TOOLKIT_TOOLKIT_H
 
 #include <string.h>
 

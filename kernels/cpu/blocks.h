@@ -4,8 +4,8 @@
  * Rows begin..end-1 of a view, each of `dim` elements; head_dim of Q8_0 is a
  * multiple of 32. A number that is not finite shows in what is made of it. [any thread]
  */
-#ifndef KV_CPU_BLOCKS_H
-#define KV_CPU_BLOCKS_H
+#ifndef KV_KERNELS_CPU_BLOCKS_H
+#define KV_KERNELS_CPU_BLOCKS_H
 
 #include <kvmod/types.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Compaction of rows in host memory. */
-#ifndef KVMOD_KERNELS_CPU_GATHER_H
-#define KVMOD_KERNELS_CPU_GATHER_H
+#ifndef KV_KERNELS_CPU_GATHER_H
+#define KV_KERNELS_CPU_GATHER_H
 
 #include <kvmod/device.h>
 

@@ -3,8 +3,8 @@
  * Hadamard matrices, by which some engines rotate cached rows before they store them in
  * few bits: large elements are then spread over all of a block. [any thread]
  */
-#ifndef KV_CPU_HADAMARD_H
-#define KV_CPU_HADAMARD_H
+#ifndef KV_KERNELS_CPU_HADAMARD_H
+#define KV_KERNELS_CPU_HADAMARD_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the processor can do at best: the limits that decisions are compared with. */
-#ifndef KV_CPU_LIMITS_H
-#define KV_CPU_LIMITS_H
+#ifndef KV_KERNELS_CPU_LIMITS_H
+#define KV_KERNELS_CPU_LIMITS_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -3,8 +3,8 @@
  * Attention logits of a few queries against many cached keys, and the softmax of a
  * piece of them. All arithmetic is fp32. [any thread]
  */
-#ifndef KV_CPU_LOGITS_H
-#define KV_CPU_LOGITS_H
+#ifndef KV_KERNELS_CPU_LOGITS_H
+#define KV_KERNELS_CPU_LOGITS_H
 
 #include <kvmod/types.h>
 

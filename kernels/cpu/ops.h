@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Private to the kernels: a table of functions for each SIMD level. */
-#ifndef KV_CPU_OPS_H
-#define KV_CPU_OPS_H
+#ifndef KV_KERNELS_CPU_OPS_H
+#define KV_KERNELS_CPU_OPS_H
 
 #include <stdbool.h>
 #include <string.h>

@@ -4,8 +4,8 @@
  * run time. The environment variable KVMOD_SIMD (scalar, avx2, avx512) caps it.
  * [any thread]
  */
-#ifndef KV_CPU_SIMD_H
-#define KV_CPU_SIMD_H
+#ifndef KV_KERNELS_CPU_SIMD_H
+#define KV_KERNELS_CPU_SIMD_H
 
 #include <stdbool.h>
 

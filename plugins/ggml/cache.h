@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The cache of one layer: its rows, and the rotation of its keys. */
-#ifndef KVMOD_GGML_CACHE_H
-#define KVMOD_GGML_CACHE_H
+#ifndef KV_PLUGINS_GGML_CACHE_H
+#define KV_PLUGINS_GGML_CACHE_H
 
 #include "memory.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The graph of one pass: what it was built for, its inputs, and running it. */
-#ifndef KVMOD_GGML_GRAPH_H
-#define KVMOD_GGML_GRAPH_H
+#ifndef KV_PLUGINS_GGML_GRAPH_H
+#define KV_PLUGINS_GGML_GRAPH_H
 
 #include "sequence.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Memory for caches, queries and graphs, on the host or on the GPU. */
-#ifndef KVMOD_GGML_MEMORY_H
-#define KVMOD_GGML_MEMORY_H
+#ifndef KV_PLUGINS_GGML_MEMORY_H
+#define KV_PLUGINS_GGML_MEMORY_H
 
 #include "plugins/gguf/engine.h"
 

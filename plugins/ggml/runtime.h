@@ -3,8 +3,8 @@
  * The engine "ggml": runs GGUF models through ggml's public API, each layer and KV head
  * with a cache length of its own. This is its instance.
  */
-#ifndef KVMOD_GGML_RUNTIME_H
-#define KVMOD_GGML_RUNTIME_H
+#ifndef KV_PLUGINS_GGML_RUNTIME_H
+#define KV_PLUGINS_GGML_RUNTIME_H
 
 #include "graph.h"
 #include "thread_tuning.h"

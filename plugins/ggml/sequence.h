@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A sequence: its caches, its collected queries, and what a policy sees of both. */
-#ifndef KVMOD_GGML_SEQUENCE_H
-#define KVMOD_GGML_SEQUENCE_H
+#ifndef KV_PLUGINS_GGML_SEQUENCE_H
+#define KV_PLUGINS_GGML_SEQUENCE_H
 
 #include "cache.h"
 

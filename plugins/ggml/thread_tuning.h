@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Chooses how many threads decode: as many as are fastest on a machine that others use too. */
-#ifndef KVMOD_GGML_THREAD_TUNING_H
-#define KVMOD_GGML_THREAD_TUNING_H
+#ifndef KV_PLUGINS_GGML_THREAD_TUNING_H
+#define KV_PLUGINS_GGML_THREAD_TUNING_H
 
 #include <stdbool.h>
 #include <stdint.h>

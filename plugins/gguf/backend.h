@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ggml's CPU backend for one engine: its threads, cancellation, and log. */
-#ifndef KVMOD_GGUF_BACKEND_H
-#define KVMOD_GGUF_BACKEND_H
+#ifndef KV_PLUGINS_GGUF_BACKEND_H
+#define KV_PLUGINS_GGUF_BACKEND_H
 
 #include <stdatomic.h>
 #include <stdbool.h>

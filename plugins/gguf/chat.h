@@ -3,8 +3,8 @@
  * Conversations as text: a known template is rendered exactly, by a row of a table
  * (templates.c, render_known.c), any other as libllama guesses (render_guess.c).
  */
-#ifndef KVMOD_GGUF_CHAT_H
-#define KVMOD_GGUF_CHAT_H
+#ifndef KV_PLUGINS_GGUF_CHAT_H
+#define KV_PLUGINS_GGUF_CHAT_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,8 +3,8 @@
  * What engines of GGUF models have in common: the checked file, ggml's backends, and
  * text to tokens. An engine's own instance begins with struct gg_engine.
  */
-#ifndef KVMOD_GGUF_ENGINE_H
-#define KVMOD_GGUF_ENGINE_H
+#ifndef KV_PLUGINS_GGUF_ENGINE_H
+#define KV_PLUGINS_GGUF_ENGINE_H
 
 #include <kvmod/engine.h>
 

@@ -3,8 +3,8 @@
  * A GGUF file as it is on disk. ggml and libllama trust a header, and end the process where
  * it is wrong: they get only what was read and checked here.
  */
-#ifndef KVMOD_GGUF_FILE_H
-#define KVMOD_GGUF_FILE_H
+#ifndef KV_PLUGINS_GGUF_FILE_H
+#define KV_PLUGINS_GGUF_FILE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The GPU that layers run on: ggml computes there, and kvmod's device moves its memory. */
-#ifndef KVMOD_GGUF_GPU_H
-#define KVMOD_GGUF_GPU_H
+#ifndef KV_PLUGINS_GGUF_GPU_H
+#define KV_PLUGINS_GGUF_GPU_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A model: its family, its hyperparameters, and its weights in memory. */
-#ifndef KVMOD_GGUF_MODEL_H
-#define KVMOD_GGUF_MODEL_H
+#ifndef KV_PLUGINS_GGUF_MODEL_H
+#define KV_PLUGINS_GGUF_MODEL_H
 
 #include "file.h"
 #include "gpu.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Text to tokens and back, by libllama on a vocabulary that was checked first. */
-#ifndef KVMOD_GGUF_TEXT_H
-#define KVMOD_GGUF_TEXT_H
+#ifndef KV_PLUGINS_GGUF_TEXT_H
+#define KV_PLUGINS_GGUF_TEXT_H
 
 #include <stdbool.h>
 #include <stddef.h>

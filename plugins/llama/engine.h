@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The engine "llama": its instance, and the table of its calls. */
-#ifndef KVMOD_LLAMA_ENGINE_H
-#define KVMOD_LLAMA_ENGINE_H
+#ifndef KV_PLUGINS_LLAMA_ENGINE_H
+#define KV_PLUGINS_LLAMA_ENGINE_H
 
 #include "plugins/gguf/engine.h"
 

@@ -3,8 +3,8 @@
  * The policies that run on a GPU. Each has the name and the parameters of its version
  * for the CPU, and makes the same decisions; `device` in the configuration chooses.
  */
-#ifndef KV_POLICIES_CUDA_H
-#define KV_POLICIES_CUDA_H
+#ifndef KV_POLICIES_CUDA_POLICIES_H
+#define KV_POLICIES_CUDA_POLICIES_H
 
 #include <kvmod/policy.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The engine `fake`: its shape, its tokens, and what its text and its steps share. */
-#ifndef KVMOD_TESTS_FAKE_ENGINE_H
-#define KVMOD_TESTS_FAKE_ENGINE_H
+#ifndef KV_TESTS_CLI_FAKE_ENGINE_H
+#define KV_TESTS_CLI_FAKE_ENGINE_H
 
 #include <stdatomic.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Decisions by attention for tests: a launch with its memory, and a check by double arithmetic. */
-#ifndef KV_TESTS_ATTEND_H
-#define KV_TESTS_ATTEND_H
+#ifndef KV_TESTS_CUDA_ATTENTION_H
+#define KV_TESTS_CUDA_ATTENTION_H
 
 #include "kernels/cuda/attend/attend.h"
 #include "kernels/cuda/refreekv/by_attention.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Made-up caches on a GPU for tests, and ReFreeKV's decision on them in double arithmetic. */
-#ifndef KV_TESTS_GPU_H
-#define KV_TESTS_GPU_H
+#ifndef KV_TESTS_CUDA_GPU_H
+#define KV_TESTS_CUDA_GPU_H
 
 #include <stdbool.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The rules that select by attention: a budget for each head, a shared budget, or a share of the whole. */
-#ifndef KV_CUDA_ATTEND_ATTEND_H
-#define KV_CUDA_ATTEND_ATTEND_H
+#ifndef KV_KERNELS_CUDA_ATTEND_ATTEND_H
+#define KV_KERNELS_CUDA_ATTEND_ATTEND_H
 
 #include "kernels/cuda/attention/attention.h"
 

@@ -4,8 +4,8 @@
  * head, or of all heads of a segment, or those that hold a share of all weight. Each is
  * the work of one block. Weights are summed as integers, so their order does not matter.
  */
-#ifndef KV_CUDA_ATTEND_SELECT_CUH
-#define KV_CUDA_ATTEND_SELECT_CUH
+#ifndef KV_KERNELS_CUDA_ATTEND_SELECT_CUH
+#define KV_KERNELS_CUDA_ATTEND_SELECT_CUH
 
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/base/warp.cuh"

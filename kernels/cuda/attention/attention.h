@@ -14,8 +14,8 @@
  * does not write to the table, so the graph can be replayed. The same input gives
  * the same bits.
  */
-#ifndef KV_CUDA_ATTENTION_ATTENTION_H
-#define KV_CUDA_ATTENTION_ATTENTION_H
+#ifndef KV_KERNELS_CUDA_ATTENTION_ATTENTION_H
+#define KV_KERNELS_CUDA_ATTENTION_ATTENTION_H
 
 #include <stdbool.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A decision by attention as its blocks know it: the launch, and ranks of positions. */
-#ifndef KV_CUDA_ATTENTION_BLOCK_CUH
-#define KV_CUDA_ATTENTION_BLOCK_CUH
+#ifndef KV_KERNELS_CUDA_ATTENTION_BLOCK_CUH
+#define KV_KERNELS_CUDA_ATTENTION_BLOCK_CUH
 
 #include "kernels/cuda/attention/tasks.h"
 

@@ -7,8 +7,8 @@
  *	Memory		the shared memory of a block while it decides
  *	decide()	called by all blocks: fills in p.last, the results and the lists
  */
-#ifndef KV_CUDA_ATTENTION_KERNEL_CUH
-#define KV_CUDA_ATTENTION_KERNEL_CUH
+#ifndef KV_KERNELS_CUDA_ATTENTION_KERNEL_CUH
+#define KV_KERNELS_CUDA_ATTENTION_KERNEL_CUH
 
 #include <cooperative_groups.h>
 

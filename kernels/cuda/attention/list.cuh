@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The list of positions that a KV head keeps, from the last rank that its rule keeps. */
-#ifndef KV_CUDA_ATTENTION_LIST_CUH
-#define KV_CUDA_ATTENTION_LIST_CUH
+#ifndef KV_KERNELS_CUDA_ATTENTION_LIST_CUH
+#define KV_KERNELS_CUDA_ATTENTION_LIST_CUH
 
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/base/warp.cuh"

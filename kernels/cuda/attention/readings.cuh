@@ -10,8 +10,8 @@
  * keys at a time with all units. A unit is eight rows of one query head, or, where only
  * one row is used, eight query heads.
  */
-#ifndef KV_CUDA_ATTENTION_READINGS_CUH
-#define KV_CUDA_ATTENTION_READINGS_CUH
+#ifndef KV_KERNELS_CUDA_ATTENTION_READINGS_CUH
+#define KV_KERNELS_CUDA_ATTENTION_READINGS_CUH
 
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/base/logit.cuh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table and the scratch memory of a decision by attention, as host and kernel share them. */
-#ifndef KV_CUDA_ATTENTION_TASKS_H
-#define KV_CUDA_ATTENTION_TASKS_H
+#ifndef KV_KERNELS_CUDA_ATTENTION_TASKS_H
+#define KV_KERNELS_CUDA_ATTENTION_TASKS_H
 
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/base/limits.h"

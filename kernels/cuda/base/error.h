@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Failed CUDA calls in words, for the device and the policies alike. */
-#ifndef KV_CUDA_BASE_ERROR_H
-#define KV_CUDA_BASE_ERROR_H
+#ifndef KV_KERNELS_CUDA_BASE_ERROR_H
+#define KV_KERNELS_CUDA_BASE_ERROR_H
 
 #include <cuda_runtime_api.h>
 

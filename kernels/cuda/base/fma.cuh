@@ -3,8 +3,8 @@
  * The path for f32 keys, and for keys that the tensor cores cannot take (see
  * paths.cuh): dots in fp32 arithmetic (see keys.cuh).
  */
-#ifndef KV_CUDA_BASE_FMA_CUH
-#define KV_CUDA_BASE_FMA_CUH
+#ifndef KV_KERNELS_CUDA_BASE_FMA_CUH
+#define KV_KERNELS_CUDA_BASE_FMA_CUH
 
 #include "kernels/cuda/base/keys.cuh"
 

@@ -20,8 +20,8 @@
  *	dots()		the dots of a stage with a batch, held or not
  *	bytes()		the bytes of a key
  */
-#ifndef KV_CUDA_BASE_KEYS_CUH
-#define KV_CUDA_BASE_KEYS_CUH
+#ifndef KV_KERNELS_CUDA_BASE_KEYS_CUH
+#define KV_KERNELS_CUDA_BASE_KEYS_CUH
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

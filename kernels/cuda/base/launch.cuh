@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a launch asks of the GPU at hand: its shared memory and its multiprocessors. */
-#ifndef KV_CUDA_BASE_LAUNCH_CUH
-#define KV_CUDA_BASE_LAUNCH_CUH
+#ifndef KV_KERNELS_CUDA_BASE_LAUNCH_CUH
+#define KV_KERNELS_CUDA_BASE_LAUNCH_CUH
 
 #include <stddef.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The sizes that host code and kernels agree on. */
-#ifndef KV_CUDA_BASE_LIMITS_H
-#define KV_CUDA_BASE_LIMITS_H
+#ifndef KV_KERNELS_CUDA_BASE_LIMITS_H
+#define KV_KERNELS_CUDA_BASE_LIMITS_H
 
 #define KV_MAX_DIM 256		/* elements of a key */
 #define KV_MAX_HEADS 128	/* query heads of a layer */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From the dot of a query and a key to a logit, in units of log 2. */
-#ifndef KV_CUDA_BASE_LOGIT_CUH
-#define KV_CUDA_BASE_LOGIT_CUH
+#ifndef KV_KERNELS_CUDA_BASE_LOGIT_CUH
+#define KV_KERNELS_CUDA_BASE_LOGIT_CUH
 
 #define KV_LOG2_E 1.44269504f
 

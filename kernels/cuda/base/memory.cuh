@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Loads, stores and fences that say what the caches are to keep. */
-#ifndef KV_CUDA_BASE_MEMORY_CUH
-#define KV_CUDA_BASE_MEMORY_CUH
+#ifndef KV_KERNELS_CUDA_BASE_MEMORY_CUH
+#define KV_KERNELS_CUDA_BASE_MEMORY_CUH
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The path for f16 and bf16 keys: dots on the tensor cores (see keys.cuh). */
-#ifndef KV_CUDA_BASE_MMA_CUH
-#define KV_CUDA_BASE_MMA_CUH
+#ifndef KV_KERNELS_CUDA_BASE_MMA_CUH
+#define KV_KERNELS_CUDA_BASE_MMA_CUH
 
 #include "kernels/cuda/base/keys.cuh"
 #include "kernels/cuda/base/memory.cuh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The choice of a path by element type, alignment and dimension of the keys (see keys.cuh). */
-#ifndef KV_CUDA_BASE_PATHS_CUH
-#define KV_CUDA_BASE_PATHS_CUH
+#ifndef KV_KERNELS_CUDA_BASE_PATHS_CUH
+#define KV_KERNELS_CUDA_BASE_PATHS_CUH
 
 #include "kernels/cuda/base/fma.cuh"
 #include "kernels/cuda/base/mma.cuh"

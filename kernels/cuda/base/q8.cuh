@@ -9,8 +9,8 @@
  * and the second scale. So the first block is read from its third element on, and its
  * first two elements are the last ones of lane t = 3.
  */
-#ifndef KV_CUDA_BASE_Q8_CUH
-#define KV_CUDA_BASE_Q8_CUH
+#ifndef KV_KERNELS_CUDA_BASE_Q8_CUH
+#define KV_KERNELS_CUDA_BASE_Q8_CUH
 
 #include "kernels/cuda/base/memory.cuh"
 #include "kernels/cuda/base/mma.cuh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The checks of a segment before its description goes to a kernel. */
-#ifndef KV_CUDA_BASE_SEGMENT_H
-#define KV_CUDA_BASE_SEGMENT_H
+#ifndef KV_KERNELS_CUDA_BASE_SEGMENT_H
+#define KV_KERNELS_CUDA_BASE_SEGMENT_H
 
 #include <stdbool.h>
 

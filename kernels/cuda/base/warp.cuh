@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sums, maxima and searches by the lanes of a warp and by the threads of a block. */
-#ifndef KV_CUDA_BASE_WARP_CUH
-#define KV_CUDA_BASE_WARP_CUH
+#ifndef KV_KERNELS_CUDA_BASE_WARP_CUH
+#define KV_KERNELS_CUDA_BASE_WARP_CUH
 
 #include <stdint.h>
 

@@ -4,8 +4,8 @@
  * launch. The caller prepares, writes the table on the host, copies the table to the
  * device on the stream of the launch, and launches.
  */
-#ifndef KV_CUDA_GATHER_GATHER_H
-#define KV_CUDA_GATHER_GATHER_H
+#ifndef KV_KERNELS_CUDA_GATHER_GATHER_H
+#define KV_KERNELS_CUDA_GATHER_GATHER_H
 
 #include <kvmod/device.h>
 

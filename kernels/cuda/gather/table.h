@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table of a gather, which the host writes and the kernel reads. */
-#ifndef KV_CUDA_GATHER_TABLE_H
-#define KV_CUDA_GATHER_TABLE_H
+#ifndef KV_KERNELS_CUDA_GATHER_TABLE_H
+#define KV_KERNELS_CUDA_GATHER_TABLE_H
 
 #include "kernels/cuda/gather/gather.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One read of device memory: the least time that work on the same bytes can take. */
-#ifndef KV_CUDA_READ_READ_H
-#define KV_CUDA_READ_READ_H
+#ifndef KV_KERNELS_CUDA_READ_READ_H
+#define KV_KERNELS_CUDA_READ_READ_H
 
 #include <stdint.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ReFreeKV's decision on a GPU where positions are ranked by attention. */
-#ifndef KV_CUDA_REFREEKV_BY_ATTENTION_H
-#define KV_CUDA_REFREEKV_BY_ATTENTION_H
+#ifndef KV_KERNELS_CUDA_REFREEKV_BY_ATTENTION_H
+#define KV_KERNELS_CUDA_REFREEKV_BY_ATTENTION_H
 
 #include "kernels/cuda/attention/attention.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A decision as its blocks know it: the launch, the work in it, and the signals between blocks. */
-#ifndef KV_CUDA_REFREEKV_DECISION_CUH
-#define KV_CUDA_REFREEKV_DECISION_CUH
+#ifndef KV_KERNELS_CUDA_REFREEKV_DECISION_CUH
+#define KV_KERNELS_CUDA_REFREEKV_DECISION_CUH
 
 #include "kernels/cuda/base/keys.cuh"
 #include "kernels/cuda/base/memory.cuh"

@@ -17,8 +17,8 @@
  * This code runs once for a segment, so it is short rather than unrolled, and its loads
  * do not wait for each other.
  */
-#ifndef KV_CUDA_REFREEKV_FINISH_CUH
-#define KV_CUDA_REFREEKV_FINISH_CUH
+#ifndef KV_KERNELS_CUDA_REFREEKV_FINISH_CUH
+#define KV_KERNELS_CUDA_REFREEKV_FINISH_CUH
 
 #include "kernels/cuda/refreekv/decision.cuh"
 

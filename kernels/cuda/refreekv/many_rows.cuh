@@ -7,8 +7,8 @@
  * A group is eight rows of one query head. A block reads a tile for several groups at
  * once, so their keys are loaded once.
  */
-#ifndef KV_CUDA_REFREEKV_MANY_ROWS_CUH
-#define KV_CUDA_REFREEKV_MANY_ROWS_CUH
+#ifndef KV_KERNELS_CUDA_REFREEKV_MANY_ROWS_CUH
+#define KV_KERNELS_CUDA_REFREEKV_MANY_ROWS_CUH
 
 #include "kernels/cuda/base/logit.cuh"
 #include "kernels/cuda/refreekv/finish.cuh"

@@ -5,8 +5,8 @@
  * few other segments in between, so that the first is done when the second begins. A
  * block that waits for a first reading waits only for blocks that are running.
  */
-#ifndef KV_CUDA_REFREEKV_MANY_ROWS_STEPS_CUH
-#define KV_CUDA_REFREEKV_MANY_ROWS_STEPS_CUH
+#ifndef KV_KERNELS_CUDA_REFREEKV_MANY_ROWS_STEPS_CUH
+#define KV_KERNELS_CUDA_REFREEKV_MANY_ROWS_STEPS_CUH
 
 #include "kernels/cuda/refreekv/decision.cuh"
 

@@ -5,8 +5,8 @@
  * is found for all heads of a segment. Squares are summed from the last rank on, in
  * chunks of KV_RANKS ranks, so their order is fixed.
  */
-#ifndef KV_CUDA_REFREEKV_NORM_CUH
-#define KV_CUDA_REFREEKV_NORM_CUH
+#ifndef KV_KERNELS_CUDA_REFREEKV_NORM_CUH
+#define KV_KERNELS_CUDA_REFREEKV_NORM_CUH
 
 #include "kernels/cuda/attention/block.cuh"
 #include "kernels/cuda/base/warp.cuh"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The kernel of a decision on the attention of the last row alone: keys are read once. */
-#ifndef KV_CUDA_REFREEKV_ONE_ROW_CUH
-#define KV_CUDA_REFREEKV_ONE_ROW_CUH
+#ifndef KV_KERNELS_CUDA_REFREEKV_ONE_ROW_CUH
+#define KV_KERNELS_CUDA_REFREEKV_ONE_ROW_CUH
 
 #include "kernels/cuda/base/logit.cuh"
 #include "kernels/cuda/refreekv/finish.cuh"

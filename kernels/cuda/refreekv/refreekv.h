@@ -14,8 +14,8 @@
  * leaves the table as it was, so the graph can be replayed. The same input gives the
  * same bits.
  */
-#ifndef KV_CUDA_REFREEKV_REFREEKV_H
-#define KV_CUDA_REFREEKV_REFREEKV_H
+#ifndef KV_KERNELS_CUDA_REFREEKV_REFREEKV_H
+#define KV_KERNELS_CUDA_REFREEKV_REFREEKV_H
 
 #include <kvmod/types.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The table and the scratch memory of a decision, as host and kernel share them. */
-#ifndef KV_CUDA_REFREEKV_TABLE_H
-#define KV_CUDA_REFREEKV_TABLE_H
+#ifndef KV_KERNELS_CUDA_REFREEKV_TABLE_H
+#define KV_KERNELS_CUDA_REFREEKV_TABLE_H
 
 #include "kernels/cuda/base/limits.h"
 #include "kernels/cuda/refreekv/refreekv.h"

@@ -41,7 +41,7 @@ static struct kvmod_ctx *context(unsigned threads)
 	struct kvmod_ctx *ctx;
 
 	assert_ok(kvmod_new(&ctx));
-	kv_pool_set_threads(ctx->pool, threads);
+	kv_threads_set(ctx->threads, threads);
 	return ctx;
 }
 
@@ -162,11 +162,11 @@ START_TEST(another_number_of_threads)
 	struct job job = new_job(ctx, 64);
 
 	for (unsigned i = 0; i < 20; i++) {
-		kv_pool_set_threads(ctx->pool, 1 + i % 5);
+		kv_threads_set(ctx->threads, 1 + i % 5);
 		kv_parallel(ctx, job.n, count, &job);
 	}
 	assert_once(&job, 20);
-	kv_pool_set_threads(ctx->pool, 0);
+	kv_threads_set(ctx->threads, 0);
 	ck_assert_uint_ge(kv_n_threads(ctx), 1);
 	free(job.runs);
 	kvmod_unref(ctx);
@@ -229,5 +229,6 @@ START_TEST(no_more_threads_than_processors)
 }
 END_TEST
 
-FIXTURE_MAIN("pool", no_more_threads_than_processors, each_index_once, many_short_jobs, sleepers_wake, nested_jobs,
-	     several_callers, another_number_of_threads, on_several_threads)
+FIXTURE_MAIN("threads", no_more_threads_than_processors, each_index_once, many_short_jobs,
+	     sleepers_wake, nested_jobs, several_callers, another_number_of_threads,
+	     on_several_threads)
