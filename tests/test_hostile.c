@@ -172,7 +172,7 @@ START_TEST(replaced_keeps)
 }
 END_TEST
 
-/* --- what is written to the cache.request -------------------------------------------------- */
+/* --- what is written to the request -------------------------------------------------------- */
 
 static void scribble_in_compress(struct kvmod_request *r, struct kvmod_plan *p)
 {
