@@ -16,7 +16,7 @@ struct kv_shape {
 	uint32_t type;			/* of K and V */
 };
 
-/* A request, and what it points to but for memory of K, V and Q. Zeroed, it is empty. */
+/* A request and all that it points to, except the memory of its views. Zeroed, it is empty. */
 struct kv_described {
 	struct kvmod_request request;
 	struct kvmod_segment *segments;	/* [n_segments] */
@@ -29,9 +29,9 @@ struct kv_described {
 struct kvmod_model kv_model_of_shape(const struct kv_shape *shape, uint64_t context);
 
 /*
- * A prefill of `logical` tokens, of which every head caches n. The views are empty: the
- * caller sets k and v of each head, and what follows below. 0, or KVMOD_ENOMEM without
- * a word, and nothing to free.
+ * A prefill of `logical` tokens, of which every head caches n. All views are empty: the
+ * caller sets k and v of each head, and the others with the calls below. 0; or
+ * KVMOD_ENOMEM, without a message and with nothing to free.
  */
 int kv_describe(struct kv_described *d, const struct kv_shape *shape, uint32_t n,
 		uint64_t logical);
