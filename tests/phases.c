@@ -62,7 +62,8 @@ void phases_run_one(struct setup *s, struct kvmod_seq *seq, uint32_t from, uint3
 void phases_run(struct setup *s, uint32_t from, uint32_t to, bool single)
 {
 	phases_run_one(s, s->seq, from, to, single);
-	ck_assert_int_eq(shifted_run(s->other, s->tokens + from, to - from, s->expected + from * TINY_VOCAB), 0);
+	ck_assert_int_eq(shifted_run(s->other, s->tokens + from, to - from,
+				     s->expected + from * TINY_VOCAB), 0);
 }
 
 void phases_check(const struct setup *s, uint32_t from, uint32_t to)
