@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# libkvmod, its headers, and what its version script exports.
 kvmodincludedir = $(includedir)/kvmod
 kvmodinclude_HEADERS = \
 	core/include/kvmod/device.h \
@@ -74,6 +75,8 @@ libkvmod_la_SOURCES = \
 	core/run/cpu.c \
 	core/run/decide.c \
 	core/run/decide.h \
+	core/run/describe.c \
+	core/run/describe.h \
 	core/run/engine.c \
 	core/run/engine.h \
 	core/run/fullkv.c \

@@ -65,10 +65,16 @@ tests_test_metadata_LDFLAGS = $(UNIT_LINK)
 tests_test_metadata_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_hostile
-tests_test_hostile_SOURCES = tests/test_hostile.c
+tests_test_hostile_SOURCES = tests/test_hostile.c tests/hostile.c tests/hostile.h
 tests_test_hostile_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_hostile_LDFLAGS = $(UNIT_LINK)
 tests_test_hostile_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_hostile_calls
+tests_test_hostile_calls_SOURCES = tests/test_hostile_calls.c tests/hostile.c tests/hostile.h
+tests_test_hostile_calls_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_hostile_calls_LDFLAGS = $(UNIT_LINK)
+tests_test_hostile_calls_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_request
 tests_test_request_SOURCES = tests/test_request.c
@@ -99,6 +105,12 @@ tests_test_threads_SOURCES = tests/test_threads.c
 tests_test_threads_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_threads_LDFLAGS = $(UNIT_LINK)
 tests_test_threads_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_refusals
+tests_test_refusals_SOURCES = tests/test_refusals.c
+tests_test_refusals_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_refusals_LDFLAGS = $(UNIT_LINK)
+tests_test_refusals_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_registry
 tests_test_registry_SOURCES = tests/test_registry.c
@@ -159,8 +171,21 @@ tests_test_scorer_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scorer_LDFLAGS = $(UNIT_LINK)
 tests_test_scorer_LDADD = $(FIXTURE_LIBS)
 
+KIT_SOURCES = tests/kit.c tests/kit.h tests/simd_levels.h
 UNIT_TESTS += tests/test_toolkit
-tests_test_toolkit_SOURCES = tests/test_toolkit.c
-tests_test_toolkit_CPPFLAGS = $(TEST_CPPFLAGS) -DMODULES='"$(abs_top_builddir)/.libs"'
+tests_test_toolkit_SOURCES = tests/test_toolkit.c $(KIT_SOURCES)
+tests_test_toolkit_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_toolkit_LDFLAGS = $(UNIT_LINK)
 tests_test_toolkit_LDADD = libfixture.la libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_toolkit_attention
+tests_test_toolkit_attention_SOURCES = tests/test_toolkit_attention.c $(KIT_SOURCES)
+tests_test_toolkit_attention_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_toolkit_attention_LDFLAGS = $(UNIT_LINK)
+tests_test_toolkit_attention_LDADD = libfixture.la libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_extensions
+tests_test_extensions_SOURCES = tests/test_extensions.c
+tests_test_extensions_CPPFLAGS = $(TEST_CPPFLAGS) -DMODULES='"$(abs_top_builddir)/.libs"'
+tests_test_extensions_LDFLAGS = $(UNIT_LINK)
+tests_test_extensions_LDADD = $(FIXTURE_LIBS)

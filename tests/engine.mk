@@ -23,6 +23,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_tuning \
 	tests/test_engine_phases \
 	tests/test_engine_phases_gpu \
+	tests/test_engine_phases_requests \
 	tests/test_engine_phases_sides \
 	tests/test_engine_replay \
 	tests/test_engine_request \
@@ -50,9 +51,13 @@ tests_test_engine_fuzz_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_gguf_SOURCES = tests/test_engine_gguf.c
 tests_test_engine_gguf_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
-tests_test_engine_phases_SOURCES = tests/test_engine_phases.c tests/shifted.c tests/shifted.h
+PHASES_SOURCES = tests/phases.c tests/phases.h tests/shifted.c tests/shifted.h
+tests_test_engine_phases_SOURCES = tests/test_engine_phases.c $(PHASES_SOURCES)
 tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_phases_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_phases_requests_SOURCES = tests/test_engine_phases_requests.c $(PHASES_SOURCES)
+tests_test_engine_phases_requests_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_phases_requests_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_rotations_SOURCES = tests/test_engine_rotations.c
 tests_test_engine_rotations_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_rotations_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)

@@ -19,6 +19,9 @@ EXTRA_DIST += tests/skipped.test.sh
 
 UNIT_TESTS =
 
+# The engine `fake`, a module of tests of the command and linked in here.
+FAKE_SOURCES = tests/cli/fake_engine.c tests/cli/fake_engine.h tests/cli/fake_text.c
+
 UNIT_TESTS += tests/test_decide
 tests_test_decide_SOURCES = tests/test_decide.c
 tests_test_decide_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -39,7 +42,7 @@ tests_test_plan_LDADD = $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_session
 check_LTLIBRARIES += libbuiltin_fake.la
-libbuiltin_fake_la_SOURCES = tests/cli/fake_engine.c
+libbuiltin_fake_la_SOURCES = $(FAKE_SOURCES)
 libbuiltin_fake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_fake
 tests_test_session_SOURCES = tests/test_session.c
 tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -55,7 +58,7 @@ tests_test_rotation_LDADD = $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_window_layers
 check_LTLIBRARIES += libbuiltin_window.la
-libbuiltin_window_la_SOURCES = tests/cli/fake_engine.c
+libbuiltin_window_la_SOURCES = $(FAKE_SOURCES)
 libbuiltin_window_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_window \
 	-DFAKE_WINDOW_LAYERS=1
 tests_test_window_layers_SOURCES = tests/test_window_layers.c
@@ -75,12 +78,20 @@ tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_attention_LDFLAGS = $(UNIT_LINK)
 tests_test_attention_LDADD = libvectors.la $(TEST_LIBS)
 
+BUDGET_POLICIES = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
+	libbuiltin_streamingllm.la libbuiltin_topp.la
 UNIT_TESTS += tests/test_policies
-tests_test_policies_SOURCES = tests/test_policies.c
+tests_test_policies_SOURCES = tests/test_policies.c tests/policies.c tests/policies.h \
+	tests/simd_levels.h
 tests_test_policies_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'
 tests_test_policies_LDFLAGS = $(UNIT_LINK)
-tests_test_policies_LDADD = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
-	libbuiltin_streamingllm.la libbuiltin_topp.la libvectors.la $(TEST_LIBS)
+tests_test_policies_LDADD = $(BUDGET_POLICIES) libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_policies_each
+tests_test_policies_each_SOURCES = tests/test_policies_each.c tests/policies.c tests/policies.h
+tests_test_policies_each_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_policies_each_LDFLAGS = $(UNIT_LINK)
+tests_test_policies_each_LDADD = $(BUDGET_POLICIES) libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c

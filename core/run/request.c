@@ -177,7 +177,8 @@ static int check_segment(const struct kvmod_request *r, uint32_t i)
 
 	if (err == KVMOD_OK)
 		err = check_numbers(s);
-	for (uint32_t g = 0; g < s->n_kv_heads && err == KVMOD_OK; g++)
+	/* Nothing of a segment without a shape is read: it may be NULL. */
+	for (uint32_t g = 0; err == KVMOD_OK && g < s->n_kv_heads; g++)
 		err = check_head(s, g);
 	return err == KVMOD_OK ? check_queries(s) : err;
 }

@@ -2,7 +2,7 @@
 # The program as people run it: each script runs the built kvmod and compares what
 # it says. Most need no model: the engine `fake` is a module of these tests.
 check_LTLIBRARIES += tests/cli/fake.la
-tests_cli_fake_la_SOURCES = tests/cli/fake_engine.c
+tests_cli_fake_la_SOURCES = $(FAKE_SOURCES)
 tests_cli_fake_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 
 # In a folder of its own: beside the module cuda there would be two devices of that name.
