@@ -15,7 +15,7 @@ struct adakv {
 
 #define PARAMS(P, owner) \
 	KVMOD_P_BUDGET(P, owner, "0.25") \
-	KVMOD_P_WINDOW(P, owner, "32") \
+	KVMOD_P_PROBES(P, owner, "32") \
 	KVMOD_P_POOL(P, owner, "7") \
 	KVMOD_P_POOLING(P, owner, "max") \
 	P(owner, struct adakv, alpha, REAL, "0.2", "0..1", \
@@ -37,7 +37,7 @@ static void share(const void *self, uint64_t own, uint32_t n_heads, uint32_t *co
 		counts[g] = (uint32_t)rint((1 - alpha) * counts[g] + sure);
 }
 
-KVMOD_SCORER(adakv, struct adakv, PARAMS, "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_SCORER(adakv, struct adakv, PARAMS, "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "SnapKV's scores, heads of a layer share its budget (2407.11550)",
 	     .score = score, .select = KVMOD_PER_LAYER, .what = KVMOD_NEED_K,
 	     .rows = KVMOD_ROWS_OF_WINDOW, .share = share);

@@ -50,6 +50,6 @@ static int32_t draw(const void *self, const struct kvmod_task *head, float *out)
 KVMOD_SCORER_POLICY(random, struct random, PARAMS,
 		    "positions drawn at random, for each KV head its own",
 		    "*", .score = draw)
-KVMOD_MODULE("random", "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_MODULE("random", "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "positions drawn at random: the floor that other policies must beat", 0,
 	     random_init, NULL);

@@ -324,6 +324,6 @@ KVMOD_POLICY(refreekv, struct refreekv, REFREEKV_PARAMS,
 	     "no budget: what keeps all but a share of the attention's norm (2502.16886)", 0,
 	     "cpu", .open = refreekv_open, .needs = refreekv_needs,
 	     .workspace = refreekv_workspace, .compress = refreekv_compress)
-KVMOD_MODULE("refreekv", "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_MODULE("refreekv", "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "ReFreeKV: threshold-free pruning, one length for each layer", 0,
 	     refreekv_init, NULL);

@@ -8,7 +8,7 @@
 /* With pooling = max the paper's width is 7. */
 #define PARAMS(P, owner) \
 	KVMOD_P_BUDGET(P, owner, "0.25") \
-	KVMOD_P_WINDOW(P, owner, "32") \
+	KVMOD_P_PROBES(P, owner, "32") \
 	KVMOD_P_POOL(P, owner, "5") \
 	KVMOD_P_POOLING(P, owner, "average")
 
@@ -19,6 +19,6 @@ static int32_t score(const void *self, const struct kvmod_task *head, float *out
 	return head->kit->mean_attention(head, (uint32_t)scorer->window, head->m, out);
 }
 
-KVMOD_SCORER(snapkv, struct kvmod_scorer, PARAMS, "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_SCORER(snapkv, struct kvmod_scorer, PARAMS, "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "what the last queries attend to, for each KV head its own (2404.14469)",
 	     .score = score, .what = KVMOD_NEED_K, .rows = KVMOD_ROWS_OF_WINDOW);

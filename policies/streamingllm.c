@@ -56,6 +56,6 @@ static int32_t compress(void *self_, const struct kvmod_request *request, struct
 KVMOD_POLICY(streamingllm, struct streamingllm, PARAMS,
 	     "the sinks and the newest positions (2309.17453)", KVMOD_POLICY_CLOSES_GAPS,
 	     "*", .needs = needs_of, .compress = compress)
-KVMOD_MODULE("streamingllm", "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_MODULE("streamingllm", "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "StreamingLLM: attention sinks and the newest positions", 0,
 	     streamingllm_init, NULL);

@@ -42,6 +42,6 @@ static int32_t keep(const void *self, const struct kvmod_task *head)
 	return KVMOD_OK;
 }
 
-KVMOD_SCORER(topp, struct topp, PARAMS, "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_SCORER(topp, struct topp, PARAMS, "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "the heaviest positions that hold p of the attention (2502.02770)",
 	     .what = KVMOD_NEED_K, .rows = 1, .floats = floats, .keep = keep);

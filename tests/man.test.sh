@@ -263,9 +263,9 @@ fi
 
 # --- kvmod.conf(5): every architecture that the engine ggml runs ---------------------------
 
-sed -n 's/^\t{ "\([a-z0-9]*\)", GGML_ROPE_TYPE_.*/\1/p' "$srcdir/plugins/ggml/arch.c" >"$tmp/built"
+sed -n 's/^\t{ "\([a-z0-9]*\)", GGML_ROPE_TYPE_.*/\1/p' "$srcdir/plugins/gguf/families.c" >"$tmp/built"
 sed -n '/^\.Pq Cm general.architecture/,/^\.El/s/^\.It Cm //p' "$man/kvmod.conf.5" >"$tmp/documented"
-same architectures plugins/ggml/arch.c kvmod.conf.5 "$tmp/built" "$tmp/documented"
+same architectures plugins/gguf/families.c kvmod.conf.5 "$tmp/built" "$tmp/documented"
 
 # -------------------------------------------------------------------------------------
 

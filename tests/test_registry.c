@@ -153,7 +153,7 @@ START_TEST(tables_that_lack_something)
 	struct kvmod_policy_ops ops = good_ops;
 
 	ops.size = 16;
-	assert_table_refused(&ops, "the table of a policy has size 16: expected 112 or more");
+	assert_table_refused(&ops, "the table of a policy has size 16: expected 104 or more");
 	ops = good_ops;
 	ops.name = NULL;
 	assert_table_refused(&ops, "policy ``: invalid name: expected letters, digits, - and _");

@@ -120,6 +120,6 @@ static int32_t plain_product_init(const struct kvmod_host *host)
 	return error ? error : host->register_policy(host->ctx, &peak_ops);
 }
 
-KVMOD_MODULE("plain-product", "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_MODULE("plain-product", "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "products of queries with keys, and the most that a processor multiplies", 0,
 	     plain_product_init, NULL);

@@ -60,5 +60,5 @@ static int32_t plain_read_init(const struct kvmod_host *host)
 	return host->register_policy(host->ctx, &plain_read_ops);
 }
 
-KVMOD_MODULE("plain-read", "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_MODULE("plain-read", "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "one plain pass over the keys", 0, plain_read_init, NULL);

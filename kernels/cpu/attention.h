@@ -9,9 +9,9 @@
  * keys twice costs less than to store all logits, to multiply all of them twice
  * costs more.
  *
- * Which positions make a part is the caller's choice. Results depend on that
- * choice alone, not on who scans which part. [any thread; parts and positions of
- * its own]
+ * Which positions make a part is the caller's choice. Results depend on that choice
+ * and on the order of a part's scans, not on who scans which part. [any thread; parts
+ * and positions of its own]
  */
 #ifndef KV_KERNELS_CPU_ATTENTION_H
 #define KV_KERNELS_CPU_ATTENTION_H

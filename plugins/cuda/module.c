@@ -23,6 +23,6 @@ static int32_t cuda_init(const struct kvmod_host *host)
 }
 
 /* Resident: CUDA's runtime leaves handlers behind. */
-KVMOD_MODULE("cuda", "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_MODULE("cuda", "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "NVIDIA GPUs as a device, and the policies that run on them",
 	     KVMOD_MODULE_RESIDENT, cuda_init, NULL);

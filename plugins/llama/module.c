@@ -8,6 +8,6 @@ static int32_t init(const struct kvmod_host *host)
 }
 
 /* Resident: ggml's worker threads outlive the last engine. */
-KVMOD_MODULE("llama", "0.1.0", "Apache-2.0", "The kvmod authors",
+KVMOD_MODULE("llama", "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "runs GGUF models through libllama, to compare other engines with",
 	     KVMOD_MODULE_RESIDENT, init, NULL);

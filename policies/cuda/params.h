@@ -11,7 +11,7 @@
 /* SnapKV has the standard parameters of a scorer, and no others. */
 #define SNAPKV_PARAMS(P, owner) \
 	KVMOD_P_BUDGET(P, owner, "0.25") \
-	KVMOD_P_WINDOW(P, owner, "32") \
+	KVMOD_P_PROBES(P, owner, "32") \
 	KVMOD_P_POOL(P, owner, "5") \
 	KVMOD_P_POOLING(P, owner, "average")
 
@@ -22,7 +22,7 @@ struct adakv {
 
 #define ADAKV_PARAMS(P, owner) \
 	KVMOD_P_BUDGET(P, owner, "0.25") \
-	KVMOD_P_WINDOW(P, owner, "32") \
+	KVMOD_P_PROBES(P, owner, "32") \
 	KVMOD_P_POOL(P, owner, "7") \
 	KVMOD_P_POOLING(P, owner, "max") \
 	P(owner, struct adakv, alpha, REAL, "0.2", "0..1", \

@@ -19,7 +19,7 @@ MODULE           VERSION   PROVIDES                   ON        DESCRIPTION
 broken.so        refused
 fake             1.0       engine fake                -         an engine without a model, for tests
 open.so          refused
-topp             0.1.0     policy topp                cpu       Twilight's top-p rule as an evictor, ragged by KV head
+topp             0.2.0     policy topp                cpu       the heaviest positions that hold p of the attention (2502.02770)
 -                0.2.0     policy fullkv              any       keeps everything; built in
                            device cpu                 -
 END

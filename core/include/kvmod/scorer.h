@@ -11,11 +11,11 @@
  *	KVMOD_SCORER(mine, struct kvmod_scorer, PARAMS, "1.0", "Apache-2.0", "Me <me@here>",
  *		     "keeps what I like", .score = score, .what = KVMOD_NEED_K);
  *
- * is a whole module. The toolkit does the rest: selection, threads, memory, budgets,
- * layers kept whole, and the messages. Sinks and window are always kept; a budget below
- * their sum is raised to it, with one warning. Of equal scores the older position
- * stays, and a head keeps at least one position. A score that is not finite fails its
- * segment with KVMOD_ENUMERIC.
+ * is a whole module. The toolkit does the rest: it selects positions, uses the host's
+ * threads, applies the budget, leaves layers whole, and reports errors. Sinks and
+ * window are always kept; a smaller budget is raised to them, with one warning. Of
+ * equal scores the older position is kept, and each head keeps at least one position.
+ * A score that is not finite fails its segment with KVMOD_ENUMERIC.
  */
 #ifndef KVMOD_SCORER_H
 #define KVMOD_SCORER_H
@@ -27,9 +27,9 @@ extern "C" {
 #endif
 
 /*
- * The first member of a scorer's instance: the standard parameters. A parameter that
- * the author does not list is 0 and has no effect. Frozen. An author who adds parameters
- * defines a struct that starts with this one:
+ * What the instance of a scorer starts with: the standard parameters. A parameter that
+ * the author does not list is 0 and has no effect. Frozen. An author with further
+ * parameters has a struct that begins with this one:
  *
  *	struct mine {
  *		struct kvmod_scorer scorer;
@@ -41,8 +41,8 @@ struct kvmod_scorer {
 	struct kvmod_amount budget;	/* positions kept per KV head; the mean, if heads share */
 	int64_t sinks;			/* oldest positions, always kept */
 	int64_t window;			/* newest positions, always kept */
-	int64_t pool;			/* width of the pooling of scores, in positions; odd */
-	int64_t decode_every;		/* decoded tokens from one cut to the next */
+	int64_t pool;			/* width of the pooling of scores, odd */
+	int64_t decode_every;		/* cut again after so many decoded tokens */
 	double level;			/* see KVMOD_ABOVE_LEVEL */
 	struct kvmod_list whole_layers;	/* layers kept whole */
 	int32_t pooling;		/* KVMOD_POOL_... */
@@ -59,7 +59,11 @@ struct kvmod_scorer {
 	  "oldest positions, always kept")
 #define KVMOD_P_WINDOW(P, owner, def) \
 	P(owner, struct kvmod_scorer, window, INT, def, "1..4096", \
-	  "newest positions, always kept; if queries rank the others, theirs do")
+	  "newest positions, always kept")
+/* The same parameter, for scores that are computed from the newest queries. */
+#define KVMOD_P_PROBES(P, owner, def) \
+	P(owner, struct kvmod_scorer, window, INT, def, "1..4096", \
+	  "newest positions, always kept; their queries are the probes")
 #define KVMOD_P_WHOLE_LAYERS(P, owner, def) \
 	P(owner, struct kvmod_scorer, whole_layers, LIST, def, "0..", \
 	  "layers kept whole: that many first ones, or a list")
@@ -93,10 +97,10 @@ struct kvmod_scorer_ops {
 	uint32_t size;
 	uint32_t reserved;
 	/*
-	 * Sets out[i] to the worth of the head's position i, for i < head->m: all but the
-	 * window. Higher is better. Sinks are scored too, for pooling. Returns 0 or an
-	 * error. self is the instance. Runs in several threads at once, in each for a
-	 * different head; head->scratch has as many floats as floats() returned.
+	 * out[i]: what position i of the head is worth, for i < head->m, all but the
+	 * window; the higher, the better. Sinks are scored too, to be pooled. Returns 0
+	 * or an error. self is the instance. Several threads at once, each for a head
+	 * of its own; head->scratch has `floats` floats.
 	 */
 	int32_t (*score)(const void *self, const struct kvmod_task *head, float *out);
 	uint32_t select;		/* KVMOD_PER_HEAD, ... */
@@ -107,18 +111,17 @@ struct kvmod_scorer_ops {
 	size_t (*floats)(const void *self, const struct kvmod_request *request);
 	/*
 	 * Optional, with KVMOD_PER_LAYER: changes how many of its scored positions each
-	 * of the layer's n_heads heads keeps. On entry counts[h] is how many of the layer's
-	 * heaviest positions are in head h; an equal share would be `own`. A count above
-	 * what a head has goes to the layer's other heads. Not called if the layer keeps
-	 * everything.
+	 * of the layer's n_heads keeps. counts has how many of the layer's heaviest are
+	 * the head's; each head's equal share would be `own`. What exceeds a head's
+	 * positions goes to the layer's other heads. Not called where the layer keeps all.
 	 */
 	void (*share)(const void *self, uint64_t own, uint32_t n_heads, uint32_t *counts);
 	/* Optional: checks the author's own parameters, and the model. */
 	int32_t (*open)(void *self, const struct kvmod_model *model);
 	/*
-	 * Replaces score() and the whole selection, for policies that do not rank: keeps
+	 * In place of score() and of all selection, for rules that are no ranking: keeps
 	 * positions of a head with a keep_...() call of the toolkit. Threads, scratch and
-	 * errors as for score(). Of the standard parameters only whole_layers and
+	 * errors are those of score(). Of the standard parameters only whole_layers and
 	 * decode_every have an effect.
 	 */
 	int32_t (*keep)(const void *self, const struct kvmod_task *head);

@@ -104,11 +104,11 @@ struct kvmod_toolkit {
 		      const struct kvmod_stats *out);
 
 	/* --- attention --------------------------------------------------------
-	 * Attention of the newest queries: the rows of segment->q, which the policy's needs
-	 * ask for. Row 0 is the oldest, segment->n_rows - 1 the newest. Attention is the
-	 * softmax over all positions that a row sees: those at or before its own. These
-	 * calls are for tasks only. They return KVMOD_ENUMERIC, with a message as from
-	 * fail(), if attention is not finite.
+	 * Of the newest queries, rows of segment->q, which the policy's needs ask for.
+	 * Row 0 is the oldest, segment->n_rows - 1 the newest. Attention is the softmax
+	 * over all positions that a row sees: those at or before its own. Where the model
+	 * has sink logits (segment->sink_logits) they take their share of it. Only within
+	 * a task; KVMOD_ENUMERIC, with the reason set as fail() does, if it is not finite.
 	 */
 
 	/* Queries of rows row .. row + n_rows - 1, [n_rows][group][head_dim]. */
@@ -119,7 +119,10 @@ struct kvmod_toolkit {
 	 */
 	void (*logits)(const struct kvmod_task *task, uint32_t row, uint32_t n_rows,
 		       float *out, size_t stride);
-	/* Softmax of n logits, in place. KVMOD_ENUMERIC, without a message, if it is not finite. */
+	/*
+	 * Softmax of n logits, in place, without sink logits. KVMOD_ENUMERIC, no reason
+	 * set, if it is not finite.
+	 */
 	int32_t (*softmax)(float *x, size_t n);
 	/* out[group][n]: the newest row's attention to each position; 0 if it does not see it. */
 	int32_t (*last_attention)(const struct kvmod_task *task, float *out);
@@ -229,9 +232,10 @@ struct kvmod_toolkit {
 	/* KVMOD_ENUMERIC, without a message, if attention is not finite. [one thread] */
 	int32_t (*parts_total)(struct kvmod_attention *a);
 	/*
-	 * For one row (0: the oldest of the n_rows) and query head h of the group: the
-	 * share of its attention in each part, and the sum of the squares of its attention
-	 * to each position there; [n_parts], NULL: not wanted.
+	 * Of one row (0: the oldest of the n_rows) and query head h of the group: the
+	 * share of its attention that lies in each part, and the sum of the squares of
+	 * what it pays to each position there; [n_parts], NULL: not wanted. The shares of
+	 * all parts add up to 1, or to less where the segment has sink_logits.
 	 */
 	void (*parts_shares)(const struct kvmod_attention *a, uint32_t row, uint32_t h,
 			     double *share, double *squares);
