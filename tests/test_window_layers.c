@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A model of which one layer caches a window alone, the first of four: requests name
+ * A model in which the first of four layers caches only a window: requests name
  * three layers, and everything that counts layers copes. And a policy that wants rows
  * stored as another type, of an engine that cannot.
  */
