@@ -155,17 +155,18 @@ TESTS += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh
 EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
 	tests/valgrind.test.sh
 
-# The tests of core, policies and command, to run while working on them. Tests that need a
-# model, or minutes, run only with `make check`.
-check-fast: all $(check_LTLIBRARIES)
+# The tests of core, policies and command, to run while working on them. Tests that run a
+# model, or take long, run only with `make check`.
+check-fast: all $(check_PROGRAMS) $(check_LTLIBRARIES)
 	@fast=; for test in $(TESTS); do \
 		case $$test in \
-		*/test_engine*|*/test_streaming*|*/threads.test.sh|*/valgrind.test.sh) ;; \
-		*/bootstrap.test.sh|*/install.test.sh|*/cuda/*|*/oom.test.sh) ;; \
+		*/test_engine*|*/test_streaming*|*/model.test.sh|*/check_model.test.sh) ;; \
+		*/threads.test.sh|*/valgrind.test.sh|*/bootstrap.test.sh|*/install.test.sh) ;; \
+		*/oom.test.sh|*/cuda/test_*|*/cuda/run.test.sh) ;; \
 		*) fast="$$fast $$test" ;; \
 		esac; \
 	done; \
-	$(MAKE) $(AM_MAKEFLAGS) tests/cli/json_check$(EXEEXT) check-TESTS TESTS="$$fast"
+	$(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS="$$fast"
 .PHONY: check-fast
 installcheck-local:
 	INSTALLED=yes DESTDIR="$(DESTDIR)" $(SHELL) $(srcdir)/tests/install.test.sh

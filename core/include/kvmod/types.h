@@ -137,7 +137,8 @@ struct kvmod_head {
 	 * carry the RoPE phase of positions[i] + turn, in tokens; all other keys and the
 	 * queries carry the phase of their positions. Both are 0 if no gap was closed. Only
 	 * differences of phases matter to RoPE: all phases of a sequence may be shifted
-	 * down by one common number.
+	 * down by one common number. Keys that no one `turn` describes, because sinks joined
+	 * at several cuts, are not shown: k.data is NULL.
 	 */
 	uint32_t n_turned;
 	int32_t turn;
