@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The core's own tests share a fixture, and modules that are as bad as can be.
+# Tests of the core, with a fixture that they share, and modules with every fault.
 if HAVE_CHECK
 check_LTLIBRARIES += libfixture.la
 endif
@@ -39,7 +39,7 @@ tests_test_device_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
 tests_test_device_LDFLAGS = $(UNIT_LINK)
 tests_test_device_LDADD = $(FIXTURE_LIBS)
 
-# The same on a device whose name the core has never heard of.
+# The same on a device with a name that the core does not contain.
 UNIT_TESTS += tests/test_device_npu
 tests_test_device_npu_SOURCES = tests/test_device.c $(GPU_SOURCES)
 tests_test_device_npu_CPPFLAGS = $(tests_test_device_CPPFLAGS) -DMADEUP_DEVICE=npu

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-# Unit tests are check programs; each adds itself to UNIT_TESTS.
+# Unit tests are programs on the library check; each adds itself to UNIT_TESTS.
 TEST_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
 # Static, so that a test reaches what libkvmod.so does not export.
 UNIT_LINK = $(AM_LDFLAGS) -static
 TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 
-# check gives a test four seconds: too few where others keep the processors busy.
+# check allows a test four seconds: too few if other programs keep the processors busy.
 AM_TESTS_ENVIRONMENT = CK_TIMEOUT_MULTIPLIER=$${CK_TIMEOUT_MULTIPLIER:-10}; \
 	export CK_TIMEOUT_MULTIPLIER; \
 	HAVE_CHECK=@have_check@ HAVE_CUDA=@have_cuda@ HAVE_GGML=@have_ggml@; \
 	export HAVE_CHECK HAVE_CUDA HAVE_GGML;
 
-# Tests that are not built are skipped aloud.
+# Tests that are not built are reported as skipped.
 if !ALL_BUILT
 TESTS += tests/skipped.test.sh
 endif
@@ -106,7 +106,7 @@ tests_test_refreekv_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/g
 tests_test_refreekv_LDFLAGS = $(UNIT_LINK)
 tests_test_refreekv_LDADD = libbuiltin_refreekv.la libvectors.la $(TEST_LIBS)
 
-# Conversations, held against references in double precision; second_turns writes
+# Conversations, compared with references in double precision; second_turns writes
 # golden vectors of them.
 POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h \
 	tests/refreekv_reference.c tests/refreekv_reference.h
@@ -139,7 +139,7 @@ check_PROGRAMS += $(UNIT_TESTS)
 TESTS += $(UNIT_TESTS)
 endif
 
-# A module for selftest to find wanting, and one that does not even load.
+# A module in which selftest must find faults, and one that does not even load.
 check_LTLIBRARIES += tests/misbehave.la tests/dead.la
 tests_misbehave_la_SOURCES = tests/misbehave.c
 tests_misbehave_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
@@ -166,8 +166,8 @@ TESTS += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh
 EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
 	tests/valgrind.test.sh
 
-# Core, policies and the command: what one runs while working on them. What runs a model, or
-# takes long, is left to `make check`.
+# The tests of core, policies and command, to run while working on them. Tests that run a
+# model, or take long, run only with `make check`.
 check-fast: all $(check_PROGRAMS) $(check_LTLIBRARIES)
 	@fast=; for test in $(TESTS); do \
 		case $$test in \

@@ -379,7 +379,7 @@ static const struct { const char *why; int err; } incomplete[] = {
 	{ "policy odd: segment 2 has 3 query heads on 2 KV heads, expected a multiple", KVMOD_EINVAL },
 	{ "policy odd: segment 2 has no heads", KVMOD_EINVAL },
 	{ "policy odd: layer 0 is on `abacus`, but no such device is installed", KVMOD_EINVAL },
-	{ "policy odd: the request is of a model of 0 layers, expected 1 to 65536", KVMOD_EINVAL },
+	{ "policy odd: the request's model has 0 layers, expected 1 to 65536", KVMOD_EINVAL },
 	{ "policy odd: the request has 0 segments, expected 1 to 1048576", KVMOD_EINVAL },
 };
 

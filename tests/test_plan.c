@@ -232,16 +232,16 @@ START_TEST(what_rows_are_stored_as)
 	f->keep->v_store = KVMOD_BF16;
 	accepted(f, 0);
 	f->keep->k_store = 6;
-	refused(f, "K to be stored as element type 6, which is unknown: expected 0 (as it was) to 5");
+	refused(f, "K: unknown element type 6 to store rows as, expected 0 (unchanged) to 5");
 	f->keep->k_store = KVMOD_STORE_SAME;
 	f->keep->v_store = 77;
-	refused(f, "V to be stored as element type 77, which is unknown: expected 0 (as it was) to 5");
+	refused(f, "V: unknown element type 77 to store rows as, expected 0 (unchanged) to 5");
 	f->keep->v_store = KVMOD_Q4_0;
-	refused(f, "V to be stored as element type 5, in blocks of 32: the heads have 8 dimensions, "
-		   "no multiple of that");
+	refused(f, "V: cannot store rows as element type 5: its blocks of 32 do not divide the head "
+		   "dimension, 8");
 	f->keep->v_store = KVMOD_Q8_0;
-	refused(f, "V to be stored as element type 4, in blocks of 32: the heads have 8 dimensions, "
-		   "no multiple of that");
+	refused(f, "V: cannot store rows as element type 4: its blocks of 32 do not divide the head "
+		   "dimension, 8");
 	f->d.segments[0].head_dim = 96;
 	f->keep->k_store = KVMOD_Q4_0;
 	accepted(f, 0);

@@ -113,14 +113,14 @@ static const int32_t rows_too_late[2] = { 14, 16 };
 #define MISTAKES(M) \
 	M(request_size, cache.request.size = 0, "the request has size 0, expected at least 32") \
 	M(no_layers, cache.request.n_layers = 0, \
-	  "the request is of a model of 0 layers, expected 1 to 65536") \
+	  "the request's model has 0 layers, expected 1 to 65536") \
 	M(no_segments, cache.request.n_segments = 0, "the request has 0 segments, expected 1 to 1048576") \
 	M(all_windows, cache.request.n_window_layers = 3, \
 	  "the request has 3 window layers in a model of 3 layers: expected fewer") \
 	M(null_segments, cache.request.segments = NULL, "the request's segments are NULL") \
 	M(null_segment, cache.segment_list[1] = NULL, "segment 1 is NULL") \
 	M(segment_size, last->size = 0, "segment 2 has size 0, expected at least 248") \
-	M(layer, last->layer = 3, "segment 2 is of layer 3, but the model has 3 layers") \
+	M(layer, last->layer = 3, "segment 2 is layer 3, but the model has 3 layers") \
 	M(layer_twice, last->layer = 0, "segments 0 and 2 are both layer 0 of sequence 5") \
 	M(no_kv_heads, last->n_kv_heads = 0, \
 	  "segment 2 has 2 query heads on 0 KV heads, expected a multiple") \

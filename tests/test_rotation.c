@@ -255,7 +255,7 @@ START_TEST(policies_on_a_gpu_are_refused)
 	start(KVMOD_NEED_K, 0, "cuda", true, KVMOD_F16, 64);
 	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), KVMOD_ENOTSUP);
 	ck_assert_str_eq(kvmod_error(), "policy peek: layer 0: K is stored rotated, which a policy on cuda "
-			 "cannot read: run the policy on the cpu");
+			 "cannot read: run the policy on the CPU");
 	ck_assert_uint_eq(peek.n_calls, 0);
 	ck_assert_int_eq(plan->keeps[0]->status, KVMOD_ENOTSUP);
 	ck_assert_uint_eq(plan->keeps[0]->kind, KVMOD_KEEP_ALL);
