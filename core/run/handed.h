@@ -27,12 +27,15 @@ struct kv_handed {
 	size_t room;
 };
 
-/* Copies a request and a plan for it that were checked. Spans, counts and indices are not copied. */
-int kv_hand(struct kv_handed *handed, const struct kvmod_request *request,
-	    const struct kvmod_plan *plan);
+/*
+ * Copies a request and a plan for it that were checked, without rows and extras that
+ * the policy did not ask for. Spans, counts and indices are not copied.
+ */
+int kv_hand(struct kv_handed *handed, const struct kvmod_needs *needs,
+	    const struct kvmod_request *request, const struct kvmod_plan *plan);
 /* Copies segment i anew, before the policy is asked; returns the copies of its heads. */
-struct kvmod_head *kv_hand_again(struct kv_handed *handed, const struct kvmod_request *request,
-				 uint32_t i);
+struct kvmod_head *kv_hand_again(struct kv_handed *handed, const struct kvmod_needs *needs,
+				 const struct kvmod_request *request, uint32_t i);
 void kv_handed_free(struct kv_handed *handed);
 
 /* Is the plan still the one that was handed over, or did the policy put another in its place? */
