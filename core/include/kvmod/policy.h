@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-/* What a policy must be handed: bits of kvmod_needs.what. */
+/* What a policy must be handed: bits of kvmod_needs.what. It is handed nothing else. */
 #define KVMOD_NEED_K		(1u << 0)
 #define KVMOD_NEED_V		(1u << 1)
 #define KVMOD_NEED_COLSUM	(1u << 2)	/* column sums of attention */
