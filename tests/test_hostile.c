@@ -469,9 +469,10 @@ START_TEST(no_stale_reason)
 
 	ck_assert_int_eq(kvmod_load(ctx, "/nowhere.so"), KVMOD_ENOENT);
 	code = KVMOD_EIO;
-	assert_fails(decide(NULL), KVMOD_EIO, "policy hostile: KVMOD_EIO");
+	assert_fails(decide(NULL), KVMOD_EIO, "policy hostile: compress() failed: KVMOD_EIO");
 	ck_assert_int_eq(kvmod_load(ctx, "/nowhere.so"), KVMOD_ENOENT);
-	assert_fails(kvmod_policy_begin(policy, 1, &state), KVMOD_EIO, "policy hostile: KVMOD_EIO");
+	assert_fails(kvmod_policy_begin(policy, 1, &state), KVMOD_EIO,
+		     "policy hostile: begin() failed: KVMOD_EIO");
 	ck_assert_ptr_null(state);
 	ck_assert_ptr_ne(kept_state, &state);
 	ck_assert_int_eq(kvmod_load(ctx, "/nowhere.so"), KVMOD_ENOENT);
@@ -614,7 +615,7 @@ START_TEST(answers_of_the_engine)
 	code_of_engine = KVMOD_EDEVICE;
 	assert_ok(decide(replay));
 	ck_assert_int_eq(answer, KVMOD_EDEVICE);
-	ck_assert_str_eq(said, "KVMOD_EDEVICE");
+	ck_assert_str_eq(said, "replay() failed: KVMOD_EDEVICE");
 	ck_assert_int_eq(kept_replay(&request, plan, 1, &loss), KVMOD_EINVAL);
 	ck_assert_str_eq(kvmod_error(), "replay: called outside compress(), or on another thread");
 }

@@ -30,7 +30,7 @@ enum { BOS = 256, END, USER, ASSISTANT, SYSTEM, VOCAB };
 static const char *const special[] = { "<bos>", "<end>", "<user>", "<assistant>", "<system>" };
 static const int32_t end_tokens[] = { END };
 
-enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY, BROKEN_TEXT };
+enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY, BROKEN_TEXT, BROKEN_CHAT };
 
 struct fake {
 	struct kvmod_instance instance;
@@ -74,7 +74,7 @@ struct kvmod_seq {
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
 	P(owner, struct fake, repeat, INT, "1", "1..1048576", "how many times the byte of a token stands in its text") \
-	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text", "which call fails") \
+	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text|chat", "which call fails") \
 	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 
@@ -219,6 +219,8 @@ static int32_t fake_chat(void *self, const struct kvmod_message *messages, size_
 {
 	struct writer w = { tokens, *n_tokens, 0 };
 
+	if (((struct fake *)self)->broken == BROKEN_CHAT)
+		return KVMOD_EIO;
 	take_time(self);
 	put(&w, first ? BOS : END);
 	for (size_t i = 0; i < n_messages; i++) {

@@ -114,8 +114,10 @@ for n in 1023 1024 1025 5000; do
 	} | out
 done
 # An engine that fails and does not say why.
-kvmod run -o 'engine fake.broken=text' ab
-exits 1
-tail -n 1 "$tmp/err" >"$tmp/last"
-[ "$(cat "$tmp/last")" = 'kvmod: the call failed and gave no reason' ] || fail "said: $(cat "$tmp/last")"
+for broken in text:detokenize chat:chat; do
+	kvmod run -o "engine fake.broken=${broken%:*}" ab
+	exits 1
+	last=$(tail -n 1 "$tmp/err")
+	[ "$last" = "kvmod: engine fake: ${broken#*:}() failed: KVMOD_EIO" ] || fail "said: $last"
+done
 finish
