@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two accelerators: the made-up GPU and a second one, "xpu", that cannot reach the first one's
- * memory, nor the host. And what a policy is handed, wherever the cache lies.
+ * Two accelerators, the made-up GPU and a second one, "xpu": neither reaches the other's
+ * memory. And what a policy is handed, wherever the cache lies.
  */
 #include "tests/reader.h"
 
@@ -147,7 +147,8 @@ START_TEST(from_one_to_the_other)
 	ck_assert_uint_eq(n_fetched, 0);
 	ck_assert_uint_gt(gpu.n_to_host, 0);
 	ck_assert_uint_eq(gpu.n_host_live, 1);
-	ck_assert_str_eq(fixture_log, "policy reader runs on " XPU "; copied there from " GPU ": layer 0-3\n");
+	ck_assert_str_eq(fixture_log,
+			 "policy reader runs on " XPU "; copied there from " GPU ": layer 0-3\n");
 	n_allocations = gpu.n_allocations;
 	decides_right(policy);
 	ck_assert_uint_eq(gpu.n_allocations, n_allocations);
