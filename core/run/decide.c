@@ -67,7 +67,7 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 {
 	struct kv_relay relay = { .policy = p, .request = of_engine, .plan = plan };
 	struct kvmod_request r;
-	int err = kv_hand(&p->handed, of_engine, plan);
+	int err = kv_hand(&p->handed, &p->needs, of_engine, plan);
 
 	if (err)
 		return err;
