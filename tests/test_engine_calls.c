@@ -218,12 +218,12 @@ END_TEST
 static const struct { int32_t code; double loss; const char *line; } replays[] = {
 	{ KVMOD_OK, 0.25, "" },
 	{ KVMOD_OK, NAN,
-	  "the plan's loss cannot be measured: engine odd: replay() answered nan, expected a finite "
+	  "cannot measure the plan's loss: engine odd: replay() answered nan, expected a finite "
 	  "number\n" },
 	{ KVMOD_OK, INFINITY,
-	  "the plan's loss cannot be measured: engine odd: replay() answered inf, expected a finite "
+	  "cannot measure the plan's loss: engine odd: replay() answered inf, expected a finite "
 	  "number\n" },
-	{ KVMOD_EIO, 0.25, "the plan's loss cannot be measured: engine odd: replay() failed: KVMOD_EIO\n" },
+	{ KVMOD_EIO, 0.25, "cannot measure the plan's loss: engine odd: replay() failed: KVMOD_EIO\n" },
 };
 #define N_REPLAYS 4
 
