@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The steps around a decision, each in a file of its own. */
+/* A decision, and the steps around it, each in a file of its own. */
 #ifndef KV_CORE_RUN_DECIDE_H
 #define KV_CORE_RUN_DECIDE_H
 
 #include "core/run/policy.h"
+
+/*
+ * kvmod_decide() for an engine with these flags: plans that the policy tries out are
+ * such as the engine can apply.
+ */
+int kv_decide(struct kvmod_policy *policy, const struct kvmod_request *request,
+	      struct kvmod_plan *plan, uint32_t engine_flags);
 
 /*
  * After staging: what the policy asked for and an engine stores rotated becomes plain
@@ -22,7 +29,12 @@ uint32_t kv_plan_flags(const struct kvmod_request *r, const struct kvmod_plan *p
  * A keep that is refused becomes whole; one line says so for all of them (settle.c).
  */
 void kv_settle(struct kvmod_policy *policy, const struct kvmod_request *r, struct kvmod_plan *plan);
-/* After a failure, err: the whole plan becomes whole, with a line. Returns err (settle.c). */
+/* A keep with that status keeps all rows, as they are. */
+void kv_leave_whole(struct kvmod_keep *keep, int status);
+/*
+ * After a failure, err: the whole plan becomes whole, with a line, even if it is no plan for
+ * the request. Returns err (settle.c).
+ */
 int kv_refuse(struct kvmod_policy *policy, struct kvmod_plan *plan, int err);
 
 #endif

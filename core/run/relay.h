@@ -9,6 +9,7 @@ struct kv_relay {
 	struct kvmod_policy *policy;
 	const struct kvmod_request *request;	/* as the engine made it */
 	const struct kvmod_plan *plan;		/* the core's own */
+	uint32_t engine_flags;
 	void *stream;				/* that the policy works on */
 	const struct kv_relay *before;
 };

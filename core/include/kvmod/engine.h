@@ -63,7 +63,11 @@ struct kvmod_bytes {
 /* Engine flags. */
 #define KVMOD_ENGINE_CLOSES_GAPS	1u	/* apply() does, where a plan has its flag */
 #define KVMOD_ENGINE_WHOLE		2u	/* apply() cuts nothing: the one policy is fullkv */
-#define KVMOD_ENGINE_STORES		4u	/* apply() honours k_store and v_store of keeps */
+/*
+ * apply() and replay() honour k_store and v_store of keeps. In plans for an engine without
+ * this flag both are KVMOD_STORE_SAME.
+ */
+#define KVMOD_ENGINE_STORES		4u
 
 /* Calls are required where they do not say otherwise. */
 struct kvmod_engine_ops {

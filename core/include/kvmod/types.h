@@ -129,7 +129,7 @@ struct kvmod_view {
  */
 struct kvmod_head {
 	uint32_t size;
-	uint32_t n;			/* cached positions: the physical length */
+	uint32_t n;			/* cached positions: the physical length; policies get 1 or more */
 	struct kvmod_view k, v;		/* [n][head_dim] */
 	const int32_t *positions;	/* [n], on the host; NULL: 0, 1, ..., n-1 */
 	/*
@@ -150,7 +150,7 @@ struct kvmod_segment {
 	uint32_t size;
 	uint32_t layer;			/* 0 .. request->n_layers - 1 */
 	uint64_t sequence;		/* which sequence: equal numbers, same one */
-	uint64_t logical;		/* tokens seen: the next position */
+	uint64_t logical;		/* tokens seen: the next position; see kvmod_tokens_seen() */
 	uint32_t n_q_heads, n_kv_heads;	/* those that are here */
 	uint32_t head_dim;
 	uint32_t first_head;		/* tensor parallelism: the first KV head here */
@@ -172,8 +172,10 @@ struct kvmod_segment {
 	 * Extras, each there only if needs asked and the engine can (else data is
 	 * NULL): column sums of attention over all earlier rows [n_q_heads][n],
 	 * mean [n_q_heads][head_dim] and covariance [n_q_heads][head_dim][head_dim]
-	 * of queries before RoPE, L1 norms of Wo v [n_q_heads][n]. All f32,
-	 * head_stride from head to head.
+	 * of queries before RoPE, L1 norms of Wo v [n_q_heads][n]. All f32. A head's
+	 * numbers lie end to end, but for rows of the covariance: q_cov.stride bytes from
+	 * one to the next, head_dim * 4 where they too lie end to end. head_stride from
+	 * head to head: room for n of the longest KV head, and for a whole matrix.
 	 */
 	struct kvmod_view colsum;
 	struct kvmod_view q_mean, q_cov;
@@ -296,7 +298,7 @@ struct kvmod_keep {
 	 * What all kept rows of the segment become, K and V apart; KVMOD_STORE_SAME as the
 	 * policy gets them, and of any kind of keep, KVMOD_KEEP_ALL too. Rows of a type with
 	 * blocks need a head_dim that these divide. An engine without KVMOD_ENGINE_STORES
-	 * keeps the rows as they were, and the session says so once.
+	 * keeps the rows as they were, in a replay() too, and the session says so once.
 	 */
 	uint32_t k_store, v_store;	/* KVMOD_STORE_SAME, KVMOD_F32 ... */
 	uint32_t reserved;		/* 0 */
@@ -363,7 +365,8 @@ static inline uint32_t kvmod_longest_head(const struct kvmod_segment *segment)
 
 /*
  * Tokens seen of the segment's sequence, N. It is `logical`; a host that leaves that
- * out has cut nothing, and its longest head caches all of them.
+ * out, 0, has cut nothing, and its longest head caches all of them. Policies find N in
+ * `logical` then too.
  */
 static inline uint64_t kvmod_tokens_seen(const struct kvmod_segment *segment)
 {
