@@ -268,7 +268,8 @@ static uint32_t sequences_of_layers(const struct kvmod_request *r)
 		if (!is_before(kvmod_segment_at(r, n - 1), kvmod_segment_at(r, n)))
 			return 0;
 	for (uint32_t i = n; i < r->n_segments; i++) {
-		const struct kvmod_segment *s = kvmod_segment_at(r, i), *above = kvmod_segment_at(r, i - n);
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+		const struct kvmod_segment *above = kvmod_segment_at(r, i - n);
 
 		if (s->sequence != above->sequence || s->layer <= above->layer ||
 		    s->layer != kvmod_segment_at(r, i - i % n)->layer)

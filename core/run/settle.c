@@ -70,9 +70,10 @@ static uint32_t count_given_up(const struct kv_handed *h)
  * What is wrong with keep i. Of several keeps that the policy itself gave up, all but one
  * lost their words to the next: which keep has the last ones cannot be told.
  */
-static void describe(const struct kvmod_policy *p, uint32_t layer, uint32_t i, int err, char *text,
-		     size_t room)
+static void describe(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i, int err,
+		     char *text, size_t room)
 {
+	uint32_t layer = kvmod_segment_at(r, i)->layer;
 	const char *words = kvmod_error(), *code = kvmod_strerror(err);
 
 	if (p->handed.keeps[i].status != err || count_given_up(&p->handed) == 1 || !*words)
@@ -91,7 +92,7 @@ void kv_settle(struct kvmod_policy *p, const struct kvmod_request *r, struct kvm
 
 		if (err != KVMOD_OK) {
 			if (n_failed++ == 0)
-				describe(p, kvmod_segment_at(r, i)->layer, i, err, first, sizeof(first));
+				describe(p, r, i, err, first, sizeof(first));
 			kv_leave_whole(kvmod_keep_at(plan, i), err);
 		}
 		count_segment(p, r, plan, i);

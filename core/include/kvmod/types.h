@@ -129,7 +129,7 @@ struct kvmod_view {
  */
 struct kvmod_head {
 	uint32_t size;
-	uint32_t n;			/* cached positions: the physical length; policies get 1 or more */
+	uint32_t n;			/* cached positions: the physical length; 1 or more for a policy */
 	struct kvmod_view k, v;		/* [n][head_dim] */
 	const int32_t *positions;	/* [n], on the host; NULL: 0, 1, ..., n-1 */
 	/*
