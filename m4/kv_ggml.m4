@@ -29,7 +29,11 @@ AC_DEFUN([KV_WITH_GGML], [
 			#include <gguf.h>
 			#include <ggml-backend.h>
 			#include <llama.h>]], [[
+			ggml_log_callback log;
+			void *arg;
+
 			llama_backend_init();
+			llama_log_get(&log, &arg);
 			return ggml_backend_dev_count() == 0 || gguf_get_data_offset(0) == 0;]])],
 			[have_ggml=yes])
 		GGML_LIBS="$GGML_LIBS -lllama -lggml -lggml-base"

@@ -149,6 +149,7 @@ if [ -f "$modules/ggml.so" ]; then
 	LD_DEBUG=libs LD_DEBUG_OUTPUT=$tmp/loader answers apart kvmod "$@"
 	[ ! -e "$tmp/notes" ] || cat "$tmp/notes"
 	cmp "$tmp/expected" "$tmp/answer" || fail "kvmod run: another answer than in the build tree"
+	answers apart kvmod "$@" -o kvmod.engine=llama --policy fullkv
 
 	# On glibc: where the loader looked.
 	for source in "$build" $bundle; do

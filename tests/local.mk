@@ -155,17 +155,18 @@ TESTS += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh
 EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
 	tests/valgrind.test.sh
 
-# Core, policies and the command: what one runs while working on them. What needs an engine
-# with a model, or minutes, is left to `make check`.
-check-fast: all $(check_LTLIBRARIES)
+# Core, policies and the command: what one runs while working on them. What runs a model, or
+# takes long, is left to `make check`.
+check-fast: all $(check_PROGRAMS) $(check_LTLIBRARIES)
 	@fast=; for test in $(TESTS); do \
 		case $$test in \
-		*/test_engine*|*/test_streaming*|*/threads.test.sh|*/valgrind.test.sh) ;; \
-		*/bootstrap.test.sh|*/install.test.sh|*/cuda/*|*/oom.test.sh) ;; \
+		*/test_engine*|*/test_streaming*|*/model.test.sh|*/check_model.test.sh) ;; \
+		*/threads.test.sh|*/valgrind.test.sh|*/bootstrap.test.sh|*/install.test.sh) ;; \
+		*/oom.test.sh|*/cuda/test_*|*/cuda/run.test.sh) ;; \
 		*) fast="$$fast $$test" ;; \
 		esac; \
 	done; \
-	$(MAKE) $(AM_MAKEFLAGS) tests/cli/json_check$(EXEEXT) check-TESTS TESTS="$$fast"
+	$(MAKE) $(AM_MAKEFLAGS) check-TESTS TESTS="$$fast"
 .PHONY: check-fast
 installcheck-local:
 	INSTALLED=yes DESTDIR="$(DESTDIR)" $(SHELL) $(srcdir)/tests/install.test.sh

@@ -40,6 +40,11 @@ FNR == 1 {
 /^[ \t]*#[ \t]*include[ \t]*["<]/ {
 	split($0, part, /["<>]/)
 	name = part[2]
+	if (name ~ /\.\./) {
+		print FILENAME ":" FNR ": includes " name ", by a relative path"
+		bad++
+		next
+	}
 	local = folder(FILENAME) "/" name
 	if (name ~ /^kvmod\//) target = "core/include/" name
 	else if (exists(local)) target = local
@@ -48,6 +53,10 @@ FNR == 1 {
 	else next
 	to = room_of(target)
 	n_includes++
+	if (room == "plugins/llama" && to == "plugins/ggml") {
+		print FILENAME ":" FNR ": an engine includes another"
+		bad++
+	}
 	if (to in level && room in level && level[to] > level[room]) {
 		print FILENAME ":" FNR ": " room " includes " name ", of " to ", which is above it"
 		bad++

@@ -488,7 +488,7 @@ START_TEST(needs_and_flags)
 	kvmod_unref(ctx);
 	ctx = fixture_context();
 	assert_fails(open_policy(ctx, "by_head", "pool = 4", &policy), KVMOD_EINVAL,
-		     "policy by_head: pool = 4 is even: pooling has a middle, give an odd width");
+		     "policy by_head: pool = 4 is even: the width of the pooling must be odd");
 	kvmod_unref(ctx);
 }
 END_TEST

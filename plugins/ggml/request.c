@@ -31,9 +31,23 @@ static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg
 	};
 }
 
+/* Sinks that joined at several cuts: what `turn` cannot describe is not shown. */
+static void hide_keys(struct gg_engine *engine, struct kvmod_head *head)
+{
+	struct gg_runtime *runtime = gg_runtime_of(engine);
+
+	if (!runtime->warned_hidden_keys)
+		gg_log(engine, KVMOD_NOTE, "keys of the oldest positions were moved by different "
+		       "distances: a policy that reads keys leaves such a sequence whole");
+	runtime->warned_hidden_keys = true;
+	head->k.data = NULL;
+	head->n_turned = 0;
+	head->turn = 0;
+}
+
 static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 {
-	const struct gg_engine *engine = seq->engine;
+	struct gg_engine *engine = seq->engine;
 	const struct gg_cache *cache = &seq->caches[layer];
 
 	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
@@ -47,12 +61,8 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 			.v = view_of(engine, &cache->v, first),
 			.positions = cache->positions ? cache->positions + first : NULL,
 		};
-		/* Sinks that joined at several cuts: what cannot be described is not shown. */
-		if (!gg_sinks_turn(cache, g, &head->n_turned, &head->turn)) {
-			head->k.data = NULL;
-			head->n_turned = 0;
-			head->turn = 0;
-		}
+		if (!gg_sinks_turn(cache, g, &head->n_turned, &head->turn))
+			hide_keys(engine, head);
 	}
 }
 

@@ -15,8 +15,8 @@
 #include "kernels/cuda/base/segment.h"
 #include "kernels/cuda/refreekv/by_attention.h"
 #include "kernels/cuda/refreekv/table.h"
-#include "tests/cuda/checks.h"
 #include "core/testkit/random.h"
+#include "tests/cuda/checks.h"
 
 #define DIM 64u
 
@@ -33,24 +33,26 @@ static struct kvmod_head head_of(uint32_t n)
 	return (struct kvmod_head){ .size = sizeof(struct kvmod_head), .n = n, .k = view };
 }
 
-/* All heads alike: one, as often as it takes. */
-static const struct kvmod_head **list_of(const struct kvmod_head *head)
+#define MOST_HEADS 16
+
+/* n heads, `step` apart: 1 for an array of heads, 0 for one head as often as it takes. */
+static const struct kvmod_head **list_of(const struct kvmod_head *heads, uint32_t n, uint32_t step)
 {
-	static const struct kvmod_head *lists[64][16];
+	static const struct kvmod_head *lists[64][MOST_HEADS];
 	static uint32_t next;
 	const struct kvmod_head **list = lists[next++ % 64];
 
-	for (uint32_t g = 0; g < 16; g++)
-		list[g] = head;
+	for (uint32_t g = 0; g < n; g++)
+		list[g] = heads + g * step;
 	return list;
 }
 
-static struct kvmod_segment segment_of(const struct kvmod_head *head, uint32_t n_q_heads, uint32_t n_kv_heads,
-				       uint32_t n_rows)
+static struct kvmod_segment segment_of(const struct kvmod_head *head, uint32_t step, uint32_t n_q_heads,
+				       uint32_t n_kv_heads, uint32_t n_rows)
 {
 	return (struct kvmod_segment){
 		.size = sizeof(struct kvmod_segment), .logical = head->n, .n_q_heads = n_q_heads,
-		.n_kv_heads = n_kv_heads, .head_dim = DIM, .scale = 1, .heads = list_of(head), .q = view, .n_rows = n_rows,
+		.n_kv_heads = n_kv_heads, .head_dim = DIM, .scale = 1, .heads = list_of(head, n_kv_heads, step), .q = view, .n_rows = n_rows,
 	};
 }
 
@@ -124,7 +126,7 @@ static void tables_of_refreekv(void)
 
 		for (uint32_t i = 0; i < count; i++) {
 			h[i] = head_of(kv_random_range(&r, 4, 4u << kv_random_range(&r, 1, 15)));
-			s[i] = segment_of(&h[i], HEADS * groups, HEADS, kv_random_range(&r, 1, 4));
+			s[i] = segment_of(&h[i], 0, HEADS * groups, HEADS, kv_random_range(&r, 1, 4));
 			list[i] = &s[i];
 		}
 		CHECK(kv_cuda_refreekv_prepare(&p, list, count, &job) == 0, "run %u is refused", run);
@@ -166,7 +168,7 @@ static void make_caches(struct caches *c, struct kv_random *r, bool equal)
 			c->amounts[i * KV_HEADS + g] = amount;
 		}
 		c->heads[i][0].n = n;
-		c->segments[i] = segment_of(c->heads[i], GROUP * KV_HEADS, KV_HEADS, kv_random_range(r, 1, 50));
+		c->segments[i] = segment_of(c->heads[i], 1, GROUP * KV_HEADS, KV_HEADS, kv_random_range(r, 1, 50));
 		c->list[i] = &c->segments[i];
 	}
 }

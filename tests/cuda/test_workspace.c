@@ -107,11 +107,15 @@ static void sink_logits(void)
 	struct kvmod_request request;
 	int32_t err;
 
-	fill(0, MOST_HEADS, 1000, 1000);
-	segments[0].sink_logits = logits;
-	request = request_of(segment_list, 1);
-	err = kv_cuda_snapkv_ops.workspace(&snapkv, &request, &need);
-	CHECK(err == KVMOD_ENOTSUP, "workspace() of a cache with sink logits gives %d", err);
+	for (uint32_t i = 0; i < 2; i++) {
+		fill(0, MOST_HEADS, 1000, 1000);
+		fill(1, MOST_HEADS, 1000, 1000);
+		segments[i].sink_logits = logits;
+		request = request_of(segment_list, 2);
+		err = kv_cuda_snapkv_ops.workspace(&snapkv, &request, &need);
+		CHECK(err == KVMOD_ENOTSUP, "workspace() of a cache with sink logits in segment %u gives %d", i, err);
+		segments[i].sink_logits = NULL;
+	}
 }
 
 /* Segments of an older header are shorter: memory ends with the last one. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kvmod/device.h - memory other than the host's. The host's own device, "cpu",
- * is built into the core. To the core a device is its name: a module adds a new one,
- * and policies for it, without a change of the core.
+ * is built into the core. The core knows a device by its name alone, so a module can
+ * add a new device, and policies for it, without a change to the core.
  */
 #ifndef KVMOD_DEVICE_H
 #define KVMOD_DEVICE_H
@@ -14,9 +14,9 @@ extern "C" {
 #endif
 
 /*
- * One compaction: rows of `row_bytes` that lie src_stride apart are gathered
- * into rows dst_stride apart. Either spans (rows begin..end-1, one after the
- * other) or, if spans is NULL, indices. All arrays are on the host; src and dst
+ * One compaction: gathers rows of `row_bytes` bytes, src_stride apart, into rows
+ * dst_stride apart. `spans` selects the rows (begin..end-1, one span after the
+ * other); if spans is NULL, `indices` does. All arrays are on the host; src and dst
  * are on the device. dst may be src: rows only ever move towards the front.
  */
 struct kvmod_gather {
@@ -30,8 +30,9 @@ struct kvmod_gather {
 	void *dst;
 	int64_t src_stride, dst_stride;
 	/*
-	 * That src has; 0: unknown, and a list is looked through for its last row. Where
-	 * dst is behind src, it may not begin before the end of these rows.
+	 * The number of rows of src. 0: unknown; the device then searches a list of
+	 * indices for its last row. If dst is after src, it must not begin before the end
+	 * of these rows.
 	 */
 	uint64_t n_rows;
 };
@@ -43,7 +44,7 @@ struct kvmod_gather {
 struct kvmod_device_ops {
 	uint32_t size;
 	uint32_t reserved0;
-	/* "cuda": what `device` of the INI says. Policies whose `devices` name it run here. */
+	/* "cuda": the name in `[kvmod] device`. Policies whose `devices` list it run here. */
 	const char *name;
 	const char *description;
 	uint32_t instance_size;
@@ -56,59 +57,61 @@ struct kvmod_device_ops {
 	int32_t (*alloc)(void *self, uint64_t bytes, void **memory);
 	void (*free)(void *self, void *memory);
 	/*
-	 * Both queue on the stream (NULL: the default one). Host memory may be used
-	 * again after from_host(); what to_host() copied is there after synchronize().
+	 * Both queue a copy on the stream (NULL: the default stream). Host memory may be
+	 * reused after from_host(); the result of to_host() is there after synchronize().
 	 */
 	int32_t (*to_host)(void *self, void *stream, void *host, const void *device, uint64_t bytes);
 	int32_t (*from_host)(void *self, void *stream, void *device, const void *host, uint64_t bytes);
 	int32_t (*synchronize)(void *self, void *stream);
 	/*
-	 * All of them in one call, on the stream; the arrays may be used again after it.
-	 * KVMOD_EINVAL moves no row; after any other error some rows may have been moved.
+	 * Queues all gathers on the stream; the arrays may be reused after the call.
+	 * KVMOD_EINVAL: no row was moved. After any other error some rows may have been
+	 * moved.
 	 */
 	int32_t (*gather)(void *self, void *stream, const struct kvmod_gather *gathers,
 			  uint32_t n_gathers, uint32_t gather_stride);
 
 	/* --- optional ------------------------------------------------------------ */
 
-	/* Bytes of the device's memory that are free, and of all of it. */
+	/* The device's memory in bytes: free, and in total. */
 	int32_t (*memory)(void *self, uint64_t *free_bytes, uint64_t *total_bytes);
 
-	/* --- optional: memory of the host that work on the device reaches ---------- */
+	/* --- optional: host memory that the device can access ----------------------- */
 
 	/*
-	 * At the same address; 64-byte aligned. What is written there is seen after
-	 * synchronize(), and copies that are queued read it when they run. A policy's
-	 * request->scratch is made of it where a device has it, else of plain memory.
+	 * The device uses the same address; 64-byte aligned. The host sees what the device
+	 * wrote there after synchronize(). Queued copies read the memory when they run, not
+	 * when they are queued. A policy's request->scratch is such memory if the device
+	 * offers it, else plain memory.
 	 */
 	int32_t (*host_alloc)(void *self, uint64_t bytes, void **memory);
 	void (*host_free)(void *self, void *memory);
 
-	/* --- optional: more of what a device can do -------------------------------- */
+	/* --- optional: extensions ---------------------------------------------------- */
 
 	/*
-	 * A table of further calls by its name (KVMOD_DEVICE_TIMING), or NULL where the
-	 * device has no such table. The table is valid as long as the device is open;
+	 * Returns a table of further calls by its name (KVMOD_DEVICE_TIMING), or NULL if
+	 * the device has no such table. The table is valid as long as the device is open;
 	 * its calls take the device's self.
 	 */
 	const void *(*get_extension)(void *self, const char *name);
 };
 
 /*
- * Measuring on the device itself: the extension KVMOD_DEVICE_TIMING. read() is
+ * Timing by the device's own clock: the extension KVMOD_DEVICE_TIMING. read() is
  * optional (NULL: no read to compare with); the other calls are required. Threads: as
- * above, but one thread at a time uses a mark.
+ * above, but only one thread at a time may use a mark.
  */
 #define KVMOD_DEVICE_TIMING "kvmod.device.timing/1"
 
 struct kvmod_device_timing {
 	uint32_t size;
 	uint32_t reserved;
-	/* Queues one read of `bytes` bytes (a multiple of 16), as fast as the device reads. */
+	/* Queues one read of `bytes` bytes (a multiple of 16), at the device's full speed. */
 	int32_t (*read)(void *self, void *stream, const void *memory, uint64_t bytes);
 	/*
 	 * A mark is a point on a stream. mark_set() queues the mark; elapsed() waits for
-	 * `end` and gives the seconds from begin to end by the device's own clock.
+	 * `end` and returns the seconds from begin to end.
 	 */
 	int32_t (*mark_new)(void *self, void **mark);
 	void (*mark_free)(void *self, void *mark);

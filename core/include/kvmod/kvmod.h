@@ -41,16 +41,16 @@ void kvmod_unref(struct kvmod_ctx *ctx);
 /*
  * Where log lines go (default: stderr), and the least important level to log. Any
  * thread may make both calls at any time. fn may be called from several threads at
- * once, and while the calling thread changes the context: of all calls that take the
- * context, it may make only these two. A line that another thread is logging when fn
- * and arg are replaced may still go to the old pair: keep the pair until the calls
- * that other threads were in have returned.
+ * once, and in the middle of a change to the context; of all calls that take the
+ * context, fn may make only these two. A line that another thread is logging when fn
+ * and arg are replaced may still go to the old pair: keep that pair until the calls
+ * that were running in other threads have returned.
  */
 typedef void kvmod_log_fn(void *arg, uint32_t level, const char *line);
 void kvmod_set_log(struct kvmod_ctx *ctx, kvmod_log_fn *fn, void *arg);
 void kvmod_set_log_level(struct kvmod_ctx *ctx, uint32_t level);
 
-/* Why the last call of this thread failed; "" if none did. Never NULL. */
+/* The reason of this thread's last failure; "" if no call has failed. Never NULL. */
 const char *kvmod_error(void);
 /* "KVMOD_EPLAN" and the like; never NULL. */
 const char *kvmod_strerror(int code);
@@ -62,10 +62,10 @@ const char *kvmod_version(void);
 /*
  * Reads kvmod.conf, kvmod.conf.d/ beside it and the overrides
  * "SECTION.KEY=VALUE". If a key is set several times, only the last value counts and
- * is checked. Checks every section that the core or a module knows, and gives the
- * result to the context. path NULL: the first that exists of $KVMOD_CONF, the user's
- * file, the system's, and the build tree's. After an error the context keeps its old
- * configuration.
+ * is checked. Checks every section that the core or a module knows, and puts the
+ * result into force in the context. path NULL: the first that exists of $KVMOD_CONF,
+ * the user's file, the system's file, and the build tree's. After an error the context
+ * keeps its old configuration.
  */
 int kvmod_configure(struct kvmod_ctx *ctx, const char *path,
 		    const char *const *overrides, size_t n_overrides);
@@ -76,33 +76,32 @@ struct kvmod_finding {
 	int32_t code;			/* 0, or KVMOD_ECRASH, KVMOD_ETIMEOUT, ... */
 	const char *kind;		/* "policy", "engine", "device"; "alias"; "configuration",
 					   "drop-in" */
-	const char *name;		/* its name; of the last two kinds the file, or "" */
+	const char *name;		/* its name; the file for the last two kinds, or "" */
 	const char *message;		/* one line; "" if there is no error */
 	const char *module;		/* the module's file, or "" */
-	double seconds;			/* that the check took */
+	double seconds;			/* how long the check took */
 };
 typedef void kvmod_finding_fn(void *arg, const struct kvmod_finding *finding);
 
 /*
- * Reads a configuration as kvmod_configure() does and tries it, but does not give it
- * to the context. For each policy, engine and device that the configuration names, a
+ * Reads a configuration as kvmod_configure() does and tries it, but leaves the
+ * context as it is. For each policy, engine and device that the configuration names, a
  * child process loads the module and fills in the parameters; a policy is also opened
  * for a tiny made-up model and decides one request. The engine that [kvmod] names
  * checks its model, without weights if it can, and the policy in use is opened for
  * that model. A module that crashes, or takes longer than limit_ms (0: 10 seconds),
- * ends only its child. fn, which may be NULL, gets a finding for each of these, for
- * each file that was read, and for each alias. Returns 0, or the code of the first
- * finding that is an error; kvmod_error() then returns its message. The child is
- * forked from the calling thread and runs no exit handlers.
+ * takes down only its child. fn, which may be NULL, gets a finding for each policy,
+ * engine and device tried, each file read, and each alias. Returns 0, or the code of
+ * the first finding that is an error; kvmod_error() then returns its message. A child
+ * is forked from the calling thread and runs no exit handlers.
  */
 int kvmod_check(struct kvmod_ctx *ctx, const char *path,
 		const char *const *overrides, size_t n_overrides, uint32_t limit_ms,
 		kvmod_finding_fn *fn, void *arg);
 /*
  * Reads the same files and overrides again, tries them as kvmod_check() does, and
- * gives them to the context. After an error the context keeps the whole old
- * configuration. Open policies, engines and devices keep the parameters that they were
- * opened with.
+ * puts them into force. After an error the context keeps the whole old configuration.
+ * Open policies, engines and devices keep the parameters that they were opened with.
  */
 int kvmod_reload(struct kvmod_ctx *ctx);
 /* The file that was read, or NULL. */
@@ -150,12 +149,12 @@ int kvmod_data_path(struct kvmod_ctx *ctx, const char *name, char **path);
 
 /* The metadata of a module file. */
 struct kvmod_modinfo;
-/* Reads it without running the file. Refuses a file that the loader would refuse. */
+/* Reads the metadata without running the file. Refuses a file that the loader would refuse. */
 int kvmod_modinfo_read(struct kvmod_ctx *ctx, const char *path, struct kvmod_modinfo **info);
 void kvmod_modinfo_free(struct kvmod_modinfo *info);
 const char *kvmod_modinfo_path(const struct kvmod_modinfo *info);
 /*
- * The value of the i-th string with that key, NULL past the last: "name",
+ * The value of the i-th string with that key, or NULL after the last one: "name",
  * "version", "license", "author", "description", "abi", "policy", "engine",
  * "device", "param" (see KVMOD_PARAMS), "on" (KVMOD_RUNS_ON), "built_for".
  */
@@ -172,7 +171,7 @@ int kvmod_modules_each(struct kvmod_ctx *ctx,
 
 /* Loads a module by name (in module_path) or absolute path, unless it is loaded. */
 int kvmod_load(struct kvmod_ctx *ctx, const char *name_or_path);
-/* KVMOD_EBUSY while something that the module provides is open. */
+/* Returns KVMOD_EBUSY while something that the module provides is open. */
 int kvmod_unload(struct kvmod_ctx *ctx, const char *name);
 /*
  * Adds a module that is linked into the program. Call this before kvmod_configure(),
@@ -198,19 +197,20 @@ void *kvmod_device_instance(const struct kvmod_device *device);
  * Opens a policy for a model, with the parameters of its section in the configuration,
  * after loading the module that provides it. name NULL: the configured policy.
  *
- * device: the device for the policy, by name, or "auto"; NULL: as configured. "auto" is
+ * device: the name of a device for the policy, or "auto"; NULL: as configured. "auto" is
  * the device with the model's cache (model->device), if the policy has a version for it,
  * else "cpu", else the first device that the policy names and that can be opened. The
- * core copies data on other devices there before it asks the policy, and logs that once.
+ * core copies data from other devices to that device before it asks the policy, and logs
+ * the copying once.
  */
 int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *device,
 		      const struct kvmod_model *model, struct kvmod_policy **policy);
 void kvmod_policy_close(struct kvmod_policy *policy);
 const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *policy);
-/* The device that it runs on: "cpu", "cuda". */
+/* The device that the policy runs on: "cpu", "cuda". */
 const char *kvmod_policy_device(const struct kvmod_policy *policy);
 const struct kvmod_needs *kvmod_policy_needs(const struct kvmod_policy *policy);
-/* The policy's own state for a sequence, before and after the requests of that sequence. */
+/* Creates and frees the policy's state for a sequence: before its first request, after its last. */
 int kvmod_policy_begin(struct kvmod_policy *policy, uint64_t sequence, void **state);
 void kvmod_policy_end(struct kvmod_policy *policy, uint64_t sequence, void *state);
 
@@ -221,8 +221,8 @@ struct kvmod_counters {
 	uint64_t requests;
 	uint64_t segments;				/* decided, including those kept whole */
 	/*
-	 * Summed over segments and KV heads. Seen are all tokens of the sequence, including
-	 * those that earlier requests cut: kept / seen is the mean budget.
+	 * Summed over segments and KV heads. positions_seen counts all tokens of the
+	 * sequence, also those that earlier requests cut: kept / seen is the mean budget.
 	 */
 	uint64_t positions_seen, positions_kept;
 	uint64_t bytes_freed;				/* of K and V, by valid plans */
@@ -234,14 +234,14 @@ void kvmod_policy_counters(const struct kvmod_policy *policy, struct kvmod_count
 /* --- deciding -------------------------------------------------------------------- */
 
 /*
- * A plan with room for any answer to this request: all lists of indices, and max_spans
- * spans. It keeps every segment whole.
+ * Makes a plan with room for any answer to this request: all lists of indices, and
+ * max_spans spans. The new plan keeps every segment whole.
  */
 int kvmod_plan_new(const struct kvmod_request *request, struct kvmod_plan **plan);
 /*
- * The same in the memory of *plan (NULL, or made by these functions) if that has room;
- * else *plan is freed and replaced. For callers that decide often: making a plan can
- * take longer than the decision. On an error *plan is unchanged.
+ * The same, but reuses the memory of *plan (NULL, or made by these functions) if it is
+ * large enough; else *plan is freed and replaced. For callers that decide often: making
+ * a plan can take longer than the decision. After an error *plan is unchanged.
  */
 int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan);
 void kvmod_plan_free(struct kvmod_plan *plan);
@@ -251,22 +251,22 @@ uint64_t kvmod_plan_count(const struct kvmod_request *request, const struct kvmo
 /* Kept positions / tokens seen, over all segments and KV heads. */
 double kvmod_plan_budget(const struct kvmod_request *request, const struct kvmod_plan *plan);
 /*
- * Is keep `i` in range, sorted, unique and not empty, and is the newest position
- * in it (unless flags has KVMOD_POLICY_MAY_DROP_NEWEST)? Are its rows to be stored as
- * types that there are, and that divide head_dim? Else KVMOD_EPLAN.
+ * Returns 0 if keep `i` is in range, sorted, unique and not empty, contains the newest
+ * position (unless flags has KVMOD_POLICY_MAY_DROP_NEWEST), and stores rows as known types
+ * whose blocks divide head_dim; else KVMOD_EPLAN.
  */
 int kvmod_plan_check(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		     uint32_t i, uint32_t flags);
 
 /*
- * Checks the request, asks the policy, and checks the plan. Returns the error of the
- * policy or the request, with everything in *plan kept whole, or 0. In the latter case
- * a segment whose keep was not valid is kept whole, its status has the reason, and a
+ * Checks the request, asks the policy, and checks the plan. Returns 0, or the error of
+ * the request or the policy; after an error *plan keeps everything. After 0, each
+ * segment whose keep was not valid is kept whole, its status has the reason, and a
  * line is logged. No engine is needed: a host fills the request with views of its own
- * cache. A request that makes no sense is refused with KVMOD_EINVAL before the policy
- * sees it: sizes, counts, strides, lengths, scales and the first and last of positions
- * are checked; row data and addresses other than NULL are trusted. *plan was made by
- * kvmod_plan_new().
+ * cache. An inconsistent request is refused with KVMOD_EINVAL before the policy
+ * sees it: sizes, counts, strides, lengths, scales and the first and last of the positions
+ * are checked; row data and addresses other than NULL are trusted. *plan must come from
+ * kvmod_plan_new() or kvmod_plan_renew().
  */
 int kvmod_decide(struct kvmod_policy *policy, const struct kvmod_request *request,
 		 struct kvmod_plan *plan);
@@ -292,14 +292,14 @@ void kvmod_session_close(struct kvmod_session *session);
 
 int kvmod_sequence_open(struct kvmod_session *session, struct kvmod_sequence **sequence);
 void kvmod_sequence_close(struct kvmod_sequence *sequence);
-/* A second sequence with a copy of the cache, and a new state of the policy. */
+/* Makes a second sequence with a copy of the cache and a new policy state. */
 int kvmod_sequence_fork(struct kvmod_sequence *sequence, struct kvmod_sequence **copy);
 /* Drops positions >= logical. */
 int kvmod_sequence_truncate(struct kvmod_sequence *sequence, uint64_t logical);
 uint64_t kvmod_sequence_length(struct kvmod_sequence *sequence);	/* logical */
 /*
- * How many more tokens the sequence can take at present; 0: the context is full. A
- * policy that closes the gaps it cuts makes room, if the engine closes them too.
+ * How many more tokens the sequence can take at present; 0: the context is full. Cuts
+ * make room only if both the policy and the engine close gaps.
  */
 uint64_t kvmod_sequence_room(struct kvmod_sequence *sequence);
 /* The caller sets out->size. */
@@ -308,8 +308,8 @@ struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);
 
 struct kvmod_prompt {
 	uint32_t size;
-	uint32_t replay_rows;		/* measure the plan's loss on so many tokens, at most
-					   half of those seen; 0: not at all */
+	uint32_t replay_rows;		/* measure the plan's loss on this many tokens, at most
+					   half of those seen; 0: do not measure it */
 	const int32_t *tokens;
 	uint64_t n_tokens;
 	float *logits;			/* [n_vocab], of the last token; may be NULL */
@@ -320,29 +320,29 @@ struct kvmod_prompt {
 struct kvmod_prompted {
 	uint32_t size;
 	int32_t status;			/* 0, or the code with which the policy or the cut
-					   failed: what was to be cut is then whole */
+					   failed; the cache is then not cut */
 	double prefill_seconds, decision_seconds, apply_seconds;
 	double budget;			/* kept positions / tokens seen */
 	double replay_loss;		/* nats a token; NaN: not measured */
 	struct kvmod_bytes before, after;
 	/*
 	 * 1: the policy was not asked, because the sequence has `[kvmod] leave_below` tokens
-	 * or fewer and the policy has no parameter `budget` that is a count.
+	 * or fewer, and the policy's parameter `budget`, if it has one, is not a count.
 	 */
 	uint32_t left_whole;
 	uint32_t reserved;
 };
 
 /*
- * Appends a prompt to the sequence: runs it, asks the policy, and cuts the cache. On an
- * error nothing was appended. A failure of the policy or of the cut is not an error:
- * out->status has its code, a line is logged, and what was to be cut is whole. The
+ * Appends a prompt to the sequence: runs it, asks the policy, and cuts the cache. After
+ * an error nothing was appended. A failure of the policy or of the cut is not an error:
+ * out->status has its code, a line is logged, and what could not be cut stays whole. The
  * caller sets out->size.
  */
 int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *out);
 
-/* A sequence after its last cut: after a prompt, or while decoding since. */
+/* A sequence as its last cut left it; the cut came after a prompt or while decoding. */
 struct kvmod_left {
 	uint32_t size;
 	uint32_t decode_cuts;		/* cuts since the last prompt that freed something */
@@ -354,15 +354,15 @@ struct kvmod_left {
 void kvmod_sequence_left(const struct kvmod_sequence *sequence, struct kvmod_left *out);
 /*
  * Positions that KV head `head` of `layer` kept in that cut, of *seen tokens; seen may
- * be NULL. 0 of 0 in a layer that the engine's requests do not name, because it caches a
- * window alone; budgets are of the other layers.
+ * be NULL. 0 of 0 in a layer that caches only a window: requests do not contain it, and
+ * budgets do not count it.
  */
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
 			     uint32_t head, uint64_t *seen);
 
 /*
  * Runs one token for each of n sequences, in one batch; logits[i] gets [n_vocab] values.
- * Asks policies that decide while decoding.
+ * Asks the policy when a cut is due, if the policy decides while decoding.
  */
 int kvmod_session_decode(struct kvmod_session *session, struct kvmod_sequence *const *sequences,
 			 const int32_t *tokens, float *const *logits, size_t n);

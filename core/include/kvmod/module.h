@@ -4,9 +4,9 @@
  *
  * A module is one shared object with one exported symbol, `kvmod_module`, that
  * KVMOD_MODULE() defines. It needs no symbol of libkvmod: everything that the
- * host offers comes through the table passed to init(). The same facts stand as
- * key=value strings in the ELF section ".kvmod.info", where `kvmod info` and the
- * loader read them without running the file.
+ * host offers comes through the table passed to init(). KVMOD_MODULE() also writes the
+ * module's metadata as key=value strings to the ELF section ".kvmod.info", where
+ * `kvmod info` and the loader read them without running the file.
  */
 #ifndef KVMOD_MODULE_H
 #define KVMOD_MODULE_H
@@ -33,20 +33,20 @@ struct kvmod_engine_ops;
 struct kvmod_device_ops;
 
 /*
- * The host table. It lives until the module's exit() has returned. ctx is the
- * host's own and goes back to it as the first argument of every call.
+ * The host table. It is valid until the module's exit() has returned. ctx belongs to
+ * the host; a module passes it as the first argument of every call.
  */
 struct kvmod_host {
 	uint32_t size;
 	uint32_t abi_minor;		/* the host's */
 	void *ctx;
 
-	/* One line, no newline at its end. [any thread] */
+	/* Logs one line, without a newline at its end. [any thread] */
 	void (*log)(void *ctx, uint32_t level, const char *format, ...)
 		__attribute__((format(printf, 3, 4)));
 	/*
-	 * Says in words why the call in progress fails; returns `code`, so that a
-	 * module writes `return host->fail(host->ctx, KVMOD_EINVAL, "...")`.
+	 * Sets the message for the failure of the call in progress; returns `code`, so that
+	 * a module can write `return host->fail(host->ctx, KVMOD_EINVAL, "...")`.
 	 * [the thread that runs the call]
 	 */
 	int32_t (*fail)(void *ctx, int32_t code, const char *format, ...)
@@ -58,25 +58,26 @@ struct kvmod_host {
 	int32_t (*register_device)(void *ctx, const struct kvmod_device_ops *ops);
 
 	/*
-	 * Runs fn(arg, 0) ... fn(arg, n - 1) on the host's threads, the caller's
-	 * among them, in any order, and returns when all are done. A module starts
-	 * no threads of its own, so that it can be unmapped. Not to be nested.
+	 * Runs fn(arg, 0) ... fn(arg, n - 1) on the host's threads, including the
+	 * caller's, in any order, and returns when all are done. A module must not start
+	 * threads itself, so that it can be unmapped. Calls must not be nested.
 	 * [the thread that runs the call]
 	 */
 	void (*parallel)(void *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg);
-	uint32_t (*n_threads)(void *ctx);	/* that parallel() uses at most */
+	uint32_t (*n_threads)(void *ctx);	/* the most threads that parallel() uses */
 
 	/*
-	 * An extension: a table by name, such as kvmod/toolkit.h's "kvmod.toolkit/1", or
-	 * NULL. [any thread]
+	 * Returns an extension, a table of calls, by its name, such as "kvmod.toolkit/1" of
+	 * kvmod/toolkit.h; NULL if the host does not offer it. [any thread]
 	 */
 	const void *(*get_extension)(void *ctx, const char *name);
 
 	/*
-	 * The device of that name, "cuda", opened with its section's parameters; its
-	 * module is loaded first. Table and instance are the host's, and stay until the
-	 * module goes: its exit() has them no more. Fails in words where the device cannot be had. [within the
-	 * calls of an engine or policy, not in init() or exit(); may block]
+	 * Opens the device of that name, "cuda", with its section's parameters, after
+	 * loading its module. Table and instance belong to the host and are valid until
+	 * the calling module is unloaded, but not in its exit(). Sets the message if the
+	 * device cannot be opened. [within the calls of an engine or policy, not in init()
+	 * or exit(); may block]
 	 */
 	int32_t (*device)(void *ctx, const char *name,
 			  const struct kvmod_device_ops **ops, void **self);
@@ -90,10 +91,10 @@ struct kvmod_host {
 #define KVMOD_PARAM_LIST	5u	/* struct kvmod_list: 2 or 0,1,5-8 */
 #define KVMOD_PARAM_CHOICE	6u	/* int32_t: which of the choices, from 0 */
 #define KVMOD_PARAM_STRING	7u	/* const char *, the core's; "" allowed */
-#define KVMOD_PARAM_PATH	8u	/* const char *: ~ expanded, relative to the file that says it */
+#define KVMOD_PARAM_PATH	8u	/* const char *: ~ expanded, relative to its file */
 
 /*
- * Part of something that is not known yet: a number with a point or a percent
+ * A part of something whose size is not known yet: a number with a point or a percent
  * sign is a fraction, one without is a count.
  */
 struct kvmod_amount {
@@ -103,9 +104,9 @@ struct kvmod_amount {
 };
 
 /*
- * The amount of n, rounded down as its writer would: 29% of 100 is 29, although
- * no double is 0.29 and the nearest is below it. So a fraction counts as larger
- * by a part in 10^9.
+ * The amount of n, rounded down as a person would: 29% of 100 is 29, although the
+ * double nearest to 0.29 is below it. To that end a fraction is increased by one part
+ * in 10^9.
  */
 static inline uint64_t kvmod_amount_of(const struct kvmod_amount *a, uint64_t n)
 {
@@ -114,8 +115,8 @@ static inline uint64_t kvmod_amount_of(const struct kvmod_amount *a, uint64_t n)
 
 /*
  * A plain number ("2": n_items = 1, plain = 1) or a list ("0,1,5-8", "3,": plain
- * = 0), ascending and unique. For layers a plain number means that many from
- * the front.
+ * = 0), ascending and unique. In a list of layers a plain number N means the first
+ * N layers.
  */
 struct kvmod_list {
 	uint32_t n_items;
@@ -123,23 +124,24 @@ struct kvmod_list {
 	const int64_t *items;
 };
 
-/* Frozen: parameters lie one after the other in a table. */
+/* Frozen, because parameters are elements of a plain array. */
 struct kvmod_param {
 	const char *name;		/* [a-z0-9_]+; '-' and '_' are equal */
 	uint32_t type;			/* KVMOD_PARAM_... */
 	uint32_t offset;		/* of its field in the instance */
-	const char *def;		/* as an INI file would say it */
+	const char *def;		/* the default, written as in an INI file */
 	/*
-	 * "LOW..HIGH", a bound may be left out; for a choice its words,
+	 * "LOW..HIGH", where either bound may be left out; for a choice its words,
 	 * "position|attention".
 	 */
-	const char *range;		/* "" where anything goes */
-	const char *help;		/* one line, its unit and source named */
+	const char *range;		/* "": no limits */
+	const char *help;		/* one line, with unit and source */
 };
 
 /*
- * What every instance (a policy, engine or device that was opened) starts with.
- * The core allocates it, zeroed, fills this and the parameters, then calls open.
+ * The first member of every instance (an open policy, engine or device). The core
+ * allocates the instance, zeroed, fills in this struct and the parameters, then calls
+ * open().
  */
 struct kvmod_instance {
 	const struct kvmod_host *host;
@@ -147,13 +149,13 @@ struct kvmod_instance {
 };
 
 /* Module flags. */
-#define KVMOD_MODULE_RESIDENT	1u	/* never unmapped: it left CUDA code or threads behind */
+#define KVMOD_MODULE_RESIDENT	1u	/* never unmapped, because CUDA code or threads remain */
 
 struct kvmod_module {
 	uint32_t size;
 	uint32_t magic;			/* KVMOD_MAGIC */
 	uint32_t abi_major;		/* KVMOD_ABI_MAJOR */
-	uint32_t abi_minor;		/* the least that it needs of its host */
+	uint32_t abi_minor;		/* the least that the host must offer */
 	uint32_t flags;
 	uint32_t reserved;
 	const char *name;
@@ -162,14 +164,14 @@ struct kvmod_module {
 	const char *author;
 	const char *description;
 	/*
-	 * Registers what the module provides; no work that can wait for open. When
-	 * it fails, what it registered is taken back. [one thread at a time]
+	 * Registers what the module provides; other work should wait for open(). If init()
+	 * fails, the core undoes its registrations. [one thread at a time]
 	 */
 	int32_t (*init)(const struct kvmod_host *host);
-	void (*exit)(void);		/* after the last holder is gone; may be NULL */
+	void (*exit)(void);		/* after everything is closed; may be NULL */
 };
 
-/* GCC would write the strings in an order of its own. */
+/* Keeps the strings in source order; GCC would reorder them. */
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
 #define KVMOD_IN_ORDER __attribute__((no_reorder))
 #else
@@ -185,13 +187,13 @@ struct kvmod_module {
 #define KVMOD_ABI_TEXT	KVMOD_STR(KVMOD_ABI_MAJOR) "." KVMOD_STR(KVMOD_ABI_MINOR)
 
 /*
- * The descriptor, the exported symbol and its strings, all from one place:
+ * Defines the descriptor, the exported symbol and the metadata strings:
  *
  *	KVMOD_MODULE("mine", "1.0", "Apache-2.0", "Me <me@here>",
  *		     "keeps what I like", 0, mine_init, NULL);
  *
- * A program that links a module in statically defines KVMOD_MODULE_SYMBOL to a
- * name of its own before it includes this header, and gives that descriptor to
+ * A program that links a module statically defines KVMOD_MODULE_SYMBOL as another
+ * name before it includes this header, and passes that descriptor to
  * kvmod_add_builtin().
  */
 #ifndef KVMOD_MODULE_SYMBOL
@@ -221,16 +223,16 @@ struct kvmod_module {
 	}
 
 /*
- * Parameters, said once, for the table and for the section. The author lists
- * them in a macro of two arguments:
+ * Parameters: one list for both the table and the ELF section. The author writes the
+ * list as a macro of two arguments:
  *
  *	#define MINE_PARAMS(P, owner) \
  *		P(owner, struct mine, sinks, INT, "4", "0..1024", "oldest positions, always kept")
  *	KVMOD_PARAMS(policy, mine, MINE_PARAMS);
  *
- * which defines `mine_params[]`, and in the section "policy=mine" and a
- * "param=mine.sinks\tINT\t4\t0..1024\toldest positions, always kept" for each
- * (tabs between the parts; what: policy, engine or device).
+ * This defines `mine_params[]`, and in the section the strings "policy=mine" and, for
+ * each parameter, "param=mine.sinks\tINT\t4\t0..1024\toldest positions, always kept"
+ * (parts separated by tabs). The first argument is policy, engine or device.
  */
 #define KVMOD_PARAM_ENTRY_(owner, type_, field, kind, def_, range_, help_) \
 	{ #field, KVMOD_PARAM_##kind, (uint32_t)offsetof(type_, field), def_, range_, help_ },
@@ -247,15 +249,15 @@ struct kvmod_module {
 #define KVMOD_NO_PARAMS(what, owner) KVMOD_INFO_STRING(what##_##owner, #what "=" #owner)
 
 /*
- * Where a policy of this module runs, the very words of its table's `devices`:
- * KVMOD_RUNS_ON(mine, "cpu cuda"). A policy on the CPU needs neither.
+ * Where a policy of this module runs, exactly as in `devices` of its table:
+ * KVMOD_RUNS_ON(mine, "cpu cuda"). A policy for the CPU alone needs neither.
  */
 #define KVMOD_RUNS_ON(owner, devices) \
 	KVMOD_INFO_STRING(on_##owner, "on=" #owner "\t" devices)
 /*
  * An extension of the host that the module needs: KVMOD_USES(toolkit, "kvmod.toolkit/1").
- * A host without that table refuses the module, and does not run it. `tag` makes the
- * string's C name unique in the file.
+ * A host without that extension refuses the module before any of its code runs. `tag`
+ * makes the string's C name unique in the file.
  */
 #define KVMOD_USES(tag, extension) KVMOD_INFO_STRING(uses_##tag, "uses=" extension)
 /*

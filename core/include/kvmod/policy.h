@@ -5,13 +5,13 @@
  * Order of the calls into one instance: open, needs, (begin, compress*, end)*,
  * close. They are serial for one instance; instances run in parallel, so a
  * module keeps no writable globals. A policy never writes to the cache. On an
- * accelerator all work goes on request->stream, and the policy allocates
- * nothing there: scratch comes from the core.
+ * accelerator a policy queues all work on request->stream and allocates
+ * nothing: scratch comes from the core.
  *
  * Whatever goes wrong costs compression, never output: an error code from
  * compress(), or a plan that fails the core's checks, leaves the cache whole.
- * Request and plan are copies for one call: the core reads only what a policy puts
- * into keeps and their arrays. A policy fills arrays in, and never replaces one.
+ * Request and plan are copies for one call: the core reads back only the keeps and
+ * their arrays. A policy fills the arrays in and never replaces one.
  */
 #ifndef KVMOD_POLICY_H
 #define KVMOD_POLICY_H
@@ -22,29 +22,30 @@
 extern "C" {
 #endif
 
-/* What a policy must be handed: bits of kvmod_needs.what. */
+/* What a request must contain for the policy: bits of kvmod_needs.what. */
 #define KVMOD_NEED_K		(1u << 0)
 #define KVMOD_NEED_V		(1u << 1)
 #define KVMOD_NEED_COLSUM	(1u << 2)	/* column sums of attention */
 #define KVMOD_NEED_Q_STATS	(1u << 3)	/* mean and covariance of queries before RoPE */
 #define KVMOD_NEED_WO_NORM	(1u << 4)	/* |Wo v|_1 */
-#define KVMOD_NEED_ALL_LAYERS	(1u << 5)	/* one request with every layer that requests name */
+#define KVMOD_NEED_ALL_LAYERS	(1u << 5)	/* all layers (but window layers) at once */
 
 struct kvmod_needs {
 	uint32_t size;
 	uint32_t what;			/* KVMOD_NEED_... */
-	struct kvmod_amount rows;	/* of Q: the newest; a fraction is of the prompt */
-	uint32_t decode_every;		/* call compress again every so many tokens; 0: never */
+	struct kvmod_amount rows;	/* newest rows of Q; a fraction is of the prompt */
+	uint32_t decode_every;		/* decoded tokens between calls of compress(); 0: never */
 	/*
-	 * KVMOD_TYPE_BIT() of K and V that it reads. 0: every type that a kvmod of its ABI
-	 * has, as who reads rows through kvmod does; who reads them itself names its types.
+	 * KVMOD_TYPE_BIT() of each type of K and V that the policy reads. 0: every type of
+	 * this ABI, for a policy that reads rows through kvmod's toolkit. A policy that
+	 * decodes rows itself names the types that it can decode.
 	 */
 	uint32_t types;
-	uint32_t min_rows;		/* at least so many rows, where `rows` comes to fewer */
+	uint32_t min_rows;		/* the least number of rows, if `rows` comes to fewer */
 	uint32_t reserved;		/* 0 */
 };
 
-/* How many rows that is for a prompt of n tokens. */
+/* How many rows `needs` asks for with a prompt of n tokens. */
 static inline uint32_t kvmod_needs_rows(const struct kvmod_needs *needs, uint64_t n)
 {
 	uint64_t rows = kvmod_amount_of(&needs->rows, n);
@@ -58,12 +59,12 @@ static inline uint32_t kvmod_needs_rows(const struct kvmod_needs *needs, uint64_
 
 /*
  * How many positions of each KV head a budget buys, at most all tokens seen; a head
- * that caches no more is kept whole. A count is taken as it is. A fraction is of the
- * tokens seen, not of what earlier cuts left of them: else each turn of a conversation
- * would take the same share again, until nothing is left.
+ * that caches no more than that is kept whole. A count is taken as it is. A fraction
+ * refers to the tokens seen, not to what earlier cuts left of them; otherwise each turn
+ * of a conversation would cut the same share again, until nothing is left.
  *
- * A policy with such a parameter calls it `budget`: a session leaves a sequence of
- * `[kvmod] leave_below` tokens or fewer whole, unless the policy's budget is a count.
+ * A policy with such a parameter must call it `budget`: a session leaves a sequence of
+ * `[kvmod] leave_below` tokens or fewer whole, unless the parameter `budget` is a count.
  */
 static inline uint64_t kvmod_budget_of(const struct kvmod_request *request,
 				       const struct kvmod_segment *segment,
@@ -85,23 +86,25 @@ struct kvmod_workspace {
 };
 
 /* Policy flags. */
-#define KVMOD_POLICY_MAY_DROP_NEWEST	1u	/* and means it */
+/* The policy may drop the newest position. Without this flag such a plan is an error. */
+#define KVMOD_POLICY_MAY_DROP_NEWEST	1u
 /*
- * What it cuts out behind the oldest positions is as if it had never been: distances
- * count inside the cache. A sequence then goes on past what the model was trained for.
+ * Distances between positions count inside the cache: the positions that the policy cuts
+ * after the oldest ones leave no gap. A sequence can then grow beyond the length that the
+ * model was trained for.
  */
 #define KVMOD_POLICY_CLOSES_GAPS	2u
 
 struct kvmod_policy_ops {
 	uint32_t size;
 	uint32_t flags;			/* KVMOD_POLICY_... */
-	const char *name;		/* "refreekv": what the INI says */
+	const char *name;		/* "refreekv": its name in the configuration */
 	const char *description;	/* one line */
 	/*
-	 * Where it runs: names of devices with spaces between them, "cpu cuda", the same
-	 * words as in KVMOD_RUNS_ON(). "*": on any device, for a policy that goes by
-	 * lengths alone. NULL: "cpu". Versions of one policy for different devices may
-	 * have tables, and modules, of their own.
+	 * Where the policy runs: names of devices separated by spaces, "cpu cuda", exactly
+	 * as in KVMOD_RUNS_ON(). "*": on any device, for a policy that reads only
+	 * lengths. NULL: "cpu". Versions of one policy for different devices may
+	 * be in separate tables, and in separate modules.
 	 */
 	const char *devices;
 	uint32_t instance_size;		/* its instance starts with struct kvmod_instance */
@@ -109,25 +112,25 @@ struct kvmod_policy_ops {
 	const struct kvmod_param *params;	/* [n_params] */
 
 	/*
-	 * The parameters are filled in and in range; checks what they mean
-	 * together and for this model. Optional. [may block]
+	 * Called when the parameters are filled in and in range: checks whether they fit
+	 * each other and this model. Optional. [may block]
 	 */
 	int32_t (*open)(void *self, const struct kvmod_model *model);
 	void (*close)(void *self);	/* optional */
 
-	/* After open. Optional: a policy without it needs nothing but lengths. */
+	/* Called after open(). Optional: a policy without it needs only lengths. */
 	int32_t (*needs)(void *self, struct kvmod_needs *needs);
 
-	/* A sequence starts, and ends: *state is the policy's own. Both optional. */
+	/* A sequence starts, or ends; *state belongs to the policy. Both optional. */
 	int32_t (*begin)(void *self, uint64_t sequence, void **state);
 	void (*end)(void *self, uint64_t sequence, void *state);
 
-	/* Scratch that compress will find in the request. Optional: none. */
+	/* How much scratch compress() needs in the request. Optional: without it, none. */
 	int32_t (*workspace)(void *self, const struct kvmod_request *request,
 			     struct kvmod_workspace *need);
 
 	/*
-	 * Decides. plan comes with every segment as KVMOD_KEEP_ALL. Required.
+	 * Decides. Required. On entry every keep of the plan is KVMOD_KEEP_ALL.
 	 * The hot path: no I/O, no lock, no allocation on an accelerator.
 	 */
 	int32_t (*compress)(void *self, const struct kvmod_request *request,

@@ -38,22 +38,22 @@ extern "C" {
  */
 struct kvmod_scorer {
 	struct kvmod_instance instance;
-	struct kvmod_amount budget;	/* positions of a KV head; in the mean, where heads share */
+	struct kvmod_amount budget;	/* positions kept per KV head; the mean, if heads share */
 	int64_t sinks;			/* oldest positions, always kept */
 	int64_t window;			/* newest positions, always kept */
 	int64_t pool;			/* width of the pooling of scores, odd */
 	int64_t decode_every;		/* cut again after so many decoded tokens */
 	double level;			/* see KVMOD_ABOVE_LEVEL */
-	struct kvmod_list whole_layers;	/* layers that are left whole */
+	struct kvmod_list whole_layers;	/* layers kept whole */
 	int32_t pooling;		/* KVMOD_POOL_... */
 	uint32_t said_raised;		/* the toolkit's own */
 };
 
-/* The standard parameters, each with the author's default. */
+/* The standard parameters; the author chooses each default. */
 #define KVMOD_P_BUDGET(P, owner, def) \
 	P(owner, struct kvmod_scorer, budget, AMOUNT, def, "0..", \
-	  "positions kept by a KV head, in the mean where heads share: a fraction of the " \
-	  "tokens seen, or a count")
+	  "positions kept per KV head (the mean, if heads share): a fraction of the tokens " \
+	  "seen, or a count")
 #define KVMOD_P_SINKS(P, owner, def) \
 	P(owner, struct kvmod_scorer, sinks, INT, def, "0..1024", \
 	  "oldest positions, always kept")
@@ -78,21 +78,21 @@ struct kvmod_scorer {
 	  "decoded tokens from one cut to the next; 0: cut after prompts only")
 #define KVMOD_P_LEVEL(P, owner, def) \
 	P(owner, struct kvmod_scorer, level, REAL, def, "", \
-	  "score from which on a position is kept")
+	  "lowest score that is kept")
 
 /*
- * Which positions are kept: the highest scores, as many as the budget C leaves after
- * sinks and window.
+ * How positions are selected: those with the highest scores, as many as the budget C
+ * leaves after sinks and window.
  */
 #define KVMOD_PER_HEAD		0u	/* C for each KV head */
-#define KVMOD_PER_LAYER		1u	/* C a head in the mean: the KV heads of a layer share */
-#define KVMOD_PER_REQUEST	2u	/* all KV heads of the request share, whatever their layer */
-#define KVMOD_ABOVE_LEVEL	3u	/* no budget: each score that is not below `level` */
+#define KVMOD_PER_LAYER		1u	/* C in the mean: the KV heads of a layer share */
+#define KVMOD_PER_REQUEST	2u	/* the same, but all KV heads of the request share */
+#define KVMOD_ABOVE_LEVEL	3u	/* no budget: every score of at least `level` */
 
-/* rows: as many as the parameter `window` says. */
+/* As `rows`: the value of the parameter `window`. */
 #define KVMOD_ROWS_OF_WINDOW	UINT32_MAX
 
-/* What the author says, in this order. What is left out is 0. */
+/* What the author provides, in this order. Members left out are 0. */
 struct kvmod_scorer_ops {
 	uint32_t size;
 	uint32_t reserved;
@@ -105,9 +105,9 @@ struct kvmod_scorer_ops {
 	int32_t (*score)(const void *self, const struct kvmod_task *head, float *out);
 	uint32_t select;		/* KVMOD_PER_HEAD, ... */
 	uint32_t what;			/* KVMOD_NEED_...: what score() reads */
-	uint32_t rows;			/* newest queries that it reads; KVMOD_ROWS_OF_WINDOW */
+	uint32_t rows;			/* newest rows of queries; KVMOD_ROWS_OF_WINDOW */
 	uint32_t reserved2;
-	/* Optional: floats of scratch that a call of score() or keep() wants. */
+	/* Optional: the floats of scratch that a call of score() or keep() needs. */
 	size_t (*floats)(const void *self, const struct kvmod_request *request);
 	/*
 	 * Optional, with KVMOD_PER_LAYER: changes how many of its scored positions each
@@ -127,16 +127,16 @@ struct kvmod_scorer_ops {
 	int32_t (*keep)(const void *self, const struct kvmod_task *head);
 };
 
-/* 1 if a list of parameters has the field, a constant. */
+/* A constant: 1 if a list of parameters has `window`. */
 #define KVMOD_IS_WINDOW_(owner, type, field, kind, def, range, help) \
 	|| offsetof(type, field) == offsetof(struct kvmod_scorer, window)
 #define KVMOD_HAS_WINDOW_(LIST) (0 LIST(KVMOD_IS_WINDOW_, ))
 
 /*
- * The policy alone, for a module that has more to say; it defines what KVMOD_POLICY()
- * does. type: the instance, struct kvmod_scorer or one that starts with it. LIST: the
- * parameters. What follows are members of struct kvmod_scorer_ops. A scorer without
- * a window may drop the newest position.
+ * Only the policy, for a module that contains more; defines the same names as
+ * KVMOD_POLICY(). type: the instance, struct kvmod_scorer or a struct that starts with
+ * it. LIST: the parameters. The remaining arguments are members of struct
+ * kvmod_scorer_ops. A scorer without a window may drop the newest position.
  */
 #define KVMOD_SCORER_POLICY(name_, type_, LIST, description_, devices_, ...) \
 	static const struct kvmod_scorer_ops name_##_scorer = { \
@@ -166,7 +166,7 @@ struct kvmod_scorer_ops {
 		     .open = name_##_open, .needs = name_##_needs, .workspace = name_##_workspace, \
 		     .compress = name_##_compress)
 
-/* A module that is one such policy. */
+/* A whole module of one such policy. */
 #define KVMOD_SCORER(name_, type_, LIST, version_, license_, author_, description_, ...) \
 	KVMOD_SCORER_POLICY(name_, type_, LIST, description_, "cpu", __VA_ARGS__) \
 	KVMOD_MODULE(#name_, version_, license_, author_, description_, 0, name_##_init, NULL)

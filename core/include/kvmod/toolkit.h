@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kvmod/toolkit.h - what policies on the CPU are made of: rows of K, V and Q as
- * floats, attention, pooling, selection, and the work shared out over threads.
+ * kvmod/toolkit.h - building blocks of policies on the CPU: rows of K, V and Q as
+ * floats, attention, pooling, selection, and work distributed over threads.
  *
  * It is an extension of the host, a table of functions that needs no linking:
  *
@@ -9,12 +9,12 @@
  *	const struct kvmod_toolkit *kit = kvmod_toolkit_of(self);
  *
  * The toolkit is for policies on the CPU: calls that read rows need them in the
- * host's memory. All element types are read, with the SIMD that the processor
+ * host's memory. The calls read all element types, with the SIMD that the processor
  * has; arithmetic is in float or better. A policy that only says what a position
  * is worth needs less than this: see kvmod/scorer.h.
  *
- * Results depend on the inputs of a call alone, not on the number of threads.
- * Unless a call says otherwise, any thread may make it.
+ * Results depend only on the inputs of a call, not on the number of threads.
+ * Any thread may make a call unless its comment says otherwise.
  */
 #ifndef KVMOD_TOOLKIT_H
 #define KVMOD_TOOLKIT_H
@@ -34,7 +34,7 @@ extern "C" {
 #define KVMOD_POOL_AVERAGE	0
 #define KVMOD_POOL_MAX		1
 
-/* Positions that attention takes at a time. */
+/* Positions that attention processes at a time. */
 #define KVMOD_TILE		384
 
 struct kvmod_toolkit;
@@ -42,14 +42,14 @@ struct kvmod_attention;
 struct kvmod_scorer_ops;
 
 /*
- * One KV head that is to be cut: what each_head() hands to a function. Dead when
- * that function returns.
+ * One KV head to cut: the argument of the functions that each_head() calls. Invalid
+ * when that function returns.
  */
 struct kvmod_task {
 	uint32_t size;
-	uint32_t i, g;			/* which segment of the request, which KV head of it */
+	uint32_t i, g;			/* segment i of the request, KV head g of the segment */
 	uint32_t n;			/* positions that the head caches */
-	uint32_t m;			/* a scorer scores the first m of them; else n */
+	uint32_t m;			/* in a scorer: the first m are scored; else n */
 	uint32_t group;			/* query heads that share the KV head */
 	const struct kvmod_toolkit *kit;
 	const struct kvmod_request *request;
@@ -60,13 +60,13 @@ struct kvmod_task {
 	void *work;			/* the toolkit's own */
 };
 
-/* 0, or the KVMOD_E... code that leaves the task's segment whole; see fail(). */
+/* Returns 0, or the KVMOD_E... code for which the task's segment stays whole; see fail(). */
 typedef int32_t kvmod_task_fn(const void *arg, const struct kvmod_task *task);
 
 /*
- * For each dimension of some rows; what is NULL is not computed. The variance is
- * divided by the number of rows. NaN in a row makes mean and variance NaN; smallest
- * and largest pass over it.
+ * Statistics of rows, for each dimension; an array that is NULL is not computed. The
+ * variance is the population's (divided by the number of rows). NaN in a row makes mean
+ * and variance NaN; smallest and largest ignore it.
  */
 struct kvmod_stats {
 	uint32_t size;
@@ -80,11 +80,11 @@ struct kvmod_toolkit {
 
 	/* --- rows -------------------------------------------------------------
 	 * Rows begin .. end-1 of a view, such as head->k or head->v, each of `dim`
-	 * elements (the segment's head_dim). Of an empty range nothing is written,
-	 * but sums of 0. A number that is not finite shows in what is made of it.
+	 * elements (the segment's head_dim). For an empty range sum() writes zeros and
+	 * the others write nothing. Numbers that are not finite propagate to the results.
 	 */
 
-	/* As floats: row i goes to out + (i - begin) * stride; stride in floats. */
+	/* Rows as floats: row i goes to out + (i - begin) * stride; stride in floats. */
 	void (*rows)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
 		     float *out, size_t stride);
 	/*
@@ -96,10 +96,10 @@ struct kvmod_toolkit {
 	/* out[i - begin]: Euclidean norm of row i. */
 	void (*norms)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
 		      float *out);
-	/* out[dim]: sum of the rows, row i times weights[i - begin]; weights NULL: times 1. */
+	/* out[dim]: sum of the rows, row i times weights[i - begin]; weights NULL: all 1. */
 	void (*sum)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
 		    const float *weights, float *out);
-	/* Of at least one row. */
+	/* Statistics of at least one row. */
 	void (*stats)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
 		      const struct kvmod_stats *out);
 
@@ -114,8 +114,8 @@ struct kvmod_toolkit {
 	/* Queries of rows row .. row + n_rows - 1, [n_rows][group][head_dim]. */
 	void (*queries)(const struct kvmod_task *task, uint32_t row, uint32_t n_rows, float *out);
 	/*
-	 * Their logits, scaled and capped, [n_rows][group], `stride` floats apart: of the
-	 * positions that the newest of these rows sees. See kvmod_row_sees().
+	 * Logits of these rows, scaled and capped, [n_rows][group], `stride` floats apart:
+	 * one for each position that the newest of these rows sees. See kvmod_row_sees().
 	 */
 	void (*logits)(const struct kvmod_task *task, uint32_t row, uint32_t n_rows,
 		       float *out, size_t stride);
@@ -124,112 +124,112 @@ struct kvmod_toolkit {
 	 * set, if it is not finite.
 	 */
 	int32_t (*softmax)(float *x, size_t n);
-	/* out[group][n]: what the newest row pays to each position; 0 to one that it does not see. */
+	/* out[group][n]: the newest row's attention to each position; 0 if it does not see it. */
 	int32_t (*last_attention)(const struct kvmod_task *task, float *out);
 	/*
-	 * out[m]: what the newest n_rows rows (all, where fewer are there) and the query
-	 * heads of the group pay to the first m <= n positions, in the mean.
+	 * out[m]: attention to the first m <= n positions, the mean over the newest n_rows
+	 * rows (all, if there are fewer) and the query heads of the group.
 	 */
 	int32_t (*mean_attention)(const struct kvmod_task *task, uint32_t n_rows, uint32_t m,
 				  float *out);
 	/*
-	 * SnapKV's score of the n - window positions before the window (none, if there
-	 * are no more than that): mean_attention() of `window` rows, pooled.
+	 * SnapKV's score of the n - window positions before the window (none if n is at
+	 * most window): mean_attention() of `window` rows, pooled.
 	 */
 	int32_t (*window_scores)(const struct kvmod_task *task, uint32_t window, uint32_t pool,
 				 int32_t pooling, float *out);
 	/*
 	 * out[i] = average or maximum of in[i - width/2 .. i + width/2]; width is odd,
-	 * and 0 is taken as 1. The average divides by width at the ends too, the maximum
-	 * looks only inside. in and out do not overlap.
+	 * and 0 counts as 1. Elements beyond the ends count as 0 in the average, which always
+	 * divides by width, and are ignored by the maximum. in and out must not overlap.
 	 */
 	void (*pool)(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out);
 
 	/* --- selection --------------------------------------------------------
-	 * Scores are finite; of equal ones the older position comes first. marks[i] is
-	 * set to 1 for each position that is selected, the others are left as they are.
+	 * Scores must be finite; of equal scores the older position comes first. marks[i]
+	 * is set to 1 for each selected position; other marks are left as they are.
 	 */
 
 	/* The `count` largest. */
 	void (*mark_heaviest)(const float *scores, size_t n, size_t count, uint8_t *marks);
-	/* The fewest of the largest, none negative, whose sum is at least `mass`. */
+	/* As few of the largest as sum to at least `mass`; no score may be negative. */
 	void (*mark_mass)(const float *scores, size_t n, double mass, uint8_t *marks);
 
 	/* --- sets into the plan -----------------------------------------------
-	 * What the task's head keeps, as a sorted list in task->keep. Within a task of
-	 * a segment whose kind is KVMOD_KEEP_HEADS.
+	 * These write what the task's head keeps, as a sorted list, to task->keep. Only in a
+	 * task of a segment whose kind is KVMOD_KEEP_HEADS.
 	 */
 
 	void (*keep_whole)(const struct kvmod_task *task);
-	/* The `count` heaviest of its first m <= n positions, and all after these m. */
+	/* The `count` heaviest of the head's first m <= n positions, and all after these m. */
 	void (*keep_heaviest)(const struct kvmod_task *task, const float *scores, uint32_t m,
 			      uint32_t count);
-	/* Those with marks[i] other than 0; i < n. */
+	/* The positions with marks[i] other than 0; i < n. */
 	void (*keep_marked)(const struct kvmod_task *task, const uint8_t *marks);
 	/*
-	 * Those of a list in any order, where the same may stand twice. KVMOD_EINVAL,
-	 * reason set, of one that is not below n, or of more than n of them.
+	 * The positions of a list, in any order, with duplicates allowed. KVMOD_EINVAL, with
+	 * a message, if one is not below n or the list has more than n.
 	 */
 	int32_t (*keep_listed)(const struct kvmod_task *task, const uint32_t *list, uint32_t n_listed);
 
-	/* --- work, shared out --------------------------------------------------
-	 * Heads over the host's threads. [the thread that runs workspace() or compress()]
+	/* --- work distributed over threads -------------------------------------
+	 * One task per KV head. [the thread that runs workspace() or compress()]
 	 */
 
 	/*
-	 * Bytes of scratch that each_head() wants for `floats` a thread: what workspace()
-	 * asks for, besides its own.
+	 * Bytes of scratch that each_head() needs if each thread gets `floats` floats: for
+	 * workspace() to ask for, besides what the policy itself uses.
 	 */
 	size_t (*scratch_bytes)(const struct kvmod_instance *self,
 				const struct kvmod_request *request, size_t floats);
 	/*
-	 * Runs fn(arg) for each KV head of each segment whose kind is KVMOD_KEEP_HEADS
-	 * and whose status is 0. `scratch` is where in request->scratch the threads'
-	 * memory begins, 64-byte aligned: it goes to the end. A failure becomes the
-	 * segment's status; the first is said in words.
+	 * Runs fn(arg, task) for each KV head of each segment whose kind is KVMOD_KEEP_HEADS
+	 * and whose status is 0. The threads' memory is request->scratch from `scratch`,
+	 * 64-byte aligned, to its end. A failure becomes the segment's status; the first
+	 * one also sets the message.
 	 */
 	void (*each_head)(const struct kvmod_instance *self, const struct kvmod_request *request,
 			  const struct kvmod_plan *plan, void *scratch, size_t floats,
 			  kvmod_task_fn *fn, const void *arg);
 	/*
-	 * Says why a task fails, and returns code: `return kit->fail(task, KVMOD_ENUMERIC,
-	 * "key %u is not finite", i)`. [within the task]
+	 * Sets the message for the failure of a task, and returns code: `return
+	 * kit->fail(task, KVMOD_ENUMERIC, "key %u is not finite", i)`. [in the task]
 	 */
 	int32_t (*fail)(const struct kvmod_task *task, int32_t code, const char *format, ...)
 		__attribute__((format(printf, 3, 4)));
 
 	/* --- attention in parts -----------------------------------------------
-	 * For policies that share one layer's work over threads by chunks of positions,
-	 * as host->parallel() runs them, and not by KV heads. No task is needed; memory
-	 * is the caller's. Of the attention of some rows to one KV head:
+	 * For policies that distribute one layer's work over host->parallel() by chunks of
+	 * positions, not by KV heads. No task is needed; the caller provides the memory.
+	 * For the attention of some rows to one KV head:
 	 *
 	 *	a = kit->parts_open(segment, g, n_rows, n_parts, memory);
 	 *	kit->parts_scan(a, part, begin, end);	// all positions, each once
 	 *	kit->parts_total(a);			// when all scans have returned
 	 *	kit->parts_add(a, ...);			// of any positions, any number of times
 	 *
-	 * Which positions make a part, of one range or several, is the caller's choice;
-	 * results depend on that choice and on the order of the ranges in a part alone.
+	 * The caller chooses which positions make up a part, in one range or several;
+	 * results depend only on that choice and on the order of the ranges in a part.
 	 * Ranges of KVMOD_TILE positions are read fastest. Logits are not kept:
-	 * parts_add() multiplies its keys again.
+	 * parts_add() computes them again.
 	 */
 
-	/* Bytes that parts_open() takes, a multiple of 64. */
+	/* Bytes of memory that parts_open() needs, a multiple of 64. */
 	size_t (*parts_bytes)(const struct kvmod_segment *segment, uint32_t g, uint32_t n_rows,
 			      uint32_t n_parts);
 	/*
-	 * The newest n_rows rows of segment->q (all, where fewer are there) and KV head g.
-	 * What it returns is at `memory`, 64-byte aligned, needs no closing, and points to
-	 * the segment, which must outlive it.
+	 * For the newest n_rows rows of segment->q (all, if there are fewer) and KV head g.
+	 * The object returned lies at `memory`, 64-byte aligned, needs no closing, and points
+	 * to the segment, which must outlive it.
 	 */
 	struct kvmod_attention *(*parts_open)(const struct kvmod_segment *segment, uint32_t g,
 					      uint32_t n_rows, uint32_t n_parts, void *memory);
 	/*
-	 * Adds positions begin .. end-1 to part < n_parts; those that no row sees count
-	 * for nothing. [any thread; one at a time for each part]
+	 * Adds positions begin .. end-1 to part < n_parts; positions that no row sees add
+	 * nothing. [any thread; one at a time for each part]
 	 */
 	void (*parts_scan)(struct kvmod_attention *a, uint32_t part, uint32_t begin, uint32_t end);
-	/* KVMOD_ENUMERIC, no reason set, if attention is not finite. [one thread] */
+	/* KVMOD_ENUMERIC, without a message, if attention is not finite. [one thread] */
 	int32_t (*parts_total)(struct kvmod_attention *a);
 	/*
 	 * Of one row (0: the oldest of the n_rows) and query head h of the group: the
@@ -240,14 +240,15 @@ struct kvmod_toolkit {
 	void (*parts_shares)(const struct kvmod_attention *a, uint32_t row, uint32_t h,
 			     double *share, double *squares);
 	/*
-	 * Adds `weight` times what the newest n_rows of the rows pay to positions begin ..
-	 * end-1, row upon row: query head h to out[h * head_stride + i - begin]. With a
-	 * head_stride of 0 the query heads of the group add up too.
+	 * Adds `weight` times the attention of the newest n_rows of the rows to positions
+	 * begin .. end-1, summed over these rows: for query head h to
+	 * out[h * head_stride + i - begin]. With a head_stride of 0 it is also summed over
+	 * the query heads of the group.
 	 */
 	void (*parts_add)(const struct kvmod_attention *a, uint32_t n_rows, uint32_t begin,
 			  uint32_t end, float weight, float *out, size_t head_stride);
 
-	/* --- the calls of a scorer: kvmod/scorer.h makes them ------------------- */
+	/* --- scorers: for the macros of kvmod/scorer.h only ---------------------- */
 
 	int32_t (*scorer_open)(void *self, const struct kvmod_scorer_ops *ops,
 			       const struct kvmod_model *model);
@@ -261,8 +262,8 @@ struct kvmod_toolkit {
 };
 
 /*
- * The table, for an instance of a policy. Not NULL in a module whose metadata has
- * KVMOD_USES(): it is not loaded where the host has no such table.
+ * The toolkit, for an instance of a policy. Not NULL in a module whose metadata has
+ * KVMOD_USES(): a host without the toolkit does not load that module.
  */
 static inline const struct kvmod_toolkit *kvmod_toolkit_of(const void *self)
 {
@@ -271,7 +272,7 @@ static inline const struct kvmod_toolkit *kvmod_toolkit_of(const void *self)
 	return (const struct kvmod_toolkit *)host->get_extension(host->ctx, KVMOD_TOOLKIT);
 }
 
-/* Registers a policy in init(); says in words that a host has no toolkit. */
+/* Registers a policy in init(); fails with a message if the host has no toolkit. */
 static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 						  const struct kvmod_policy_ops *ops)
 {
@@ -283,10 +284,10 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 }
 
 /*
- * A policy on the toolkit, with all that follows from its name: metadata, parameters,
- * the table `name_ops`, and `name_init` for KVMOD_MODULE(). type: of its instance.
- * LIST: the parameters, as KVMOD_PARAMS() takes them. What follows are the calls,
- * members of struct kvmod_policy_ops in their order there.
+ * A policy on the toolkit. Defines its metadata and parameters, the table `name_ops`,
+ * and `name_init` for KVMOD_MODULE(). type: the instance. LIST: the parameters, as
+ * KVMOD_PARAMS() takes them. The remaining arguments are the calls: members of struct
+ * kvmod_policy_ops, in their order there.
  */
 #define KVMOD_POLICY(name_, type_, LIST, description_, flags_, devices_, ...) \
 	KVMOD_USES(name_, KVMOD_TOOLKIT); \
@@ -310,7 +311,7 @@ static inline int32_t kvmod_register_with_toolkit(const struct kvmod_host *host,
 
 /* --- layers and lengths -------------------------------------------------------- */
 
-/* Is the layer in a list parameter, where a plain number means that many from the front? */
+/* Is the layer in a list parameter? A plain number N means the first N layers. */
 static inline bool kvmod_layer_listed(const struct kvmod_list *list, uint32_t layer)
 {
 	if (list->plain)
@@ -321,7 +322,7 @@ static inline bool kvmod_layer_listed(const struct kvmod_list *list, uint32_t la
 	return false;
 }
 
-/* Do its KV heads hold equally many positions? A set for the whole layer needs that. */
+/* Do all KV heads cache equally many positions? Spans, the same for all heads, need that. */
 static inline bool kvmod_same_lengths(const struct kvmod_segment *segment)
 {
 	for (uint32_t g = 1; g < segment->n_kv_heads; g++)
@@ -330,7 +331,7 @@ static inline bool kvmod_same_lengths(const struct kvmod_segment *segment)
 	return true;
 }
 
-/* The largest of each in a request. */
+/* The largest of each over all segments of a request. */
 struct kvmod_extent {
 	uint32_t n, n_kv_heads, head_dim;
 	uint32_t group;			/* query heads that share a KV head */
@@ -352,7 +353,7 @@ static inline struct kvmod_extent kvmod_extent_of(const struct kvmod_request *re
 	return most;
 }
 
-/* Cached positions that row `row` of segment->q sees: the first so many. */
+/* How many cached positions row `row` of segment->q sees: always the oldest ones. */
 static inline uint32_t kvmod_row_sees(const struct kvmod_segment *segment,
 				      const struct kvmod_head *head, uint32_t row)
 {
@@ -375,8 +376,8 @@ static inline uint32_t kvmod_row_sees(const struct kvmod_segment *segment,
 /* --- budgets -------------------------------------------------------------------- */
 
 /*
- * What kvmod_budget_of() says, but never below `least`, which is always kept (sinks
- * and window). A head that caches no more than that is kept whole.
+ * The budget of kvmod_budget_of(), but at least `least`, the positions that are always
+ * kept (sinks and window). A head that caches no more than that is kept whole.
  */
 static inline uint64_t kvmod_budget_at_least(const struct kvmod_request *request,
 					     const struct kvmod_segment *segment,
@@ -387,7 +388,7 @@ static inline uint64_t kvmod_budget_at_least(const struct kvmod_request *request
 	return c > least ? c : least;
 }
 
-/* Says that a budget was raised to `least`, where it was; once for an instance. */
+/* If the budget is raised to `least`, logs a warning, once for an instance. */
 static inline void kvmod_say_raised(const struct kvmod_instance *self,
 				    const struct kvmod_request *request,
 				    const struct kvmod_segment *segment,
@@ -405,8 +406,8 @@ static inline void kvmod_say_raised(const struct kvmod_instance *self,
 }
 
 /*
- * Gives each segment in which some head is above its budget a list for each KV head
- * to fill in, and says once that a budget was raised.
+ * Sets KVMOD_KEEP_HEADS for each segment in which some head is above its budget, and
+ * logs once that a budget was raised.
  */
 static inline void kvmod_mark_over_budget(const struct kvmod_instance *self,
 					  const struct kvmod_request *request,
@@ -424,19 +425,19 @@ static inline void kvmod_mark_over_budget(const struct kvmod_instance *self,
 	}
 }
 
-/* KVMOD_EINVAL, in words, if a pooling width is even. */
+/* KVMOD_EINVAL, with a message, if a pooling width is even. */
 static inline int32_t kvmod_check_pool(const struct kvmod_instance *self, int64_t pool)
 {
 	if (pool % 2)
 		return KVMOD_OK;
 	return (self->host->fail)(self->host->ctx, KVMOD_EINVAL,
-				  "pool = %lld is even: pooling has a middle, give an odd width",
+				  "pool = %lld is even: the width of the pooling must be odd",
 				  (long long)pool);
 }
 
 /* --- spans -------------------------------------------------------------------------- */
 
-/* All KV heads keep the oldest `sinks` and the newest `recent` of n positions, sinks + recent < n. */
+/* All KV heads keep the oldest `sinks` and the newest `recent` positions; sinks + recent < n. */
 static inline void kvmod_keep_ends(struct kvmod_keep *keep, uint32_t n, uint32_t sinks,
 				   uint32_t recent)
 {

@@ -4,6 +4,12 @@
 
 #include "kernels/cuda/base/limits.h"
 
+/* A softmax that counts sinks is another one: the kernels know of none. */
+static bool has_sinks(const struct kvmod_segment *s)
+{
+	return KVMOD_HAS(s, sink_logits) && s->sink_logits;
+}
+
 int kv_check_shape(const struct kvmod_segment *s)
 {
 	uint32_t k_type;
@@ -12,7 +18,7 @@ int kv_check_shape(const struct kvmod_segment *s)
 		return KVMOD_EINVAL;
 	k_type = kvmod_head_at(s, 0)->k.type;
 	if (s->head_dim == 0 || s->head_dim % 8 || s->head_dim > KV_MAX_DIM ||
-	    s->n_q_heads > KV_MAX_HEADS || (KVMOD_HAS(s, sink_logits) && s->sink_logits) || (k_type == KVMOD_Q8_0 && s->head_dim % 32))
+	    s->n_q_heads > KV_MAX_HEADS || has_sinks(s) || (k_type == KVMOD_Q8_0 && s->head_dim % 32))
 		return KVMOD_ENOTSUP;
 	if (k_type < KVMOD_F32 || k_type > KVMOD_Q8_0 ||
 	    s->q.type < KVMOD_F32 || s->q.type > KVMOD_BF16)
@@ -24,7 +30,7 @@ bool kv_same_shape(const struct kvmod_segment *a, const struct kvmod_segment *b)
 {
 	return a->n_q_heads == b->n_q_heads && a->n_kv_heads == b->n_kv_heads &&
 	       a->head_dim == b->head_dim && a->scale == b->scale && a->softcap == b->softcap &&
-	       a->q.type == b->q.type;
+	       a->q.type == b->q.type && has_sinks(a) == has_sinks(b);
 }
 
 bool kv_queries_fit(const struct kvmod_segment *s)

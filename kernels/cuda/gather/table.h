@@ -6,7 +6,6 @@
 #include "kernels/cuda/gather/gather.h"
 
 #define KV_GATHER_TILE 32768u		/* bytes that a block moves, at most, unless a row is longer */
-#define KV_NO_LIST UINT32_MAX
 
 /* One gather; its rows are numbered as in the target. */
 struct kv_gather_entry {
