@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# kvmod.conf, its completion and its examples, as they are installed.
 
 EXTRA_DIST += conf/examples/saltmere.txt
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# libkvmod, its headers, and what its version script exports.
 kvmodincludedir = $(includedir)/kvmod
 kvmodinclude_HEADERS = \
 	core/include/kvmod/device.h \
@@ -74,6 +75,8 @@ libkvmod_la_SOURCES = \
 	core/run/cpu.c \
 	core/run/decide.c \
 	core/run/decide.h \
+	core/run/describe.c \
+	core/run/describe.h \
 	core/run/engine.c \
 	core/run/engine.h \
 	core/run/fullkv.c \
@@ -104,7 +107,7 @@ libkvmod_la_LDFLAGS = $(AM_LDFLAGS) -version-info 1:0:0 -no-undefined \
 libkvmod_la_DEPENDENCIES = libkernels.la core/libkvmod.map
 EXTRA_DIST += core/libkvmod.map
 
-# A file, so that another prefix builds again what knows of it, and nothing else.
+# A header, so that another prefix rebuilds only the sources that use these folders.
 BUILT_SOURCES += core/dirs.h
 CLEANFILES += core/dirs.h
 core/dirs.h: always
@@ -115,8 +118,8 @@ core/dirs.h: always
 	test "`cat $@ 2>/dev/null`" = "$$dirs" || { $(MKDIR_P) core && echo "$$dirs" >$@; }
 always:
 .PHONY: always
-# For `make libkvmod.la` in a fresh tree. Automake would take the name itself for
-# a rule in the place of its own.
+# For `make libkvmod.la` in a fresh tree. The name is in a variable, because Automake
+# would otherwise replace its own rule for this file by this one.
 includes_dirs = core/config/libkvmod_la-paths.lo
 $(includes_dirs): core/dirs.h
 

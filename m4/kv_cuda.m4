@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# --with-cuda[=DIR]: CUDA code, by the nvcc of the toolkit in DIR, or of the one in
-# PATH or /usr/local/cuda. The runtime is linked statically, so that a machine
-# without CUDA can load, and look at, what was built.
+# --with-cuda[=DIR]: builds the CUDA code with nvcc of the toolkit in DIR, else of the one
+# in PATH or /usr/local/cuda. The runtime is linked statically, so that a machine
+# without CUDA can load and inspect the modules.
 AC_DEFUN([KV_WITH_CUDA], [
 	AC_ARG_WITH([cuda],
 		[AS_HELP_STRING([--with-cuda@<:@=DIR@:>@],
@@ -20,7 +20,7 @@ AC_DEFUN([KV_WITH_CUDA], [
 		[AC_PATH_PROG([NVCC], [nvcc], [], [$with_cuda/bin])])
 	AS_IF([test -n "$NVCC"], [KV_CUDA_TOOLKIT])
 	AS_IF([test "$have_cuda" = no && test "$with_cuda" != no && test "$with_cuda" != guess],
-		[AC_MSG_ERROR([--with-cuda=$with_cuda was asked for, but no nvcc that works is there: see config.log])])
+		[AC_MSG_ERROR([--with-cuda=$with_cuda: found no nvcc that works: see config.log])])
 	AS_IF([test "$have_cuda" = yes], [
 		KV_CUDA_ARCH
 		AC_DEFINE([HAVE_CUDA], [1], [The cuda module is built])
@@ -35,8 +35,8 @@ AC_DEFUN([KV_WITH_CUDA], [
 	AC_SUBST([CUDA_LIBS])
 ])
 
-# Does nvcc work, with a runtime to link? Its folder may be a link of /usr/bin:
-# the toolkit is where nvcc itself says.
+# Does nvcc work, and is there a runtime to link? Because nvcc may be a link in /usr/bin,
+# nvcc itself is asked where the toolkit is.
 AC_DEFUN([KV_CUDA_TOOLKIT], [
 	AC_MSG_CHECKING([for the CUDA Toolkit of $NVCC])
 	kv_cuda_dir=`$NVCC --dryrun -x cu -c /dev/null -o /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p'`
@@ -57,8 +57,8 @@ AC_DEFUN([KV_CUDA_TOOLKIT], [
 	AC_MSG_RESULT([$have_cuda${CUDA_VERSION:+ ($CUDA_VERSION)}])
 ])
 
-# Code for each architecture, and PTX of the newest, which later ones compile. One
-# of a generation is enough: sm_80's runs on all of 8.x.
+# Machine code for each architecture, and PTX for the newest, which drivers compile for
+# later GPUs. One architecture of a generation is enough: code for sm_80 runs on all 8.x.
 AC_DEFUN([KV_CUDA_ARCH], [
 	kv_archs=
 	kv_known=`$NVCC --list-gpu-code 2>/dev/null | sed -n 's/^sm_\(@<:@0-9@:>@*\)$/\1/p' | tr '\n' ' '`

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# KV_TRY_CFLAG(VARIABLE, FLAG) - appends FLAG to VARIABLE if the compiler takes it.
+# KV_TRY_CFLAG(VARIABLE, FLAG) - appends FLAG to VARIABLE if the compiler accepts it.
 AC_DEFUN([KV_TRY_CFLAG], [
 	kv_saved_cflags=$CFLAGS
 	CFLAGS="$CFLAGS -Werror $2"
@@ -27,7 +27,7 @@ AC_DEFUN([KV_PICKY_WARNINGS], [
 		-Wduplicated-cond -Wnull-dereference],
 		[KV_TRY_CFLAG([WARN_CFLAGS], [flag])])
 	AC_ARG_ENABLE([werror],
-		[AS_HELP_STRING([--enable-werror], [warnings are errors])],
+		[AS_HELP_STRING([--enable-werror], [treat warnings as errors])],
 		[AS_IF([test "$enableval" = yes], [WARN_CFLAGS="$WARN_CFLAGS -Werror"])])
 	AC_SUBST([WARN_CFLAGS])
 ])
@@ -44,7 +44,7 @@ AC_DEFUN([KV_HARDENING], [
 	AC_SUBST([HARDEN_LDFLAGS])
 ])
 
-# --enable-sanitizers=address,undefined builds everything of ours with them.
+# --enable-sanitizers=address,undefined builds all of kvmod's own code with these.
 AC_DEFUN([KV_SANITIZERS], [
 	AC_ARG_ENABLE([sanitizers],
 		[AS_HELP_STRING([--enable-sanitizers@<:@=LIST@:>@],

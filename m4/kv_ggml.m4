@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# --with-ggml[=DIR]: ggml and libllama, from DIR (as pip or `make install` leave
-# them) or from where the compiler looks. Where the loader would not find them by
-# itself, they are GGML_BUNDLE, which is installed with the engine.
+# --with-ggml[=DIR]: ggml and libllama, from DIR (as installed by pip or `make install`)
+# or from the compiler's own search path. If the loader would not find the libraries by
+# itself, GGML_BUNDLE lists them, and they are installed with the engine.
 AC_DEFUN([KV_WITH_GGML], [
 	AC_ARG_WITH([ggml],
 		[AS_HELP_STRING([--with-ggml@<:@=DIR@:>@],
@@ -47,7 +47,7 @@ AC_DEFUN([KV_WITH_GGML], [
 		AS_IF([test "$have_ggml" = yes],
 			[kv_ggml_report="yes (${kv_ggml_lib:-system})"],
 			[test "$with_ggml" != guess],
-			[AC_MSG_ERROR([--with-ggml was asked for, but ggml.h, llama.h and their libraries do not link: see config.log])])
+			[AC_MSG_ERROR([--with-ggml: cannot link with ggml.h, llama.h and their libraries: see config.log])])
 	])
 	AM_CONDITIONAL([HAVE_GGML], [test "$have_ggml" = yes])
 	AC_SUBST([have_ggml])
@@ -59,10 +59,10 @@ AC_DEFUN([KV_WITH_GGML], [
 	AM_CONDITIONAL([BUNDLE_GGML], [test -n "$GGML_BUNDLE"])
 ])
 
-# The libraries in kv_ggml_lib that the engine needs, and those that they need,
-# under the names that the loader asks for. The module finds them a folder above
-# its own. That is an RPATH, not a RUNPATH: it also holds for what these libraries
-# need of each other, whose own run paths their build may have left out.
+# The libraries in kv_ggml_lib that the engine needs, and those that they need in turn,
+# under the names that the loader uses. The module finds them one folder above its
+# own, by an RPATH, not a RUNPATH: an RPATH also applies when these libraries load each
+# other, in case they were built without run paths.
 AC_DEFUN([KV_BUNDLE_GGML], [
 	kv_names= kv_next=
 	for kv_name in libllama.so libggml.so libggml-base.so; do
@@ -82,7 +82,7 @@ AC_DEFUN([KV_BUNDLE_GGML], [
 	GGML_LDFLAGS="-Wl,-rpath-link,$kv_ggml_lib -Wl,--disable-new-dtags -Wl,-rpath,'\$\$ORIGIN/..'"
 ])
 
-# In the build tree they lie where they will lie beside the installed module.
+# In the build tree they have the same place relative to the module as when installed.
 AC_DEFUN([KV_LINK_GGML], [
 	AC_CONFIG_COMMANDS([ggml-links], [
 		rm -f libllama.so* libggml*.so*
@@ -92,8 +92,8 @@ AC_DEFUN([KV_LINK_GGML], [
 	], [kv_bundle='$GGML_BUNDLE' LN_S='$LN_S'])
 ])
 
-# --with-model=FILE: the GGUF that `kvmod run` takes when none is named; linked
-# into the build tree and installed.
+# --with-model=FILE: the GGUF file that `kvmod run` uses by default; linked into the
+# build tree and installed.
 AC_DEFUN([KV_WITH_MODEL], [
 	AC_ARG_WITH([model],
 		[AS_HELP_STRING([--with-model=FILE], [the default model, a GGUF file])],
@@ -110,7 +110,7 @@ AC_DEFUN([KV_WITH_MODEL], [
 	AC_SUBST([DEFAULT_MODEL])
 ])
 
-# The build tree's default model, whatever its file is called.
+# The default model of the build tree has the same name whatever FILE is called.
 AC_DEFUN([KV_LINK_MODEL], [
 	AC_CONFIG_COMMANDS([models], [
 		AS_MKDIR_P([models])

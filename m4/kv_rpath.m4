@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# How the loader finds libkvmod once it is installed. COMMAND_RPATH is for the
-# command: its own tree first, wherever that was moved or staged; nothing where
-# the loader looks by itself. LDCONFIG is for other programs: the command that
-# makes libdir known to the loader, or `:` where the loader never looks there.
+# How the loader finds the installed libkvmod. COMMAND_RPATH is for the command: it
+# points to the command's own tree, so that the tree can be moved or staged, and is empty
+# if the loader searches libdir anyway. LDCONFIG is for other programs: the command that
+# makes libdir known to the loader, or `:` if the loader never searches libdir.
 AC_DEFUN([KV_RPATH], [
 	kv_prefix=$prefix kv_exec_prefix=$exec_prefix
 	AS_IF([test "$prefix" = NONE], [prefix=$ac_default_prefix])

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Engines and devices: a module each.
 
 if HAVE_GGML
 # What the engines of GGUF models share; modules and tests link it beside an engine.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * AdaKV (arXiv 2407.11550): SnapKV's scores, but the KV heads of a layer compete
- * for its budget. Each head is sure of a share alpha of its own; the rest goes by
- * how much of the layer's heaviest it holds. Counts differ from head to head.
+ * for its budget. Each head is guaranteed the share alpha of its own budget; the rest
+ * goes to the heads with the layer's highest scores. Counts differ from head to head.
  */
 #include <math.h>
 

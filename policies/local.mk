@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# One module a policy, of one source (refreekv has a few), which needs the installed
-# headers and nothing else.
+# One module per policy, from one source (refreekv has several) that needs only the
+# installed headers.
 refreekv_sources = \
 	policies/refreekv.c \
 	policies/refreekv.h \
@@ -25,8 +25,8 @@ streamingllm_la_LDFLAGS = $(MODULE_LINK)
 topp_la_SOURCES = policies/topp.c
 topp_la_LDFLAGS = $(MODULE_LINK)
 
-# The same, linked in statically, each with a descriptor of its own name: tests
-# run every policy both ways.
+# The same policies linked statically, each descriptor under another name: tests run
+# every policy both ways.
 check_LTLIBRARIES += libbuiltin_adakv.la libbuiltin_random.la libbuiltin_refreekv.la \
 	libbuiltin_snapkv.la libbuiltin_streamingllm.la libbuiltin_topp.la
 libbuiltin_adakv_la_SOURCES = policies/adakv.c

@@ -46,7 +46,7 @@ static int32_t draw(const void *self, const struct kvmod_task *head, float *out)
 	return KVMOD_OK;
 }
 
-/* It reads no cache, and so runs wherever that lies. */
+/* The policy reads no cache, so it runs on any device. */
 KVMOD_SCORER_POLICY(random, struct random, PARAMS,
 		    "positions drawn at random, for each KV head its own",
 		    "*", .score = draw)

@@ -2,7 +2,7 @@
 /*
  * ReFreeKV (arXiv 2502.16886): no budget is given. Each layer keeps the shortest
  * prefix of a ranking whose attention has all but `threshold` of the whole norm. This
- * file shares the work out over threads; each ranking has a file of its own.
+ * file distributes the work over threads; each ranking has its own file.
  */
 #include "refreekv.h"
 
@@ -68,7 +68,7 @@ struct range refreekv_tile(const struct layer *layer, uint32_t tile)
 	return t;
 }
 
-/* Positions that row `row` of the segment sees; past the newest row: all that there are. */
+/* Positions that row `row` of the segment sees; past the newest row: all positions. */
 static uint32_t sees(const struct kvmod_segment *s, uint32_t g, uint32_t row)
 {
 	return row < s->n_rows ? kvmod_row_sees(s, kvmod_head_at(s, g), row) : UINT32_MAX;
@@ -96,7 +96,7 @@ void refreekv_tile_attention(const struct layer *layer, uint32_t tile, uint32_t 
 
 /* --- scratch ------------------------------------------------------------------------ */
 
-/* Memory handed out in whole cache lines; base NULL: only counted. */
+/* Hands out memory in whole cache lines; base NULL: only counts. */
 struct arena {
 	char *base;
 	size_t used;
@@ -246,7 +246,7 @@ static void decide(void *arg, uint32_t i)
 		refreekv_position_decide(layer);
 }
 
-/* Where nothing comes between the two. */
+/* Both steps at once, if nothing comes between them. */
 static void finish(void *arg, uint32_t i)
 {
 	total(arg, i);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ReFreeKV on the CPU: a layer that is to be decided, and the two rankings. */
+/* ReFreeKV on the CPU: a layer to decide, and the two rankings. */
 #ifndef KV_POLICIES_REFREEKV_H
 #define KV_POLICIES_REFREEKV_H
 

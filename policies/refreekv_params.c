@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* What follows from ReFreeKV's parameters alone: needs, rows, and how much is ranked. */
 #include "refreekv_params.h"
 
 static uint32_t at_most(uint64_t value, uint32_t most)

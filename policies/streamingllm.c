@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * StreamingLLM (arXiv 2309.17453): the first positions, which attention sinks
- * into, and the newest. Cut again while the answer grows, so the cache stays
- * bounded.
+ * StreamingLLM (arXiv 2309.17453): keeps the first positions, the attention sinks, and
+ * the newest. Cuts again while the answer grows, so that the cache stays bounded.
  */
 #include <kvmod/toolkit.h>
 

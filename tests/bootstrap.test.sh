@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# What ./bootstrap says where it cannot install packages: without apt-get, without
-# root or sudo, and on a C library that kvmod does not run on. It sees only the
-# commands of a folder made here, so that it looks the same everywhere.
+# ./bootstrap where it cannot install packages: without apt-get, without root or
+# sudo, and on a C library that kvmod does not run on. The script sees only the
+# commands in a folder that the test makes, so the result is the same everywhere.
 : "${srcdir:=.}"
 status=0
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-bootstrap.XXXXXX") || exit 99
@@ -19,7 +19,7 @@ for name in cat cut dirname env grep id mkdir nproc realpath sed sha256sum sleep
 	ln -s "$(command -v $name)" "$tmp/bin/$name"
 done
 
-# fake NAME [COMMAND] - a command that does this, or nothing.
+# fake NAME [COMMAND] - makes a command NAME that runs COMMAND, or does nothing.
 fake() {
 	rm -f "$tmp/bin/$1"
 	printf '#!%s\n%s\n' "$shell" "${2:-}" >"$tmp/bin/$1"
@@ -32,7 +32,7 @@ bootstrap() {
 	sed "s|$tmp|TMP|g" "$tmp/out" >"$tmp/tidy"
 }
 
-# fails WHAT - it says what is on stdin, and its exit status is not 0.
+# fails WHAT - the script fails with the message on stdin.
 fails() {
 	says "$1"
 	grep -q "^exit status 0" "$tmp/tidy" || return 0
@@ -40,7 +40,7 @@ fails() {
 	status=1
 }
 
-# says WHAT - its first lines are those on stdin.
+# says WHAT - the script's first lines are those on stdin.
 says() {
 	cat >"$tmp/expected"
 	head -n "$(grep -c '' "$tmp/expected")" "$tmp/tidy" | diff -u "$tmp/expected" - && return
@@ -85,7 +85,7 @@ bootstrap: no apt-get here, and these are missing:
 Install them, then run this again. Debian's packages for them: libelf-dev python3-pip
 LINES
 
-# All is there: the next step is reached, which is a fake's as well.
+# Nothing is missing: the script reaches the next step, a fake command.
 fake pkg-config
 fake autoreconf 'exit 1'
 bootstrap run --with-ggml="$tmp" --with-model="$tmp/model.gguf"
@@ -96,7 +96,7 @@ Default model: TMP/model.gguf ... there
 autoreconf ...
 LINES
 
-# Debian, where an ordinary user has some of it from elsewhere.
+# Debian, with an ordinary user who has some of the programs from elsewhere.
 fake apt-get 'echo apt-get was called; exit 1'
 fake dpkg-query 'exit 1'
 fake id 'echo 1000'

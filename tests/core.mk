@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The core's own tests share a fixture, and modules that are as bad as can be.
+# Tests of the core, with a fixture that they share, and modules with every fault.
 if HAVE_CHECK
 check_LTLIBRARIES += libfixture.la
 endif
@@ -39,7 +39,7 @@ tests_test_device_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=gpu_module
 tests_test_device_LDFLAGS = $(UNIT_LINK)
 tests_test_device_LDADD = $(FIXTURE_LIBS)
 
-# The same on a device whose name the core has never heard of.
+# The same on a device with a name that the core does not contain.
 UNIT_TESTS += tests/test_device_npu
 tests_test_device_npu_SOURCES = tests/test_device.c $(GPU_SOURCES)
 tests_test_device_npu_CPPFLAGS = $(tests_test_device_CPPFLAGS) -DMADEUP_DEVICE=npu
@@ -65,10 +65,16 @@ tests_test_metadata_LDFLAGS = $(UNIT_LINK)
 tests_test_metadata_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_hostile
-tests_test_hostile_SOURCES = tests/test_hostile.c
+tests_test_hostile_SOURCES = tests/test_hostile.c tests/hostile.c tests/hostile.h
 tests_test_hostile_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_hostile_LDFLAGS = $(UNIT_LINK)
 tests_test_hostile_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_hostile_calls
+tests_test_hostile_calls_SOURCES = tests/test_hostile_calls.c tests/hostile.c tests/hostile.h
+tests_test_hostile_calls_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_hostile_calls_LDFLAGS = $(UNIT_LINK)
+tests_test_hostile_calls_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_request
 tests_test_request_SOURCES = tests/test_request.c
@@ -111,6 +117,12 @@ tests_test_threads_SOURCES = tests/test_threads.c
 tests_test_threads_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_threads_LDFLAGS = $(UNIT_LINK)
 tests_test_threads_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_refusals
+tests_test_refusals_SOURCES = tests/test_refusals.c
+tests_test_refusals_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_refusals_LDFLAGS = $(UNIT_LINK)
+tests_test_refusals_LDADD = $(FIXTURE_LIBS)
 
 UNIT_TESTS += tests/test_registry
 tests_test_registry_SOURCES = tests/test_registry.c
@@ -171,8 +183,21 @@ tests_test_scorer_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scorer_LDFLAGS = $(UNIT_LINK)
 tests_test_scorer_LDADD = $(FIXTURE_LIBS)
 
+KIT_SOURCES = tests/kit.c tests/kit.h tests/simd_levels.h
 UNIT_TESTS += tests/test_toolkit
-tests_test_toolkit_SOURCES = tests/test_toolkit.c
-tests_test_toolkit_CPPFLAGS = $(TEST_CPPFLAGS) -DMODULES='"$(abs_top_builddir)/.libs"'
+tests_test_toolkit_SOURCES = tests/test_toolkit.c $(KIT_SOURCES)
+tests_test_toolkit_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_toolkit_LDFLAGS = $(UNIT_LINK)
 tests_test_toolkit_LDADD = libfixture.la libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_toolkit_attention
+tests_test_toolkit_attention_SOURCES = tests/test_toolkit_attention.c $(KIT_SOURCES)
+tests_test_toolkit_attention_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_toolkit_attention_LDFLAGS = $(UNIT_LINK)
+tests_test_toolkit_attention_LDADD = libfixture.la libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_extensions
+tests_test_extensions_SOURCES = tests/test_extensions.c
+tests_test_extensions_CPPFLAGS = $(TEST_CPPFLAGS) -DMODULES='"$(abs_top_builddir)/.libs"'
+tests_test_extensions_LDFLAGS = $(UNIT_LINK)
+tests_test_extensions_LDADD = $(FIXTURE_LIBS)

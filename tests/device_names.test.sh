@@ -12,5 +12,5 @@ if [ -n "$found" ]; then
 	echo "$found"
 	exit 1
 fi
-# That the search finds something where there is something.
+# The search itself works.
 grep -rqi cuda "$srcdir/core/include" --include='*.h' || { echo "FAIL: nothing was searched"; exit 1; }

@@ -23,6 +23,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_tuning \
 	tests/test_engine_phases \
 	tests/test_engine_phases_gpu \
+	tests/test_engine_phases_requests \
 	tests/test_engine_phases_sides \
 	tests/test_engine_replay \
 	tests/test_engine_request \
@@ -50,9 +51,13 @@ tests_test_engine_fuzz_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_gguf_SOURCES = tests/test_engine_gguf.c
 tests_test_engine_gguf_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
-tests_test_engine_phases_SOURCES = tests/test_engine_phases.c tests/shifted.c tests/shifted.h
+PHASES_SOURCES = tests/phases.c tests/phases.h tests/shifted.c tests/shifted.h
+tests_test_engine_phases_SOURCES = tests/test_engine_phases.c $(PHASES_SOURCES)
 tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_phases_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_phases_requests_SOURCES = tests/test_engine_phases_requests.c $(PHASES_SOURCES)
+tests_test_engine_phases_requests_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_phases_requests_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_rotations_SOURCES = tests/test_engine_rotations.c
 tests_test_engine_rotations_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_rotations_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
@@ -73,7 +78,7 @@ tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
-# With a CUDA GPU, and with a CPU backend that plays one.
+# With a CUDA GPU, and with a CPU backend that stands in for one.
 tests_test_engine_gpu_SOURCES = tests/test_engine_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -86,14 +91,14 @@ tests_test_engine_phases_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_phases_sides_SOURCES = tests/test_engine_phases_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_phases_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_phases_sides_LDADD = libtest_engine.la $(GGML_LIBS)
-# On the default model; skipped where configure was given none.
+# On the default model; skipped if configure was given none.
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_text_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_special_SOURCES = tests/test_engine_special.c
 tests_test_engine_special_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_special_LDADD = libtest_engine.la $(GGML_LIBS)
-# Also needs Python's jinja2, to compare with.
+# Also needs Python's jinja2, for comparison.
 tests_test_engine_chat_SOURCES = tests/test_engine_chat.c
 tests_test_engine_chat_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
@@ -113,7 +118,7 @@ tests_test_engine_threads_SOURCES = tests/test_engine_threads.c
 tests_test_engine_threads_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_threads_LDADD = libtest_engine.la $(GGML_LIBS)
 
-# Writes models to measure with.
+# Writes models for measurements.
 check_PROGRAMS += tests/random_model
 tests_random_model_SOURCES = tests/random_model.c core/testkit/random.c core/testkit/random.h
 tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)

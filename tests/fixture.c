@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* A folder, a log and a context for each test of the core. */
 #include <config.h>
 
 #include "core/config/paths.h"

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# What `make install` leaves, used as a stranger to the source tree would: the
+# What `make install` installs, used as somebody without the source tree would: the
 # command, the modules, the engine, and a policy written with `kvmod new` and
 # pkg-config.
-# INSTALLED=yes looks at what is installed already (make installcheck).
+# INSTALLED=yes tests an existing installation (make installcheck).
 unset MAKEFLAGS MFLAGS MAKELEVEL KVMOD_CONF XDG_CONFIG_HOME
 : "${MAKE:=make}"
 status=0
@@ -66,14 +66,14 @@ for folder in "$build" "$(cd "$(where abs_top_srcdir)" && pwd -P)"; do
 	esac
 done
 
-# Nobody's settings, a folder of no importance.
+# Without the user's settings, in an empty folder.
 mkdir "$tmp/home" "$tmp/work"
 HOME=$tmp/home
 PATH=$bin:$PATH
 PKG_CONFIG_PATH=$lib/pkgconfig
 PKG_CONFIG_SYSROOT_DIR=$root
 export HOME PATH PKG_CONFIG_PATH PKG_CONFIG_SYSROOT_DIR
-# The command finds its library by itself, except in a folder of the system's.
+# The command finds its library by itself, except in a system folder.
 if [ -z "$(where COMMAND_RPATH)" ]; then
 	LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 	export LD_LIBRARY_PATH
@@ -94,21 +94,20 @@ if [ -f "$modules/ggml.so" ] && [ -n "$model" ]; then
 	[ -e "$installed_model" ] || fail "$installed_model: not installed"
 	expect "kvmod check" kvmod check
 elif [ -f "$modules/ggml.so" ]; then
-	# Nor is a model, if there was none to build with.
+	# Nor is a model, if configure had none.
 	kvmod check >"$tmp/out" 2>&1 && fail "kvmod check: a model that is not there is fine"
 	says "kvmod check" 'default.gguf: No such file or directory'
 else
-	# The configuration names an engine that this build has not.
+	# The configuration names an engine that this build lacks.
 	kvmod check >"$tmp/out" 2>&1 && fail "kvmod check: an engine that is not there is fine"
 	says "kvmod check" 'no engine `ggml`'
 fi
 says "kvmod check" "$conf"
 
-# --- the engine, without what it was built from -------------------------------------
+# --- the engine, without its sources and libraries -----------------------------------
 
-# apart COMMAND... - runs it where no source can be reached, as if all had been
-# moved away. Only root may arrange that; elsewhere, what the loader says of its
-# search has to do.
+# apart COMMAND... - runs it where the source and build trees cannot be reached. Only root
+# may arrange that; otherwise the test relies on the loader's log of its search.
 apart() {
 	if [ "$(id -u)" -ne 0 ] || ! unshare -m true 2>/dev/null; then
 		echo "cannot hide the sources here, only follow the loader" >>"$tmp/notes"
@@ -126,7 +125,7 @@ apart() {
 		exec "$@"' "$sources" "$@"
 }
 
-# answers COMMAND... - asks it something, and keeps what it says in $tmp/answer.
+# answers COMMAND... - asks a question, and writes the answer to $tmp/answer.
 answers() {
 	"$@" "Name three colours." >"$tmp/answer" 2>"$tmp/err" && [ -s "$tmp/answer" ] && return
 	fail "$*: no answer"
@@ -175,7 +174,7 @@ if command -v bash >/dev/null; then
 	expect "completion" bash -c ". '$completion' && complete -p kvmod"
 fi
 
-# --- a policy of somebody else's ---------------------------------------------------
+# --- somebody else's policy ----------------------------------------------------------
 
 expect "pkg-config" pkg-config --cflags kvmod
 says "pkg-config" "^-I$root$(cd "$build" && where includedir) *\$"
@@ -217,12 +216,12 @@ folders /one
 [ -z "$(find core/dirs.h -mtime -1)" ] || fail "core/dirs.h: made anew for the same prefix"
 folders /two
 
-# --- again, and away ---------------------------------------------------------------
+# --- reinstalling and uninstalling ---------------------------------------------------
 
 if [ "${INSTALLED:-no}" != yes ]; then
 	cd "$build" || exit 99
 	echo "# mine" >>"$conf"
-	# A process that has the old file loaded keeps it: nobody writes into that.
+	# A process that has loaded the old file keeps it: the file is replaced, not written to.
 	exec 3<"$modules/topp.so"
 	expect "make install again" "$MAKE" install DESTDIR="$root"
 	[ "$(stat -L -c %h /proc/self/fd/3)" = 0 ] || fail "make install wrote into a module's old file"

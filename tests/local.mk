@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-# Unit tests are check programs; each adds itself to UNIT_TESTS.
+# Unit tests are programs on the library check; each adds itself to UNIT_TESTS.
 TEST_CPPFLAGS = $(AM_CPPFLAGS) $(CHECK_CFLAGS)
 # Static, so that a test reaches what libkvmod.so does not export.
 UNIT_LINK = $(AM_LDFLAGS) -static
 TEST_LIBS = libkvmod.la libkernels.la $(CHECK_LIBS) $(LIBM)
 
-# check gives a test four seconds: too few where others keep the processors busy.
+# check allows a test four seconds: too few if other programs keep the processors busy.
 AM_TESTS_ENVIRONMENT = CK_TIMEOUT_MULTIPLIER=$${CK_TIMEOUT_MULTIPLIER:-10}; \
 	export CK_TIMEOUT_MULTIPLIER; \
 	HAVE_CHECK=@have_check@ HAVE_CUDA=@have_cuda@ HAVE_GGML=@have_ggml@; \
 	export HAVE_CHECK HAVE_CUDA HAVE_GGML;
 
-# Tests that are not built are skipped aloud.
+# Tests that are not built are reported as skipped.
 if !ALL_BUILT
 TESTS += tests/skipped.test.sh
 endif
 EXTRA_DIST += tests/skipped.test.sh
 
 UNIT_TESTS =
+
+# The engine `fake`, a module of tests of the command and linked in here.
+FAKE_SOURCES = tests/cli/fake_engine.c tests/cli/fake_engine.h tests/cli/fake_text.c
 
 UNIT_TESTS += tests/test_decide
 tests_test_decide_SOURCES = tests/test_decide.c
@@ -39,7 +42,7 @@ tests_test_plan_LDADD = $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_session
 check_LTLIBRARIES += libbuiltin_fake.la
-libbuiltin_fake_la_SOURCES = tests/cli/fake_engine.c
+libbuiltin_fake_la_SOURCES = $(FAKE_SOURCES)
 libbuiltin_fake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_fake
 tests_test_session_SOURCES = tests/test_session.c
 tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -55,7 +58,7 @@ tests_test_rotation_LDADD = $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_window_layers
 check_LTLIBRARIES += libbuiltin_window.la
-libbuiltin_window_la_SOURCES = tests/cli/fake_engine.c
+libbuiltin_window_la_SOURCES = $(FAKE_SOURCES)
 libbuiltin_window_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_window \
 	-DFAKE_WINDOW_LAYERS=1
 tests_test_window_layers_SOURCES = tests/test_window_layers.c
@@ -75,12 +78,20 @@ tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_attention_LDFLAGS = $(UNIT_LINK)
 tests_test_attention_LDADD = libvectors.la $(TEST_LIBS)
 
+BUDGET_POLICIES = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
+	libbuiltin_streamingllm.la libbuiltin_topp.la
 UNIT_TESTS += tests/test_policies
-tests_test_policies_SOURCES = tests/test_policies.c
+tests_test_policies_SOURCES = tests/test_policies.c tests/policies.c tests/policies.h \
+	tests/simd_levels.h
 tests_test_policies_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'
 tests_test_policies_LDFLAGS = $(UNIT_LINK)
-tests_test_policies_LDADD = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
-	libbuiltin_streamingllm.la libbuiltin_topp.la libvectors.la $(TEST_LIBS)
+tests_test_policies_LDADD = $(BUDGET_POLICIES) libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_policies_each
+tests_test_policies_each_SOURCES = tests/test_policies_each.c tests/policies.c tests/policies.h
+tests_test_policies_each_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_policies_each_LDFLAGS = $(UNIT_LINK)
+tests_test_policies_each_LDADD = $(BUDGET_POLICIES) libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c
@@ -95,7 +106,7 @@ tests_test_refreekv_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/g
 tests_test_refreekv_LDFLAGS = $(UNIT_LINK)
 tests_test_refreekv_LDADD = libbuiltin_refreekv.la libvectors.la $(TEST_LIBS)
 
-# Conversations, held against references in double precision; second_turns writes
+# Conversations, compared with references in double precision; second_turns writes
 # golden vectors of them.
 POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h \
 	tests/refreekv_reference.c tests/refreekv_reference.h
@@ -128,7 +139,7 @@ check_PROGRAMS += $(UNIT_TESTS)
 TESTS += $(UNIT_TESTS)
 endif
 
-# A module for selftest to find wanting, and one that does not even load.
+# A module in which selftest must find faults, and one that does not even load.
 check_LTLIBRARIES += tests/misbehave.la tests/dead.la
 tests_misbehave_la_SOURCES = tests/misbehave.c
 tests_misbehave_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
@@ -155,8 +166,8 @@ TESTS += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh
 EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
 	tests/valgrind.test.sh
 
-# Core, policies and the command: what one runs while working on them. What runs a model, or
-# takes long, is left to `make check`.
+# The tests of core, policies and command, to run while working on them. Tests that run a
+# model, or take long, run only with `make check`.
 check-fast: all $(check_PROGRAMS) $(check_LTLIBRARIES)
 	@fast=; for test in $(TESTS); do \
 		case $$test in \

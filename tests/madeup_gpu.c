@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The made-up device: memory out of the host's reach, and streams that run when waited for. */
 #include "tests/madeup_gpu.h"
 
 #include <stdbool.h>

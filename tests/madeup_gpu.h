@@ -34,7 +34,7 @@ extern struct gpu gpu;
 /* Memory of it, as the device itself gives it. NULL: none. */
 void *gpu_alloc(uint64_t bytes);
 void gpu_free(void *memory);
-/* The host's pointer to memory of the device; aborts if it is none. */
+/* The host's pointer to memory of the device; aborts if `memory` is not the device's. */
 void *gpu_reach(const void *memory);
 /* Runs fn(arg) when the stream gets there. */
 int32_t gpu_launch(void *stream, void (*fn)(void *arg), void *arg);

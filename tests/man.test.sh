@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The manual pages: clean, and in agreement with what they describe.
+# The manual pages: free of lint, and in agreement with what they describe.
 : "${srcdir:=.}"
 man=$srcdir/man
 status=0
@@ -11,7 +11,7 @@ fail() {
 	status=1
 }
 
-# Says what is only in one of two lists of words, one a line each.
+# Prints the words that are in only one of two lists, with one word a line.
 same() {
 	what=$1 here=$2 there=$3
 	sort -u "$4" >"$tmp/a"
@@ -33,13 +33,13 @@ makefile() {
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-man.XXXXXX") || exit 99
 trap 'rm -rf "$tmp"' EXIT
-# What the configuration says does not matter here.
+# The user's configuration does not matter here.
 KVMOD_CONF=/dev/null
 export KVMOD_CONF
 
 # --- lint ------------------------------------------------------------------------
 
-# That a page is not installed, or not in a stale index, says nothing of ours.
+# References to pages that are not installed, or not in an outdated index, are no faults.
 lint_mandoc() {
 	mandoc -T lint "$1" 2>&1 | grep -v -e 'referenced manual not found' -e 'outdated mandoc.db'
 }
@@ -108,7 +108,7 @@ awk '
 	/^\.It Va / && name { for (i = 3; i <= NF; i++) if ($i != ",") print name "." $i }
 ' "$man/libkvmod.3" >"$tmp/documented"
 {
-	# These must be there; of any other struct that is there, all fields must be.
+	# These structs must be listed; of any other listed struct, all fields must be.
 	printf 'kvmod_%s\n' request segment head view plan keep span counters
 	sed 's/\..*//' "$tmp/documented"
 } | sort -u >"$tmp/structs"

@@ -14,7 +14,7 @@ makefile() {
 	sed -n "s/^$1 = //p" Makefile
 }
 
-# example PAGE FILE - what stands in PAGE between the comments BEGIN and END FILE.
+# example PAGE FILE - the text of PAGE between the comments BEGIN FILE and END FILE.
 example() {
 	sed -n "/^\.\\\\\" BEGIN $2\$/,/^\.\\\\\" END $2\$/p" "$srcdir/man/$1" |
 		sed '/^\./d; s/^\\&//; s/\\e/\\/g' >"$tmp/$2"
@@ -28,7 +28,7 @@ expect() {
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-man.XXXXXX") || exit 99
 trap 'rm -rf "$tmp"' EXIT
-# What the configuration says does not matter here.
+# The user's configuration does not matter here.
 KVMOD_CONF=/dev/null
 export KVMOD_CONF
 cc="$(makefile CC) -std=gnu11 -O2 -Wall -Wextra -Wshadow -Werror -I$srcdir/core/include"
@@ -43,7 +43,7 @@ $cc -fPIC -shared -fvisibility=hidden -Wl,-z,defs -o "$tmp/knorm.so" "$tmp/knorm
 	fail "selftest: $(cat "$tmp/out")"
 expect 'golden vectors: 4 of 4' "$tmp/out"
 
-# --- libkvmod(3): a host with a cache of its own -------------------------------------
+# --- libkvmod(3): a host with its own cache ------------------------------------------
 
 example libkvmod.3 decide.c
 sanitize=$(makefile SANITIZE_FLAGS)

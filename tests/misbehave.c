@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A policy that does wrong what its parameter `how` says, on caches of 300
+ * A policy that makes the mistake that its parameter `how` names, on caches of 300
  * positions; of others it keeps all. Built with DEAD, it dies when it is loaded.
  */
 #include <kvmod/policy.h>
@@ -111,7 +111,7 @@ static int32_t misbehave_compress(void *self, const struct kvmod_request *reques
 static const struct kvmod_policy_ops misbehave_ops = {
 	.size = sizeof(misbehave_ops),
 	.name = "misbehave",
-	.description = "does wrong what it is told to",
+	.description = "makes the mistake that its parameter names",
 	.instance_size = sizeof(struct misbehave),
 	.params = misbehave_params,
 	.n_params = sizeof(misbehave_params) / sizeof(*misbehave_params),
@@ -128,4 +128,4 @@ static int32_t misbehave_init(const struct kvmod_host *host)
 }
 
 KVMOD_MODULE("misbehave", "0.1.0", "Apache-2.0", "The kvmod authors",
-	     "a policy for tests that does wrong what it is told to", 0, misbehave_init, NULL);
+	     "a policy for tests that makes the mistake that its parameter names", 0, misbehave_init, NULL);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* SnapKV, AdaKV, top-p and StreamingLLM in double precision, one plain loop after the other. */
 #include "tests/policies_reference.h"
 
 #include <math.h>

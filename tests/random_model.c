@@ -157,7 +157,7 @@ static void add_all(struct gguf_context *gguf, struct ggml_context *context, enu
 
 /* --- their numbers ----------------------------------------------------------------------- */
 
-/* A block of them, as bytes, and where it goes on. */
+/* A block of numbers as bytes, and where in the block the next one goes. */
 struct block {
 	char *data;
 	size_t bytes, at;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The policy "reader", the bytes that it expects, and the caches that have them. */
 #include "tests/reader.h"
 
 #include <stdio.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Draws a layer whose attention is not flat, in memory of odd alignment and strides. */
 #include "tests/refreekv_layer.h"
 
 #include <check.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* ReFreeKV in double precision: attention, norms, and the shortest suffix that holds them. */
 #include "tests/refreekv_reference.h"
 
 #include <math.h>

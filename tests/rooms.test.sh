@@ -82,3 +82,16 @@ bad=$(for file in $(find core kernels plugins policies tests -name '*.h' -o -nam
 		echo "$file: the include guard must be $want"
 done)
 [ -z "$bad" ] || { echo "$bad"; exit 1; }
+
+# A stranger learns from the head of a source what it is for: a comment follows its licence.
+bad=$(find conf core kernels plugins policies tests \( -name '*.[ch]' -o -name '*.cu' -o \
+	-name '*.cuh' -o -name '*.sh' -o -name '*.mk' -o -name '*.py' \) -print |
+	grep -v '/build/' | sort | xargs awk '
+	FNR == 1 { judge(); file = FILENAME; told = 0 }
+	told == 0 && !/^#!/ && !/SPDX-License-Identifier/ { told = /^(\/\*|# |""")/ && !/shellcheck/ ? 1 : 2 }
+	END { judge() }
+	function judge() {
+		if (file != "" && told != 1)
+			print file ": expected a comment below the licence that says what the file is for"
+	}')
+[ -z "$bad" ] || { echo "$bad"; exit 1; }

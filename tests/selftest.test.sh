@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# kvmod selftest: every module of ours passes, and each misdeed is told by name.
+# kvmod selftest: all our modules pass, and each fault is reported by name.
 : "${srcdir:=.}"
 status=0
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-selftest.XXXXXX") || exit 99
@@ -40,7 +40,7 @@ for policy in adakv snapkv streamingllm topp; do
 	passed 0 "$policy"
 	n=$(grep -c "^policy $policy\$" "$srcdir/tests/golden/policies.txt")
 	grep -qx "golden vectors: $n of $n" "$tmp/out" || fail "$policy: not all golden vectors"
-	# Of caches that earlier turns cut.
+	# Vectors of caches that earlier turns cut.
 	run 0 "./.libs/$policy.so" --vectors "$srcdir/tests/golden/second-turns.txt"
 	n=$(grep -c "^policy $policy\$" "$srcdir/tests/golden/second-turns.txt")
 	grep -qx "golden vectors: $n of $n" "$tmp/out" || fail "$policy: not all second turns"
@@ -55,7 +55,7 @@ grep -qx 'golden vectors: 2 of 2' "$tmp/out" || fail "refreekv: not all second t
 
 # --- what goes wrong ---------------------------------------------------------------------
 
-# misdeed HOW WORDS - one check fails, the rest go on.
+# misdeed HOW WORDS - one check fails, the others still run.
 misdeed() {
 	run 1 tests/.libs/misbehave.so --limit=3 -o "policy misbehave.how=$1"
 	passed 1 "$1"
@@ -81,7 +81,7 @@ misdeed code 'policy misbehave: compress() returned 17, expected 0 or a KVMOD_E 
 
 run 1 tests/.libs/dead.so
 grep -q '^not ok 2 - loads: crashed: signal 6 (Aborted)$' "$tmp/out" || fail "dead: not told"
-tail -n 1 "$tmp/out" | grep -qx '1 of 3' || fail "dead: it goes on"
+tail -n 1 "$tmp/out" | grep -qx '1 of 3' || fail "dead: the suite continues"
 
 # --- vectors that do not fit -----------------------------------------------------------------
 

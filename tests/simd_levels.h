@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the tests of all SIMD levels leave out on this machine is said once. */
+/* Tests of all SIMD levels: reports once which levels this machine lacks. */
 #ifndef KV_TESTS_SIMD_LEVELS_H
 #define KV_TESTS_SIMD_LEVELS_H
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Says which tests were left out for want of a library: a run without them
-# is no pass.
+# Lists the tests that were not built because a library is missing: a run without them
+# does not count as a pass.
 skipped=
 without() {
 	echo "skipped: built without $1, so $2 are not built"

@@ -31,7 +31,7 @@ static void stop(const char *what)
 	exit(EXIT_FAILURE);
 }
 
-/* Adds the file's tokens to those that are there, n at most; gives their number. */
+/* Appends the file's tokens to the array, up to n in total; returns the new total. */
 static uint32_t add_file(struct kvmod_engine *engine, const char *path, int32_t *tokens, uint32_t n)
 {
 	const struct kvmod_engine_ops *ops = kvmod_engine_ops(engine);

@@ -190,7 +190,7 @@ START_TEST(the_child_runs_no_exit_handlers)
 }
 END_TEST
 
-/* The other threads' locks must not be held for ever in the child. */
+/* The child must not wait forever for locks of the parent's other threads. */
 static void *open_often(void *arg)
 {
 	struct kvmod_ctx *ctx = arg;
@@ -255,7 +255,7 @@ START_TEST(crashes_and_leaves_a_process)
 }
 END_TEST
 
-/* What goes on is not the process that was tried, whatever it says. */
+/* A process that continues after the tried one has ended does not count, whatever it writes. */
 START_TEST(goes_on_in_another_process)
 {
 	int ending = 0;

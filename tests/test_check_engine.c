@@ -123,7 +123,7 @@ START_TEST(an_engine_that_is_not_in_use_is_only_loaded)
 }
 END_TEST
 
-/* A fork of a process that runs it could wait for ever for one of its locks. */
+/* A fork of a process that runs the engine could wait forever for one of its locks. */
 START_TEST(an_engine_that_is_open_is_not_opened_again)
 {
 	struct kvmod_ctx *ctx = context();

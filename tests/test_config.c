@@ -174,7 +174,7 @@ START_TEST(module_path)
 }
 END_TEST
 
-/* --- what is no INI file ---------------------------------------------------------------- */
+/* --- files that are not INI files -------------------------------------------------------- */
 
 START_TEST(syntax)
 {
@@ -212,7 +212,7 @@ START_TEST(zero_bytes)
 }
 END_TEST
 
-/* inih would cut them and go on. */
+/* inih would split such lines and continue. */
 START_TEST(long_lines)
 {
 	struct kvmod_ctx *ctx = fixture_context();

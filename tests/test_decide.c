@@ -14,6 +14,8 @@
 #define KVMOD_MODULE_SYMBOL decide_module
 #include <kvmod/kvmod.h>
 
+#include "core/run/describe.h"
+
 #define LAYERS 3u
 #define HEADS 2u
 #define N 16u
@@ -183,11 +185,7 @@ KVMOD_MODULE("decide", "1", "Apache-2.0", "kvmod", "for this test", 0, odd_init,
 /* --- a made-up cache ------------------------------------------------------------ */
 
 static float keys[N * DIM], queries[HEADS * DIM];
-static struct kvmod_head heads[HEADS];
-static struct kvmod_segment segments[LAYERS];
-static const struct kvmod_head *head_list[HEADS];	/* of these */
-static const struct kvmod_segment *segment_list[LAYERS];
-static struct kvmod_request request;
+static struct kv_described cache;
 static struct kvmod_plan *plan;
 static struct kvmod_ctx *ctx;
 static struct kvmod_policy *policy;
@@ -204,26 +202,16 @@ static void note_line(void *arg, uint32_t level, const char *line)
 
 static void make_request(void)
 {
-	for (uint32_t g = 0; g < HEADS; g++)
-		heads[g] = (struct kvmod_head){
-			.size = sizeof(heads[g]), .n = N,
-			.k = { .type = KVMOD_F32, .data = keys,
-			       .stride = DIM * sizeof(float) },
-		};
-	for (uint32_t l = 0; l < LAYERS; l++)
-		segments[l] = (struct kvmod_segment){
-			.size = sizeof(segments[l]), .layer = l, .logical = N,
-			.n_q_heads = HEADS, .n_kv_heads = HEADS, .head_dim = DIM, .scale = 1,
-			.heads = head_list, .n_rows = 1,
-			.q = { .type = KVMOD_F32, .data = queries,
-			       .stride = sizeof(queries), .head_stride = DIM * sizeof(float) },
-		};
-	request = (struct kvmod_request){
-		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
-		.n_segments = LAYERS, .segments = segment_list,
+	static const struct kv_shape shape = {
+		.n_layers = LAYERS, .n_segments = LAYERS, .n_q_heads = HEADS, .n_kv_heads = HEADS,
+		.head_dim = DIM,
 	};
-	kvmod_list_heads(head_list, heads, HEADS);
-	kvmod_list_segments(segment_list, segments, LAYERS);
+
+	ck_assert_int_eq(kv_describe(&cache, &shape, N, N), 0);
+	for (uint32_t i = 0; i < LAYERS * HEADS; i++)
+		cache.heads[i].k = kv_view(KVMOD_F32, keys, DIM * sizeof(float), 0);
+	for (uint32_t l = 0; l < LAYERS; l++)
+		kv_describe_queries(&cache.segments[l], queries, 1);
 }
 
 static int open_policy(const char *behave, const char *scratch)
@@ -244,7 +232,7 @@ static int open_policy(const char *behave, const char *scratch)
 static int decide(const char *behave)
 {
 	ck_assert_msg(open_policy(behave, "1000") == 0, "%s", kvmod_error());
-	return kvmod_decide(policy, &request, plan);
+	return kvmod_decide(policy, &cache.request, plan);
 }
 
 static struct kvmod_counters counters(void)
@@ -259,13 +247,13 @@ static void is_whole(uint32_t i, int status)
 {
 	ck_assert_uint_eq(kvmod_keep_at(plan, i)->kind, KVMOD_KEEP_ALL);
 	ck_assert_int_eq(kvmod_keep_at(plan, i)->status, status);
-	ck_assert_uint_eq(kvmod_plan_count(&request, plan, i, 0), N);
+	ck_assert_uint_eq(kvmod_plan_count(&cache.request, plan, i, 0), N);
 }
 
 static void is_cut(uint32_t i)
 {
 	ck_assert_int_eq(kvmod_keep_at(plan, i)->status, 0);
-	ck_assert_uint_eq(kvmod_plan_count(&request, plan, i, 0), N / 2);
+	ck_assert_uint_eq(kvmod_plan_count(&cache.request, plan, i, 0), N / 2);
 }
 
 static void set_up(void)
@@ -275,13 +263,14 @@ static void set_up(void)
 	kvmod_set_log(ctx, note_line, NULL);
 	ck_assert_msg(kvmod_add_builtin(ctx, &decide_module) == 0, "%s", kvmod_error());
 	make_request();
-	ck_assert_int_eq(kvmod_plan_new(&request, &plan), 0);
+	ck_assert_int_eq(kvmod_plan_new(&cache.request, &plan), 0);
 	policy = NULL;
 }
 
 static void tear_down(void)
 {
 	kvmod_plan_free(plan);
+	kv_undescribe(&cache);
 	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 }
@@ -390,52 +379,48 @@ static const struct { const char *why; int err; } incomplete[] = {
 	{ "policy odd: segment 2 has 3 query heads on 2 KV heads, expected a multiple", KVMOD_EINVAL },
 	{ "policy odd: segment 2 has no heads", KVMOD_EINVAL },
 	{ "policy odd: layer 0 is on `abacus`, but no such device is installed", KVMOD_EINVAL },
-	{ "policy odd: the request is of a model of 0 layers, expected 1 to 65536", KVMOD_EINVAL },
+	{ "policy odd: the request's model has 0 layers, expected 1 to 65536", KVMOD_EINVAL },
 	{ "policy odd: the request has 0 segments, expected 1 to 1048576", KVMOD_EINVAL },
 };
 
 START_TEST(incomplete_requests)
 {
-	static struct kvmod_head other[HEADS];
-	const struct kvmod_head *other_list[HEADS];
+	struct kvmod_head *head = &cache.heads[2 * HEADS];
 
-	memcpy(other, heads, sizeof(other));
-	kvmod_list_heads(other_list, other, HEADS);
-	segments[2].heads = other_list;
 	switch (_i) {
 	case 0:
-		other[0].k.data = NULL;
+		head->k.data = NULL;
 		break;
 	case 1:
-		other[0].k.type = 77;
+		head->k.type = 77;
 		break;
 	case 2:
-		other[0].k.type = KVMOD_BF16;
+		head->k.type = KVMOD_BF16;
 		break;
 	case 3:
-		segments[2].n_rows = 0;
+		cache.segments[2].n_rows = 0;
 		break;
 	case 4:
-		other[0].n = 0;
+		head->n = 0;
 		break;
 	case 5:
-		segments[2].n_q_heads = 3;
+		cache.segments[2].n_q_heads = 3;
 		break;
 	case 6:
-		segments[2].heads = NULL;
+		cache.segments[2].heads = NULL;
 		break;
 	case 7:
-		request.device = "abacus";
+		cache.request.device = "abacus";
 		break;
 	case 8:
-		request.n_layers = 0;
+		cache.request.n_layers = 0;
 		break;
 	case 9:
-		request.n_segments = 0;
+		cache.request.n_segments = 0;
 		break;
 	}
 	ck_assert_int_eq(open_policy("good", "0"), 0);
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), incomplete[_i].err);
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), incomplete[_i].err);
 	ck_assert_str_eq(kvmod_error(), incomplete[_i].why);
 	ck_assert_uint_eq(kvmod_keep_at(plan, 0)->kind, KVMOD_KEEP_ALL);
 }
@@ -444,8 +429,8 @@ END_TEST
 START_TEST(plan_of_another_request)
 {
 	ck_assert_int_eq(open_policy("good", "0"), 0);
-	request.n_segments = 2;
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_EINVAL);
+	cache.request.n_segments = 2;
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), KVMOD_EINVAL);
 	ck_assert_str_eq(kvmod_error(), "policy odd: the plan has 3 segments, but the request has 2");
 }
 END_TEST
@@ -454,9 +439,9 @@ END_TEST
 START_TEST(short_request)
 {
 	ck_assert_int_eq(open_policy("good", "64"), 0);
-	request.size = offsetof(struct kvmod_request, replay);
-	request.replay_ctx = (void *)(uintptr_t)0x1;	/* beyond its end */
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), 0);
+	cache.request.size = offsetof(struct kvmod_request, replay);
+	cache.request.replay_ctx = (void *)(uintptr_t)0x1;	/* beyond its end */
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), 0);
 	is_cut(0);
 }
 END_TEST
@@ -464,16 +449,16 @@ END_TEST
 static void decide_with_replay(const char *behave)
 {
 	memset(&replayed, 0, sizeof(replayed));
-	request.replay = engine_replay;
-	request.replay_ctx = &replayed;
+	cache.request.replay = engine_replay;
+	cache.request.replay_ctx = &replayed;
 	ck_assert_int_eq(decide(behave), 0);
 }
 
 START_TEST(request_without_segments)
 {
 	ck_assert_int_eq(open_policy("good", "0"), 0);
-	request.size = offsetof(struct kvmod_request, segments);
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_EINVAL);
+	cache.request.size = offsetof(struct kvmod_request, segments);
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), KVMOD_EINVAL);
 	ck_assert_str_eq(kvmod_error(), "policy odd: the request has size 24, expected at least 32");
 	is_whole(0, KVMOD_EINVAL);
 }
@@ -489,7 +474,7 @@ START_TEST(good_replay_reaches_the_engine)
 	ck_assert_uint_eq(replayed.counts[0], N / 2);
 	ck_assert_uint_eq(replayed.counts[2], N);
 	ck_assert_double_eq(replayed.loss, 0.25);
-	ck_assert_ptr_eq(request.replay_ctx, &replayed);
+	ck_assert_ptr_eq(cache.request.replay_ctx, &replayed);
 }
 END_TEST
 
@@ -519,7 +504,7 @@ START_TEST(fullkv_is_always_there)
 
 	ck_assert_msg(kvmod_policy_open(ctx, NULL, "cpu", &model, &policy) == 0, "%s", kvmod_error());
 	ck_assert_str_eq(kvmod_policy_ops(policy)->name, "fullkv");
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), 0);
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), 0);
 	is_whole(0, 0);
 	ck_assert_uint_eq(counters().bytes_freed, 0);
 }

@@ -315,7 +315,7 @@ START_TEST(by_name)
 }
 END_TEST
 
-/* A template that is not known is guessed at: that is said once, with what to do. */
+/* For an unknown template the engine guesses; one warning says so, with what to do. */
 START_TEST(by_a_guess)
 {
 	unsigned before, after;

@@ -133,7 +133,7 @@ static const char *no_gpu(void)
 	return "gpu_layers = 2: this ggml was built without CUDA; set gpu_layers = 0";
 }
 
-/* Who asks for a number is told why not; who asks for what there is gets the CPU. */
+/* A number of layers without a GPU is refused with the reason; -1 then means the CPU. */
 START_TEST(no_gpu_here)
 {
 	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
@@ -168,7 +168,7 @@ START_TEST(wrong_parameters)
 }
 END_TEST
 
-/* A model without a vocabulary runs ids, and says so when asked for text. */
+/* A model without a vocabulary runs token ids, and refuses text. */
 START_TEST(no_vocabulary)
 {
 	char *model = tiny_model_write(&tiny_models[0], TINY_GOOD);
@@ -211,7 +211,7 @@ START_TEST(sliding_window)
 }
 END_TEST
 
-/* Past the window it is not the training that ends: what is said names the window. */
+/* Past the window, the message names the window, not the trained context. */
 START_TEST(past_the_window)
 {
 	char *model = tiny_model_write(&tiny_models[0], TINY_WINDOW);
@@ -247,7 +247,7 @@ START_TEST(past_the_window)
 }
 END_TEST
 
-/* Names go into messages and JSON: what is not UTF-8 is mended, the rest stays. */
+/* Names go into messages and JSON: bytes that are not UTF-8 are replaced, the rest stays. */
 START_TEST(bad_name)
 {
 	char *model = tiny_model_write(&tiny_models[0], TINY_BAD_NAME);

@@ -230,7 +230,7 @@ static const struct fault {
 	{ NONE, { { .op = CUT, .number = 1000 } }, KVMOD_EFORMAT,
 	  ": tensor token_embd.weight: truncated: needs 76800 bytes at " },
 
-	/* Numbers that are none, and keys of another type. */
+	/* Invalid numbers, and keys of another type. */
 	{ NONE, { PUT(EPS, F32, NAN) }, KVMOD_EFORMAT, ": " EPS " is nan, expected a finite number" },
 	{ NONE, { PUT("llama.rope.freq_base", F32, INFINITY) }, KVMOD_EFORMAT,
 	  ": llama.rope.freq_base is inf, expected" },

@@ -206,8 +206,8 @@ START_TEST(sessions_are_for_fullkv)
 							 &policy), "%s", kvmod_error());
 		ck_assert_int_eq(kvmod_session_open(s.engine, policy, &session), expected);
 		if (expected)
-			ck_assert_str_eq(kvmod_error(), "engine llama cannot cut its cache: with this "
-					 "engine the policy is fullkv");
+			ck_assert_str_eq(kvmod_error(), "engine llama cannot cut its cache: use the "
+					 "policy fullkv with this engine");
 		kvmod_session_close(session);
 		if (policy)
 			kvmod_policy_close(policy);

@@ -127,7 +127,7 @@ START_TEST(replays)
 }
 END_TEST
 
-/* Keys that could not be moved keep the layer whole, and its gap is none. */
+/* If keys cannot be turned, the layer stays whole and has no gap. */
 START_TEST(gather_fails)
 {
 	static struct setup s;

@@ -174,7 +174,7 @@ START_TEST(queries_of_a_prompt)
 	ck_assert_uint_eq(segment->n_rows, 50);
 	test_near(rows, (const float *)segment->q.data + 30 * 4 * 32, 20 * 4 * 32, NEAR);
 
-	/* A short second turn gives what it has; a token later there are none. */
+	/* A short second turn gives the rows that it has; a token later there are none left. */
 	prompt(&s, 3, (struct kvmod_amount){ .value = 20, .is_count = 1 }, 0);
 	ck_assert_uint_eq(segment_of(s.seq, 0)->n_rows, 3);
 	run(&s, 53, 54, true);
@@ -183,7 +183,7 @@ START_TEST(queries_of_a_prompt)
 }
 END_TEST
 
-/* While decoding goes on, the newest rows are those of the newest tokens. */
+/* While decoding, the newest rows are those of the newest tokens. */
 START_TEST(queries_of_decoding)
 {
 	static struct setup s;

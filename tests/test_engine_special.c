@@ -183,7 +183,7 @@ static void remove_key(struct gguf_context *gguf, const void *key)
 	gguf_remove_key(gguf, key);
 }
 
-/* Token 11 is none either; those that end turns are known by their names. */
+/* Token 11 is not special either; tokens that end turns are recognized by name. */
 START_TEST(end_not_named)
 {
 	must_open(remove_key, EOS_ID);
@@ -342,7 +342,7 @@ START_TEST(words_of_the_template)
 	ck_assert_uint_eq(count(IM_END), 2);
 	ck_assert_uint_eq(count(500), 0);
 	ck_assert_uint_eq(count(501), 0);
-	/* These have no meaning of their own: the model has learnt them in text. */
+	/* These have no special meaning: the model has learnt them in text. */
 	ck_assert_uint_eq(count(502), 1);
 	ck_assert_uint_eq(count(503), 1);
 	tokenize(text, KVMOD_TOKENIZE_SPECIAL);

@@ -8,6 +8,8 @@
 #define KVMOD_MODULE_SYMBOL gaps_module
 #include <kvmod/kvmod.h>
 
+#include "core/run/describe.h"
+
 #define LAYERS	2u
 #define HEADS	2u
 #define N	3000u
@@ -127,20 +129,12 @@ KVMOD_MODULE("gaps", "1", "Apache-2.0", "kvmod", "for this test", 0, gaps_init, 
 /* The flags of a plan of that policy, which keeps that. */
 static uint32_t decided(const char *name, const char *keeps)
 {
-	static const struct kvmod_model model = {
-		.size = sizeof(model), .n_layers = LAYERS, .n_q_heads = HEADS, .n_kv_heads = HEADS,
-		.head_dim = 8, .context = N, .name = "made-up",
+	static const struct kv_shape shape = {
+		.n_layers = LAYERS, .n_segments = LAYERS, .n_q_heads = HEADS, .n_kv_heads = HEADS,
+		.head_dim = 8,
 	};
-	const struct kvmod_head heads[HEADS] = {
-		{ .size = sizeof(heads[0]), .n = N }, { .size = sizeof(heads[0]), .n = N },
-	};
-	struct kvmod_segment segments[LAYERS];
-	const struct kvmod_head *head_list[HEADS];
-	const struct kvmod_segment *segment_list[LAYERS];
-	struct kvmod_request request = {
-		.size = sizeof(request), .phase = KVMOD_DECODE, .n_layers = LAYERS, .n_segments = LAYERS,
-		.segments = segment_list, .replay = engine_replay,
-	};
+	struct kvmod_model model = kv_model_of_shape(&shape, N);
+	struct kv_described cache;
 	struct kvmod_plan *plan = NULL;
 	struct kvmod_policy *policy;
 	struct kvmod_ctx *ctx;
@@ -148,26 +142,23 @@ static uint32_t decided(const char *name, const char *keeps)
 	char override[64];
 	const char *overrides[] = { override };
 
-	for (uint32_t i = 0; i < LAYERS; i++)
-		segments[i] = (struct kvmod_segment){
-			.size = sizeof(segments[i]), .layer = i, .logical = N, .n_q_heads = HEADS,
-			.n_kv_heads = HEADS, .head_dim = 8, .heads = head_list,
-		};
-	kvmod_list_heads(head_list, heads, HEADS);
-	kvmod_list_segments(segment_list, segments, LAYERS);
+	ck_assert_int_eq(kv_describe(&cache, &shape, N, N), 0);
+	cache.request.phase = KVMOD_DECODE;
+	cache.request.replay = engine_replay;
 	snprintf(override, sizeof(override), "policy %s.keeps=%s", name, keeps);
 	ck_assert_int_eq(kvmod_new(&ctx), 0);
 	kvmod_set_log_level(ctx, 0);
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &gaps_module), 0);
 	ck_assert_msg(!kvmod_configure(ctx, "/dev/null", overrides, 1), "%s", kvmod_error());
 	ck_assert_msg(!kvmod_policy_open(ctx, name, "cpu", &model, &policy), "%s", kvmod_error());
-	ck_assert_int_eq(kvmod_plan_new(&request, &plan), 0);
-	kvmod_decide(policy, &request, plan);
+	ck_assert_int_eq(kvmod_plan_new(&cache.request, &plan), 0);
+	kvmod_decide(policy, &cache.request, plan);
 	flags = plan->flags;
 	/* In the same memory, another plan has none. */
-	ck_assert_int_eq(kvmod_plan_renew(&request, &plan), 0);
+	ck_assert_int_eq(kvmod_plan_renew(&cache.request, &plan), 0);
 	ck_assert_uint_eq(plan->flags, 0);
 	kvmod_plan_free(plan);
+	kv_undescribe(&cache);
 	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 	return flags;

@@ -105,7 +105,7 @@ START_TEST(counts_of_parameters)
 }
 END_TEST
 
-/* A table that claims more than there is: nothing behind its end is read. */
+/* A table that claims too many entries: nothing beyond its end is read. */
 START_TEST(more_parameters_than_the_section)
 {
 	struct kvmod_ctx *ctx = fixture_context();

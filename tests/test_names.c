@@ -62,7 +62,7 @@ START_TEST(leaves_out_what_does_not_fit)
 }
 END_TEST
 
-/* Messages are made so, also one that is said again within the next. */
+/* Messages are made with kv_show(), also a message that becomes part of the next. */
 START_TEST(messages)
 {
 	kv_fail(KVMOD_EINVAL, "module %s", "\xff\x1b[2J");

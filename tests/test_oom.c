@@ -103,7 +103,7 @@ static void nothing(void *arg, uint32_t i)
 		countdown = kept; \
 	} while (0)
 
-/* What is said of a module is said in full. */
+/* Metadata of a module is complete, or missing with an error. */
 static void assert_whole(const struct kvmod_modinfo *info)
 {
 	unsigned n = 0;
@@ -125,8 +125,8 @@ static int count_module(void *arg, const char *path, int error, const struct kvm
 }
 
 /*
- * All that a program does with the core but deciding. Stops at the first failure;
- * where there is none, the answers are those of a machine with memory enough.
+ * Everything that a program does with the core except deciding. Stops at the first
+ * failure; without a failure the answers are those of a machine with enough memory.
  */
 static int use(struct kvmod_ctx *ctx, const char *file)
 {

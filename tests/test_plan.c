@@ -8,43 +8,35 @@
 
 #include <kvmod/kvmod.h>
 
+#include "core/run/describe.h"
+
 #define HEADS 2u
 
 /* One segment of two KV heads with n positions each; no memory behind them. */
 struct fixture {
-	struct kvmod_head heads[HEADS];
-	struct kvmod_segment segment;
-	const struct kvmod_head *head_list[HEADS];	/* of these */
-	const struct kvmod_segment *segment_list[1];
-	struct kvmod_request request;
+	struct kv_described d;
 	struct kvmod_plan *plan;
 	struct kvmod_keep *keep;
 };
 
 static struct fixture *fixture_new(uint32_t n0, uint32_t n1)
 {
+	static const struct kv_shape shape = {
+		.n_layers = 1, .n_segments = 1, .n_q_heads = HEADS, .n_kv_heads = HEADS, .head_dim = 8,
+	};
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	ck_assert_ptr_nonnull(f);
-	f->heads[0] = (struct kvmod_head){ .size = sizeof(f->heads[0]), .n = n0 };
-	f->heads[1] = (struct kvmod_head){ .size = sizeof(f->heads[1]), .n = n1 };
-	f->segment = (struct kvmod_segment){
-		.size = sizeof(f->segment), .n_q_heads = HEADS, .n_kv_heads = HEADS,
-		.head_dim = 8, .heads = f->head_list,
-	};
-	kvmod_list_heads(f->head_list, f->heads, HEADS);
-	kvmod_list_segments(f->segment_list, &f->segment, 1);
-	f->request = (struct kvmod_request){
-		.size = sizeof(f->request), .n_layers = 1, .n_segments = 1,
-		.segments = f->segment_list,
-	};
-	ck_assert_int_eq(kvmod_plan_new(&f->request, &f->plan), 0);
+	ck_assert_int_eq(kv_describe(&f->d, &shape, n0, 0), 0);
+	f->d.heads[1].n = n1;
+	ck_assert_int_eq(kvmod_plan_new(&f->d.request, &f->plan), 0);
 	f->keep = kvmod_keep_at(f->plan, 0);
 	return f;
 }
 
 static void fixture_free(struct fixture *f)
 {
+	kv_undescribe(&f->d);
 	kvmod_plan_free(f->plan);
 	free(f);
 }
@@ -65,13 +57,13 @@ static void set_spans(struct fixture *f, uint32_t n, const struct kvmod_span *sp
 
 static void refused(struct fixture *f, const char *why)
 {
-	ck_assert_int_eq(kvmod_plan_check(&f->request, f->plan, 0, 0), KVMOD_EPLAN);
+	ck_assert_int_eq(kvmod_plan_check(&f->d.request, f->plan, 0, 0), KVMOD_EPLAN);
 	ck_assert_str_eq(kvmod_error(), why);
 }
 
 static void accepted(struct fixture *f, uint32_t flags)
 {
-	ck_assert_int_eq(kvmod_plan_check(&f->request, f->plan, 0, flags), 0);
+	ck_assert_int_eq(kvmod_plan_check(&f->d.request, f->plan, 0, flags), 0);
 }
 
 START_TEST(new_plan_keeps_all)
@@ -81,12 +73,12 @@ START_TEST(new_plan_keeps_all)
 	accepted(f, 0);
 	ck_assert_uint_eq(f->keep->kind, KVMOD_KEEP_ALL);
 	ck_assert(isnan(f->keep->loss));
-	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), 10);
-	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 6);
+	ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 0), 10);
+	ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 1), 6);
 	/* Of what was seen: that is what the longest head caches, if no more is said. */
-	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 16.0 / 20.0);
-	f->segment.logical = 40;
-	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 16.0 / 80.0);
+	ck_assert_double_eq(kvmod_plan_budget(&f->d.request, f->plan), 16.0 / 20.0);
+	f->d.segments[0].logical = 40;
+	ck_assert_double_eq(kvmod_plan_budget(&f->d.request, f->plan), 16.0 / 80.0);
 	fixture_free(f);
 }
 END_TEST
@@ -128,24 +120,24 @@ START_TEST(renewed_plan_is_new)
 
 	for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
 		const struct kvmod_plan *before = f->plan;
-		bool fits = f->heads[0].n >= lengths[i];
+		bool fits = f->d.heads[0].n >= lengths[i];
 
-		spoil(f, f->heads[0].n);
-		f->heads[0].n = lengths[i];
-		ck_assert_int_eq(kvmod_plan_renew(&f->request, &f->plan), 0);
+		spoil(f, f->d.heads[0].n);
+		f->d.heads[0].n = lengths[i];
+		ck_assert_int_eq(kvmod_plan_renew(&f->d.request, &f->plan), 0);
 		if (fits)
 			ck_assert_ptr_eq(f->plan, before);
 		is_new(f);
 		accepted(f, 0);
-		ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), lengths[i]);
+		ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 0), lengths[i]);
 	}
 	spoil(f, 4001);
 	/* what has grown has room for a little more, and no more than there is */
 	for (uint32_t n = 5000; n <= 5300; n += 20) {
 		const struct kvmod_plan *before = f->plan;
 
-		f->heads[0].n = n;
-		ck_assert_int_eq(kvmod_plan_renew(&f->request, &f->plan), 0);
+		f->d.heads[0].n = n;
+		ck_assert_int_eq(kvmod_plan_renew(&f->d.request, &f->plan), 0);
 		ck_assert(n == 5000 || f->plan == before);
 		spoil(f, n);
 	}
@@ -159,8 +151,8 @@ START_TEST(spans)
 
 	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4 }, { 7, 10 } });
 	accepted(f, 0);
-	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 7);
-	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 0.7);
+	ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 1), 7);
+	ck_assert_double_eq(kvmod_plan_budget(&f->d.request, f->plan), 0.7);
 
 	set_spans(f, 2, (struct kvmod_span[]){ { 0, 4 }, { 4, 10 } });
 	accepted(f, 0);
@@ -198,9 +190,9 @@ START_TEST(heads)
 	set_head(f, 0, 3, (uint32_t[]){ 0, 4, 9 });
 	set_head(f, 1, 1, (uint32_t[]){ 5 });
 	accepted(f, 0);
-	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 0), 3);
-	ck_assert_uint_eq(kvmod_plan_count(&f->request, f->plan, 0, 1), 1);
-	ck_assert_double_eq(kvmod_plan_budget(&f->request, f->plan), 4.0 / 20.0);
+	ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 0), 3);
+	ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 1), 1);
+	ck_assert_double_eq(kvmod_plan_budget(&f->d.request, f->plan), 4.0 / 20.0);
 
 	set_head(f, 1, 1, (uint32_t[]){ 4 });
 	refused(f, "KV head 1 does not keep the newest position, 5");
@@ -240,17 +232,17 @@ START_TEST(what_rows_are_stored_as)
 	f->keep->v_store = KVMOD_BF16;
 	accepted(f, 0);
 	f->keep->k_store = 6;
-	refused(f, "K to be stored as element type 6, which is unknown: expected 0 (as it was) to 5");
+	refused(f, "K: unknown element type 6 to store rows as, expected 0 (unchanged) to 5");
 	f->keep->k_store = KVMOD_STORE_SAME;
 	f->keep->v_store = 77;
-	refused(f, "V to be stored as element type 77, which is unknown: expected 0 (as it was) to 5");
+	refused(f, "V: unknown element type 77 to store rows as, expected 0 (unchanged) to 5");
 	f->keep->v_store = KVMOD_Q4_0;
-	refused(f, "V to be stored as element type 5, in blocks of 32: the heads have 8 dimensions, "
-		   "no multiple of that");
+	refused(f, "V: cannot store rows as element type 5: its blocks of 32 do not divide the head "
+		   "dimension, 8");
 	f->keep->v_store = KVMOD_Q8_0;
-	refused(f, "V to be stored as element type 4, in blocks of 32: the heads have 8 dimensions, "
-		   "no multiple of that");
-	f->segment.head_dim = 96;
+	refused(f, "V: cannot store rows as element type 4: its blocks of 32 do not divide the head "
+		   "dimension, 8");
+	f->d.segments[0].head_dim = 96;
 	f->keep->k_store = KVMOD_Q4_0;
 	accepted(f, 0);
 	set_spans(f, 1, (struct kvmod_span[]){ { 5, 10 } });

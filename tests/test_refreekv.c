@@ -56,9 +56,9 @@ static void check_case(const struct vectors_case *c)
 	ck_assert_msg(kvmod_policy_open(ctx, "refreekv", "cpu", &model, &policy) == 0,
 		      "%s: %s", c->name, kvmod_error());
 	ck_assert_int_eq(vectors_request(c, KVMOD_F32, &r), 0);
-	ck_assert_int_eq(kvmod_plan_new(&r.request, &plan), 0);
-	ck_assert_msg(kvmod_decide(policy, &r.request, plan) == 0, "%s: %s", c->name, kvmod_error());
-	ck_assert_msg(vectors_match(c, &r.request, plan, why, sizeof(why)), "%s: %s", c->name, why);
+	ck_assert_int_eq(kvmod_plan_new(&r.d.request, &plan), 0);
+	ck_assert_msg(kvmod_decide(policy, &r.d.request, plan) == 0, "%s: %s", c->name, kvmod_error());
+	ck_assert_msg(vectors_match(c, &r.d.request, plan, why, sizeof(why)), "%s: %s", c->name, why);
 	kvmod_plan_free(plan);
 	vectors_request_free(&r);
 	kvmod_policy_close(policy);

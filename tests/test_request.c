@@ -12,6 +12,8 @@
 #define KVMOD_MODULE_SYMBOL request_module
 #include "tests/fixture.h"
 
+#include "core/run/describe.h"
+
 #define LAYERS 3u
 #define HEADS 2u
 #define N 16u
@@ -53,45 +55,36 @@ KVMOD_MODULE("request-test", "1", "Apache-2.0", "kvmod", "for this test", 0, wit
 
 static float keys[N * DIM], queries[2 * HEADS * DIM], sinks[HEADS];
 static int32_t positions[N];
-static struct kvmod_head heads[HEADS];
-static const struct kvmod_head *head_list[HEADS];
-static struct kvmod_segment segments[LAYERS];
-static const struct kvmod_segment *segment_list[LAYERS];
-static struct kvmod_request request;
+static struct kv_described cache;
 static struct kvmod_ctx *ctx;
 static struct kvmod_policy *policy;
 
-/* Segment 2 has heads of its own, for tests to spoil. */
-static struct kvmod_head spoiled[HEADS];
-static const struct kvmod_head *spoiled_list[HEADS];
-static struct kvmod_segment *const last = &segments[2];
+/* Segment 2 and its heads, for tests to spoil. */
+static struct kvmod_segment *last;
+static struct kvmod_head *spoiled;
 
 static void make_request(void)
 {
-	for (uint32_t g = 0; g < HEADS; g++)
-		heads[g] = (struct kvmod_head){
-			.size = sizeof(heads[g]), .n = N, .positions = positions,
-			.k = { .type = KVMOD_F32, .data = keys, .stride = DIM * sizeof(float) },
-		};
-	memcpy(spoiled, heads, sizeof(spoiled));
-	kvmod_list_heads(head_list, heads, HEADS);
-	kvmod_list_heads(spoiled_list, spoiled, HEADS);
-	for (uint32_t l = 0; l < LAYERS; l++)
-		segments[l] = (struct kvmod_segment){
-			.size = sizeof(segments[l]), .layer = l, .sequence = 5, .logical = N,
-			.n_q_heads = HEADS, .n_kv_heads = HEADS, .head_dim = DIM, .scale = 1,
-			.heads = l == 2 ? spoiled_list : head_list, .n_rows = 2, .sink_logits = sinks,
-			.q = { .type = KVMOD_F32, .data = queries, .stride = HEADS * DIM * sizeof(float),
-			       .head_stride = DIM * sizeof(float) },
-		};
-	kvmod_list_segments(segment_list, segments, LAYERS);
+	static const struct kv_shape shape = {
+		.n_layers = LAYERS, .n_segments = LAYERS, .n_q_heads = HEADS, .n_kv_heads = HEADS,
+		.head_dim = DIM,
+	};
+
+	assert_ok(kv_describe(&cache, &shape, N, N));
+	for (uint32_t i = 0; i < LAYERS * HEADS; i++) {
+		cache.heads[i].k = kv_view(KVMOD_F32, keys, DIM * sizeof(float), 0);
+		cache.heads[i].positions = positions;
+	}
+	for (uint32_t l = 0; l < LAYERS; l++) {
+		kv_describe_queries(&cache.segments[l], queries, 2);
+		cache.segments[l].sequence = 5;
+		cache.segments[l].sink_logits = sinks;
+	}
+	last = &cache.segments[2];
+	spoiled = &cache.heads[2 * HEADS];
 	for (uint32_t i = 0; i < N; i++)
 		positions[i] = (int32_t)i;
 	memset(sinks, 0, sizeof(sinks));
-	request = (struct kvmod_request){
-		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
-		.n_segments = LAYERS, .segments = segment_list,
-	};
 }
 
 static void set_up(void)
@@ -106,6 +99,7 @@ static void set_up(void)
 
 static void tear_down(void)
 {
+	kv_undescribe(&cache);
 	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 	fixture_teardown();
@@ -117,16 +111,16 @@ static int32_t falling[N] = { 9, 8 }, far[N] = { [N - 1] = N }, negative[N] = { 
 static const int32_t rows_too_late[2] = { 14, 16 };
 
 #define MISTAKES(M) \
-	M(request_size, request.size = 0, "the request has size 0, expected at least 32") \
-	M(no_layers, request.n_layers = 0, \
-	  "the request is of a model of 0 layers, expected 1 to 65536") \
-	M(no_segments, request.n_segments = 0, "the request has 0 segments, expected 1 to 1048576") \
-	M(all_windows, request.n_window_layers = 3, \
+	M(request_size, cache.request.size = 0, "the request has size 0, expected at least 32") \
+	M(no_layers, cache.request.n_layers = 0, \
+	  "the request's model has 0 layers, expected 1 to 65536") \
+	M(no_segments, cache.request.n_segments = 0, "the request has 0 segments, expected 1 to 1048576") \
+	M(all_windows, cache.request.n_window_layers = 3, \
 	  "the request has 3 window layers in a model of 3 layers: expected fewer") \
-	M(null_segments, request.segments = NULL, "the request's segments are NULL") \
-	M(null_segment, segment_list[1] = NULL, "segment 1 is NULL") \
+	M(null_segments, cache.request.segments = NULL, "the request's segments are NULL") \
+	M(null_segment, cache.segment_list[1] = NULL, "segment 1 is NULL") \
 	M(segment_size, last->size = 0, "segment 2 has size 0, expected at least 248") \
-	M(layer, last->layer = 3, "segment 2 is of layer 3, but the model has 3 layers") \
+	M(layer, last->layer = 3, "segment 2 is layer 3, but the model has 3 layers") \
 	M(layer_twice, last->layer = 0, "segments 0 and 2 are both layer 0 of sequence 5") \
 	M(no_kv_heads, last->n_kv_heads = 0, \
 	  "segment 2 has 2 query heads on 0 KV heads, expected a multiple") \
@@ -138,7 +132,7 @@ static const int32_t rows_too_late[2] = { 14, 16 };
 	M(huge_dim, last->head_dim = UINT32_MAX, \
 	  "segment 2 has a head_dim of 4294967295, expected 1 to 65536") \
 	M(null_heads, last->heads = NULL, "segment 2 has no heads") \
-	M(null_head, spoiled_list[1] = NULL, "layer 2: KV head 1 is NULL") \
+	M(null_head, cache.head_list[2 * HEADS + 1] = NULL, "layer 2: KV head 1 is NULL") \
 	M(head_size, spoiled[1].size = 0, "layer 2: KV head 1 has size 0, expected at least 88") \
 	M(empty_head, spoiled[1].n = 0, "layer 2: KV head 1 is empty") \
 	M(long_head, spoiled[1].n = UINT32_MAX, \
@@ -194,10 +188,10 @@ START_TEST(mistakes_are_refused)
 	struct kvmod_plan *plan;
 	char why[256];
 
-	assert_ok(kvmod_plan_new(&request, &plan));
+	assert_ok(kvmod_plan_new(&cache.request, &plan));
 	mistakes[_i].spoil();
 	snprintf(why, sizeof(why), "policy witness: %s", mistakes[_i].why);
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_EINVAL);
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), KVMOD_EINVAL);
 	ck_assert_msg(strcmp(kvmod_error(), why) == 0, "%s: %s", mistakes[_i].name, kvmod_error());
 	ck_assert_ptr_nonnull(strstr(fixture_log, why));
 	ck_assert_uint_eq(n_asked, 0);
@@ -212,18 +206,18 @@ START_TEST(good_requests)
 {
 	struct kvmod_plan *plan;
 
-	assert_ok(kvmod_plan_new(&request, &plan));
-	assert_ok(kvmod_decide(policy, &request, plan));
+	assert_ok(kvmod_plan_new(&cache.request, &plan));
+	assert_ok(kvmod_decide(policy, &cache.request, plan));
 	for (uint32_t l = 0; l < LAYERS; l++)
-		segments[l].logical = 0;		/* left out: nothing was cut */
-	assert_ok(kvmod_decide(policy, &request, plan));
+		cache.segments[l].logical = 0;		/* left out: nothing was cut */
+	assert_ok(kvmod_decide(policy, &cache.request, plan));
 	last->layer = 0;				/* the same layer of another sequence */
 	last->sequence = 4;
-	assert_ok(kvmod_decide(policy, &request, plan));
+	assert_ok(kvmod_decide(policy, &cache.request, plan));
 	last->layer = 2;
 	spoiled[0].k.stride = -(int64_t)(DIM * sizeof(float));
 	spoiled[0].k.data = keys + (N - 1) * DIM;
-	assert_ok(kvmod_decide(policy, &request, plan));
+	assert_ok(kvmod_decide(policy, &cache.request, plan));
 	ck_assert_uint_eq(n_asked, 4);
 	kvmod_plan_free(plan);
 }
@@ -236,14 +230,14 @@ START_TEST(plan_of_a_shorter_cache)
 
 	spoiled[0].n = spoiled[1].n = N / 2;
 	spoiled[0].positions = spoiled[1].positions = NULL;
-	assert_ok(kvmod_plan_new(&request, &plan));
+	assert_ok(kvmod_plan_new(&cache.request, &plan));
 	spoiled[1].n = N;
-	assert_fails(kvmod_decide(policy, &request, plan), KVMOD_EINVAL,
+	assert_fails(kvmod_decide(policy, &cache.request, plan), KVMOD_EINVAL,
 		     "policy witness: keep 2 of the plan has no room for the 16 positions of its "
 		     "segment: expected a plan of kvmod_plan_new()");
 	ck_assert_uint_eq(n_asked, 0);
-	assert_ok(kvmod_plan_renew(&request, &plan));
-	assert_ok(kvmod_decide(policy, &request, plan));
+	assert_ok(kvmod_plan_renew(&cache.request, &plan));
+	assert_ok(kvmod_decide(policy, &cache.request, plan));
 	kvmod_plan_free(plan);
 }
 END_TEST
@@ -253,7 +247,7 @@ START_TEST(no_plan_for_a_bad_request)
 	struct kvmod_plan *plan = NULL;
 
 	spoiled[1].n = UINT32_MAX;
-	assert_fails(kvmod_plan_new(&request, &plan), KVMOD_EINVAL, "layer 2: KV head 1 caches "
+	assert_fails(kvmod_plan_new(&cache.request, &plan), KVMOD_EINVAL, "layer 2: KV head 1 caches "
 		     "4294967295 positions, expected at most 2147483647");
 	ck_assert_ptr_null(plan);
 }

@@ -393,8 +393,7 @@ END_TEST
 	M(n_end_tokens, 3, "the model has 3 end tokens, but a list of them that is NULL") \
 	M(n_layers, 0, "the model has 0 layers, expected 1 to 65536") \
 	M(n_layers, 65537, "the model has 65537 layers, expected 1 to 65536") \
-	M(n_window_layers, 2, "the model has 2 layers that cache a window alone, of 2 layers: " \
-	  "expected fewer") \
+	M(n_window_layers, 2, "the model has 2 window layers among its 2 layers: expected fewer") \
 	M(n_kv_heads, 0, "the model has 4 query heads on 0 KV heads, expected a multiple, at most 65536") \
 	M(n_kv_heads, 3, "the model has 4 query heads on 3 KV heads, expected a multiple, at most 65536") \
 	M(n_q_heads, 0, "the model has 0 query heads on 2 KV heads, expected a multiple, at most 65536") \
@@ -417,7 +416,7 @@ START_TEST(models_are_checked)
 	struct kvmod_model oldest = fixture_model;
 
 	MODELS(MODEL)
-	assert_fails(kv_model_check(NULL), KVMOD_EINVAL, "the engine describes no model");
+	assert_fails(kv_model_check(NULL), KVMOD_EINVAL, "the engine returned no model");
 	assert_ok(kv_model_check(&fixture_model));
 	oldest.size = offsetof(struct kvmod_model, n_end_tokens) + sizeof(oldest.n_end_tokens);
 	oldest.n_device_layers = oldest.n_window_layers = 99;		/* beyond its end */

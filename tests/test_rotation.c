@@ -12,6 +12,7 @@
 
 #include <kvmod/kvmod.h>
 
+#include "core/run/describe.h"
 #include "core/testkit/random.h"
 #include "kernels/cpu/logits.h"
 #include "tests/madeup_gpu.h"
@@ -89,11 +90,7 @@ static const struct kvmod_module peek_module = {
 
 static struct kvmod_ctx *ctx;
 static struct kvmod_policy *policy;
-static struct kvmod_request request;
-static struct kvmod_segment segments[LAYERS];
-static struct kvmod_head heads[LAYERS][HEADS];
-static const struct kvmod_segment *segment_list[LAYERS];
-static const struct kvmod_head *head_list[LAYERS][HEADS];
+static struct kv_described cache;
 static struct kvmod_plan *plan;
 static void *memories[64];
 static bool on_gpu;
@@ -136,45 +133,39 @@ static struct kvmod_view store(struct kv_random *r, uint32_t type, uint32_t d, u
 	return (struct kvmod_view){ .type = type, .rotation = d, .data = memory, .stride = (int64_t)stride };
 }
 
+static const struct kv_shape shape = {
+	.n_layers = LAYERS, .n_segments = LAYERS, .n_q_heads = Q_HEADS, .n_kv_heads = HEADS,
+	.head_dim = DIM,
+};
+
 static void make_cache(uint32_t type, uint32_t d)
 {
 	struct kv_random r = { 5 };
 	size_t row = kvmod_row_bytes(type, DIM);
 
+	ck_assert_int_eq(kv_describe(&cache, &shape, N, N), 0);
 	for (uint32_t l = 0; l < LAYERS; l++) {
-		struct kvmod_segment *s = &segments[l];
+		struct kvmod_segment *s = &cache.segments[l];
 
-		*s = (struct kvmod_segment){
-			.size = sizeof(*s), .layer = l, .logical = N, .n_q_heads = Q_HEADS,
-			.n_kv_heads = HEADS, .head_dim = DIM, .total_heads = HEADS, .scale = 1,
-			.n_rows = ROWS, .heads = head_list[l], .device = on_gpu ? "cuda" : "cpu",
-		};
-		for (uint32_t g = 0; g < HEADS; g++)
-			heads[l][g] = (struct kvmod_head){
-				.size = sizeof(heads[l][g]), .n = N,
-				.k = store(&r, type, d, N, row + 6, k[l][g]),
-				.v = store(&r, KVMOD_F16, 0, N, 2 * DIM, NULL),
-			};
+		s->device = on_gpu ? "cuda" : "cpu";
+		for (uint32_t g = 0; g < HEADS; g++) {
+			struct kvmod_head *head = &cache.heads[l * HEADS + g];
+
+			head->k = store(&r, type, d, N, row + 6, k[l][g]);
+			head->v = store(&r, KVMOD_F16, 0, N, 2 * DIM, NULL);
+		}
+		s->n_rows = ROWS;
 		s->q = store(&r, KVMOD_F32, d, ROWS * Q_HEADS, 4 * DIM, q[l][0]);
 		s->q.stride *= Q_HEADS;
 		s->q.head_stride = 4 * DIM;
-		kvmod_list_heads(head_list[l], heads[l], HEADS);
 	}
-	kvmod_list_segments(segment_list, segments, LAYERS);
-	request = (struct kvmod_request){
-		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
-		.n_segments = LAYERS, .segments = segment_list,
-	};
-	ck_assert_msg(!kvmod_plan_new(&request, &plan), "%s", kvmod_error());
+	ck_assert_msg(!kvmod_plan_new(&cache.request, &plan), "%s", kvmod_error());
 }
 
 static void start(uint32_t what, uint32_t rows, const char *policy_on, bool cache_on_gpu, uint32_t type,
 		  uint32_t d)
 {
-	static const struct kvmod_model model = {
-		.size = sizeof(model), .n_layers = LAYERS, .n_q_heads = Q_HEADS, .n_kv_heads = HEADS,
-		.head_dim = DIM, .n_vocab = 10, .context = 64, .name = "made-up",
-	};
+	struct kvmod_model model = kv_model_of_shape(&shape, 64);
 
 	memset(&gpu, 0, sizeof(gpu));
 	memset(&peek, 0, sizeof(peek));
@@ -193,6 +184,7 @@ static void start(uint32_t what, uint32_t rows, const char *policy_on, bool cach
 static void end(void)
 {
 	kvmod_plan_free(plan);
+	kv_undescribe(&cache);
 	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 	while (n_memories > 0) {
@@ -226,15 +218,15 @@ START_TEST(policies_on_the_cpu_get_plain_floats)
 {
 	start(KVMOD_NEED_K, ROWS, "cpu", _i >= N_STORED, stored[_i % N_STORED].type, stored[_i % N_STORED].d);
 	for (unsigned again = 1; again <= 2; again++) {
-		ck_assert_msg(!kvmod_decide(policy, &request, plan), "%s", kvmod_error());
+		ck_assert_msg(!kvmod_decide(policy, &cache.request, plan), "%s", kvmod_error());
 		ck_assert_uint_eq(peek.n_calls, again);
 		check_floats(peek.k[0][0][0], k[0][0][0], LAYERS * HEADS * N * DIM);
 		check_floats(peek.q[0][0][0], q[0][0][0], LAYERS * ROWS * Q_HEADS * DIM);
 		memset(peek.k, 0, sizeof(peek.k));
 	}
 	/* The engine's own views are as they were. */
-	ck_assert_uint_eq(segments[1].heads[1]->k.rotation, stored[_i % N_STORED].d);
-	ck_assert_uint_eq(segments[1].heads[1]->k.type, stored[_i % N_STORED].type);
+	ck_assert_uint_eq(cache.segments[1].heads[1]->k.rotation, stored[_i % N_STORED].d);
+	ck_assert_uint_eq(cache.segments[1].heads[1]->k.type, stored[_i % N_STORED].type);
 	end();
 }
 END_TEST
@@ -242,18 +234,17 @@ END_TEST
 /* It gets floats, so floats are what it has to read. */
 START_TEST(types_are_those_that_are_handed_out)
 {
+	struct kvmod_model model = kv_model_of_shape(&shape, 64);
+
 	start(KVMOD_NEED_K, 0, "cpu", false, KVMOD_Q4_0, 32);
 	kvmod_policy_close(policy);
 	peek.types = KVMOD_TYPE_BIT(KVMOD_F32);
-	ck_assert_int_eq(kvmod_policy_open(ctx, "peek", "cpu", &(struct kvmod_model){
-		.size = sizeof(struct kvmod_model), .n_layers = LAYERS, .n_q_heads = Q_HEADS,
-		.n_kv_heads = HEADS, .head_dim = DIM, .n_vocab = 10, .context = 64 }, &policy), 0);
-	ck_assert_msg(!kvmod_decide(policy, &request, plan), "%s", kvmod_error());
+	ck_assert_int_eq(kvmod_policy_open(ctx, "peek", "cpu", &model, &policy), 0);
+	ck_assert_msg(!kvmod_decide(policy, &cache.request, plan), "%s", kvmod_error());
 	check_floats(peek.k[0][0][0], k[0][0][0], LAYERS * HEADS * N * DIM);
-	for (uint32_t l = 0; l < LAYERS; l++)
-		for (uint32_t g = 0; g < HEADS; g++)
-			heads[l][g].k.rotation = 0;
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_ENOTSUP);
+	for (uint32_t i = 0; i < LAYERS * HEADS; i++)
+		cache.heads[i].k.rotation = 0;
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), KVMOD_ENOTSUP);
 	ck_assert_str_eq(kvmod_error(), "policy peek: layer 0: the policy does not read the element type of K");
 	end();
 }
@@ -262,9 +253,9 @@ END_TEST
 START_TEST(policies_on_a_gpu_are_refused)
 {
 	start(KVMOD_NEED_K, 0, "cuda", true, KVMOD_F16, 64);
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_ENOTSUP);
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), KVMOD_ENOTSUP);
 	ck_assert_str_eq(kvmod_error(), "policy peek: layer 0: K is stored rotated, which a policy on cuda "
-			 "cannot read: run the policy on the cpu");
+			 "cannot read: run the policy on the CPU");
 	ck_assert_uint_eq(peek.n_calls, 0);
 	ck_assert_int_eq(plan->keeps[0]->status, KVMOD_ENOTSUP);
 	ck_assert_uint_eq(plan->keeps[0]->kind, KVMOD_KEEP_ALL);
@@ -276,10 +267,10 @@ END_TEST
 START_TEST(what_is_not_read_is_no_matter)
 {
 	start(KVMOD_NEED_V, 0, _i ? "cuda" : "cpu", _i, KVMOD_F16, 64);
-	ck_assert_msg(!kvmod_decide(policy, &request, plan), "%s", kvmod_error());
+	ck_assert_msg(!kvmod_decide(policy, &cache.request, plan), "%s", kvmod_error());
 	ck_assert_uint_eq(peek.n_calls, 1);
 	ck_assert_uint_eq(peek.v.type, KVMOD_F16);
-	ck_assert_ptr_eq(peek.v.data, heads[LAYERS - 1][0].v.data);
+	ck_assert_ptr_eq(peek.v.data, cache.heads[(LAYERS - 1) * HEADS].v.data);
 	end();
 }
 END_TEST
@@ -294,8 +285,8 @@ START_TEST(rotations_that_cannot_be)
 	};
 
 	start(KVMOD_NEED_K, 0, "cpu", false, KVMOD_F16, 64);
-	heads[1][1].k.rotation = wrong[_i].d;
-	ck_assert_int_eq(kvmod_decide(policy, &request, plan), KVMOD_EINVAL);
+	cache.heads[HEADS + 1].k.rotation = wrong[_i].d;
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), KVMOD_EINVAL);
 	ck_assert_str_eq(kvmod_error(), wrong[_i].why);
 	end();
 }

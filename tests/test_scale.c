@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Large configurations, sections and registries: what takes a second here would
- * take many minutes if each of the things were compared with all the others: an
- * alarm ends that. Limits are said where they are met.
+ * Large configurations, sections and registries. Each takes a second; comparing every
+ * entry with all others would take many minutes, and an alarm ends the test before.
+ * Reaching a limit gives a message.
  */
 #include "core/modules/catalog.h"
 #include "tests/fixture.h"

@@ -12,6 +12,8 @@
 
 #include <kvmod/scorer.h>
 
+#include "core/run/describe.h"
+
 #define LAYERS 2u
 #define HEADS 2u
 #define N 8u
@@ -161,42 +163,24 @@ KVMOD_MODULE("scorers", "1", "Apache-2.0", "", "", 0, scorers_init, NULL);
 
 /* --- a request, a decision --------------------------------------------------------------- */
 
-static struct kvmod_head heads[LAYERS][HEADS];
-static const struct kvmod_head *head_list[LAYERS][HEADS];
-static struct kvmod_segment segments[LAYERS];
-static const struct kvmod_segment *segment_list[LAYERS];
-static struct kvmod_request request;
+static const struct kv_shape shape = {
+	.n_layers = LAYERS, .n_segments = LAYERS, .n_q_heads = 2 * HEADS, .n_kv_heads = HEADS,
+	.head_dim = 4,
+};
+static struct kv_described cache;
 
 static void setup(const float scores[LAYERS][HEADS][N])
 {
-	memset(heads, 0, sizeof(heads));
-	memset(segments, 0, sizeof(segments));
 	memcpy(table, scores, sizeof(table));
 	answer = KVMOD_OK;
-	for (uint32_t i = 0; i < LAYERS; i++) {
-		for (uint32_t g = 0; g < HEADS; g++)
-			heads[i][g] = (struct kvmod_head){ .size = sizeof(**heads), .n = N };
-		kvmod_list_heads(head_list[i], heads[i], HEADS);
-		segments[i] = (struct kvmod_segment){
-			.size = sizeof(*segments), .layer = i, .sequence = 1, .logical = N,
-			.n_q_heads = 2 * HEADS, .n_kv_heads = HEADS, .head_dim = 4,
-			.total_heads = HEADS, .scale = 0.5f, .heads = head_list[i],
-		};
-		segment_list[i] = &segments[i];
-	}
-	request = (struct kvmod_request){
-		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
-		.n_segments = LAYERS, .segments = segment_list,
-	};
+	kv_undescribe(&cache);
+	ck_assert_int_eq(kv_describe(&cache, &shape, N, N), 0);
 }
 
 static int open_policy(struct kvmod_ctx *ctx, const char *name, const char *params,
 		       struct kvmod_policy **policy)
 {
-	const struct kvmod_model model = {
-		.size = sizeof(model), .n_layers = LAYERS, .n_q_heads = 2 * HEADS,
-		.n_kv_heads = HEADS, .head_dim = 4, .context = 1024, .scale = 0.5f,
-	};
+	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
 	char text[256];
 
 	snprintf(text, sizeof(text), "[policy %s]\n%s\n", name, params);
@@ -213,8 +197,8 @@ static struct kvmod_plan *decide(const char *name, const char *params)
 	struct kvmod_plan *plan;
 
 	assert_ok(open_policy(ctx, name, params, &policy));
-	assert_ok(kvmod_plan_new(&request, &plan));
-	assert_ok(kvmod_decide(policy, &request, plan));
+	assert_ok(kvmod_plan_new(&cache.request, &plan));
+	assert_ok(kvmod_decide(policy, &cache.request, plan));
 	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 	return plan;
@@ -318,9 +302,9 @@ START_TEST(raised_once)
 	assert_kept("by_layer", "budget = 1", (const char *[]){ "067", "067", "067", "067" });
 	fixture_log[0] = '\0';
 	assert_ok(open_policy(ctx, "by_head", "budget = 1", &policy));
-	assert_ok(kvmod_plan_new(&request, &plan));
+	assert_ok(kvmod_plan_new(&cache.request, &plan));
 	for (int i = 0; i < 3; i++)
-		assert_ok(kvmod_decide(policy, &request, plan));
+		assert_ok(kvmod_decide(policy, &cache.request, plan));
 	ck_assert_str_eq(kept(plan, 1, 1), "067");
 	said = strstr(fixture_log, "a budget of 1 of 8 positions is below what is always kept: "
 		      "raised to 3");

@@ -219,16 +219,16 @@ static void assert_last(const struct kvmod_task *t)
 
 static void assert_attention(const struct madeup *m)
 {
-	struct kvmod_extent extent = kvmod_extent_of(&m->request);
+	struct kvmod_extent extent = kvmod_extent_of(&m->d.request);
 	struct kv_work *work = malloc(sizeof(*work) + kv_attention_floats(&extent) * sizeof(float));
 
 	ck_assert_ptr_nonnull(work);
 	for (uint32_t g = 0; g < m->shape.n_kv_heads; g++) {
 		struct kvmod_task t = {
-			.segment = &m->segments[0],
-			.head = kvmod_head_at(&m->segments[0], g),
+			.segment = &m->d.segments[0],
+			.head = kvmod_head_at(&m->d.segments[0], g),
 			.g = g,
-			.n = kvmod_head_at(&m->segments[0], g)->n,
+			.n = kvmod_head_at(&m->d.segments[0], g)->n,
 			.group = m->shape.n_q_heads / m->shape.n_kv_heads,
 			.work = work,
 		};
@@ -259,7 +259,7 @@ static struct kvmod_plan *ragged_plan(const struct kvmod_request *request)
 
 static void assert_both_turns(uint32_t n_q_heads, uint32_t n_kv_heads, uint32_t head_dim)
 {
-	struct madeup_shape shape = {
+	struct kv_shape shape = {
 		.n_layers = 1, .n_segments = 1, .n_q_heads = n_q_heads,
 		.n_kv_heads = n_kv_heads, .head_dim = head_dim, .type = KVMOD_F32,
 	};
@@ -268,10 +268,10 @@ static void assert_both_turns(uint32_t n_q_heads, uint32_t n_kv_heads, uint32_t 
 
 	ck_assert_int_eq(madeup_first(&first, &shape, 70, 33, 0), 0);
 	assert_attention(&first);
-	plan = ragged_plan(&first.request);
+	plan = ragged_plan(&first.d.request);
 	ck_assert_int_eq(madeup_next(&second, &first, plan, 9, 6, 0), 0);
-	ck_assert_uint_eq(second.heads[0].n, 24 + 9);
-	ck_assert_int_eq(second.heads[0].positions[1], 3);
+	ck_assert_uint_eq(second.d.heads[0].n, 24 + 9);
+	ck_assert_int_eq(second.d.heads[0].positions[1], 3);
 	assert_attention(&second);
 	kvmod_plan_free(plan);
 	madeup_free(&first);

@@ -225,8 +225,8 @@ START_TEST(prompt_is_cut)
 END_TEST
 
 /*
- * A second prompt goes on at the next position, over what the first one left; what is
- * kept is said of all that was seen.
+ * A second prompt continues at the next position, over what the first one left; the
+ * counts of kept positions refer to all tokens seen.
  */
 START_TEST(second_turn)
 {
@@ -363,7 +363,7 @@ START_TEST(default_leaves_256)
 	ck_assert_uint_eq(prompt(256).left_whole, 1);
 	kvmod_sequence_close(sequence);
 	kvmod_session_close(session);
-	/* And where nothing is said. */
+	/* And without a setting. */
 	ck_assert_int_eq(kvmod_configure(ctx, "/dev/null", NULL, 0), 0);
 	ck_assert_int_eq(kvmod_session_open(engine, policy, &session), 0);
 	ck_assert_int_eq(kvmod_sequence_open(session, &sequence), 0);

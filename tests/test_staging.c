@@ -48,7 +48,7 @@ START_TEST(staging)
 	ck_assert_uint_eq(reader.n_views, reader_views(READER_ALL, ROWS));
 	ck_assert_str_eq(reader.device, sides[side].policy);
 	is_decided();
-	/* Again: nothing is said or allocated anew. */
+	/* Again: nothing more is logged or allocated. */
 	n_allocations = gpu.n_allocations;
 	assert_ok(kvmod_decide(policy, &request, plan));
 	ck_assert_uint_eq(reader.n_wrong, 0);

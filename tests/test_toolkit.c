@@ -1,139 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The toolkit's calls, through the table that the host hands out, against plain
- * arithmetic; and modules that need an extension.
+ * arithmetic; test_toolkit_attention has those about attention.
  */
-#define KVMOD_MODULE_SYMBOL kit_module
-#include "tests/fixture.h"
+#include "tests/kit.h"
 
 #include <math.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <kvmod/toolkit.h>
-
-#include "core/testkit/madeup.h"
 #include "core/testkit/random.h"
 #include "kernels/cpu/ops.h"
 #include "tests/simd_levels.h"
-
-/* --- a policy that does what a test wants ------------------------------------------- */
-
-struct tested {
-	struct kvmod_instance instance;
-	int64_t floats, rows;
-	uint32_t said;
-};
-
-#define PARAMS(P, owner) \
-	P(owner, struct tested, floats, INT, "1000", "", "floats of scratch; -1: none are asked for") \
-	P(owner, struct tested, rows, INT, "5", "0..100", "of queries")
-
-static const struct kvmod_toolkit *kit;
-static kvmod_task_fn *task_fn;
-static void (*before)(struct tested *self, const struct kvmod_request *request);
-
-static int32_t say_needs(void *self, struct kvmod_needs *needs)
-{
-	needs->what = KVMOD_NEED_K;
-	needs->rows.is_count = 1;
-	needs->rows.value = (double)((struct tested *)self)->rows;
-	return KVMOD_OK;
-}
-
-static int32_t workspace(void *self_, const struct kvmod_request *request,
-			 struct kvmod_workspace *need)
-{
-	const struct tested *self = self_;
-
-	if (self->floats >= 0)
-		need->host = kit->scratch_bytes(self_, request, (size_t)self->floats);
-	return KVMOD_OK;
-}
-
-static int32_t compress(void *self_, const struct kvmod_request *request, struct kvmod_plan *plan)
-{
-	struct tested *self = self_;
-
-	if (before)
-		before(self, request);
-	for (uint32_t i = 0; i < request->n_segments; i++)
-		kvmod_keep_at(plan, i)->kind = KVMOD_KEEP_HEADS;
-	kit->each_head(self_, request, plan, request->scratch,
-		       self->floats > 0 ? (size_t)self->floats : 0, task_fn, self);
-	return KVMOD_OK;
-}
-
-KVMOD_POLICY(tested, struct tested, PARAMS, "", 0, "cpu", .needs = say_needs,
-	     .workspace = workspace, .compress = compress)
-
-static int32_t kit_init(const struct kvmod_host *host)
-{
-	kit = host->get_extension(host->ctx, KVMOD_TOOLKIT);
-	ck_assert_ptr_null(host->get_extension(host->ctx, "kvmod.toolkit/2"));
-	ck_assert_ptr_null(host->get_extension(host->ctx, ""));
-	return tested_init(host);
-}
-
-KVMOD_MODULE("kit", "1", "Apache-2.0", "", "", 0, kit_init, NULL);
-
-/* The table, as any module gets it. */
-static void get_kit(void)
-{
-	struct kvmod_ctx *ctx = fixture_context();
-
-	assert_ok(kvmod_add_builtin(ctx, &kit_module));
-	ck_assert_ptr_nonnull(kit);
-	ck_assert_uint_eq(kit->size, sizeof(*kit));
-	kvmod_unref(ctx);
-}
-
-static const struct madeup_shape usual = {
-	.n_layers = 2, .n_segments = 2, .n_q_heads = 6, .n_kv_heads = 3, .head_dim = 20,
-	.type = KVMOD_F32,
-};
-
-/* Decides about a made-up cache with that function, which gets each head. */
-static struct kvmod_plan *run(const struct madeup *m, const char *params, kvmod_task_fn *fn)
-{
-	struct kvmod_ctx *ctx = fixture_context();
-	struct kvmod_model model = madeup_model(&m->shape);
-	struct kvmod_policy *policy;
-	struct kvmod_plan *plan;
-	char text[256];
-
-	task_fn = fn;
-	fixture_log[0] = '\0';
-	snprintf(text, sizeof(text), "[kvmod]\nthreads = 8\n[policy tested]\n%s\n", params);
-	assert_ok(kvmod_add_builtin(ctx, &kit_module));
-	assert_ok(fixture_configure(ctx, text));
-	assert_ok(kvmod_policy_open(ctx, "tested", "cpu", &model, &policy));
-	assert_ok(kvmod_plan_new(&m->request, &plan));
-	assert_ok(kvmod_decide(policy, &m->request, plan));
-	kvmod_policy_close(policy);
-	kvmod_unref(ctx);
-	return plan;
-}
-
-static struct madeup make(const struct madeup_shape *shape, uint32_t n)
-{
-	struct madeup m;
-
-	ck_assert_int_eq(madeup_first(&m, shape, n, 5, 0), 0);
-	return m;
-}
-
-static void run_and_free(struct madeup *m, const char *params, kvmod_task_fn *fn)
-{
-	struct kvmod_plan *plan = run(m, params, fn);
-
-	for (uint32_t i = 0; i < plan->n_keeps; i++)
-		ck_assert_msg(kvmod_keep_at(plan, i)->status == 0, "%s", fixture_log);
-	kvmod_plan_free(plan);
-	madeup_free(m);
-}
 
 /* --- rows ------------------------------------------------------------------------------ */
 
@@ -262,7 +141,7 @@ START_TEST(blocks_of_rows)
 {
 	struct kv_random r = { 5 };
 
-	get_kit();
+	kit_get();
 	for (enum kv_simd level = KV_SIMD_SCALAR; level <= KV_SIMD_AVX512; level++)
 		for (int round = 0; kv_simd_set_level(level) && round < 40; round++) {
 			struct block b = block_of(&r, KVMOD_F32 + (uint32_t)round % 4);
@@ -282,7 +161,7 @@ START_TEST(no_rows_and_no_numbers)
 	const struct kvmod_view view = { .type = KVMOD_F32, .data = rows, .stride = sizeof(*rows) };
 	const struct kvmod_stats stats = { sizeof(stats), 0, mean, NULL, low, high };
 
-	get_kit();
+	kit_get();
 	for (enum kv_simd level = KV_SIMD_SCALAR; level <= KV_SIMD_AVX512; level++) {
 		if (!kv_simd_set_level(level))
 			continue;
@@ -312,189 +191,6 @@ START_TEST(no_rows_and_no_numbers)
 }
 END_TEST
 
-/* --- attention ----------------------------------------------------------------------------- */
-
-static double query(const struct kvmod_segment *s, uint32_t row, uint32_t h, uint32_t d)
-{
-	return ((const float *)((const char *)s->q.data + row * s->q.stride +
-				h * s->q.head_stride))[d];
-}
-
-static int32_t check_logits(const void *self, const struct kvmod_task *t)
-{
-	const struct kvmod_segment *s = t->segment;
-	uint32_t dim = s->head_dim, row = 1, n_rows = s->n_rows - 1;
-	uint32_t sees = kvmod_row_sees(s, t->head, s->n_rows - 1);
-	float *queries = t->scratch, *logits = queries + n_rows * t->group * dim;
-	size_t stride = t->n + 1;
-
-	(void)self;
-	ck_assert_uint_eq(sees, t->n);
-	ck_assert_uint_eq(t->m, t->n);
-	t->kit->queries(t, row, n_rows, queries);
-	t->kit->logits(t, row, n_rows, logits, stride);
-	for (uint32_t j = 0; j < n_rows * t->group; j++) {
-		uint32_t h = t->g * t->group + j % t->group;
-
-		for (uint32_t d = 0; d < dim; d++)
-			ck_assert_double_eq(queries[j * dim + d], query(s, row + j / t->group, h, d));
-		for (uint32_t i = 0; i < sees; i++) {
-			const float *k = (const float *)((const char *)t->head->k.data +
-							 i * t->head->k.stride);
-			double dot = 0;
-
-			for (uint32_t d = 0; d < dim; d++)
-				dot += query(s, row + j / t->group, h, d) * k[d];
-			ck_assert_double_eq_tol(logits[j * stride + i], dot * s->scale, 1e-4);
-		}
-	}
-	t->kit->keep_whole(t);
-	return KVMOD_OK;
-}
-
-START_TEST(logits_of_the_newest)
-{
-	/* More queries than a block has, and fewer. */
-	static const uint32_t q_heads[] = { 3, 6, 57 };
-
-	for (size_t i = 0; i < 3; i++) {
-		struct madeup_shape shape = usual;
-		struct madeup m;
-
-		shape.n_q_heads = q_heads[i];
-		m = make(&shape, 61);
-		run_and_free(&m, "floats = 9000", check_logits);
-	}
-}
-END_TEST
-
-/* Of what the same calls say row by row. */
-static int32_t check_attention(const void *self, const struct kvmod_task *t)
-{
-	const uint32_t n_rows = t->segment->n_rows, m = t->n - 7;
-	float *row = t->scratch, *mean = row + t->group * t->n, *got = mean + t->n;
-
-	(void)self;
-	memset(mean, 0, t->n * sizeof(*mean));
-	for (uint32_t i = 0; i < n_rows; i++) {
-		uint32_t sees = kvmod_row_sees(t->segment, t->head, i);
-
-		t->kit->logits(t, i, 1, row, t->n);
-		for (uint32_t h = 0; h < t->group; h++) {
-			ck_assert_int_eq(t->kit->softmax(row + h * t->n, sees), 0);
-			for (uint32_t p = 0; p < sees; p++)
-				mean[p] += row[h * t->n + p] / (float)(n_rows * t->group);
-		}
-	}
-	ck_assert_int_eq(t->kit->mean_attention(t, 100, t->n, got), 0);
-	for (uint32_t p = 0; p < t->n; p++)
-		ck_assert_double_eq_tol(got[p], mean[p], 1e-6);
-	/* The newest row is the last of them. */
-	ck_assert_int_eq(t->kit->last_attention(t, got), 0);
-	for (uint32_t p = 0; p < t->group * t->n; p++)
-		ck_assert_double_eq_tol(got[p], row[p], 1e-6);
-	ck_assert_int_eq(t->kit->window_scores(t, 7, 5, KVMOD_POOL_MAX, got), 0);
-	ck_assert_int_eq(t->kit->mean_attention(t, 7, m, row), 0);
-	t->kit->pool(row, m, 5, KVMOD_POOL_MAX, mean);
-	ck_assert_mem_eq(got, mean, m * sizeof(*got));
-	t->kit->pool(row, m, 1, KVMOD_POOL_AVERAGE, got);
-	ck_assert_mem_eq(got, row, m * sizeof(*got));
-	t->kit->pool(row, m, 0, KVMOD_POOL_AVERAGE, got);
-	ck_assert_mem_eq(got, row, m * sizeof(*got));
-	t->kit->keep_whole(t);
-	return KVMOD_OK;
-}
-
-START_TEST(attention_of_the_newest)
-{
-	struct madeup m = make(&usual, 100);
-
-	run_and_free(&m, "", check_attention);
-}
-END_TEST
-
-/* A model's sinks: each query head has a logit that takes a share of its attention. */
-static int32_t check_sinks(const void *self, const struct kvmod_task *t)
-{
-	const float *sinks = t->segment->sink_logits;
-	float *logits = t->scratch, *got = logits + t->group * t->n;
-
-	(void)self;
-	t->kit->logits(t, t->segment->n_rows - 1, 1, logits, t->n);
-	ck_assert_int_eq(t->kit->last_attention(t, got), 0);
-	for (uint32_t h = 0; h < t->group; h++) {
-		double sum = exp(sinks[t->g * t->group + h]);
-
-		for (uint32_t i = 0; i < t->n; i++)
-			sum += exp(logits[h * t->n + i]);
-		for (uint32_t i = 0; i < t->n; i++)
-			ck_assert_double_eq_tol(got[h * t->n + i], exp(logits[h * t->n + i]) / sum, 1e-6);
-	}
-	t->kit->keep_whole(t);
-	return KVMOD_OK;
-}
-
-START_TEST(attention_with_sinks)
-{
-	/* Some below all logits, some far above. */
-	static const float sinks[6] = { -50, 0, 1, 3, 30, 300 };
-	struct madeup m = make(&usual, 60);
-
-	for (uint32_t i = 0; i < 2; i++)
-		m.segments[i].sink_logits = sinks;
-	run_and_free(&m, "", check_sinks);
-}
-END_TEST
-
-static int32_t ask_without_queries(const void *self, const struct kvmod_task *t)
-{
-	(void)self;
-	return t->g % 2 ? t->kit->last_attention(t, t->scratch) :
-	       t->kit->mean_attention(t, 3, t->n, t->scratch);
-}
-
-START_TEST(attention_without_queries)
-{
-	struct madeup m;
-	struct kvmod_plan *plan;
-
-	ck_assert_int_eq(madeup_first(&m, &usual, 50, 0, 0), 0);
-	plan = run(&m, "rows = 0", ask_without_queries);
-	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, KVMOD_EINVAL);
-	ck_assert_msg(strstr(fixture_log, "KV head 0: its segment has no queries: a policy's needs ask "
-			     "for rows of them"), "%s", fixture_log);
-	kvmod_plan_free(plan);
-	madeup_free(&m);
-}
-END_TEST
-
-static int32_t attend(const void *self, const struct kvmod_task *t)
-{
-	int32_t err = t->kit->last_attention(t, t->scratch);
-
-	(void)self;
-	t->kit->keep_whole(t);
-	return err;
-}
-
-/* NaN in one key: the layer is whole, its head is named, and the other layer is not it. */
-START_TEST(attention_not_finite)
-{
-	struct madeup m = make(&usual, 50);
-	struct kvmod_plan *plan;
-	float bad = NAN;
-
-	memcpy(m.bytes + ((const unsigned char *)m.heads[3 + 2].k.data - m.bytes), &bad, sizeof(bad));
-	plan = run(&m, "", attend);
-	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, 0);
-	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_ENUMERIC);
-	ck_assert_msg(strstr(fixture_log, "layer 1: KV head 2: attention is not finite: NaN or infinity "
-			     "in its keys or queries"), "%s", fixture_log);
-	kvmod_plan_free(plan);
-	madeup_free(&m);
-}
-END_TEST
-
 /* --- selection and sets ----------------------------------------------------------------------- */
 
 START_TEST(marking)
@@ -502,7 +198,7 @@ START_TEST(marking)
 	const float scores[] = { .1f, .3f, .2f, .3f, -1, .3f };
 	uint8_t marks[6] = { 0, 0, 1, 0, 0, 0 };
 
-	get_kit();
+	kit_get();
 	kit->mark_heaviest(scores, 6, 2, marks);
 	ck_assert_mem_eq(marks, ((uint8_t[]){ 0, 1, 1, 1, 0, 0 }), 6);
 	kit->mark_heaviest(scores, 6, 0, marks);
@@ -547,8 +243,8 @@ static void assert_list(const struct kvmod_plan *plan, uint32_t i, uint32_t g, u
 
 START_TEST(sets)
 {
-	struct madeup m = make(&usual, 8);
-	struct kvmod_plan *plan = run(&m, "rows = 0", keep);
+	struct madeup m = kit_cache(&kit_shape, 8);
+	struct kvmod_plan *plan = kit_run(&m, "rows = 0", keep);
 
 	ck_assert_msg(kvmod_keep_at(plan, 0)->status == 0, "%s", fixture_log);
 	assert_list(plan, 0, 0, 5, (uint32_t[]){ 1, 2, 3, 6, 7 });
@@ -570,8 +266,8 @@ static int32_t list_too_much(const void *self, const struct kvmod_task *t)
 
 START_TEST(lists_that_do_not_fit)
 {
-	struct madeup m = make(&usual, 8);
-	struct kvmod_plan *plan = run(&m, "rows = 0", list_too_much);
+	struct madeup m = kit_cache(&kit_shape, 8);
+	struct kvmod_plan *plan = kit_run(&m, "rows = 0", list_too_much);
 
 	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, KVMOD_EINVAL);
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EINVAL);
@@ -627,14 +323,14 @@ START_TEST(each_head_once)
 	static const uint32_t heads[] = { 3, 1, 2 };
 
 	for (size_t k = 0; k < 3; k++) {
-		struct madeup_shape shape = usual;
+		struct kv_shape shape = kit_shape;
 		struct madeup m;
 
 		shape.n_kv_heads = heads[k];
 		shape.n_segments = k == 1 ? 1 : 2;
-		m = make(&shape, 30);
+		m = kit_cache(&shape, 30);
 		memset(visits, 0, sizeof(visits));
-		run_and_free(&m, "", visit);
+		kit_run_and_free(&m, "", visit);
 		for (uint32_t i = 0; i < 2; i++)
 			for (uint32_t g = 0; g < 3; g++)
 				ck_assert_uint_eq(visits[i][g], i < shape.n_segments && g < heads[k]);
@@ -667,8 +363,8 @@ static int32_t fail_alone(const void *self, const struct kvmod_task *t)
 
 START_TEST(failures)
 {
-	struct madeup m = make(&usual, 30);
-	struct kvmod_plan *plan = run(&m, "", fail_some);
+	struct madeup m = kit_cache(&kit_shape, 30);
+	struct kvmod_plan *plan = kit_run(&m, "", fail_some);
 
 	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, 0);
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EIO);
@@ -677,11 +373,11 @@ START_TEST(failures)
 	ck_assert_msg(strstr(fixture_log, "layer 1: KV head 1: tape 1") ||
 		      strstr(fixture_log, "layer 1: KV head 2: tape 2"), "%s", fixture_log);
 	kvmod_plan_free(plan);
-	plan = run(&m, "", fail_without_code);
+	plan = kit_run(&m, "", fail_without_code);
 	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, KVMOD_EINVAL);
 	ck_assert_msg(strstr(fixture_log, "no code of ours"), "%s", fixture_log);
 	kvmod_plan_free(plan);
-	plan = run(&m, "", fail_alone);
+	plan = kit_run(&m, "", fail_alone);
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_ENUMERIC);
 	ck_assert_msg(strstr(fixture_log, "it failed, and did not say why"), "%s", fixture_log);
 	kvmod_plan_free(plan);
@@ -692,11 +388,11 @@ END_TEST
 /* workspace() did not ask for what each_head() wants: nothing runs. */
 START_TEST(no_room_for_a_thread)
 {
-	struct madeup m = make(&usual, 30);
+	struct madeup m = kit_cache(&kit_shape, 30);
 	struct kvmod_plan *plan;
 
 	memset(visits, 0, sizeof(visits));
-	plan = run(&m, "floats = -1", visit);
+	plan = kit_run(&m, "floats = -1", visit);
 	for (uint32_t i = 0; i < 2; i++) {
 		ck_assert_int_eq(kvmod_keep_at(plan, i)->status, KVMOD_EINVAL);
 		ck_assert_uint_eq(kvmod_keep_at(plan, i)->kind, KVMOD_KEEP_ALL);
@@ -732,73 +428,17 @@ static void check_budgets(struct tested *self, const struct kvmod_request *reque
 
 START_TEST(budgets)
 {
-	struct madeup m = make(&usual, 100);
+	struct madeup m = kit_cache(&kit_shape, 100);
 
-	before = check_budgets;
-	run_and_free(&m, "", visit);
-	before = NULL;
+	kit_before = check_budgets;
+	kit_run_and_free(&m, "", visit);
+	kit_before = NULL;
 	ck_assert_msg(strstr(fixture_log, "a budget of 3 of 100 positions is below what is always kept: "
 			     "raised to 4"), "%s", fixture_log);
 	ck_assert_ptr_null(strstr(fixture_log, "raised to 5"));
 }
 END_TEST
 
-/* --- modules that need an extension --------------------------------------------------------------- */
-
-#define REFUSED "needs the extension `kvmod.nosuch/9`, which this kvmod does not offer (it offers " \
-	"kvmod.toolkit/1): update kvmod"
-
-START_TEST(extension_that_is_not_there)
-{
-	struct kvmod_ctx *ctx = fixture_context();
-	const char *path = fixture_module("wants", "wants");
-	struct kvmod_modinfo *info;
-	struct kvmod_policy *policy;
-
-	/* It would leave a mark if it ran. */
-	unsetenv("KVMOD_TEST_CONSTRUCTED");
-	assert_fails(kvmod_load(ctx, path), KVMOD_ENOTSUP, "wants.so: " REFUSED);
-	assert_fails(kvmod_modinfo_read(ctx, path, &info), KVMOD_ENOTSUP, "wants.so: " REFUSED);
-	ck_assert_int_eq(fixture_open(ctx, "wants", &policy), KVMOD_ENOTSUP);
-	ck_assert_msg(strstr(kvmod_error(), REFUSED), "%s", kvmod_error());
-	ck_assert_ptr_null(getenv("KVMOD_TEST_CONSTRUCTED"));
-	kvmod_unref(ctx);
-}
-END_TEST
-
-START_TEST(extension_that_check_misses)
-{
-	struct kvmod_ctx *ctx = fixture_context();
-	char folder[128];
-	const char *const overrides[] = { "kvmod.policy=wants", folder };
-
-	fixture_module("wants", "wants");
-	snprintf(folder, sizeof(folder), "kvmod.module_path=%s", fixture_dir);
-	ck_assert_msg(kvmod_check(ctx, "/dev/null", overrides, 2, 0, NULL, NULL) == KVMOD_ENOTSUP, "%s",
-		      kvmod_error());
-	ck_assert_msg(strstr(kvmod_error(), REFUSED), "%s", kvmod_error());
-	kvmod_unref(ctx);
-}
-END_TEST
-
-START_TEST(extension_that_is_there)
-{
-	struct kvmod_ctx *ctx = fixture_context();
-	struct kvmod_modinfo *info;
-	char path[512];
-
-	snprintf(path, sizeof(path), "%s/snapkv.so", MODULES);
-	assert_ok(kvmod_modinfo_read(ctx, path, &info));
-	ck_assert_str_eq(kvmod_modinfo_get(info, "uses", 0), KVMOD_TOOLKIT);
-	ck_assert_ptr_null(kvmod_modinfo_get(info, "uses", 1));
-	kvmod_modinfo_free(info);
-	assert_ok(kvmod_load(ctx, path));
-	kvmod_unref(ctx);
-}
-END_TEST
-
-FIXTURE_MAIN("toolkit", blocks_of_rows, no_rows_and_no_numbers, logits_of_the_newest,
-	     attention_of_the_newest, attention_with_sinks,
-	     attention_without_queries, attention_not_finite, marking, sets,
-	     lists_that_do_not_fit, ends, each_head_once, failures, no_room_for_a_thread, budgets,
-	     extension_that_is_not_there, extension_that_check_misses, extension_that_is_there)
+FIXTURE_MAIN("toolkit", blocks_of_rows, no_rows_and_no_numbers, marking, sets,
+	     lists_that_do_not_fit, ends, each_head_once, failures, no_room_for_a_thread,
+	     budgets)

@@ -119,7 +119,7 @@ static void check_expectation(const struct vectors_case *c)
 
 	ck_assert_int_eq(vectors_request(c, KVMOD_F32, &r), 0);
 	for (uint32_t l = 0; l < c->n_layers; l++) {
-		const struct kvmod_segment *s = kvmod_segment_at(&r.request, l);
+		const struct kvmod_segment *s = kvmod_segment_at(&r.d.request, l);
 		unsigned char *kept = reference_of(c, s, &stride);
 
 		for (uint32_t g = 0; g < c->n_kv_heads; g++) {
@@ -172,7 +172,7 @@ END_TEST
 #define LATER	45
 #define MAX_N	(FIRST + TURNS * LATER)
 
-static const struct madeup_shape shape = {
+static const struct kv_shape shape = {
 	.n_layers = 3, .n_segments = 3, .n_q_heads = 6, .n_kv_heads = 3, .head_dim = 32,
 	.type = KVMOD_F32,
 };
@@ -215,7 +215,7 @@ static const struct conversation {
 static bool check_segment(const struct conversation *talk, const struct madeup *m,
 			  const struct kvmod_plan *plan, uint32_t i)
 {
-	const struct kvmod_segment *s = kvmod_segment_at(&m->request, i);
+	const struct kvmod_segment *s = kvmod_segment_at(&m->d.request, i);
 	struct policy_answer answer = { .stride = kvmod_longest_head(s) };
 	struct reference reference = { .margin = 1 };
 	uint32_t kept[MAX_N];
@@ -230,7 +230,7 @@ static bool check_segment(const struct conversation *talk, const struct madeup *
 		sure = answer.tie > 1e-4;
 	}
 	for (uint32_t g = 0; g < s->n_kv_heads && sure; g++) {
-		uint32_t n = vectors_kept(&m->request, plan, i, g, kept), at = 0;
+		uint32_t n = vectors_kept(&m->d.request, plan, i, g, kept), at = 0;
 
 		for (uint32_t k = 0; k < kvmod_head_at(s, g)->n; k++)
 			if (answer.kept[(size_t)g * answer.stride + k])
@@ -246,7 +246,7 @@ static bool check_segment(const struct conversation *talk, const struct madeup *
 static void check_budget(const struct conversation *talk, const struct madeup *m,
 			 const struct kvmod_plan *plan, uint32_t i)
 {
-	const struct kvmod_segment *s = kvmod_segment_at(&m->request, i);
+	const struct kvmod_segment *s = kvmod_segment_at(&m->d.request, i);
 	uint64_t c = talk->p.count ? talk->p.count : s->logical * talk->p.permille / 1000;
 	uint64_t kept = 0, wanted = 0, cached = 0;
 	bool shared = talk->p.rule == RULE_ADAKV;
@@ -255,7 +255,7 @@ static void check_budget(const struct conversation *talk, const struct madeup *m
 		return;
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 		uint32_t n = kvmod_head_at(s, g)->n;
-		uint64_t here = kvmod_plan_count(&m->request, plan, i, g);
+		uint64_t here = kvmod_plan_count(&m->d.request, plan, i, g);
 
 		if (!shared)
 			ck_assert_uint_eq(here, n < c ? n : c);
@@ -284,8 +284,8 @@ START_TEST(ten_turns)
 	rows = kvmod_needs_rows(kvmod_policy_needs(policy), FIRST);
 	ck_assert_int_eq(madeup_first(&m, &shape, FIRST, rows, 0), 0);
 	for (unsigned turn = 0; turn < TURNS; turn++) {
-		ck_assert_int_eq(kvmod_plan_renew(&m.request, &plan), 0);
-		ck_assert_msg(kvmod_decide(policy, &m.request, plan) == 0, "%s", kvmod_error());
+		ck_assert_int_eq(kvmod_plan_renew(&m.d.request, &plan), 0);
+		ck_assert_msg(kvmod_decide(policy, &m.d.request, plan) == 0, "%s", kvmod_error());
 		for (uint32_t i = 0; i < shape.n_segments; i++) {
 			ck_assert_msg(kvmod_keep_at(plan, i)->status == 0, "%s", said);
 			check_budget(talk, &m, plan, i);

@@ -193,7 +193,7 @@ START_TEST(a_case_as_a_request)
 	free(overrides[0]);
 
 	ck_assert_int_eq(vectors_request(c, KVMOD_F32, &r), 0);
-	s = kvmod_segment_at(&r.request, 0);
+	s = kvmod_segment_at(&r.d.request, 0);
 	ck_assert_uint_eq(s->n_rows, 1);
 	ck_assert_uint_eq(s->logical, 2);
 	ck_assert_float_eq(((const float *)((const char *)s->q.data + s->q.head_stride))[1], 4);
@@ -228,7 +228,7 @@ START_TEST(a_later_turn_as_a_request)
 	char why[256];
 
 	ck_assert_int_eq(vectors_request(c, KVMOD_F32, &r), 0);
-	s = kvmod_segment_at(&r.request, 0);
+	s = kvmod_segment_at(&r.d.request, 0);
 	ck_assert_uint_eq(s->logical, 9);
 	ck_assert_uint_eq(kvmod_head_at(s, 0)->n, 3);
 	ck_assert_uint_eq(kvmod_head_at(s, 1)->n, 2);
@@ -238,7 +238,7 @@ START_TEST(a_later_turn_as_a_request)
 	ck_assert_uint_eq(c->kept[0], 1);
 	ck_assert_uint_eq(c->kept[1], 2);
 	ck_assert_uint_eq(c->kept[3], 1);
-	ck_assert_int_eq(kvmod_plan_new(&r.request, &plan), 0);
+	ck_assert_int_eq(kvmod_plan_new(&r.d.request, &plan), 0);
 	keep = kvmod_keep_at(plan, 0);
 	keep->kind = KVMOD_KEEP_HEADS;
 	keep->counts[0] = 2;
@@ -246,9 +246,9 @@ START_TEST(a_later_turn_as_a_request)
 	keep->indices[1] = 2;
 	keep->counts[1] = 1;
 	keep->indices[keep->index_stride] = 1;
-	ck_assert(vectors_match(c, &r.request, plan, why, sizeof(why)));
+	ck_assert(vectors_match(c, &r.d.request, plan, why, sizeof(why)));
 	keep->indices[keep->index_stride] = 0;
-	ck_assert(!vectors_match(c, &r.request, plan, why, sizeof(why)));
+	ck_assert(!vectors_match(c, &r.d.request, plan, why, sizeof(why)));
 	ck_assert_str_eq(why, "layer 0, KV head 1 keeps 1 of 2 positions, expected 1; "
 			 "the first difference is position 5");
 	kvmod_plan_free(plan);
@@ -285,14 +285,14 @@ static bool matches(const struct vectors_case *c, uint32_t first, uint32_t secon
 	bool same;
 
 	ck_assert_int_eq(vectors_request(c, KVMOD_F16, &r), 0);
-	ck_assert_int_eq(kvmod_plan_new(&r.request, &plan), 0);
+	ck_assert_int_eq(kvmod_plan_new(&r.d.request, &plan), 0);
 	keep = kvmod_keep_at(plan, 0);
 	keep->kind = KVMOD_KEEP_HEADS;
 	keep->counts[0] = 2;
 	keep->indices[0] = first;
 	keep->indices[1] = second;
 	keep->loss = loss;
-	same = vectors_match(c, &r.request, plan, why, room);
+	same = vectors_match(c, &r.d.request, plan, why, room);
 	kvmod_plan_free(plan);
 	vectors_request_free(&r);
 	return same;

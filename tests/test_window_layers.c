@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A model of which one layer caches a window alone, the first of four: requests name
+ * A model in which the first of four layers caches only a window: requests name
  * three layers, and everything that counts layers copes. And a policy that wants rows
  * stored as another type, of an engine that cannot.
  */
@@ -27,8 +27,8 @@ struct half {
 };
 
 #define HALF_PARAMS(P, owner) \
-	P(owner, struct half, k_store, INT, "0", "0..100", "what K is to be stored as") \
-	P(owner, struct half, v_store, INT, "0", "0..100", "what V is to be stored as") \
+	P(owner, struct half, k_store, INT, "0", "0..100", "element type in which to store K") \
+	P(owner, struct half, v_store, INT, "0", "0..100", "element type in which to store V") \
 	P(owner, struct half, fails, BOOL, "no", "", "its plan is refused")
 KVMOD_PARAMS(policy, half, HALF_PARAMS);
 
@@ -197,8 +197,8 @@ START_TEST(engine_that_cannot_store_keeps_rows_as_they_are)
 	out = prompt(20);
 	ck_assert_int_eq(out.status, 0);
 	/* Said once. */
-	ck_assert_str_eq(logged, "policy half wants rows stored as another type, which engine fake cannot "
-			 "do: rows stay as they are\n");
+	ck_assert_str_eq(logged, "policy half asks to store rows as another type, but engine fake cannot: "
+			 "the rows stay unchanged\n");
 }
 END_TEST
 
@@ -210,8 +210,8 @@ START_TEST(unknown_type_costs_compression_only)
 	out = prompt(40);
 	ck_assert_int_eq(out.status, KVMOD_EPLAN);
 	ck_assert_double_eq(out.budget, 1);
-	ck_assert_str_eq(logged, "policy half: layer 1: V to be stored as element type 77, which is unknown: "
-			 "expected 0 (as it was) to 5; 3 of 3 segments stay whole\n");
+	ck_assert_str_eq(logged, "policy half: layer 1: V: unknown element type 77 to store rows as, "
+			 "expected 0 (unchanged) to 5; 3 of 3 segments stay whole\n");
 }
 END_TEST
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# What several threads may do at once, watched by ThreadSanitizer.
+# Runs what several threads may do at once under ThreadSanitizer.
 : "${srcdir:=.}"
 
 # A variable of the build.

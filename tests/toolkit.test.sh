@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Our own policies use exactly what is installed: the sources of each are copied out
-# of the tree, built against the installed headers alone, and held to its vectors.
+# of the tree, built with only the installed headers, and tested with its vectors.
 # The headers and an example are also compiled as C++ and by other compilers.
 : "${srcdir:=.}"
 status=0
@@ -13,7 +13,7 @@ fail() {
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-toolkit.XXXXXX") || exit 99
 trap 'rm -rf "$tmp"' EXIT
-# What the configuration says does not matter here.
+# The user's configuration does not matter here.
 KVMOD_CONF=/dev/null
 export KVMOD_CONF
 CC=$(sed -n 's/^CC = //p' Makefile)
@@ -24,7 +24,7 @@ for header in $(sed -n '/^kvmodinclude_HEADERS = /,/[^\\]$/p' Makefile |
 done
 [ -f "$tmp/include/kvmod/scorer.h" ] || fail "kvmod/scorer.h is not installed"
 
-# builds NAME SOURCE... - the module, from copies in a folder of their own.
+# builds NAME SOURCE... - builds the module from copies in their own folder.
 builds() {
 	name=$1
 	shift
@@ -37,7 +37,7 @@ builds() {
 		fail "$name out of the tree: $(cat "$tmp/out")"
 }
 
-# holds NAME [FILE] - the module's selftest, with its cases of a file of vectors.
+# holds NAME [FILE] - runs the module's selftest, with its cases of a file of vectors.
 holds() {
 	name=$1
 	n=$(grep -c "^policy $name\$" "${2:-/dev/null}")
@@ -63,7 +63,7 @@ holds refreekv "$golden"
 ./kvmod selftest "$tmp/refreekv/refreekv.so" --vectors "$srcdir/tests/golden/refreekv.txt" \
 	>"$tmp/out" 2>&1 && grep -qx 'golden vectors: 81 of 81' "$tmp/out" ||
 	fail "refreekv: its own vectors: $(cat "$tmp/out")"
-# What it draws is its own affair.
+# The positions that it draws are not compared.
 builds random random.c
 holds random
 

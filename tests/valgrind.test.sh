@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The core's unit tests under valgrind: memory that was not written, not ours, or
-# lost. Engines and kernels are for the sanitizers: ggml is built for the processor
-# at hand, which valgrind need not know.
+# The core's unit tests under valgrind: use of uninitialized memory, invalid accesses, and
+# leaks. Engines and kernels are left to the sanitizers: ggml is built for this machine's
+# processor, whose instructions valgrind may not know.
 tests='config decide loader params plan pool registry'
 
 if grep -q '^#define KVMOD_SANITIZED' config.h; then

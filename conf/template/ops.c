@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * @NAME@: a policy for kvmod, without the toolkit. It keeps the oldest positions,
- * every so many-th after them, and the newest. See kvmod-module(7) for all that a
- * policy may do.
+ * every N-th position after them, and the newest. kvmod-module(7) lists everything
+ * that a policy may do.
  */
 #include <kvmod/policy.h>
 
-/* One for each model that the policy was opened for. The core fills the parameters. */
+/* An instance, one for each model that the policy is opened for. The core sets the parameters. */
 struct policy {
 	struct kvmod_instance instance;
 	int64_t sinks, every, recent;
@@ -15,7 +15,7 @@ struct policy {
 /* name, type, default, range, help; `kvmod info` shows them, kvmod.conf sets them. */
 #define PARAMS(P, owner) \
 	P(owner, struct policy, sinks, INT, "4", "0..1024", "oldest positions, always kept") \
-	P(owner, struct policy, every, INT, "2", "1..1024", "of those between, keep every so many-th") \
+	P(owner, struct policy, every, INT, "2", "1..1024", "N: keep every N-th of the others") \
 	P(owner, struct policy, recent, INT, "256", "1..1048576", "newest positions, always kept")
 KVMOD_PARAMS(policy, @NAME@, PARAMS);
 
@@ -51,7 +51,7 @@ static int32_t compress(void *self, const struct kvmod_request *request, struct 
 static const struct kvmod_policy_ops ops = {
 	.size = sizeof(ops),
 	.name = "@NAME@",
-	.description = "keeps the oldest, every so many-th and the newest positions",
+	.description = "keeps the oldest, every N-th and the newest positions",
 	.instance_size = sizeof(struct policy),
 	.n_params = sizeof(@NAME@_params) / sizeof(*@NAME@_params),
 	.params = @NAME@_params,
@@ -64,4 +64,4 @@ static int32_t init(const struct kvmod_host *host)
 }
 
 KVMOD_MODULE("@NAME@", "0.1.0", "Apache-2.0", "@AUTHOR@",
-	     "keeps the oldest, every so many-th and the newest positions", 0, init, NULL);
+	     "keeps the oldest, every N-th and the newest positions", 0, init, NULL);

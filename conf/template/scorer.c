@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * @NAME@: a policy for kvmod. A scorer says what each position is worth; the toolkit
- * keeps those that are worth most. This one is Knorm (arXiv 2406.11430): keys of
- * small norm draw attention. See kvmod-module(7) for all that a scorer may read.
+ * @NAME@: a policy for kvmod. A scorer gives each position a score; the toolkit keeps
+ * the positions with the highest scores. This one is Knorm (arXiv 2406.11430): keys of
+ * small norm draw attention. kvmod-module(7) lists everything that a scorer may read.
  */
 #include <kvmod/scorer.h>
 
-/* Each with its default; `kvmod info` shows them, kvmod.conf sets them. */
+/* Parameters with their defaults; `kvmod info` shows them, kvmod.conf sets them. */
 #define PARAMS(P, owner) \
 	KVMOD_P_BUDGET(P, owner, "0.5") \
 	KVMOD_P_WHOLE_LAYERS(P, owner, "2") \
 	KVMOD_P_DECODE_EVERY(P, owner, "64")
 
-/* out[i] is what position i of this KV head is worth: the higher, the better. */
+/* out[i] is the score of position i of this KV head; the highest are kept. */
 static int32_t score(const void *self, const struct kvmod_task *head, float *out)
 {
 	(void)self;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * @NAME@: a policy for kvmod. It keeps the oldest and the newest positions of each
- * layer, the same for all KV heads. See kvmod-module(7) for all that a plan may say.
+ * layer, the same for all KV heads. kvmod-module(7) lists everything that a plan may ask
+ * for.
  */
 #include <kvmod/toolkit.h>
 
-/* One for each model that the policy was opened for. The core fills the parameters. */
+/* An instance, one for each model that the policy is opened for. The core sets the parameters. */
 struct policy {
 	struct kvmod_instance instance;
 	struct kvmod_amount budget;
@@ -32,7 +33,7 @@ static int32_t compress(void *self_, const struct kvmod_request *request, struct
 
 		kvmod_say_raised(&self->instance, request, segment, &self->budget, sinks + 1,
 				 &self->said_raised);
-		/* Spans are for layers whose KV heads hold equally many positions. */
+		/* Spans are for layers whose KV heads cache equally many positions. */
 		if (kvmod_same_lengths(segment) && n > budget)
 			kvmod_keep_ends(kvmod_keep_at(plan, i), n, sinks, (uint32_t)budget - sinks);
 	}

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Child processes in which modules are tried. A child leads a process group, so that
- * whatever the module starts can be ended with it. Inline, because the library and the
- * command both have such children.
+ * every process that the module starts can be killed with it. Inline, because the library
+ * and the command both have such children.
  */
 #ifndef KV_CORE_BASE_CHILD_H
 #define KV_CORE_BASE_CHILD_H
@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* How often to look whether the child has ended. */
+/* How often to check whether the child has ended. */
 #define KV_CHILD_LOOK_MS 50
 
 /* What the child does first. */
@@ -24,21 +24,21 @@ static inline void kv_child_begin(void)
 	const struct rlimit no_core = { 0, 0 };
 
 	setpgid(0, 0);
-	/* In a group of its own it does not hear of Ctrl-C, and must not outlive its parent. */
+	/* Ctrl-C does not reach the new group, and the child must not outlive its parent. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	/* Nor may it stop because it prints to the terminal, or reads from it. */
+	/* Nor may the child stop when it writes to the terminal or reads from it. */
 	signal(SIGTTOU, SIG_IGN);
 	signal(SIGTTIN, SIG_IGN);
 	setrlimit(RLIMIT_CORE, &no_core);
 }
 
-/* What the parent does after fork(): whichever of the two is first makes the group. */
+/* What the parent does after fork(): parent or child, the first of the two makes the group. */
 static inline void kv_child_started(pid_t pid)
 {
 	setpgid(pid, pid);
 }
 
-/* It is not reaped yet, and its group is there. */
+/* An ended child stays unreaped, so its process group still exists. */
 static inline bool kv_child_has_ended(pid_t pid)
 {
 	siginfo_t info = { .si_pid = 0 };
@@ -47,11 +47,11 @@ static inline bool kv_child_has_ended(pid_t pid)
 	       info.si_pid == pid;
 }
 
-/* Ends the child and what it has left behind; it is still to be reaped. */
+/* Kills the child and the processes that it started; the caller still has to reap it. */
 static inline void kv_child_kill(pid_t pid)
 {
 	kill(-pid, SIGKILL);
-	kill(pid, SIGKILL);		/* should it have left the group */
+	kill(pid, SIGKILL);		/* in case it has left the group */
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a context holds. Each member's own header says what it is. */
+/* A context: everything that belongs to one user of the library. */
 #ifndef KV_CORE_BASE_CONTEXT_H
 #define KV_CORE_BASE_CONTEXT_H
 
@@ -20,13 +20,13 @@ struct kvmod_ctx {
 	kvmod_log_fn *log;
 	void *log_arg;
 	atomic_uint log_level;
-	atomic_uint usual_level;	/* where the configuration says none */
+	atomic_uint usual_level;	/* if the configuration sets no log_level */
 	pthread_mutex_t lock;		/* guards all below */
-	struct kv_config *config;	/* never changed in place: a reload puts another */
+	struct kv_config *config;	/* never changed in place: a reload replaces it */
 	struct kv_module *modules;
 	struct kv_provider *providers, **providers_end;
 	void *provider_names;		/* a tree: the first of each kind and name */
-	struct kvmod_device *devices;	/* that are open */
+	struct kvmod_device *devices;	/* open devices */
 	struct kv_threads *threads;
 };
 

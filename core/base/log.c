@@ -38,7 +38,7 @@ int kv_fail_in(int code, const char *format, ...)
 	kv_vfail(code, format, args);
 	va_end(args);
 	n = strlen(last_error);
-	/* What no longer fits is cut. */
+	/* A message that is too long is truncated. */
 	if (snprintf(last_error + n, sizeof(last_error) - n, ": %s", reason) < 0)
 		last_error[n] = '\0';
 	return code;

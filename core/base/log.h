@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Why the last call of this thread failed, and log lines. */
+/* The message of this thread's last failure, and log lines. */
 #ifndef KV_CORE_BASE_LOG_H
 #define KV_CORE_BASE_LOG_H
 
@@ -15,12 +15,12 @@
 /* Sets this thread's message and returns code. */
 int kv_fail(int code, const char *format, ...) KV_PRINTF(2, 3);
 int kv_vfail(int code, const char *format, va_list args);
-/* Puts "format: " before the current message; returns code. */
+/* Prefixes the current message with "format: "; returns code. */
 int kv_fail_in(int code, const char *format, ...) KV_PRINTF(2, 3);
-/* Puts "what name: " before the message, or before the code's name if there is none. */
+/* Prefixes the message, or the code's name if no message is set, with "what name: ". */
 int kv_failed(int code, const char *what, const char *name);
 
-/* A message that is set aside while something else may fail. */
+/* A copy of the message, kept while something else may fail. */
 struct kv_error {
 	char text[1024];
 };

@@ -17,7 +17,7 @@ char *kv_arena_strndup(struct kv_arena *arena, const char *text, size_t n);
 char *kv_arena_printf(struct kv_arena *arena, const char *format, ...) KV_PRINTF(2, 3);
 void kv_arena_free(struct kv_arena *arena);
 
-int kv_no_memory(void);			/* KVMOD_ENOMEM, said in words */
+int kv_no_memory(void);			/* sets the message; returns KVMOD_ENOMEM */
 
 struct kv_strings {
 	const char **item;

@@ -126,7 +126,7 @@ static unsigned min3(unsigned a, unsigned b, unsigned c)
 	return ab < c ? ab : c;
 }
 
-/* Edit distance; two neighbours that changed places count as one. */
+/* Edit distance; swapping two neighbours counts as one edit. */
 static unsigned distance(const char *a, const char *b)
 {
 	enum { LONGEST = sizeof(((struct kv_nearest *)NULL)->best) };
@@ -159,7 +159,7 @@ void kv_nearest_start(struct kv_nearest *nearest, const char *wanted)
 
 	nearest->wanted = wanted;
 	nearest->best[0] = '\0';
-	/* Farther than that, it is another word. */
+	/* A name at a greater distance is a different word. */
 	nearest->distance = n < 4 ? 2 : (unsigned)(n / 3 + 2);
 }
 
@@ -230,7 +230,7 @@ int kv_utf8_length(const char *s, size_t n)
 
 /* --- text that is safe to show ----------------------------------------------------- */
 
-/* Characters of UTF-8, decoded; its length was found before. */
+/* Decodes a UTF-8 character of known length. */
 static uint32_t code_point(const unsigned char *u, int length)
 {
 	uint32_t c = length == 1 ? u[0] : u[0] & (0xffu >> (length + 1));
@@ -241,8 +241,8 @@ static uint32_t code_point(const unsigned char *u, int length)
 }
 
 /*
- * Controls (C0, DEL and C1) drive a terminal, line separators break a line, and marks
- * of direction make text read as another than it is.
+ * Control characters (C0, DEL and C1) drive a terminal, line separators break a line, and
+ * direction marks make text look like different text.
  */
 static bool is_harmful(uint32_t c)
 {
@@ -250,7 +250,7 @@ static bool is_harmful(uint32_t c)
 	       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069);
 }
 
-/* What stands for the character at s, into text; returns how many bytes of s that is. */
+/* Writes what is shown for the character at s to text; returns its length in s. */
 static size_t show_character(const char *s, size_t n, char text[KV_SHOWN_ROOM])
 {
 	int length = kv_utf8_length(s, n);

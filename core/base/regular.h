@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Opening files whose names come from users. A FIFO or a device could block the
- * program, so the caller says which kinds of file it accepts, and open never blocks.
- * Inline, because modules link nothing of the library.
+ * program, so only regular files are accepted, and opening one never blocks.
+ * Inline, because modules do not link with the library.
  */
 #ifndef KV_CORE_BASE_REGULAR_H
 #define KV_CORE_BASE_REGULAR_H

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host's threads, for parallel(). One job runs at a time; whoever comes
- * while the threads are busy (another session, or a job that starts a job) runs
- * its own work alone, which is as right and no slower than waiting.
+ * The host's threads, for parallel(). One job runs at a time. A caller that finds the
+ * threads busy (another session, or a job that starts a job) runs all its work itself,
+ * which is as correct as waiting, and no slower.
  *
  * `next` holds the job's number and the index to run next. A thread claims an
- * index by raising it, and only if nothing changed since it read what the job
- * is: while a job is being described the index is NOTHING_LEFT.
+ * index by incrementing `next`, which succeeds only if the job has not changed since
+ * the thread read fn and arg. While these are being set the index is NOTHING_LEFT.
  */
 #include "core/base/context.h"
 
@@ -22,7 +22,7 @@
 typedef void job_fn(void *arg, uint32_t i);
 
 struct kv_threads {
-	atomic_uint wanted;		/* threads, the caller's among them */
+	atomic_uint wanted;		/* threads, including the caller's */
 	atomic_bool busy;
 	uint32_t n_started;
 	pthread_t *thread;
@@ -58,7 +58,7 @@ uint32_t kv_n_processors(void)
 	return n > 0 ? (uint32_t)n : 1;
 }
 
-/* Runs what is left of the job `number`. */
+/* Runs indices of the job `number` until none is left. */
 static void work_on(struct kv_threads *threads, uint32_t number)
 {
 	uint32_t n_done = 0;
@@ -89,7 +89,7 @@ static uint32_t job_number(struct kv_threads *threads)
 	return (uint32_t)(atomic_load(&threads->next) >> 32);
 }
 
-/* Waits for a job other than `seen`; false: the threads end. */
+/* Waits for a job other than `seen`. False: the threads are to stop. */
 static bool wait_for_job(struct kv_threads *threads, uint32_t seen)
 {
 	for (int i = 0; i < SPINS && job_number(threads) == seen; i++)
@@ -132,7 +132,7 @@ static void stop(struct kv_threads *threads)
 	atomic_store(&threads->quit, false);
 }
 
-/* Signals are for the program's own threads. */
+/* The new threads block all signals: those are for the program's own threads. */
 static void start(struct kv_threads *threads, uint32_t n)
 {
 	sigset_t all, before;
@@ -146,7 +146,7 @@ static void start(struct kv_threads *threads, uint32_t n)
 	       pthread_create(&threads->thread[threads->n_started], NULL, worker, threads) == 0)
 		threads->n_started++;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (threads->n_started < n)	/* the system gives no more: so be it */
+	if (threads->n_started < n)	/* the system allows no more: use these */
 		atomic_store(&threads->wanted, threads->n_started + 1);
 }
 

@@ -15,21 +15,20 @@
 #define ONE_IN		512		/* one position in so many is similar, since `oldest` */
 #define RECENT		32		/* newest positions, all similar */
 
+static struct kv_shape shape_of(const struct bench_shape *s)
+{
+	return (struct kv_shape){
+		.n_layers = s->n_layers, .n_segments = bench_segments(s),
+		.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads,
+		.head_dim = s->head_dim, .type = s->type,
+	};
+}
+
 struct kvmod_model bench_model(const struct bench_shape *s, uint64_t context)
 {
-	return (struct kvmod_model){
-		.size = sizeof(struct kvmod_model),
-		.n_layers = s->n_layers,
-		.n_q_heads = s->n_q_heads,
-		.n_kv_heads = s->n_kv_heads,
-		.head_dim = s->head_dim,
-		.n_vocab = 1000,
-		.context = context,
-		.name = "made-up",
-		.architecture = "llama",
-		.scale = 1 / sqrtf((float)s->head_dim),
-		.rope_base = 10000,
-	};
+	struct kv_shape shape = shape_of(s);
+
+	return kv_model_of_shape(&shape, context);
 }
 
 size_t bench_k_bytes(const struct bench_shape *s, uint32_t n)
@@ -143,88 +142,50 @@ static void fill_extra(struct kv_random *r, const struct bench_shape *s, uint32_
 
 /* --- request ------------------------------------------------------------------------ */
 
-static struct kvmod_view floats(const float *data, size_t offset, size_t stride, size_t head_stride)
-{
-	return (struct kvmod_view){
-		.type = KVMOD_F32, .data = data ? data + offset : NULL,
-		.stride = (int64_t)(stride * sizeof(*data)),
-		.head_stride = (int64_t)(head_stride * sizeof(*data)),
-	};
-}
-
 static struct kvmod_view rows(const struct bench_shape *s, void *data, size_t head, uint32_t n)
 {
 	size_t row = kvmod_row_bytes(s->type, s->head_dim);
 
-	return (struct kvmod_view){
-		.type = s->type, .data = data ? (unsigned char *)data + head * n * row : NULL,
-		.stride = (int64_t)row,
-	};
+	return kv_view(s->type, data ? (unsigned char *)data + head * n * row : NULL, row, 0);
 }
 
-static struct kvmod_segment segment(const struct bench_cache *c, const struct bench_shape *s,
-				    uint32_t n, uint32_t i)
+/* All segments share them; column sums and |Wo v| are the same numbers. */
+static struct kv_extras extras(const float *extra, const struct bench_shape *s, uint32_t n)
 {
-	size_t dim = s->head_dim, mean = (size_t)n * s->n_q_heads, cov = mean + dim * s->n_q_heads;
+	size_t heads = s->n_q_heads, dim = s->head_dim;
 
-	return (struct kvmod_segment){
-		.size = sizeof(struct kvmod_segment),
-		.layer = i % s->n_layers, .sequence = i / s->n_layers, .logical = n,
-		.n_q_heads = s->n_q_heads, .n_kv_heads = s->n_kv_heads,
-		.head_dim = s->head_dim, .total_heads = s->n_kv_heads,
-		.scale = 1 / sqrtf((float)dim),
-		.heads = c->head_list + (size_t)i * s->n_kv_heads,
-		.q = floats(c->q, 0, dim * s->n_q_heads, dim),
-		.colsum = floats(c->extra, 0, 0, n), .wo_norm = floats(c->extra, 0, 0, n),
-		.q_mean = floats(c->extra, mean, 0, dim),
-		.q_cov = floats(c->extra, cov, dim, dim * dim),
-		.n_q_stat = n,
+	if (!extra)
+		return (struct kv_extras){ 0 };
+	return (struct kv_extras){
+		.colsum = extra, .wo_norm = extra, .q_mean = extra + n * heads,
+		.q_cov = extra + n * heads + dim * heads,
 	};
 }
 
 bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *s, uint32_t n,
 			  const struct kvmod_needs *needs)
 {
-	size_t n_heads = (size_t)bench_segments(s) * s->n_kv_heads;
+	struct kv_extras shared = extras(c->extra, s, n);
+	struct kv_shape shape = shape_of(s);
 
-	c->segments = calloc(bench_segments(s), sizeof(*c->segments));
-	c->heads = calloc(n_heads, sizeof(*c->heads));
-	c->segment_list = calloc(bench_segments(s), sizeof(*c->segment_list));
-	c->head_list = calloc(n_heads, sizeof(*c->head_list));
-	if (!c->segments || !c->heads || !c->segment_list || !c->head_list)
+	if (kv_describe(&c->d, &shape, n, n))
 		return false;
-	kvmod_list_segments(c->segment_list, c->segments, bench_segments(s));
-	kvmod_list_heads(c->head_list, c->heads, n_heads);
-	for (size_t i = 0; i < n_heads; i++)
-		c->heads[i] = (struct kvmod_head){
-			.size = sizeof(c->heads[i]), .n = n,
-			.k = rows(s, c->k, i, n), .v = rows(s, c->v, i, n),
-		};
-	for (uint32_t i = 0; i < bench_segments(s); i++) {
-		c->segments[i] = segment(c, s, n, i);
-		c->segments[i].n_rows = kvmod_needs_rows(needs, n);
+	for (size_t i = 0; i < (size_t)bench_segments(s) * s->n_kv_heads; i++) {
+		c->d.heads[i].k = rows(s, c->k, i, n);
+		c->d.heads[i].v = rows(s, c->v, i, n);
 	}
-	c->request = (struct kvmod_request){
-		.size = sizeof(c->request), .phase = KVMOD_PREFILL,
-		.n_layers = s->n_layers, .n_segments = bench_segments(s),
-		.segments = c->segment_list,
-	};
+	for (uint32_t i = 0; i < bench_segments(s); i++) {
+		kv_describe_queries(&c->d.segments[i], c->q, kvmod_needs_rows(needs, n));
+		kv_describe_extras(&c->d.segments[i], n, &shared);
+	}
 	return true;
-}
-
-void bench_cache_undescribe(struct bench_cache *c)
-{
-	free(c->segments);
-	free(c->heads);
-	free(c->segment_list);
-	free(c->head_list);
 }
 
 /* --- memory ------------------------------------------------------------------------- */
 
 void bench_cache_free(struct bench_cache *c)
 {
-	bench_cache_undescribe(c);
+	kv_undescribe(&c->d);
 	free(c->k);
 	free(c->v);
 	free(c->q);

@@ -10,6 +10,8 @@
 
 #include <kvmod/kvmod.h>
 
+#include "core/run/describe.h"
+
 struct bench_shape {
 	uint32_t n_layers, n_q_heads, n_kv_heads, head_dim;
 	uint32_t n_sequences;
@@ -22,11 +24,7 @@ static inline uint32_t bench_segments(const struct bench_shape *s)
 }
 
 struct bench_cache {
-	struct kvmod_request request;	/* all layers of all sequences */
-	struct kvmod_segment *segments;
-	struct kvmod_head *heads;
-	const struct kvmod_segment **segment_list;	/* of these */
-	const struct kvmod_head **head_list;
+	struct kv_described d;		/* all layers of all sequences */
 	void *k, *v;			/* [sequence][layer][KV head][n][head_dim] */
 	float *q, *extra;		/* shared by all segments; extra NULL: not needed */
 	size_t k_bytes;			/* of all segments */
@@ -53,11 +51,10 @@ size_t bench_extra_bytes(const struct bench_shape *shape, uint32_t n,
 			 const struct kvmod_needs *needs);
 /*
  * Builds the request for a cache whose k, v, q and extra are set, in any memory.
- * False: out of memory. bench_cache_undescribe() frees what it took.
+ * False: out of memory. kv_undescribe(&c->d) frees what it took.
  */
 bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *shape, uint32_t n,
 			  const struct kvmod_needs *needs);
-void bench_cache_undescribe(struct bench_cache *c);
 
 /* --- rivals on the host, policies that keep everything ------------------------------- */
 

@@ -160,8 +160,8 @@ static int host_round(struct decision_bench *b, void *cache_, struct times *t,
 {
 	const struct bench_cache *cache = cache_;
 
-	if (time_wall(b, b->policy, &cache->request, &t->ours, row) ||
-	    time_wall(b, b->rival, &cache->request, &t->theirs, NULL))
+	if (time_wall(b, b->policy, &cache->d.request, &t->ours, row) ||
+	    time_wall(b, b->rival, &cache->d.request, &t->theirs, NULL))
 		return CLI_FAILED;
 	t->wall = t->ours;
 	return CLI_OK;
@@ -174,11 +174,11 @@ static int device_round(struct decision_bench *b, void *place_, struct times *t,
 	struct bench_device *d = &b->device;
 	const struct bench_cache *cache;
 
-	if (time_marks(b, &bench_place_next(place)->request, &t->ours))
+	if (time_marks(b, &bench_place_next(place)->d.request, &t->ours))
 		return CLI_FAILED;
 	if (d->ops->synchronize(d->self, NULL))
 		return cli_error_kvmod();
-	if (time_wall(b, b->policy, &bench_place_next(place)->request, &t->wall, row))
+	if (time_wall(b, b->policy, &bench_place_next(place)->d.request, &t->wall, row))
 		return CLI_FAILED;
 	cache = bench_place_next(place);
 	return bench_device_time_read(d, cache->k, (cache->k_bytes + 15) / 16 * 16, &t->theirs);
@@ -242,7 +242,7 @@ static int measure_on_host(struct decision_bench *b, const struct bench_shape *s
 		return cli_error("out of memory");
 	err = run_rounds(b, host_round, &cache, row);
 	if (!err && b->peak)
-		err = measure_peak(b, &cache.request, row);
+		err = measure_peak(b, &cache.d.request, row);
 	bench_cache_free(&cache);
 	return err;
 }

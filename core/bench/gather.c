@@ -92,7 +92,7 @@ static void aim(struct gather_bench *b, struct compaction *c, int way)
 	size_t row = kvmod_row_bytes(b->shape.type, b->shape.head_dim);
 
 	for (uint32_t i = 0; i < c->n_gathers; i++) {
-		const struct kvmod_head *head = &cache->heads[i / 2];
+		const struct kvmod_head *head = &cache->d.heads[i / 2];
 
 		c->gathers[i] = (struct kvmod_gather){
 			.size = sizeof(c->gathers[i]), .row_bytes = row,

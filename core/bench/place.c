@@ -92,7 +92,7 @@ static int place_copy(struct bench_place *p, const struct bench_shape *s, uint32
 		return CLI_FAILED;
 	if (!bench_cache_describe(c, s, n, needs))
 		return cli_error("out of memory");
-	c->request.device = d->ops->name;
+	c->d.request.device = d->ops->name;
 	return CLI_OK;
 }
 
@@ -138,7 +138,7 @@ void bench_place_free(struct bench_place *p)
 			d->ops->free(d->self, p->copies[i].k);
 		if (p->copies[i].v)
 			d->ops->free(d->self, p->copies[i].v);
-		bench_cache_undescribe(&p->copies[i]);
+		kv_undescribe(&p->copies[i].d);
 	}
 	if (p->q)
 		d->ops->free(d->self, p->q);

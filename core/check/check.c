@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Trying a configuration: each thing that it names is loaded and used once in a
- * child process, which tells over a pipe what it is about to do and how that
- * went. A module that crashes or hangs takes the child with it, nothing else.
+ * Tries a configuration: a child process loads each thing that it names and uses it
+ * once. The child reports each step and its result over a pipe. A module that crashes
+ * or hangs takes down only the child.
  */
 #include "core/base/child.h"
 #include "core/check/check.h"
@@ -18,14 +18,14 @@
 
 #define DEFAULT_LIMIT_MS 10000
 #define MAX_LIMIT_MS	(24 * 3600 * 1000)
-#define MAX_LINES	256		/* of a log that are kept to be compared */
+#define MAX_LINES	256		/* log lines that are kept for comparison */
 
-/* What the child writes; short enough for the pipe to take it whole. */
+/* What the child writes; short enough to be written to the pipe atomically. */
 enum message_kind { STEP, LOG, DONE };
 struct message {
 	uint32_t kind;
-	int32_t code;			/* of DONE; the level of LOG */
-	pid_t pid;			/* whose word it is: a module may fork */
+	int32_t code;			/* of DONE; for LOG the level */
+	pid_t pid;			/* the writer: a module may fork */
 	char text[1024];
 };
 
@@ -36,8 +36,8 @@ struct trial {
 	kvmod_finding_fn *fn;
 	void *arg;
 	struct kv_catalog catalog;
-	struct kv_strings lines;	/* that children logged */
-	bool policy_failed;		/* the one in use */
+	struct kv_strings lines;	/* logged by children */
+	bool policy_failed;		/* the policy in use failed */
 	int first_code;
 	char first[1024];
 };
@@ -73,7 +73,7 @@ static void tell_log(void *arg, uint32_t level, const char *line)
 	tell(*(int *)arg, LOG, (int)level, line);
 }
 
-/* A crash is to be a crash, whatever handlers the program or its tools have put in. */
+/* Removes the signal handlers of the program or its tools, so that a crash ends the child. */
 static void plain_signals(void)
 {
 	static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTERM, SIGINT };
@@ -109,7 +109,7 @@ struct watch {
 	bool done;
 };
 
-/* Several children may say the same of one policy. */
+/* Several children may log the same line about one policy. */
 static bool is_new(struct trial *t, const char *line)
 {
 	const char *copy;
@@ -142,9 +142,9 @@ static void hear(struct trial *t, struct watch *w, const struct message *m)
 }
 
 /*
- * False: nothing more will come, or the time is up. A process that the module has
- * left behind may hold the pipe open, so its end is not waited for: what the child
- * wrote before it ended is in the pipe by then.
+ * False: nothing more will come, or the time is up. A process that the module started
+ * may hold the pipe open, so the end of the pipe is not awaited: all that the child
+ * wrote is in the pipe once the child has ended.
  */
 static bool hear_next(struct trial *t, struct watch *w, pid_t pid, int fd, double deadline)
 {
@@ -157,12 +157,12 @@ static bool hear_next(struct trial *t, struct watch *w, pid_t pid, int fd, doubl
 	struct message m;
 	ssize_t n;
 
-	if (ended)			/* nor will others fill the pipe while it is read */
+	if (ended)			/* so that no other process fills the pipe meanwhile */
 		kv_child_kill(pid);
 	ready = poll(&p, 1, wait_ms);
 	if (ready < 0 && errno != EINTR)
 		return false;
-	/* Also where there is always more to hear. */
+	/* Also if messages keep coming. */
 	if (!ended && left <= 0) {
 		w->code = KVMOD_ETIMEOUT;
 		return false;
@@ -198,7 +198,7 @@ static void judge(struct trial *t, struct watch *w, int status)
 	}
 }
 
-/* The pipe is closed; a child that closed it and goes on is none that has ended. */
+/* The pipe is closed, but the child may have closed it and still be running. */
 static void await_end(struct watch *w, pid_t pid, double deadline)
 {
 	const struct timespec pause = { .tv_nsec = 2000000 };
@@ -248,7 +248,7 @@ static void report_config(struct trial *t, const char *path, int code, const cha
 	report(t, &finding);
 }
 
-/* The finding says whose it is; the message need not begin with it again. */
+/* The finding names its subject, so the message need not begin with it too. */
 static const char *without_name(const char *message, enum kv_kind kind, const char *name)
 {
 	char prefix[128];
@@ -275,8 +275,8 @@ static void report_watch(struct trial *t, enum kv_kind kind, const char *name,
 }
 
 /*
- * No other thread is amid a change while the child is made. It leads a process
- * group, so that whatever it starts can be ended with it.
+ * The lock makes sure that no other thread is in the middle of a change at the fork. The
+ * child leads a process group, so that every process it starts can be killed with it.
  */
 static pid_t start_child(struct trial *t, enum kv_kind kind, const char *name, const int ends[2])
 {
@@ -311,12 +311,13 @@ static void try_one(struct trial *t, enum kv_kind kind, const char *name)
 	}
 	if (pid < 0) {
 		w.code = KVMOD_EIO;
-		snprintf(w.message, sizeof(w.message), "no child process: %s", strerror(errno));
+		snprintf(w.message, sizeof(w.message), "cannot start a child process: %s",
+			 strerror(errno));
 	}
 	report_watch(t, kind, name, &w, now() - begin);
 }
 
-/* --- what is to be tried -------------------------------------------------------------------- */
+/* --- trying each thing that is named ------------------------------------------------------ */
 
 static int by_name(const void *a, const void *b)
 {
@@ -328,7 +329,7 @@ static void keep_it(void *name)
 	(void)name;			/* the configuration's */
 }
 
-/* What is not in use and not to be had is passed over; sections.c has said the first. */
+/* Skips what is neither in use nor installed; sections.c has logged the latter. */
 static bool is_passed_over(struct trial *t, enum kv_kind kind, const char *name)
 {
 	const struct kv_entry *blacklisted;
@@ -430,7 +431,7 @@ int kv_check_config(struct kvmod_ctx *ctx, struct kv_config *config, uint32_t li
 	report_drop_ins(&t);
 	report_aliases(&t);
 	err = try_named(&t, KV_POLICY, kv_in_use(config, KV_POLICY));
-	/* Not every program runs an engine: the default one is not asked for. */
+	/* Not every program runs an engine, so the default engine is not tried. */
 	engine = kv_config_find(config, "kvmod", "", "engine");
 	if (err == KVMOD_OK)
 		err = try_named(&t, KV_ENGINE, engine ? kv_in_use(config, KV_ENGINE) : NULL);

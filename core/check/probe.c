@@ -4,6 +4,7 @@
  * model; an engine is checked, and the policy is opened for the engine's model.
  */
 #include "core/check/check.h"
+#include "core/run/describe.h"
 #include "core/run/engine.h"
 #include "core/run/policy.h"
 
@@ -14,30 +15,18 @@
 #define N_KV_HEADS	3		/* several, and no power of two */
 #define N_Q_HEADS	6
 #define HEAD_DIM	32		/* one block of a type that has blocks */
+#define SEQUENCE	1
 #define N_POSITIONS	256		/* a quarter of it is a budget that policies can keep */
 
 struct probe {
 	struct kv_arena arena;
-	struct kvmod_segment segments[N_LAYERS];
-	struct kvmod_head heads[N_LAYERS][N_KV_HEADS];
-	const struct kvmod_segment *segment_list[N_LAYERS];	/* of these */
-	const struct kvmod_head *head_list[N_LAYERS][N_KV_HEADS];
-	struct kvmod_request request;
+	struct kv_described d;
 	uint32_t seed;
 };
 
-static const struct kvmod_model model = {
-	.size = sizeof(model),
-	.n_layers = N_LAYERS,
-	.n_q_heads = N_Q_HEADS,
-	.n_kv_heads = N_KV_HEADS,
-	.head_dim = HEAD_DIM,
-	.n_vocab = 256,
-	.context = 4096,
-	.name = "made up",
-	.architecture = "llama",
-	.scale = 0.17677669f,		/* 1 / sqrt(HEAD_DIM) */
-	.rope_base = 10000,
+static const struct kv_shape shape = {
+	.n_layers = N_LAYERS, .n_segments = N_LAYERS,
+	.n_q_heads = N_Q_HEADS, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM,
 };
 
 static uint32_t next(struct probe *p)
@@ -85,93 +74,75 @@ static void fill_row(struct probe *p, uint32_t type, void *row)
 	}
 }
 
-/* [n_heads][n_rows][HEAD_DIM] */
-static int make_view(struct probe *p, uint32_t type, uint32_t n_heads, uint32_t n_rows,
-		     struct kvmod_view *view)
+/* n rows of HEAD_DIM, end to end; NULL after kv_fail(). */
+static void *make_rows(struct probe *p, uint32_t type, size_t n)
 {
-	size_t stride = kvmod_row_bytes(type, HEAD_DIM);
-	char *data = kv_arena_alloc(&p->arena, stride * n_rows * n_heads);
+	size_t row = kvmod_row_bytes(type, HEAD_DIM);
+	char *data = kv_arena_alloc(&p->arena, n * row);
 
-	if (!data)
-		return KVMOD_ENOMEM;
-	for (size_t i = 0; i < (size_t)n_rows * n_heads; i++)
-		fill_row(p, type, data + i * stride);
-	*view = (struct kvmod_view){
-		.type = type, .data = data,
-		.stride = (int64_t)stride, .head_stride = (int64_t)(stride * n_rows),
-	};
-	return KVMOD_OK;
+	for (size_t i = 0; data && i < n; i++)
+		fill_row(p, type, data + i * row);
+	return data;
 }
 
 /* [N_Q_HEADS][n] numbers that are not negative. */
-static int make_numbers(struct probe *p, uint32_t n, struct kvmod_view *view)
+static int make_numbers(struct probe *p, uint32_t n, const float **numbers)
 {
 	float *data = kv_arena_alloc(&p->arena, sizeof(*data) * n * N_Q_HEADS);
 
-	if (!data)
-		return KVMOD_ENOMEM;
-	for (uint32_t i = 0; i < n * N_Q_HEADS; i++)
+	for (uint32_t i = 0; data && i < n * N_Q_HEADS; i++)
 		data[i] = 1 + next_real(p);
-	*view = (struct kvmod_view){
-		.type = KVMOD_F32, .data = data,
-		.stride = sizeof(*data), .head_stride = (int64_t)(sizeof(*data) * n),
-	};
-	return KVMOD_OK;
+	*numbers = data;
+	return data ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
 static int make_extras(struct probe *p, const struct kvmod_needs *needs, struct kvmod_segment *s)
 {
+	struct kv_extras extras = { 0 };
 	int err = KVMOD_OK;
 
 	if (needs->what & KVMOD_NEED_COLSUM)
-		err = make_numbers(p, N_POSITIONS, &s->colsum);
+		err = make_numbers(p, N_POSITIONS, &extras.colsum);
 	if (err == KVMOD_OK && needs->what & KVMOD_NEED_WO_NORM)
-		err = make_numbers(p, N_POSITIONS, &s->wo_norm);
-	if (err != KVMOD_OK || !(needs->what & KVMOD_NEED_Q_STATS))
-		return err;
-	s->n_q_stat = N_POSITIONS;
-	err = make_numbers(p, HEAD_DIM, &s->q_mean);
-	if (err == KVMOD_OK)
-		err = make_numbers(p, HEAD_DIM * HEAD_DIM, &s->q_cov);
-	s->q_cov.stride = HEAD_DIM * sizeof(float);
+		err = make_numbers(p, N_POSITIONS, &extras.wo_norm);
+	if (err == KVMOD_OK && needs->what & KVMOD_NEED_Q_STATS)
+		err = make_numbers(p, HEAD_DIM, &extras.q_mean);
+	if (err == KVMOD_OK && needs->what & KVMOD_NEED_Q_STATS)
+		err = make_numbers(p, HEAD_DIM * HEAD_DIM, &extras.q_cov);
+	kv_describe_extras(s, N_POSITIONS, &extras);
 	return err;
 }
 
-/* Rows of Q, [n_rows][N_Q_HEADS][HEAD_DIM]. */
 static int make_queries(struct probe *p, const struct kvmod_needs *needs, struct kvmod_segment *s)
 {
-	int err;
+	uint32_t n_rows = kvmod_needs_rows(needs, N_POSITIONS);
+	const float *q = n_rows ? make_rows(p, KVMOD_F32, (size_t)n_rows * N_Q_HEADS) : NULL;
 
-	s->n_rows = kvmod_needs_rows(needs, N_POSITIONS);
-	if (s->n_rows == 0)
-		return KVMOD_OK;
-	err = make_view(p, KVMOD_F32, s->n_rows, N_Q_HEADS, &s->q);
-	s->q.stride = s->q.head_stride;
-	s->q.head_stride = HEAD_DIM * sizeof(float);
-	return err;
+	kv_describe_queries(s, q, n_rows);
+	return q || n_rows == 0 ? KVMOD_OK : KVMOD_ENOMEM;
+}
+
+static int make_view(struct probe *p, uint32_t type, struct kvmod_view *view)
+{
+	void *data = make_rows(p, type, N_POSITIONS);
+
+	*view = kv_view(type, data, kvmod_row_bytes(type, HEAD_DIM), 0);
+	return data ? KVMOD_OK : KVMOD_ENOMEM;
 }
 
 static int make_segment(struct probe *p, const struct kvmod_needs *needs, uint32_t type,
 			uint32_t layer)
 {
-	struct kvmod_segment *s = &p->segments[layer];
+	struct kvmod_segment *s = &p->d.segments[layer];
 	int err = KVMOD_OK;
 
-	*s = (struct kvmod_segment){
-		.size = sizeof(*s), .layer = layer, .sequence = 1, .logical = N_POSITIONS,
-		.n_q_heads = N_Q_HEADS, .n_kv_heads = N_KV_HEADS, .head_dim = HEAD_DIM,
-		.total_heads = N_KV_HEADS, .scale = model.scale,
-		.heads = p->head_list[layer],
-	};
-	kvmod_list_heads(p->head_list[layer], p->heads[layer], N_KV_HEADS);
+	s->sequence = SEQUENCE;
 	for (int g = 0; g < N_KV_HEADS && err == KVMOD_OK; g++) {
-		struct kvmod_head *head = &p->heads[layer][g];
+		struct kvmod_head *head = &p->d.heads[layer * N_KV_HEADS + g];
 
-		head->size = sizeof(*head);
-		head->n = N_POSITIONS;
-		err = make_view(p, type, 1, N_POSITIONS, &head->k);
+		err = make_view(p, type, &head->k);
 		if (err == KVMOD_OK)
-			err = make_view(p, type, 1, N_POSITIONS, &head->v);
+			err = make_view(p, type, &head->v);
 	}
 	if (err == KVMOD_OK)
 		err = make_queries(p, needs, s);
@@ -191,13 +162,11 @@ static int make_request(struct probe *p, const struct kvmod_needs *needs)
 	uint32_t type = type_for(needs);
 	int err = KVMOD_OK;
 
+	if (kv_describe(&p->d, &shape, N_POSITIONS, N_POSITIONS))
+		return kv_no_memory();
+	p->d.request.device = "cpu";
 	for (uint32_t layer = 0; layer < N_LAYERS && err == KVMOD_OK; layer++)
 		err = make_segment(p, needs, type, layer);
-	p->request = (struct kvmod_request){
-		.size = sizeof(p->request), .phase = KVMOD_PREFILL, .n_layers = N_LAYERS,
-		.n_segments = N_LAYERS, .segments = p->segment_list, .device = "cpu",
-	};
-	kvmod_list_segments(p->segment_list, p->segments, N_LAYERS);
 	return err;
 }
 
@@ -220,34 +189,35 @@ static int judge(const struct kvmod_request *request, const struct kvmod_plan *p
 static int decide(struct probe *p, struct kvmod_policy *policy, uint32_t phase)
 {
 	struct kvmod_plan *plan;
-	int err = kvmod_plan_new(&p->request, &plan);
+	int err = kvmod_plan_new(&p->d.request, &plan);
 
 	if (err)
 		return err;
-	p->request.phase = phase;
-	err = kvmod_decide(policy, &p->request, plan);
+	p->d.request.phase = phase;
+	err = kvmod_decide(policy, &p->d.request, plan);
 	if (err == KVMOD_OK)
-		err = judge(&p->request, plan, kvmod_policy_ops(policy)->flags);
+		err = judge(&p->d.request, plan, kvmod_policy_ops(policy)->flags);
 	kvmod_plan_free(plan);
 	return err;
 }
 
 static int run(struct probe *p, struct kvmod_policy *policy)
 {
-	int err = kvmod_policy_begin(policy, 1, &p->request.state);
+	int err = kvmod_policy_begin(policy, SEQUENCE, &p->d.request.state);
 
 	if (err)
 		return err;
 	err = decide(p, policy, KVMOD_PREFILL);
 	if (err == KVMOD_OK && kvmod_policy_needs(policy)->decode_every)
 		err = decide(p, policy, KVMOD_DECODE);
-	kvmod_policy_end(policy, 1, p->request.state);
+	kvmod_policy_end(policy, SEQUENCE, p->d.request.state);
 	return err;
 }
 
 int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 		    kv_step_fn *step, void *arg)
 {
+	struct kvmod_model model = kv_model_of_shape(&shape, 4096);
 	struct kvmod_policy *policy;
 	struct probe *p;
 	int err;
@@ -263,8 +233,10 @@ int kv_probe_policy(struct kvmod_ctx *ctx, const char *name, const char *device,
 		step(arg, "deciding");
 		err = run(p, policy);
 	}
-	if (p)
+	if (p) {
+		kv_undescribe(&p->d);
 		kv_arena_free(&p->arena);
+	}
 	free(p);
 	step(arg, "closing it");
 	kvmod_policy_close(policy);

@@ -51,7 +51,7 @@ static int open_and_close(struct kvmod_ctx *ctx, const char *name)
 	return err;
 }
 
-/* Opens and closes the first device that works, of those that a policy names. */
+/* Opens and closes the first device that works of those that a policy names. */
 static int open_any(struct kvmod_ctx *ctx, const char *policy)
 {
 	struct kv_strings devices = { 0 };
@@ -65,8 +65,8 @@ static int open_any(struct kvmod_ctx *ctx, const char *policy)
 }
 
 /*
- * A configuration may serve several machines: a section of a device or policy that is
- * not in use may be meant for another one, so a GPU that this machine lacks is no mistake.
+ * A configuration may serve several machines. The section of a device or policy that is
+ * not in use may be meant for another machine, so a missing GPU is not an error.
  */
 static int excuse(struct kvmod_ctx *ctx, int err, const char *what, const char *name)
 {
@@ -84,7 +84,7 @@ static int try_device(struct kvmod_ctx *ctx, const char *name)
 	return kv_is_in_use(ctx->config, KV_DEVICE, name) ? err : excuse(ctx, err, "device", name);
 }
 
-/* A policy in use must run as configured; any other wherever this machine can run it. */
+/* The policy in use must run as configured, any other policy on some device of this machine. */
 static int try_policy(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step, void *arg)
 {
 	int err = KVMOD_OK;
@@ -96,7 +96,7 @@ static int try_policy(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step,
 	return err ? excuse(ctx, err, "policy", name) : kv_probe_policy(ctx, name, "auto", step, arg);
 }
 
-/* Tries a policy on the CPU alone, while an accelerator is out of reach. */
+/* Tries a policy only on the CPU, because the child cannot use an accelerator. */
 static int try_policy_without(struct kvmod_ctx *ctx, const char *name, kv_step_fn *step, void *arg)
 {
 	int err = KVMOD_OK;
@@ -114,7 +114,7 @@ static int try_engine(struct kvmod_ctx *ctx, const char *name, bool policy_faile
 {
 	const struct kv_provider *provider = kv_provider_find(ctx, KV_ENGINE, name, NULL);
 
-	/* Threads of the parent may hold locks of the engine, which nobody here releases. */
+	/* Threads of the parent may hold locks of the engine, never released in the child. */
 	if (!kv_is_in_use(ctx->config, KV_ENGINE, name) || provider->refs > 0)
 		return KVMOD_OK;
 	return kv_probe_engine(ctx, name, policy_failed ? NULL : kv_in_use(ctx->config, KV_POLICY),
@@ -122,8 +122,8 @@ static int try_engine(struct kvmod_ctx *ctx, const char *name, bool policy_faile
 }
 
 /*
- * A driver that the parent uses does not work in its child. Then the child tries only
- * what needs no accelerator; the device itself works already in the parent.
+ * A driver that the parent uses does not work in its child. In that case the child tries
+ * only what needs no accelerator; the device itself already works in the parent.
  */
 int kv_try(struct kvmod_ctx *ctx, enum kv_kind kind, const char *name, bool policy_failed,
 	   kv_step_fn *step, void *arg)

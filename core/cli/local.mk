@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The program, and what its subcommands share: a library, so that tests link it too.
+# The program. Its subcommands are in a library, so that tests can link with them too.
 noinst_LTLIBRARIES += libkvmodcli.la
 libkvmodcli_la_SOURCES = \
 	core/cli/cli.h \
@@ -67,7 +67,7 @@ kvmod_LDFLAGS = $(AM_LDFLAGS) $(COMMAND_RPATH)
 EXTRA_kvmod_DEPENDENCIES = config.status
 kvmod_LDADD = libkvmodcli.la libvectors.la libkernels.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
-# No module: `kvmod bench load` opens it, to measure against.
+# Not a module: the file that `kvmod bench load` opens for comparison.
 pkglib_LTLIBRARIES = libkvmod-empty.la
 libkvmod_empty_la_SOURCES = core/bench/empty.c
 libkvmod_empty_la_LDFLAGS = $(AM_LDFLAGS) -module -avoid-version -shared -no-undefined

@@ -109,7 +109,7 @@ static double to_weights(struct candidate *c, uint32_t n, double greatest)
 	return sum;
 }
 
-static uint32_t cut_top_p(const struct candidate *c, uint32_t n, double p, double sum)
+static uint32_t keep_top_p(const struct candidate *c, uint32_t n, double p, double sum)
 {
 	double so_far = 0;
 
@@ -122,7 +122,7 @@ static uint32_t cut_top_p(const struct candidate *c, uint32_t n, double p, doubl
 }
 
 /* The likeliest weighs exactly 1. */
-static uint32_t cut_min_p(struct candidate *c, uint32_t n, double p)
+static uint32_t keep_min_p(struct candidate *c, uint32_t n, double p)
 {
 	uint32_t kept = 0;
 
@@ -167,7 +167,7 @@ int32_t cli_sample(struct cli_sampler *s, const float *logits)
 		qsort(c, n, sizeof(*c), by_weight);
 	sum = to_weights(c, n, logits[best]);
 	if (s->how.top_p < 1)
-		n = cut_top_p(c, n, s->how.top_p, sum);
-	n = cut_min_p(c, n, s->how.min_p);
+		n = keep_top_p(c, n, s->how.top_p, sum);
+	n = keep_min_p(c, n, s->how.min_p);
 	return draw(s, n);
 }

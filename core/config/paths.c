@@ -39,7 +39,7 @@ static bool has(const char *folder, const char *name)
 	return n > 0 && (size_t)n < sizeof(path) && access(path, F_OK) == 0;
 }
 
-static bool cut(char *folder, const char *end)
+static bool strip_suffix(char *folder, const char *end)
 {
 	size_t n = strlen(folder), m = strlen(end);
 
@@ -55,7 +55,7 @@ static bool find_build_tree(const char *folder)
 	char *top = home.build;
 
 	strcpy(top, folder);
-	cut(top, "/.libs");
+	strip_suffix(top, "/.libs");
 	for (int up = 0; up < 2 && *top; up++) {
 		if (has(top, "config.status") && has(top, "libkvmod.la"))
 			return true;
@@ -74,7 +74,7 @@ static void find_home(void)
 	folder_of("/proc/self/exe", program);
 	if (find_build_tree(library) || find_build_tree(program))
 		return;
-	if (cut(library, KVMOD_LIB_DIR))
+	if (strip_suffix(library, KVMOD_LIB_DIR))
 		strcpy(home.stage, library);
 }
 

@@ -77,16 +77,16 @@ static bool beyond(uint64_t offset, uint64_t size, uint64_t file_size)
 /* The headers say how long the file must be. */
 static int check_whole(Elf *elf, const GElf_Ehdr *h, uint64_t file_size)
 {
-	bool cut = beyond(h->e_phoff, (uint64_t)h->e_phnum * h->e_phentsize, file_size) ||
-		   beyond(h->e_shoff, (uint64_t)h->e_shnum * h->e_shentsize, file_size);
+	bool truncated = beyond(h->e_phoff, (uint64_t)h->e_phnum * h->e_phentsize, file_size) ||
+			 beyond(h->e_shoff, (uint64_t)h->e_shnum * h->e_shentsize, file_size);
 	size_t n = 0;
 	GElf_Phdr p;
 
-	if (!cut && elf_getphdrnum(elf, &n) != 0)
-		cut = true;
-	for (size_t i = 0; i < n && !cut; i++)
-		cut = !gelf_getphdr(elf, (int)i, &p) || beyond(p.p_offset, p.p_filesz, file_size);
-	if (cut)
+	if (!truncated && elf_getphdrnum(elf, &n) != 0)
+		truncated = true;
+	for (size_t i = 0; i < n && !truncated; i++)
+		truncated = !gelf_getphdr(elf, (int)i, &p) || beyond(p.p_offset, p.p_filesz, file_size);
+	if (truncated)
 		return kv_fail(KVMOD_EFORMAT, "truncated: its headers refer to more than its %llu bytes",
 			       (unsigned long long)file_size);
 	return KVMOD_OK;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Buffers: memory of a device, or of the host within the reach of a device, kept and grown. */
+/* Buffers that are kept and grown: device memory, or host memory that a device can access. */
 #include "core/modules/call.h"
 #include "core/run/builtin.h"
 #include "core/run/policy.h"
@@ -27,7 +27,7 @@ struct giver {
 	void (*free)(void *self, void *memory);
 };
 
-/* Who allocates a buffer. A device may have host memory of its own to give. */
+/* Who allocates a buffer. A device may offer host memory that it can access. */
 static struct giver giver_of(const struct kvmod_device *device, const struct kv_buffer *buffer)
 {
 	const struct kvmod_device_ops *ops = device->ops;
@@ -45,7 +45,8 @@ static int alloc_buffer(struct kvmod_device *device, struct kv_buffer *buffer, u
 	int err = KV_CALL(&giver, alloc, device->instance, bytes, &buffer->memory);
 
 	if (!err && !buffer->memory)
-		err = kv_fail(KVMOD_ENOMEM, "alloc() gave no memory for %llu bytes", (unsigned long long)bytes);
+		err = kv_fail(KVMOD_ENOMEM, "alloc() of %llu bytes returned NULL",
+			      (unsigned long long)bytes);
 	if (!err)
 		return KVMOD_OK;
 	buffer->memory = NULL;
@@ -54,7 +55,7 @@ static int alloc_buffer(struct kvmod_device *device, struct kv_buffer *buffer, u
 	return kv_device_failed(device, err);
 }
 
-/* A buffer that grows will grow again: it gets an eighth more if there is memory. */
+/* A buffer that grows will probably grow again, so it gets an eighth more if possible. */
 int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes)
 {
 	uint64_t room = buffer->size > 0 ? bytes + bytes / 8 : bytes;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A new context, and what is registered in it from the start. */
+/* Creates a context and registers the built-in policy and device in it. */
 #include "core/run/builtin.h"
 
 #include "core/modules/registry.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The host as a device, "cpu": nothing is queued, all work is done at once. */
+/* The host as a device, "cpu": every call does its work at once, without a queue. */
 #include "core/run/builtin.h"
 #include "core/base/names.h"
 
@@ -69,7 +69,7 @@ static int32_t cpu_gather(void *self, void *stream, const struct kvmod_gather *g
 	return KVMOD_OK;
 }
 
-/* Nothing is queued here, so a mark is the time at which it is set. */
+/* There is no queue, so a mark is simply the time at which it was set. */
 static int32_t cpu_mark_new(void *self, void **mark)
 {
 	(void)self;

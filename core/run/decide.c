@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Deciding: the request is checked, the policy gets copies of request and plan with
- * all rows where the policy runs, and its answer is checked in turn. The core reads
- * nothing that the policy could have written but the values of the answer.
+ * Deciding: the core checks the request, hands the policy copies of request and plan
+ * with all rows on the policy's device, and checks the answer. Of what the policy can
+ * write, the core reads only the values of the answer.
  */
 #include "core/run/decide.h"
 
@@ -23,7 +23,7 @@ static uint64_t nanoseconds(void)
 
 /* --- the plan to fill in ---------------------------------------------------------------- */
 
-/* Is it a plan for this request? The policy fills arrays that the request's lengths imply. */
+/* Does the plan fit this request? The request's lengths determine the room of its arrays. */
 static int check_plan(const struct kvmod_request *r, const struct kvmod_plan *plan)
 {
 	if (!KVMOD_HAS(plan, keeps))
@@ -49,8 +49,8 @@ static int check_plan(const struct kvmod_request *r, const struct kvmod_plan *pl
 /* --- asking -------------------------------------------------------------------------- */
 
 /*
- * What the policy queued is part of its answer and of its time, and if it failed
- * it may still write to the plan until it is done.
+ * Work that the policy queued belongs to its answer and to its time. It must end even if
+ * the policy failed, because until then it may write to the plan.
  */
 static int ask(struct kvmod_policy *p, struct kv_relay *relay)
 {
@@ -83,14 +83,14 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 		err = kv_unrotate(p);
 	if (err == KVMOD_OK)
 		err = kv_give_workspace(p, &r);
-	if (err)	/* copies in flight are useless now, but their memory is not */
+	if (err)	/* queued copies must end before their memory is reused */
 		return kv_device_wait(p->device, r.stream, err);
 	relay.stream = r.stream;
 	p->handed.request = r;
 	return ask(p, &relay);
 }
 
-/* The caller may have been built with a shorter request. */
+/* A caller built for an older kvmod may pass a shorter struct. */
 static int take_request(const struct kvmod_request *request, struct kvmod_request *r)
 {
 	int err = kv_request_check(request);

@@ -21,7 +21,7 @@ static void stop(struct kvmod_engine *e)
 	KV_CALL_VOID(e->ops->close(e->instance));
 }
 
-/* Opens it, or checks it; its model is then one to count with. */
+/* Opens or checks the engine, and validates its model. */
 static int start(struct kvmod_engine *e, bool check)
 {
 	int err;
@@ -86,20 +86,20 @@ int kv_engine_check(struct kvmod_ctx *ctx, const char *name, struct kvmod_engine
 	return open_or_check(ctx, name, true, out);
 }
 
-/* Needs do not tell: a policy that cuts by position alone has no needs either. */
-int kv_engine_cuts(struct kvmod_engine *e, struct kvmod_policy *policy)
+/* The needs are no criterion: a policy that cuts by position alone has none either. */
+int kv_engine_can_cut(struct kvmod_engine *e, struct kvmod_policy *policy)
 {
 	if (!(e->ops->flags & KVMOD_ENGINE_WHOLE) || !policy ||
 	    strcmp(kvmod_policy_ops(policy)->name, kv_fullkv_ops.name) == 0)
 		return KVMOD_OK;
 	return kv_fail(KVMOD_ENOTSUP,
-		       "engine %s cannot cut its cache: with this engine the policy is fullkv",
+		       "engine %s cannot cut its cache: use the policy fullkv with this engine",
 		       e->ops->name);
 }
 
 int kv_engine_serves(struct kvmod_engine *e, struct kvmod_policy *policy)
 {
-	int err = kv_engine_cuts(e, policy);
+	int err = kv_engine_can_cut(e, policy);
 
 	if (err || !KVMOD_HAS(e->ops, serves) || !e->ops->serves)
 		return err;

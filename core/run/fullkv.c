@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The policy that keeps everything. It is built in, so there is always one. */
+/* The policy that keeps everything. Built in, so that a policy is always available. */
 #include "core/run/builtin.h"
 #include "core/base/names.h"
 
-/* The plan comes with every segment whole. */
+/* A new plan already keeps every segment whole. */
 static int32_t compress(void *self, const struct kvmod_request *request, struct kvmod_plan *plan)
 {
 	(void)self;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Gaps: may whoever applies a plan close the gaps that the plan cuts? */
+/* Gaps: decides whether an engine may close the gaps that a plan leaves. */
 #include "core/run/decide.h"
 
-/* Everything, or a suffix, with or without sinks. Spans that passed fit all KV heads. */
+/* Everything, or a suffix, with or without sinks. Checked spans apply to all KV heads. */
 static bool keeps_ends(const struct kvmod_segment *s, const struct kvmod_keep *keep)
 {
 	const struct kvmod_span *first = keep->spans;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Copies for a policy of what the core must be able to trust, and the answer taken out of them. */
+/* Copies request and plan for a policy, and takes the answer out of the copies. */
 #include "core/run/handed.h"
 
 #include <math.h>
@@ -32,7 +32,7 @@ static void copy_segment(const struct kvmod_segment *of, struct kvmod_segment *t
 	kvmod_list_heads(list, heads, to->n_kv_heads);
 }
 
-/* The arrays of the core's plan, and nothing in them yet. */
+/* A copy of a keep: it points to the arrays of the core's plan and keeps everything. */
 static void hand_keep(const struct kvmod_keep *of, struct kvmod_keep *to)
 {
 	*to = (struct kvmod_keep){
@@ -58,7 +58,7 @@ static int reserve(struct kv_handed *h, size_t bytes)
 	return h->memory ? KVMOD_OK : kv_fail(KVMOD_ENOMEM, "no memory to describe the request");
 }
 
-/* Everything in one piece of memory; what holds pointers comes first. */
+/* Everything lies in one allocation; structs with pointers come first. */
 static int lay_out(struct kv_handed *h, const struct kvmod_request *r)
 {
 	size_t n = r->n_segments, n_heads = 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a policy is handed: copies of request and plan, made for one call. A policy
- * may write to all of them, const or not; the core reads its own, which the policy
- * never sees, and takes from the copies only the values of an answer.
+ * could write to all of them, const or not. The core reads its own originals, which the
+ * policy never sees, and takes only the values of the answer from the copies.
  */
 #ifndef KV_CORE_RUN_HANDED_H
 #define KV_CORE_RUN_HANDED_H
@@ -12,34 +12,34 @@
 struct kv_handed {
 	struct kvmod_request request;
 	struct kvmod_plan plan;
-	/* The core's own record of what was handed over, and where it is. */
+	/* The core's own record of the copies. */
 	uint32_t n;			/* segments */
 	struct kvmod_segment *segments;	/* [n] */
 	struct kvmod_head *heads;	/* of all segments, end to end */
 	struct kvmod_keep *keeps;	/* [n] */
-	/* Pointers to them, as request and plan list them. */
+	/* Pointers to them, for request and plan. */
 	const struct kvmod_segment **segment_list;
 	const struct kvmod_head **head_list;
 	struct kvmod_keep **keep_list;
 	/* [n], for the relay: a policy never sees these. */
 	struct kvmod_keep *trial, **trial_list;
-	void *memory;			/* of all of it: kept, and grown */
+	void *memory;			/* for all of the above; kept and grown */
 	size_t room;
 };
 
-/* Copies a request and a plan for it that were checked. Spans, counts and indices are not copied. */
+/* Copies a checked request and its plan. Spans, counts and indices are not copied. */
 int kv_hand(struct kv_handed *handed, const struct kvmod_request *request,
 	    const struct kvmod_plan *plan);
-/* Copies segment i anew, before the policy is asked; returns the copies of its heads. */
+/* Copies segment i again, before the policy is asked; returns the copies of its heads. */
 struct kvmod_head *kv_hand_again(struct kv_handed *handed, const struct kvmod_request *request,
 				 uint32_t i);
 void kv_handed_free(struct kv_handed *handed);
 
-/* Is the plan still the one that was handed over, or did the policy put another in its place? */
+/* KVMOD_EPLAN if the policy changed the list of keeps instead of filling them in. */
 int kv_handed_check_plan(const struct kv_handed *handed);
 /*
- * Takes the answer for segment i into *keep, the core's own. KVMOD_EPLAN if the policy
- * replaced an array, or its size, instead of filling it.
+ * Copies the answer for segment i to *keep, the core's own. KVMOD_EPLAN if the policy
+ * replaced an array, or changed its size, instead of filling it in.
  */
 int kv_handed_take(const struct kv_handed *handed, uint32_t i, struct kvmod_keep *keep);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Plans: their memory, what they keep, and whether they may be applied. */
+/* Plans: their memory, how much they keep, and whether they are valid. */
 #include "core/run/request.h"
 
 #include <math.h>
@@ -13,8 +13,9 @@
 #define MAX_INDICES ((uint64_t)1 << 45)	/* of all segments: more than an address space holds */
 
 /*
- * A plan and its arrays, all in one allocation. The indices are most of it and come
- * last: they are not cleared, so they take no memory until a policy writes lists.
+ * A plan and its arrays, all in one allocation. The indices are the largest part and come
+ * last: they are not cleared, so the system gives them memory only when a policy writes
+ * lists.
  */
 struct block {
 	size_t room;			/* bytes of all of it */
@@ -29,7 +30,7 @@ struct plan_sizes {
 
 static uint32_t spans_of(const struct kvmod_segment *s)
 {
-	uint32_t n = kvmod_longest_head(s) / 2 + 1;	/* more cannot be disjoint and apart */
+	uint32_t n = kvmod_longest_head(s) / 2 + 1;	/* more could not have gaps between them */
 
 	return n < 2 ? 2 : n < MAX_SPANS ? n : MAX_SPANS;
 }
@@ -91,7 +92,7 @@ static void lay_out(struct block *b, const struct kvmod_request *request, const 
 	}
 }
 
-/* A cache grows token by token, so a plan that has to grow gets room for more of them. */
+/* A cache grows token by token, so a plan that grows gets room for later tokens too. */
 int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **plan)
 {
 	struct block *b = *plan ? block_of(*plan) : NULL;
@@ -231,12 +232,11 @@ static int check_store(const struct kvmod_segment *s, const char *what, uint32_t
 	if (type == KVMOD_STORE_SAME)
 		return KVMOD_OK;
 	if (block == 0)
-		return kv_fail(KVMOD_EPLAN, "%s to be stored as element type %u, which is unknown: "
-			       "expected %u (as it was) to %u", what, type, KVMOD_STORE_SAME, KVMOD_Q4_0);
+		return kv_fail(KVMOD_EPLAN, "%s: unknown element type %u to store rows as, expected %u "
+			       "(unchanged) to %u", what, type, KVMOD_STORE_SAME, KVMOD_Q4_0);
 	if (s->head_dim % block != 0)
-		return kv_fail(KVMOD_EPLAN, "%s to be stored as element type %u, in blocks of %u: "
-			       "the heads have %u dimensions, no multiple of that",
-			       what, type, block, s->head_dim);
+		return kv_fail(KVMOD_EPLAN, "%s: cannot store rows as element type %u: its blocks of %u "
+			       "do not divide the head dimension, %u", what, type, block, s->head_dim);
 	return KVMOD_OK;
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Policies: where one is to run, and opening it there. */
+/* Opens policies: chooses the device, loads the policy's version for it, and closes it. */
 #include "core/modules/call.h"
 #include "core/run/policy.h"
 #include "core/modules/catalog.h"
@@ -13,7 +13,7 @@
 
 /* --- opening it on a device ------------------------------------------------------- */
 
-/* The policy writes to needs of its own: what passed cannot be changed later. */
+/* The policy writes to a temporary struct, so it cannot change its needs after the check. */
 static int ask_needs(struct kvmod_policy *p)
 {
 	struct kvmod_needs needs = { .size = sizeof(needs) };
@@ -26,7 +26,7 @@ static int ask_needs(struct kvmod_policy *p)
 	return err;
 }
 
-/* A policy may keep the model that it is shown, and gets one that is its own. */
+/* A policy may keep a pointer to its model, so each policy gets its own copy. */
 static void copy_model(struct kvmod_policy *p, const struct kvmod_model *model)
 {
 	size_t size = model->size < sizeof(p->model) ? model->size : sizeof(p->model);
@@ -59,10 +59,10 @@ static int start(struct kvmod_policy *p, const struct kvmod_model *model)
 	return err;
 }
 
-/* What keeps a policy from running on one device, but perhaps not on another. */
+/* What a policy lacks on one device, but perhaps not on another. */
 enum lack { NOTHING, A_VERSION, THE_DEVICE, ABILITY };
 
-/* Opens its version for that device, or leaves nothing. */
+/* Opens the policy's version for that device; after an error nothing is left open. */
 static int open_on(struct kvmod_policy *p, const char *name, const char *device,
 		   const struct kvmod_model *model, enum lack *lack)
 {
@@ -91,9 +91,9 @@ no_device:
 	return err;
 }
 
-/* --- where it is to run -------------------------------------------------------------- */
+/* --- the choice of the device --------------------------------------------------------- */
 
-/* Where most layers of the model have their cache. */
+/* The device with the cache of most layers. */
 static const char *home_of(const struct kvmod_model *model)
 {
 	if (KVMOD_HAS(model, device) && model->device && model->n_device_layers > 0 &&
@@ -108,13 +108,13 @@ struct attempts {
 	const char *name;
 	const struct kvmod_model *model;
 	const char *home;
-	int err;			/* of the reason to give */
+	int err;			/* the code of the reason to report */
 	enum lack lack;
 	char why[512];			/* that reason */
-	char at_home[512];		/* the reason at home; "": it was not tried yet */
+	char at_home[512];		/* the reason at home; "": home was not tried yet */
 };
 
-/* Of several reasons, the last that keeps an existing version from running. */
+/* Of several reasons, keeps the last one that stops an existing version from running. */
 static void keep_reason(struct attempts *a, int err, enum lack lack)
 {
 	if (!a->at_home[0])
@@ -127,9 +127,9 @@ static void keep_reason(struct attempts *a, int err, enum lack lack)
 }
 
 /*
- * Tries one device. True: no other needs to be tried, because the policy is open, or
- * because the failure has nothing to do with the device. A version that fails on the
- * CPU would fail elsewhere.
+ * Tries one device. Returns true if no other device need be tried: the policy is open,
+ * or the failure has nothing to do with the device. A version that fails on the CPU
+ * would fail elsewhere too.
  */
 static bool try_on(struct attempts *a, const char *device)
 {
@@ -147,7 +147,7 @@ static bool try_on(struct attempts *a, const char *device)
 	return lack == NOTHING || (kv_name_eq(device, KV_CPU) && lack != A_VERSION);
 }
 
-/* On the other devices that the policy names, in the order of its list. */
+/* Tries the other devices that the policy names, in the order of its list. */
 static int open_elsewhere(struct attempts *a)
 {
 	struct kv_strings devices = { 0 };
@@ -162,7 +162,7 @@ static int open_elsewhere(struct attempts *a)
 	return err;
 }
 
-/* At home, else on the CPU, else where it can; a message then says where, and why. */
+/* At home, else on the CPU, else on another device; a log line then says where, and why. */
 static int open_somewhere(struct kvmod_policy *p, const char *name,
 			  const struct kvmod_model *model)
 {
@@ -177,7 +177,7 @@ static int open_somewhere(struct kvmod_policy *p, const char *name,
 	return err;
 }
 
-/* Looks up the device first: an unknown one gets its own message, whatever the policy has. */
+/* Looks up the device first, so that an unknown device gets its own message. */
 static int open_where_told(struct kvmod_policy *p, const char *name, const char *device,
 			   const struct kvmod_model *model)
 {
@@ -202,7 +202,7 @@ static int open_at(struct kvmod_policy *p, const char *name, const char *device,
 	return open_where_told(p, name, device, model);
 }
 
-/* What the kernels go by. Once: the environment stays as it is. */
+/* Warns of a bad KVMOD_SIMD, once: the kernels read the environment once. */
 static void note_environment(struct kvmod_ctx *ctx)
 {
 	static atomic_flag done = ATOMIC_FLAG_INIT;

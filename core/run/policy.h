@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A policy that is open: what the files that open, ask and close it share. */
+/* An open policy, shared by the files that open, ask and close it. */
 #ifndef KV_CORE_RUN_POLICY_H
 #define KV_CORE_RUN_POLICY_H
 
 #include "core/modules/device.h"
 #include "core/run/handed.h"
 
-/* Memory that every decision needs: kept from one to the next, and grown. */
+/* Memory that every decision needs: kept from one decision to the next, and grown. */
 struct kv_buffer {
 	void *memory;
 	uint64_t size;
-	bool on_host;			/* within the device's reach if it can give such memory */
+	bool on_host;			/* accessible to the device, if it offers such memory */
 };
 
-/* Copies of what lies on another device than the policy runs on. */
+/* Copies of rows that lie on another device than the policy's. */
 struct kv_staging {
 	struct kvmod_device *from;	/* that other device; NULL: nothing was ever copied */
 	struct kv_buffer copies;	/* on the policy's device: all segments */
@@ -36,21 +36,21 @@ struct kvmod_policy {
 	struct kv_handed handed;
 };
 
-/* Makes the buffer hold at least so many bytes; its content is lost. */
+/* Makes room for at least `bytes` bytes; the content is lost. */
 int kv_buffer_reserve(struct kvmod_device *device, struct kv_buffer *buffer, uint64_t bytes);
 void kv_buffer_free(struct kvmod_device *device, struct kv_buffer *buffer);
-/* Puts the device's name before the reason why a call of it failed; returns err. */
+/* Prefixes the message of a failed device call with the device's name; returns err. */
 int kv_device_failed(const struct kvmod_device *device, int err);
 /*
- * Waits for all work that is queued on the stream. err is what came before: a failure, and
- * its words, outlive a failure to wait.
+ * Waits for all work that is queued on the stream. err is the result so far: a failure, with
+ * its message, takes precedence over a failure to wait.
  */
 int kv_device_wait(struct kvmod_device *device, void *stream, int err);
 
 /*
- * Brings the rows of all segments to the policy's device: the segments that the policy is
- * handed then show them there, and *r, which will be handed with them, says where and on
- * which stream. Work that is queued on r->stream finds the rows in place.
+ * Copies the rows of all segments to the policy's device. The segments handed to the policy
+ * then point to the copies, and *r, the request handed with them, names that device and a
+ * stream. Work that is queued on r->stream finds the rows in place.
  */
 int kv_stage(struct kvmod_policy *p, const struct kvmod_request *of_engine, struct kvmod_request *r);
 void kv_staging_free(struct kvmod_policy *p);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The relay: an engine trusts the plans that it gets, and a policy the answers. A
- * policy may hand over a plan of its own making, so the relay passes on a copy that
- * was checked, and an answer that is a number.
+ * The relay between a policy and its engine's services. An engine trusts the plans that
+ * it gets, and a policy trusts the answers. A policy may pass a plan that it made itself,
+ * so the relay passes on a checked copy of the plan, and a checked answer.
  *
- * What cannot be checked is whether a pointer other than NULL points to as many
- * elements as the plan says: in a plan of a policy's own that is the policy's word.
+ * One thing cannot be checked: whether a pointer other than NULL points to as many
+ * elements as the policy's plan says.
  */
 #include "core/run/relay.h"
 
@@ -15,8 +15,9 @@
 #include "core/run/decide.h"
 
 /*
- * Not found through the request: that is the policy's copy, and a policy may write
- * to it. A policy calls the services on the thread that compress() runs on.
+ * The relay of this thread. It cannot be reached through the request, because that is
+ * the policy's copy and may have been overwritten. A policy calls the services on the
+ * thread that runs compress().
  */
 static _Thread_local const struct kv_relay *current;
 
@@ -41,7 +42,7 @@ static int find_relay(const struct kv_relay **relay, const char *service)
 
 /* --- replay ------------------------------------------------------------------------- */
 
-/* Keep i of a plan that a policy calls its own, or of the one that it was handed. */
+/* Keep i of a plan that the policy made, or of the one that it was handed. */
 static int copy_keep(const struct kv_relay *relay, const struct kvmod_plan *plan, uint32_t i)
 {
 	const struct kv_handed *handed = &relay->policy->handed;
@@ -124,7 +125,7 @@ static int32_t relay_replay(const struct kvmod_request *handed, const struct kvm
 		err = kv_fail(KVMOD_ENOTSUP, "replay: this engine has none");
 	if (err == KVMOD_OK && !loss)
 		err = kv_fail(KVMOD_EINVAL, "replay: loss is NULL, expected room for the answer");
-	if (err == KVMOD_OK)	/* what the policy queued may still write to the plan */
+	if (err == KVMOD_OK)	/* work that the policy queued may still write to the plan */
 		err = kv_device_wait(relay->policy->device, relay->stream, err);
 	if (err == KVMOD_OK)
 		err = make_trial(relay, plan, &trial);
@@ -141,7 +142,7 @@ static int32_t relay_replay(const struct kvmod_request *handed, const struct kvm
 
 /* --- reread ------------------------------------------------------------------------- */
 
-/* The tokens of a request's sequences; they all have to have the positions asked for. */
+/* The tokens seen by all of the request's sequences: each must have the positions asked for. */
 static uint64_t fewest_tokens(const struct kvmod_request *r)
 {
 	uint64_t fewest = UINT64_MAX;
@@ -154,7 +155,7 @@ static uint64_t fewest_tokens(const struct kvmod_request *r)
 	return fewest;
 }
 
-/* Attention weights: finite, and not negative. */
+/* Attention weights must be finite and not negative. */
 static int check_weights(const struct kvmod_request *r, uint64_t n, const float *out)
 {
 	for (uint32_t i = 0; i < r->n_segments; i++) {

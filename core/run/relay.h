@@ -9,14 +9,14 @@ struct kv_relay {
 	struct kvmod_policy *policy;
 	const struct kvmod_request *request;	/* as the engine made it */
 	const struct kvmod_plan *plan;		/* the core's own */
-	uint32_t engine_flags;
-	void *stream;				/* that the policy works on */
+	uint32_t engine_flags;			/* KVMOD_ENGINE_... */
+	void *stream;				/* on which the policy works */
 	const struct kv_relay *before;
 };
 
-/* Puts the relay in the place of the services that the request offers. */
+/* Replaces the services that the request offers by the relay. */
 void kv_relay_offer(struct kvmod_request *handed);
-/* Around compress(): whom the services of this thread serve. */
+/* Called before and after compress(): which policy the services of this thread serve. */
 void kv_relay_begin(struct kv_relay *relay);
 void kv_relay_end(const struct kv_relay *relay);
 

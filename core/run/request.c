@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The request check: a request comes from an engine or a foreign host, needs come
- * from a policy. Whatever is wrong with either is refused here, in words, before
- * the core counts with it.
+ * Checks requests, which come from an engine or a foreign host, and needs, which come
+ * from a policy. An invalid one is refused here, with a message, before the core
+ * calculates with its numbers.
  */
 #include "core/run/request.h"
 
@@ -13,8 +13,8 @@
 #define MAX_LAYERS	(1u << 16)
 #define MAX_HEADS	(1u << 16)
 #define MAX_HEAD_DIM	(1u << 16)
-#define MAX_POSITIONS	((uint32_t)INT32_MAX)	/* as an int32_t holds them */
-#define MAX_BYTES	((uint64_t)1 << 47)	/* of an array: what an address space holds */
+#define MAX_POSITIONS	((uint32_t)INT32_MAX)	/* positions are int32_t */
+#define MAX_BYTES	((uint64_t)1 << 47)	/* of an array: the size of an address space */
 
 /* The size of a struct that ends with that field. */
 #define LEAST(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
@@ -26,7 +26,7 @@ static uint64_t magnitude(int64_t stride)
 	return stride < 0 ? -(uint64_t)stride : (uint64_t)stride;
 }
 
-/* n things of so many bytes, each a stride from the one before it. */
+/* n elements of `bytes` bytes, each `stride` bytes after the one before it. */
 static int check_stride(int64_t stride, uint64_t n, uint64_t bytes, const char *what,
 			const char *of, uint32_t layer)
 {
@@ -43,7 +43,7 @@ static int check_stride(int64_t stride, uint64_t n, uint64_t bytes, const char *
 	return KVMOD_OK;
 }
 
-/* [n_rows][n_heads][dim]; without data there is nothing to check. */
+/* [n_rows][n_heads][dim]; a view without data is valid. */
 static int check_view(const struct kvmod_view *v, const char *what, uint32_t layer,
 		      uint64_t n_rows, uint64_t n_heads, uint32_t dim)
 {
@@ -92,7 +92,7 @@ static int check_extra(const struct kvmod_segment *s, const struct kvmod_view *v
 
 /* --- positions -------------------------------------------------------------------- */
 
-/* The ends of n ascending positions below `end`. NULL stands for the usual ones. */
+/* Checks first and last of n ascending positions below `end`. NULL stands for the default ones. */
 static int check_positions(const int32_t *positions, uint32_t n, uint64_t end, const char *what,
 			   uint32_t layer)
 {
@@ -194,7 +194,7 @@ static int check_shape(const struct kvmod_request *r, const struct kvmod_segment
 		return kv_fail(KVMOD_EINVAL, "segment %u has size %u, expected at least %zu", i, s->size,
 			       LEAST(struct kvmod_segment, sink_logits));
 	if (s->layer >= r->n_layers)
-		return kv_fail(KVMOD_EINVAL, "segment %u is of layer %u, but the model has %u layers",
+		return kv_fail(KVMOD_EINVAL, "segment %u is layer %u, but the model has %u layers",
 			       i, s->layer, r->n_layers);
 	if (s->n_kv_heads == 0 || s->n_q_heads % s->n_kv_heads != 0 || s->n_q_heads == 0)
 		return kv_fail(KVMOD_EINVAL, "segment %u has %u query heads on %u KV heads, "
@@ -221,6 +221,7 @@ static int check_segment(const struct kvmod_request *r, uint32_t i)
 
 	if (err == KVMOD_OK)
 		err = check_numbers(s);
+	/* Nothing of a segment without a shape is read: it may be NULL. */
 	for (uint32_t g = 0; err == KVMOD_OK && g < s->n_kv_heads; g++)
 		err = check_head(s, g);
 	if (err)
@@ -383,7 +384,7 @@ static int check_counts(const struct kvmod_request *r)
 		return kv_fail(KVMOD_EINVAL, "the request has size %u, expected at least %zu", r->size,
 			       LEAST(struct kvmod_request, segments));
 	if (r->n_layers == 0 || r->n_layers > MAX_LAYERS)
-		return kv_fail(KVMOD_EINVAL, "the request is of a model of %u layers, expected 1 to %u",
+		return kv_fail(KVMOD_EINVAL, "the request's model has %u layers, expected 1 to %u",
 			       r->n_layers, MAX_LAYERS);
 	if (r->n_segments == 0 || r->n_segments > MAX_SEGMENTS)
 		return kv_fail(KVMOD_EINVAL, "the request has %u segments, expected 1 to %u",
@@ -412,7 +413,7 @@ int kv_request_check(const struct kvmod_request *r)
 static int serves_view(const struct kvmod_needs *needs, const struct kvmod_view *v,
 		       const char *what, uint32_t layer)
 {
-	uint32_t type = v->rotation ? KVMOD_F32 : v->type;	/* that the policy gets */
+	uint32_t type = v->rotation ? KVMOD_F32 : v->type;	/* as the policy gets it */
 
 	if (!v->data)
 		return kv_fail(KVMOD_EINVAL, "layer %u comes without %s, which the policy needs",
@@ -500,7 +501,7 @@ int kv_needs_check(const struct kvmod_needs *needs)
 {
 	double most = needs->rows.is_count ? MAX_POSITIONS : 1;
 
-	/* A NaN is in no range. */
+	/* NaN fails this test too. */
 	if (!(needs->rows.value >= 0 && needs->rows.value <= most))
 		return kv_fail(KVMOD_EINVAL, "needs() asks for %s of %g, expected 0 to %.0f",
 			       needs->rows.is_count ? "a number of rows" : "a fraction of rows",
@@ -522,7 +523,7 @@ int kv_needs_check(const struct kvmod_needs *needs)
 int kv_model_check(const struct kvmod_model *m)
 {
 	if (!m)
-		return kv_fail(KVMOD_EINVAL, "the engine describes no model");
+		return kv_fail(KVMOD_EINVAL, "the engine returned no model");
 	if (!KVMOD_HAS(m, n_end_tokens))
 		return kv_fail(KVMOD_EINVAL, "the model has size %u, expected at least %zu", m->size,
 			       LEAST(struct kvmod_model, n_end_tokens));
@@ -535,8 +536,8 @@ int kv_model_check(const struct kvmod_model *m)
 		return kv_fail(KVMOD_EINVAL, "the model has %u layers, expected 1 to %u", m->n_layers,
 			       MAX_LAYERS);
 	if (KVMOD_HAS(m, n_window_layers) && m->n_window_layers >= m->n_layers)
-		return kv_fail(KVMOD_EINVAL, "the model has %u layers that cache a window alone, of %u "
-			       "layers: expected fewer", m->n_window_layers, m->n_layers);
+		return kv_fail(KVMOD_EINVAL, "the model has %u window layers among its %u layers: "
+			       "expected fewer", m->n_window_layers, m->n_layers);
 	if (m->n_kv_heads == 0 || m->n_q_heads == 0 || m->n_q_heads % m->n_kv_heads != 0 ||
 	    m->n_q_heads > MAX_HEADS)
 		return kv_fail(KVMOD_EINVAL, "the model has %u query heads on %u KV heads, expected a "

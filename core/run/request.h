@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Checks of what core is told before it uses any of it: requests, needs, models (request.c). */
+/* Checks requests, needs and models before the core uses them (request.c). */
 #ifndef KV_CORE_RUN_REQUEST_H
 #define KV_CORE_RUN_REQUEST_H
 
 #include "core/base/log.h"
 
 /*
- * Is the request one that the core can read: sizes, counts, lengths, strides? All
- * else in core/run relies on that. Row data and pointers other than NULL are the
- * host's word. Of positions only the first and the last are looked at: to read all
- * of them would cost a policy that goes by lengths alone more than its decision.
+ * Checks the sizes, counts, lengths and strides of a request; everything else in
+ * core/run relies on this check. Row data and pointers other than NULL are trusted. Of
+ * positions only the first and the last are checked: reading all of them would take
+ * longer than the decision of a policy that uses only lengths.
  */
 int kv_request_check(const struct kvmod_request *request);
-/* Does a request that passed bring what the policy asks for? */
+/* Does a checked request contain what the policy needs? */
 int kv_request_serves(const struct kvmod_request *request, const struct kvmod_needs *needs);
-/* Can anybody serve these needs? */
+/* Are these needs that an engine could serve? */
 int kv_needs_check(const struct kvmod_needs *needs);
-/* Is the model one that a session and policies can count with? */
+/* Checks the numbers of a model, for sessions and policies. */
 int kv_model_check(const struct kvmod_model *model);
 
 #endif

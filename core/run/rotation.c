@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Rotation: an engine may store rows of K, V and Q multiplied by Hadamard matrices. A
- * policy on the CPU gets those that it asked for as plain floats, in memory of the
- * core's; one on an accelerator cannot have them.
+ * Rotation: an engine may store rows of K, V and Q multiplied by Hadamard matrices. The
+ * core converts those that a policy on the CPU asked for to plain floats, in its own
+ * memory. A policy on an accelerator is refused.
  */
 #include "core/run/decide.h"
 
@@ -12,9 +12,9 @@
 #include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/logits.h"
 
-#define ALIGN 64u			/* of the floats of a view */
+#define ALIGN 64u			/* for the floats of a view */
 
-/* One view, [n_rows][n_heads][dim], and where its floats go. */
+/* One view, [n_rows][n_heads][dim], and the destination of its floats. */
 struct plain {
 	struct kvmod_view from;
 	float *to;
@@ -22,16 +22,16 @@ struct plain {
 };
 
 struct rotation {
-	/* The first time over, plains is NULL: views are only counted. */
+	/* NULL in the first pass, which only counts the views. */
 	struct plain *plains;
 	uint32_t n;
 	char *floats;
 	uint64_t used;			/* bytes of floats */
-	const char *what;		/* the first view that is rotated, and its layer */
+	const char *what;		/* the first rotated view, and its layer */
 	uint32_t layer;
 };
 
-/* The view then shows the floats. */
+/* Afterwards the view points to the floats. */
 static void add_view(struct rotation *r, struct kvmod_view *view, uint32_t n_rows, uint32_t n_heads,
 		     uint32_t dim)
 {
@@ -107,7 +107,8 @@ int kv_unrotate(struct kvmod_policy *p)
 		return KVMOD_OK;
 	if (strcmp(kvmod_policy_device(p), "cpu") != 0)
 		return kv_fail(KVMOD_ENOTSUP, "layer %u: %s is stored rotated, which a policy on %s cannot "
-			       "read: run the policy on the cpu", r.layer, r.what, kvmod_policy_device(p));
+			       "read: run the policy on the CPU", r.layer, r.what,
+			       kvmod_policy_device(p));
 	floats = r.used;
 	err = kv_buffer_reserve(p->device, buffer, floats + r.n * sizeof(*r.plains));
 	if (err)

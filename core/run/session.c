@@ -19,26 +19,26 @@ struct kvmod_session {
 	void *instance;			/* the engine's */
 	const struct kvmod_model *model;
 	struct kvmod_policy *policy;
-	uint64_t leave_below;		/* tokens: what [kvmod] says */
-	struct kvmod_plan *plan;	/* of the last decision: its memory is used again */
+	uint64_t leave_below;		/* tokens, as set in [kvmod] */
+	struct kvmod_plan *plan;	/* of the last decision; its memory is reused */
 	uint64_t next_sequence;
-	bool said_stores;		/* that the engine stores rows as they are */
+	bool said_stores;		/* warned that the engine leaves rows unchanged */
 };
 
-#define NOT_NAMED UINT32_MAX		/* kept in a layer that no request names */
+#define NOT_NAMED UINT32_MAX		/* in `kept`: no request contains this layer */
 
 struct kvmod_sequence {
 	struct kvmod_session *session;
 	struct kvmod_seq *seq;		/* the engine's */
 	uint64_t id;
 	void *state;			/* the policy's */
-	int status;			/* its begin() failed: it is not asked */
+	int status;			/* not 0: begin() failed, so the policy is not asked */
 	uint64_t decoded;		/* tokens since the last prompt */
-	struct kvmod_left left;		/* in the last cut */
-	uint32_t *kept;			/* [n_layers][n_kv_heads], then too; or NOT_NAMED */
+	struct kvmod_left left;		/* by the last cut */
+	uint32_t *kept;			/* by the last cut, [n_layers][n_kv_heads]; or NOT_NAMED */
 };
 
-/* To a caller that may know fewer fields. */
+/* The caller may know fewer fields. */
 static void copy_out(void *to, uint32_t room, void *from, uint32_t size)
 {
 	*(uint32_t *)from = room < size ? room : size;
@@ -57,7 +57,7 @@ int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 		       struct kvmod_session **out)
 {
 	struct kvmod_session *s;
-	int err = kv_engine_cuts(engine, policy);
+	int err = kv_engine_can_cut(engine, policy);
 
 	if (err != KVMOD_OK)
 		return err;
@@ -89,7 +89,7 @@ static void free_sequence(struct kvmod_sequence *q)
 	free(q);
 }
 
-/* All but the engine's seq. */
+/* Frees everything except the engine's seq. */
 static int new_sequence(struct kvmod_session *s, struct kvmod_sequence **out)
 {
 	size_t n = (size_t)s->model->n_layers * s->model->n_kv_heads;
@@ -108,7 +108,7 @@ static int new_sequence(struct kvmod_session *s, struct kvmod_sequence **out)
 		q->status = kvmod_policy_begin(s->policy, q->id, &q->state);
 	if (q->status != KVMOD_OK)
 		kv_log(kv_engine_ctx(s->engine), KVMOD_ERROR,
-		       "%s; the sequence goes on without it", kvmod_error());
+		       "%s; the sequence continues without it", kvmod_error());
 	s->next_sequence++;
 	*out = q;
 	return KVMOD_OK;
@@ -125,7 +125,7 @@ static void end_sequence(struct kvmod_sequence *q)
 
 static int check_seq(const struct kvmod_session *s, const struct kvmod_seq *seq, const char *call)
 {
-	return seq ? KVMOD_OK : kv_fail(KVMOD_EINVAL, "engine %s: %s() gave no sequence", s->ops->name, call);
+	return seq ? KVMOD_OK : kv_fail(KVMOD_EINVAL, "engine %s: %s() returned no sequence", s->ops->name, call);
 }
 
 int kvmod_sequence_open(struct kvmod_session *s, struct kvmod_sequence **out)
@@ -237,7 +237,7 @@ void kvmod_sequence_left(const struct kvmod_sequence *q, struct kvmod_left *out)
 
 /* --- asking and cutting ------------------------------------------------------------ */
 
-/* Notes what each KV head caches. ask_engine() made sure that layers are in range. */
+/* Records what each KV head caches. ask_engine() has checked that layers are in range. */
 static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
 {
 	const struct kvmod_model *m = q->session->model;
@@ -252,7 +252,7 @@ static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
 	}
 }
 
-/* Every head caches every token. */
+/* Records that every head caches every token. */
 static void note_whole(struct kvmod_sequence *q)
 {
 	const struct kvmod_model *m = q->session->model;
@@ -273,7 +273,7 @@ static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
 	r->size = sizeof(*r);
 	err = kv_request_check(r);
 	if (err == KVMOD_OK && r->n_layers != s->model->n_layers)
-		err = kv_fail(KVMOD_EINVAL, "the request is of a model of %u layers, but the model has %u",
+		err = kv_fail(KVMOD_EINVAL, "the request's model has %u layers, but the engine's has %u",
 			      r->n_layers, s->model->n_layers);
 	return err == KVMOD_OK ? err : kv_fail_in(err, "engine %s", s->ops->name);
 }
@@ -294,8 +294,8 @@ static double budget_of(const struct kvmod_sequence *q)
 }
 
 /*
- * Notes what the engine holds now, whatever was planned. An engine that cannot show
- * its cache is taken to hold all of it.
+ * Records what the engine holds now, whatever was planned. An engine that cannot show
+ * its cache is assumed to hold all of it.
  */
 static void note_left(struct kvmod_sequence *q)
 {
@@ -310,7 +310,7 @@ static void note_left(struct kvmod_sequence *q)
 	else
 		note_whole(q);
 	if (err != KVMOD_OK)
-		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "what was kept cannot be counted: %s",
+		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "cannot count the kept positions: %s",
 		       kvmod_error());
 	q->left.budget = budget_of(q);
 	q->left.bytes.size = sizeof(q->left.bytes);
@@ -325,7 +325,7 @@ static int first_status(const struct kvmod_plan *plan)
 	return KVMOD_OK;
 }
 
-/* An engine that cannot store rows as another type is not asked to. */
+/* Resets k_store and v_store for an engine that cannot convert rows. */
 static void drop_stores(struct kvmod_session *s, const struct kvmod_plan *plan)
 {
 	bool wanted = false;
@@ -339,13 +339,14 @@ static void drop_stores(struct kvmod_session *s, const struct kvmod_plan *plan)
 		keep->k_store = keep->v_store = KVMOD_STORE_SAME;
 	}
 	if (wanted && !s->said_stores)
-		kv_log(kv_engine_ctx(s->engine), KVMOD_WARN, "policy %s wants rows stored as another type, "
-		       "which engine %s cannot do: rows stay as they are",
+		kv_log(kv_engine_ctx(s->engine), KVMOD_WARN,
+		       "policy %s asks to store rows as another type, but engine %s cannot: "
+		       "the rows stay unchanged",
 		       kvmod_policy_ops(s->policy)->name, s->ops->name);
 	s->said_stores |= wanted;
 }
 
-static bool cuts(const struct kvmod_request *r, const struct kvmod_plan *plan)
+static bool plan_cuts(const struct kvmod_request *r, const struct kvmod_plan *plan)
 {
 	for (uint32_t i = 0; i < r->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
@@ -357,28 +358,28 @@ static bool cuts(const struct kvmod_request *r, const struct kvmod_plan *plan)
 	return false;
 }
 
-/* Of n tokens seen, at least half stay before those that are run again. */
+/* At most half of the n tokens seen are run again. */
 static uint32_t rows_to_replay(uint64_t n, uint32_t wanted)
 {
 	return wanted < n / 2 ? wanted : (uint32_t)(n / 2);
 }
 
-/* A figure for the reader: a loss that cannot be measured stops nothing. */
+/* The loss only informs the user: a failure to measure it stops nothing. */
 static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
 			 const struct kvmod_plan *plan, uint32_t rows, double *loss)
 {
 	rows = rows_to_replay(kvmod_sequence_length(q), rows);
 	if (rows == 0 || !r->replay)
 		return;
-	*loss = 0;		/* where nothing is cut: no need to run it twice */
-	if (!cuts(r, plan))
+	*loss = 0;		/* if nothing is cut, there is nothing to measure */
+	if (!plan_cuts(r, plan))
 		return;
 	kv_error_forget();
 	if (kv_called(r->replay(r, plan, rows, loss), "replay", q->session->ops->name) == KVMOD_OK)
 		return;
 	*loss = NAN;
 	kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
-	       "the plan's loss cannot be measured: %s", kvmod_error());
+	       "cannot measure the plan's loss: %s", kvmod_error());
 }
 
 static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
@@ -404,7 +405,7 @@ static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
 	return err != KVMOD_OK ? err : status;
 }
 
-/* Too short for a cut to pay, unless the policy's budget is a count: a count is exact. */
+/* Is the sequence too short for a cut to pay? A budget that is a count is obeyed all the same. */
 static bool is_left_whole(struct kvmod_sequence *q)
 {
 	return kvmod_sequence_length(q) <= q->session->leave_below &&
@@ -412,8 +413,8 @@ static bool is_left_whole(struct kvmod_sequence *q)
 }
 
 /*
- * Asks the policy and cuts the cache. Whatever fails here costs compression
- * alone: the answer is why, and the tokens that were run stay run.
+ * Asks the policy and cuts the cache. A failure costs only compression: the return value
+ * is its code, and the tokens that were run remain in the sequence.
  */
 static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_rows,
 		    struct kvmod_prompted *out)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Settling: what becomes of a plan after the policy was asked. Whatever a policy
- * does wrong ends in the same place: the segment stays whole, one line is logged, a
- * counter counts.
+ * Settling: checks a plan after the policy has filled it in. Every mistake of a policy has
+ * the same consequence: the segment stays whole, one line is logged, and a counter is
+ * incremented.
  */
 #include "core/modules/call.h"
 #include "core/run/decide.h"
@@ -40,7 +40,7 @@ static void count_segment(struct kvmod_policy *p, const struct kvmod_request *r,
 
 /* --- the answer ---------------------------------------------------------------------- */
 
-/* Why keep i cannot be applied, or KVMOD_OK. */
+/* KVMOD_OK, or the reason why keep i cannot be applied. */
 static int judge(struct kvmod_policy *p, const struct kvmod_request *r, struct kvmod_plan *plan,
 		 uint32_t i)
 {

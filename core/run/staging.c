@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Staging: rows that a policy asked for, but that lie on another device than the
- * policy runs on, are copied to the policy's device. Rows with gaps between them are
- * first packed on their own device, so that no copy takes the gaps along.
+ * Staging: copies rows that a policy asked for, but that lie on another device, to the
+ * policy's device. Rows with gaps between them are first packed on their own device, so
+ * that the gaps are not copied.
  */
 #include "core/modules/call.h"
 #include "core/run/policy.h"
@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COPY_ALIGN 16u			/* of the views that a policy gets */
+#define COPY_ALIGN 16u			/* for the views that a policy gets */
 
-/* Rows that the copies hold without gaps, from byte `at` on. */
+/* Rows to copy; in the copies they start at byte `at`, without gaps. */
 struct piece {
 	const char *src;
 	uint64_t at, n_rows, row_bytes;
@@ -25,9 +25,9 @@ struct stager {
 	const struct kvmod_request *r;	/* as the engine made it */
 	void *from_stream, *to_stream;
 
-	/* The first time over, copies is NULL: only the sizes are found. */
+	/* NULL in the first pass, which only finds the sizes. */
 	char *copies, *packed;
-	uint64_t used, begin;		/* bytes of copies; where the segment at hand begins */
+	uint64_t used, begin;		/* bytes of copies; where the current segment begins */
 	uint64_t most_packed;
 	uint32_t n_pieces, most_pieces;	/* of a segment */
 	bool gaps;			/* does any piece of the segment have gaps? */
@@ -55,7 +55,7 @@ static void *stream_on(const struct kvmod_request *r, const char *device)
 	return kv_name_eq(r->device ? r->device : KV_CPU, device) ? r->stream : NULL;
 }
 
-/* --- what has to be copied ------------------------------------------------------------ */
+/* --- the list of pieces to copy --------------------------------------------------------- */
 
 static bool has_gaps(const struct piece *piece)
 {
@@ -75,7 +75,7 @@ static void add_piece(struct stager *st, const void *src, uint64_t at, uint64_t 
 	st->n_pieces++;
 }
 
-/* Makes room in the copies and points the view to it; returns where the room begins. */
+/* Reserves room in the copies and points the view to it; returns the room's offset. */
 static uint64_t place(struct stager *st, struct kvmod_view *view, uint64_t bytes, uint64_t stride,
 		      uint64_t head_stride)
 {
@@ -97,7 +97,7 @@ static void add_rows(struct stager *st, struct kvmod_view *view, uint32_t n, uin
 	add_piece(st, from.data, place(st, view, n * row, row, 0), n, row, from.stride);
 }
 
-/* [n_rows][n_q_heads][head_dim]; as a rule the heads of a row lie end to end. */
+/* [n_rows][n_q_heads][head_dim]; usually the heads of a row are contiguous. */
 static void add_queries(struct stager *st, struct kvmod_segment *s)
 {
 	const struct kvmod_view from = s->q;
@@ -139,7 +139,7 @@ static void add_matrices(struct stager *st, struct kvmod_view *view, const struc
 			  row, from.stride);
 }
 
-/* A policy sees only what it asked for. */
+/* Hides the views that the policy did not ask for. */
 static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struct kvmod_head *heads)
 {
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
@@ -225,7 +225,7 @@ static int copy(const struct stager *st, uint64_t at, const char *src, uint64_t 
 	return err ? kv_device_failed(to, err) : err;
 }
 
-/* Pieces that follow each other in source and copy are copied as one. */
+/* Pieces that are adjacent both in the source and in the copies are copied as one. */
 static int copy_pieces(const struct stager *st)
 {
 	const char *src = NULL;
@@ -251,7 +251,7 @@ static int copy_pieces(const struct stager *st)
 
 /* --- all segments ----------------------------------------------------------------------- */
 
-/* Over all segments: once for the sizes, once to copy. */
+/* One pass over all segments: the first finds the sizes, the second copies. */
 static int go_over(struct stager *st)
 {
 	struct kvmod_segment *segments = st->p->handed.segments;
@@ -301,7 +301,7 @@ static int make_room(struct stager *st)
 	return KVMOD_OK;
 }
 
-/* The name comes from the caller, who may have invented it. */
+/* The name comes from the caller and may be wrong. */
 static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
 {
 	struct kv_provider *provider;
@@ -317,7 +317,7 @@ static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
 	return err;
 }
 
-/* All segments to copy must be on one device, which stays open with the policy. */
+/* All segments to copy must be on one device, which stays open as long as the policy. */
 static int open_one(struct kvmod_policy *p, const char *name, uint32_t layer)
 {
 	struct kv_staging *s = &p->staging;
@@ -352,11 +352,11 @@ static int copy_all(struct stager *st)
 	if (err == KVMOD_OK)
 		err = go_over(st);
 	free(st->pieces);
-	/* Work on the queue must end before its memory is used for something else. */
+	/* Queued work must end before its memory is reused. */
 	return kv_device_wait(st->p->staging.from, st->from_stream, err);
 }
 
-/* --- the note, once ------------------------------------------------------------------------------ */
+/* --- the log line, once --------------------------------------------------------------- */
 
 static bool is_copied(const struct stager *st, uint32_t layer)
 {
@@ -400,7 +400,7 @@ static int stage(struct stager *st)
 {
 	int err = go_over(st);
 
-	if (err || st->used == 0)	/* the policy may need lengths alone */
+	if (err || st->used == 0)	/* the policy may need only lengths */
 		return err;
 	err = open_from(st);
 	if (err == KVMOD_OK)

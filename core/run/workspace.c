@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Workspace: the scratch memory that a policy asks for before each decision. */
+/* Workspace: allocates the scratch memory that a policy asks for before each decision. */
 #include "core/modules/call.h"
 #include "core/run/decide.h"
 
@@ -15,7 +15,7 @@ static int give_host_scratch(struct kvmod_policy *p, struct kvmod_request *r, ui
 	return err;
 }
 
-/* What a device gives may be aligned to less. */
+/* The memory of a device may have a smaller alignment. */
 static int give_device_scratch(struct kvmod_policy *p, struct kvmod_request *r, uint64_t need)
 {
 	struct kv_buffer *buffer = &p->device_scratch;
@@ -33,7 +33,7 @@ static int give_device_scratch(struct kvmod_policy *p, struct kvmod_request *r, 
 	return KVMOD_OK;
 }
 
-/* The policy is asked about the request that it was handed: *r is the core's. */
+/* Asks the policy about the request that it was handed; *r is the core's own. */
 int kv_give_workspace(struct kvmod_policy *p, struct kvmod_request *r)
 {
 	struct kvmod_workspace need = { .size = sizeof(need) };
@@ -45,7 +45,7 @@ int kv_give_workspace(struct kvmod_policy *p, struct kvmod_request *r)
 		return KVMOD_OK;
 	p->handed.request = *r;
 	err = KV_CALL(p->ops, workspace, p->instance, &p->handed.request, &need);
-	/* Sizes that no memory has would wrap when they are rounded up. */
+	/* Absurd sizes would overflow when they are rounded up. */
 	if (err == KVMOD_OK && (need.host > MAX_SCRATCH || need.device > MAX_SCRATCH))
 		err = kv_fail(KVMOD_ENOMEM, "no memory for %llu bytes of scratch and %llu on the device",
 			      (unsigned long long)need.host, (unsigned long long)need.device);

@@ -23,7 +23,7 @@ struct trial {
 	struct selftest *t;
 	struct kvmod_policy *policy;
 	const struct kvmod_needs *needs;
-	struct madeup_shape shape;
+	struct kv_shape shape;
 	unsigned n_decided;		/* plans that passed in every segment */
 };
 
@@ -116,22 +116,22 @@ static struct kvmod_plan *try_cache(struct trial *trial, struct madeup *m)
 	unsigned char *before = malloc(m->n_bytes);
 	int err, again;
 
-	if (!before || kvmod_plan_new(&m->request, &first) ||
-	    kvmod_plan_new(&m->request, &second)) {
+	if (!before || kvmod_plan_new(&m->d.request, &first) ||
+	    kvmod_plan_new(&m->d.request, &second)) {
 		selftest_fail(trial->t, "out of memory");
 		goto out;
 	}
 	memcpy(before, m->bytes, m->n_bytes);
-	spoil_indices(&m->request, first);
-	spoil_indices(&m->request, second);
-	err = decide(trial, &m->request, first);
+	spoil_indices(&m->d.request, first);
+	spoil_indices(&m->d.request, second);
+	err = decide(trial, &m->d.request, first);
 	if (judge(trial, err, first)) {
-		again = decide(trial, &m->request, second);
+		again = decide(trial, &m->d.request, second);
 		if (again)
 			selftest_fail(trial->t, "the second of two equal requests failed: %s",
 				      kvmod_error());
 		else
-			compare(trial, &m->request, first, second);
+			compare(trial, &m->d.request, first, second);
 	}
 	if (memcmp(before, m->bytes, m->n_bytes))
 		selftest_fail(trial->t, "the policy wrote to the cache");
@@ -168,7 +168,7 @@ static void cut_ragged(const struct madeup *m, struct kvmod_plan *plan)
 
 		keep->kind = KVMOD_KEEP_HEADS;
 		for (uint32_t g = 0; g < m->shape.n_kv_heads; g++) {
-			uint32_t n = kvmod_head_at(&m->segments[i], g)->n;
+			uint32_t n = kvmod_head_at(&m->d.segments[i], g)->n;
 
 			for (uint32_t k = (n - 1) % (g + 2); k < n; k += g + 2)
 				keep->indices[g * keep->index_stride + keep->counts[g]++] = k;
@@ -196,7 +196,7 @@ static void try_second_turn(struct trial *trial, bool ragged, uint32_t n_new)
 
 	if (!made(trial, madeup_first(&first, &trial->shape, n, 0, trial->needs->what)))
 		return;
-	if (made(trial, kvmod_plan_new(&first.request, &plan))) {
+	if (made(trial, kvmod_plan_new(&first.d.request, &plan))) {
 		if (ragged)
 			cut_ragged(&first, plan);
 		else
@@ -232,7 +232,7 @@ static void try_decoding(struct trial *trial)
 		kvmod_plan_free(plan);
 		madeup_free(&m);
 		m = grown;
-		m.request.phase = KVMOD_DECODE;
+		m.d.request.phase = KVMOD_DECODE;
 	}
 	madeup_free(&m);
 }
@@ -250,8 +250,8 @@ static void try_keys(struct trial *trial, float bad, bool all)
 		return;
 	for (int d = 0; d < HEAD_DIM; d++)
 		row[d] = bad;
-	k = &m.heads[0].k;
-	for (uint32_t i = 0; i < m.heads[0].n; i++)
+	k = &m.d.heads[0].k;
+	for (uint32_t i = 0; i < m.d.heads[0].n; i++)
 		if (all || i == 50)
 			kv_encode(k->type, row, HEAD_DIM,
 				  m.bytes + ((const unsigned char *)k->data - m.bytes) +

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct madeup_shape shapes[] = {
+static const struct kv_shape shapes[] = {
 	{ .n_layers = 1, .n_q_heads = 1, .n_kv_heads = 1, .head_dim = 32 },
 	{ .n_layers = 4, .n_q_heads = 4, .n_kv_heads = 4, .head_dim = 64 },
 	{ .n_layers = 30, .n_q_heads = 9, .n_kv_heads = 3, .head_dim = 64 },
@@ -17,7 +17,7 @@ static const struct madeup_shape shapes[] = {
 /* --- opening ------------------------------------------------------------------------ */
 
 static struct kvmod_policy *open_on(struct selftest *t, const char *name,
-				    const struct madeup_shape *shape, int *err)
+				    const struct kv_shape *shape, int *err)
 {
 	struct kvmod_model model = madeup_model(shape);
 	struct kvmod_policy *policy = NULL;
@@ -26,7 +26,7 @@ static struct kvmod_policy *open_on(struct selftest *t, const char *name,
 	return policy;
 }
 
-static void check_open(struct selftest *t, const char *name, const struct madeup_shape *shape)
+static void check_open(struct selftest *t, const char *name, const struct kv_shape *shape)
 {
 	struct kvmod_policy *policy, *second;
 	int err;
@@ -249,7 +249,7 @@ void selftest_policy(struct selftest *t, const char *name)
 	int err;
 
 	for (size_t i = 0; i < CLI_COUNT(shapes); i++) {
-		const struct madeup_shape *s = &shapes[i];
+		const struct kv_shape *s = &shapes[i];
 
 		if (!selftest_begin(t, "%s: opens for %u layers, %u query heads on %u KV heads of %u",
 				    name, s->n_layers, s->n_q_heads, s->n_kv_heads, s->head_dim))

@@ -2,6 +2,8 @@
 # Golden vectors and made-up caches, for selftest and for unit tests.
 noinst_LTLIBRARIES += libvectors.la
 libvectors_la_SOURCES = \
+	core/run/describe.c \
+	core/run/describe.h \
 	core/testkit/madeup.c \
 	core/testkit/madeup.h \
 	core/testkit/random.c \

@@ -9,21 +9,9 @@
 #include "core/testkit/vectors.h"
 #include "core/testkit/random.h"
 
-struct kvmod_model madeup_model(const struct madeup_shape *shape)
+struct kvmod_model madeup_model(const struct kv_shape *shape)
 {
-	return (struct kvmod_model){
-		.size = sizeof(struct kvmod_model),
-		.n_layers = shape->n_layers,
-		.n_q_heads = shape->n_q_heads,
-		.n_kv_heads = shape->n_kv_heads,
-		.head_dim = shape->head_dim,
-		.n_vocab = 32000,
-		.context = 8192,
-		.name = "made-up",
-		.architecture = "llama",
-		.scale = (float)(1 / sqrt(shape->head_dim)),
-		.rope_base = 10000,
-	};
+	return kv_model_of_shape(shape, 8192);
 }
 
 /* --- memory ---------------------------------------------------------------------- */
@@ -40,17 +28,6 @@ static void *piece(struct pieces *p, size_t bytes)
 
 	p->used += (bytes + 63) / 64 * 64;
 	return at;
-}
-
-static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
-				 size_t head_stride)
-{
-	return (struct kvmod_view){
-		.type = type,
-		.data = data,
-		.stride = (int64_t)stride,
-		.head_stride = (int64_t)head_stride,
-	};
 }
 
 /* --- contents --------------------------------------------------------------------- */
@@ -130,69 +107,42 @@ static void lay_out_segment(struct madeup *m, struct pieces *p, struct kvmod_seg
 			    uint32_t what)
 {
 	size_t f = sizeof(float), dim = s->head_dim, heads = s->n_q_heads;
-	size_t row = kvmod_row_bytes(m->shape.type, dim), longest = 0;
+	size_t row = kvmod_row_bytes(m->shape.type, dim), longest = kvmod_longest_head(s);
+	struct kv_extras extras = { 0 };
 
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
-		struct kvmod_head *head = &m->heads[s->layer * s->n_kv_heads + g];
+		struct kvmod_head *head = &m->d.heads[s->layer * s->n_kv_heads + g];
 
-		head->k = view_of(m->shape.type, piece(p, head->n * row), row, 0);
-		head->v = view_of(m->shape.type, piece(p, head->n * row), row, 0);
-		longest = head->n > longest ? head->n : longest;
+		head->k = kv_view(m->shape.type, piece(p, head->n * row), row, 0);
+		head->v = kv_view(m->shape.type, piece(p, head->n * row), row, 0);
 	}
 	if (s->n_rows)
-		s->q = view_of(KVMOD_F32, piece(p, s->n_rows * heads * dim * f),
-			       heads * dim * f, dim * f);
+		kv_describe_queries(s, piece(p, s->n_rows * heads * dim * f), s->n_rows);
 	if (what & KVMOD_NEED_COLSUM)
-		s->colsum = view_of(KVMOD_F32, piece(p, heads * longest * f), 0, longest * f);
+		extras.colsum = piece(p, heads * longest * f);
 	if (what & KVMOD_NEED_WO_NORM)
-		s->wo_norm = view_of(KVMOD_F32, piece(p, heads * longest * f), 0, longest * f);
+		extras.wo_norm = piece(p, heads * longest * f);
 	if (what & KVMOD_NEED_Q_STATS) {
-		s->q_mean = view_of(KVMOD_F32, piece(p, heads * dim * f), 0, dim * f);
-		s->q_cov = view_of(KVMOD_F32, piece(p, heads * dim * dim * f), dim * f,
-				   dim * dim * f);
-		s->n_q_stat = s->logical;
+		extras.q_mean = piece(p, heads * dim * f);
+		extras.q_cov = piece(p, heads * dim * dim * f);
 	}
+	kv_describe_extras(s, (uint32_t)longest, &extras);
 }
 
 static void lay_out(struct madeup *m, struct pieces *p, uint32_t what)
 {
 	for (uint32_t i = 0; i < m->shape.n_segments; i++)
-		lay_out_segment(m, p, &m->segments[i], what);
+		lay_out_segment(m, p, &m->d.segments[i], what);
 }
 
-/* Fills in all but the memory; the heads have their n and positions already. */
-static void describe(struct madeup *m, uint64_t logical, uint32_t rows)
-{
-	const struct madeup_shape *shape = &m->shape;
-
-	for (uint32_t i = 0; i < shape->n_segments; i++)
-		m->segments[i] = (struct kvmod_segment){
-			.size = sizeof(struct kvmod_segment),
-			.layer = i,
-			.logical = logical,
-			.n_q_heads = shape->n_q_heads,
-			.n_kv_heads = shape->n_kv_heads,
-			.head_dim = shape->head_dim,
-			.total_heads = shape->n_kv_heads,
-			.scale = (float)(1 / sqrt(shape->head_dim)),
-			.heads = m->head_list + (size_t)i * shape->n_kv_heads,
-			.n_rows = rows,
-		};
-	m->request = (struct kvmod_request){
-		.size = sizeof(m->request),
-		.phase = KVMOD_PREFILL,
-		.n_layers = shape->n_layers,
-		.n_segments = shape->n_segments,
-		.segments = m->segment_list,
-	};
-}
-
-/* Allocates memory for what describe() has described, and fills it. */
-static int furnish(struct madeup *m, uint32_t what)
+/* Allocates memory for what is described, and fills it; the heads have their n and positions. */
+static int furnish(struct madeup *m, uint32_t rows, uint32_t what)
 {
 	struct pieces p = { 0 };
 	float *row = malloc(m->shape.head_dim * sizeof(*row));
 
+	for (uint32_t i = 0; i < m->shape.n_segments; i++)
+		m->d.segments[i].n_rows = rows;
 	lay_out(m, &p, what);
 	m->n_bytes = p.used;
 	m->bytes = aligned_alloc(64, p.used);
@@ -205,41 +155,28 @@ static int furnish(struct madeup *m, uint32_t what)
 	p = (struct pieces){ .base = m->bytes };
 	lay_out(m, &p, what);
 	for (uint32_t i = 0; i < m->shape.n_segments; i++)
-		fill_segment(m, &m->segments[i], row);
+		fill_segment(m, &m->d.segments[i], row);
 	free(row);
 	return 0;
 }
 
-static int start(struct madeup *m, const struct madeup_shape *shape, size_t n_positions)
+static int start(struct madeup *m, const struct kv_shape *shape, uint32_t n, uint64_t logical,
+		 size_t n_positions)
 {
-	size_t n_heads = (size_t)shape->n_segments * shape->n_kv_heads;
-
 	*m = (struct madeup){ .shape = *shape };
-	m->segments = calloc(shape->n_segments, sizeof(*m->segments));
-	m->heads = calloc(n_heads, sizeof(*m->heads));
-	m->segment_list = calloc(shape->n_segments, sizeof(*m->segment_list));
-	m->head_list = calloc(n_heads, sizeof(*m->head_list));
 	m->positions = calloc(n_positions + 1, sizeof(*m->positions));
-	if (!m->segments || !m->heads || !m->segment_list || !m->head_list || !m->positions) {
-		madeup_free(m);
-		return KVMOD_ENOMEM;
-	}
-	kvmod_list_segments(m->segment_list, m->segments, shape->n_segments);
-	kvmod_list_heads(m->head_list, m->heads, n_heads);
-	return 0;
+	if (m->positions && kv_describe(&m->d, shape, n, logical) == KVMOD_OK)
+		return 0;
+	madeup_free(m);
+	return KVMOD_ENOMEM;
 }
 
-int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
+int madeup_first(struct madeup *m, const struct kv_shape *shape, uint32_t n,
 		 uint32_t rows, uint32_t what)
 {
-	int err = start(m, shape, 0);
+	int err = start(m, shape, n, n, 0);
 
-	if (err)
-		return err;
-	for (uint32_t i = 0; i < shape->n_segments * shape->n_kv_heads; i++)
-		m->heads[i] = (struct kvmod_head){ .size = sizeof(*m->heads), .n = n };
-	describe(m, n, rows < n ? rows : n);
-	return furnish(m, what);
+	return err ? err : furnish(m, rows < n ? rows : n, what);
 }
 
 /* The positions of one head: those that the plan kept, then the new ones. */
@@ -247,10 +184,10 @@ static int32_t *carry_over(const struct madeup *before, const struct kvmod_plan 
 			   uint32_t i, uint32_t g, uint32_t n_new, struct kvmod_head *head,
 			   int32_t *at)
 {
-	const struct kvmod_segment *s = &before->segments[i];
+	const struct kvmod_segment *s = &before->d.segments[i];
 	const struct kvmod_head *old = kvmod_head_at(s, g);
 	uint32_t *kept = (uint32_t *)at;	/* indices, replaced by positions below */
-	uint32_t n = vectors_kept(&before->request, plan, i, g, kept);
+	uint32_t n = vectors_kept(&before->d.request, plan, i, g, kept);
 
 	for (uint32_t k = 0; k < n; k++)
 		at[k] = old->positions ? old->positions[kept[k]] : (int32_t)kept[k];
@@ -263,37 +200,33 @@ static int32_t *carry_over(const struct madeup *before, const struct kvmod_plan 
 int madeup_next(struct madeup *m, const struct madeup *before, const struct kvmod_plan *plan,
 		uint32_t n_new, uint32_t rows, uint32_t what)
 {
-	const struct madeup_shape *shape = &before->shape;
+	const struct kv_shape *shape = &before->shape;
 	uint32_t n_heads = shape->n_segments * shape->n_kv_heads;
-	uint64_t logical = before->segments[0].logical + n_new;
+	uint64_t logical = before->d.segments[0].logical + n_new;
 	size_t n_positions = 0;
 	int32_t *at;
 	int err;
 
 	for (uint32_t i = 0; i < n_heads; i++)
-		n_positions += before->heads[i].n + n_new;
+		n_positions += before->d.heads[i].n + n_new;
 	rows = rows < n_new ? rows : n_new;
-	err = start(m, shape, n_positions + rows);
+	err = start(m, shape, 0, logical, n_positions + rows);
 	if (err)
 		return err;
 	at = m->positions;
 	for (uint32_t i = 0; i < n_heads; i++)
 		at = carry_over(before, plan, i / shape->n_kv_heads, i % shape->n_kv_heads, n_new,
-				&m->heads[i], at);
-	describe(m, logical, rows);
+				&m->d.heads[i], at);
 	for (uint32_t row = 0; row < rows; row++)
 		at[row] = (int32_t)(logical - rows + row);
 	for (uint32_t i = 0; i < shape->n_segments; i++)
-		m->segments[i].row_positions = at;
-	return furnish(m, what);
+		m->d.segments[i].row_positions = at;
+	return furnish(m, rows, what);
 }
 
 void madeup_free(struct madeup *m)
 {
-	free(m->segments);
-	free(m->heads);
-	free(m->segment_list);
-	free(m->head_list);
+	kv_undescribe(&m->d);
 	free(m->positions);
 	free(m->bytes);
 	*m = (struct madeup){ 0 };

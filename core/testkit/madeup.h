@@ -12,29 +12,20 @@
 
 #include <kvmod/kvmod.h>
 
-struct madeup_shape {
-	uint32_t n_layers;		/* of the model */
-	uint32_t n_segments;		/* of the request: the first so many layers */
-	uint32_t n_q_heads, n_kv_heads, head_dim;
-	uint32_t type;			/* of K and V */
-};
+#include "core/run/describe.h"
 
 struct madeup {
-	struct madeup_shape shape;
-	struct kvmod_request request;
-	struct kvmod_segment *segments;
-	struct kvmod_head *heads;
-	const struct kvmod_segment **segment_list;	/* of these */
-	const struct kvmod_head **head_list;
+	struct kv_shape shape;
+	struct kv_described d;		/* the request, for all that follows */
 	int32_t *positions;		/* of all heads end to end, then of the rows */
 	unsigned char *bytes;		/* K, V, Q and the extras */
 	size_t n_bytes;
 };
 
-struct kvmod_model madeup_model(const struct madeup_shape *shape);
+struct kvmod_model madeup_model(const struct kv_shape *shape);
 
 /* A prompt of n tokens, with `rows` rows of Q and the extras that `what` asks for. */
-int madeup_first(struct madeup *m, const struct madeup_shape *shape, uint32_t n,
+int madeup_first(struct madeup *m, const struct kv_shape *shape, uint32_t n,
 		 uint32_t rows, uint32_t what);
 /* The cache that a plan leaves, and n_new more tokens. */
 int madeup_next(struct madeup *m, const struct madeup *before, const struct kvmod_plan *plan,

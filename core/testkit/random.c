@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Splitmix64, numbers drawn with it, and floats encoded as each element type. */
 #include "core/testkit/random.h"
 
 #include <math.h>

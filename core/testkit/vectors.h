@@ -14,6 +14,8 @@
 
 #include <kvmod/kvmod.h>
 
+#include "core/run/describe.h"
+
 #define VECTORS_MAX_PARAMS	24
 
 /* Inputs, each given for all layers or for none. */
@@ -92,11 +94,7 @@ size_t vectors_overrides(const struct vectors_case *c, char *overrides[VECTORS_M
 
 /* A request, and the memory that it points to. */
 struct vectors_request {
-	struct kvmod_request request;
-	struct kvmod_segment *segments;
-	struct kvmod_head *heads;
-	const struct kvmod_segment **segment_list;	/* of these */
-	const struct kvmod_head **head_list;
+	struct kv_described d;
 	unsigned char *k, *v;		/* encoded */
 	float *wo_norm;
 };

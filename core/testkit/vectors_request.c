@@ -11,24 +11,25 @@
 
 /* --- the model and the parameters ------------------------------------------------ */
 
+static struct kv_shape shape_of(const struct vectors_case *c, uint32_t type)
+{
+	return (struct kv_shape){
+		.n_layers = c->n_layers, .n_segments = c->n_layers,
+		.n_q_heads = c->n_q_heads, .n_kv_heads = c->n_kv_heads,
+		.head_dim = c->head_dim, .type = type,
+	};
+}
+
 struct kvmod_model vectors_model(const struct vectors_case *c)
 {
 	const char *base = vectors_param(c, "rope_base"), *rope = vectors_param(c, "rope");
+	struct kv_shape shape = shape_of(c, KVMOD_F32);
+	struct kvmod_model model = kv_model_of_shape(&shape, 1 << 20);
 
-	return (struct kvmod_model){
-		.size = sizeof(struct kvmod_model),
-		.n_layers = c->n_layers,
-		.n_q_heads = c->n_q_heads,
-		.n_kv_heads = c->n_kv_heads,
-		.head_dim = c->head_dim,
-		.n_vocab = 1000,
-		.context = 1 << 20,
-		.name = "made-up",
-		.architecture = "llama",
-		.scale = (float)(1 / sqrt(c->head_dim)),
-		.rope_base = base ? strtof(base, NULL) : 10000,
-		.rope_interleaved = rope && strcmp(rope, "interleaved") == 0,
-	};
+	if (base)
+		model.rope_base = strtof(base, NULL);
+	model.rope_interleaved = rope && strcmp(rope, "interleaved") == 0;
+	return model;
 }
 
 size_t vectors_overrides(const struct vectors_case *c, char *overrides[VECTORS_MAX_PARAMS])
@@ -57,17 +58,6 @@ static const float *layer_of(const struct vectors_case *c, enum vectors_input in
 			     uint32_t layer, size_t size)
 {
 	return c->input[input] ? c->input[input] + layer * size : NULL;
-}
-
-static struct kvmod_view view_of(uint32_t type, const void *data, size_t stride,
-				 size_t head_stride)
-{
-	return (struct kvmod_view){
-		.type = type,
-		.data = data,
-		.stride = (int64_t)stride,
-		.head_stride = (int64_t)head_stride,
-	};
 }
 
 static unsigned char *encode(const struct vectors_case *c, enum vectors_input input, uint32_t type)
@@ -114,93 +104,62 @@ static float *wo_norms(const struct vectors_case *c)
 	return out;
 }
 
-static void fill_heads(const struct vectors_case *c, uint32_t type, uint32_t layer,
-		       struct vectors_request *r)
+static void set_heads(const struct vectors_case *c, uint32_t type, uint32_t layer,
+		      struct vectors_request *r)
 {
 	size_t row = kvmod_row_bytes(type, c->head_dim), all = row * c->n_kv_heads;
 
 	for (uint32_t g = 0; g < c->n_kv_heads; g++) {
-		size_t at = layer * all * c->n + g * row, head = (size_t)layer * c->n_kv_heads + g;
+		size_t at = layer * all * c->n + g * row, i = (size_t)layer * c->n_kv_heads + g;
+		struct kvmod_head *head = &r->d.heads[i];
 
-		r->heads[head] = (struct kvmod_head){
-			.size = sizeof(struct kvmod_head),
-			.n = vectors_n(c, head),
-			.k = view_of(type, r->k ? r->k + at : NULL, all, 0),
-			.v = view_of(type, r->v ? r->v + at : NULL, all, 0),
-			.positions = c->n_cached ? c->positions + head * c->n : NULL,
-		};
+		head->n = vectors_n(c, i);
+		head->k = kv_view(type, r->k ? r->k + at : NULL, all, 0);
+		head->v = kv_view(type, r->v ? r->v + at : NULL, all, 0);
+		head->positions = c->n_cached ? c->positions + i * c->n : NULL;
 	}
 }
 
-static void fill_segment(const struct vectors_case *c, uint32_t layer, struct vectors_request *r)
+static void set_segment(const struct vectors_case *c, uint32_t layer, struct vectors_request *r)
 {
-	size_t heads = c->n_q_heads, dim = c->head_dim, f = sizeof(float);
-	float *norms = r->wo_norm ? r->wo_norm + layer * heads * c->n : NULL;
-
-	r->segments[layer] = (struct kvmod_segment){
-		.size = sizeof(struct kvmod_segment),
-		.layer = layer,
-		.logical = c->logical,
-		.n_q_heads = c->n_q_heads,
-		.n_kv_heads = c->n_kv_heads,
-		.head_dim = c->head_dim,
-		.total_heads = c->n_kv_heads,
-		.scale = (float)(1 / sqrt(c->head_dim)),
-		.heads = r->head_list + (size_t)layer * c->n_kv_heads,
-		.q = view_of(KVMOD_F32, layer_of(c, VECTORS_Q, layer, c->rows * heads * dim),
-			     heads * dim * f, dim * f),
-		.n_rows = c->input[VECTORS_Q] ? c->rows : 0,
-		.colsum = view_of(KVMOD_F32, layer_of(c, VECTORS_COLSUM, layer, heads * c->n),
-				  0, c->n * f),
-		.q_mean = view_of(KVMOD_F32, layer_of(c, VECTORS_MU, layer, heads * dim),
-				  0, dim * f),
-		.q_cov = view_of(KVMOD_F32, layer_of(c, VECTORS_SIGMA, layer, heads * dim * dim),
-				 dim * f, dim * dim * f),
-		.wo_norm = view_of(KVMOD_F32, norms, 0, c->n * f),
-		.n_q_stat = c->input[VECTORS_MU] ? c->logical : 0,
+	size_t heads = c->n_q_heads, dim = c->head_dim;
+	struct kvmod_segment *s = &r->d.segments[layer];
+	struct kv_extras extras = {
+		.colsum = layer_of(c, VECTORS_COLSUM, layer, heads * c->n),
+		.wo_norm = r->wo_norm ? r->wo_norm + layer * heads * c->n : NULL,
+		.q_mean = layer_of(c, VECTORS_MU, layer, heads * dim),
+		.q_cov = layer_of(c, VECTORS_SIGMA, layer, heads * dim * dim),
 	};
+
+	kv_describe_queries(s, layer_of(c, VECTORS_Q, layer, c->rows * heads * dim),
+			    c->input[VECTORS_Q] ? c->rows : 0);
+	kv_describe_extras(s, c->n, &extras);
 }
 
 int vectors_request(const struct vectors_case *c, uint32_t type, struct vectors_request *r)
 {
 	bool norms = c->input[VECTORS_WO] && c->input[VECTORS_V];
-	size_t n_heads = (size_t)c->n_layers * c->n_kv_heads;
+	struct kv_shape shape = shape_of(c, type);
 
 	*r = (struct vectors_request){ 0 };
-	r->segments = calloc(c->n_layers, sizeof(*r->segments));
-	r->heads = calloc(n_heads, sizeof(*r->heads));
-	r->segment_list = calloc(c->n_layers, sizeof(*r->segment_list));
-	r->head_list = calloc(n_heads, sizeof(*r->head_list));
 	r->k = c->input[VECTORS_K] ? encode(c, VECTORS_K, type) : NULL;
 	r->v = c->input[VECTORS_V] ? encode(c, VECTORS_V, type) : NULL;
 	r->wo_norm = norms ? wo_norms(c) : NULL;
-	if (!r->segments || !r->heads || !r->segment_list || !r->head_list || (c->input[VECTORS_K] && !r->k) ||
-	    (c->input[VECTORS_V] && !r->v) || (norms && !r->wo_norm)) {
+	if ((c->input[VECTORS_K] && !r->k) || (c->input[VECTORS_V] && !r->v) ||
+	    (norms && !r->wo_norm) || kv_describe(&r->d, &shape, c->n, c->logical)) {
 		vectors_request_free(r);
 		return KVMOD_ENOMEM;
 	}
-	kvmod_list_segments(r->segment_list, r->segments, c->n_layers);
-	kvmod_list_heads(r->head_list, r->heads, n_heads);
 	for (uint32_t l = 0; l < c->n_layers; l++) {
-		fill_heads(c, type, l, r);
-		fill_segment(c, l, r);
+		set_heads(c, type, l, r);
+		set_segment(c, l, r);
 	}
-	r->request = (struct kvmod_request){
-		.size = sizeof(r->request),
-		.phase = KVMOD_PREFILL,
-		.n_layers = c->n_layers,
-		.n_segments = c->n_layers,
-		.segments = r->segment_list,
-	};
 	return 0;
 }
 
 void vectors_request_free(struct vectors_request *r)
 {
-	free(r->segments);
-	free(r->heads);
-	free(r->segment_list);
-	free(r->head_list);
+	kv_undescribe(&r->d);
 	free(r->k);
 	free(r->v);
 	free(r->wo_norm);

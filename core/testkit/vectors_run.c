@@ -70,7 +70,7 @@ int vectors_run(struct kvmod_ctx *ctx, const char *config, const char *const *ov
 	if (err) {
 		snprintf(why, room, "out of memory");
 	} else {
-		err = decide(policy, c, &request.request, why, room);
+		err = decide(policy, c, &request.d.request, why, room);
 		vectors_request_free(&request);
 	}
 	kvmod_policy_close(policy);

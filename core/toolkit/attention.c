@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The attention that the newest queries pay, and scores made of it. */
+/* The toolkit's attention of the newest queries, and scores computed from it. */
 #include "core/toolkit/toolkit.h"
 
 #include "kernels/cpu/attention.h"
@@ -8,19 +8,19 @@
 /* Queries that are scored in one pass over the keys. */
 #define BLOCK_QUERIES 16
 
-/* A block is as many whole rows as make BLOCK_QUERIES queries, but one at least. */
+/* A block has as many whole rows as fit BLOCK_QUERIES queries, but at least one. */
 static uint32_t block_rows(uint32_t group)
 {
 	return group < BLOCK_QUERIES ? BLOCK_QUERIES / group : 1;
 }
 
-/* No block has more queries than that: BLOCK_QUERIES, or one row of a larger group. */
+/* The most queries of a block: BLOCK_QUERIES, or one row of a larger group. */
 static uint32_t most_queries(uint32_t group)
 {
 	return group > BLOCK_QUERIES ? group : BLOCK_QUERIES;
 }
 
-/* What the attention of a block takes, without logits. */
+/* Bytes for the attention of a block, without logits. */
 static size_t block_floats(uint32_t group, uint32_t head_dim)
 {
 	struct kv_attention block = {
@@ -30,7 +30,7 @@ static size_t block_floats(uint32_t group, uint32_t head_dim)
 	return kv_attention_lay_out(&block, NULL) / sizeof(float);
 }
 
-/* Of a block: attention, logits; and a mean. */
+/* Memory for a block's attention and logits, and for a mean. */
 size_t kv_attention_floats(const struct kvmod_extent *extent)
 {
 	return block_floats(extent->group, extent->head_dim) +
@@ -61,7 +61,7 @@ void kv_queries(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float
 			      segment->head_dim, out + (size_t)i * segment->head_dim);
 }
 
-/* Of rows that make a block at most, against the first `sees` positions. */
+/* Logits of at most one block of rows with the first `sees` positions. */
 static void block_logits(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, uint32_t sees,
 			 float *out, size_t stride)
 {
@@ -82,7 +82,7 @@ void kv_logits(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float 
 		block_logits(t, row, row + step <= end ? step : end - row, sees, out, stride);
 }
 
-/* Attention of rows that make a block at most, logits kept, against all that they see. */
+/* Attention of at most one block of rows to all positions that they see; logits are kept. */
 static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
 		      struct kv_attention *a)
 {

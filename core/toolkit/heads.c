@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* KV heads shared out over the host's threads, each thread with scratch of its own. */
+/* Distributes KV heads over the host's threads; each thread has its own scratch. */
 #include "core/toolkit/toolkit.h"
 
 #include <stdarg.h>
@@ -11,7 +11,7 @@ static uint32_t smaller(uint32_t a, uint32_t b)
 	return a < b ? a : b;
 }
 
-/* Without queries there is no attention, and nothing to set aside for it. */
+/* Without queries there is no attention, which then needs no memory. */
 static size_t work_floats(const struct kvmod_request *request, const struct kvmod_extent *extent)
 {
 	size_t floats = sizeof(struct kv_work) / sizeof(float);
@@ -38,7 +38,7 @@ int32_t kv_task_fail(const struct kvmod_task *task, int32_t code, const char *fo
 	va_list args;
 
 	va_start(args, format);
-	/* The first reason of a thread is the one that may be wanted. */
+	/* Only the first message of a thread can be reported. */
 	if (!work->failed)
 		vsnprintf(work->reason, sizeof(work->reason), format, args);
 	va_end(args);
@@ -51,7 +51,7 @@ struct job {
 	kvmod_task_fn *fn;
 	const void *arg;
 	float *memory;
-	size_t work, slot;		/* floats of a thread: the toolkit's, in all */
+	size_t work, slot;		/* floats per thread: the toolkit's, and in total */
 	uint32_t n_tasks, n_kv_heads;
 	atomic_uint next;
 };
@@ -100,7 +100,7 @@ static void run_thread(void *arg, uint32_t thread)
 		run_task(job, number, memory);
 }
 
-/* The host may have more threads by now than when it was asked for the scratch. */
+/* The host may have more threads now than when the scratch was computed. */
 static uint32_t n_threads(const struct kvmod_host *host, const struct job *job)
 {
 	size_t before = (size_t)((const char *)job->memory - (const char *)job->request->scratch);
@@ -116,7 +116,7 @@ static struct kv_work *work_of(const struct job *job, uint32_t thread)
 	return (struct kv_work *)(void *)(job->memory + thread * job->slot);
 }
 
-/* What the first of the tasks that failed said. */
+/* The message of the first task that failed. */
 static void say_failure(const struct kvmod_host *host, const struct job *job, uint32_t threads)
 {
 	const struct kv_work *first = NULL;
@@ -135,7 +135,7 @@ static void say_failure(const struct kvmod_host *host, const struct job *job, ui
 		   "it failed, and did not say why");
 }
 
-/* A policy that asked for too little: nothing is decided. */
+/* The policy asked for too little scratch: every segment fails. */
 static void refuse(const struct kvmod_host *host, const struct job *job)
 {
 	int32_t code = host->fail(host->ctx, KVMOD_EINVAL, "%zu bytes of scratch are too few for a "

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The heaviest of many scores, without sorting, and the sets made of them. */
+/* Selects the heaviest of many scores without sorting, and writes sets to plans. */
 #include "core/toolkit/toolkit.h"
 
 #include <float.h>
@@ -8,9 +8,9 @@
 
 /*
  * A radix descent over the keys, 11 bits at a time: weigh the buckets, go down
- * from the heaviest keys to the bucket in which *left is used up, and look at
- * that one alone. Three passes, whatever the scores are. Returns the key at which
- * the selection ends; *left is what those equal to it have to add.
+ * from the heaviest keys to the bucket in which *left is used up, and continue with
+ * only that bucket. Three passes, whatever the scores are. Returns the key at which
+ * the selection ends; *left is what the scores equal to it must contribute.
  */
 static inline __attribute__((always_inline))
 uint32_t descend(const float *scores, size_t n, double *left, bool by_mass)
@@ -50,7 +50,7 @@ struct kv_selection kv_heaviest_mass(const float *scores, size_t n, double mass)
 	uint32_t key = descend(scores, n, &left, true), bits = key & 0x7fffffff;
 	float value;
 
-	/* All scores together fall short of the mass: every one is in. */
+	/* All scores together are less than the mass: select every one. */
 	if (key <= kv_order(0.0f))
 		return (struct kv_selection){ .key = kv_order(0.0f) - 1 };
 	memcpy(&value, &bits, sizeof(value));

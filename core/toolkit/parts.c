@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention in parts, as the toolkit's table offers it: the kernels' in the caller's memory. */
+/* The toolkit's attention in parts: that of kernels/cpu, in the caller's memory. */
 #include "core/toolkit/toolkit.h"
 
 #include "kernels/cpu/attention.h"
@@ -8,7 +8,7 @@ struct kvmod_attention {
 	struct kv_attention kernel;
 };
 
-/* The struct, in whole cache lines, and what it points to. */
+/* The struct, in whole cache lines, then the arrays that it points to. */
 #define HEAD_BYTES ((sizeof(struct kvmod_attention) + 63) / 64 * 64)
 
 static struct kv_attention newest_rows(const struct kvmod_segment *segment, uint32_t g,

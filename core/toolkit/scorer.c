@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Scorers: what kvmod/scorer.h makes of an author's score(). */
+/* Scorers: the policies that kvmod/scorer.h makes of an author's score(). */
 #include "core/toolkit/scorer.h"
 
 #include <math.h>
@@ -16,7 +16,7 @@ static bool lists(const struct kvmod_policy_ops *ops, size_t offset)
 	return false;
 }
 
-/* What a scorer must list for what it chose; NULL: it has all. */
+/* The parameter that a scorer needs for its choices but does not list; NULL: none is missing. */
 static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 				   const struct kvmod_scorer_ops *ops)
 {
@@ -70,7 +70,7 @@ static bool shares(const struct kvmod_scorer_ops *ops)
 	return !ops->keep && (ops->select == KVMOD_PER_LAYER || ops->select == KVMOD_PER_REQUEST);
 }
 
-/* Two lines of scores, before and after pooling, and then the author's scratch. */
+/* Two arrays of scores, before and after pooling, then the author's scratch. */
 static size_t thread_floats(const struct kv_scorer_job *job)
 {
 	size_t own = job->ops->floats ? job->ops->floats(job->self, job->request) : 0;
@@ -78,7 +78,7 @@ static size_t thread_floats(const struct kv_scorer_job *job)
 	return job->ops->keep ? own : 2 * kv_whole_lines(job->extent.n) + own;
 }
 
-/* Hands out the request's scratch, or counts if there is none; where threads' begins. */
+/* Divides the request's scratch, or only counts its bytes; returns where the threads' begins. */
 static size_t lay_out(struct kv_scorer_job *job, char *memory)
 {
 	size_t heads = (size_t)job->request->n_segments * job->extent.n_kv_heads;
@@ -117,7 +117,7 @@ int32_t kv_scorer_workspace(void *self, const struct kvmod_scorer_ops *ops,
 
 /* --- scores ------------------------------------------------------------------------------- */
 
-/* By sixteens, which the compiler makes vectors of; as integers infinity and NaN are the largest. */
+/* Sixteen at a time, for vectors; as integers, infinity and NaN are the largest. */
 static bool all_finite(const float *x, uint32_t n)
 {
 	uint32_t i = 0;
@@ -147,7 +147,7 @@ static int32_t check_scores(const struct kvmod_task *task, const float *scores, 
 	return kv_task_fail(task, KVMOD_ENUMERIC, "the score of position %u is not finite", i);
 }
 
-/* Scores of a head's first m positions, all but the window, pooled. */
+/* Pooled scores of a head's first m positions, all but the window. */
 static int32_t score_head(const struct kv_scorer_job *job, const struct kvmod_task *task,
 			  uint32_t m, const float **scores)
 {
@@ -292,7 +292,7 @@ static void mark(const struct kv_scorer_job *job)
 	}
 }
 
-/* Is there more in all marked segments than their budgets buy together? */
+/* Do all marked segments together cache more than their budgets buy? */
 static bool request_is_over(const struct kv_scorer_job *job)
 {
 	uint64_t n = 0, budget = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One decision of a scorer: what scorer.c and share.c share. */
+/* One decision of a scorer, shared by scorer.c and share.c. */
 #ifndef KV_CORE_TOOLKIT_SCORER_H
 #define KV_CORE_TOOLKIT_SCORER_H
 
@@ -21,7 +21,7 @@ struct kv_scorer_job {
 	void *scratch;			/* the threads' */
 };
 
-/* C of a segment: the budget, but never below what is always kept. */
+/* C of a segment: the budget, but at least what is always kept. */
 uint64_t kv_scorer_budget(const struct kv_scorer_job *job, const struct kvmod_segment *segment);
 
 /* Positions of a head between sinks and window. */
@@ -32,7 +32,7 @@ static inline uint32_t kv_ranked(const struct kv_scorer_job *job, uint32_t n)
 	return n > kept ? n - kept : 0;
 }
 
-/* What the budget leaves a head for them; a head may have fewer. */
+/* How many of these the budget leaves to a head; a head may have fewer. */
 static inline uint64_t kv_own_budget(const struct kv_scorer_job *job,
 				     const struct kvmod_segment *segment)
 {
@@ -44,15 +44,15 @@ static inline size_t kv_head_number(const struct kv_scorer_job *job, uint32_t i,
 	return (size_t)i * job->extent.n_kv_heads + g;
 }
 
-/* Will the segment be cut, as far as is known? */
+/* Will the segment be cut, as far as is known yet? */
 static inline bool kv_is_cut(const struct kvmod_keep *keep)
 {
 	return keep->kind == KVMOD_KEEP_HEADS && keep->status == 0;
 }
 
-/* Where the scores of each head are to go, in job->begin. */
+/* Sets job->begin: where the scores of each head go. */
 void kv_share_lay_out(const struct kv_scorer_job *job);
-/* From the scores of all heads: how many positions each keeps besides, in keep->counts. */
+/* Sets keep->counts from the scores of all heads: how many scored positions each keeps. */
 void kv_share_layers(const struct kv_scorer_job *job);
 void kv_share_request(const struct kv_scorer_job *job);
 

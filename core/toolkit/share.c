@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A budget that KV heads share: how much of it each gets, by the scores that it holds. */
+/* Divides a budget that KV heads share, by the scores in each head. */
 #include "core/toolkit/scorer.h"
 
 #include <math.h>
@@ -21,7 +21,7 @@ void kv_share_lay_out(const struct kv_scorer_job *job)
 	job->begin[kv_head_number(job, job->request->n_segments, 0)] = at;
 }
 
-/* Segments first .. end-1: their scores, and what they may keep of them. */
+/* Segments first .. end-1: their scores, and how many of these they may keep together. */
 struct pot {
 	uint32_t first, end;
 	size_t n;
@@ -63,7 +63,7 @@ static void count_all(const struct kv_scorer_job *job, const struct pot *pot)
 			kvmod_keep_at(job->plan, i)->counts[g] = (uint32_t)n_scores(job, i, g);
 }
 
-/* A segment that failed has no part in the selection. */
+/* A segment that failed takes no part in the selection. */
 static void leave_out_failed(const struct kv_scorer_job *job, const struct pot *pot)
 {
 	for (uint32_t i = pot->first; i < pot->end; i++) {
@@ -85,7 +85,7 @@ static uint32_t count_above(const float *scores, size_t n, uint32_t key)
 	return count;
 }
 
-/* Of equal scores the older comes first, and of equal positions that of the first head. */
+/* Of equal scores the older position comes first, of equal positions that of the first head. */
 static void count_ties(const struct kv_scorer_job *job, const struct pot *pot,
 		       struct kv_selection selection)
 {
@@ -104,7 +104,7 @@ static void count_ties(const struct kv_scorer_job *job, const struct pot *pot,
 		}
 }
 
-/* How many of the pot's heaviest positions are each head's. */
+/* How many of the pot's heaviest positions each head has. */
 static void count_heaviest(const struct kv_scorer_job *job, const struct pot *pot)
 {
 	const float *scores = scores_of(job, pot->first, 0);
@@ -132,8 +132,8 @@ void kv_share_request(const struct kv_scorer_job *job)
 }
 
 /*
- * Heads that have less than their share give the rest to those that have more: to
- * each as many, the last few to the first of them.
+ * Heads that have fewer positions than their share give the rest to those that have
+ * more: in equal parts, and the remainder to the first of them.
  */
 static void hand_on(const struct kv_scorer_job *job, uint32_t i, uint64_t excess, uint32_t *counts)
 {
@@ -158,7 +158,7 @@ static void hand_on(const struct kv_scorer_job *job, uint32_t i, uint64_t excess
 	}
 }
 
-/* The author's own way to share, and what it gave to heads that have less. */
+/* The author's own share(); what it gives to heads that have less goes to the others. */
 static void reshare(const struct kv_scorer_job *job, uint32_t i, uint32_t *counts)
 {
 	const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The host's extension for authors of policies, kvmod/toolkit.h: what its files share.
- * This room knows the kernels, and nothing of the core but the headers that are
- * installed: a policy calls it through the table, and it calls the host's.
+ * Shared by the files of the host's extension for authors of policies, kvmod/toolkit.h.
+ * Of the core this room uses only the installed headers: policies call it through its
+ * table, and it calls the host's table.
  */
 #ifndef KV_CORE_TOOLKIT_TOOLKIT_H
 #define KV_CORE_TOOLKIT_TOOLKIT_H
@@ -13,14 +13,14 @@
 
 extern const struct kvmod_toolkit kv_toolkit;
 
-/* An extension by its name; NULL where there is none. */
+/* The extension of that name, or NULL. */
 const void *kv_extension(const char *name);
-/* The names of all, "kvmod.a/1, kvmod.b/1". */
+/* The names of all extensions, "kvmod.a/1, kvmod.b/1". */
 const char *kv_extension_names(void);
 
-/* --- work, shared out (heads.c) --------------------------------------------------- */
+/* --- work distributed over threads (heads.c) --------------------------------------- */
 
-/* What a thread has besides the author's scratch; floats for attention follow it. */
+/* A thread's own data besides the author's scratch; floats for attention follow. */
 struct kv_work {
 	uint32_t task, failed;		/* failed: `task` did */
 	int32_t code;
@@ -48,7 +48,7 @@ int32_t kv_task_fail(const struct kvmod_task *task, int32_t code, const char *fo
 
 /* --- attention (attention.c) --------------------------------------------------------- */
 
-/* Floats that the calls below find behind the thread's struct kv_work. */
+/* The floats after the thread's struct kv_work, for the calls below. */
 size_t kv_attention_floats(const struct kvmod_extent *extent);
 
 void kv_queries(const struct kvmod_task *task, uint32_t row, uint32_t n_rows, float *out);
@@ -84,7 +84,7 @@ struct kv_selection {
 	uint32_t ties;
 };
 
-/* A number that orders as the float does. */
+/* An integer that orders as the float does. */
 static inline uint32_t kv_order(float x)
 {
 	uint32_t bits;

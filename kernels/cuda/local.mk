@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# CUDA kernels, each .cu complete in itself. Host code in them comes from kernel
-# launches alone and needs no C++ library.
+# CUDA kernels, each .cu self-contained. Their only host code is that of kernel launches,
+# which needs no C++ library.
 CUDA_KERNELS = \
 	kernels/cuda/attend/attend.cu \
 	kernels/cuda/gather/gather.cu \
@@ -57,14 +57,14 @@ AM_V_NVCC = $(am__v_NVCC_@AM_V@)
 am__v_NVCC_ = $(am__v_NVCC_@AM_DEFAULT_V@)
 am__v_NVCC_0 = @echo "  NVCC    " $@;
 am__v_NVCC_1 =
-# libtool takes out what goes on -Xcompiler: nvcc itself passes on what it does not know.
-# -shared: once, with -fPIC; it takes minutes, and nothing here is linked without.
+# libtool drops -Xcompiler options; nvcc itself forwards options that it does not know.
+# -shared: compile once, with -fPIC; compiling takes minutes, and all code here is PIC.
 .cu.lo:
 	$(AM_V_NVCC)$(MKDIR_P) $(@D) && $(LIBTOOL) $(AM_V_lt) --tag=CC --mode=compile $(NVCC_COMPILE) -shared \
 		-MD -MT $@ -MF $(@:.lo=.cu.d) -c -o $@ $<
-# It says what they are built for.
+# config.h has the architectures that the kernels are built for.
 $(CUDA_KERNELS:.cu=.lo): config.h
-# What a .cu includes, from when it was last compiled.
+# The headers that each .cu included when it was last compiled.
 @AMDEP_TRUE@-include kernels/cuda/*/*.cu.d tests/cuda/*.cu.d
 
 if HAVE_CUDA

@@ -420,7 +420,7 @@ static int32_t ll_apply(void *self, struct kvmod_seq *seq, const struct kvmod_pl
 
 		if (keep->status == KVMOD_OK && keep->kind != KVMOD_KEEP_ALL)
 			return gg_fail((struct gg_engine *)self, KVMOD_ENOTSUP,
-				       "libllama's cache cannot be compressed: use the policy fullkv with this engine");
+				       "libllama cannot cut its cache: use the policy fullkv with this engine");
 	}
 	return KVMOD_OK;
 }

@@ -55,7 +55,7 @@ struct topp {
 	P(owner, struct topp, p, REAL, "0.95", "0..1", \
 	  "share of the newest query's attention that is kept (Twilight's config: 0.85)") \
 	P(owner, struct topp, whole_layers, LIST, "2", "0..", \
-	  "layers kept whole: that many first ones, or a list")
+	  "layers kept whole: a number of first layers, or a list")
 
 static inline int32_t topp_needs(void *self, struct kvmod_needs *needs)
 {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# bench engine and bench load: that what they print is whole, not that it is fast.
+# bench engine and bench load: their output is complete; speed is not tested.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 bench() {
@@ -35,7 +35,7 @@ bench --decode 0
 says 2 'kvmod: --decode=0: expected 1 to 4096 (see `kvmod bench engine --help`)'
 bench --lengths 100,many
 says 2 'kvmod: --lengths=100,many: expected at most 16 whole numbers, such as 512,2048 (see `kvmod bench engine --help`)'
-# A model that only the rival has, or settings of its own, are no comparison.
+# A rival with another model or other settings is no fair comparison.
 kvmod bench engine --rival llama -o 'engine llama.batch=64'
 [ ! -f .libs/ggml.so ] ||
 	says 1 'kvmod: batch is set for engine llama, but not for engine fake: expected the same for both'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# bench decision: small caches, since it is the figures' form that is looked at.
+# bench decision, on small caches: only the form of the figures is tested.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 # Figures differ from run to run.
@@ -68,7 +68,7 @@ for type in f32 bf16 q8_0; do
 	exits 0
 done
 
-# Growth, of which so small sizes say nothing: a smallest one of as many positions.
+# Growth: with sizes as small as these, the sweep reports none.
 sweep='--sweep --layers 2 --batch 2 --lengths 16 --policy refreekv'
 kvmod bench decision $sweep
 exits 0
@@ -95,7 +95,7 @@ json comparisons.0.length=32 comparisons.9.length=16384 growth.0.over=positions 
 	growth.0.rival_exponent:real growth.1.over=layers growth.2.over=sequences growth.2.points:integer \
 	batch=1 comparisons.11.sequences=1
 
-# Without a GPU, and without a module for one, one line says so.
+# Without a GPU or a module for one: one line has the reason.
 for command in decision gather; do
 	kvmod bench $command --device cuda --layers 1 --lengths 64
 	if [ "$status" -ne 0 ]; then

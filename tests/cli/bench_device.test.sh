@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Benches on a device: one that only pretends, and checks that all it is handed is in
-# its memory.
+# Benchmarks on a device: a made-up one, which checks that all pointers that it gets are
+# to its memory.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 # bench COMMAND ARGUMENT...
@@ -38,7 +38,7 @@ json device=cuda dtype=q8_0 comparisons.0.k_bytes=13464 comparisons.0.decision_m
 	comparisons.0.rival_ms.median:real comparisons.0.wall_ms.median:real \
 	comparisons.0.whole_segments=1
 
-# The series end where memory does.
+# The series end when memory runs out.
 bench decision $small -o 'device cuda.memory=520' --sweep --lengths 1024,8192 --batch 16 --json
 exits 0
 json batch=16 comparisons.0.length=1024 growth.0.over=positions growth.0.stopped_at=8192 \
@@ -70,7 +70,7 @@ bench gather --layers 2 --kv-heads 3 --head-dim 64 --lengths 50 -o 'device cuda.
 exits 0
 json comparisons.0.gather_ms.median:real
 
-# An engine that says it is on the device, and stays on the host all the same.
+# An engine that claims to be on the device, but is on the host.
 dd if=/dev/zero of="$tmp/model" bs=1000 count=1000 2>/dev/null
 kvmod bench engine -o "kvmod.module_path=$build/tests/cli/.libs:$build/tests/cli/device/.libs" \
 	-m "$tmp/model" -o 'engine fake.device=cuda' --rival fake --lengths 100 --decode 4 --prompts 1

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# bench gather: small caches on the host, since it is the figures' form that is looked at.
+# bench gather, on small caches on the host: only the form of the figures is tested.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 # Figures differ from run to run.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# check: what it says of configurations that are right, and of those that are not.
+# check: what it reports of valid and of invalid configurations.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 conf=$tmp/test.conf
@@ -123,18 +123,18 @@ json fine:false findings.1.kind=drop-in findings.4.name=yours findings.5.name=to
 	findings.6.message="$tmp/no.model: no such model"
 rm -r "$conf.d"
 
-# The engine that run takes where none is named.
+# The default engine of run.
 kvmod check -c /dev/null -o "kvmod.module_path=$build/tests/cli/.libs"
 exits 1
 grep -q '^failed engine ggml: no engine `ggml` (looked in ' "$tmp/out" || fail "$(cat "$tmp/out")"
 
-# The examples, whether the engine that one of them sets up is there or not.
+# The examples, with or without the engine that one of them sets up.
 for file in "$srcdir"/conf/kvmod.conf.d/*.example; do
 	kvmod check -c "$file" -o "kvmod.module_path=:$build/tests/cli/.libs" -o kvmod.engine=fake
 	exits 0
 done
 
-# Where the usual configuration is wrong, one can still look at what is there.
+# An invalid default configuration does not stop list and info.
 printf '[kvmod]\npolicy = snapkw\n' >"$KVMOD_CONF"
 kvmod info topp
 exits 0

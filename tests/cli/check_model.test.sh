@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# check on a real model, which it looks at without loading it, and on what is none.
+# check of a real model, without loading its weights, and of files that are not models.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 model=$(sed -n 's/^DEFAULT_MODEL = //p' Makefile)
@@ -19,11 +19,11 @@ fine   policy snapkv from BUILD/.libs/snapkv.so
 fine   engine ggml from BUILD/.libs/ggml.so
 END
 
-# What run refuses with the engine llama, whose cache cannot be cut.
+# The policies that run refuses with the engine llama, which cannot cut its cache.
 for policy in snapkv streamingllm; do
 	kvmod check -o kvmod.engine=llama --policy $policy
 	exits 1
-	grep -Fqx "failed engine llama: with policy $policy: engine llama cannot cut its cache: with this engine the policy is fullkv" \
+	grep -Fqx "failed engine llama: with policy $policy: engine llama cannot cut its cache: use the policy fullkv with this engine" \
 		"$tmp/out" || fail "$(cat "$tmp/out")"
 done
 kvmod check -o kvmod.engine=llama --policy fullkv
@@ -42,7 +42,7 @@ engine 'TMP/nothing.gguf: No such file or directory'
 echo 'no model at all' >"$tmp/text.gguf"
 kvmod check -m "$tmp/text.gguf"
 engine 'TMP/text.gguf: not a GGUF file: the file does not begin with "GGUF"'
-# Its header is whole, its weights are not.
+# The header is complete, the weights are truncated.
 head -c 3000000 "$model" >"$tmp/short.gguf"
 kvmod check -m "$tmp/short.gguf"
 exits 1

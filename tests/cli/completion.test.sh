@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# What bash completes, asked as bash would ask it.
+# Completion in bash, called as bash calls it.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 if ! command -v bash >/dev/null; then

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Devices, on a made-up GPU: what is said of them, and policies that run there.
+# Devices, on a made-up GPU: what the commands report, and policies that run there.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 mkdir "$tmp/modules"
@@ -17,7 +17,7 @@ given() {
 	sed -i 's/ from .*//' "$tmp/out"
 }
 
-# --- what is there ---------------------------------------------------------------
+# --- list and info ---------------------------------------------------------------
 
 given </dev/null
 kvmod list
@@ -78,7 +78,7 @@ fine   policy positive
 fine   engine fake
 fine   device cuda
 END
-# auto takes what there is; what nobody needs is no mistake.
+# auto takes a device that exists; a missing device that nobody uses is no error.
 given <<'END'
 [policy positive]
 [device cuda]
@@ -103,7 +103,7 @@ broken = yes
 END
 exits 1
 has 'failed device cuda: no GPU here'
-# Nor is what is not in use, whatever device it is for.
+# Nor is a policy that is not in use, whatever device it is for.
 given <<'END'
 device = cpu
 [policy positive]
@@ -132,7 +132,7 @@ has "failed $tmp/kvmod.conf:4: no device \`gpu\`; did you mean \`cpu\`? (install
 
 # --- another device ----------------------------------------------------------------
 
-# A module brings it, and policies for it: the core has never heard of its name.
+# A module brings the device and policies for it; the core does not contain its name.
 cp "$build/tests/modules/.libs/npu.so" "$tmp/modules"
 given <<'END'
 policy = positive
@@ -166,7 +166,7 @@ device = npv
 END
 exits 1
 has "failed $tmp/kvmod.conf:4: no device \`npv\`; did you mean \`npu\`? (installed: cpu, cuda, npu)"
-# Nothing else runs there: what needs no cache does.
+# Of the other policies only those that need no rows run there.
 kvmod run -o kvmod.leave_below=0 --policy fullkv -o kvmod.device=npu -n 1 --json hello
 exits 0
 json device=npu

@@ -6,44 +6,15 @@
  * caches that token's position, and for '.' if not. So its answer, and its
  * distributions, depend on what a policy kept.
  */
-#include <stdatomic.h>
+#include "tests/cli/fake_engine.h"
+
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <kvmod/engine.h>
-
-#define LAYERS	4
-#ifndef FAKE_WINDOW_LAYERS
-#define FAKE_WINDOW_LAYERS 0	/* the first ones, which no request names; never cut */
-#endif
-#define NAMED	(LAYERS - FAKE_WINDOW_LAYERS)
-#define Q_HEADS	4
-#define HEADS	2		/* KV heads */
-#define DIM	32
 #define CHUNK	16		/* tokens of a prompt between two calls of progress */
 
-/* Tokens above the bytes. */
-enum { BOS = 256, END, USER, ASSISTANT, SYSTEM, VOCAB };
-
-static const char *const special[] = { "<bos>", "<end>", "<user>", "<assistant>", "<system>" };
 static const int32_t end_tokens[] = { END };
-
-enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY, BROKEN_TEXT };
-
-struct fake {
-	struct kvmod_instance instance;
-	const char *model;
-	int64_t context, threads;
-	int32_t context_override;
-	int64_t delay;			/* ms a text, and a chunk of a step */
-	int64_t repeat;			/* how many times a token has its byte */
-	int32_t broken;			/* one of these */
-	const char *device;		/* where it says that all layers are; "": the host */
-	atomic_int cancelled;
-	struct kvmod_model about;
-};
 
 /* The cache of one KV head. */
 struct rows {
@@ -114,119 +85,6 @@ static void fake_close(void *self)
 static const struct kvmod_model *fake_model(void *self)
 {
 	return &((struct fake *)self)->about;
-}
-
-/* --- time ----------------------------------------------------------------------- */
-
-static void wait_1ms(void)
-{
-	nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-}
-
-/* Nothing ends it: only steps can be cancelled. */
-static void take_time(const struct fake *f)
-{
-	for (int64_t ms = 0; ms < f->delay; ms++)
-		wait_1ms();
-}
-
-static int32_t take_time_or_stop(struct fake *f)
-{
-	const struct kvmod_host *host = f->instance.host;
-
-	for (int64_t ms = 0; ms < f->delay; ms++) {
-		wait_1ms();
-		if (atomic_load(&f->cancelled))
-			return host->fail(host->ctx, KVMOD_ECANCELED, "stopped on request");
-	}
-	return KVMOD_OK;
-}
-
-/* --- text ---------------------------------------------------------------------- */
-
-/* Tokens go where there is room; all are counted. */
-struct writer {
-	int32_t *tokens;
-	size_t room, n;
-};
-
-static void put(struct writer *w, int32_t token)
-{
-	if (w->n < w->room)
-		w->tokens[w->n] = token;
-	w->n++;
-}
-
-static size_t special_at(const char *text, size_t length, int32_t *token)
-{
-	for (int32_t i = 0; i < VOCAB - BOS; i++) {
-		size_t n = strlen(special[i]);
-
-		if (n <= length && !memcmp(text, special[i], n)) {
-			*token = BOS + i;
-			return n;
-		}
-	}
-	return 0;
-}
-
-static void put_text(struct writer *w, const char *text, size_t length, uint32_t flags)
-{
-	for (size_t i = 0, n; i < length; i += n) {
-		int32_t token = (unsigned char)text[i];
-
-		n = flags & KVMOD_TOKENIZE_SPECIAL ? special_at(text + i, length - i, &token) : 0;
-		n = n ? n : 1;
-		put(w, token);
-	}
-}
-
-static int32_t written(const struct writer *w, size_t *n_tokens)
-{
-	*n_tokens = w->n;
-	return w->n > w->room ? KVMOD_ERANGE : KVMOD_OK;
-}
-
-static int32_t fake_tokenize(void *self, const char *text, size_t length, uint32_t flags,
-			     int32_t *tokens, size_t *n_tokens)
-{
-	struct writer w = { tokens, *n_tokens, 0 };
-
-	take_time(self);
-	if (flags & KVMOD_TOKENIZE_BOS)
-		put(&w, BOS);
-	put_text(&w, text, length, flags);
-	return written(&w, n_tokens);
-}
-
-static int32_t fake_detokenize(void *self, int32_t token, char *text, size_t *length)
-{
-	const struct fake *f = self;
-	size_t room = *length;
-
-	if (f->broken == BROKEN_TEXT)
-		return KVMOD_EIO;
-	*length = token < BOS ? (size_t)f->repeat : 0;
-	if (*length > room)
-		return KVMOD_ERANGE;
-	if (*length)
-		memset(text, token, *length);
-	return KVMOD_OK;
-}
-
-static int32_t fake_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
-			 uint32_t first, int32_t *tokens, size_t *n_tokens)
-{
-	struct writer w = { tokens, *n_tokens, 0 };
-
-	take_time(self);
-	put(&w, first ? BOS : END);
-	for (size_t i = 0; i < n_messages; i++) {
-		put(&w, *messages[i].role == 's' ? SYSTEM : USER);
-		put_text(&w, messages[i].text, strlen(messages[i].text), 0);
-	}
-	put(&w, ASSISTANT);
-	return written(&w, n_tokens);
 }
 
 /* --- sequences -------------------------------------------------------------------- */
@@ -448,7 +306,7 @@ static int32_t step_item(struct fake *f, const struct kvmod_batch *batch,
 	if (resize_seq(seq, item->n_tokens))
 		return no_memory(f);
 	for (uint32_t i = 0; i < item->n_tokens; i++) {
-		if (i % CHUNK == 0 && take_time_or_stop(f)) {
+		if (i % CHUNK == 0 && fake_take_time_or_stop(f)) {
 			forget_tokens(f, seq, i);
 			return KVMOD_ECANCELED;
 		}

@@ -1,12 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# What is no regular file is refused at once, wherever a file is named; prompts come through pipes.
+# Wherever a file is named, anything but a regular file is refused at once; prompts may come
+# through pipes.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
-# A command that waits is ended, with a status of its own.
+# timeout ends a command that waits, with the status 124.
 patient() {
 	try timeout 20 "$build/kvmod" "$@"
-	[ "$status" -ne 124 ] || fail 'waits for ever'
+	[ "$status" -ne 124 ] || fail 'waits forever'
 }
 mkfifo "$tmp/fifo" || exit 99
 
@@ -46,7 +47,7 @@ says 1 'kvmod: TMP: a directory, expected a regular file, a pipe or a terminal'
 patient run -n 1 -f /dev/zero
 says 1 'kvmod: /dev/zero: a device, expected a regular file, a pipe or a terminal'
 
-# Through a pipe, by whatever name, it is what it is in a file.
+# A prompt through a pipe, by whatever name, is the same as in a file.
 printf 'one two three\n' >"$tmp/prompt"
 kvmod run --json -n 1 -f "$tmp/prompt"
 exits 0

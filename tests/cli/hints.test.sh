@@ -1,15 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Mistakes that people make: what is said of each tells what they meant to write.
+# Common mistakes: each message suggests what the user meant to write.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
-# typed OPTION MESSAGE - what `run` says of one -o.
+# typed OPTION MESSAGE - `run -o OPTION` fails with the message.
 typed() {
 	kvmod run -o "$1" hello
 	says 1 "kvmod: -o $1: $2"
 }
 
-# written MESSAGE - what is said of a configuration from stdin.
+# written MESSAGE - the configuration on stdin is refused with the message.
 written() {
 	cat >"$tmp/own.conf"
 	kvmod list -c "$tmp/own.conf"
@@ -44,7 +44,7 @@ written '3: expected `module_path = value`, with `=` and not `:`' <<'END'
 threads = 1
 module_path: /there=1
 END
-# In a value it is one character like any other.
+# In a value it is an ordinary character.
 printf '[blacklist]\nthing = see: a=b\n' >"$tmp/own.conf"
 kvmod list -c "$tmp/own.conf" engines
 exits 0
@@ -112,7 +112,7 @@ said='kvmod: warning: KVMOD_SIMD=avx3 has no effect: expected scalar, avx2 or av
 kvmod run -n 1 --json hello
 exits 0
 echo "$said" | err
-# Each of these is opened in a process of its own.
+# Each of these is opened in its own process.
 kvmod check --policy snapkv -o 'policy topp.p=0.5'
 exits 0
 echo "$said" | err

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # For the tests of the command, which source this from the build folder: runs the
-# built kvmod and compares what it says, word for word.
+# built kvmod and compares its output, word for word.
 : "${srcdir:=.}"
 build=$PWD
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/kvmod-cli.XXXXXX") || exit 99
-# A path that the loader trusts, and that does not differ from what realpath says.
+# A path that the loader trusts, without symbolic links.
 tmp=$(cd "$tmp" && pwd -P)
 trap 'rm -rf "$tmp"' EXIT
 
-# Nobody's own configuration, in which short prompts are cut too; no colours, English.
+# Not the user's configuration, but one that cuts short prompts too; no colours, English.
 KVMOD_CONF=$tmp/kvmod.conf
 LC_ALL=C.UTF-8
 export KVMOD_CONF LC_ALL
@@ -20,7 +20,7 @@ engine = fake
 leave_below = 0
 END
 
-# try COMMAND... - runs it; $status, $tmp/out and $tmp/err tell how it went.
+# try COMMAND... - runs it; $status, $tmp/out and $tmp/err have the result.
 try() {
 	tried=$*
 	"$@" >"$tmp/out" 2>"$tmp/err"
@@ -31,7 +31,7 @@ kvmod() {
 	try "$build/kvmod" "$@"
 }
 
-# A file says it, for many of these run in a pipe's own shell.
+# A file records the failure, because many checks run in the subshell of a pipe.
 fail() {
 	: >"$tmp/failed"
 	echo "FAIL: $tried: $*"
@@ -60,7 +60,7 @@ same() {
 	}
 }
 
-# out and err compare all of it with stdin.
+# out and err compare the whole output with stdin.
 out() { same out; }
 err() { same err; }
 # says is for one line on stderr and nothing on stdout.

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-# The program as people run it: each script runs the built kvmod and compares what
-# it says. Most need no model: the engine `fake` is a module of these tests.
+# The program as users run it: each script runs the built kvmod and compares its output.
+# Most need no model: the engine `fake` is a module of these tests.
 check_LTLIBRARIES += tests/cli/fake.la
-tests_cli_fake_la_SOURCES = tests/cli/fake_engine.c
+tests_cli_fake_la_SOURCES = $(FAKE_SOURCES)
 tests_cli_fake_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 
-# In a folder of its own: beside the module cuda there would be two devices of that name.
+# In its own folder: together with the module cuda there would be two devices of that name.
 check_LTLIBRARIES += tests/cli/device/fake_device.la
 tests_cli_device_fake_device_la_SOURCES = tests/cli/fake_device.c
 tests_cli_device_fake_device_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 
-# In a folder of its own: it prints.
+# In its own folder, because it prints.
 check_LTLIBRARIES += tests/cli/noisy/noisy.la
 tests_cli_noisy_noisy_la_SOURCES = tests/cli/noisy.c
 tests_cli_noisy_noisy_la_LDFLAGS = $(MODULE_LINK) -rpath /nowhere
 
-# Preloaded into the command, so no part of it is built with sanitizers.
+# Preloaded into the command, so it is built without sanitizers.
 check_LTLIBRARIES += tests/cli/failing.la
 tests_cli_failing_la_SOURCES = tests/cli/failing.c
 tests_cli_failing_la_CFLAGS = $(AM_CFLAGS) -fno-builtin -fno-sanitize=all

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# run on a real model: the engines ggml and llama, and files that are no model.
+# run on a real model: the engines ggml and llama, and files that are not models.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 model=$(sed -n 's/^DEFAULT_MODEL = //p' Makefile)
@@ -26,7 +26,7 @@ json --only model:string policy=refreekv device=cpu prompt_tokens:integer \
 	cache_bytes_full:integer cache_bytes:integer decode_cuts=0 prefill_tok_s:real \
 	decision_ms:real decode_tok_s:real
 
-# Both engines read the prompt alike, and say how large the whole cache is.
+# Both engines tokenize the prompt alike and report the size of the whole cache.
 kvmod run --policy fullkv --json -n 12 "$question"
 cp "$tmp/out" "$tmp/full"
 json policy=fullkv budget=1
@@ -40,10 +40,10 @@ same_member() {
 same_member prompt_tokens
 same_member cache_bytes_full
 kvmod run -o kvmod.engine=llama -n 4 "$question"
-says 1 'kvmod: engine llama cannot cut its cache: with this engine the policy is fullkv'
-# A policy without needs, too, and before anything is run.
+says 1 'kvmod: engine llama cannot cut its cache: use the policy fullkv with this engine'
+# A policy without needs is refused too, before anything is run.
 kvmod run -o kvmod.engine=llama --policy streamingllm -n 4 "$question"
-says 1 'kvmod: engine llama cannot cut its cache: with this engine the policy is fullkv'
+says 1 'kvmod: engine llama cannot cut its cache: use the policy fullkv with this engine'
 
 kvmod run --compare -n 8 --policy streamingllm -o 'policy streamingllm.budget=20' "$question"
 exits 0
@@ -51,7 +51,7 @@ grep -q '^policy   streamingllm on cpu: budget 0\.' "$tmp/err" || fail 'no budge
 grep -q '^compare  KL divergence mean [0-9.]*, max [0-9.]* nats' "$tmp/err" || fail 'no comparison'
 grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
 
-# Where gaps are closed, answers and conversations are longer than the context.
+# With closed gaps, answers and conversations can be longer than the context.
 stream() {
 	kvmod run --raw -o kvmod.threads=1 -o 'engine ggml.context=32' \
 		-o 'policy streamingllm.budget=12' -o 'policy streamingllm.every=4' "$@" 'Once upon a time'
@@ -66,7 +66,7 @@ says 1 'kvmod: 4 tokens of prompt and 40 of answer exceed the context of 32'
 stream --policy streamingllm -o 'policy streamingllm.budget=100%' -n 40
 exits 1
 grep -qx 'kvmod: 1 new and 32 cached tokens exceed the context of 32' "$tmp/err" || fail 'no reason'
-# Without -n, what fits.
+# Without -n, as many tokens as fit.
 stream --policy streamingllm -o 'policy streamingllm.budget=100%' --json
 exits 0
 json generated_tokens=29
@@ -77,7 +77,7 @@ for every in 0 4; do
 	exits 0
 done
 
-# A prompt too short to replay 32 tokens of it is measured over what there is.
+# A prompt that is too short to replay 32 tokens is measured over fewer.
 kvmod run -n 2 q
 exits 0
 grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
@@ -98,8 +98,8 @@ printf 'My name is Ada.\nWhat is my name?\n' | {
 	[ "$(grep -c '^kept' "$tmp/err")" -eq 2 ] || fail 'not two turns'
 }
 
-# Ten turns: a fraction is of all tokens seen, so no turn cuts again what one before it left.
-# adakv rounds the share of each of three heads: of 40 tokens and more that is 2% at most.
+# Ten turns: a fraction refers to all tokens seen, so no turn cuts what an earlier one left.
+# adakv rounds the share of each of three heads: 2% at most of 40 tokens and more.
 for n in 1 2 3 4 5 6 7 8 9 10; do
 	echo 'Tell me more, please.'
 done | {
@@ -111,13 +111,13 @@ done | {
 		fail "not a quarter in each of ten turns: $(paste -s -d' ' "$tmp/budgets")"
 }
 
-# Short prompts are not cut, unless that is asked for.
+# Short prompts are not cut unless the configuration asks for it.
 kvmod run -n 1 -o 'engine ggml.threads=1' -o kvmod.leave_below=256 'What is 2+2?'
 exits 0
 grep -q '^policy   refreekv on cpu: budget 1.0000; so short a sequence stays whole' "$tmp/err" ||
 	fail 'a short prompt was cut'
 
-# --- files that are no model -----------------------------------------------------------------
+# --- files that are not models ---------------------------------------------------------------
 
 head -c 5000 "$model" >"$tmp/short.gguf"
 kvmod run -m "$tmp/short.gguf" hello
@@ -144,7 +144,7 @@ for type in f32 q8_0; do
 	: | err
 	json engine=ggml rival=llama lengths.0.tokens=40 lengths.0.budget=0.5
 done
-# What the rival cannot run as ours does is refused, and not run otherwise.
+# Settings that the rival cannot follow are refused, not ignored.
 kvmod bench engine --lengths 40 --decode 2 -o 'engine llama.cache_type=f32'
 says 1 'kvmod: cache_type is set for engine llama, but not for engine ggml: expected the same for both'
 finish

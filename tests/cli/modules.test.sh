@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# list and info: what modules say of themselves, and what is wrong with some.
+# list and info: the metadata of modules, and what is wrong with some files.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 mkdir "$tmp/modules"
@@ -44,7 +44,7 @@ exits 0
 json modules.0.error:string modules.1.name:string \
 	modules.1.engines.0:string modules.3.policies.0:string
 
-# What is blacklisted is left out, and that is said.
+# A blacklisted module is left out, with a message.
 why='blacklist.topp=only for experiments'
 kvmod list -c /dev/null -o "$path" -o "$why"
 exits 0

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# new: a policy that builds, passes its own test, and runs; nothing is written over.
+# new: a policy that builds, passes its own test, and runs; no file is overwritten.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 unset MAKEFLAGS MFLAGS MAKELEVEL
@@ -50,12 +50,12 @@ kvmod new short_name -o alias.short-name=topp
 says 1 'kvmod: `short_name` is taken: the configuration makes it an alias of `topp`'
 [ ! -e snapkv ] && [ ! -e short_name ] || fail 'something was written'
 
-# It is built, tested, put in place and used, with what its README says: there is no
-# kvmod installed.
+# The policy is built, tested, installed and used as its README says; kvmod itself is not
+# installed.
 command=$(sed -n 's/^    \(make check PKG.*\)/\1/p' mine/README.md)
 [ "$command" = "make check PKG_CONFIG_PATH=$build/core KVMOD=$build/kvmod" ] ||
 	fail "the README says: $command"
-# builds DIR - its own test passes.
+# builds DIR - the policy's own test passes.
 builds() {
 	(cd "$1" && sh -c "$command CC='$CC' CFLAGS='-O1 -Wall -Wextra -Werror'") >out 2>&1 ||
 		fail "$1: $(cat out)"
@@ -82,7 +82,7 @@ builds ends
 kvmod new every -k ops
 exits 0
 grep -q '^    every = 4$' every/README.md || fail "the README sets no \`every\`"
-# Mathematics is there for it.
+# A policy can use libm.
 sed 's|^#include <kvmod/policy.h>|#include <math.h>\n&|
 	s|return i < p->sinks|return (int64_t)(cbrt((double)i * (double)i * (double)i) + 0.5) < p->sinks|' \
 	every/every.c >every/changed.c

@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# What others say, in messages, names and prints: no terminal obeys it, JSON holds
-# all of it, and nothing lands in the midst of JSON.
+# Text from others, in messages, names and prints: it cannot control a terminal, JSON has
+# all of it, and nothing is printed into the middle of JSON.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
-# In a folder whose name is Latin-1, and no UTF-8.
+# In a folder whose name is Latin-1, not UTF-8.
 folder=$tmp/$(printf 'caf\351')
 mkdir "$folder"
 cp "$build/tests/cli/noisy/.libs/noisy.so" "$folder"
@@ -16,7 +16,7 @@ leave_below = 0
 policy = noisy
 END
 
-# clean FILE - only printable characters and line ends, and no mark of direction.
+# clean FILE - only printable characters and line ends, no direction marks.
 clean() {
 	if LC_ALL=C.UTF-8 grep -naP '[^\P{C}\n]|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]' "$tmp/$1" ||
 		! iconv -f UTF-8 -t UTF-8 "$tmp/$1" >/dev/null 2>&1; then

@@ -77,7 +77,7 @@ json --only settings:array settings.0.key=module_path settings.0.value="$tmp/mod
 kvmod check --print --json -c "$tmp/own.conf" --policy fullkv -m /dev/null
 json settings.1.value=fullkv settings.1.from='command line'
 
-# It is a configuration, and says the same again.
+# The output is a configuration, and printing that one gives the same output.
 kvmod check --print -c "$tmp/own.conf"
 sed 's/ *;.*//' "$tmp/out" >"$tmp/first"
 cp "$tmp/out" "$tmp/printed.conf"
@@ -85,12 +85,12 @@ kvmod check --print -c "$tmp/printed.conf"
 exits 0
 sed 's/ *;.*//' "$tmp/out" | diff "$tmp/first" - || fail 'it is read otherwise than it was printed'
 
-# A file would cut this value, so a comment has it.
+# A file cannot contain this value, so it is printed in a comment.
 kvmod check --print -c /dev/null -o 'blacklist.random=slow ; really'
 exits 0
 grep -q '^# random = slow ; really *; command line$' "$tmp/out" || fail "$(cat "$tmp/out")"
 
-# What is in use is shown without a section, and a mistake as anywhere.
+# What is in use is printed even without a section; a mistake is reported as elsewhere.
 kvmod check --print -c /dev/null -o "kvmod.module_path=$tmp/modules" --policy topp
 exits 0
 has '[policy topp]'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# run, with an engine that says the prompt back as far as its cache still has it.
+# run, with an engine that repeats the prompt as far as its cache still has it.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 # --- where prompts come from -----------------------------------------------------------
@@ -30,7 +30,7 @@ printf 'a long\ntext\n' | out
 kvmod run -f - and this <"$tmp/text"
 printf 'a long\ntext\n\nand this\n' | out
 
-# Special tokens count with --raw only: <assistant> ends what the engine says back.
+# Special tokens count only with --raw: <assistant> ends what the engine repeats.
 kvmod run 'one <assistant> two'
 echo 'one <assistant> two' | out
 kvmod run --raw 'one <assistant> two'
@@ -67,7 +67,7 @@ done
 kvmod run -o 'engine fake.context=20' 'fits itself'
 exits 0
 echo 'fits it' | out
-# The end of the context is none for whoever overrides it, with -n or without.
+# context_override removes the limit of the context, with -n or without.
 kvmod run -o 'engine fake.context=20' -o 'engine fake.context_override=yes' 'fits itself'
 exits 0
 echo 'fits itself' | out
@@ -84,9 +84,9 @@ half='policy streamingllm.budget=0.5'
 kvmod run --policy streamingllm -o "$half" 'twenty-four letters long'
 exits 0
 echo 'tw..............ers long' | out
-# 14 of the 24 tokens after one of the answer are gone from the cut cache. Its logits are
-# then 16 for '.' and 0 for the token that is due, the full one's the other way round:
-# with 261 tokens KL = 16 (e^16 - 1) / (e^16 + 260).
+# 14 of the 24 tokens that follow a token of the answer are gone from the cut cache. Its
+# logits are then 16 for '.' and 0 for the next token, those of the full cache the other way
+# round: with 261 tokens KL = 16 (e^16 - 1) / (e^16 + 260).
 kvmod run --policy streamingllm -o "$half" --compare --json 'twenty-four letters long'
 exits 0
 : | err
@@ -108,7 +108,7 @@ kvmod run --compare --json 'keep it'
 json kl_mean=0 kl_max=0 agree=1 'full_text=keep it'
 kvmod run --compare 'keep it'
 grep -qx 'answer   the same with the full cache' "$tmp/err" || fail 'not said to be the same'
-# Where the answer fills the context: its last token needs no room in it.
+# An answer that fills the context: its last token needs no room there.
 kvmod run -o 'engine fake.context=20' --compare 'fits itself'
 exits 0
 echo 'fits it' | out
@@ -118,7 +118,8 @@ kvmod run -o 'engine fake.context=14' --compare --json 'fits itself'
 exits 0
 json generated_tokens=1 text=f full_text=f kl_mean=0 agree=1
 
-# What cuts while decoding freed is counted: 27 + 24 tokens seen, of 256 bytes a KV head.
+# The report counts what cuts while decoding freed: 27 + 24 tokens seen, 256 bytes each per
+# KV head.
 bounded='policy streamingllm.budget=8'
 kvmod run --policy streamingllm -o "$bounded" -o 'policy streamingllm.every=4' --json \
 	'twenty-four letters long'
@@ -181,13 +182,14 @@ END
 printf 'one\n/quit\ntwo\n' >"$tmp/lines"
 kvmod run -i zero <"$tmp/lines"
 printf 'zero\none\n' | out
-# An answer that -n cut short stays whole in what follows; one bad line ends nothing.
+# An answer that -n ended early is complete in the next turn; one bad line does not end the
+# conversation.
 printf 'abcdef\nx\377\nghi\n' >"$tmp/lines"
 kvmod run -i -n 3 <"$tmp/lines"
 exits 1
 printf 'abc\nghi\n' | out
 grep -q 'stdin: byte 0xff at offset 1: expected UTF-8 text' "$tmp/err" || fail 'no word of the bad line'
-# At the end of the context what can be done is said, once.
+# At the end of the context one message says what can be done.
 printf 'first line\nsecond line\nthird\nfourth\n' >"$tmp/lines"
 kvmod run -i -o 'engine fake.context=40' <"$tmp/lines"
 exits 1
@@ -202,7 +204,7 @@ END
 kvmod run -i -n 20 -o 'engine fake.context=40' <"$tmp/lines"
 exits 1
 [ "$(grep -c 'drop the oldest tokens' "$tmp/err")" -eq 1 ] || fail 'what can be done is not said once'
-# A prompt that is too long by itself is no end of a conversation.
+# A prompt that is too long by itself does not end a conversation.
 echo 'more than the context has' | {
 	kvmod run -i -o 'engine fake.context=20'
 	says 1 'kvmod: 28 new and 0 cached tokens exceed the context of 20'
@@ -256,14 +258,14 @@ interrupt() {
 interrupt 1 "$long"
 grep -q '^0[0]*$' "$tmp/out" || fail "not what was said until then: $(cat "$tmp/out")"
 [ "$(wc -c <"$tmp/out")" -lt 100 ] || fail 'Ctrl-C stopped nothing'
-# While the answer is compared: it is complete, the comparison is not there.
+# During the comparison: the answer is complete, the comparison is missing.
 interrupt 21 --compare 00000000000000000000
 echo 00000000000000000000 | out
 ! grep -q '^compare' "$tmp/err" || fail 'half a comparison'
 
 input=/dev/null
-# catches PID - is Ctrl-C caught, and not deadly? The program's own doing: the shell
-# that becomes it catches it too.
+# catches PID - does the process catch Ctrl-C? The program itself does: the shell that
+# becomes the program catches Ctrl-C too.
 catches() {
 	case $(readlink "/proc/$1/exe") in
 	*kvmod) ;;
@@ -281,7 +283,7 @@ starts() {
 	done
 }
 
-# A step forgets what was cancelled before it: it still ends, at the next chunk.
+# A step ignores a cancellation that came before it, but still ends at the next chunk.
 starts -o 'engine fake.delay=200' "$(printf '%01000d' 0)"
 kill -INT $pid
 wait $pid
@@ -305,8 +307,8 @@ kill -INT $pid
 wait $pid
 status=$?
 says 1 'kvmod: stopped before the prompt was done'
-# In a conversation, which goes on as if that prompt had not been: what -n held back
-# of the last answer is still to come.
+# In a conversation, which continues as if that prompt had not been given: the rest of the
+# answer that -n ended is still due.
 until_said() {
 	tries=0
 	until grep -q "$1" "$2" || [ $tries -ge 200 ]; do

@@ -11,7 +11,7 @@ escape=$(printf '\033')
 TERM=xterm
 export TERM
 
-# shows COMMAND - runs it on a terminal of its own.
+# shows COMMAND - runs it on its own terminal.
 shows() {
 	try script -qec "'$build/kvmod' $1" /dev/null
 }
@@ -32,7 +32,7 @@ tr '\r' '\n' <"$tmp/out" >"$tmp/lines"
 grep -q "^$escape\[Kh" "$tmp/lines" || fail 'the bar is still there when the answer begins'
 kvmod run hello
 ! grep -q "$escape" "$tmp/out" "$tmp/err" || fail 'colours in a pipe'
-# A child in the background that prints there is not stopped for it.
+# A background child that prints to the terminal is not stopped.
 noisy="-o 'kvmod.module_path=$build/tests/cli/noisy/.libs:$build/tests/cli/.libs' -o kvmod.policy=noisy"
 try script -qec "stty tostop; '$build/kvmod' check --limit 20 $noisy" /dev/null
 exits 0

@@ -1,20 +1,20 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Text as other systems and editors write it: a byte order mark, CR LF; and tokens
-# longer than most. The engine says back what it was given.
+# longer than most. The engine repeats its prompt.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 bom=$(printf '\357\273\277')
 cr=$(printf '\r')
 
-# tokens N - so many of the prompt were there.
+# tokens N - the prompt had N tokens.
 tokens() {
 	grep -q "^prefill  $1 tokens" "$tmp/err" || fail "not $1 tokens: $(grep '^prefill' "$tmp/err")"
 }
 
 # --- prompts ---------------------------------------------------------------------------------
 
-# What the engine is asked with is "<bos><user>...<assistant>".
+# The engine's prompt is "<bos><user>...<assistant>".
 printf 'two\nlines\n' >"$tmp/plain"
 printf '\357\273\277two\r\nlines\r\n' >"$tmp/windows"
 for file in plain windows; do
@@ -31,16 +31,16 @@ for file in plain windows; do
 	printf 'two\nlines\n' | out
 	tokens 12
 done
-# A CR within a line is the text's own.
+# A CR within a line belongs to the text.
 printf 'a\rb\r\n' >"$tmp/cr"
 kvmod run -f "$tmp/cr"
 printf 'a\rb\n' | out
-# A byte order mark is one at the front only; there is one.
+# Only the first character can be a byte order mark, and only one.
 printf '%s%sa%s\n' "$bom" "$bom" "$bom" >"$tmp/boms"
 kvmod run -f "$tmp/boms"
 printf '%sa%s\n' "$bom" "$bom" | out
 
-# With --raw the text is as it is; what an editor puts before it is no text.
+# With --raw the text stays as it is, except the byte order mark of an editor.
 kvmod run --raw -f "$tmp/windows"
 printf 'two\r\nlines\r\n' | out
 tokens 13
@@ -48,7 +48,7 @@ kvmod run --raw "${bom}two$cr"
 printf 'two\r\n' | out
 tokens 5
 
-# What is left of nothing is nothing.
+# A byte order mark alone is an empty prompt.
 printf '\357\273\277' >"$tmp/empty"
 kvmod run -f "$tmp/empty"
 says 1 'kvmod: the prompt is empty'
@@ -113,7 +113,7 @@ for n in 1023 1024 1025 5000; do
 		printf "%0${n}d\n" 0 | tr 0 b
 	} | out
 done
-# An engine that fails and does not say why.
+# An engine that fails without a message.
 kvmod run -o 'engine fake.broken=text' ab
 exits 1
 tail -n 1 "$tmp/err" >"$tmp/last"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Command lines that are wrong, help, and a stdout that takes nothing.
+# Wrong command lines, help, and a stdout that cannot be written.
 . "${srcdir:-.}/tests/cli/lib.sh"
 
 kvmod
@@ -47,7 +47,7 @@ for command in list info check selftest run bench new \
 	kvmod $command --help
 	exits 0
 	has "Usage: kvmod $command"
-	# Whoever has only the installed files has no tests/.
+	# An installation has no tests/.
 	! grep -q 'tests/' "$tmp/out" || fail 'help names a file that is not installed'
 done
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Checks for tests without a framework: each failure is printed and counted, and the test goes on. */
+/* Checks for tests without a framework: prints and counts each failure, and continues. */
 #ifndef KV_TESTS_CUDA_CHECKS_H
 #define KV_TESTS_CUDA_CHECKS_H
 

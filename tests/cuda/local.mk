@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Tests of the CUDA code. They are built where nvcc is. Without a GPU, all but test_host,
-# test_tables and test_workspace skip themselves and say so. Benchmarks are run by hand.
+# Tests of the CUDA code, built if nvcc is installed. Without a GPU, all except test_host,
+# test_tables and test_workspace report themselves as skipped. Benchmarks are run by hand.
 CUDA_TESTS = \
 	tests/cuda/test_attention \
 	tests/cuda/test_gather \
@@ -43,7 +43,7 @@ tests_cuda_test_attention_LDADD = $(CUDA_TEST_LIBS)
 tests_cuda_test_gather_SOURCES = tests/cuda/test_gather.c tests/cuda/checks.h tests/cuda/gpu.c tests/cuda/gpu.h
 tests_cuda_test_gather_CPPFLAGS = $(CUDA_TEST_CPPFLAGS)
 tests_cuda_test_gather_LDADD = $(CUDA_TEST_LIBS)
-# Linked without CUDA's runtime: this test has a made-up one.
+# Linked without CUDA's runtime: the test brings a made-up one.
 tests_cuda_test_host_SOURCES = tests/cuda/test_host.c tests/cuda/checks.h tests/cuda/host.h tests/cuda/runtime.c tests/cuda/runtime.h \
 	$(CUDA_HOST_CODE) plugins/cuda/device.c policies/cuda/ranking.c policies/cuda/refreekv.c policies/cuda/snapkv.c \
 	policies/refreekv_params.c

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A model on the GPU, its cache cut there by the CUDA policy that the configuration
-# names: what is kept is what the CPU's version keeps of the very same cache.
+# A model on the GPU, with its cache cut there by the CUDA version of the configured
+# policy: it keeps what the CPU's version keeps of the same cache.
 #	run.test.sh [PROMPTS]	a folder of texts, instead of questions about one
 if [ "$HAVE_GGML" != yes ]; then
 	echo "SKIP: built without ggml"

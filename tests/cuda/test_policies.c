@@ -45,7 +45,7 @@ static const struct pair pairs[] = {
 	{ .name = "random" },
 };
 
-static const struct madeup_shape shapes[] = {
+static const struct kv_shape shapes[] = {
 	{ .n_layers = 4, .n_segments = 4, .n_q_heads = 4, .n_kv_heads = 4, .head_dim = 64 },
 	{ .n_layers = 5, .n_segments = 5, .n_q_heads = 9, .n_kv_heads = 3, .head_dim = 64 },
 	{ .n_layers = 3, .n_segments = 3, .n_q_heads = 32, .n_kv_heads = 8, .head_dim = 128 },
@@ -146,7 +146,7 @@ static uint32_t rows_for(const struct pair *pair, uint32_t n)
 }
 
 /* A prompt, then what is left of it with a second one, where heads have different lengths. */
-static void run_turns(const struct pair *pair, const struct madeup_shape *shape, uint32_t n)
+static void run_turns(const struct pair *pair, const struct kv_shape *shape, uint32_t n)
 {
 	uint32_t what = kvmod_policy_needs(pair->cpu)->what | KVMOD_NEED_K | KVMOD_NEED_V;
 	struct kvmod_plan *cpu, *gpu;
@@ -158,17 +158,17 @@ static void run_turns(const struct pair *pair, const struct madeup_shape *shape,
 		 shape->head_dim, shape->type, n);
 	if (madeup_first(&first, shape, n, rows_for(pair, n), what))
 		exit(1);
-	cpu = decide(pair->cpu, &first.request);
-	gpu = decide(pair->gpu, &first.request);
-	compare(pair, text, &first.request, cpu, gpu);
+	cpu = decide(pair->cpu, &first.d.request);
+	gpu = decide(pair->gpu, &first.d.request);
+	compare(pair, text, &first.d.request, cpu, gpu);
 	if (madeup_next(&second, &first, cpu, n / 3 + 1, rows_for(pair, n / 3 + 1), what))
 		exit(1);
 	kvmod_plan_free(gpu);
 	kvmod_plan_free(cpu);
-	cpu = decide(pair->cpu, &second.request);
-	gpu = decide(pair->gpu, &second.request);
+	cpu = decide(pair->cpu, &second.d.request);
+	gpu = decide(pair->gpu, &second.d.request);
 	strcat(text, ", second turn");
-	compare(pair, text, &second.request, cpu, gpu);
+	compare(pair, text, &second.d.request, cpu, gpu);
 	kvmod_plan_free(gpu);
 	kvmod_plan_free(cpu);
 	madeup_free(&second);
@@ -176,7 +176,7 @@ static void run_turns(const struct pair *pair, const struct madeup_shape *shape,
 }
 
 /* Several sequences of unequal length in one request. */
-static void run_batch(const struct pair *pair, const struct madeup_shape *shape)
+static void run_batch(const struct pair *pair, const struct kv_shape *shape)
 {
 	uint32_t what = kvmod_policy_needs(pair->cpu)->what | KVMOD_NEED_K | KVMOD_NEED_V;
 	enum { N = 5 };
@@ -192,11 +192,11 @@ static void run_batch(const struct pair *pair, const struct madeup_shape *shape)
 		if (madeup_first(&caches[i], shape, n, rows_for(pair, n), what))
 			exit(1);
 		for (uint32_t s = 0; s < shape->n_segments; s++) {
-			all[i * shape->n_segments + s] = *kvmod_segment_at(&caches[i].request, s);
+			all[i * shape->n_segments + s] = *kvmod_segment_at(&caches[i].d.request, s);
 			all[i * shape->n_segments + s].sequence = i;
 		}
 	}
-	r = caches[0].request;
+	r = caches[0].d.request;
 	r.n_segments = N * shape->n_segments;
 	r.segments = list;
 	kvmod_list_segments(list, all, r.n_segments);
@@ -211,14 +211,14 @@ static void run_batch(const struct pair *pair, const struct madeup_shape *shape)
 	free(all);
 }
 
-static void run_pair(const struct pair *pair, const struct madeup_shape *shape)
+static void run_pair(const struct pair *pair, const struct kv_shape *shape)
 {
 	static const uint32_t lengths[] = { 1, 7, 100, 700, 3000 };
 	static const uint32_t types[] = { KVMOD_F32, KVMOD_F16, KVMOD_BF16, KVMOD_Q8_0 };
 
 	for (unsigned t = 0; t < 4; t++)
 		for (unsigned i = 0; i < sizeof(lengths) / sizeof(*lengths); i++) {
-			struct madeup_shape typed = *shape;
+			struct kv_shape typed = *shape;
 
 			typed.type = types[t];
 			run_turns(pair, &typed, lengths[i]);
@@ -273,7 +273,7 @@ static struct kvmod_ctx *context(const char *modules, const char *const *overrid
 	return ctx;
 }
 
-static void run_policy(const struct pair *of, const struct madeup_shape *shape, const char *modules)
+static void run_policy(const struct pair *of, const struct kv_shape *shape, const char *modules)
 {
 	struct pair pair = *of;
 	struct kvmod_model model = madeup_model(shape);

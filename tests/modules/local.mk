@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Modules for the loader's tests, which copy them to where they want them. They
-# are built as modules are, but never installed. Those without an own descriptor,
-# or with a symbol that nobody defines, are linked without the checks for that.
+# Modules for the loader's tests, which copy them where they need them. They are built
+# like other modules, but never installed. Those without a descriptor, or with an
+# undefined symbol, are linked without the checks against that.
 TEST_MODULE_LINK = $(MODULE_LINK) -rpath /nowhere
 LOOSE_MODULE_LINK = $(AM_LDFLAGS) -module -avoid-version -shared -rpath /nowhere
 
@@ -158,23 +158,23 @@ tests_modules_resident_la_SOURCES = tests/modules/module.c
 tests_modules_resident_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NAME='"resident"' -DTEST_POLICY=resident -DTEST_FLAGS=KVMOD_MODULE_RESIDENT
 tests_modules_resident_la_LDFLAGS = $(TEST_MODULE_LINK)
 
-# It has no kvmod_module of its own, but the library that it is linked with does.
+# The module has no kvmod_module; the library that it is linked with has one.
 tests_modules_libdep_la_SOURCES = tests/modules/module.c
 tests_modules_libdep_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ANCHOR
-# Two descriptors in one scope are the point here, not a mistake to be reported.
+# Two descriptors in one scope are intended here: no report.
 tests_modules_libdep_la_CFLAGS = $(AM_CFLAGS) -fno-sanitize=all
 tests_modules_libdep_la_LDFLAGS = $(AM_LDFLAGS) -avoid-version -shared -rpath /nowhere
 tests_modules_depends_la_SOURCES = tests/modules/module.c
 tests_modules_depends_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_NO_MODULE -DTEST_DEPENDS
 tests_modules_depends_la_LDFLAGS = $(LOOSE_MODULE_LINK)
 tests_modules_depends_la_LIBADD = tests/modules/libdep.la
-# It has one of its own, until the test hides it.
+# The module has a descriptor until the test hides it.
 tests_modules_shadow_la_SOURCES = tests/modules/module.c
 tests_modules_shadow_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_SHADOW
 tests_modules_shadow_la_LDFLAGS = $(LOOSE_MODULE_LINK) -Wl,--hash-style=gnu
 tests_modules_shadow_la_LIBADD = tests/modules/libdep.la
 
-# Engines that `check` looks at, and policies for them.
+# Engines for tests of `kvmod check`, and policies for them.
 tests_modules_probed_la_SOURCES = tests/modules/engine.c
 tests_modules_probed_la_CPPFLAGS = $(AM_CPPFLAGS) -DTEST_ENGINE=probed
 tests_modules_probed_la_LDFLAGS = $(TEST_MODULE_LINK)

@@ -76,8 +76,8 @@ int32_t symbol_that_nobody_defines(void);
 
 #ifdef TEST_LEAVES
 /*
- * A child that holds all that is open, and never ends of its own. Its number goes
- * to the file; what stays behind crashes, or goes on in the child (TEST_DAEMON).
+ * A child that holds all open files, and never ends by itself. Its process id goes to
+ * the file; the parent crashes, or continues in the child (TEST_DAEMON).
  */
 static void leave_a_child(const char *file)
 {

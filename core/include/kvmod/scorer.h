@@ -12,7 +12,7 @@
  *		     "keeps what I like", .score = score, .what = KVMOD_NEED_K);
  *
  * is a whole module. The toolkit does the rest: it selects positions, uses the host's
- * threads, applies the budget, leaves layers whole, and reports errors. Sinks and
+ * threads, applies the budget, keeps layers whole, and reports errors. Sinks and
  * window are always kept; a smaller budget is raised to them, with one warning. Of
  * equal scores the older position is kept, and each head keeps at least one position.
  * A score that is not finite fails its segment with KVMOD_ENUMERIC.
@@ -60,13 +60,13 @@ struct kvmod_scorer {
 #define KVMOD_P_WINDOW(P, owner, def) \
 	P(owner, struct kvmod_scorer, window, INT, def, "1..4096", \
 	  "newest positions, always kept")
-/* The same parameter, where the newest queries are what scores are made of. */
+/* The same parameter, for scores that are computed from the newest queries. */
 #define KVMOD_P_PROBES(P, owner, def) \
 	P(owner, struct kvmod_scorer, window, INT, def, "1..4096", \
-	  "newest positions, always kept, whose queries are the probes")
+	  "newest positions, always kept; their queries are the probes")
 #define KVMOD_P_WHOLE_LAYERS(P, owner, def) \
 	P(owner, struct kvmod_scorer, whole_layers, LIST, def, "0..", \
-	  "layers kept whole: that many first ones, or a list")
+	  "layers kept whole: a number of first layers, or a list")
 #define KVMOD_P_POOL(P, owner, def) \
 	P(owner, struct kvmod_scorer, pool, INT, def, "1..255", \
 	  "width of the pooling of scores, odd; 1: none")

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Builds requests for caches that no engine made, all but the memory of their rows. */
+#include "core/run/describe.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static float scale_of(const struct kv_shape *shape)
+{
+	return (float)(1 / sqrt(shape->head_dim));
+}
+
+struct kvmod_model kv_model_of_shape(const struct kv_shape *shape, uint64_t context)
+{
+	return (struct kvmod_model){
+		.size = sizeof(struct kvmod_model),
+		.n_layers = shape->n_layers,
+		.n_q_heads = shape->n_q_heads,
+		.n_kv_heads = shape->n_kv_heads,
+		.head_dim = shape->head_dim,
+		.n_vocab = 1000,
+		.context = context,
+		.name = "made-up",
+		.architecture = "llama",
+		.scale = scale_of(shape),
+		.rope_base = 10000,
+	};
+}
+
+static struct kvmod_segment segment(const struct kv_described *d, const struct kv_shape *shape,
+				    uint32_t i, uint64_t logical)
+{
+	return (struct kvmod_segment){
+		.size = sizeof(struct kvmod_segment),
+		.layer = i % shape->n_layers,
+		.sequence = i / shape->n_layers,
+		.logical = logical,
+		.n_q_heads = shape->n_q_heads,
+		.n_kv_heads = shape->n_kv_heads,
+		.head_dim = shape->head_dim,
+		.total_heads = shape->n_kv_heads,
+		.scale = scale_of(shape),
+		.heads = d->head_list + (size_t)i * shape->n_kv_heads,
+	};
+}
+
+int kv_describe(struct kv_described *d, const struct kv_shape *shape, uint32_t n,
+		uint64_t logical)
+{
+	size_t n_heads = (size_t)shape->n_segments * shape->n_kv_heads;
+
+	*d = (struct kv_described){
+		.segments = calloc(shape->n_segments, sizeof(*d->segments)),
+		.heads = calloc(n_heads, sizeof(*d->heads)),
+		.segment_list = calloc(shape->n_segments, sizeof(*d->segment_list)),
+		.head_list = calloc(n_heads, sizeof(*d->head_list)),
+	};
+	if (!d->segments || !d->heads || !d->segment_list || !d->head_list) {
+		kv_undescribe(d);
+		return KVMOD_ENOMEM;
+	}
+	kvmod_list_segments(d->segment_list, d->segments, shape->n_segments);
+	kvmod_list_heads(d->head_list, d->heads, n_heads);
+	for (size_t i = 0; i < n_heads; i++)
+		d->heads[i] = (struct kvmod_head){ .size = sizeof(*d->heads), .n = n };
+	for (uint32_t i = 0; i < shape->n_segments; i++)
+		d->segments[i] = segment(d, shape, i, logical);
+	d->request = (struct kvmod_request){
+		.size = sizeof(d->request),
+		.phase = KVMOD_PREFILL,
+		.n_layers = shape->n_layers,
+		.n_segments = shape->n_segments,
+		.segments = d->segment_list,
+	};
+	return KVMOD_OK;
+}
+
+void kv_undescribe(struct kv_described *d)
+{
+	free(d->segments);
+	free(d->heads);
+	free(d->segment_list);
+	free(d->head_list);
+	*d = (struct kv_described){ 0 };
+}
+
+void kv_describe_queries(struct kvmod_segment *s, const float *q, uint32_t n_rows)
+{
+	size_t dim = s->head_dim * sizeof(float);
+
+	s->q = kv_view(KVMOD_F32, q, s->n_q_heads * dim, dim);
+	s->n_rows = n_rows;
+}
+
+void kv_describe_extras(struct kvmod_segment *s, uint32_t n, const struct kv_extras *extras)
+{
+	size_t f = sizeof(float), dim = s->head_dim;
+
+	s->colsum = kv_view(KVMOD_F32, extras->colsum, f, n * f);
+	s->wo_norm = kv_view(KVMOD_F32, extras->wo_norm, f, n * f);
+	s->q_mean = kv_view(KVMOD_F32, extras->q_mean, f, dim * f);
+	s->q_cov = kv_view(KVMOD_F32, extras->q_cov, dim * f, dim * dim * f);
+	s->n_q_stat = extras->q_mean ? s->logical : 0;
+}

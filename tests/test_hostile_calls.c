@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a hostile policy asks an engine for: replays of plans that it forged, and rereads;
+ * and answers of the engine that are no answers.
+ */
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "tests/hostile.h"
+
+static int32_t answer;			/* of replay() or reread() */
+static char said[256];
+
+/* --- forged plans for a replay ------------------------------------------------------------ */
+
+static struct kvmod_keep own_keeps[LAYERS], *own_list[LAYERS];
+static struct kvmod_span own_span = { .begin = 0, .end = 1 };
+static uint32_t own_counts[HEADS] = { 1, 1 }, own_indices[HEADS];
+static struct kvmod_plan forged;
+
+/* A plan of the policy's own that is good. */
+static void forge(void)
+{
+	for (uint32_t i = 0; i < LAYERS; i++) {
+		own_keeps[i] = (struct kvmod_keep){
+			.size = sizeof(own_keeps[i]), .kind = KVMOD_KEEP_ALL, .max_spans = 1,
+		};
+		own_list[i] = &own_keeps[i];
+	}
+	own_span = (struct kvmod_span){ .begin = N / 2, .end = N };
+	own_keeps[0].kind = KVMOD_KEEP_SPANS;
+	own_keeps[0].spans = &own_span;
+	own_keeps[0].n_spans = 1;
+	forged = (struct kvmod_plan){
+		.size = sizeof(forged), .n_keeps = LAYERS, .keeps = own_list, .flags = UINT32_MAX,
+	};
+}
+
+static int which;
+
+/* Nothing that a forged plan says is taken on trust. */
+static void replay_forged(struct kvmod_request *r, struct kvmod_plan *p)
+{
+	const struct kvmod_plan *trial = &forged;
+	int32_t (*replay)(const struct kvmod_request *, const struct kvmod_plan *, uint32_t,
+			  double *) = r->replay;
+	double loss = -1, *to = &loss;
+
+	forge();
+	switch (which) {
+	case 1:
+		trial = NULL;
+		break;
+	case 2:
+		forged.keeps = NULL;
+		break;
+	case 3:
+		own_list[2] = NULL;
+		break;
+	case 4:
+		own_keeps[2].size = 8;
+		break;
+	case 5:
+		own_keeps[0].spans = NULL;
+		break;
+	case 6:
+		own_keeps[1].kind = KVMOD_KEEP_HEADS;
+		break;
+	case 7:
+		own_keeps[1].kind = KVMOD_KEEP_HEADS;
+		own_keeps[1].counts = own_counts;
+		own_keeps[1].indices = own_indices;
+		own_keeps[1].index_stride = UINT64_MAX;
+		break;
+	case 8:
+		own_keeps[1].kind = 99;
+		break;
+	case 9:
+		to = NULL;
+		break;
+	case 10:
+		forged.n_keeps = UINT32_MAX;
+		break;
+	case 11:	/* the handed plan, an array of it replaced */
+		p->keeps[0]->spans = WILD;
+		trial = p;
+		break;
+	}
+	scribble(r);
+	answer = replay(r, trial, 1, to);
+	snprintf(said, sizeof(said), "%s", kvmod_error());
+	ck_assert(answer || loss == 0.25);
+}
+
+static const struct { int err; const char *why; } forgeries[] = {
+	{ KVMOD_OK, "" },
+	{ KVMOD_EPLAN, "replay: the plan is NULL or has no keeps" },
+	{ KVMOD_EPLAN, "replay: the plan is NULL or has no keeps" },
+	{ KVMOD_EPLAN, "replay: layer 2: the keep is NULL" },
+	{ KVMOD_EPLAN, "replay: layer 2: the keep has size 8, expected 72" },
+	{ KVMOD_EPLAN, "replay: layer 0: spans are NULL" },
+	{ KVMOD_EPLAN, "replay: layer 1: counts or indices are NULL" },
+	{ KVMOD_EPLAN, "replay: layer 1: index_stride is 18446744073709551615, expected at least 16" },
+	{ KVMOD_EPLAN, "replay: layer 1: kind 99, expected 0 (all), 1 (spans) or 2 (heads)" },
+	{ KVMOD_EINVAL, "replay: loss is NULL, expected room for the answer" },
+	{ KVMOD_EPLAN, "replay: the plan has 4294967295 segments, expected 3" },
+	{ KVMOD_EPLAN, "replay: layer 0: the keep's spans, counts or indices were replaced, "
+		       "expected them to be filled in" },
+};
+
+START_TEST(forged_replays)
+{
+	which = _i;
+	assert_ok(decide(replay_forged));
+	ck_assert_int_eq(answer, forgeries[_i].err);
+	ck_assert_str_eq(said, forgeries[_i].why);
+	ck_assert_uint_eq(engine.n_served, forgeries[_i].err ? 0 : 1);
+	is_cut(2);
+}
+END_TEST
+
+static int32_t (*kept_replay)(const struct kvmod_request *, const struct kvmod_plan *, uint32_t,
+			      double *);
+
+static void replay(struct kvmod_request *r, struct kvmod_plan *p)
+{
+	double loss = -1;
+
+	kept_replay = r->replay;
+	answer = r->replay(r, p, 1, &loss);
+	snprintf(said, sizeof(said), "%s", kvmod_error());
+}
+
+/* An engine's answer is judged too; and there is no replay after compress(). */
+START_TEST(answers_of_the_engine)
+{
+	double loss;
+
+	engine.loss = NAN;
+	assert_ok(decide(replay));
+	ck_assert_int_eq(answer, KVMOD_ENUMERIC);
+	ck_assert_str_eq(said, "replay: the engine's answer is nan");
+	engine.code = KVMOD_EDEVICE;
+	assert_ok(decide(replay));
+	ck_assert_int_eq(answer, KVMOD_EDEVICE);
+	ck_assert_str_eq(said, "KVMOD_EDEVICE");
+	ck_assert_int_eq(kept_replay(&cache.request, plan, 1, &loss), KVMOD_EINVAL);
+	ck_assert_str_eq(kvmod_error(), "replay: called outside compress(), or on another thread");
+}
+END_TEST
+
+/* --- reread ----------------------------------------------------------------------------------- */
+
+static uint64_t from, to;
+static float weights[LAYERS * HEADS * N], *room;
+
+static void reread(struct kvmod_request *r, struct kvmod_plan *p)
+{
+	(void)p;
+	answer = r->reread(r, from, to, room);
+	snprintf(said, sizeof(said), "%s", kvmod_error());
+}
+
+START_TEST(rereads_are_checked)
+{
+	static const struct {
+		uint64_t from, to;
+		bool no_room;
+		float weight;
+		int err;
+		const char *why;
+	} cases[] = {
+		{ 0, N, false, 1, KVMOD_OK, "" },
+		{ 4, 5, false, 0, KVMOD_OK, "" },
+		{ 4, 4, false, 1, KVMOD_EINVAL, "reread: positions 4..4, expected a part of 0..16" },
+		{ 0, 17, false, 1, KVMOD_EINVAL, "reread: positions 0..17, expected a part of 0..16" },
+		{ 9, UINT64_MAX, false, 1, KVMOD_EINVAL,
+		  "reread: positions 9..18446744073709551615, expected a part of 0..16" },
+		{ 0, 1, true, 1, KVMOD_EINVAL, "reread: out is NULL, expected room for the answer" },
+		{ 0, N, false, NAN, KVMOD_ENUMERIC,
+		  "reread: layer 2: the engine's answer for KV head 1 is nan, expected 0 or more" },
+		{ 0, N, false, -0.5f, KVMOD_ENUMERIC,
+		  "reread: layer 2: the engine's answer for KV head 1 is -0.5, expected 0 or more" },
+		{ 0, N, false, INFINITY, KVMOD_ENUMERIC,
+		  "reread: layer 2: the engine's answer for KV head 1 is inf, expected 0 or more" },
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		from = cases[i].from;
+		to = cases[i].to;
+		room = cases[i].no_room ? NULL : weights;
+		engine.weight = cases[i].weight;
+		engine.n_served = 0;
+		assert_ok(decide(reread));
+		ck_assert_int_eq(answer, cases[i].err);
+		ck_assert_str_eq(said, cases[i].why);
+		ck_assert_uint_eq(engine.n_served, cases[i].err != KVMOD_EINVAL);
+	}
+	ck_assert_float_eq(weights[0], 0.5f);
+}
+END_TEST
+
+static void add(TCase *tc)
+{
+	tcase_add_loop_test(tc, forged_replays, 0, sizeof(forgeries) / sizeof(*forgeries));
+	tcase_add_test(tc, answers_of_the_engine);
+	tcase_add_test(tc, rereads_are_checked);
+}
+
+int main(void)
+{
+	return hostile_run("hostile calls", add);
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the toolkit computes of attention over K, against plain sums in double precision. */
+#include "tests/kit.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/ops.h"
+#include "tests/simd_levels.h"
+
+static double query(const struct kvmod_segment *s, uint32_t row, uint32_t h, uint32_t d)
+{
+	return ((const float *)((const char *)s->q.data + row * s->q.stride +
+				h * s->q.head_stride))[d];
+}
+
+static int32_t check_logits(const void *self, const struct kvmod_task *t)
+{
+	const struct kvmod_segment *s = t->segment;
+	uint32_t dim = s->head_dim, row = 1, n_rows = s->n_rows - 1;
+	uint32_t sees = kvmod_row_sees(s, t->head, s->n_rows - 1);
+	float *queries = t->scratch, *logits = queries + n_rows * t->group * dim;
+	size_t stride = t->n + 1;
+
+	(void)self;
+	ck_assert_uint_eq(sees, t->n);
+	ck_assert_uint_eq(t->m, t->n);
+	t->kit->queries(t, row, n_rows, queries);
+	t->kit->logits(t, row, n_rows, logits, stride);
+	for (uint32_t j = 0; j < n_rows * t->group; j++) {
+		uint32_t h = t->g * t->group + j % t->group;
+
+		for (uint32_t d = 0; d < dim; d++)
+			ck_assert_double_eq(queries[j * dim + d], query(s, row + j / t->group, h, d));
+		for (uint32_t i = 0; i < sees; i++) {
+			const float *k = (const float *)((const char *)t->head->k.data +
+							 i * t->head->k.stride);
+			double dot = 0;
+
+			for (uint32_t d = 0; d < dim; d++)
+				dot += query(s, row + j / t->group, h, d) * k[d];
+			ck_assert_double_eq_tol(logits[j * stride + i], dot * s->scale, 1e-4);
+		}
+	}
+	t->kit->keep_whole(t);
+	return KVMOD_OK;
+}
+
+START_TEST(logits_of_the_newest)
+{
+	/* More queries than a block has, and fewer. */
+	static const uint32_t q_heads[] = { 3, 6, 57 };
+
+	for (size_t i = 0; i < 3; i++) {
+		struct kv_shape shape = kit_shape;
+		struct madeup m;
+
+		shape.n_q_heads = q_heads[i];
+		m = kit_cache(&shape, 61);
+		kit_run_and_free(&m, "floats = 9000", check_logits);
+	}
+}
+END_TEST
+
+/* Of what the same calls say row by row. */
+static int32_t check_attention(const void *self, const struct kvmod_task *t)
+{
+	const uint32_t n_rows = t->segment->n_rows, m = t->n - 7;
+	float *row = t->scratch, *mean = row + t->group * t->n, *got = mean + t->n;
+
+	(void)self;
+	memset(mean, 0, t->n * sizeof(*mean));
+	for (uint32_t i = 0; i < n_rows; i++) {
+		uint32_t sees = kvmod_row_sees(t->segment, t->head, i);
+
+		t->kit->logits(t, i, 1, row, t->n);
+		for (uint32_t h = 0; h < t->group; h++) {
+			ck_assert_int_eq(t->kit->softmax(row + h * t->n, sees), 0);
+			for (uint32_t p = 0; p < sees; p++)
+				mean[p] += row[h * t->n + p] / (float)(n_rows * t->group);
+		}
+	}
+	ck_assert_int_eq(t->kit->mean_attention(t, 100, t->n, got), 0);
+	for (uint32_t p = 0; p < t->n; p++)
+		ck_assert_double_eq_tol(got[p], mean[p], 1e-6);
+	/* The newest row is the last of them. */
+	ck_assert_int_eq(t->kit->last_attention(t, got), 0);
+	for (uint32_t p = 0; p < t->group * t->n; p++)
+		ck_assert_double_eq_tol(got[p], row[p], 1e-6);
+	ck_assert_int_eq(t->kit->window_scores(t, 7, 5, KVMOD_POOL_MAX, got), 0);
+	ck_assert_int_eq(t->kit->mean_attention(t, 7, m, row), 0);
+	t->kit->pool(row, m, 5, KVMOD_POOL_MAX, mean);
+	ck_assert_mem_eq(got, mean, m * sizeof(*got));
+	t->kit->pool(row, m, 1, KVMOD_POOL_AVERAGE, got);
+	ck_assert_mem_eq(got, row, m * sizeof(*got));
+	t->kit->pool(row, m, 0, KVMOD_POOL_AVERAGE, got);
+	ck_assert_mem_eq(got, row, m * sizeof(*got));
+	t->kit->keep_whole(t);
+	return KVMOD_OK;
+}
+
+START_TEST(attention_of_the_newest)
+{
+	struct madeup m = kit_cache(&kit_shape, 100);
+
+	kit_run_and_free(&m, "", check_attention);
+}
+END_TEST
+
+/* A model's sinks: each query head has a logit that takes a share of its attention. */
+static int32_t check_sinks(const void *self, const struct kvmod_task *t)
+{
+	const float *sinks = t->segment->sink_logits;
+	float *logits = t->scratch, *got = logits + t->group * t->n;
+
+	(void)self;
+	t->kit->logits(t, t->segment->n_rows - 1, 1, logits, t->n);
+	ck_assert_int_eq(t->kit->last_attention(t, got), 0);
+	for (uint32_t h = 0; h < t->group; h++) {
+		double sum = exp(sinks[t->g * t->group + h]);
+
+		for (uint32_t i = 0; i < t->n; i++)
+			sum += exp(logits[h * t->n + i]);
+		for (uint32_t i = 0; i < t->n; i++)
+			ck_assert_double_eq_tol(got[h * t->n + i], exp(logits[h * t->n + i]) / sum, 1e-6);
+	}
+	t->kit->keep_whole(t);
+	return KVMOD_OK;
+}
+
+START_TEST(attention_with_sinks)
+{
+	/* Some below all logits, some far above. */
+	static const float sinks[6] = { -50, 0, 1, 3, 30, 300 };
+	struct madeup m = kit_cache(&kit_shape, 60);
+
+	for (uint32_t i = 0; i < 2; i++)
+		m.d.segments[i].sink_logits = sinks;
+	kit_run_and_free(&m, "", check_sinks);
+}
+END_TEST
+
+static int32_t ask_without_queries(const void *self, const struct kvmod_task *t)
+{
+	(void)self;
+	return t->g % 2 ? t->kit->last_attention(t, t->scratch) :
+	       t->kit->mean_attention(t, 3, t->n, t->scratch);
+}
+
+START_TEST(attention_without_queries)
+{
+	struct madeup m;
+	struct kvmod_plan *plan;
+
+	ck_assert_int_eq(madeup_first(&m, &kit_shape, 50, 0, 0), 0);
+	plan = kit_run(&m, "rows = 0", ask_without_queries);
+	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, KVMOD_EINVAL);
+	ck_assert_msg(strstr(fixture_log, "KV head 0: its segment has no queries: a policy's needs ask "
+			     "for rows of them"), "%s", fixture_log);
+	kvmod_plan_free(plan);
+	madeup_free(&m);
+}
+END_TEST
+
+static int32_t attend(const void *self, const struct kvmod_task *t)
+{
+	int32_t err = t->kit->last_attention(t, t->scratch);
+
+	(void)self;
+	t->kit->keep_whole(t);
+	return err;
+}
+
+/* NaN in one key: the layer is whole, its head is named, and the other layer is not it. */
+START_TEST(attention_not_finite)
+{
+	struct madeup m = kit_cache(&kit_shape, 50);
+	struct kvmod_plan *plan;
+	float bad = NAN;
+
+	memcpy(m.bytes + ((const unsigned char *)m.d.heads[3 + 2].k.data - m.bytes), &bad, sizeof(bad));
+	plan = kit_run(&m, "", attend);
+	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, 0);
+	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_ENUMERIC);
+	ck_assert_msg(strstr(fixture_log, "layer 1: KV head 2: attention is not finite: NaN or infinity "
+			     "in its keys or queries"), "%s", fixture_log);
+	kvmod_plan_free(plan);
+	madeup_free(&m);
+}
+END_TEST
+
+FIXTURE_MAIN("toolkit attention", logits_of_the_newest, attention_of_the_newest,
+	     attention_with_sinks, attention_without_queries, attention_not_finite)
