@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What passes between a policy, the core and an engine's services: plans that are none,
- * plans that are tried out, reasons, and needs.
+ * What passes between a policy, the core and an engine's services: plans that are refused,
+ * plans that are tried out, and the reasons of failures.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,7 +24,6 @@ extern const struct kvmod_module kvmod_module_fake;
 
 static void (*deed)(const struct kvmod_request *r, struct kvmod_plan *plan);
 static const struct kvmod_host *host;
-static struct kvmod_needs *kept_needs;
 static int32_t answer;			/* of a service of the engine */
 static char said[256];
 
@@ -32,7 +31,6 @@ static int32_t answers_needs(void *self, struct kvmod_needs *needs)
 {
 	(void)self;
 	needs->what = KVMOD_NEED_K;
-	kept_needs = needs;
 	return KVMOD_OK;
 }
 
@@ -149,13 +147,13 @@ static int decide(void (*what)(const struct kvmod_request *r, struct kvmod_plan 
 	return kvmod_decide(policy, &request, plan);
 }
 
-/* --- plans that are none --------------------------------------------------------------------- */
+/* --- plans that are refused ------------------------------------------------------------------ */
 
 #define NO_ROOM "policy answers: keep 1 of the plan has no room for the 16 positions of its " \
 		"segment: expected a plan of kvmod_plan_new()"
 
 /* A host's own mistake costs the plan, and nothing is written where no keep is. */
-START_TEST(plans_that_are_none)
+START_TEST(refused_plans)
 {
 	struct kvmod_keep own[LAYERS], *list[LAYERS];
 	struct kvmod_plan bad = { .size = sizeof(bad), .n_keeps = LAYERS, .flags = 7, .keeps = list };
@@ -347,29 +345,7 @@ START_TEST(reasons_of_several)
 }
 END_TEST
 
-/* --- needs --------------------------------------------------------------------------------------- */
-
-static struct kvmod_needs before;
-
-static void note_needs(const struct kvmod_request *r, struct kvmod_plan *p)
-{
-	(void)r;
-	(void)p;
-	ck_assert_ptr_ne(kept_needs, kvmod_policy_needs(policy));
-	before = *kvmod_policy_needs(policy);
-}
-
-/* needs() fills in a struct that is not the one that counts. */
-START_TEST(needs_cannot_be_changed_later)
-{
-	assert_ok(decide(note_needs));
-	ck_assert_uint_eq(before.size, sizeof(before));
-	ck_assert_uint_eq(kvmod_policy_needs(policy)->what, KVMOD_NEED_K);
-	ck_assert_mem_eq(kvmod_policy_needs(policy), &before, sizeof(before));
-}
-END_TEST
-
-/* --- in a session ---------------------------------------------------------------------------------- */
+/* --- in a session ------------------------------------------------------------------------------- */
 
 /* The engine without a model, that says of itself what a test says, and offers replay(). */
 static const struct kvmod_engine_ops *fake;
@@ -479,12 +455,11 @@ int main(void)
 	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
-	tcase_add_loop_test(tc, plans_that_are_none, 0, 5);
+	tcase_add_loop_test(tc, refused_plans, 0, 5);
 	tcase_add_test(tc, services_of_another_request);
 	tcase_add_test(tc, stores_of_trials);
 	tcase_add_test(tc, services_keep_the_reason);
 	tcase_add_test(tc, reasons_of_several);
-	tcase_add_test(tc, needs_cannot_be_changed_later);
 	tcase_add_loop_test(tc, sessions_try_what_they_apply, 0, 2);
 	tcase_add_test(tc, models_of_engines);
 	suite_add_tcase(suite, tc);

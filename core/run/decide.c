@@ -122,7 +122,7 @@ int kv_decide(struct kvmod_policy *p, const struct kvmod_request *request,
 	return KVMOD_OK;
 }
 
-/* What a host without a session can do is its own affair: it gets what the policy wants. */
+/* A host without a session knows by itself which types it can store. */
 int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
 		 struct kvmod_plan *plan)
 {

@@ -256,10 +256,7 @@ static bool is_by_sequence(const struct kvmod_request *r)
 	return true;
 }
 
-/*
- * Layer by layer, each with the same sequences in order: how many sequences they are, or 0
- * if it is not so.
- */
+/* Layer by layer, each with the same sequences in order: the number of these; 0 otherwise. */
 static uint32_t sequences_of_layers(const struct kvmod_request *r)
 {
 	const struct kvmod_segment *first = kvmod_segment_at(r, 0);
@@ -279,7 +276,7 @@ static uint32_t sequences_of_layers(const struct kvmod_request *r)
 	return r->n_segments % n == 0 ? n : 0;
 }
 
-/* A sequence has n segments, all of different layers; is that at least as many as expected? */
+/* Checks the number n of a sequence's segments, which are all of different layers. */
 static int check_sequence(const struct kvmod_request *r, uint64_t sequence, uint32_t n,
 			  uint32_t expected)
 {
@@ -300,7 +297,7 @@ static uint64_t sequence_at(const struct kvmod_request *r, const struct place *p
 	return places ? places[i].sequence : kvmod_segment_at(r, i)->sequence;
 }
 
-/* Segments of one sequence follow each other, in `places`, or in the request if that is NULL. */
+/* The segments of a sequence follow each other in `places`; NULL: in the request itself. */
 static int check_runs(const struct kvmod_request *r, const struct place *places, uint32_t expected)
 {
 	uint32_t begin = 0;
@@ -361,8 +358,8 @@ static int check_in_any_order(const struct kvmod_request *r, uint32_t expected)
 }
 
 /*
- * No segment comes twice, and of each sequence come as many as are expected, or more.
- * Hosts list sequence by sequence or layer by layer: then nothing has to be sorted.
+ * No segment comes twice, and each sequence has at least as many as expected. Hosts list
+ * sequence by sequence or layer by layer: then nothing has to be sorted.
  */
 static int check_sequences(const struct kvmod_request *r, uint32_t expected)
 {

@@ -67,8 +67,8 @@ static uint32_t count_given_up(const struct kv_handed *h)
 }
 
 /*
- * What is wrong with keep i. Of several keeps that the policy itself gave up, all but one
- * lost their words to the next: which keep has the last ones cannot be told.
+ * What is wrong with keep i. A thread has one reason, the last: if the policy itself gave
+ * several keeps up, it cannot be told which of them the reason is about.
  */
 static void describe(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i, int err,
 		     char *text, size_t room)
