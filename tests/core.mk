@@ -148,6 +148,12 @@ tests_test_staging_npu_CPPFLAGS = $(tests_test_staging_CPPFLAGS) -DMADEUP_DEVICE
 tests_test_staging_npu_LDFLAGS = $(UNIT_LINK)
 tests_test_staging_npu_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_two_devices
+tests_test_two_devices_SOURCES = tests/test_two_devices.c $(GPU_SOURCES)
+tests_test_two_devices_CPPFLAGS = $(tests_test_staging_CPPFLAGS) -DMADEUP_DEVICE=npu
+tests_test_two_devices_LDFLAGS = $(UNIT_LINK)
+tests_test_two_devices_LDADD = $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_oom
 tests_test_oom_SOURCES = tests/test_oom.c
 tests_test_oom_CPPFLAGS = $(TEST_CPPFLAGS)

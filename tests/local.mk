@@ -66,6 +66,12 @@ tests_test_window_layers_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_window_layers_LDFLAGS = $(UNIT_LINK)
 tests_test_window_layers_LDADD = libbuiltin_window.la $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_engine_calls
+tests_test_engine_calls_SOURCES = tests/test_engine_calls.c
+tests_test_engine_calls_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_engine_calls_LDFLAGS = $(UNIT_LINK)
+tests_test_engine_calls_LDADD = libbuiltin_window.la $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)

@@ -117,6 +117,34 @@ while read -r name; do
 done <"$tmp/structs" >"$tmp/fields"
 same fields kvmod/*.h libkvmod.3 "$tmp/fields" "$tmp/documented"
 
+# --- kvmod-module(7): what a policy is handed, asks for and answers -------------------
+
+for name in view head segment request needs keep plan; do
+	sed -n "s/^kvmod_$name\.//p" "$tmp/all_fields" >"$tmp/fields"
+	[ "$(wc -l <"$tmp/fields")" -ge 3 ] || fail "hardly any field of struct kvmod_$name was found"
+	while read -r field; do
+		grep -qw "$field" "$man/kvmod-module.7" ||
+			echo "kvmod-module.7: $field of struct kvmod_$name is not there"
+	done <"$tmp/fields" >"$tmp/words"
+	[ ! -s "$tmp/words" ] || fail "$(cat "$tmp/words")"
+done
+
+# --- libkvmod(3) and kvmod.h: every key of a module's metadata that is asked for --------
+
+cat "$srcdir"/core/*/*.c | grep -oE '(kvmod_modinfo_get|facts_json)\([a-z]+, "[a-z_]+"' |
+	sed 's/.*"\(.*\)"/\1/' | sort -u >"$tmp/keys"
+[ "$(wc -l <"$tmp/keys")" -ge 5 ] || fail "hardly any key of metadata was found"
+section_of_keys=$(sed -n '/^\.Fn kvmod_modinfo_get$/,/^\.Ft/p' "$man/libkvmod.3")
+comment_of_keys=$(sed -n '/string with that key/,/kvmod_modinfo_get/p' \
+	"$srcdir/core/include/kvmod/kvmod.h")
+while read -r key; do
+	echo "$section_of_keys" | grep -q "^\.Cm.*\<$key\>" || fail "libkvmod.3: no key '$key'"
+	case $comment_of_keys in
+	*"\"$key\""*) ;;
+	*) fail "kvmod.h: no key \"$key\"" ;;
+	esac
+done <"$tmp/keys"
+
 # --- kvmod(1): every command, with every option --------------------------------------
 
 # section TITLE PAGE - the lines of one subsection.

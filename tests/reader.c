@@ -21,9 +21,24 @@ uint8_t reader_byte(enum of of, uint32_t layer, uint32_t head, uint32_t row, siz
 	return (uint8_t)(of * 131 + layer * 57 + head * 29 + row * 13 + byte * 7 + 1);
 }
 
+static void note_what_is_there(const struct kvmod_segment *s)
+{
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		reader.there |= kvmod_head_at(s, g)->k.data ? KVMOD_NEED_K : 0;
+		reader.there |= kvmod_head_at(s, g)->v.data ? KVMOD_NEED_V : 0;
+	}
+	reader.there |= s->colsum.data ? KVMOD_NEED_COLSUM : 0;
+	reader.there |= s->wo_norm.data ? KVMOD_NEED_WO_NORM : 0;
+	reader.there |= s->q_mean.data || s->q_cov.data ? KVMOD_NEED_Q_STATS : 0;
+	ck_assert_int_eq(s->q.data != NULL, s->n_rows > 0);
+	if (s->n_rows > reader.there_rows)
+		reader.there_rows = s->n_rows;
+}
+
 static const uint8_t *reach(const void *memory)
 {
-	return strcmp(reader.device, "cpu") == 0 ? memory : gpu_reach(memory);
+	return strcmp(reader.device, "cpu") == 0 ? memory :
+	       gpu_reach((const char *)memory - reader.beyond);
 }
 
 static void look(const struct kvmod_view *v, int64_t at, enum of of, uint32_t layer, uint32_t head,
@@ -167,6 +182,8 @@ static int32_t reader_compress(void *self, const struct kvmod_request *r, struct
 		ck_assert_uint_eq((uintptr_t)r->device_scratch % 256, 0);
 		memset((void *)(uintptr_t)reach(r->device_scratch), 0x5a, reader.device_scratch);
 	}
+	for (uint32_t i = 0; i < r->n_segments; i++)
+		note_what_is_there(kvmod_segment_at(r, i));
 	if (r->replay)
 		reader.answer = r->replay(r, out, 1, &loss);
 	question = (struct question){ r, out };

@@ -29,11 +29,13 @@ extern struct reader {
 	bool asks_for_device, cannot_open, wordless;
 	const char *not_on;		/* the version that finds out that it cannot */
 	int32_t code, workspace_code;
+	uintptr_t beyond;		/* what its device adds to addresses of the made-up GPU */
 	/* What it saw. */
 	char device[16];
 	const void *stream;
 	void *scratch, *given_host_scratch;
 	unsigned n_views, n_wrong;
+	uint32_t there, there_rows;	/* KVMOD_NEED_... of all views, and the most rows of Q */
 	const struct kvmod_device_ops *ops;
 	void *self;
 	const void *replayed_segments;

@@ -347,7 +347,7 @@ END_TEST
 START_TEST(silent_error_gets_a_name)
 {
 	ck_assert_int_eq(decide("silent-error"), KVMOD_EIO);
-	ck_assert_str_eq(kvmod_error(), "policy odd: KVMOD_EIO");
+	ck_assert_str_eq(kvmod_error(), "policy odd: compress() failed: KVMOD_EIO");
 }
 END_TEST
 

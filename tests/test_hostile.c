@@ -249,9 +249,10 @@ START_TEST(no_stale_reason)
 
 	ck_assert_int_eq(kvmod_load(ctx, "/nowhere.so"), KVMOD_ENOENT);
 	hostile.code = KVMOD_EIO;
-	assert_fails(decide(NULL), KVMOD_EIO, "policy hostile: KVMOD_EIO");
+	assert_fails(decide(NULL), KVMOD_EIO, "policy hostile: compress() failed: KVMOD_EIO");
 	ck_assert_int_eq(kvmod_load(ctx, "/nowhere.so"), KVMOD_ENOENT);
-	assert_fails(kvmod_policy_begin(policy, 1, &state), KVMOD_EIO, "policy hostile: KVMOD_EIO");
+	assert_fails(kvmod_policy_begin(policy, 1, &state), KVMOD_EIO,
+		     "policy hostile: begin() failed: KVMOD_EIO");
 	ck_assert_ptr_null(state);
 	ck_assert_ptr_ne(hostile.kept_state, &state);
 	ck_assert_int_eq(kvmod_load(ctx, "/nowhere.so"), KVMOD_ENOENT);

@@ -144,7 +144,7 @@ START_TEST(answers_of_the_engine)
 	engine.code = KVMOD_EDEVICE;
 	assert_ok(decide(replay));
 	ck_assert_int_eq(answer, KVMOD_EDEVICE);
-	ck_assert_str_eq(said, "KVMOD_EDEVICE");
+	ck_assert_str_eq(said, "replay() failed: KVMOD_EDEVICE");
 	ck_assert_int_eq(kept_replay(&cache.request, plan, 1, &loss), KVMOD_EINVAL);
 	ck_assert_str_eq(kvmod_error(), "replay: called outside compress(), or on another thread");
 }

@@ -376,7 +376,7 @@ START_TEST(a_policy_fails_without_a_word)
 	make_request(NULL, NULL, 0, DENSE);
 	reader.code = KVMOD_ENUMERIC;
 	reader.wordless = true;
-	check_failure(policy, KVMOD_ENUMERIC, "policy reader: KVMOD_ENUMERIC");
+	check_failure(policy, KVMOD_ENUMERIC, "policy reader: compress() failed: KVMOD_ENUMERIC");
 	reader_end(ctx, policy);
 }
 END_TEST

@@ -169,6 +169,31 @@ START_TEST(layers_that_are_named_are_cut)
 }
 END_TEST
 
+/* A session without a policy cuts nothing, but a window's layer still does not cache all. */
+START_TEST(whole_sequences_name_no_window_layer)
+{
+	struct kvmod_left left = { .size = sizeof(left) };
+	uint64_t seen = 99;
+
+	start("policy half.k_store=0", "policy half.v_store=0");
+	kvmod_sequence_close(sequence);
+	kvmod_session_close(session);
+	ck_assert_int_eq(kvmod_session_open(engine, NULL, &session), 0);
+	ck_assert_int_eq(kvmod_sequence_open(session, &sequence), 0);
+	ck_assert_double_eq(prompt(40).budget, 1);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 0, &seen), 0);
+	ck_assert_uint_eq(seen, 0);
+	for (uint32_t l = 1; l < LAYERS; l++) {
+		ck_assert_uint_eq(kvmod_sequence_kept(sequence, l, 1, &seen), 40);
+		ck_assert_uint_eq(seen, 40);
+	}
+	kvmod_sequence_left(sequence, &left);
+	ck_assert_uint_eq(left.seen, 40);
+	ck_assert_double_eq(left.budget, 1);
+	ck_assert_str_eq(logged, "");
+}
+END_TEST
+
 START_TEST(all_layers_are_all_that_are_named)
 {
 	struct kvmod_plan *plan = NULL;
@@ -241,6 +266,7 @@ int main(void)
 
 	tcase_add_checked_fixture(tc, NULL, tear_down);
 	tcase_add_test(tc, layers_that_are_named_are_cut);
+	tcase_add_test(tc, whole_sequences_name_no_window_layer);
 	tcase_add_test(tc, all_layers_are_all_that_are_named);
 	tcase_add_test(tc, engine_that_cannot_store_keeps_rows_as_they_are);
 	tcase_add_test(tc, unknown_type_costs_compression_only);

@@ -71,6 +71,11 @@ void kv_error_forget(void)
 	*last_error = '\0';
 }
 
+void kvmod_error_forget(void)
+{
+	kv_error_forget();
+}
+
 static const char *const code_names[] = {
 	"KVMOD_OK", "KVMOD_EINVAL", "KVMOD_ENOMEM", "KVMOD_ENOENT", "KVMOD_EEXIST",
 	"KVMOD_EPERM", "KVMOD_EFORMAT", "KVMOD_EABI", "KVMOD_ENOTSUP", "KVMOD_EIO",

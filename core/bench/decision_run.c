@@ -174,11 +174,9 @@ static int device_round(struct decision_bench *b, void *place_, struct times *t,
 	struct bench_device *d = &b->device;
 	const struct bench_cache *cache;
 
-	if (time_marks(b, &bench_place_next(place)->d.request, &t->ours))
-		return CLI_FAILED;
-	if (d->ops->synchronize(d->self, NULL))
-		return cli_error_kvmod();
-	if (time_wall(b, b->policy, &bench_place_next(place)->d.request, &t->wall, row))
+	if (time_marks(b, &bench_place_next(place)->d.request, &t->ours) ||
+	    BENCH_CALL(d, ops, synchronize, NULL) ||
+	    time_wall(b, b->policy, &bench_place_next(place)->d.request, &t->wall, row))
 		return CLI_FAILED;
 	cache = bench_place_next(place);
 	return bench_device_time_read(d, cache->k, (cache->k_bytes + 15) / 16 * 16, &t->theirs);

@@ -6,6 +6,15 @@
 
 #define BUSY_BYTES (256u << 20)
 
+int bench_device_called(const struct bench_device *d, const char *call, int32_t code)
+{
+	if (code == KVMOD_OK)
+		return CLI_OK;
+	if (*kvmod_error())
+		return cli_error_kvmod();
+	return cli_error("device %s: %s() failed: %s", d->ops->name, call, kvmod_strerror(code));
+}
+
 bool bench_device_reads(const struct bench_device *d)
 {
 	return d->timing->read;
@@ -32,8 +41,8 @@ int bench_device_open(struct bench_device *d, struct kvmod_ctx *ctx, const char 
 	d->timing = timing_of(d->ops, d->self);
 	if (!d->timing)
 		return cli_error("the device %s has no clock to measure with", name);
-	if (d->timing->mark_new(d->self, &d->begin) || d->timing->mark_new(d->self, &d->end))
-		return cli_error_kvmod();
+	if (BENCH_CALL(d, timing, mark_new, &d->begin) || BENCH_CALL(d, timing, mark_new, &d->end))
+		return CLI_FAILED;
 	return bench_device_reads(d) ? bench_device_alloc(d, BUSY_BYTES, &d->busy) : CLI_OK;
 }
 
@@ -79,7 +88,10 @@ uint64_t bench_device_free_bytes(const struct bench_device *d)
 
 int bench_device_alloc(struct bench_device *d, uint64_t bytes, void **memory)
 {
-	return d->ops->alloc(d->self, bytes, memory) ? cli_error_kvmod() : CLI_OK;
+	if (BENCH_CALL(d, ops, alloc, bytes, memory))
+		return CLI_FAILED;
+	return *memory ? CLI_OK : cli_error("device %s: alloc() gave no memory for %llu bytes",
+					    d->ops->name, (unsigned long long)bytes);
 }
 
 /* A gather of adjacent rows, and of the part of a row that is left over. */
@@ -99,8 +111,7 @@ int bench_device_copy(struct bench_device *d, void *to, const void *from, uint64
 		gathers[i].n_spans = 1;
 		gathers[i].src_stride = gathers[i].dst_stride = (int64_t)gathers[i].row_bytes;
 	}
-	return d->ops->gather(d->self, NULL, gathers + first, n, sizeof(gathers[0])) ?
-	       cli_error_kvmod() : CLI_OK;
+	return BENCH_CALL(d, ops, gather, NULL, gathers + first, n, sizeof(gathers[0]));
 }
 
 /* --- time ------------------------------------------------------------------------------ */
@@ -108,25 +119,23 @@ int bench_device_copy(struct bench_device *d, void *to, const void *from, uint64
 int bench_device_begin(struct bench_device *d, uint32_t n_busy)
 {
 	for (uint32_t i = 0; d->busy && i < n_busy; i++)
-		if (d->timing->read(d->self, NULL, d->busy, BUSY_BYTES))
-			return cli_error_kvmod();
-	return d->timing->mark_set(d->self, NULL, d->begin) ? cli_error_kvmod() : CLI_OK;
+		if (BENCH_CALL(d, timing, read, NULL, d->busy, BUSY_BYTES))
+			return CLI_FAILED;
+	return BENCH_CALL(d, timing, mark_set, NULL, d->begin);
 }
 
 int bench_device_end(struct bench_device *d, double *ms)
 {
-	if (d->timing->mark_set(d->self, NULL, d->end) ||
-	    d->timing->elapsed(d->self, d->begin, d->end, ms))
-		return cli_error_kvmod();
+	if (BENCH_CALL(d, timing, mark_set, NULL, d->end) ||
+	    BENCH_CALL(d, timing, elapsed, d->begin, d->end, ms))
+		return CLI_FAILED;
 	*ms *= 1e3;
 	return CLI_OK;
 }
 
 int bench_device_time_read(struct bench_device *d, const void *memory, uint64_t bytes, double *ms)
 {
-	if (bench_device_begin(d, 1))
+	if (bench_device_begin(d, 1) || BENCH_CALL(d, timing, read, NULL, memory, bytes))
 		return CLI_FAILED;
-	if (d->timing->read(d->self, NULL, memory, bytes))
-		return cli_error_kvmod();
 	return bench_device_end(d, ms);
 }

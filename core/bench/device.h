@@ -21,6 +21,15 @@ struct bench_device {
 int bench_device_open(struct bench_device *d, struct kvmod_ctx *ctx, const char *name);
 void bench_device_close(struct bench_device *d);
 
+/*
+ * d->ops->call(self, ...), or of d->timing. A device that fails without a word is not
+ * blamed with an earlier failure's: the call and the code are named.
+ */
+#define BENCH_CALL(d, table, call, ...) \
+	(kvmod_error_forget(), \
+	 bench_device_called(d, #call, (d)->table->call((d)->self, __VA_ARGS__)))
+int bench_device_called(const struct bench_device *d, const char *call, int32_t code);
+
 bool bench_device_reads(const struct bench_device *d);
 /* Bytes that can be allocated; UINT64_MAX if the device cannot tell. */
 uint64_t bench_device_free_bytes(const struct bench_device *d);

@@ -117,10 +117,9 @@ static int time_gather(struct gather_bench *b, struct compaction *c, int way, do
 	struct bench_device *d = &b->device;
 
 	aim(b, c, way);
-	if (bench_device_begin(d, 2))
+	if (bench_device_begin(d, 2) ||
+	    BENCH_CALL(d, ops, gather, NULL, c->gathers, c->n_gathers, sizeof(*c->gathers)))
 		return CLI_FAILED;
-	if (d->ops->gather(d->self, NULL, c->gathers, c->n_gathers, sizeof(*c->gathers)))
-		return cli_error_kvmod();
 	return bench_device_end(d, ms);
 }
 

@@ -51,8 +51,8 @@ uint64_t bench_place_bytes(const struct bench_shape *s, uint32_t n,
 static int fill(struct bench_device *d, void *to, uint64_t bytes, const void *made,
 		uint64_t made_bytes)
 {
-	if (d->ops->from_host(d->self, NULL, to, made, made_bytes))
-		return cli_error_kvmod();
+	if (BENCH_CALL(d, ops, from_host, NULL, to, made, made_bytes))
+		return CLI_FAILED;
 	for (uint64_t done = made_bytes, n; done < bytes; done += n) {
 		n = done < bytes - done ? done : bytes - done;
 		if (bench_device_copy(d, (char *)to + done, to, n))
@@ -123,8 +123,8 @@ int bench_place_make(struct bench_place *p, struct bench_device *d, const struct
 	n_copies = wanted_copies(d, copy_bytes(s, n, needs), bench_k_bytes(s, n), spare);
 	while (!err && p->n_copies < n_copies)
 		err = place_copy(p, s, n, needs, &made);
-	if (!err && d->ops->synchronize(d->self, NULL))
-		err = cli_error_kvmod();
+	if (!err)
+		err = BENCH_CALL(d, ops, synchronize, NULL);
 	bench_cache_free(&made);
 	return err;
 }

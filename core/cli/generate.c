@@ -26,13 +26,13 @@ int cli_say(const struct cli_generate *g, struct cli_utf8_stream *stream, int32_
 	const struct cli_model *m = g->model;
 	char usual[1024], *bytes = usual, *longer = NULL;
 	size_t n = sizeof(usual), shown = text->n;
-	int err = m->ops->detokenize(m->instance, token, bytes, &n);
+	int err = kvmod_engine_detokenize(m->engine, token, bytes, &n);
 
 	if (err == KVMOD_ERANGE && n > sizeof(usual)) {
 		bytes = longer = malloc(n);
 		if (!longer)
 			return cli_error("out of memory for a token of %zu bytes", n);
-		err = m->ops->detokenize(m->instance, token, bytes, &n);
+		err = kvmod_engine_detokenize(m->engine, token, bytes, &n);
 	}
 	if (err)
 		err = cli_error_kvmod();

@@ -60,8 +60,8 @@ int cli_add_raw(const struct cli_model *m, const struct cli_text *text, bool fir
 		room = n;
 		if (grow(tokens, room))
 			return CLI_FAILED;
-		err = m->ops->tokenize(m->instance, text->bytes, text->n, flags,
-				       tokens->ids + tokens->n, &n);
+		err = kvmod_engine_tokenize(m->engine, text->bytes, text->n, flags,
+					    tokens->ids + tokens->n, &n);
 	} while (err == KVMOD_ERANGE && n > room);
 	if (err)
 		return cli_error_kvmod();
@@ -80,8 +80,8 @@ int cli_add_chat(const struct cli_model *m, const char *system, const char *user
 		room = n;
 		if (grow(tokens, room))
 			return CLI_FAILED;
-		err = m->ops->chat(m->instance, messages + skip, CLI_COUNT(messages) - skip,
-				   first, tokens->ids + tokens->n, &n);
+		err = kvmod_engine_chat(m->engine, messages + skip, CLI_COUNT(messages) - skip,
+					first, tokens->ids + tokens->n, &n);
 	} while (err == KVMOD_ERANGE && n > room);
 	if (err)
 		return cli_error_kvmod();

@@ -18,7 +18,7 @@ int kv_called(int32_t code, const char *call, const char *engine)
 			 (int)code);
 		code = KVMOD_EINVAL;
 	} else {
-		snprintf(words, sizeof(words), "%s", kvmod_strerror(code));
+		snprintf(words, sizeof(words), "%s() failed: %s", call, kvmod_strerror(code));
 	}
 	return *kvmod_error() ? code : add_words(code, words, engine);
 }

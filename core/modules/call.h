@@ -11,18 +11,20 @@
 
 /*
  * Calls ops->call(...). KVMOD_OK, or a KVMOD_E code and why in kvmod_error(): the
- * module's own words, or the name of the code where the module gave none. The caller
- * puts the module's name before them.
+ * module's own words, or the names of call and code where the module gave none. The
+ * caller puts the module's name before them.
  */
-#define KV_CALL(ops, call, ...) \
-	(kv_error_forget(), kv_called((ops)->call(__VA_ARGS__), #call, NULL))
+#define KV_CALL(ops, call, ...) KV_CALL_OF(NULL, ops, call, __VA_ARGS__)
 
 /*
  * The same for engines: users know their words without a prefix, so "engine NAME: "
  * goes before words of the core alone.
  */
-#define KV_CALL_ENGINE(ops, call, ...) \
-	(kv_error_forget(), kv_called((ops)->call(__VA_ARGS__), #call, (ops)->name))
+#define KV_CALL_ENGINE(ops, call, ...) KV_CALL_OF((ops)->name, ops, call, __VA_ARGS__)
+
+/* The same for a call in another table than the engine's own. engine: as of kv_called(). */
+#define KV_CALL_OF(engine, ops, call, ...) \
+	(kv_error_forget(), kv_called((ops)->call(__VA_ARGS__), #call, engine))
 
 /* Calls that cannot fail: what they say does not replace the reason of a failure. */
 #define KV_CALL_VOID(statement) do { \

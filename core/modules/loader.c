@@ -63,18 +63,23 @@ static void append(struct kvmod_ctx *ctx, struct kv_module *module)
 /* Calls init(); if it fails, takes back what it registered. */
 static int start(struct kvmod_ctx *ctx, struct kv_module *module)
 {
+	int32_t code;
+	bool spoke;
 	int err;
 
 	kv_host_fill(module);
 	module->in_init = true;
-	err = KV_CALL(&module->desc, init, &module->host);
+	kv_error_forget();
+	code = module->desc.init(&module->host);
 	module->in_init = false;
+	spoke = *kvmod_error() != '\0';
+	err = kv_called(code, "init", NULL);
 	if (err == KVMOD_OK) {
 		append(ctx, module);
 		return err;
 	}
 	kv_unregister(ctx, module);
-	return kv_fail_in(err, "init() failed");
+	return spoke ? kv_fail_in(err, "init() failed") : err;	/* the core's words name the call */
 }
 
 /* A descriptor of another minor may be shorter or longer. */

@@ -72,7 +72,7 @@ static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_
 		.policy = p, .request = of_engine, .plan = plan, .engine_flags = engine_flags,
 	};
 	struct kvmod_request r;
-	int err = kv_hand(&p->handed, of_engine, plan);
+	int err = kv_hand(&p->handed, &p->needs, of_engine, plan);
 
 	if (err)
 		return err;

@@ -21,6 +21,14 @@ static void stop(struct kvmod_engine *e)
 	KV_CALL_VOID(e->ops->close(e->instance));
 }
 
+static const struct kvmod_model *model_of(const struct kvmod_engine *e)
+{
+	const struct kvmod_model *model;
+
+	KV_CALL_VOID(model = e->ops->model(e->instance));
+	return model;
+}
+
 /* Opens or checks the engine, and validates its model. */
 static int start(struct kvmod_engine *e, bool check)
 {
@@ -32,7 +40,7 @@ static int start(struct kvmod_engine *e, bool check)
 		err = KV_CALL_ENGINE(e->ops, open, e->instance);
 	if (err != KVMOD_OK)
 		return err;
-	err = kv_model_check(e->ops->model(e->instance));
+	err = kv_model_check(model_of(e));
 	if (err == KVMOD_OK)
 		return err;
 	kv_fail_in(err, "engine %s", e->ops->name);
@@ -133,5 +141,43 @@ void *kvmod_engine_instance(const struct kvmod_engine *e)
 
 const struct kvmod_model *kvmod_engine_model(const struct kvmod_engine *e)
 {
-	return e->ops->model(e->instance);
+	return model_of(e);
+}
+
+/* --- text ------------------------------------------------------------------------ */
+
+/* After a success the engine has written what it counts: there must have been room for it. */
+static int check_count(const struct kvmod_engine *e, const char *call, size_t n, size_t room, int err)
+{
+	if (err != KVMOD_OK || n <= room)
+		return err;
+	return kv_fail(KVMOD_EINVAL, "engine %s: %s() answered %zu, expected at most %zu, the room",
+		       e->ops->name, call, n, room);
+}
+
+int kvmod_engine_tokenize(struct kvmod_engine *e, const char *text, size_t length, uint32_t flags,
+			  int32_t *tokens, size_t *n_tokens)
+{
+	size_t room = *n_tokens;
+	int err = KV_CALL_ENGINE(e->ops, tokenize, e->instance, text, length, flags, tokens, n_tokens);
+
+	return check_count(e, "tokenize", *n_tokens, room, err);
+}
+
+int kvmod_engine_detokenize(struct kvmod_engine *e, int32_t token, char *text, size_t *length)
+{
+	size_t room = *length;
+	int err = KV_CALL_ENGINE(e->ops, detokenize, e->instance, token, text, length);
+
+	return check_count(e, "detokenize", *length, room, err);
+}
+
+int kvmod_engine_chat(struct kvmod_engine *e, const struct kvmod_message *messages,
+		      size_t n_messages, uint32_t first, int32_t *tokens, size_t *n_tokens)
+{
+	size_t room = *n_tokens;
+	int err = KV_CALL_ENGINE(e->ops, chat, e->instance, messages, n_messages, first, tokens,
+				 n_tokens);
+
+	return check_count(e, "chat", *n_tokens, room, err);
 }

@@ -32,6 +32,28 @@ static void copy_segment(const struct kvmod_segment *of, struct kvmod_segment *t
 	kvmod_list_heads(list, heads, to->n_kv_heads);
 }
 
+/* A policy sees only what it asked for. */
+static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struct kvmod_head *heads)
+{
+	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
+		if (!(needs->what & KVMOD_NEED_K))
+			heads[g].k.data = NULL;
+		if (!(needs->what & KVMOD_NEED_V))
+			heads[g].v.data = NULL;
+	}
+	if (!kvmod_needs_rows(needs, 1)) {
+		s->q.data = NULL;
+		s->row_positions = NULL;
+		s->n_rows = 0;
+	}
+	if (!(needs->what & KVMOD_NEED_COLSUM))
+		s->colsum.data = NULL;
+	if (!(needs->what & KVMOD_NEED_WO_NORM))
+		s->wo_norm.data = NULL;
+	if (!(needs->what & KVMOD_NEED_Q_STATS))
+		s->q_mean.data = s->q_cov.data = NULL;
+}
+
 /* A copy of a keep: it points to the arrays of the core's plan and keeps everything. */
 static void hand_keep(const struct kvmod_keep *of, struct kvmod_keep *to)
 {
@@ -83,7 +105,8 @@ static int lay_out(struct kv_handed *h, const struct kvmod_request *r)
 	return KVMOD_OK;
 }
 
-int kv_hand(struct kv_handed *h, const struct kvmod_request *r, const struct kvmod_plan *plan)
+int kv_hand(struct kv_handed *h, const struct kvmod_needs *needs, const struct kvmod_request *r,
+	    const struct kvmod_plan *plan)
 {
 	int err = lay_out(h, r);
 	struct kvmod_head *heads = h->heads;
@@ -93,6 +116,7 @@ int kv_hand(struct kv_handed *h, const struct kvmod_request *r, const struct kvm
 	for (uint32_t i = 0; i < h->n; i++) {
 		copy_segment(kvmod_segment_at(r, i), &h->segments[i], heads,
 			     h->head_list + (heads - h->heads));
+		hide(needs, &h->segments[i], heads);
 		h->segment_list[i] = &h->segments[i];
 		heads += h->segments[i].n_kv_heads;
 		hand_keep(kvmod_keep_at(plan, i), &h->keeps[i]);
@@ -106,12 +130,14 @@ int kv_hand(struct kv_handed *h, const struct kvmod_request *r, const struct kvm
 	return KVMOD_OK;
 }
 
-struct kvmod_head *kv_hand_again(struct kv_handed *h, const struct kvmod_request *r, uint32_t i)
+struct kvmod_head *kv_hand_again(struct kv_handed *h, const struct kvmod_needs *needs,
+				 const struct kvmod_request *r, uint32_t i)
 {
 	const struct kvmod_head **list = (const struct kvmod_head **)(uintptr_t)h->segments[i].heads;
 	struct kvmod_head *heads = h->heads + (list - h->head_list);
 
 	copy_segment(kvmod_segment_at(r, i), &h->segments[i], heads, list);
+	hide(needs, &h->segments[i], heads);
 	return heads;
 }
 

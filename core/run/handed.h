@@ -27,12 +27,15 @@ struct kv_handed {
 	size_t room;
 };
 
-/* Copies a checked request and its plan. Spans, counts and indices are not copied. */
-int kv_hand(struct kv_handed *handed, const struct kvmod_request *request,
-	    const struct kvmod_plan *plan);
+/*
+ * Copies a checked request and its plan, without the rows and extras that the policy did
+ * not ask for. Spans, counts and indices are not copied.
+ */
+int kv_hand(struct kv_handed *handed, const struct kvmod_needs *needs,
+	    const struct kvmod_request *request, const struct kvmod_plan *plan);
 /* Copies segment i again, before the policy is asked; returns the copies of its heads. */
-struct kvmod_head *kv_hand_again(struct kv_handed *handed, const struct kvmod_request *request,
-				 uint32_t i);
+struct kvmod_head *kv_hand_again(struct kv_handed *handed, const struct kvmod_needs *needs,
+				 const struct kvmod_request *request, uint32_t i);
 void kv_handed_free(struct kv_handed *handed);
 
 /* KVMOD_EPLAN if the policy changed the list of keeps instead of filling them in. */

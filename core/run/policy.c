@@ -228,7 +228,7 @@ int kvmod_policy_open(struct kvmod_ctx *ctx, const char *name, const char *devic
 		return kv_fail(KVMOD_ENOMEM, "no memory for a policy");
 	p->ctx = ctx;
 	p->counters.size = sizeof(p->counters);
-	p->scratch.on_host = true;
+	p->scratch.on_host = p->staging.on_the_way.on_host = true;
 	note_environment(ctx);
 	err = open_at(p, name, device, model);
 	if (err)

@@ -15,9 +15,10 @@ struct kv_buffer {
 
 /* Copies of rows that lie on another device than the policy's. */
 struct kv_staging {
-	struct kvmod_device *from;	/* that other device; NULL: nothing was ever copied */
+	struct kvmod_device *from;	/* that other device, of the last copies; NULL: none yet */
 	struct kv_buffer copies;	/* on the policy's device: all segments */
 	struct kv_buffer packed;	/* on `from`: rows of one segment, without gaps */
+	struct kv_buffer on_the_way;	/* on the host: from one accelerator to another */
 	struct kv_buffer plain;		/* on the host: floats of rotated rows */
 	bool said;
 };

@@ -6,8 +6,6 @@
  */
 #include "core/run/decide.h"
 
-#include <string.h>
-
 #include "core/base/threads.h"
 #include "kernels/cpu/hadamard.h"
 #include "kernels/cpu/logits.h"
@@ -72,13 +70,10 @@ static void go_over(struct rotation *r, struct kvmod_policy *p)
 		struct kvmod_segment *s = &p->handed.segments[i];
 
 		for (uint32_t g = 0; g < s->n_kv_heads; g++, head++) {
-			if (p->needs.what & KVMOD_NEED_K)
-				look_at(r, &head->k, "K", s, head->n, 1);
-			if (p->needs.what & KVMOD_NEED_V)
-				look_at(r, &head->v, "V", s, head->n, 1);
+			look_at(r, &head->k, "K", s, head->n, 1);
+			look_at(r, &head->v, "V", s, head->n, 1);
 		}
-		if (kvmod_needs_rows(&p->needs, 1))
-			look_at(r, &s->q, "Q", s, s->n_rows, s->n_q_heads);
+		look_at(r, &s->q, "Q", s, s->n_rows, s->n_q_heads);
 	}
 }
 
@@ -105,7 +100,7 @@ int kv_unrotate(struct kvmod_policy *p)
 	go_over(&r, p);
 	if (r.n == 0)
 		return KVMOD_OK;
-	if (strcmp(kvmod_policy_device(p), "cpu") != 0)
+	if (!kv_device_is_host(p->device))
 		return kv_fail(KVMOD_ENOTSUP, "layer %u: %s is stored rotated, which a policy on %s cannot "
 			       "read: run the policy on the CPU", r.layer, r.what,
 			       kvmod_policy_device(p));

@@ -294,18 +294,28 @@ static double budget_of(const struct kvmod_sequence *q)
 }
 
 /*
+ * Without a policy nothing was cut, but which layers cache a window alone only the
+ * engine's request tells.
+ */
+static bool is_shown(const struct kvmod_session *s)
+{
+	return s->policy || (KVMOD_HAS(s->model, n_window_layers) && s->model->n_window_layers > 0);
+}
+
+/*
  * Records what the engine holds now, whatever was planned. An engine that cannot show
  * its cache is assumed to hold all of it.
  */
 static void note_left(struct kvmod_sequence *q)
 {
+	bool shown = is_shown(q->session);
 	int err = KVMOD_OK;
 	struct kvmod_request r;
 
 	q->left.seen = kvmod_sequence_length(q);
-	if (q->session->policy)
+	if (shown)
 		err = ask_engine(q, &r);
-	if (q->session->policy && err == KVMOD_OK)
+	if (shown && err == KVMOD_OK)
 		note_cached(q, &r);
 	else
 		note_whole(q);
@@ -364,6 +374,20 @@ static uint32_t rows_to_replay(uint64_t n, uint32_t wanted)
 	return wanted < n / 2 ? wanted : (uint32_t)(n / 2);
 }
 
+static int replay(const struct kvmod_sequence *q, const struct kvmod_request *r,
+		  const struct kvmod_plan *plan, uint32_t rows, double *loss)
+{
+	const char *engine = q->session->ops->name;
+	double answer = NAN;
+	int err = KV_CALL_OF(engine, r, replay, r, plan, rows, &answer);
+
+	if (err == KVMOD_OK && !isfinite(answer))
+		err = kv_fail(KVMOD_ENUMERIC, "engine %s: replay() answered %g, expected a finite number",
+			      engine, answer);
+	*loss = err == KVMOD_OK ? answer : NAN;
+	return err;
+}
+
 /* The loss only informs the user: a failure to measure it stops nothing. */
 static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
 			 const struct kvmod_plan *plan, uint32_t rows, double *loss)
@@ -372,14 +396,9 @@ static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r
 	if (rows == 0 || !r->replay)
 		return;
 	*loss = 0;		/* if nothing is cut, there is nothing to measure */
-	if (!plan_cuts(r, plan))
-		return;
-	kv_error_forget();
-	if (kv_called(r->replay(r, plan, rows, loss), "replay", q->session->ops->name) == KVMOD_OK)
-		return;
-	*loss = NAN;
-	kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
-	       "cannot measure the plan's loss: %s", kvmod_error());
+	if (plan_cuts(r, plan) && replay(q, r, plan, rows, loss) != KVMOD_OK)
+		kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
+		       "cannot measure the plan's loss: %s", kvmod_error());
 }
 
 static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,

@@ -2,7 +2,8 @@
 /*
  * Staging: copies rows that a policy asked for, but that lie on another device, to the
  * policy's device. Rows with gaps between them are first packed on their own device, so
- * that the gaps are not copied.
+ * that the gaps are not copied. From one accelerator to another they
+ * go by way of the host.
  */
 #include "core/modules/call.h"
 #include "core/run/policy.h"
@@ -27,6 +28,7 @@ struct stager {
 
 	/* NULL in the first pass, which only finds the sizes. */
 	char *copies, *packed;
+	char *on_host;			/* the rows on the host, between two accelerators; NULL otherwise */
 	uint64_t used, begin;		/* bytes of copies; where the current segment begins */
 	uint64_t most_packed;
 	uint32_t n_pieces, most_pieces;	/* of a segment */
@@ -139,31 +141,9 @@ static void add_matrices(struct stager *st, struct kvmod_view *view, const struc
 			  row, from.stride);
 }
 
-/* Hides the views that the policy did not ask for. */
-static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struct kvmod_head *heads)
-{
-	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
-		if (!(needs->what & KVMOD_NEED_K))
-			heads[g].k.data = NULL;
-		if (!(needs->what & KVMOD_NEED_V))
-			heads[g].v.data = NULL;
-	}
-	if (!kvmod_needs_rows(needs, 1)) {
-		s->q.data = NULL;
-		s->n_rows = 0;
-	}
-	if (!(needs->what & KVMOD_NEED_COLSUM))
-		s->colsum.data = NULL;
-	if (!(needs->what & KVMOD_NEED_WO_NORM))
-		s->wo_norm.data = NULL;
-	if (!(needs->what & KVMOD_NEED_Q_STATS))
-		s->q_mean.data = s->q_cov.data = NULL;
-}
-
 /* Points the views of the segment to the copies, and lists the pieces to copy. */
 static void add_segment(struct stager *st, struct kvmod_segment *s, struct kvmod_head *heads)
 {
-	hide(&st->p->needs, s, heads);
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 		if (heads[g].k.data)
 			add_rows(st, &heads[g].k, heads[g].n, s->head_dim);
@@ -211,18 +191,23 @@ static int pack(struct stager *st)
 	return err ? kv_device_failed(from, err) : err;
 }
 
+static int fill_copies(const struct stager *st, uint64_t at, const char *src, uint64_t bytes)
+{
+	struct kvmod_device *to = st->p->device;
+	int err = KV_CALL(to->ops, from_host, to->instance, st->to_stream, st->copies + at, src, bytes);
+
+	return err ? kv_device_failed(to, err) : err;
+}
+
 static int copy(const struct stager *st, uint64_t at, const char *src, uint64_t bytes)
 {
-	struct kvmod_device *from = st->p->staging.from, *to = st->p->device;
+	struct kvmod_device *from = st->p->staging.from;
 	int err;
 
-	if (kv_device_is_host(to)) {
-		err = KV_CALL(from->ops, to_host, from->instance, st->from_stream, st->copies + at, src,
-			      bytes);
-		return err ? kv_device_failed(from, err) : err;
-	}
-	err = KV_CALL(to->ops, from_host, to->instance, st->to_stream, st->copies + at, src, bytes);
-	return err ? kv_device_failed(to, err) : err;
+	if (!st->on_host)
+		return fill_copies(st, at, src, bytes);
+	err = KV_CALL(from->ops, to_host, from->instance, st->from_stream, st->on_host + at, src, bytes);
+	return err ? kv_device_failed(from, err) : err;
 }
 
 /* Pieces that are adjacent both in the source and in the copies are copied as one. */
@@ -263,7 +248,7 @@ static int go_over(struct stager *st)
 
 		if (!is_elsewhere(st->p, st->r, i))
 			continue;
-		heads = kv_hand_again(&st->p->handed, st->r, i);
+		heads = kv_hand_again(&st->p->handed, &st->p->needs, st->r, i);
 		st->begin = st->used;
 		st->n_pieces = 0;
 		st->gaps = false;
@@ -280,6 +265,23 @@ static int go_over(struct stager *st)
 	return err;
 }
 
+/* Where what leaves `from` arrives: the copies themselves, or memory on its way to them. */
+static int make_room_on_host(struct stager *st)
+{
+	struct kvmod_policy *p = st->p;
+	int err;
+
+	if (kv_device_is_host(p->staging.from))
+		return KVMOD_OK;
+	if (kv_device_is_host(p->device)) {
+		st->on_host = st->copies;
+		return KVMOD_OK;
+	}
+	err = kv_buffer_reserve(p->device, &p->staging.on_the_way, st->used);
+	st->on_host = p->staging.on_the_way.memory;
+	return err;
+}
+
 static int make_room(struct stager *st)
 {
 	struct kv_staging *staging = &st->p->staging;
@@ -293,6 +295,9 @@ static int make_room(struct stager *st)
 		return err;
 	st->copies = staging->copies.memory;
 	st->packed = staging->packed.memory;
+	err = make_room_on_host(st);
+	if (err)
+		return err;
 	st->pieces = calloc(n, sizeof(*st->pieces) + sizeof(*st->gathers) + sizeof(*st->spans));
 	if (!st->pieces)
 		return kv_fail(KVMOD_ENOMEM, "no memory for a list of %zu copies", n);
@@ -302,7 +307,8 @@ static int make_room(struct stager *st)
 }
 
 /* The name comes from the caller and may be wrong. */
-static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
+static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer,
+		      struct kvmod_device **device)
 {
 	struct kv_provider *provider;
 	int err = kv_provider_get(p->ctx, KV_DEVICE, name, NULL, &provider);
@@ -312,37 +318,62 @@ static int open_named(struct kvmod_policy *p, const char *name, uint32_t layer)
 			       name);
 	if (err)
 		return err;
-	err = kvmod_device_open(p->ctx, name, &p->staging.from);
+	err = kvmod_device_open(p->ctx, name, device);
 	kv_provider_put(p->ctx, provider);
 	return err;
 }
 
-/* All segments to copy must be on one device, which stays open as long as the policy. */
-static int open_one(struct kvmod_policy *p, const char *name, uint32_t layer)
+static void close_from(struct kv_staging *s)
 {
-	struct kv_staging *s = &p->staging;
-
 	if (!s->from)
-		return open_named(p, name, layer);
-	if (!kv_name_eq(kvmod_device_ops(s->from)->name, name))
-		return kv_fail(KVMOD_ENOTSUP, "layer %u is on %s, but other layers are on %s", layer, name,
-			       kvmod_device_ops(s->from)->name);
+		return;
+	kv_buffer_free(s->from, &s->packed);
+	kvmod_device_close(s->from);
+	s->from = NULL;
+}
+
+/* The first segment to copy. All others to copy must be on its device. */
+static int find_first(const struct stager *st, const struct kvmod_segment **first)
+{
+	const struct kvmod_segment *s;
+	uint32_t i = 0;
+
+	while (!is_elsewhere(st->p, st->r, i))	/* one is: else there was nothing to copy */
+		i++;
+	*first = kvmod_segment_at(st->r, i);
+	for (i++; i < st->r->n_segments; i++) {
+		s = kvmod_segment_at(st->r, i);
+		if (!is_elsewhere(st->p, st->r, i) ||
+		    kv_name_eq(device_of(st->r, s), device_of(st->r, *first)))
+			continue;
+		return kv_fail(KVMOD_ENOTSUP, "layer %u is on %s, but layer %u on %s: expected one "
+			       "device besides %s, where the policy runs", s->layer, device_of(st->r, s),
+			       (*first)->layer, device_of(st->r, *first), kvmod_policy_device(st->p));
+	}
 	return KVMOD_OK;
 }
 
+/* The device stays open with the policy, until a request comes from another one. */
 static int open_from(struct stager *st)
 {
+	struct kv_staging *s = &st->p->staging;
+	const struct kvmod_segment *first;
+	struct kvmod_device *from;
 	const char *name;
-	int err = KVMOD_OK;
+	int err = find_first(st, &first);
 
-	for (uint32_t i = 0; i < st->r->n_segments && err == KVMOD_OK; i++) {
-		name = device_of(st->r, kvmod_segment_at(st->r, i));
-		if (is_elsewhere(st->p, st->r, i))
-			err = open_one(st->p, name, kvmod_segment_at(st->r, i)->layer);
+	if (err)
+		return err;
+	name = device_of(st->r, first);
+	if (!s->from || !kv_name_eq(kvmod_device_ops(s->from)->name, name)) {
+		err = open_named(st->p, name, first->layer, &from);
+		if (err)
+			return err;
+		close_from(s);
+		s->from = from;
 	}
-	if (err == KVMOD_OK)
-		st->from_stream = stream_on(st->r, kvmod_device_ops(st->p->staging.from)->name);
-	return err;
+	st->from_stream = stream_on(st->r, name);
+	return KVMOD_OK;
 }
 
 static int copy_all(struct stager *st)
@@ -353,7 +384,10 @@ static int copy_all(struct stager *st)
 		err = go_over(st);
 	free(st->pieces);
 	/* Queued work must end before its memory is reused. */
-	return kv_device_wait(st->p->staging.from, st->from_stream, err);
+	err = kv_device_wait(st->p->staging.from, st->from_stream, err);
+	if (err == KVMOD_OK && st->on_host && st->on_host != st->copies)
+		err = fill_copies(st, 0, st->on_host, st->used);
+	return err;
 }
 
 /* --- the log line, once --------------------------------------------------------------- */
@@ -428,8 +462,6 @@ void kv_staging_free(struct kvmod_policy *p)
 
 	kv_buffer_free(p->device, &s->copies);
 	kv_buffer_free(p->device, &s->plain);
-	if (!s->from)
-		return;
-	kv_buffer_free(s->from, &s->packed);
-	kvmod_device_close(s->from);
+	kv_buffer_free(p->device, &s->on_the_way);
+	close_from(s);
 }

@@ -64,6 +64,8 @@ for timing in none short no_call; do
 		says 1 'kvmod: the device cuda has no clock to measure with'
 	done
 done
+bench gather --lengths 50 --json -o 'device cuda.timing=mute'
+says 1 'kvmod: device cuda: elapsed() failed: KVMOD_EDEVICE'
 bench decision $small -o 'device cuda.timing=no_read'
 says 1 'kvmod: the device cuda has no plain read to measure against'
 bench gather --layers 2 --kv-heads 3 --head-dim 64 --lengths 50 -o 'device cuda.timing=no_read' --json

@@ -19,7 +19,7 @@
 /* Tokens above the bytes, one after the other. */
 enum { BOS = 256, END, USER, ASSISTANT, SYSTEM, VOCAB };
 
-enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY, BROKEN_TEXT };
+enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY, BROKEN_TEXT, BROKEN_CHAT };
 
 struct fake {
 	struct kvmod_instance instance;

@@ -110,6 +110,8 @@ int32_t fake_chat(void *self, const struct kvmod_message *messages, size_t n_mes
 {
 	struct writer w = { tokens, *n_tokens, 0 };
 
+	if (((struct fake *)self)->broken == BROKEN_CHAT)
+		return KVMOD_EIO;
 	fake_take_time(self);
 	put(&w, first ? BOS : END);
 	for (size_t i = 0; i < n_messages; i++) {

@@ -91,7 +91,7 @@ abi          2.0
 
 [engine fake]
   PARAMETER        TYPE    DEFAULT      RANGE            HELP
-  broken           choice  nothing      nothing|request|apply|text which call fails
+  broken           choice  nothing      nothing|request|apply|text|chat which call fails
   context          int     4096         1..1048576       longest sequence, in tokens
   context_override bool    no           -                let decoding go past the context
   delay            int     0            0..10000         milliseconds that a text takes, or a chunk of tokens

@@ -113,9 +113,11 @@ for n in 1023 1024 1025 5000; do
 		printf "%0${n}d\n" 0 | tr 0 b
 	} | out
 done
-# An engine that fails without a message.
-kvmod run -o 'engine fake.broken=text' ab
-exits 1
-tail -n 1 "$tmp/err" >"$tmp/last"
-[ "$(cat "$tmp/last")" = 'kvmod: the call failed and gave no reason' ] || fail "said: $(cat "$tmp/last")"
+# An engine that fails and does not say why.
+for broken in text:detokenize chat:chat; do
+	kvmod run -o "engine fake.broken=${broken%:*}" ab
+	exits 1
+	last=$(tail -n 1 "$tmp/err")
+	[ "$last" = "kvmod: engine fake: ${broken#*:}() failed: KVMOD_EIO" ] || fail "said: $last"
+done
 finish

@@ -52,6 +52,11 @@ void kvmod_set_log_level(struct kvmod_ctx *ctx, uint32_t level);
 
 /* The reason of this thread's last failure; "" if no call has failed. Never NULL. */
 const char *kvmod_error(void);
+/*
+ * Makes that "". A program does this before it makes a call of an ops table itself: a
+ * module that then fails without a word does not get the reason of an earlier failure.
+ */
+void kvmod_error_forget(void);
 /* "KVMOD_EPLAN" and the like; never NULL. */
 const char *kvmod_strerror(int code);
 /* "0.2.0" */
@@ -156,7 +161,8 @@ const char *kvmod_modinfo_path(const struct kvmod_modinfo *info);
 /*
  * The value of the i-th string with that key, or NULL after the last one: "name",
  * "version", "license", "author", "description", "abi", "policy", "engine",
- * "device", "param" (see KVMOD_PARAMS), "on" (KVMOD_RUNS_ON), "built_for".
+ * "device", "param" (see KVMOD_PARAMS), "on" (KVMOD_RUNS_ON), "uses" (KVMOD_USES),
+ * "built_for".
  */
 const char *kvmod_modinfo_get(const struct kvmod_modinfo *info, const char *key, unsigned i);
 
@@ -281,6 +287,17 @@ void kvmod_engine_close(struct kvmod_engine *engine);
 const struct kvmod_engine_ops *kvmod_engine_ops(const struct kvmod_engine *engine);
 void *kvmod_engine_instance(const struct kvmod_engine *engine);
 const struct kvmod_model *kvmod_engine_model(const struct kvmod_engine *engine);
+/*
+ * The engine's tokenize(), detokenize() and chat(), with its answer checked: a failure has
+ * words, and after 0 *n_tokens, or *length, is no more than the room that it was on entry.
+ * KVMOD_ERANGE, with the count, if the room was too small.
+ */
+int kvmod_engine_tokenize(struct kvmod_engine *engine, const char *text, size_t length,
+			  uint32_t flags, int32_t *tokens, size_t *n_tokens);
+int kvmod_engine_detokenize(struct kvmod_engine *engine, int32_t token, char *text,
+			    size_t *length);
+int kvmod_engine_chat(struct kvmod_engine *engine, const struct kvmod_message *messages,
+		      size_t n_messages, uint32_t first, int32_t *tokens, size_t *n_tokens);
 
 /*
  * policy NULL: nothing is ever cut. Both must outlive the session. KVMOD_ENOTSUP for a

@@ -22,7 +22,10 @@
 extern "C" {
 #endif
 
-/* What a request must contain for the policy: bits of kvmod_needs.what. */
+/*
+ * What a request must contain for the policy: bits of kvmod_needs.what. The policy gets
+ * nothing else.
+ */
 #define KVMOD_NEED_K		(1u << 0)
 #define KVMOD_NEED_V		(1u << 1)
 #define KVMOD_NEED_COLSUM	(1u << 2)	/* column sums of attention */
