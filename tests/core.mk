@@ -82,6 +82,18 @@ tests_test_request_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_request_LDFLAGS = $(UNIT_LINK)
 tests_test_request_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_request_counts
+tests_test_request_counts_SOURCES = tests/test_request_counts.c
+tests_test_request_counts_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_request_counts_LDFLAGS = $(UNIT_LINK)
+tests_test_request_counts_LDADD = libbuiltin_snapkv.la $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_answers
+tests_test_answers_SOURCES = tests/test_answers.c
+tests_test_answers_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_answers_LDFLAGS = $(UNIT_LINK)
+tests_test_answers_LDADD = libbuiltin_fake.la $(FIXTURE_LIBS)
+
 UNIT_TESTS += tests/test_names
 tests_test_names_SOURCES = tests/test_names.c
 tests_test_names_CPPFLAGS = $(TEST_CPPFLAGS)

@@ -142,7 +142,7 @@ struct kvmod_plan *test_plan(struct kvmod_seq *seq, struct kvmod_request *reques
 
 	*request = (struct kvmod_request){ .size = sizeof(*request), .phase = KVMOD_PREFILL };
 	ck_assert(!gg_request(seq->engine, seq, request));
-	ck_assert(!kvmod_plan_new(request, &plan));
+	ck_assert_msg(!kvmod_plan_new(request, &plan), "%s", kvmod_error());
 	return plan;
 }
 

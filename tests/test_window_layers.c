@@ -205,8 +205,8 @@ START_TEST(all_layers_are_all_that_are_named)
 	r.n_segments--;
 	ck_assert_int_eq(kvmod_plan_new(&r, &plan), 0);
 	ck_assert_int_eq(kvmod_decide(policy, &r, plan), KVMOD_EINVAL);
-	ck_assert_str_eq(kvmod_error(), "policy half: 2 segments, but the policy decides over all 3 layers "
-			 "at once");
+	ck_assert_str_eq(kvmod_error(), "policy half: sequence 0 has 2 segments, but the policy decides over "
+			 "all 3 layers at once");
 	kvmod_plan_free(plan);
 }
 END_TEST

@@ -26,6 +26,9 @@ static uint64_t nanoseconds(void)
 /* Does the plan fit this request? The request's lengths determine the room of its arrays. */
 static int check_plan(const struct kvmod_request *r, const struct kvmod_plan *plan)
 {
+	if (!KVMOD_HAS(plan, keeps))
+		return kv_fail(KVMOD_EINVAL, "the plan has size %u, expected at least %zu", plan->size,
+			       sizeof(*plan));
 	if (plan->n_keeps != r->n_segments)
 		return kv_fail(KVMOD_EINVAL, "the plan has %u segments, but the request has %u",
 			       plan->n_keeps, r->n_segments);
@@ -63,9 +66,11 @@ static int ask(struct kvmod_policy *p, struct kv_relay *relay)
 }
 
 static int stage_and_ask(struct kvmod_policy *p, const struct kvmod_request *of_engine,
-			 struct kvmod_plan *plan)
+			 struct kvmod_plan *plan, uint32_t engine_flags)
 {
-	struct kv_relay relay = { .policy = p, .request = of_engine, .plan = plan };
+	struct kv_relay relay = {
+		.policy = p, .request = of_engine, .plan = plan, .engine_flags = engine_flags,
+	};
 	struct kvmod_request r;
 	int err = kv_hand(&p->handed, &p->needs, of_engine, plan);
 
@@ -98,8 +103,8 @@ static int take_request(const struct kvmod_request *request, struct kvmod_reques
 	return KVMOD_OK;
 }
 
-int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
-		 struct kvmod_plan *plan)
+int kv_decide(struct kvmod_policy *p, const struct kvmod_request *request,
+	      struct kvmod_plan *plan, uint32_t engine_flags)
 {
 	struct kvmod_request r;
 	int err = take_request(request, &r);
@@ -110,9 +115,16 @@ int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
 	if (err == KVMOD_OK)
 		err = kv_request_serves(&r, &p->needs);
 	if (err == KVMOD_OK)
-		err = stage_and_ask(p, &r, plan);
+		err = stage_and_ask(p, &r, plan, engine_flags);
 	if (err != KVMOD_OK)
 		return kv_refuse(p, plan, err);
 	kv_settle(p, &r, plan);
 	return KVMOD_OK;
+}
+
+/* A host without a session knows by itself which types it can store. */
+int kvmod_decide(struct kvmod_policy *p, const struct kvmod_request *request,
+		 struct kvmod_plan *plan)
+{
+	return kv_decide(p, request, plan, KVMOD_ENGINE_STORES);
 }

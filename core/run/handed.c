@@ -27,6 +27,8 @@ static void copy_segment(const struct kvmod_segment *of, struct kvmod_segment *t
 	to->size = sizeof(*to);
 	to->heads = list;
 	to->device = NULL;
+	if (to->logical == 0)	/* left out; who reads rows counts from it */
+		to->logical = kvmod_tokens_seen(of);
 	kvmod_list_heads(list, heads, to->n_kv_heads);
 }
 

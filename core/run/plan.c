@@ -10,6 +10,7 @@
 #include "kernels/cpu/gather.h"
 
 #define MAX_SPANS 1024u
+#define MAX_INDICES ((uint64_t)1 << 45)	/* of all segments: more than an address space holds */
 
 /*
  * A plan and its arrays, all in one allocation. The indices are the largest part and come
@@ -34,21 +35,24 @@ static uint32_t spans_of(const struct kvmod_segment *s)
 	return n < 2 ? 2 : n < MAX_SPANS ? n : MAX_SPANS;
 }
 
-static struct plan_sizes sizes_of(const struct kvmod_request *request)
+/* Sums of checked lengths do not overflow where none is larger than MAX_INDICES. */
+static int find_sizes(const struct kvmod_request *request, struct plan_sizes *sizes)
 {
-	struct plan_sizes sizes = { .bytes = sizeof(struct block) };
-
+	*sizes = (struct plan_sizes){ .bytes = sizeof(struct block) };
 	for (uint32_t i = 0; i < request->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(request, i);
 
-		sizes.spans += spans_of(s);
-		sizes.counts += s->n_kv_heads;
-		sizes.indices += (size_t)s->n_kv_heads * kvmod_longest_head(s);
+		sizes->spans += spans_of(s);
+		sizes->counts += s->n_kv_heads;
+		sizes->indices += (size_t)s->n_kv_heads * kvmod_longest_head(s);
+		if (sizes->indices > MAX_INDICES)
+			return kv_fail(KVMOD_ENOMEM, "no memory for a plan of more than %llu positions",
+				       (unsigned long long)MAX_INDICES);
 	}
-	sizes.bytes += request->n_segments * (sizeof(struct kvmod_keep *) + sizeof(struct kvmod_keep)) +
-		       sizes.spans * sizeof(struct kvmod_span) +
-		       (sizes.counts + sizes.indices) * sizeof(uint32_t);
-	return sizes;
+	sizes->bytes += request->n_segments * (sizeof(struct kvmod_keep *) + sizeof(struct kvmod_keep)) +
+		       sizes->spans * sizeof(struct kvmod_span) +
+		       (sizes->counts + sizes->indices) * sizeof(uint32_t);
+	return KVMOD_OK;
 }
 
 static struct block *block_of(struct kvmod_plan *plan)
@@ -96,9 +100,10 @@ int kvmod_plan_renew(const struct kvmod_request *request, struct kvmod_plan **pl
 	struct plan_sizes sizes;
 	size_t room;
 
+	if (err == KVMOD_OK)
+		err = find_sizes(request, &sizes);
 	if (err)
 		return err;
-	sizes = sizes_of(request);
 	room = sizes.bytes + (b ? sizes.bytes / 8 : 0);
 	if (!b || b->room < sizes.bytes) {
 		b = malloc(room);

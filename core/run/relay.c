@@ -66,12 +66,15 @@ static int copy_keep(const struct kv_relay *relay, const struct kvmod_plan *plan
 static int check_keep(const struct kv_relay *relay, const struct kvmod_plan *plan,
 		      const struct kvmod_plan *trial, uint32_t i)
 {
+	struct kvmod_keep *keep = kvmod_keep_at(trial, i);
 	int err = copy_keep(relay, plan, i);
 
-	if (err == KVMOD_OK && kvmod_keep_at(trial, i)->status != KVMOD_OK)
-		kvmod_keep_at(trial, i)->kind = KVMOD_KEEP_ALL;	/* such a segment stays whole */
+	if (err == KVMOD_OK && keep->status != KVMOD_OK)
+		kv_leave_whole(keep, keep->status);
 	else if (err == KVMOD_OK)
 		err = kvmod_plan_check(relay->request, trial, i, relay->policy->ops->flags);
+	if (!(relay->engine_flags & KVMOD_ENGINE_STORES))	/* as in the plan that it applies */
+		keep->k_store = keep->v_store = KVMOD_STORE_SAME;
 	if (err == KVMOD_OK)
 		return err;
 	return kv_fail_in(err, "replay: layer %u", kvmod_segment_at(relay->request, i)->layer);
@@ -112,10 +115,14 @@ static int32_t relay_replay(const struct kvmod_request *handed, const struct kvm
 {
 	const struct kv_relay *relay;
 	struct kvmod_plan trial;
+	struct kv_error before;
 	double answer = NAN;
 	int err = find_relay(&relay, "replay");
 
 	(void)handed;
+	kv_error_save(&before);
+	if (err == KVMOD_OK && !relay->request->replay)	/* the call is one of another request */
+		err = kv_fail(KVMOD_ENOTSUP, "replay: this engine has none");
 	if (err == KVMOD_OK && !loss)
 		err = kv_fail(KVMOD_EINVAL, "replay: loss is NULL, expected room for the answer");
 	if (err == KVMOD_OK)	/* work that the policy queued may still write to the plan */
@@ -126,9 +133,11 @@ static int32_t relay_replay(const struct kvmod_request *handed, const struct kvm
 		err = KV_CALL(relay->request, replay, relay->request, &trial, rows, &answer);
 	if (err == KVMOD_OK && !isfinite(answer))
 		err = kv_fail(KVMOD_ENUMERIC, "replay: the engine's answer is %g", answer);
-	if (err == KVMOD_OK)
-		*loss = answer;
-	return err;
+	if (err != KVMOD_OK)
+		return err;
+	kv_error_restore(&before);
+	*loss = answer;
+	return KVMOD_OK;
 }
 
 /* --- reread ------------------------------------------------------------------------- */
@@ -167,11 +176,15 @@ static int32_t relay_reread(const struct kvmod_request *handed, uint64_t begin, 
 {
 	const struct kv_relay *relay;
 	int err = find_relay(&relay, "reread");
+	struct kv_error before;
 	uint64_t seen;
 
 	(void)handed;
 	if (err != KVMOD_OK)
 		return err;
+	if (!relay->request->reread)
+		return kv_fail(KVMOD_ENOTSUP, "reread: this engine has none");
+	kv_error_save(&before);
 	seen = fewest_tokens(relay->request);
 	if (begin >= end || end > seen)
 		return kv_fail(KVMOD_EINVAL, "reread: positions %llu..%llu, expected a part of 0..%llu",
@@ -180,9 +193,12 @@ static int32_t relay_reread(const struct kvmod_request *handed, uint64_t begin, 
 	if (!out)
 		return kv_fail(KVMOD_EINVAL, "reread: out is NULL, expected room for the answer");
 	err = KV_CALL(relay->request, reread, relay->request, begin, end, out);
-	return err == KVMOD_OK ? check_weights(relay->request, end - begin, out) : err;
+	if (err == KVMOD_OK)
+		err = check_weights(relay->request, end - begin, out);
+	if (err == KVMOD_OK)
+		kv_error_restore(&before);
+	return err;
 }
-
 
 void kv_relay_offer(struct kvmod_request *handed)
 {

@@ -9,6 +9,7 @@ struct kv_relay {
 	struct kvmod_policy *policy;
 	const struct kvmod_request *request;	/* as the engine made it */
 	const struct kvmod_plan *plan;		/* the core's own */
+	uint32_t engine_flags;			/* KVMOD_ENGINE_... */
 	void *stream;				/* on which the policy works */
 	const struct kv_relay *before;
 };

@@ -7,6 +7,7 @@
 #include "core/run/request.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #define MAX_SEGMENTS	(1u << 20)
 #define MAX_LAYERS	(1u << 16)
@@ -67,6 +68,28 @@ static int check_view(const struct kvmod_view *v, const char *what, uint32_t lay
 	return err ? err : check_stride(v->head_stride, n_heads, bytes, what, "head_stride", layer);
 }
 
+/* [n_q_heads][n_rows][n] of f32: heads lie apart from each other, rows within a head too. */
+static int check_extra(const struct kvmod_segment *s, const struct kvmod_view *v, const char *what,
+		       uint64_t n_rows, uint64_t n)
+{
+	uint64_t row = n * sizeof(float);
+	int err;
+
+	if (!v->data)
+		return KVMOD_OK;
+	if (v->type != KVMOD_F32)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has the element type %u, expected %u (f32)",
+			       s->layer, what, v->type, KVMOD_F32);
+	if (v->rotation)
+		return kv_fail(KVMOD_EINVAL, "layer %u: %s has a rotation of %u, expected 0", s->layer,
+			       what, v->rotation);
+	err = check_stride(v->stride, n_rows, row, what, "stride", s->layer);
+	if (err)
+		return err;
+	return check_stride(v->head_stride, s->n_q_heads, (n_rows - 1) * magnitude(v->stride) + row,
+			    what, "head_stride", s->layer);
+}
+
 /* --- positions -------------------------------------------------------------------- */
 
 /* Checks first and last of n ascending positions below `end`. NULL stands for the default ones. */
@@ -91,15 +114,12 @@ static int check_positions(const int32_t *positions, uint32_t n, uint64_t end, c
 static int check_head(const struct kvmod_segment *s, uint32_t g)
 {
 	const struct kvmod_head *head = kvmod_head_at(s, g);
-	int err;
 
 	if (!head)
 		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is NULL", s->layer, g);
 	if (!KVMOD_HAS(head, turn))
 		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has size %u, expected at least %zu",
 			       s->layer, g, head->size, LEAST(struct kvmod_head, turn));
-	if (head->n == 0)
-		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is empty", s->layer, g);
 	if (head->n > MAX_POSITIONS)
 		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u caches %u positions, expected at most %u",
 			       s->layer, g, head->n, MAX_POSITIONS);
@@ -109,17 +129,23 @@ static int check_head(const struct kvmod_segment *s, uint32_t g)
 	if (head->n_turned > head->n)
 		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u has %u turned rows of %u", s->layer, g,
 			       head->n_turned, head->n);
-	err = check_view(&head->k, "K", s->layer, head->n, 1, s->head_dim);
+	return KVMOD_OK;
+}
+
+static int check_rows(const struct kvmod_segment *s, uint32_t g, uint64_t seen)
+{
+	const struct kvmod_head *head = kvmod_head_at(s, g);
+	int err = check_view(&head->k, "K", s->layer, head->n, 1, s->head_dim);
+
 	if (err == KVMOD_OK)
 		err = check_view(&head->v, "V", s->layer, head->n, 1, s->head_dim);
-	if (err == KVMOD_OK && s->logical > 0)
-		err = check_positions(head->positions, head->n, s->logical, "K", s->layer);
+	if (err == KVMOD_OK)
+		err = check_positions(head->positions, head->n, seen, "K", s->layer);
 	return err;
 }
 
-static int check_queries(const struct kvmod_segment *s)
+static int check_queries(const struct kvmod_segment *s, uint64_t seen)
 {
-	uint64_t seen = kvmod_tokens_seen(s);
 	int err;
 
 	if (s->n_rows > seen)
@@ -129,6 +155,20 @@ static int check_queries(const struct kvmod_segment *s)
 	if (err == KVMOD_OK)
 		err = check_positions(s->row_positions, s->n_rows, seen, "Q", s->layer);
 	return err;
+}
+
+static int check_extras(const struct kvmod_segment *s)
+{
+	uint64_t dim = s->head_dim;
+	int err = KVMOD_OK;
+
+	if (s->colsum.data)
+		err = check_extra(s, &s->colsum, "colsum", 1, kvmod_longest_head(s));
+	if (err == KVMOD_OK && s->wo_norm.data)
+		err = check_extra(s, &s->wo_norm, "wo_norm", 1, kvmod_longest_head(s));
+	if (err == KVMOD_OK)
+		err = check_extra(s, &s->q_mean, "q_mean", 1, dim);
+	return err == KVMOD_OK ? check_extra(s, &s->q_cov, "q_cov", dim, dim) : err;
 }
 
 static int check_numbers(const struct kvmod_segment *s)
@@ -165,6 +205,9 @@ static int check_shape(const struct kvmod_request *r, const struct kvmod_segment
 	if (s->head_dim == 0 || s->head_dim > MAX_HEAD_DIM)
 		return kv_fail(KVMOD_EINVAL, "segment %u has a head_dim of %u, expected 1 to %u",
 			       i, s->head_dim, MAX_HEAD_DIM);
+	if (s->logical > MAX_POSITIONS)
+		return kv_fail(KVMOD_EINVAL, "segment %u is of a sequence of %llu tokens, expected at most %u",
+			       i, (unsigned long long)s->logical, MAX_POSITIONS);
 	if (!s->heads)
 		return kv_fail(KVMOD_EINVAL, "segment %u has no heads", i);
 	return KVMOD_OK;
@@ -174,52 +217,163 @@ static int check_segment(const struct kvmod_request *r, uint32_t i)
 {
 	const struct kvmod_segment *s = kvmod_segment_at(r, i);
 	int err = check_shape(r, s, i);
+	uint64_t seen;
 
 	if (err == KVMOD_OK)
 		err = check_numbers(s);
 	/* Nothing of a segment without a shape is read: it may be NULL. */
 	for (uint32_t g = 0; err == KVMOD_OK && g < s->n_kv_heads; g++)
 		err = check_head(s, g);
-	return err == KVMOD_OK ? check_queries(s) : err;
+	if (err)
+		return err;
+	seen = kvmod_tokens_seen(s);
+	for (uint32_t g = 0; err == KVMOD_OK && g < s->n_kv_heads; g++)
+		err = check_rows(s, g, seen);
+	if (err == KVMOD_OK)
+		err = check_queries(s, seen);
+	return err == KVMOD_OK ? check_extras(s) : err;
+}
+
+/* --- sequences --------------------------------------------------------------------- */
+
+/* A segment, for sorting: by sequence, then by layer. */
+struct place {
+	uint64_t sequence;
+	uint32_t layer, i;
+};
+
+static bool is_before(const struct kvmod_segment *a, const struct kvmod_segment *b)
+{
+	return a->sequence < b->sequence || (a->sequence == b->sequence && a->layer < b->layer);
+}
+
+/* Sequence by sequence, each with its layers in order: no segment comes twice. */
+static bool is_by_sequence(const struct kvmod_request *r)
+{
+	for (uint32_t i = 1; i < r->n_segments; i++)
+		if (!is_before(kvmod_segment_at(r, i - 1), kvmod_segment_at(r, i)))
+			return false;
+	return true;
+}
+
+/* Layer by layer, each with the same sequences in order: the number of these; 0 otherwise. */
+static uint32_t sequences_of_layers(const struct kvmod_request *r)
+{
+	const struct kvmod_segment *first = kvmod_segment_at(r, 0);
+	uint32_t n = 1;
+
+	for (; n < r->n_segments && kvmod_segment_at(r, n)->layer == first->layer; n++)
+		if (!is_before(kvmod_segment_at(r, n - 1), kvmod_segment_at(r, n)))
+			return 0;
+	for (uint32_t i = n; i < r->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+		const struct kvmod_segment *above = kvmod_segment_at(r, i - n);
+
+		if (s->sequence != above->sequence || s->layer <= above->layer ||
+		    s->layer != kvmod_segment_at(r, i - i % n)->layer)
+			return 0;
+	}
+	return r->n_segments % n == 0 ? n : 0;
+}
+
+/* Checks the number n of a sequence's segments, which are all of different layers. */
+static int check_sequence(const struct kvmod_request *r, uint64_t sequence, uint32_t n,
+			  uint32_t expected)
+{
+	uint32_t n_named = r->n_layers - r->n_window_layers;
+
+	if (n > n_named)
+		return kv_fail(KVMOD_EINVAL, "sequence %llu has %u segments, but only %u of the model's %u "
+			       "layers cache more than a window", (unsigned long long)sequence, n, n_named,
+			       r->n_layers);
+	if (n < expected)
+		return kv_fail(KVMOD_EINVAL, "sequence %llu has %u segments, but the policy decides over "
+			       "all %u layers at once", (unsigned long long)sequence, n, n_named);
+	return KVMOD_OK;
+}
+
+static uint64_t sequence_at(const struct kvmod_request *r, const struct place *places, uint32_t i)
+{
+	return places ? places[i].sequence : kvmod_segment_at(r, i)->sequence;
+}
+
+/* The segments of a sequence follow each other in `places`; NULL: in the request itself. */
+static int check_runs(const struct kvmod_request *r, const struct place *places, uint32_t expected)
+{
+	uint32_t begin = 0;
+	int err = KVMOD_OK;
+
+	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++) {
+		uint64_t sequence = sequence_at(r, places, i);
+
+		if (i + 1 < r->n_segments && sequence_at(r, places, i + 1) == sequence)
+			continue;
+		err = check_sequence(r, sequence, i + 1 - begin, expected);
+		begin = i + 1;
+	}
+	return err;
+}
+
+static int compare(const void *a_, const void *b_)
+{
+	const struct place *a = a_, *b = b_;
+
+	if (a->sequence != b->sequence)
+		return a->sequence < b->sequence ? -1 : 1;
+	if (a->layer != b->layer)
+		return a->layer < b->layer ? -1 : 1;
+	return a->i < b->i ? -1 : 1;
+}
+
+static int check_unique(const struct place *places, uint32_t n)
+{
+	for (uint32_t k = 1; k < n; k++) {
+		const struct place *a = &places[k - 1], *b = &places[k];
+
+		if (a->sequence == b->sequence && a->layer == b->layer)
+			return kv_fail(KVMOD_EINVAL, "segments %u and %u are both layer %u of sequence %llu",
+				       a->i, b->i, a->layer, (unsigned long long)a->sequence);
+	}
+	return KVMOD_OK;
+}
+
+static int check_in_any_order(const struct kvmod_request *r, uint32_t expected)
+{
+	struct place *places = malloc(r->n_segments * sizeof(*places));
+	int err;
+
+	if (!places)
+		return kv_fail(KVMOD_ENOMEM, "no memory to check %u segments", r->n_segments);
+	for (uint32_t i = 0; i < r->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+		places[i] = (struct place){ .sequence = s->sequence, .layer = s->layer, .i = i };
+	}
+	qsort(places, r->n_segments, sizeof(*places), compare);
+	err = check_unique(places, r->n_segments);
+	if (err == KVMOD_OK)
+		err = check_runs(r, places, expected);
+	free(places);
+	return err;
+}
+
+/*
+ * No segment comes twice, and each sequence has at least as many as expected. Hosts list
+ * sequence by sequence or layer by layer: then nothing has to be sorted.
+ */
+static int check_sequences(const struct kvmod_request *r, uint32_t expected)
+{
+	uint32_t n;
+
+	if (is_by_sequence(r))
+		return check_runs(r, NULL, expected);
+	n = sequences_of_layers(r);
+	if (n > 0)
+		return check_sequence(r, kvmod_segment_at(r, 0)->sequence, r->n_segments / n, expected);
+	return check_in_any_order(r, expected);
 }
 
 /* --- the request ------------------------------------------------------------------ */
-
-static bool is_before(uint64_t a1, uint64_t a2, uint64_t b1, uint64_t b2)
-{
-	return a1 < b1 || (a1 == b1 && a2 < b2);
-}
-
-/* The orders that hosts use, layer by layer or sequence by sequence: no segment comes twice. */
-static bool is_sorted(const struct kvmod_request *r)
-{
-	bool by_layer = true, by_sequence = true;
-
-	for (uint32_t i = 1; i < r->n_segments; i++) {
-		const struct kvmod_segment *a = kvmod_segment_at(r, i - 1), *b = kvmod_segment_at(r, i);
-
-		by_layer &= is_before(a->layer, a->sequence, b->layer, b->sequence);
-		by_sequence &= is_before(a->sequence, a->layer, b->sequence, b->layer);
-	}
-	return by_layer || by_sequence;
-}
-
-static int check_unique(const struct kvmod_request *r)
-{
-	if (is_sorted(r))
-		return KVMOD_OK;
-	for (uint32_t i = 1; i < r->n_segments; i++)
-		for (uint32_t j = 0; j < i; j++) {
-			const struct kvmod_segment *a = kvmod_segment_at(r, i);
-			const struct kvmod_segment *b = kvmod_segment_at(r, j);
-
-			if (a->layer == b->layer && a->sequence == b->sequence)
-				return kv_fail(KVMOD_EINVAL, "segments %u and %u are both layer %u of "
-					       "sequence %llu", j, i, a->layer,
-					       (unsigned long long)a->sequence);
-		}
-	return KVMOD_OK;
-}
 
 static int check_counts(const struct kvmod_request *r)
 {
@@ -248,7 +402,7 @@ int kv_request_check(const struct kvmod_request *r)
 		return err;
 	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++)
 		err = check_segment(r, i);
-	return err == KVMOD_OK ? check_unique(r) : err;
+	return err == KVMOD_OK ? check_sequences(r, 1) : err;
 }
 
 /* --- what a policy asks for ---------------------------------------------------------- */
@@ -272,6 +426,8 @@ static int serves_head(const struct kvmod_needs *needs, const struct kvmod_segme
 	const struct kvmod_head *head = kvmod_head_at(s, g);
 	int err = KVMOD_OK;
 
+	if (head->n == 0)
+		return kv_fail(KVMOD_EINVAL, "layer %u: KV head %u is empty", s->layer, g);
 	if (needs->what & KVMOD_NEED_K)
 		err = serves_view(needs, &head->k, "K", s->layer);
 	if (err == KVMOD_OK && needs->what & KVMOD_NEED_V)
@@ -306,12 +462,10 @@ static int serves_extras(const struct kvmod_needs *needs, const struct kvmod_seg
 
 int kv_request_serves(const struct kvmod_request *r, const struct kvmod_needs *needs)
 {
-	uint32_t n_named = r->n_layers - r->n_window_layers;
 	int err = KVMOD_OK;
 
-	if (needs->what & KVMOD_NEED_ALL_LAYERS && r->n_segments % n_named != 0)
-		return kv_fail(KVMOD_EINVAL, "%u segments, but the policy decides over all %u layers at once",
-			       r->n_segments, n_named);
+	if (needs->what & KVMOD_NEED_ALL_LAYERS)
+		err = check_sequences(r, r->n_layers - r->n_window_layers);
 	for (uint32_t i = 0; i < r->n_segments && err == KVMOD_OK; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
@@ -365,8 +519,16 @@ int kv_needs_check(const struct kvmod_needs *needs)
 
 int kv_model_check(const struct kvmod_model *m)
 {
-	if (!m || m->size < offsetof(struct kvmod_model, name))
+	if (!m)
 		return kv_fail(KVMOD_EINVAL, "the engine returned no model");
+	if (!KVMOD_HAS(m, n_end_tokens))
+		return kv_fail(KVMOD_EINVAL, "the model has size %u, expected at least %zu", m->size,
+			       LEAST(struct kvmod_model, n_end_tokens));
+	if (!m->name)
+		return kv_fail(KVMOD_EINVAL, "the model has no name");
+	if (!m->end_tokens && m->n_end_tokens > 0)
+		return kv_fail(KVMOD_EINVAL, "the model has %u end tokens, but a list of them that is NULL",
+			       m->n_end_tokens);
 	if (m->n_layers == 0 || m->n_layers > MAX_LAYERS)
 		return kv_fail(KVMOD_EINVAL, "the model has %u layers, expected 1 to %u", m->n_layers,
 			       MAX_LAYERS);

@@ -4,8 +4,8 @@
  * of the steps: collect, run, ask, check, cut.
  */
 #include "core/modules/call.h"
+#include "core/run/decide.h"
 #include "core/run/engine.h"
-#include "core/run/policy.h"
 #include "core/run/request.h"
 
 #include <math.h>
@@ -407,7 +407,7 @@ static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
 {
 	struct kvmod_session *s = q->session;
 	double begin = seconds();
-	int err = kvmod_decide(s->policy, r, plan), status;
+	int err = kv_decide(s->policy, r, plan, s->ops->flags), status;
 
 	out->decision_seconds = seconds() - begin;
 	if (err != KVMOD_OK)

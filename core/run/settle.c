@@ -7,7 +7,7 @@
 #include "core/modules/call.h"
 #include "core/run/decide.h"
 
-static void keep_whole(struct kvmod_keep *keep, int status)
+void kv_leave_whole(struct kvmod_keep *keep, int status)
 {
 	keep->kind = KVMOD_KEEP_ALL;
 	keep->k_store = keep->v_store = KVMOD_STORE_SAME;
@@ -57,6 +57,31 @@ static int judge(struct kvmod_policy *p, const struct kvmod_request *r, struct k
 	return err;
 }
 
+static uint32_t count_given_up(const struct kv_handed *h)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < h->n; i++)
+		n += h->keeps[i].status != KVMOD_OK;
+	return n;
+}
+
+/*
+ * What is wrong with keep i. A thread has one reason, the last: if the policy itself gave
+ * several keeps up, it cannot be told which of them the reason is about.
+ */
+static void describe(const struct kvmod_policy *p, const struct kvmod_request *r, uint32_t i, int err,
+		     char *text, size_t room)
+{
+	uint32_t layer = kvmod_segment_at(r, i)->layer;
+	const char *words = kvmod_error(), *code = kvmod_strerror(err);
+
+	if (p->handed.keeps[i].status != err || count_given_up(&p->handed) == 1 || !*words)
+		snprintf(text, room, "layer %u: %s", layer, *words ? words : code);
+	else
+		snprintf(text, room, "layer %u: %s (the last reason given: %s)", layer, code, words);
+}
+
 void kv_settle(struct kvmod_policy *p, const struct kvmod_request *r, struct kvmod_plan *plan)
 {
 	char first[512] = "";
@@ -67,10 +92,8 @@ void kv_settle(struct kvmod_policy *p, const struct kvmod_request *r, struct kvm
 
 		if (err != KVMOD_OK) {
 			if (n_failed++ == 0)
-				snprintf(first, sizeof(first), "layer %u: %s",
-					 kvmod_segment_at(r, i)->layer,
-					 *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
-			keep_whole(kvmod_keep_at(plan, i), err);
+				describe(p, r, i, err, first, sizeof(first));
+			kv_leave_whole(kvmod_keep_at(plan, i), err);
 		}
 		count_segment(p, r, plan, i);
 	}
@@ -86,9 +109,16 @@ int kv_refuse(struct kvmod_policy *p, struct kvmod_plan *plan, int err)
 	kv_failed(err, "policy", p->ops->name);
 	kv_log(p->ctx, KVMOD_ERROR, "%s; the cache stays whole", kvmod_error());
 	p->counters.failed_calls++;
+	if (!KVMOD_HAS(plan, keeps))
+		return err;
 	p->counters.failed_segments += plan->n_keeps;
 	plan->flags = 0;
-	for (uint32_t i = 0; i < plan->n_keeps; i++)
-		keep_whole(kvmod_keep_at(plan, i), err);
+	/* It may be the plan that is refused. */
+	for (uint32_t i = 0; plan->keeps && i < plan->n_keeps; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		if (keep && KVMOD_HAS(keep, v_store))
+			kv_leave_whole(keep, err);
+	}
 	return err;
 }

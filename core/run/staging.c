@@ -138,7 +138,7 @@ static void add_matrices(struct stager *st, struct kvmod_view *view, const struc
 
 	for (uint32_t h = 0; h < s->n_q_heads; h++)
 		add_piece(st, (const char *)from.data + h * from.head_stride, at + h * n * row, n,
-			  row, from.stride ? from.stride : (int64_t)row);
+			  row, from.stride);
 }
 
 /* Points the views of the segment to the copies, and lists the pieces to copy. */

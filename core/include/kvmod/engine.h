@@ -63,7 +63,11 @@ struct kvmod_bytes {
 /* Engine flags. */
 #define KVMOD_ENGINE_CLOSES_GAPS	1u	/* apply() honours KVMOD_PLAN_CLOSES_GAPS */
 #define KVMOD_ENGINE_WHOLE		2u	/* apply() cuts nothing: fullkv only */
-#define KVMOD_ENGINE_STORES		4u	/* apply() honours k_store and v_store of keeps */
+/*
+ * apply() and replay() honour k_store and v_store of keeps. An engine without this flag
+ * gets plans in which both are KVMOD_STORE_SAME.
+ */
+#define KVMOD_ENGINE_STORES		4u
 
 /* Calls are required unless marked optional. */
 struct kvmod_engine_ops {

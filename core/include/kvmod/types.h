@@ -129,7 +129,7 @@ struct kvmod_view {
  */
 struct kvmod_head {
 	uint32_t size;
-	uint32_t n;			/* cached positions: the physical length */
+	uint32_t n;			/* cached positions: the physical length; 1 or more for a policy */
 	struct kvmod_view k, v;		/* [n][head_dim] */
 	const int32_t *positions;	/* [n], on the host; NULL: 0, 1, ..., n-1 */
 	/*
@@ -152,7 +152,7 @@ struct kvmod_segment {
 	uint32_t size;
 	uint32_t layer;			/* 0 .. request->n_layers - 1 */
 	uint64_t sequence;		/* number of the sequence: equal numbers, same sequence */
-	uint64_t logical;		/* tokens seen: the next position */
+	uint64_t logical;		/* tokens seen: the next position; see kvmod_tokens_seen() */
 	uint32_t n_q_heads, n_kv_heads;	/* in this segment */
 	uint32_t head_dim;
 	uint32_t first_head;		/* tensor parallelism: the first KV head of this rank */
@@ -175,7 +175,9 @@ struct kvmod_segment {
 	 * (else data is NULL): column sums of attention over all earlier rows
 	 * [n_q_heads][n], mean [n_q_heads][head_dim] and covariance
 	 * [n_q_heads][head_dim][head_dim] of queries before RoPE, L1 norms of Wo v
-	 * [n_q_heads][n]. All f32, head_stride from head to head.
+	 * [n_q_heads][n]. All f32, head_stride from head to head, with room for the n of
+	 * the longest KV head. Rows of the covariance are q_cov.stride apart, which is
+	 * never 0; the numbers of a row, and of the other extras of a head, are contiguous.
 	 */
 	struct kvmod_view colsum;
 	struct kvmod_view q_mean, q_cov;
@@ -298,7 +300,8 @@ struct kvmod_keep {
 	 * The types in which all kept rows of the segment are stored, for K and V
 	 * separately; at first KVMOD_STORE_SAME. Valid with every kind of keep, also
 	 * KVMOD_KEEP_ALL. The blocks of the type must divide head_dim. An engine without
-	 * KVMOD_ENGINE_STORES leaves the rows unchanged, and the session logs that once.
+	 * KVMOD_ENGINE_STORES leaves the rows unchanged, also in a replay(), and the session
+	 * logs that once.
 	 */
 	uint32_t k_store, v_store;	/* KVMOD_STORE_SAME, KVMOD_F32 ... */
 	uint32_t reserved;		/* 0 */
@@ -366,7 +369,8 @@ static inline uint32_t kvmod_longest_head(const struct kvmod_segment *segment)
 
 /*
  * N, the tokens seen by the segment's sequence: `logical`. A host that leaves `logical`
- * out has cut nothing, so its longest head caches all of them.
+ * out, as 0, has cut nothing, so its longest head caches all of them. The core sets
+ * `logical` to N in what it hands to a policy.
  */
 static inline uint64_t kvmod_tokens_seen(const struct kvmod_segment *segment)
 {
