@@ -27,8 +27,18 @@ static size_t floats(const void *self, const struct kvmod_request *request)
 	return ((size_t)extent.group + 1) * extent.n;
 }
 
+static double sum(const float *x, uint32_t n)
+{
+	double total = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		total += x[i];
+	return total;
+}
+
 static int32_t keep(const void *self, const struct kvmod_task *head)
 {
+	const struct kvmod_segment *segment = head->segment;
 	float *attention = head->scratch;
 	uint8_t *marks = (uint8_t *)(attention + (size_t)head->group * head->n);
 	int32_t error = head->kit->last_attention(head, attention);
@@ -36,8 +46,13 @@ static int32_t keep(const void *self, const struct kvmod_task *head)
 	if (error)
 		return error;
 	memset(marks, 0, head->n);
-	for (uint32_t h = 0; h < head->group; h++, attention += head->n)
-		head->kit->mark_mass(attention, head->n, ((const struct topp *)self)->p, marks);
+	for (uint32_t h = 0; h < head->group; h++, attention += head->n) {
+		double mass = 1;
+
+		if (segment->sink_logits)	/* which take their share, and have no position */
+			mass = sum(attention, head->n);
+		head->kit->mark_mass(attention, head->n, ((const struct topp *)self)->p * mass, marks);
+	}
 	head->kit->keep_marked(head, marks);
 	return KVMOD_OK;
 }

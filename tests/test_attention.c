@@ -179,7 +179,7 @@ static struct shape random_shape(struct kv_random *r, uint32_t type)
 		.n = kv_random_range(r, 0, 9) ? kv_random_range(r, 1, 100) :
 		     kv_random_range(r, 380, 1200),
 		.n_q_heads = heads[i][0], .n_kv_heads = heads[i][1],
-		.head_dim = type == KVMOD_Q8_0 ? 32 * kv_random_range(r, 1, 3) :
+		.head_dim = kvmod_block_size(type) > 1 ? 32 * kv_random_range(r, 1, 3) :
 			    kv_random_range(r, 1, 80),
 		.ragged = kv_random_range(r, 0, 1),
 	};
@@ -195,7 +195,7 @@ START_TEST(random_heads)
 	if (!kv_simd_set_level((enum kv_simd)_i))
 		return;
 	for (int round = 0; round < 200; round++) {
-		struct shape shape = random_shape(&r, KVMOD_F32 + (uint32_t)round % 4);
+		struct shape shape = random_shape(&r, KVMOD_F32 + (uint32_t)round % 5);
 		struct layer l;
 
 		layer_make(&l, &r, &shape);
@@ -239,7 +239,7 @@ static void check_toolkit(struct kv_random *r, const struct kvmod_segment *s, ui
 		ck_assert_mem_eq(squares[0], squares[1], p.n * sizeof(double));
 	}
 	kv_attention_add(&a, n, 0, a.n, 2, expected, a.n);
-	kv_toolkit.parts_add(kit, n, 0, a.n, 2, out, a.n);
+	kv_toolkit.parts_add(kit, n_rows, 0, a.n, 2, out, a.n);
 	ck_assert_mem_eq(out, expected, n_out * sizeof(*out));
 	free(memory);
 	free(ours);
@@ -252,7 +252,7 @@ START_TEST(toolkit)
 	struct kv_random r = { 6 };
 
 	for (int round = 0; round < 60; round++) {
-		struct shape shape = random_shape(&r, KVMOD_F32 + (uint32_t)round % 4);
+		struct shape shape = random_shape(&r, KVMOD_F32 + (uint32_t)round % 5);
 		struct layer l;
 
 		layer_make(&l, &r, &shape);

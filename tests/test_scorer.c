@@ -109,6 +109,8 @@ static int32_t keep(const void *self, const struct kvmod_task *head)
 #define BY_HAND(P, owner) \
 	KVMOD_P_WHOLE_LAYERS(P, owner, "1") \
 	KVMOD_P_DECODE_EVERY(P, owner, "5")
+KVMOD_SCORER_POLICY(no_probes, struct kvmod_scorer, BY_HAND, "", "cpu",
+		    .rows = KVMOD_ROWS_OF_WINDOW, .keep = keep)
 KVMOD_SCORER_POLICY(by_hand, struct kvmod_scorer, BY_HAND, "", "cpu", .keep = keep)
 
 /* What an author may have got wrong. */
@@ -149,7 +151,7 @@ static int32_t scorers_init(const struct kvmod_host *host)
 {
 	int32_t (*const all[])(const struct kvmod_host *) = {
 		by_head_init, by_layer_init, by_request_init, by_level_init, bare_init,
-		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init,
+		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init, no_probes_init,
 		no_score_init, no_such_init, own_init,
 	};
 	int32_t err = KVMOD_OK;
@@ -345,7 +347,7 @@ START_TEST(kept_by_hand)
 	answer = 1;
 	plan = decide("by_hand", "");
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EINVAL);
-	ck_assert_msg(strstr(fixture_log, "KV head 0: 9 positions listed of 8"), "%s", fixture_log);
+	ck_assert_msg(strstr(fixture_log, "9 positions listed of 8"), "%s", fixture_log);
 	kvmod_plan_free(plan);
 }
 END_TEST
@@ -407,13 +409,13 @@ START_TEST(scores_that_fail)
 {
 	setup(some);
 	answer = KVMOD_EDEVICE;
-	assert_failed("by_head", KVMOD_EDEVICE, "KV head 0: the moon is full");
-	assert_failed("by_request", KVMOD_EDEVICE, "KV head 0: the moon is full");
+	assert_failed("by_head", KVMOD_EDEVICE, "the moon is full");
+	assert_failed("by_request", KVMOD_EDEVICE, "the moon is full");
 	answer = KVMOD_EIO;
-	assert_failed("by_layer", KVMOD_EIO, "KV head 0: it failed, and did not say why");
+	assert_failed("by_layer", KVMOD_EIO, "it failed, and did not say why");
 	/* No code of ours, and yet no success. */
 	answer = 42;
-	assert_failed("by_level", KVMOD_EINVAL, "KV head 0: it failed, and did not say why");
+	assert_failed("by_level", KVMOD_EINVAL, "it failed, and did not say why");
 }
 END_TEST
 
@@ -423,6 +425,7 @@ START_TEST(what_authors_may_forget)
 		{ "no_budget", "policy no_budget: the scorer no_budget lacks the parameter `budget`" },
 		{ "no_level", "policy no_level: the scorer no_level lacks the parameter `level`" },
 		{ "no_window", "policy no_window: the scorer no_window lacks the parameter `window`" },
+		{ "no_probes", "policy no_probes: the scorer no_probes lacks the parameter `window`" },
 		{ "no_score", "policy no_score: the scorer no_score lacks score()" },
 		{ "no_such", "policy no_such: the scorer no_such lacks a known way to select" },
 	};

@@ -28,7 +28,7 @@ static struct block block_of(struct kv_random *r, uint32_t type)
 {
 	struct block b = {
 		.n = kv_random_range(r, 1, 900),
-		.dim = type == KVMOD_Q8_0 ? 32 * kv_random_range(r, 1, 5) : kv_random_range(r, 1, 150),
+		.dim = kvmod_block_size(type) > 1 ? 32 * kv_random_range(r, 1, 5) : kv_random_range(r, 1, 150),
 	};
 	size_t stride = kvmod_row_bytes(type, b.dim) + kv_random_range(r, 0, 50);
 	char *base;
@@ -144,7 +144,7 @@ START_TEST(blocks_of_rows)
 	kit_get();
 	for (enum kv_simd level = KV_SIMD_SCALAR; level <= KV_SIMD_AVX512; level++)
 		for (int round = 0; kv_simd_set_level(level) && round < 40; round++) {
-			struct block b = block_of(&r, KVMOD_F32 + (uint32_t)round % 4);
+			struct block b = block_of(&r, KVMOD_F32 + (uint32_t)round % 5);
 			uint32_t begin = kv_random_range(&r, 0, b.n - 1);
 			uint32_t end = kv_random_range(&r, begin + 1, b.n);
 
@@ -271,7 +271,7 @@ START_TEST(lists_that_do_not_fit)
 
 	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, KVMOD_EINVAL);
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EINVAL);
-	ck_assert_msg(strstr(fixture_log, "KV head 0: position 8 listed of 8"), "%s", fixture_log);
+	ck_assert_msg(strstr(fixture_log, "position 8 listed of 8"), "%s", fixture_log);
 	kvmod_plan_free(plan);
 	madeup_free(&m);
 }

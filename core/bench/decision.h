@@ -44,7 +44,7 @@ struct decision_row {
 
 /* Calls return CLI_OK, or CLI_FAILED after the reason was printed. */
 
-/* --- measuring (bench_decision_run.c) -------------------------------------------------- */
+/* --- measuring (decision_run.c) -------------------------------------------------- */
 
 int decision_open(struct decision_bench *b);
 void decision_close(struct decision_bench *b);
@@ -55,14 +55,14 @@ bool decision_fits(const struct decision_bench *b, const struct bench_shape *s, 
 int decision_measure(struct decision_bench *b, const struct bench_shape *s, uint32_t n,
 		     struct decision_row *row);
 
-/* --- reporting (bench_decision_report.c) ------------------------------------------------ */
+/* --- reporting (decision_report.c) ------------------------------------------------ */
 
 void decision_header(const struct decision_bench *b);
 int decision_report(struct decision_bench *b, const struct decision_row *row);
 /* Prints the object of --json after the last row. */
 int decision_print_json(const struct decision_bench *b);
 
-/* --- growth (bench_sweep.c) --------------------------------------------------------------- */
+/* --- growth (sweep.c) --------------------------------------------------------------- */
 
 /*
  * Measures lengths, layers and sequences in powers of two, each while the others keep

@@ -57,6 +57,8 @@ static int32_t product_needs(void *self, struct kvmod_needs *needs)
 {
 	(void)self;
 	needs->what = KVMOD_NEED_K;
+	/* A policy that asks for no rows gets none; more than it asks for are not taken away. */
+	needs->rows = (struct kvmod_amount){ .value = 1, .is_count = 1 };
 	return 0;
 }
 

@@ -59,5 +59,7 @@ void kv_parts_shares(const struct kvmod_attention *a, uint32_t row, uint32_t h,
 void kv_parts_add(const struct kvmod_attention *a, uint32_t n_rows, uint32_t begin, uint32_t end,
 		  float weight, float *out, size_t head_stride)
 {
-	kv_attention_add(&a->kernel, n_rows, begin, end, weight, out, head_stride);
+	uint32_t n = n_rows < a->kernel.n_rows ? n_rows : a->kernel.n_rows;
+
+	kv_attention_add(&a->kernel, n, begin, end, weight, out, head_stride);
 }

@@ -10,8 +10,7 @@
 static bool lists(const struct kvmod_policy_ops *ops, size_t offset)
 {
 	for (uint32_t i = 0; i < ops->n_params; i++)
-		if (ops->params[i].offset ==
-		    offset)
+		if (ops->params[i].offset == offset)
 			return true;
 	return false;
 }
@@ -20,6 +19,8 @@ static bool lists(const struct kvmod_policy_ops *ops, size_t offset)
 static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 				   const struct kvmod_scorer_ops *ops)
 {
+	if (ops->rows == KVMOD_ROWS_OF_WINDOW && !lists(policy, offsetof(struct kvmod_scorer, window)))
+		return "the parameter `window`";
 	if (ops->keep)
 		return NULL;
 	if (!ops->score)
@@ -30,8 +31,6 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 		return "the parameter `level`";
 	if (ops->select != KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, budget)))
 		return "the parameter `budget`";
-	if (ops->rows == KVMOD_ROWS_OF_WINDOW && !lists(policy, offsetof(struct kvmod_scorer, window)))
-		return "the parameter `window`";
 	return NULL;
 }
 

@@ -51,6 +51,10 @@ json rival=product comparisons.0.gmacs:real comparisons.0.peak_gmacs:real
 tr -d ' \n' <"$tmp/out" | sed 's/.*"decision_ms":{"median":\([^,]*\),.*"gmacs":\([^,]*\),.*/\1 \2/' |
 	awk '{ x = 3 * 32 * 16 * 300 * 128 / 1e6 / $1 / $2; exit !(x > 0.999 && x < 1.001) }' ||
 	fail "gmacs is not what decision_ms says: $(cat "$tmp/out")"
+# The product is computed: no processor does it in a fraction of the time that its peak allows.
+tr -d ' \n' <"$tmp/out" | sed 's/.*"rival_ms":{"median":\([^,]*\),.*"peak_gmacs":\([^,}]*\)[,}].*/\1 \2/' |
+	awk '{ x = 3 * 32 * 16 * 300 * 128 / 1e6 / $1 / $2; exit !(x > 0 && x < 4) }' ||
+	fail "the product takes no time: $(cat "$tmp/out")"
 # Four rows are few, five are not.
 for rows in 4:read 5:product; do
 	kvmod bench decision --layers 1 --rounds 9 --lengths 64 --policy refreekv \

@@ -186,7 +186,8 @@ struct kvmod_toolkit {
 	 * Runs fn(arg, task) for each KV head of each segment whose kind is KVMOD_KEEP_HEADS
 	 * and whose status is 0. The threads' memory is request->scratch from `scratch`,
 	 * 64-byte aligned, to its end. A failure becomes the segment's status; the first
-	 * one also sets the message.
+	 * one also sets the message. If several heads of a segment fail, which of them is
+	 * reported depends on the threads.
 	 */
 	void (*each_head)(const struct kvmod_instance *self, const struct kvmod_request *request,
 			  const struct kvmod_plan *plan, void *scratch, size_t floats,
@@ -240,7 +241,8 @@ struct kvmod_toolkit {
 	void (*parts_shares)(const struct kvmod_attention *a, uint32_t row, uint32_t h,
 			     double *share, double *squares);
 	/*
-	 * Adds `weight` times the attention of the newest n_rows of the rows to positions
+	 * Adds `weight` times the attention of the newest n_rows of the rows (all, if there
+	 * are fewer) to positions
 	 * begin .. end-1, summed over these rows: for query head h to
 	 * out[h * head_stride + i - begin]. With a head_stride of 0 it is also summed over
 	 * the query heads of the group.
