@@ -113,6 +113,50 @@ KVMOD_SCORER_POLICY(no_probes, struct kvmod_scorer, BY_HAND, "", "cpu",
 		    .rows = KVMOD_ROWS_OF_WINDOW, .keep = keep)
 KVMOD_SCORER_POLICY(by_hand, struct kvmod_scorer, BY_HAND, "", "cpu", .keep = keep)
 
+/* Rows that were not asked for, by the calls that return nothing and by attention. */
+static int32_t score_unasked(const void *self, const struct kvmod_task *head, float *out)
+{
+	uint32_t dim = head->segment->head_dim;
+	float row[256], *parts[4] = { row, row + 64, row + 128, row + 192 };
+	const struct kvmod_stats stats = {
+		.size = sizeof(stats), .mean = parts[0], .variance = parts[1], .smallest = parts[2],
+		.largest = parts[3],
+	};
+
+	(void)self;
+	ck_assert_uint_le(dim, 64);
+	head->kit->stats(&head->head->v, dim, 0, head->n, &stats);
+	for (int i = 0; i < 4; i++)
+		ck_assert_float_nan(parts[i][dim - 1]);
+	head->kit->sum(&head->head->v, dim, 0, head->n, NULL, row);
+	ck_assert_float_nan(row[dim - 1]);
+	head->kit->rows(&head->head->v, dim, 0, 1, row, dim);
+	ck_assert_float_nan(row[dim - 1]);
+	memset(row, 0, sizeof(row));
+	head->kit->dots(&head->head->v, dim, 0, head->m, row, 1, out, head->m);
+	ck_assert_float_nan(out[head->m - 1]);
+	head->kit->norms(&head->head->v, dim, 0, head->m, out);
+	return KVMOD_OK;
+}
+
+static int32_t score_blind(const void *self, const struct kvmod_task *head, float *out)
+{
+	(void)self;
+	return head->kit->mean_attention(head, 1, head->m, out);
+}
+
+static int32_t score_lazy(const void *self, const struct kvmod_task *head, float *out)
+{
+	(void)self;
+	for (uint32_t i = 0; i + 1 < head->m; i++)
+		out[i] = 1;
+	return KVMOD_OK;
+}
+
+KVMOD_SCORER_POLICY(unasked, struct kvmod_scorer, BARE, "", "cpu", .score = score_unasked)
+KVMOD_SCORER_POLICY(blind, struct kvmod_scorer, BARE, "", "cpu", .score = score_blind)
+KVMOD_SCORER_POLICY(lazy, struct kvmod_scorer, BARE, "", "cpu", .score = score_lazy)
+
 /* What an author may have got wrong. */
 KVMOD_SCORER_POLICY(no_budget, struct kvmod_scorer, NOTHING, "", "cpu", .score = score)
 KVMOD_SCORER_POLICY(no_level, struct kvmod_scorer, USUAL, "", "cpu",
@@ -151,8 +195,9 @@ static int32_t scorers_init(const struct kvmod_host *host)
 {
 	int32_t (*const all[])(const struct kvmod_host *) = {
 		by_head_init, by_layer_init, by_request_init, by_level_init, bare_init,
-		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init, no_probes_init,
-		no_score_init, no_such_init, own_init,
+		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init,
+		no_probes_init, no_score_init, no_such_init, own_init, unasked_init, blind_init,
+		lazy_init,
 	};
 	int32_t err = KVMOD_OK;
 
@@ -419,6 +464,17 @@ START_TEST(scores_that_fail)
 }
 END_TEST
 
+START_TEST(what_was_not_asked_for)
+{
+	setup(some);
+	assert_failed("unasked", KVMOD_ENUMERIC, "the score of position 0 is not finite (K and V were not "
+		      "asked for)");
+	assert_failed("blind", KVMOD_EINVAL, "its segment has no keys: a policy's needs ask for them with "
+		      "KVMOD_NEED_K");
+	assert_failed("lazy", KVMOD_ENUMERIC, "is not finite");
+}
+END_TEST
+
 START_TEST(what_authors_may_forget)
 {
 	static const char *const cases[][2] = {
@@ -426,7 +482,7 @@ START_TEST(what_authors_may_forget)
 		{ "no_level", "policy no_level: the scorer no_level lacks the parameter `level`" },
 		{ "no_window", "policy no_window: the scorer no_window lacks the parameter `window`" },
 		{ "no_probes", "policy no_probes: the scorer no_probes lacks the parameter `window`" },
-		{ "no_score", "policy no_score: the scorer no_score lacks score()" },
+		{ "no_score", "policy no_score: the scorer no_score lacks score() or keep()" },
 		{ "no_such", "policy no_such: the scorer no_such lacks a known way to select" },
 	};
 
@@ -483,4 +539,4 @@ END_TEST
 FIXTURE_MAIN("scorer", each_way_to_select, budgets, layers_left_whole, pooled, raised_once,
 	     one_at_least, shared_the_author_s_way, kept_by_hand,
 	     scores_that_are_not_finite,
-	     pooled_beyond_all_numbers, scores_that_fail, what_authors_may_forget, needs_and_flags)
+	     pooled_beyond_all_numbers, scores_that_fail, what_was_not_asked_for, what_authors_may_forget, needs_and_flags)

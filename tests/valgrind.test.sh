@@ -3,7 +3,7 @@
 # The core's unit tests under valgrind: use of uninitialized memory, invalid accesses, and
 # leaks. Engines and kernels are left to the sanitizers: ggml is built for this machine's
 # processor, whose instructions valgrind may not know.
-tests='config decide loader params plan pool registry'
+tests='config decide loader params plan registry request threads'
 
 if grep -q '^#define KVMOD_SANITIZED' config.h; then
 	echo 'skipped: a build with sanitizers does not run under valgrind'

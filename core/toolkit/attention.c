@@ -43,8 +43,14 @@ static int32_t not_finite(const struct kvmod_task *t)
 			    "or queries");
 }
 
-static int32_t no_queries(const struct kvmod_task *t)
+/* What attention is made of must have been asked for. */
+static int32_t check_inputs(const struct kvmod_task *t)
 {
+	if (!t->head->k.data)
+		return kv_task_fail(t, KVMOD_EINVAL, "its segment has no keys: a policy's needs ask for "
+				    "them with KVMOD_NEED_K");
+	if (t->segment->n_rows > 0)
+		return KVMOD_OK;
 	return kv_task_fail(t, KVMOD_EINVAL, "its segment has no queries: a policy's needs ask for "
 			    "rows of them");
 }
@@ -97,10 +103,10 @@ static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows,
 int32_t kv_last_attention(const struct kvmod_task *t, float *out)
 {
 	struct kv_attention a;
-	int32_t error;
+	int32_t error = check_inputs(t);
 
-	if (t->segment->n_rows == 0)
-		return no_queries(t);
+	if (error)
+		return error;
 	error = attend(t, t->segment->n_rows - 1, 1, out, &a);
 	if (error == 0)
 		kv_attention_of_logits(&a);
@@ -114,15 +120,16 @@ int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t 
 	uint32_t row = segment->n_rows - n, step = block_rows(t->group);
 	float share = 1.0f / ((float)n * (float)t->group);
 	float *logits = kv_attention_work(t) + block_floats(t->group, segment->head_dim);
+	int32_t error = check_inputs(t);
 
-	if (n == 0)
-		return no_queries(t);
+	if (error)
+		return error;
 	memset(out, 0, m * sizeof(*out));
 	for (; row < segment->n_rows; row += step) {
 		uint32_t rows = row + step <= segment->n_rows ? step : segment->n_rows - row;
 		struct kv_attention a;
-		int32_t error = attend(t, row, rows, logits, &a);
 
+		error = attend(t, row, rows, logits, &a);
 		if (error)
 			return error;
 		kv_attention_add(&a, rows, 0, m, share, out, 0);

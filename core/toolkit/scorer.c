@@ -24,7 +24,7 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 	if (ops->keep)
 		return NULL;
 	if (!ops->score)
-		return "score()";
+		return "score() or keep()";
 	if (ops->select > KVMOD_ABOVE_LEVEL)
 		return "a known way to select";
 	if (ops->select == KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, level)))
@@ -56,6 +56,8 @@ int32_t kv_scorer_needs(void *self_, const struct kvmod_scorer_ops *ops, struct 
 	const struct kvmod_scorer *self = self_;
 
 	needs->what = ops->what;
+	if (!ops->keep && ops->select == KVMOD_PER_REQUEST)
+		needs->what |= KVMOD_NEED_ALL_LAYERS;
 	needs->decode_every = (uint32_t)self->decode_every;
 	needs->rows.is_count = 1;
 	needs->rows.value = ops->rows == KVMOD_ROWS_OF_WINDOW ? (double)self->window : ops->rows;
@@ -135,6 +137,16 @@ static bool all_finite(const float *x, uint32_t n)
 	return i == n;
 }
 
+/* The toolkit makes NaN of rows that are not there: the likeliest mistake in `what`. */
+static const char *hint(const struct kvmod_task *task)
+{
+	if (!task->head->k.data && !task->head->v.data)
+		return " (K and V were not asked for)";
+	if (!task->head->k.data)
+		return " (K was not asked for)";
+	return task->head->v.data ? "" : " (V was not asked for)";
+}
+
 static int32_t check_scores(const struct kvmod_task *task, const float *scores, uint32_t m)
 {
 	uint32_t i = 0;
@@ -143,7 +155,8 @@ static int32_t check_scores(const struct kvmod_task *task, const float *scores, 
 		return KVMOD_OK;
 	while (isfinite(scores[i]))
 		i++;
-	return kv_task_fail(task, KVMOD_ENUMERIC, "the score of position %u is not finite", i);
+	return kv_task_fail(task, KVMOD_ENUMERIC, "the score of position %u is not finite%s", i,
+			    hint(task));
 }
 
 /* Pooled scores of a head's first m positions, all but the window. */
@@ -156,6 +169,7 @@ static int32_t score_head(const struct kv_scorer_job *job, const struct kvmod_ta
 
 	head.m = m;
 	head.scratch = pooled + kv_whole_lines(job->extent.n);
+	memset(raw, 0xff, m * sizeof(*raw));	/* NaN: a score that is left out is found */
 	err = job->ops->score(job->self, &head, raw);
 	if (err == KVMOD_OK)
 		err = check_scores(task, raw, m);

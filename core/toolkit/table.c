@@ -2,12 +2,56 @@
 /* The table of kvmod/toolkit.h, and the host's extensions by name. */
 #include "core/toolkit/toolkit.h"
 
+#include <math.h>
+
 #include "kernels/cpu/blocks.h"
 #include "kernels/cpu/logits.h"
+
+/*
+ * Rows that the policy did not ask for are not there, and these calls have no way to say
+ * so: what they would have made of the rows is NaN.
+ */
+static bool missing(const struct kvmod_view *view, float *out, size_t n)
+{
+	if (view->data)
+		return false;
+	for (size_t i = 0; out && i < n; i++)
+		out[i] = NAN;
+	return true;
+}
+
+static void rows(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		 float *out, size_t stride)
+{
+	if (view->data)
+		kv_cpu_rows(view, dim, begin, end, out, stride);
+	else
+		for (uint32_t i = begin; i < end; i++)
+			missing(view, out + (i - begin) * stride, dim);
+}
+
+static void norms(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		  float *out)
+{
+	if (!missing(view, out, end - begin))
+		kv_cpu_norms(view, dim, begin, end, out);
+}
+
+static void sum(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		const float *weights, float *out)
+{
+	if (!missing(view, out, dim))
+		kv_cpu_sum(view, dim, begin, end, weights, out);
+}
 
 static void dots(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
 		 const float *q, uint32_t n_q, float *out, size_t stride)
 {
+	if (!view->data) {
+		for (uint32_t j = 0; j < n_q; j++)
+			missing(view, out + j * stride, end - begin);
+		return;
+	}
 	kv_cpu_logits(view, dim, begin, end, q, n_q, 1, 0, out, stride);
 }
 
@@ -18,6 +62,12 @@ static void stats(const struct kvmod_view *view, uint32_t dim, uint32_t begin, u
 		out->mean, out->variance, out->smallest, out->largest,
 	};
 
+	if (missing(view, out->mean, dim)) {
+		missing(view, out->variance, dim);
+		missing(view, out->smallest, dim);
+		missing(view, out->largest, dim);
+		return;
+	}
 	kv_cpu_stats(view, dim, begin, end, &columns);
 }
 
@@ -28,10 +78,10 @@ static int32_t softmax(float *x, size_t n)
 
 const struct kvmod_toolkit kv_toolkit = {
 	.size = sizeof(kv_toolkit),
-	.rows = kv_cpu_rows,
+	.rows = rows,
 	.dots = dots,
-	.norms = kv_cpu_norms,
-	.sum = kv_cpu_sum,
+	.norms = norms,
+	.sum = sum,
 	.stats = stats,
 	.queries = kv_queries,
 	.logits = kv_logits,

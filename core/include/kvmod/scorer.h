@@ -85,8 +85,12 @@ struct kvmod_scorer {
  * leaves after sinks and window.
  */
 #define KVMOD_PER_HEAD		0u	/* C for each KV head */
-#define KVMOD_PER_LAYER		1u	/* C in the mean: the KV heads of a layer share */
-#define KVMOD_PER_REQUEST	2u	/* the same, but all KV heads of the request share */
+#define KVMOD_PER_LAYER		1u	/* C in the mean: the KV heads of a layer compete for the sum */
+/*
+ * The same, but all KV heads of the request compete: of all its layers, which the needs ask
+ * for, and of all sequences that the host put into one request. Sessions put in one.
+ */
+#define KVMOD_PER_REQUEST	2u
 #define KVMOD_ABOVE_LEVEL	3u	/* no budget: every score of at least `level` */
 
 /* As `rows`: the value of the parameter `window`. */
@@ -139,6 +143,9 @@ struct kvmod_scorer_ops {
  * kvmod_scorer_ops. A scorer without a window may drop the newest position.
  */
 #define KVMOD_SCORER_POLICY(name_, type_, LIST, description_, devices_, ...) \
+	/* Refused here: an instance that does not start with struct kvmod_scorer. */ \
+	typedef char name_##_starts_with_kvmod_scorer \
+		[sizeof(type_) >= sizeof(struct kvmod_scorer) ? 1 : -1]; \
 	static const struct kvmod_scorer_ops name_##_scorer = { \
 		.size = sizeof(struct kvmod_scorer_ops), \
 		__VA_ARGS__ \

@@ -81,7 +81,8 @@ struct kvmod_toolkit {
 	/* --- rows -------------------------------------------------------------
 	 * Rows begin .. end-1 of a view, such as head->k or head->v, each of `dim`
 	 * elements (the segment's head_dim). For an empty range sum() writes zeros and
-	 * the others write nothing. Numbers that are not finite propagate to the results.
+	 * the others write nothing. Numbers that are not finite propagate to the results;
+	 * if the policy did not ask for the rows (view->data is NULL), all results are NaN.
 	 */
 
 	/* Rows as floats: row i goes to out + (i - begin) * stride; stride in floats. */
