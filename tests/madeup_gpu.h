@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A made-up device "cuda", to see that the core treats its memory and its streams
- * as it must: a pointer to its memory is none that the host can read, and what is
- * queued on a stream happens when somebody waits for that stream.
+ * A made-up device that checks how the core treats memory and streams: the host cannot
+ * read its pointers, and work queued on a stream runs when somebody waits for the stream.
  */
 #ifndef KV_TESTS_MADEUP_GPU_H
 #define KV_TESTS_MADEUP_GPU_H

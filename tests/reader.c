@@ -163,7 +163,7 @@ static int32_t reader_workspace(void *self, const struct kvmod_request *r,
 	(void)r;
 	need->host = reader.host_scratch;
 	need->device = reader.device_scratch;
-	/* What is said of no failure is nobody's reason. */
+	/* A message without a failure must not be shown as a reason. */
 	host->fail(host->ctx, KVMOD_ENOMEM, "not so much");
 	return reader.workspace_code;
 }

@@ -434,7 +434,7 @@ START_TEST(sessions_try_what_they_apply)
 }
 END_TEST
 
-/* What is wrong with a model is said when its engine is opened. */
+/* Opening an engine reports a wrong model. */
 START_TEST(models_of_engines)
 {
 	struct kvmod_engine *engine = NULL;

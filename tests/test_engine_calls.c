@@ -137,7 +137,7 @@ static void set_up(void)
 	odd.request = odd_request;
 	ck_assert_msg(!kvmod_add_builtin(ctx, &calls_module), "%s", kvmod_error());
 	ck_assert_msg(!kvmod_engine_open(ctx, "odd", &engine), "%s", kvmod_error());
-	/* A reason that is none of what follows. */
+	/* An older reason, which must not be shown for a later failure. */
 	ck_assert_int_eq(kvmod_load(ctx, "/nowhere.so"), KVMOD_ENOENT);
 }
 

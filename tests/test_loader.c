@@ -143,7 +143,7 @@ START_TEST(unknown_policy)
 }
 END_TEST
 
-/* A file of the very name is meant, so what is wrong with it is said. */
+/* The file has the very name that was asked for, so its fault is reported. */
 START_TEST(a_named_file_that_is_refused_is_an_error)
 {
 	struct kvmod_ctx *ctx = fixture_context();

@@ -75,7 +75,7 @@ START_TEST(new_plan_keeps_all)
 	ck_assert(isnan(f->keep->loss));
 	ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 0), 10);
 	ck_assert_uint_eq(kvmod_plan_count(&f->d.request, f->plan, 0, 1), 6);
-	/* Of what was seen: that is what the longest head caches, if no more is said. */
+	/* Without `logical`, the tokens seen are what the longest head caches. */
 	ck_assert_double_eq(kvmod_plan_budget(&f->d.request, f->plan), 16.0 / 20.0);
 	f->d.segments[0].logical = 40;
 	ck_assert_double_eq(kvmod_plan_budget(&f->d.request, f->plan), 16.0 / 80.0);

@@ -273,8 +273,8 @@ static bool parse_part(const char *text, size_t n, int64_t *first, int64_t *last
 }
 
 /*
- * Walks over a list and counts its items, which it writes too if there is where
- * to. Negative: it is none.
+ * Walks over a list and counts its items, and writes them unless items is NULL. Negative:
+ * the text is not a list.
  */
 static int64_t walk_list(const char *text, const struct range *range, int64_t *items)
 {

@@ -25,14 +25,16 @@ static void count_segment(struct kvmod_policy *p, const struct kvmod_request *r,
 			  const struct kvmod_plan *plan, uint32_t i)
 {
 	const struct kvmod_segment *s = kvmod_segment_at(r, i);
-	uint64_t seen = kvmod_tokens_seen(s);
+	bool by_spans = kvmod_keep_at(plan, i)->kind == KVMOD_KEEP_SPANS;
+	uint64_t seen = kvmod_tokens_seen(s), kept = kvmod_plan_count(r, plan, i, 0);
 
 	p->counters.segments++;
 	p->counters.positions_seen += seen * s->n_kv_heads;
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 		const struct kvmod_head *head = kvmod_head_at(s, g);
-		uint64_t kept = kvmod_plan_count(r, plan, i, g);
 
+		if (!by_spans)		/* spans are the same in every head */
+			kept = kvmod_plan_count(r, plan, i, g);
 		p->counters.positions_kept += kept;
 		p->counters.bytes_freed += (head->n - kept) * row_bytes(s, head);
 	}
