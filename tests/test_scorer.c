@@ -163,6 +163,8 @@ KVMOD_SCORER_POLICY(no_level, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score, .select = KVMOD_ABOVE_LEVEL)
 KVMOD_SCORER_POLICY(no_window, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .rows = KVMOD_ROWS_OF_WINDOW)
+KVMOD_SCORER_POLICY(no_layer, struct kvmod_scorer, BARE, "", "cpu",
+		    .score = score, .share = share)
 KVMOD_SCORER_POLICY(no_score, struct kvmod_scorer, BARE, "", "cpu", .what = KVMOD_NEED_K)
 KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .select = 4)
@@ -196,7 +198,7 @@ static int32_t scorers_init(const struct kvmod_host *host)
 	int32_t (*const all[])(const struct kvmod_host *) = {
 		by_head_init, by_layer_init, by_request_init, by_level_init, bare_init,
 		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init,
-		no_probes_init, no_score_init, no_such_init, own_init, unasked_init, blind_init,
+		no_probes_init, no_layer_init, no_score_init, no_such_init, own_init, unasked_init, blind_init,
 		lazy_init,
 	};
 	int32_t err = KVMOD_OK;
@@ -482,6 +484,7 @@ START_TEST(what_authors_may_forget)
 		{ "no_level", "policy no_level: the scorer no_level lacks the parameter `level`" },
 		{ "no_window", "policy no_window: the scorer no_window lacks the parameter `window`" },
 		{ "no_probes", "policy no_probes: the scorer no_probes lacks the parameter `window`" },
+		{ "no_layer", "policy no_layer: the scorer no_layer lacks KVMOD_PER_LAYER, which share() needs" },
 		{ "no_score", "policy no_score: the scorer no_score lacks score() or keep()" },
 		{ "no_such", "policy no_such: the scorer no_such lacks a known way to select" },
 	};

@@ -27,6 +27,8 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 		return "score() or keep()";
 	if (ops->select > KVMOD_ABOVE_LEVEL)
 		return "a known way to select";
+	if (ops->share && ops->select != KVMOD_PER_LAYER)
+		return "KVMOD_PER_LAYER, which share() needs";
 	if (ops->select == KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, level)))
 		return "the parameter `level`";
 	if (ops->select != KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, budget)))
