@@ -107,13 +107,15 @@ static int32_t engine_replay(const struct kvmod_request *r, const struct kvmod_p
 	return engine.code;
 }
 
-static int32_t engine_reread(const struct kvmod_request *r, uint64_t begin, uint64_t end, float *out)
+static int32_t engine_reread(const struct kvmod_request *r, const struct kvmod_reread *what, float *out)
 {
+	uint64_t n = LAYERS * HEADS * (what->end - what->begin);
+
 	ck_assert_ptr_eq(r->segments[0], &cache.segments[0]);
 	engine.n_served++;
-	for (uint64_t i = 0; i < LAYERS * HEADS * (end - begin); i++)
+	for (uint64_t i = 0; i < n; i++)
 		out[i] = 0.5f;
-	out[LAYERS * HEADS * (end - begin) - 1] = engine.weight;
+	out[n - 1] = engine.weight;
 	return KVMOD_OK;
 }
 

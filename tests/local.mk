@@ -84,20 +84,18 @@ tests_test_attention_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_attention_LDFLAGS = $(UNIT_LINK)
 tests_test_attention_LDADD = libvectors.la $(TEST_LIBS)
 
-BUDGET_POLICIES = libbuiltin_adakv.la libbuiltin_random.la libbuiltin_snapkv.la \
-	libbuiltin_streamingllm.la libbuiltin_topp.la
 UNIT_TESTS += tests/test_policies
 tests_test_policies_SOURCES = tests/test_policies.c tests/policies.c tests/policies.h \
 	tests/simd_levels.h
 tests_test_policies_CPPFLAGS = $(TEST_CPPFLAGS) -DKVMOD_SRCDIR='"$(abs_srcdir)"'
 tests_test_policies_LDFLAGS = $(UNIT_LINK)
-tests_test_policies_LDADD = $(BUDGET_POLICIES) libvectors.la $(TEST_LIBS)
+tests_test_policies_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_policies_each
 tests_test_policies_each_SOURCES = tests/test_policies_each.c tests/policies.c tests/policies.h
 tests_test_policies_each_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_policies_each_LDFLAGS = $(UNIT_LINK)
-tests_test_policies_each_LDADD = $(BUDGET_POLICIES) libvectors.la $(TEST_LIBS)
+tests_test_policies_each_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c
@@ -120,9 +118,7 @@ UNIT_TESTS += tests/test_turns
 tests_test_turns_SOURCES = tests/test_turns.c $(POLICY_REFERENCES)
 tests_test_turns_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_turns_LDFLAGS = $(UNIT_LINK)
-tests_test_turns_LDADD = libbuiltin_adakv.la libbuiltin_fake.la libbuiltin_random.la \
-	libbuiltin_refreekv.la libbuiltin_snapkv.la libbuiltin_streamingllm.la libbuiltin_topp.la \
-	libvectors.la $(TEST_LIBS)
+tests_test_turns_LDADD = $(POLICIES_BUILT_IN) libbuiltin_fake.la libvectors.la $(TEST_LIBS)
 check_PROGRAMS += tests/second_turns
 tests_second_turns_SOURCES = tests/second_turns.c $(POLICY_REFERENCES)
 tests_second_turns_LDADD = libvectors.la libkernels.la libkvmod.la $(LIBM)

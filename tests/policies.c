@@ -5,16 +5,20 @@
 #include <stdio.h>
 #include <string.h>
 
-extern const struct kvmod_module kvmod_module_adakv, kvmod_module_random, kvmod_module_snapkv,
-	kvmod_module_streamingllm, kvmod_module_topp;
+/* Each policy, and its cases in the golden vectors. */
+#define POLICIES(P) \
+	P(adakv, 9) \
+	P(random, 0)	/* what it draws is its own affair */ \
+	P(snapkv, 9) \
+	P(streamingllm, 8) \
+	P(topp, 8)
 
-const struct known_policy policies[N_POLICIES] = {
-	{ &kvmod_module_adakv, 9 },
-	{ &kvmod_module_random, 0 },	/* what it draws is its own affair */
-	{ &kvmod_module_snapkv, 9 },
-	{ &kvmod_module_streamingllm, 8 },
-	{ &kvmod_module_topp, 8 },
-};
+#define DECLARE(name, n) extern const struct kvmod_module kvmod_module_##name;
+POLICIES(DECLARE)
+
+#define LIST(name, n) { &kvmod_module_##name, n },
+const struct known_policy policies[] = { POLICIES(LIST) };
+const int n_policies = sizeof(policies) / sizeof(*policies);
 
 unsigned policies_n_said;
 char policies_said[512];
@@ -34,7 +38,7 @@ struct kvmod_ctx *policies_context(bool linked_in)
 	ck_assert_int_eq(kvmod_new(&ctx), 0);
 	kvmod_set_log(ctx, listen, NULL);
 	policies_n_said = 0;
-	for (int i = 0; linked_in && i < N_POLICIES; i++)
+	for (int i = 0; linked_in && i < n_policies; i++)
 		ck_assert_msg(kvmod_add_builtin(ctx, policies[i].module) == 0, "%s",
 			      kvmod_error());
 	return ctx;

@@ -11,11 +11,11 @@
 #include "core/testkit/random.h"
 #include "core/testkit/vectors.h"
 
-#define N_POLICIES 5
 extern const struct known_policy {
 	const struct kvmod_module *module;
 	unsigned n_cases;		/* in the golden vectors */
-} policies[N_POLICIES];
+} policies[];
+extern const int n_policies;
 
 /* What a context has said: how many lines, and the last. */
 extern unsigned policies_n_said;

@@ -59,7 +59,13 @@ static const struct pin pins[] = {
 	AT(kvmod_segment, sink_logits, 240),
 	AT(kvmod_segment, device, 248),
 
-	SIZE(kvmod_request, 120),
+	SIZE(kvmod_reread, 24),
+	AT(kvmod_reread, size, 0),
+	AT(kvmod_reread, sinks, 4),
+	AT(kvmod_reread, begin, 8),
+	AT(kvmod_reread, end, 16),
+
+	SIZE(kvmod_request, 128),
 	AT(kvmod_request, size, 0),
 	AT(kvmod_request, phase, 4),
 	AT(kvmod_request, n_layers, 8),
@@ -78,6 +84,7 @@ static const struct pin pins[] = {
 	AT(kvmod_request, device_scratch, 96),
 	AT(kvmod_request, device_scratch_size, 104),
 	AT(kvmod_request, leave_below, 112),
+	AT(kvmod_request, opening, 120),
 
 	SIZE(kvmod_span, 8),
 	AT(kvmod_span, begin, 0),
@@ -184,7 +191,7 @@ static const struct pin pins[] = {
 	AT(kvmod_needs, decode_every, 24),
 	AT(kvmod_needs, types, 28),
 	AT(kvmod_needs, min_rows, 32),
-	AT(kvmod_needs, reserved, 36),
+	AT(kvmod_needs, q_stats_skip, 36),
 
 	SIZE(kvmod_workspace, 24),
 	AT(kvmod_workspace, size, 0),
@@ -238,7 +245,7 @@ static const struct pin pins[] = {
 	AT(kvmod_bytes, held, 16),
 	AT(kvmod_bytes, full, 24),
 
-	SIZE(kvmod_engine_ops, 200),
+	SIZE(kvmod_engine_ops, 208),
 	AT(kvmod_engine_ops, size, 0),
 	AT(kvmod_engine_ops, flags, 4),
 	AT(kvmod_engine_ops, name, 8),
@@ -266,6 +273,7 @@ static const struct pin pins[] = {
 	AT(kvmod_engine_ops, seq_room, 176),
 	AT(kvmod_engine_ops, check, 184),
 	AT(kvmod_engine_ops, serves, 192),
+	AT(kvmod_engine_ops, chat_part, 200),
 
 	SIZE(kvmod_gather, 80),
 	AT(kvmod_gather, size, 0),
@@ -342,7 +350,7 @@ static const struct pin pins[] = {
 	AT(kvmod_counters, failed_segments, 64),
 	AT(kvmod_counters, nanoseconds, 72),
 
-	SIZE(kvmod_prompt, 48),
+	SIZE(kvmod_prompt, 56),
 	AT(kvmod_prompt, size, 0),
 	AT(kvmod_prompt, replay_rows, 4),
 	AT(kvmod_prompt, tokens, 8),
@@ -350,6 +358,7 @@ static const struct pin pins[] = {
 	AT(kvmod_prompt, logits, 24),
 	AT(kvmod_prompt, progress, 32),
 	AT(kvmod_prompt, progress_arg, 40),
+	AT(kvmod_prompt, n_opening, 48),
 
 	SIZE(kvmod_prompted, 120),
 	AT(kvmod_prompted, size, 0),

@@ -89,11 +89,11 @@ static int32_t engine_replay(const struct kvmod_request *r, const struct kvmod_p
 	return KVMOD_OK;
 }
 
-static int32_t engine_reread(const struct kvmod_request *r, uint64_t begin, uint64_t end, float *out)
+static int32_t engine_reread(const struct kvmod_request *r, const struct kvmod_reread *what, float *out)
 {
 	(void)r;
 	n_served++;
-	for (uint64_t i = 0; i < LAYERS * HEADS * (end - begin); i++)
+	for (uint64_t i = 0; i < LAYERS * HEADS * (what->end - what->begin); i++)
 		out[i] = 0.5f;
 	return KVMOD_OK;
 }
@@ -200,8 +200,9 @@ END_TEST
 
 /* --- services ---------------------------------------------------------------------------------- */
 
+static const struct kvmod_reread one_position = { .size = sizeof(one_position), .end = 1 };
 static int32_t (*kept_replay)(const struct kvmod_request *, const struct kvmod_plan *, uint32_t, double *);
-static int32_t (*kept_reread)(const struct kvmod_request *, uint64_t, uint64_t, float *);
+static int32_t (*kept_reread)(const struct kvmod_request *, const struct kvmod_reread *, float *);
 
 static void keep_services(const struct kvmod_request *r, struct kvmod_plan *p)
 {
@@ -226,7 +227,7 @@ static void use_kept_reread(const struct kvmod_request *r, struct kvmod_plan *p)
 
 	(void)p;
 	ck_assert_ptr_null(r->reread);
-	answer = kept_reread(r, 0, 1, out);
+	answer = kept_reread(r, &one_position, out);
 	snprintf(said, sizeof(said), "%s", kvmod_error());
 }
 
@@ -296,7 +297,7 @@ static void ask_after_failing(const struct kvmod_request *r, struct kvmod_plan *
 	kvmod_keep_at(p, 2)->status = host->fail(host->ctx, KVMOD_ENUMERIC, "a key is odd");
 	ck_assert_int_eq(r->replay(r, p, 1, &loss), 0);
 	ck_assert_str_eq(kvmod_error(), "a key is odd");
-	ck_assert_int_eq(r->reread(r, 0, 1, out), 0);
+	ck_assert_int_eq(r->reread(r, &one_position, out), 0);
 	ck_assert_str_eq(kvmod_error(), "a key is odd");
 	ck_assert_uint_eq(n_served, 2);
 }

@@ -152,13 +152,13 @@ END_TEST
 
 /* --- reread ----------------------------------------------------------------------------------- */
 
-static uint64_t from, to;
+static struct kvmod_reread what;
 static float weights[LAYERS * HEADS * N], *room;
 
 static void reread(struct kvmod_request *r, struct kvmod_plan *p)
 {
 	(void)p;
-	answer = r->reread(r, from, to, room);
+	answer = r->reread(r, what.size ? &what : NULL, room);
 	snprintf(said, sizeof(said), "%s", kvmod_error());
 }
 
@@ -166,29 +166,32 @@ START_TEST(rereads_are_checked)
 {
 	static const struct {
 		uint64_t from, to;
+		uint32_t sinks, size;
 		bool no_room;
 		float weight;
 		int err;
 		const char *why;
 	} cases[] = {
-		{ 0, N, false, 1, KVMOD_OK, "" },
-		{ 4, 5, false, 0, KVMOD_OK, "" },
-		{ 4, 4, false, 1, KVMOD_EINVAL, "reread: positions 4..4, expected a part of 0..16" },
-		{ 0, 17, false, 1, KVMOD_EINVAL, "reread: positions 0..17, expected a part of 0..16" },
-		{ 9, UINT64_MAX, false, 1, KVMOD_EINVAL,
+		{ 0, N, 0, sizeof(what), false, 1, KVMOD_OK, "" },
+		{ 4, 5, 0, sizeof(what), false, 0, KVMOD_OK, "" },
+		{ 4, 4, 0, sizeof(what), false, 1, KVMOD_EINVAL, "reread: positions 4..4, expected a part of 0..16" },
+		{ 0, 17, 0, sizeof(what), false, 1, KVMOD_EINVAL, "reread: positions 0..17, expected a part of 0..16" },
+		{ 9, UINT64_MAX, 0, sizeof(what), false, 1, KVMOD_EINVAL,
 		  "reread: positions 9..18446744073709551615, expected a part of 0..16" },
-		{ 0, 1, true, 1, KVMOD_EINVAL, "reread: out is NULL, expected room for the answer" },
-		{ 0, N, false, NAN, KVMOD_ENUMERIC,
+		{ 0, 1, 0, sizeof(what), true, 1, KVMOD_EINVAL, "reread: out is NULL, expected room for the answer" },
+		{ 0, N, 0, sizeof(what), false, NAN, KVMOD_ENUMERIC,
 		  "reread: layer 2: the engine's answer for KV head 1 is nan, expected 0 or more" },
-		{ 0, N, false, -0.5f, KVMOD_ENUMERIC,
+		{ 0, N, 0, sizeof(what), false, -0.5f, KVMOD_ENUMERIC,
 		  "reread: layer 2: the engine's answer for KV head 1 is -0.5, expected 0 or more" },
-		{ 0, N, false, INFINITY, KVMOD_ENUMERIC,
+		{ 0, N, 0, sizeof(what), false, INFINITY, KVMOD_ENUMERIC,
 		  "reread: layer 2: the engine's answer for KV head 1 is inf, expected 0 or more" },
+		{ 0, 1, 17, sizeof(what), false, 1, KVMOD_EINVAL, "reread: 17 sinks of 16 positions" },
+		{ 0, 1, 0, 8, false, 1, KVMOD_EINVAL, "reread: what to read is NULL or too short" },
+		{ 0, 1, 0, 0, false, 1, KVMOD_EINVAL, "reread: what to read is NULL or too short" },
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		from = cases[i].from;
-		to = cases[i].to;
+		what = (struct kvmod_reread){ cases[i].size, cases[i].sinks, cases[i].from, cases[i].to };
 		room = cases[i].no_room ? NULL : weights;
 		engine.weight = cases[i].weight;
 		engine.n_served = 0;

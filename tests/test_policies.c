@@ -300,14 +300,14 @@ END_TEST
 static void add(TCase *tcase)
 {
 	simd_say_missing();
-	tcase_add_loop_test(tcase, golden_linked_in, 0, N_POLICIES);
-	tcase_add_loop_test(tcase, golden_as_module, 0, N_POLICIES);
-	tcase_add_loop_test(tcase, plans_pass_and_repeat, 0, N_POLICIES);
+	tcase_add_loop_test(tcase, golden_linked_in, 0, n_policies);
+	tcase_add_loop_test(tcase, golden_as_module, 0, n_policies);
+	tcase_add_loop_test(tcase, plans_pass_and_repeat, 0, n_policies);
 	tcase_add_loop_test(tcase, more_budget_never_loses_a_position, 0, 5);
 	tcase_add_test(tcase, budget_is_what_is_kept);
 	tcase_add_test(tcase, types_of_k_agree);
 	tcase_add_test(tcase, q4_0_is_read_as_what_it_says);
-	tcase_add_loop_test(tcase, no_more_workers_than_scratch, 0, N_POLICIES);
+	tcase_add_loop_test(tcase, no_more_workers_than_scratch, 0, n_policies);
 }
 
 int main(void)

@@ -252,7 +252,7 @@ static void add(TCase *tcase)
 	tcase_add_test(tcase, even_pool_is_refused);
 	tcase_add_test(tcase, ties_go_to_the_older);
 	tcase_add_loop_test(tcase, numbers_that_are_not_finite, 0, 2);
-	tcase_add_loop_test(tcase, ragged_second_turn, 0, N_POLICIES);
+	tcase_add_loop_test(tcase, ragged_second_turn, 0, n_policies);
 	tcase_add_test(tcase, streaming_stays_bounded);
 	tcase_add_test(tcase, random_draws);
 	tcase_add_loop_test(tcase, parameters_on_a_gpu, 0, 3);

@@ -181,3 +181,35 @@ int kvmod_engine_chat(struct kvmod_engine *e, const struct kvmod_message *messag
 
 	return check_count(e, "chat", *n_tokens, room, err);
 }
+
+/* An engine without chat_part() renders whole messages alone, and cannot tell their opening. */
+static int chat_whole(struct kvmod_engine *e, const struct kvmod_message *messages,
+		      size_t n_messages, uint32_t first, uint32_t part, int32_t *tokens,
+		      size_t *n_tokens)
+{
+	if (part == KVMOD_CHAT_WHOLE)
+		return kvmod_engine_chat(e, messages, n_messages, first, tokens, n_tokens);
+	return kv_fail(KVMOD_ENOTSUP, "engine %s cannot render a message in two parts, a context and "
+		       "a question", e->ops->name);
+}
+
+int kvmod_engine_chat_part(struct kvmod_engine *e, const struct kvmod_message *messages,
+			   size_t n_messages, uint32_t first, uint32_t part, int32_t *tokens,
+			   size_t *n_tokens, size_t *n_opening)
+{
+	size_t room = *n_tokens, opening = 0;
+	int err;
+
+	if (!KVMOD_HAS(e->ops, chat_part) || !e->ops->chat_part)
+		err = chat_whole(e, messages, n_messages, first, part, tokens, n_tokens);
+	else
+		err = KV_CALL_ENGINE(e->ops, chat_part, e->instance, messages, n_messages, first, part,
+				     tokens, n_tokens, &opening);
+	err = check_count(e, "chat_part", *n_tokens, room, err);
+	if (err == KVMOD_OK && opening > *n_tokens)
+		err = kv_fail(KVMOD_EINVAL, "engine %s: chat_part() answered an opening of %zu of %zu tokens",
+			      e->ops->name, opening, *n_tokens);
+	if (n_opening)
+		*n_opening = err == KVMOD_OK ? opening : 0;
+	return err;
+}

@@ -171,11 +171,12 @@ static int check_weights(const struct kvmod_request *r, uint64_t n, const float 
 	return KVMOD_OK;
 }
 
-static int32_t relay_reread(const struct kvmod_request *handed, uint64_t begin, uint64_t end,
+static int32_t relay_reread(const struct kvmod_request *handed, const struct kvmod_reread *asked,
 			    float *out)
 {
 	const struct kv_relay *relay;
 	int err = find_relay(&relay, "reread");
+	struct kvmod_reread what;
 	struct kv_error before;
 	uint64_t seen;
 
@@ -186,15 +187,22 @@ static int32_t relay_reread(const struct kvmod_request *handed, uint64_t begin, 
 		return kv_fail(KVMOD_ENOTSUP, "reread: this engine has none");
 	kv_error_save(&before);
 	seen = fewest_tokens(relay->request);
-	if (begin >= end || end > seen)
+	if (!asked || !KVMOD_HAS(asked, end))
+		return kv_fail(KVMOD_EINVAL, "reread: what to read is NULL or too short");
+	what = *asked;
+	what.size = sizeof(what);
+	if (what.begin >= what.end || what.end > seen)
 		return kv_fail(KVMOD_EINVAL, "reread: positions %llu..%llu, expected a part of 0..%llu",
-			       (unsigned long long)begin, (unsigned long long)end,
+			       (unsigned long long)what.begin, (unsigned long long)what.end,
+			       (unsigned long long)seen);
+	if (what.sinks > seen)
+		return kv_fail(KVMOD_EINVAL, "reread: %u sinks of %llu positions", what.sinks,
 			       (unsigned long long)seen);
 	if (!out)
 		return kv_fail(KVMOD_EINVAL, "reread: out is NULL, expected room for the answer");
-	err = KV_CALL(relay->request, reread, relay->request, begin, end, out);
+	err = KV_CALL(relay->request, reread, relay->request, &what, out);
 	if (err == KVMOD_OK)
-		err = check_weights(relay->request, end - begin, out);
+		err = check_weights(relay->request, what.end - what.begin, out);
 	if (err == KVMOD_OK)
 		kv_error_restore(&before);
 	return err;

@@ -34,6 +34,7 @@ struct kvmod_sequence {
 	void *state;			/* the policy's */
 	int status;			/* not 0: begin() failed, so the policy is not asked */
 	uint64_t decoded;		/* tokens since the last prompt */
+	uint64_t opening;		/* of the first prompt: the chat template's tokens */
 	struct kvmod_left left;		/* by the last cut */
 	uint32_t *kept;			/* by the last cut, [n_layers][n_kv_heads]; or NOT_NAMED */
 };
@@ -163,6 +164,7 @@ int kvmod_sequence_fork(struct kvmod_sequence *from, struct kvmod_sequence **out
 		return err;
 	}
 	q->decoded = from->decoded;
+	q->opening = from->opening;
 	q->left = from->left;
 	memcpy(q->kept, from->kept, n * sizeof(*q->kept));
 	*out = q;
@@ -458,6 +460,7 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 	r.phase = phase;
 	r.state = q->state;
 	r.leave_below = s->leave_below;
+	r.opening = q->opening;
 	return decide_and_apply(q, &r, s->plan, replay_rows, out);
 }
 
@@ -486,11 +489,19 @@ static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *promp
 	return err == KVMOD_OK ? KV_CALL_ENGINE(s->ops, step, s->instance, &batch) : err;
 }
 
+static uint64_t opening_of(const struct kvmod_prompt *prompt)
+{
+	uint64_t opening = KVMOD_HAS(prompt, n_opening) ? prompt->n_opening : 0;
+
+	return opening < prompt->n_tokens ? opening : prompt->n_tokens;
+}
+
 int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *result)
 {
 	struct kvmod_prompted out = { .size = sizeof(out), .replay_loss = NAN };
 	double begin = seconds();
+	bool first = kvmod_sequence_length(q) == 0;
 	int err;
 
 	if (prompt->n_tokens == 0)
@@ -502,6 +513,8 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	if (err != KVMOD_OK)
 		return err;
 	out.prefill_seconds = seconds() - begin;
+	if (first)
+		q->opening = opening_of(prompt);
 	q->decoded = 0;
 	out.before.size = out.after.size = sizeof(out.before);
 	kvmod_sequence_bytes(q, &out.before);

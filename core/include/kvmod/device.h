@@ -119,6 +119,70 @@ struct kvmod_device_timing {
 	int32_t (*elapsed)(void *self, void *begin, void *end, double *seconds);
 };
 
+/*
+ * What engines compute for policies while a prompt runs: the extension
+ * KVMOD_DEVICE_ATTENTION. Threads: as above. Both calls queue their work on the stream
+ * (NULL: the default stream); the arrays of structs may be reused after the call.
+ */
+#define KVMOD_DEVICE_ATTENTION "kvmod.device.attention/1"
+
+#define KVMOD_COLUMNS_SUM	0u	/* out[h][i] += what all rows pay; h: query head of the group */
+#define KVMOD_COLUMNS_MAX	1u	/* out[i] = the largest of out[i] and what any row and head pays */
+
+/*
+ * The attention that rows of queries pay to the positions of one KV head, reduced over
+ * the rows. Addresses are on the device. Row r sees the oldest n_seen + r positions, at
+ * most n. Its softmax is over those of them that the spans name; only for these
+ * positions `out` changes.
+ */
+struct kvmod_columns {
+	uint32_t size;
+	uint32_t reduce;		/* KVMOD_COLUMNS_... */
+	uint32_t n, n_rows;
+	uint32_t group, head_dim;	/* query heads that share the KV head */
+	uint32_t n_seen;		/* by row 0; 1 or more */
+	uint32_t n_spans;		/* 0: all positions */
+	struct kvmod_span spans[4];	/* ascending, disjoint */
+	struct kvmod_view k;		/* [n][head_dim]; not rotated */
+	struct kvmod_view q;		/* f32 [n_rows][group][head_dim]: stride, head_stride */
+	float scale, softcap;		/* as in kvmod_segment */
+	float *out;			/* KVMOD_COLUMNS_SUM: [group][n]; _MAX: [n] */
+	int64_t out_stride;		/* floats from one query head to the next */
+};
+
+/*
+ * |Wo v|_1 of rows of values of one KV head: for query head h of its group
+ * out[h * out_stride + i] = the sum over e of |sum over d of wo[e][h][d] * v[i][d]|.
+ */
+struct kvmod_norms {
+	uint32_t size;
+	uint32_t n;			/* rows of v */
+	uint32_t group, head_dim;
+	uint32_t n_out;			/* rows e of wo */
+	uint32_t reserved;
+	struct kvmod_view v;		/* [n][head_dim]; not rotated */
+	/* f16 [n_out][group][head_dim], of one KV head; stride in bytes from row to row */
+	struct kvmod_view wo;
+	float *out;
+	int64_t out_stride;		/* floats from one query head to the next */
+};
+
+struct kvmod_device_attention {
+	uint32_t size;
+	uint32_t reserved;
+	/* Scratch memory, on the device, that a call with these jobs needs. */
+	uint64_t (*columns_scratch)(void *self, const struct kvmod_columns *jobs, uint32_t n_jobs,
+				    uint32_t stride);
+	/*
+	 * All of one call have the same head_dim, group, type of K, scale and softcap, and no
+	 * two have the same `out`. KVMOD_EINVAL or KVMOD_ENOTSUP: nothing was queued.
+	 */
+	int32_t (*columns)(void *self, void *stream, const struct kvmod_columns *jobs,
+			   uint32_t n_jobs, uint32_t stride, void *scratch);
+	int32_t (*norms)(void *self, void *stream, const struct kvmod_norms *jobs,
+			 uint32_t n_jobs, uint32_t stride);
+};
+
 #ifdef __cplusplus
 }
 #endif

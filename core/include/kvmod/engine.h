@@ -23,6 +23,13 @@ struct kvmod_message {
 	const char *text;
 };
 
+/* How much of a conversation's last message chat_part() renders. */
+#define KVMOD_CHAT_WHOLE	0u	/* all of it, as chat() does */
+/* What comes before the message, and its text. The message stays open. */
+#define KVMOD_CHAT_CONTEXT	1u
+/* More text of an open message, and what closes it and opens the answer. */
+#define KVMOD_CHAT_QUESTION	2u
+
 /* An engine's sequence; opaque. */
 struct kvmod_seq;
 
@@ -163,6 +170,16 @@ struct kvmod_engine_ops {
 	 * first prompt.
 	 */
 	int32_t (*serves)(void *self, const struct kvmod_needs *needs);
+	/*
+	 * Optional: chat() for a message that comes in two parts, a context and, when that
+	 * is in the cache, a question. The two are tokenized apart. With KVMOD_CHAT_QUESTION
+	 * there is one message, whose text may be empty, and `first` is ignored. n_opening,
+	 * if not NULL, gets the number of tokens that begin before the text of the last
+	 * message; of a question these are none.
+	 */
+	int32_t (*chat_part)(void *self, const struct kvmod_message *messages, size_t n_messages,
+			     uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,
+			     size_t *n_opening);
 };
 
 #ifdef __cplusplus

@@ -298,6 +298,13 @@ int kvmod_engine_detokenize(struct kvmod_engine *engine, int32_t token, char *te
 			    size_t *length);
 int kvmod_engine_chat(struct kvmod_engine *engine, const struct kvmod_message *messages,
 		      size_t n_messages, uint32_t first, int32_t *tokens, size_t *n_tokens);
+/*
+ * chat_part(), checked in the same way. KVMOD_ENOTSUP if the engine has no such call and
+ * `part` is not KVMOD_CHAT_WHOLE; for that it gets chat(), and *n_opening is 0.
+ */
+int kvmod_engine_chat_part(struct kvmod_engine *engine, const struct kvmod_message *messages,
+			   size_t n_messages, uint32_t first, uint32_t part, int32_t *tokens,
+			   size_t *n_tokens, size_t *n_opening);
 
 /*
  * policy NULL: nothing is ever cut. Both must outlive the session. KVMOD_ENOTSUP for a
@@ -332,6 +339,11 @@ struct kvmod_prompt {
 	float *logits;			/* [n_vocab], of the last token; may be NULL */
 	void (*progress)(void *arg, uint64_t done);	/* tokens run so far; may be NULL */
 	void *progress_arg;
+	/*
+	 * How many of the first tokens are the chat template's, before what the user wrote:
+	 * n_opening of kvmod_engine_chat_part(). Only the first prompt of a sequence counts.
+	 */
+	uint64_t n_opening;
 };
 
 struct kvmod_prompted {

@@ -45,7 +45,7 @@ struct kvmod_needs {
 	 */
 	uint32_t types;
 	uint32_t min_rows;		/* the least number of rows, if `rows` comes to fewer */
-	uint32_t reserved;		/* 0 */
+	uint32_t q_stats_skip;		/* oldest tokens whose queries q_mean and q_cov leave out */
 };
 
 /* How many rows `needs` asks for with a prompt of n tokens. */

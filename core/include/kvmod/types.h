@@ -207,6 +207,13 @@ struct kvmod_segment {
 
 struct kvmod_plan;
 
+/* What a policy has read again: see request->reread(). */
+struct kvmod_reread {
+	uint32_t size;
+	uint32_t sinks;			/* oldest positions that take part in each softmax */
+	uint64_t begin, end;		/* positions begin .. end-1, counted in tokens seen */
+};
+
 /*
  * Segments to decide together: all layers of one or more sequences, except layers that
  * cache only a window. segments[i] need not be layer i: use segments[i]->layer.
@@ -240,16 +247,18 @@ struct kvmod_request {
 	int32_t (*replay)(const struct kvmod_request *request,
 			  const struct kvmod_plan *plan, uint32_t rows, double *loss);
 	/*
-	 * How much the context attends to itself when it is repeated (KVzip): session and
-	 * engine make tokens that repeat the context's positions begin .. end-1 (tokens
-	 * seen, not indices) and run them over the cache as it is, on a scratch copy. For
-	 * each of these positions `out`, the caller's host memory, gets the largest
-	 * attention weight that any query of that run pays to the position:
+	 * How much the context attends to itself when it is repeated (KVzip, arXiv
+	 * 2505.23416): the engine makes tokens that ask for positions begin .. end-1 to be
+	 * repeated, and repeats them, and runs them over the cache as it is, on a scratch
+	 * copy. Each query of that run attends to everything, but is weighed by a softmax
+	 * over the oldest `sinks` positions, begin .. end-1, and the run's own tokens up to
+	 * it. For each of begin .. end-1 `out`, the caller's host memory, gets the largest
+	 * weight that any query pays to the position:
 	 * [n_segments, in the order of request->segments][n_kv_heads][end - begin], also
 	 * the largest over the KV head's query heads; 0 where a head no longer caches the
 	 * position. The cache stays bit-identical. NULL: this engine cannot.
 	 */
-	int32_t (*reread)(const struct kvmod_request *request, uint64_t begin, uint64_t end,
+	int32_t (*reread)(const struct kvmod_request *request, const struct kvmod_reread *what,
 			  float *out);
 	void *replay_ctx;		/* the engine's own, for replay() and reread() */
 
@@ -264,6 +273,11 @@ struct kvmod_request {
 	 * kvmod_budget_of(). Sessions set it to the value of `[kvmod] leave_below`.
 	 */
 	uint64_t leave_below;
+	/*
+	 * How many of the oldest tokens seen are the chat template's, before the text of the
+	 * first message that a user wrote. 0: none, or not known.
+	 */
+	uint64_t opening;
 };
 
 /* Indices begin .. end-1 of the cached positions of a segment. */
