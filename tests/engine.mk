@@ -14,6 +14,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
 	tests/test_engine_check \
+	tests/test_engine_columns \
 	tests/test_engine_extras \
 	tests/test_engine_files \
 	tests/test_engine_fuzz \
@@ -43,6 +44,10 @@ tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_check_SOURCES = tests/test_engine_check.c tests/sides.c tests/sides.h
 tests_test_engine_check_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_check_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_columns_SOURCES = tests/test_engine_columns.c tests/column_sums.c tests/column_sums.h \
+	tests/sides.c tests/sides.h
+tests_test_engine_columns_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_columns_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_extras_SOURCES = tests/test_engine_extras.c tests/sides.c tests/sides.h
 tests_test_engine_extras_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_extras_LDADD = libtest_engine.la $(GGML_LIBS)

@@ -31,6 +31,12 @@ extern void *sides_device_self;
 extern bool sides_gathers_fail;
 extern unsigned sides_good_gathers;
 
+#ifdef FAKE_GPU
+/* The made-up GPU lacks KVMOD_DEVICE_ATTENTION; its calls answer with this code. */
+extern bool sides_no_attention;
+extern int32_t sides_attention_fails;
+#endif
+
 struct side {
 	struct gg_engine *engine;
 	struct kvmod_seq *seq;
