@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An engine without a model, for tests of what stands above engines. A token is
- * a byte. It says the last prompt back, one token after the other, then ends;
+ * a byte. It says the last message back, one token after the other, then ends;
  * but each layer and KV head votes for the token that is due only if it still
  * caches that token's position, and for '.' if not. So its answer, and its
  * distributions, depend on what a policy kept.
@@ -280,9 +280,9 @@ static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 	return KVMOD_OK;
 }
 
+/* A prompt that begins no text continues the one before: a question after its context. */
 static void note_text(struct kvmod_seq *seq)
 {
-	seq->text_begin = seq->prompt_begin;
 	for (uint64_t i = seq->prompt_begin; i < seq->prompt_end; i++)
 		if (seq->tokens[i] == USER || seq->tokens[i] == BOS)
 			seq->text_begin = i + 1;
@@ -499,6 +499,7 @@ static const struct kvmod_engine_ops ops = {
 	.request = request,
 	.apply = apply,
 	.bytes = bytes,
+	.chat_part = fake_chat_part,
 };
 
 static int32_t init(const struct kvmod_host *host)
