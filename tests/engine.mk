@@ -13,6 +13,7 @@ libtest_engine_la_LIBADD = libengine_ggml.la libengine_llama.la libgguf_models.l
 ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
+	tests/test_engine_chat_parts \
 	tests/test_engine_check \
 	tests/test_engine_columns \
 	tests/test_engine_extras \
@@ -111,6 +112,9 @@ tests_test_engine_special_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_chat_SOURCES = tests/test_engine_chat.c
 tests_test_engine_chat_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_chat_parts_SOURCES = tests/test_engine_chat_parts.c tests/e2e.c tests/e2e.h
+tests_test_engine_chat_parts_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_chat_parts_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la \
@@ -140,4 +144,5 @@ tests_stream_loss_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_stream_loss_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
-EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/chat_templates.jsonl tests/chat_templates.py
+EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/e2e-kvzip-smollm2.jsonl \
+	tests/golden/chat_templates.jsonl tests/chat_templates.py

@@ -136,4 +136,5 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.seq_room = gg_seq_room,
 	.check = gg_check,
 	.serves = gg_serves,
+	.chat_part = gg_chat_part,
 };
