@@ -77,7 +77,8 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
-tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c
+tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c tests/column_sums.c \
+	tests/column_sums.h
 tests_test_engine_random_calls_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_random_calls_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_tuning_SOURCES = tests/test_engine_tuning.c
