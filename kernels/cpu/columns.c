@@ -84,26 +84,26 @@ struct work {
 	float *max, *sum;	/* [tiles][lanes]; weights take the place of max */
 };
 
-static float *take(char **at, size_t n)
+/* Whole cache lines; with memory NULL this only counts. */
+static float *take(char *memory, size_t *used, size_t n)
 {
-	float *memory = (float *)(void *)*at;
+	float *floats = memory ? (float *)(void *)(memory + *used) : NULL;
 
-	*at += (n * sizeof(float) + 63) / 64 * 64;
-	return memory;
+	*used += (n * sizeof(float) + 63) / 64 * 64;
+	return floats;
 }
 
 /* Points the arrays into memory; returns the bytes that they take. */
 static size_t lay_out(const struct kvmod_columns *job, struct work *work, char *memory)
 {
-	size_t lanes = lanes_of(job), tiles = n_tiles(job);
-	char *at = memory;
+	size_t lanes = lanes_of(job), tiles = n_tiles(job), used = 0;
 
-	work->q = take(&at, lanes * job->head_dim);
-	work->k = take(&at, (size_t)TILE * job->head_dim);
-	work->x = take(&at, tiles * TILE * lanes);
-	work->max = take(&at, tiles * lanes);
-	work->sum = take(&at, tiles * lanes);
-	return (size_t)(at - memory);
+	work->q = take(memory, &used, lanes * job->head_dim);
+	work->k = take(memory, &used, (size_t)TILE * job->head_dim);
+	work->x = take(memory, &used, tiles * TILE * lanes);
+	work->max = take(memory, &used, tiles * lanes);
+	work->sum = take(memory, &used, tiles * lanes);
+	return used;
 }
 
 /* --- a block of rows -------------------------------------------------------------------- */
@@ -132,8 +132,11 @@ static void load_queries(const struct block *b)
 	}
 }
 
-/* Exponentials of a tile's logits, and of each lane the largest and the sum. */
-static void fill_tile(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile)
+/* What is done with positions begin .. end-1, the block's tile of that number. */
+typedef void tile_fn(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out);
+
+/* Exponentials of the tile's logits, and of each lane the largest logit and the sum. */
+static void fill(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out)
 {
 	const struct kv_cpu_ops *ops = kv_cpu_ops();
 	const struct kvmod_columns *job = b->job;
@@ -141,6 +144,7 @@ static void fill_tile(const struct block *b, uint32_t begin, uint32_t end, uint3
 	uint32_t n = end - begin;
 	bool whole = sees(job, b->row) >= end;
 
+	(void)out;
 	ops->rows(job->k.type, kv_row_at(&job->k, begin), job->k.stride, job->head_dim, n, b->work.k,
 		  job->head_dim);
 	memset(b->work.k + (size_t)n * job->head_dim, 0,
@@ -168,9 +172,7 @@ static void clear_weights(const struct block *b, uint32_t n)
 }
 
 /* Calls fn for each tile that the newest row sees; returns their number. */
-static uint32_t each_tile(const struct block *b, float *out,
-			  void (*fn)(const struct block *b, uint32_t begin, uint32_t n, uint32_t tile,
-				     float *out))
+static uint32_t each_tile(const struct block *b, tile_fn *fn, float *out)
 {
 	uint32_t n = 0;
 
@@ -181,12 +183,6 @@ static uint32_t each_tile(const struct block *b, float *out,
 			fn(b, at, smaller(at + TILE, span.end), n++, out);
 	}
 	return n;
-}
-
-static void fill(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out)
-{
-	(void)out;
-	fill_tile(b, begin, end, tile);
 }
 
 static void reduce(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out)
@@ -213,10 +209,10 @@ static void run_block(const struct kvmod_columns *job, uint32_t h, uint32_t numb
 	b.lanes = (b.n_rows + KV_PAD - 1) / KV_PAD * KV_PAD;
 	b.sees = sees(job, b.row + b.n_rows - 1);
 	load_queries(&b);
-	n = each_tile(&b, NULL, fill);
+	n = each_tile(&b, fill, NULL);
 	kv_cpu_ops()->lane_weights(b.work.max, b.work.sum, n, b.lanes);
 	clear_weights(&b, n);
-	each_tile(&b, out, reduce);
+	each_tile(&b, reduce, out);
 }
 
 /* --- slices, and threads that take them -------------------------------------------------- */
