@@ -167,7 +167,7 @@ KVMOD_SCORER_POLICY(no_layer, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .share = share)
 KVMOD_SCORER_POLICY(no_score, struct kvmod_scorer, BARE, "", "cpu", .what = KVMOD_NEED_K)
 KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, BARE, "", "cpu",
-		    .score = score, .select = 4)
+		    .score = score, .select = 5)
 
 /* An author's own parameter, check and queries. */
 struct own {

@@ -113,28 +113,72 @@ int32_t kv_last_attention(const struct kvmod_task *t, float *out)
 	return error;
 }
 
-int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t m, float *out)
+/* Gets the attention of a block of rows. */
+typedef void block_fn(const struct kv_attention *a, void *arg);
+
+/* The newest n_rows rows, or all if there are fewer, from the oldest, block by block. */
+static int32_t each_block(const struct kvmod_task *t, uint32_t n_rows, block_fn *fn, void *arg)
 {
 	const struct kvmod_segment *segment = t->segment;
 	uint32_t n = n_rows < segment->n_rows ? n_rows : segment->n_rows;
 	uint32_t row = segment->n_rows - n, step = block_rows(t->group);
-	float share = 1.0f / ((float)n * (float)t->group);
 	float *logits = kv_attention_work(t) + block_floats(t->group, segment->head_dim);
 	int32_t error = check_inputs(t);
 
-	if (error)
-		return error;
-	memset(out, 0, m * sizeof(*out));
-	for (; row < segment->n_rows; row += step) {
+	for (; row < segment->n_rows && !error; row += step) {
 		uint32_t rows = row + step <= segment->n_rows ? step : segment->n_rows - row;
 		struct kv_attention a;
 
 		error = attend(t, row, rows, logits, &a);
-		if (error)
-			return error;
-		kv_attention_add(&a, rows, 0, m, share, out, 0);
+		if (!error)
+			fn(&a, arg);
 	}
-	return 0;
+	return error;
+}
+
+struct mean {
+	uint32_t m;
+	float share;			/* of one row and query head */
+	float *out;
+};
+
+static void add_block(const struct kv_attention *a, void *mean_)
+{
+	const struct mean *mean = mean_;
+
+	kv_attention_add(a, a->n_rows, 0, mean->m, mean->share, mean->out, 0);
+}
+
+int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t m, float *out)
+{
+	uint32_t n = n_rows < t->segment->n_rows ? n_rows : t->segment->n_rows;
+	struct mean mean = { .m = m, .share = 1.0f / ((float)n * (float)t->group), .out = out };
+
+	memset(out, 0, m * sizeof(*out));
+	return each_block(t, n_rows, add_block, &mean);
+}
+
+struct each {
+	kvmod_row_fn *fn;
+	void *arg;
+};
+
+static void hand_out_block(const struct kv_attention *a, void *each_)
+{
+	const struct each *each = each_;
+	float *attention = a->logits;
+
+	kv_attention_of_logits(a);
+	for (uint32_t row = 0; row < a->n_rows; row++)
+		for (uint32_t h = 0; h < a->group; h++, attention += a->n)
+			each->fn(each->arg, a->row + row, h, attention);
+}
+
+int32_t kv_each_row(const struct kvmod_task *t, uint32_t n_rows, kvmod_row_fn *fn, void *arg)
+{
+	struct each each = { fn, arg };
+
+	return each_block(t, n_rows, hand_out_block, &each);
 }
 
 void kv_pool(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out)
