@@ -112,7 +112,7 @@ tests_test_refreekv_LDADD = libbuiltin_refreekv.la libvectors.la $(TEST_LIBS)
 
 # Conversations, compared with references in double precision; second_turns writes
 # golden vectors of them.
-POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h \
+POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h tests/policies_scores.c \
 	tests/refreekv_reference.c tests/refreekv_reference.h
 UNIT_TESTS += tests/test_turns
 tests_test_turns_SOURCES = tests/test_turns.c $(POLICY_REFERENCES)

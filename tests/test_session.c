@@ -340,7 +340,7 @@ static const struct {
 START_TEST(fractions_have_a_floor)
 {
 	const char *const leave[] = {
-		"kvmod.leave_below=80", floors[_i].budget, "policy streamingllm.every=0",
+		"kvmod.leave_below=80", floors[_i].budget, "policy streamingllm.decode_every=0",
 	};
 
 	start("streamingllm", leave, 3);
@@ -439,7 +439,7 @@ END_TEST
 START_TEST(streaming_cache_stays_bounded)
 {
 	static const char *const bounded[] = {
-		"policy streamingllm.budget=24", "policy streamingllm.every=8",
+		"policy streamingllm.budget=24", "policy streamingllm.decode_every=8",
 	};
 
 	start("streamingllm", bounded, 2);

@@ -24,7 +24,7 @@ extern "C" {
 
 /*
  * What a request must contain for the policy: bits of kvmod_needs.what. The policy gets
- * nothing else.
+ * nothing else, but for what kvmod_needs.takes names.
  */
 #define KVMOD_NEED_K		(1u << 0)
 #define KVMOD_NEED_V		(1u << 1)
@@ -46,6 +46,12 @@ struct kvmod_needs {
 	uint32_t types;
 	uint32_t min_rows;		/* the least number of rows, if `rows` comes to fewer */
 	uint32_t q_stats_skip;		/* oldest tokens whose queries q_mean and q_cov leave out */
+	/*
+	 * KVMOD_NEED_COLSUM, _Q_STATS or _WO_NORM that the policy uses if a request has them
+	 * anyway: no engine collects them for it, and no request is refused for lack of them.
+	 */
+	uint32_t takes;
+	uint32_t reserved;		/* 0 */
 };
 
 /* How many rows `needs` asks for with a prompt of n tokens. */

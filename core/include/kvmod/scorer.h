@@ -92,6 +92,11 @@ struct kvmod_scorer {
  */
 #define KVMOD_PER_REQUEST	2u
 #define KVMOD_ABOVE_LEVEL	3u	/* no budget: every score of at least `level` */
+/*
+ * C for each layer, whose KV heads all keep the same positions: those with the highest sums
+ * of the heads' scores. A layer whose heads differ in length fails with KVMOD_ENOTSUP.
+ */
+#define KVMOD_ONE_SET		4u
 
 /* As `rows`: the value of the parameter `window`. */
 #define KVMOD_ROWS_OF_WINDOW	UINT32_MAX
@@ -129,6 +134,11 @@ struct kvmod_scorer_ops {
 	 * decode_every have an effect.
 	 */
 	int32_t (*keep)(const void *self, const struct kvmod_task *head);
+	/*
+	 * Optional, for a policy that does not cut whenever it is asked: 0 if this request
+	 * is to be left whole.
+	 */
+	int32_t (*cuts)(const void *self, const struct kvmod_request *request);
 };
 
 /* A constant: 1 if a list of parameters has `window`. */
