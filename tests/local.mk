@@ -119,6 +119,12 @@ tests_test_turns_SOURCES = tests/test_turns.c $(POLICY_REFERENCES)
 tests_test_turns_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_turns_LDFLAGS = $(UNIT_LINK)
 tests_test_turns_LDADD = $(POLICIES_BUILT_IN) libbuiltin_fake.la libvectors.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_policies_shapes
+tests_test_policies_shapes_SOURCES = tests/test_policies_shapes.c tests/policies.c tests/policies.h \
+	$(POLICY_REFERENCES)
+tests_test_policies_shapes_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_policies_shapes_LDFLAGS = $(UNIT_LINK)
+tests_test_policies_shapes_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 check_PROGRAMS += tests/second_turns
 tests_second_turns_SOURCES = tests/second_turns.c $(POLICY_REFERENCES)
 tests_second_turns_LDADD = libvectors.la libkernels.la libkvmod.la $(LIBM)

@@ -215,18 +215,20 @@ static void decide_topp(struct work *w, uint32_t g)
 	uint32_t n = n_of(w, g), *order = w->order, count;
 
 	for (uint32_t h = g * w->group; h < (g + 1) * w->group; h++) {
-		double sum = 0, before = 0;
+		double sum = 0, before = 0, share = 0;
 
 		reference_attention(w->s, w->s->n_rows - 1, h, w->row);
-		for (uint32_t i = 0; i < n; i++)
+		for (uint32_t i = 0; i < n; i++) {
 			w->out->finite = w->out->finite && isfinite(w->row[i]);
+			share += w->p->p * w->row[i];
+		}
 		rank(w->row, n, order);
-		for (count = 0; count < n && (count == 0 || sum < w->p->p); count++) {
+		for (count = 0; count < n && (count == 0 || sum < share); count++) {
 			before = sum;
 			sum += w->row[order[count]];
 			kept_of(w, g)[order[count]] = 1;
 		}
-		w->out->tie = fmin(w->out->tie, fmin(fabs(sum - w->p->p), fabs(before - w->p->p)));
+		w->out->tie = fmin(w->out->tie, fmin(fabs(sum - share), fabs(before - share)));
 		if (count < n)
 			note_tie(w, w->row[order[count - 1]], w->row[order[count]]);
 	}
