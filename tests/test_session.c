@@ -12,7 +12,7 @@
 #define KVMOD_MODULE_SYMBOL session_module
 #include <kvmod/kvmod.h>
 
-extern const struct kvmod_module kvmod_module_fake, kvmod_module_streamingllm;
+extern const struct kvmod_module kvmod_module_fake, kvmod_module_h2o, kvmod_module_streamingllm;
 
 /* --- a policy that watches how it is called -------------------------------------- */
 
@@ -125,6 +125,7 @@ static void start(const char *name, const char *const *overrides, size_t n)
 	kvmod_set_log(ctx, quiet, NULL);
 	ck_assert_msg(kvmod_add_builtin(ctx, &kvmod_module_fake) == 0, "%s", kvmod_error());
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_streamingllm), 0);
+	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_h2o), 0);
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &session_module), 0);
 	ck_assert_msg(kvmod_configure(ctx, "/dev/null", all, n + 1) == 0, "%s", kvmod_error());
 	ck_assert_msg(kvmod_engine_open(ctx, "fake", &engine) == 0, "%s", kvmod_error());
@@ -353,6 +354,29 @@ START_TEST(fractions_have_a_floor)
 }
 END_TEST
 
+/* `heavy` and `recent` are a budget in two parts: one fraction makes it a fraction. */
+START_TEST(both_parts_are_counts)
+{
+	static const char *const parts[][5] = {
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=20", "policy h2o.recent=4" },
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=20", "policy h2o.recent=0.01" },
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=10%", "policy h2o.recent=0.1" },
+	};
+	static const uint32_t kept[][3] = { { 24, 24, 24 }, { 60, 80, 80 }, { 60, 80, 200 } };
+
+	start("h2o", parts[_i], 5);
+	ck_assert_uint_eq(prompt(60).left_whole, _i != 0);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][0]);
+	ck_assert_uint_eq(prompt(40).left_whole, 0);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][1]);
+	prompt(900);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][2]);
+}
+END_TEST
+
 START_TEST(default_leaves_256)
 {
 	static const char *const usual[] = { "kvmod.leave_below=256" };
@@ -564,6 +588,7 @@ int main(void)
 	tcase_add_loop_test(tc, failing_cut_costs_compression_only, 0, 2);
 	tcase_add_test(tc, short_sequence_is_left_whole);
 	tcase_add_loop_test(tc, fractions_have_a_floor, 0, 3);
+	tcase_add_loop_test(tc, both_parts_are_counts, 0, 3);
 	tcase_add_test(tc, default_leaves_256);
 	tcase_add_test(tc, short_answer);
 	tcase_add_test(tc, decode_calls_come_every_so_often);

@@ -72,8 +72,9 @@ static inline uint32_t kvmod_needs_rows(const struct kvmod_needs *needs, uint64_
  * refers to the tokens seen, not to what earlier cuts left of them; otherwise each turn
  * of a conversation would cut the same share again, until nothing is left.
  *
- * A policy with such a parameter must call it `budget`: a session leaves a sequence of
- * `[kvmod] leave_below` tokens or fewer whole, unless the parameter `budget` is a count.
+ * A policy with such a parameter must call it `budget`; if it divides its budget, `heavy`
+ * and `recent`. A session leaves a sequence of `[kvmod] leave_below` tokens or fewer whole,
+ * unless these parameters are counts.
  */
 static inline uint64_t kvmod_budget_of(const struct kvmod_request *request,
 				       const struct kvmod_segment *segment,
