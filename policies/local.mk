@@ -20,6 +20,22 @@ libbuiltin_adakv_la_SOURCES = policies/adakv.c
 libbuiltin_adakv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_adakv
 POLICIES_BUILT_IN += libbuiltin_adakv.la
 
+module_LTLIBRARIES += h2o.la
+h2o_la_SOURCES = policies/h2o.c
+h2o_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_h2o.la
+libbuiltin_h2o_la_SOURCES = policies/h2o.c
+libbuiltin_h2o_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_h2o
+POLICIES_BUILT_IN += libbuiltin_h2o.la
+
+module_LTLIBRARIES += knorm.la
+knorm_la_SOURCES = policies/knorm.c
+knorm_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_knorm.la
+libbuiltin_knorm_la_SOURCES = policies/knorm.c
+libbuiltin_knorm_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_knorm
+POLICIES_BUILT_IN += libbuiltin_knorm.la
+
 module_LTLIBRARIES += random.la
 random_la_SOURCES = policies/random.c
 random_la_LDFLAGS = $(MODULE_LINK)
@@ -36,6 +52,14 @@ check_LTLIBRARIES += libbuiltin_refreekv.la
 libbuiltin_refreekv_la_SOURCES = $(refreekv_sources)
 libbuiltin_refreekv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_refreekv
 POLICIES_BUILT_IN += libbuiltin_refreekv.la
+
+module_LTLIBRARIES += rkv.la
+rkv_la_SOURCES = policies/rkv.c
+rkv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_rkv.la
+libbuiltin_rkv_la_SOURCES = policies/rkv.c
+libbuiltin_rkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_rkv
+POLICIES_BUILT_IN += libbuiltin_rkv.la
 
 module_LTLIBRARIES += snapkv.la
 snapkv_la_SOURCES = policies/snapkv.c
@@ -60,3 +84,11 @@ check_LTLIBRARIES += libbuiltin_topp.la
 libbuiltin_topp_la_SOURCES = policies/topp.c
 libbuiltin_topp_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_topp
 POLICIES_BUILT_IN += libbuiltin_topp.la
+
+module_LTLIBRARIES += tova.la
+tova_la_SOURCES = policies/tova.c
+tova_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_tova.la
+libbuiltin_tova_la_SOURCES = policies/tova.c
+libbuiltin_tova_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_tova
+POLICIES_BUILT_IN += libbuiltin_tova.la

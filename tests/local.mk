@@ -48,12 +48,12 @@ SESSION_SOURCES = tests/watch.c tests/watch.h
 tests_test_session_SOURCES = tests/test_session.c $(SESSION_SOURCES)
 tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_LDFLAGS = $(UNIT_LINK)
-tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
+tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
 UNIT_TESTS += tests/test_session_prompts
 tests_test_session_prompts_SOURCES = tests/test_session_prompts.c $(SESSION_SOURCES)
 tests_test_session_prompts_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_prompts_LDFLAGS = $(UNIT_LINK)
-tests_test_session_prompts_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
+tests_test_session_prompts_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_rotation
 tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \
@@ -123,13 +123,19 @@ tests_test_refreekv_LDADD = libbuiltin_refreekv.la libvectors.la $(TEST_LIBS)
 
 # Conversations, compared with references in double precision; second_turns writes
 # golden vectors of them.
-POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h \
+POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h tests/policies_scores.c \
 	tests/refreekv_reference.c tests/refreekv_reference.h
 UNIT_TESTS += tests/test_turns
 tests_test_turns_SOURCES = tests/test_turns.c $(POLICY_REFERENCES)
 tests_test_turns_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_turns_LDFLAGS = $(UNIT_LINK)
 tests_test_turns_LDADD = $(POLICIES_BUILT_IN) libbuiltin_fake.la libvectors.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_policies_shapes
+tests_test_policies_shapes_SOURCES = tests/test_policies_shapes.c tests/policies.c tests/policies.h \
+	$(POLICY_REFERENCES)
+tests_test_policies_shapes_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_policies_shapes_LDFLAGS = $(UNIT_LINK)
+tests_test_policies_shapes_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 check_PROGRAMS += tests/second_turns
 tests_second_turns_SOURCES = tests/second_turns.c $(POLICY_REFERENCES)
 tests_second_turns_LDADD = libvectors.la libkernels.la libkvmod.la $(LIBM)

@@ -184,7 +184,7 @@ static const struct pin pins[] = {
 	AT(kvmod_module, init, 64),
 	AT(kvmod_module, exit, 72),
 
-	SIZE(kvmod_needs, 40),
+	SIZE(kvmod_needs, 48),
 	AT(kvmod_needs, size, 0),
 	AT(kvmod_needs, what, 4),
 	AT(kvmod_needs, rows, 8),
@@ -192,6 +192,8 @@ static const struct pin pins[] = {
 	AT(kvmod_needs, types, 28),
 	AT(kvmod_needs, min_rows, 32),
 	AT(kvmod_needs, q_stats_skip, 36),
+	AT(kvmod_needs, takes, 40),
+	AT(kvmod_needs, reserved, 44),
 
 	SIZE(kvmod_workspace, 24),
 	AT(kvmod_workspace, size, 0),
@@ -401,7 +403,7 @@ static const struct pin pins[] = {
 	AT(kvmod_layers, segments, 16),
 	AT(kvmod_layers, n_scored, 24),
 	AT(kvmod_layers, sums, 32),
-	SIZE(kvmod_scorer_ops, 96),
+	SIZE(kvmod_scorer_ops, 104),
 	AT(kvmod_scorer_ops, size, 0),
 	AT(kvmod_scorer_ops, reserved, 4),
 	AT(kvmod_scorer_ops, score, 8),
@@ -418,6 +420,7 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer_ops, spread, 80),
 	AT(kvmod_scorer_ops, n_sums, 88),
 	AT(kvmod_scorer_ops, reserved3, 92),
+	AT(kvmod_scorer_ops, cuts, 96),
 
 	SIZE(kvmod_task, 104),
 	AT(kvmod_task, size, 0),

@@ -99,7 +99,14 @@ static const struct {
 		    "p=1 whole_layers=0" } },
 	{ "adakv", { "budget=33 alpha=1", "budget=50 alpha=1", "budget=0.5 alpha=1",
 		     "budget=1.0" } },
+	{ "h2o", { "heavy=0 recent=5", "heavy=40 recent=5", "heavy=40% recent=10%",
+		   "heavy=0.5 recent=0.5" } },
+	{ "knorm", { "budget=1 whole_layers=0", "budget=20 whole_layers=0", "budget=0.5 whole_layers=1",
+		     "budget=0.5 whole_layers=3" } },
+	{ "rkv", { "budget=8", "budget=50", "budget=0.5", "budget=1.0" } },
+	{ "tova", { "budget=1", "budget=50", "budget=0.5", "budget=1.0" } },
 };
+#define N_RISING ((int)(sizeof(rising) / sizeof(*rising)))
 
 START_TEST(more_budget_never_loses_a_position)
 {
@@ -137,6 +144,16 @@ START_TEST(budget_is_what_is_kept)
 		{ "streamingllm", "budget=0.25 sinks=0", 75 },
 		{ "streamingllm", "budget=3 sinks=8", 9 },
 		{ "adakv", "budget=0.25", 75 },
+		{ "h2o", "", 60 },
+		{ "h2o", "heavy=0 recent=0", 1 },
+		{ "h2o", "heavy=17 recent=0.25", 92 },
+		{ "knorm", "budget=0.25 whole_layers=0", 75 },
+		{ "rkv", "", 128 },
+		{ "rkv", "budget=3", 8 },
+		{ "rkv", "budget=40 window=40", 40 },
+		{ "tova", "budget=0.25", 75 },
+		{ "tova", "budget=0", 1 },
+		{ "tova", "budget=10 window=20", 20 },
 	};
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup m = make(&usual, 301);
@@ -176,20 +193,26 @@ static struct madeup as_floats(const struct madeup *from)
 	return to;
 }
 
+/* Policies that read K, with budgets that cut 300 positions. */
+static const char *const readers[][2] = {
+	{ "snapkv", "" }, { "adakv", "" }, { "topp", "" }, { "h2o", "rows=20" }, { "knorm", "" },
+	{ "rkv", "" }, { "tova", "budget=0.25" },
+};
+#define N_READERS (sizeof(readers) / sizeof(*readers))
+
 START_TEST(q4_0_is_read_as_what_it_says)
 {
-	static const char *const names[] = { "snapkv", "adakv", "topp" };
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct kv_shape shape = usual;
 	struct madeup blocks, floats;
 	struct kvmod_plan *a, *b;
 
 	shape.type = KVMOD_Q4_0;
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+	for (size_t i = 0; i < N_READERS; i++) {
 		blocks = make(&shape, 300);
 		floats = as_floats(&blocks);
-		a = decide_once(ctx, names[i], "", &blocks);
-		b = decide_once(ctx, names[i], "", &floats);
+		a = decide_once(ctx, readers[i][0], readers[i][1], &blocks);
+		b = decide_once(ctx, readers[i][0], readers[i][1], &floats);
 		ck_assert_uint_eq(only_in_a(&blocks, a, b), 0);
 		ck_assert_uint_eq(only_in_a(&blocks, b, a), 0);
 		ck_assert_double_lt(kvmod_plan_budget(&blocks.d.request, a), 1);
@@ -204,19 +227,18 @@ END_TEST
 
 START_TEST(types_of_k_agree)
 {
-	static const char *const names[] = { "snapkv", "adakv", "topp" };
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct kv_shape shape = usual;
 	struct madeup exact, other;
 	struct kvmod_plan *a, *b;
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+	for (size_t i = 0; i < N_READERS; i++)
 		for (uint32_t type = KVMOD_F16; type <= KVMOD_Q8_0; type++) {
 			exact = make(&usual, 300);
 			shape.type = type;
 			other = make(&shape, 300);
-			a = decide_once(ctx, names[i], "", &exact);
-			b = decide_once(ctx, names[i], "", &other);
+			a = decide_once(ctx, readers[i][0], readers[i][1], &exact);
+			b = decide_once(ctx, readers[i][0], readers[i][1], &other);
 			/* Rounding of K moves a few of 2700 across the cut. */
 			ck_assert_uint_le(only_in_a(&exact, a, b) + only_in_a(&exact, b, a), 54);
 			kvmod_plan_free(a);
@@ -303,7 +325,7 @@ static void add(TCase *tcase)
 	tcase_add_loop_test(tcase, golden_linked_in, 0, n_policies);
 	tcase_add_loop_test(tcase, golden_as_module, 0, n_policies);
 	tcase_add_loop_test(tcase, plans_pass_and_repeat, 0, n_policies);
-	tcase_add_loop_test(tcase, more_budget_never_loses_a_position, 0, 5);
+	tcase_add_loop_test(tcase, more_budget_never_loses_a_position, 0, N_RISING);
 	tcase_add_test(tcase, budget_is_what_is_kept);
 	tcase_add_test(tcase, types_of_k_agree);
 	tcase_add_test(tcase, q4_0_is_read_as_what_it_says);

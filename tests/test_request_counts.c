@@ -27,7 +27,8 @@ extern const struct kvmod_module kvmod_module_snapkv;
 
 /* --- a policy that notes what it sees ------------------------------------------------- */
 
-static uint32_t wanted;			/* what its needs() asks for */
+static uint32_t wanted, taken;		/* what its needs() asks for, and takes */
+static uint32_t there;			/* the extras that it saw last, KVMOD_NEED_... */
 static uint64_t logical;		/* of the segment that it saw last */
 static uint32_t sees[ROWS];		/* positions that its rows see */
 
@@ -35,6 +36,7 @@ static int32_t witness_needs(void *self, struct kvmod_needs *needs)
 {
 	(void)self;
 	needs->what = wanted;
+	needs->takes = taken;
 	needs->rows = (struct kvmod_amount){ .value = ROWS, .is_count = 1 };
 	return KVMOD_OK;
 }
@@ -46,6 +48,9 @@ static int32_t witness_compress(void *self, const struct kvmod_request *r, struc
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
 		logical = s->logical;
+		there = (s->colsum.data ? KVMOD_NEED_COLSUM : 0) | (s->wo_norm.data ? KVMOD_NEED_WO_NORM : 0) |
+			(s->q_mean.data || s->q_cov.data ? KVMOD_NEED_Q_STATS : 0) |
+			(kvmod_head_at(s, 0)->k.data ? KVMOD_NEED_K : 0);
 		for (uint32_t row = 0; row < ROWS; row++)
 			sees[row] = kvmod_row_sees(s, kvmod_head_at(s, 0), row);
 	}
@@ -117,7 +122,7 @@ static void set_up(void)
 	assert_ok(kvmod_add_builtin(ctx, &kvmod_module_snapkv));
 	policy = NULL;
 	plan = NULL;
-	wanted = 0;
+	wanted = taken = 0;
 	for (uint32_t i = 0; i < N * DIM; i++)
 		keys[i] = (float)(i * 37 % 101) / 101;
 	for (uint32_t i = 0; i < ROWS * HEADS * DIM; i++)
@@ -384,6 +389,25 @@ START_TEST(extras_with_gaps)
 }
 END_TEST
 
+/* What a policy takes it gets where there is any; a request without it is as good. */
+START_TEST(extras_that_are_taken)
+{
+	make_request("a0");
+	add_extras();
+	taken = KVMOD_NEED_COLSUM | KVMOD_NEED_WO_NORM | KVMOD_NEED_K;
+	open_witness(0);
+	assert_ok(kvmod_plan_new(&request, &plan));
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_uint_eq(there, KVMOD_NEED_COLSUM | KVMOD_NEED_WO_NORM);
+	first->colsum.data = NULL;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_uint_eq(there, KVMOD_NEED_WO_NORM);
+	open_witness(KVMOD_NEED_COLSUM);
+	assert_fails(kvmod_decide(policy, &request, plan), KVMOD_EINVAL,
+		     "policy witness: layer 0 comes without column sums");
+}
+END_TEST
+
 /* --- models --------------------------------------------------------------------------------- */
 
 #define MODELS(M) \
@@ -440,6 +464,7 @@ int main(void)
 	tcase_add_loop_test(tc, layers_of_sequences, 0, sizeof(layouts) / sizeof(*layouts));
 	tcase_add_test(tc, extras_are_checked);
 	tcase_add_test(tc, extras_with_gaps);
+	tcase_add_test(tc, extras_that_are_taken);
 	tcase_add_test(tc, models_are_checked);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);

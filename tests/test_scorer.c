@@ -76,6 +76,8 @@ KVMOD_SCORER_POLICY(by_layer, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score, .select = KVMOD_PER_LAYER)
 KVMOD_SCORER_POLICY(by_request, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score_with_scratch, .select = KVMOD_PER_REQUEST, .floats = floats)
+KVMOD_SCORER_POLICY(by_set, struct kvmod_scorer, USUAL, "", "cpu",
+		    .score = score, .select = KVMOD_ONE_SET)
 KVMOD_SCORER_POLICY(by_level, struct kvmod_scorer, LEVEL, "", "cpu",
 		    .score = score, .select = KVMOD_ABOVE_LEVEL)
 KVMOD_SCORER_POLICY(bare, struct kvmod_scorer, BARE, "", "cpu",
@@ -105,6 +107,15 @@ static int32_t keep(const void *self, const struct kvmod_task *head)
 	ck_assert_ptr_nonnull(self);
 	return head->kit->keep_listed(head, even, answer ? 9 : 4);
 }
+
+static int32_t while_decoding(const void *self, const struct kvmod_request *request)
+{
+	ck_assert_ptr_nonnull(self);
+	return request->phase == KVMOD_DECODE;
+}
+
+KVMOD_SCORER_POLICY(late, struct kvmod_scorer, USUAL, "", "cpu",
+		    .score = score, .cuts = while_decoding)
 
 #define BY_HAND(P, owner) \
 	KVMOD_P_WHOLE_LAYERS(P, owner, "1") \
@@ -199,7 +210,7 @@ static int32_t scorers_init(const struct kvmod_host *host)
 		by_head_init, by_layer_init, by_request_init, by_level_init, bare_init,
 		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init,
 		no_probes_init, no_layer_init, no_score_init, no_such_init, own_init, unasked_init, blind_init,
-		lazy_init,
+		lazy_init, by_set_init, late_init,
 	};
 	int32_t err = KVMOD_OK;
 
@@ -295,6 +306,10 @@ START_TEST(each_way_to_select)
 	assert_kept("by_layer", "", (const char *[]){ "02467", "067", "067", "01267" });
 	assert_kept("by_request", "", (const char *[]){ "02467", "0167", "067", "0167" });
 	assert_kept("by_level", "", (const char *[]){ "02467", "01567", "067", "0123467" });
+	/* Sums of the heads: .8, 1.0, .4, .9, .9, and 1.0, .64, .63, .62, .11. */
+	assert_kept("by_set", "", (const char *[]){ "0267", "0267", "0167", "0167" });
+	assert_kept("by_set", "budget = 6",
+		    (const char *[]){ "024567", "024567", "012367", "012367" });
 }
 END_TEST
 
@@ -430,10 +445,43 @@ START_TEST(scores_that_are_not_finite)
 		ck_assert_str_eq(kept(plan, 0, 0), left[i % 4]);
 		kvmod_plan_free(plan);
 	}
+	/* Each is finite, but not their sum. */
+	setup(some);
+	table[1][0][3] = table[1][1][3] = 3e38f;
+	assert_failed("by_set", KVMOD_ENUMERIC, "layer 1: KV head 0: the score of position 3 is not finite");
 	/* What is not scored is not looked at. */
 	setup(some);
 	table[1][1][6] = NAN;
 	assert_kept("by_head", "", (const char *[]){ "0267", "0167", "0167", "0167" });
+}
+END_TEST
+
+/* Indices of one list would name other positions in each head. */
+START_TEST(one_set_of_unequal_heads)
+{
+	struct kvmod_plan *plan;
+
+	setup(some);
+	cache.heads[2 + 1].n = N - 1;
+	assert_failed("by_set", KVMOD_ENOTSUP, "its KV heads hold different numbers of positions, and "
+		      "by_set keeps one set a layer");
+	plan = decide("by_set", "");
+	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, 0);
+	ck_assert_str_eq(kept(plan, 0, 1), "0267");
+	kvmod_plan_free(plan);
+	/* A layer that is kept whole needs no set. */
+	plan = decide("by_set", "whole_layers = 2");
+	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, 0);
+	kvmod_plan_free(plan);
+}
+END_TEST
+
+START_TEST(cuts_when_it_likes)
+{
+	setup(some);
+	assert_kept("late", "", (const char *[]){ "whole", "whole", "whole", "whole" });
+	cache.request.phase = KVMOD_DECODE;
+	assert_kept("late", "", (const char *[]){ "0267", "0167", "0167", "0167" });
 }
 END_TEST
 
@@ -541,5 +589,5 @@ END_TEST
 
 FIXTURE_MAIN("scorer", each_way_to_select, budgets, layers_left_whole, pooled, raised_once,
 	     one_at_least, shared_the_author_s_way, kept_by_hand,
-	     scores_that_are_not_finite,
+	     scores_that_are_not_finite, one_set_of_unequal_heads, cuts_when_it_likes,
 	     pooled_beyond_all_numbers, scores_that_fail, what_was_not_asked_for, what_authors_may_forget, needs_and_flags)

@@ -24,7 +24,7 @@ static bool shares(const struct kvmod_scorer_ops *ops)
 /* Are those heads of several layers? */
 static bool layers_share(const struct kvmod_scorer_ops *ops)
 {
-	return shares(ops) && ops->select != KVMOD_PER_LAYER;
+	return shares(ops) && ops->select != KVMOD_PER_LAYER && ops->select != KVMOD_ONE_SET;
 }
 
 static bool has_no_budget(const struct kvmod_scorer_ops *ops)
@@ -42,12 +42,14 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 		return NULL;
 	if (!ops->score)
 		return "score() or keep()";
-	if (ops->select > KVMOD_PER_SEQUENCE)
+	if (ops->select > KVMOD_ONE_SET)
 		return "a known way to select";
 	if (ops->share && ops->select != KVMOD_PER_LAYER)
 		return "KVMOD_PER_LAYER, which share() needs";
 	if (ops->spread && ops->select != KVMOD_PER_SEQUENCE)
 		return "KVMOD_PER_SEQUENCE, which spread() needs";
+	if (ops->first && ops->select == KVMOD_ONE_SET)
+		return "a selection for each head, which first() needs";
 	if (ops->n_sums && !shares(ops))
 		return "heads that share, which sums over them need";
 	if (ops->select == KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, level)))
@@ -193,15 +195,17 @@ static const char *hint(const struct kvmod_task *task)
 	return task->head->v.data ? "" : " (V was not asked for)";
 }
 
-static int32_t check_scores(const struct kvmod_task *task, const float *scores, uint32_t m)
+/* Scores of n positions, from position `first` on. */
+static int32_t check_scores(const struct kvmod_task *task, const float *scores, uint32_t first,
+			    uint32_t n)
 {
 	uint32_t i = 0;
 
-	if (all_finite(scores, m))
+	if (all_finite(scores, n))
 		return KVMOD_OK;
 	while (isfinite(scores[i]))
 		i++;
-	return kv_task_fail(task, KVMOD_ENUMERIC, "the score of position %u is not finite%s", i,
+	return kv_task_fail(task, KVMOD_ENUMERIC, "the score of position %u is not finite%s", first + i,
 			    hint(task));
 }
 
@@ -255,13 +259,13 @@ static int32_t score_head(const struct kv_scorer_job *job, const struct kvmod_ta
 	memset(raw, 0xff, m * sizeof(*raw));	/* NaN: a score that is left out is found */
 	err = job->ops->score(job->self, &head, raw);
 	if (err == KVMOD_OK)
-		err = check_scores(task, raw, m);
+		err = check_scores(task, raw, 0, m);
 	*scores = raw;
 	if (err || job->self->pool <= 1 || job->ops->flags & KVMOD_SCORER_POOLS)
 		return err;
 	kv_pool(raw, m, (uint32_t)job->self->pool, job->self->pooling, pooled);
 	*scores = pooled;
-	return check_scores(task, pooled, m);
+	return check_scores(task, pooled, 0, m);
 }
 
 /* --- each head by itself ---------------------------------------------------------------------- */
@@ -383,6 +387,44 @@ static int32_t keep_shared(const void *job_, const struct kvmod_task *task)
 	return KVMOD_OK;
 }
 
+/* --- one set for a layer ---------------------------------------------------------------------------- */
+
+/* The scores of the layer's heads, which lie end to end, become their sum. */
+static float *sum_of_heads(const struct kv_scorer_job *job, const struct kvmod_task *first)
+{
+	float *sum = job->scores + job->begin[kv_head_number(job, first->i, 0)];
+	uint32_t n = kv_ranked(job, first->n);
+
+	for (uint32_t g = 1; g < first->segment->n_kv_heads; g++)
+		for (uint32_t i = 0; i < n; i++)
+			sum[i] += sum[g * n + i];
+	return sum;
+}
+
+/* The first head selects for the layer, and the others get its list. */
+static int32_t keep_alike(const void *job_, const struct kvmod_task *task)
+{
+	const struct kv_scorer_job *job = job_;
+	struct kvmod_keep *keep = task->keep;
+	uint32_t m = job->sinks + kv_ranked(job, task->n);
+	const float *scores;
+	int32_t err;
+
+	if (task->g > 0)
+		return KVMOD_OK;
+	scores = sum_of_heads(job, task);
+	err = check_scores(task, scores, job->sinks, m - job->sinks);
+	if (err)
+		return err;
+	kv_keep_between(task, job->sinks, scores, m, (uint32_t)kv_own_budget(job, task->segment));
+	for (uint32_t g = 1; g < task->segment->n_kv_heads; g++) {
+		keep->counts[g] = keep->counts[0];
+		memcpy(keep->indices + g * keep->index_stride, keep->indices,
+		       keep->counts[0] * sizeof(*keep->indices));
+	}
+	return KVMOD_OK;
+}
+
 /* --- which segments ------------------------------------------------------------------------------ */
 
 static uint32_t least(const struct kv_scorer_job *job)
@@ -408,6 +450,17 @@ static bool is_over(const struct kv_scorer_job *job, const struct kvmod_segment 
 	       kvmod_longest_head(segment) > kv_scorer_budget(job, segment);
 }
 
+/* One set for heads of different lengths cannot be: their indices name other positions. */
+static void refuse_ragged(const struct kv_scorer_job *job, struct kvmod_keep *keep)
+{
+	const struct kvmod_instance *self = &job->self->instance;
+	const struct kvmod_policy_ops *policy = self->ops;
+
+	keep->status = self->host->fail(self->host->ctx, KVMOD_ENOTSUP, "its KV heads hold different "
+					"numbers of positions, and %s keeps one set a layer",
+					policy->name);
+}
+
 static void mark(const struct kv_scorer_job *job)
 {
 	for (uint32_t i = 0; i < job->request->n_segments; i++) {
@@ -418,7 +471,9 @@ static void mark(const struct kv_scorer_job *job)
 		if (!has_no_budget(job->ops))
 			kvmod_say_raised(&job->self->instance, job->request, segment,
 					 &job->self->budget, least(job), &job->self->said_raised);
-		if (is_over(job, segment))
+		if (job->ops->select == KVMOD_ONE_SET && !job->ops->keep && !kvmod_same_lengths(segment))
+			refuse_ragged(job, kvmod_keep_at(job->plan, i));
+		else if (is_over(job, segment))
 			kvmod_keep_at(job->plan, i)->kind = KVMOD_KEEP_HEADS;
 	}
 }
@@ -433,8 +488,10 @@ static void decide_shared(const struct kv_scorer_job *job, size_t floats)
 	if (job->ops->first)
 		kv_each_head(instance, job->request, job->plan, job->scratch, floats,
 			     put_first_of_shared, job);
-	kv_share(job);
-	kv_each_head(instance, job->request, job->plan, job->scratch, floats, keep_shared, job);
+	if (job->ops->select != KVMOD_ONE_SET)
+		kv_share(job);
+	kv_each_head(instance, job->request, job->plan, job->scratch, floats,
+		     job->ops->select == KVMOD_ONE_SET ? keep_alike : keep_shared, job);
 }
 
 int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
@@ -443,6 +500,8 @@ int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
 	struct kv_scorer_job job = job_of(self, ops, request, plan);
 	size_t floats = thread_floats(&job);
 
+	if (ops->cuts && !ops->cuts(self, request))
+		return KVMOD_OK;
 	lay_out(&job, request->scratch);
 	mark(&job);
 	if (shares(ops))

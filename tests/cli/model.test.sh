@@ -54,7 +54,7 @@ grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
 # With closed gaps, answers and conversations can be longer than the context.
 stream() {
 	kvmod run --raw -o kvmod.threads=1 -o 'engine ggml.context=32' \
-		-o 'policy streamingllm.budget=12' -o 'policy streamingllm.every=4' "$@" 'Once upon a time'
+		-o 'policy streamingllm.budget=12' -o 'policy streamingllm.decode_every=4' "$@" 'Once upon a time'
 }
 stream --policy streamingllm --json -n 40
 exits 0
@@ -73,7 +73,7 @@ json generated_tokens=29
 for every in 0 4; do
 	printf 'One\nTwo\nThree\nFour\nFive\n' >"$tmp/turns"
 	kvmod run -i --raw --policy streamingllm -n 10 -o kvmod.threads=1 -o 'engine ggml.context=32' \
-		-o 'policy streamingllm.budget=12' -o "policy streamingllm.every=$every" <"$tmp/turns"
+		-o 'policy streamingllm.budget=12' -o "policy streamingllm.decode_every=$every" <"$tmp/turns"
 	exits 0
 done
 
@@ -191,7 +191,7 @@ says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
 for type in f32 q8_0; do
 	kvmod bench engine --threads 1 --lengths 40 --decode 2 -o "engine ggml.cache_type=$type" \
 		-o 'engine ggml.batch=16' --policy streamingllm -o 'policy streamingllm.budget=20' \
-		-o 'policy streamingllm.every=1' --json
+		-o 'policy streamingllm.decode_every=1' --json
 	exits 0
 	: | err
 	json engine=ggml rival=llama lengths.0.tokens=40 lengths.0.budget=0.5

@@ -93,6 +93,11 @@ struct kvmod_scorer {
 #define KVMOD_PER_REQUEST	2u
 #define KVMOD_ABOVE_LEVEL	3u	/* no budget: every score of at least `level` */
 #define KVMOD_PER_SEQUENCE	4u	/* as KVMOD_PER_REQUEST, each sequence by itself */
+/*
+ * C for each layer, whose KV heads all keep the same positions: those with the highest sums
+ * of the heads' scores. A layer whose heads differ in length fails with KVMOD_ENOTSUP.
+ */
+#define KVMOD_ONE_SET		5u
 
 /* Flags of a scorer. */
 #define KVMOD_SCORER_POOLS	1u	/* score() pools by itself; the toolkit does not */
@@ -174,6 +179,11 @@ struct kvmod_scorer_ops {
 	 */
 	uint32_t n_sums;
 	uint32_t reserved3;
+	/*
+	 * Optional, for a policy that does not cut whenever it is asked: 0 if this request
+	 * is to be left whole.
+	 */
+	int32_t (*cuts)(const void *self, const struct kvmod_request *request);
 };
 
 /* A constant: 1 if a list of parameters has `window`. */
