@@ -37,6 +37,14 @@ struct kv_cpu_ops {
 		    const float *weights, float *out);
 	void (*stats)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
 		      const struct kv_columns *out);
+	/* as arrays.h has them, of KV_SUM numbers or fewer */
+	float (*total)(const float *x, size_t n);
+	float (*entropy)(const float *x, size_t n, float epsilon);
+	/* share: 1 / count */
+	void (*moments)(const float *x, size_t n, float share, float *mean, float *squares);
+	/* out[i] + x[i], and the larger of the two */
+	void (*add)(const float *x, size_t n, float *out);
+	void (*larger)(const float *x, size_t n, float *out);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;

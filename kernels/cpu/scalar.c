@@ -186,6 +186,46 @@ static void stats(uint32_t type, const char *k, int64_t stride, uint32_t dim, ui
 		kv_column_stats(type, k, stride, d, n, out);
 }
 
+static float total(const float *x, size_t n)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += x[i];
+	return (float)sum;
+}
+
+static float entropy(const float *x, size_t n, float epsilon)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum -= x[i] * logf(x[i] + epsilon);
+	return (float)sum;
+}
+
+static void moments(const float *x, size_t n, float share, float *mean, float *squares)
+{
+	for (size_t i = 0; i < n; i++) {
+		float from = x[i] - mean[i];
+
+		mean[i] += from * share;
+		squares[i] += from * (x[i] - mean[i]);
+	}
+}
+
+static void add(const float *x, size_t n, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] += x[i];
+}
+
+static void larger(const float *x, size_t n, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = x[i] > out[i] ? x[i] : out[i];
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -200,4 +240,9 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.total = total,
+	.entropy = entropy,
+	.moments = moments,
+	.add = add,
+	.larger = larger,
 };
