@@ -446,7 +446,7 @@ static const struct pin pins[] = {
 	AT(kvmod_stats, variance, 16),
 	AT(kvmod_stats, smallest, 24),
 	AT(kvmod_stats, largest, 32),
-	SIZE(kvmod_toolkit, 272),
+	SIZE(kvmod_toolkit, 296),
 	AT(kvmod_toolkit, size, 0),
 	AT(kvmod_toolkit, reserved, 4),
 	AT(kvmod_toolkit, rows, 8),
@@ -482,6 +482,9 @@ static const struct pin pins[] = {
 	AT(kvmod_toolkit, scorer_compress, 248),
 	AT(kvmod_toolkit, each_row, 256),
 	AT(kvmod_toolkit, wo_norms, 264),
+	AT(kvmod_toolkit, total, 272),
+	AT(kvmod_toolkit, entropy, 280),
+	AT(kvmod_toolkit, moments, 288),
 };
 
 START_TEST(layout)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/arrays.h"
 #include "kernels/cpu/hadamard.h"
 #include "core/testkit/random.h"
 #include "kernels/cpu/ops.h"
@@ -295,6 +296,120 @@ START_TEST(softmax_not_finite)
 }
 END_TEST
 
+/* --- arrays ------------------------------------------------------------------------ */
+
+/* Totals and entropies of n numbers from 0 to 1: most are small, as attention is. */
+static void check_sums(struct kv_random *r, size_t n)
+{
+	float *x = normals(r, n, 1);
+	double total = 0, entropy = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		x[i] = i % 7 == 3 ? 0 : i % 7 == 5 ? 1 : expf(-10 * fabsf(x[i]));
+		total += (double)x[i];
+		entropy -= x[i] * log(x[i] + 1e-10);
+	}
+	ck_assert_double_eq_tol(kv_cpu_total(x, n), total, 2e-6 * total + 1e-30);
+	ck_assert_double_eq_tol(kv_cpu_entropy(x, n, 1e-10f), entropy, 2e-6 * entropy + 1e-9);
+	free(x);
+}
+
+/* Each by itself: the logarithm is as good for small numbers and near 1. */
+static void check_entropies(void)
+{
+	for (double x = 1e-30; x < 1e30; x *= 1.0078) {
+		float of[1] = { (float)x };
+		double entropy = -(double)of[0] * log((double)(of[0] + 1e-10f));
+
+		ck_assert_double_eq_tol(kv_cpu_entropy(of, 1, 1e-10f), entropy,
+					3e-7 * fabs(entropy));
+	}
+	for (int i = -1000; i <= 1000; i++) {
+		float of[1] = { 1 + (float)i * 1e-6f };
+		double entropy = -(double)of[0] * log((double)of[0]);
+
+		ck_assert_double_eq_tol(kv_cpu_entropy(of, 1, 1e-30f), entropy,
+					3e-7 * fabs(entropy) + 1e-30);
+	}
+}
+
+static void check_moments(struct kv_random *r, size_t n)
+{
+	enum { ROWS = 9 };
+	float *x = normals(r, n * ROWS, 0.001f), *mean = calloc(n + 1, sizeof(*mean));
+	float *squares = calloc(n + 1, sizeof(*squares));
+
+	ck_assert(mean && squares);
+	mean[n] = squares[n] = -7;
+	/* Variance is small beside the mean. */
+	for (size_t i = 0; i < n * ROWS; i++)
+		x[i] += 1;
+	for (uint32_t row = 0; row < ROWS; row++)
+		kv_cpu_moments(x + row * n, n, row + 1, mean, squares);
+	for (size_t i = 0; i < n; i++) {
+		double m = 0, s = 0;
+
+		for (size_t row = 0; row < ROWS; row++)
+			m += (double)x[row * n + i] / ROWS;
+		for (size_t row = 0; row < ROWS; row++)
+			s += (x[row * n + i] - m) * (x[row * n + i] - m);
+		ck_assert_double_eq_tol(mean[i], m, 3e-7);
+		ck_assert_double_eq_tol(squares[i], s, 2e-3 * s);
+	}
+	ck_assert_float_eq(mean[n], -7);
+	ck_assert_float_eq(squares[n], -7);
+	free(x);
+	free(mean);
+	free(squares);
+}
+
+static void check_pool(struct kv_random *r, int64_t n, int64_t half)
+{
+	float *x = normals(r, (size_t)n, 1), *average = calloc((size_t)n + 1, sizeof(*average));
+	float *most = calloc((size_t)n + 1, sizeof(*most));
+
+	ck_assert(average && most);
+	average[n] = most[n] = -7;
+	kv_cpu_pool_average(x, (size_t)n, (uint32_t)half, average);
+	kv_cpu_pool_max(x, (size_t)n, (uint32_t)half, most);
+	for (int64_t i = 0; i < n; i++) {
+		double sum = 0;
+		float largest = -INFINITY;
+
+		for (int64_t j = i - half; j <= i + half; j++) {
+			sum += j >= 0 && j < n ? x[j] : 0;
+			largest = j >= 0 && j < n ? fmaxf(largest, x[j]) : largest;
+		}
+		ck_assert_double_eq_tol(average[i], sum / (double)(2 * half + 1), 1e-6);
+		ck_assert_float_eq(most[i], largest);
+	}
+	ck_assert_float_eq(average[n], -7);
+	ck_assert_float_eq(most[n], -7);
+	free(x);
+	free(average);
+	free(most);
+}
+
+START_TEST(arrays)
+{
+	struct kv_random r = { 6 };
+
+	if (level_missing(_i))
+		return;
+	check_entropies();
+	for (size_t n = 0; n < 70; n++) {
+		check_sums(&r, n);
+		check_moments(&r, n);
+		for (int64_t half = 0; half < 5; half++)
+			check_pool(&r, (int64_t)n, half);
+	}
+	check_sums(&r, 50001);
+	check_pool(&r, 1000, 127);
+	ck_assert_double_nan(kv_cpu_total((const float[]){ 1, NAN, 1 }, 3));
+	ck_assert_double_nan(kv_cpu_entropy((const float[]){ 1, NAN, 1 }, 3, 1e-10f));
+}
+END_TEST
+
 START_TEST(sums)
 {
 	struct kv_random r = { 3 };
@@ -348,6 +463,7 @@ int main(void)
 	tcase_add_loop_test(tc, nibbles, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
+	tcase_add_loop_test(tc, arrays, 0, LEVELS);
 	tcase_add_loop_test(tc, sums, 0, LEVELS);
 	tcase_add_loop_test(tc, multiply_adds, 0, LEVELS);
 	tcase_add_test(tc, hadamard);

@@ -191,6 +191,32 @@ START_TEST(no_rows_and_no_numbers)
 }
 END_TEST
 
+/* --- arrays ------------------------------------------------------------------------------ */
+
+START_TEST(arrays_of_numbers)
+{
+	static const float rows[3][4] = { { 1, 0, .5f, 2 }, { 2, 0, .25f, 4 }, { 6, 0, .25f, 3 } };
+	float mean[5] = { 0, 0, 0, 0, -7 }, squares[5] = { 0, 0, 0, 0, -7 };
+
+	kit_get();
+	ck_assert_double_eq(kit->total(rows[0], 12), 19);
+	ck_assert_double_eq(kit->total(NULL, 0), 0);
+	ck_assert_double_eq_tol(kit->entropy(rows[0], 3, 1e-10f), .5 * log(2), 1e-6);
+	ck_assert_double_eq_tol(kit->entropy(rows[0], 3, 1), -log(2) - .5 * log(1.5), 1e-6);
+	for (uint32_t row = 0; row < 3; row++)
+		kit->moments(rows[row], 4, row + 1, mean, squares);
+	ck_assert_float_eq_tol(mean[0], 3, 1e-6);
+	ck_assert_float_eq_tol(squares[0], 14, 1e-5);
+	ck_assert_float_eq(mean[1], 0);
+	ck_assert_float_eq(squares[1], 0);
+	ck_assert_float_eq_tol(mean[2], 1.f / 3, 1e-6);
+	ck_assert_float_eq_tol(squares[2], 1.f / 24, 1e-6);
+	ck_assert_float_eq_tol(mean[3], 3, 1e-6);
+	ck_assert_float_eq_tol(squares[3], 2, 1e-6);
+	ck_assert(mean[4] == -7 && squares[4] == -7);
+}
+END_TEST
+
 /* --- selection and sets ----------------------------------------------------------------------- */
 
 START_TEST(marking)
@@ -439,6 +465,7 @@ START_TEST(budgets)
 }
 END_TEST
 
-FIXTURE_MAIN("toolkit", blocks_of_rows, no_rows_and_no_numbers, marking, sets,
+FIXTURE_MAIN("toolkit", blocks_of_rows, no_rows_and_no_numbers,
+	     arrays_of_numbers, marking, sets,
 	     lists_that_do_not_fit, ends, each_head_once, failures, no_room_for_a_thread,
 	     budgets)

@@ -2,6 +2,7 @@
 /* The toolkit's attention of the newest queries, and scores computed from it. */
 #include "core/toolkit/toolkit.h"
 
+#include "kernels/cpu/arrays.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/logits.h"
 
@@ -183,25 +184,10 @@ int32_t kv_each_row(const struct kvmod_task *t, uint32_t n_rows, kvmod_row_fn *f
 
 void kv_pool(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out)
 {
-	uint32_t half = width / 2;
-
-	memcpy(out, in, n * sizeof(*out));
-	for (uint32_t d = 1; d <= half && d < n; d++) {
-		if (pooling == KVMOD_POOL_MAX) {
-			for (uint32_t i = 0; i < n - d; i++)
-				out[i] = in[i + d] > out[i] ? in[i + d] : out[i];
-			for (uint32_t i = d; i < n; i++)
-				out[i] = in[i - d] > out[i] ? in[i - d] : out[i];
-		} else {
-			for (uint32_t i = 0; i < n - d; i++)
-				out[i] += in[i + d];
-			for (uint32_t i = d; i < n; i++)
-				out[i] += in[i - d];
-		}
-	}
-	if (pooling == KVMOD_POOL_AVERAGE && width > 1)
-		for (uint32_t i = 0; i < n; i++)
-			out[i] /= (float)width;
+	if (pooling == KVMOD_POOL_MAX)
+		kv_cpu_pool_max(in, n, width / 2, out);
+	else
+		kv_cpu_pool_average(in, n, width / 2, out);
 }
 
 int32_t kv_window_scores(const struct kvmod_task *t, uint32_t window, uint32_t pool,

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "kernels/cpu/arrays.h"
 #include "kernels/cpu/blocks.h"
 #include "kernels/cpu/logits.h"
 
@@ -80,16 +81,17 @@ static int32_t wo_norms(const struct kvmod_task *task, uint32_t g, float *out)
 {
 	const struct kvmod_view *view = &task->segment->wo_norm;
 	uint32_t n = kvmod_head_at(task->segment, g)->n;
+	float share = 1.0f / (float)task->group;
 
 	if (!view->data)
-		return kv_task_fail(task, KVMOD_EINVAL, "its segment has no |Wo v|: a policy's needs ask for "
-				    "it with KVMOD_NEED_WO_NORM");
+		return kv_task_fail(task, KVMOD_EINVAL, "its segment has no |Wo v|: a policy's needs "
+				    "ask for it with KVMOD_NEED_WO_NORM");
 	memset(out, 0, n * sizeof(*out));
 	for (uint32_t h = g * task->group; h < (g + 1) * task->group; h++) {
 		const char *norms = (const char *)view->data + h * view->head_stride;
 
 		for (uint32_t i = 0; i < n; i++)
-			out[i] += ((const float *)(const void *)norms)[i] / (float)task->group;
+			out[i] += ((const float *)(const void *)norms)[i] * share;
 	}
 	return KVMOD_OK;
 }
@@ -129,6 +131,9 @@ const struct kvmod_toolkit kv_toolkit = {
 	.scorer_compress = kv_scorer_compress,
 	.each_row = kv_each_row,
 	.wo_norms = wo_norms,
+	.total = kv_cpu_total,
+	.entropy = kv_cpu_entropy,
+	.moments = kv_cpu_moments,
 };
 
 const void *kv_extension(const char *name)

@@ -54,6 +54,14 @@ struct kv_cpu_ops {
 	/* out[key] += the sum over lanes of weights[lane] * x; the largest of that and of out[key] */
 	void (*lane_sum)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
 	void (*lane_max)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
+	/* as arrays.h has them, of KV_SUM numbers or fewer */
+	float (*total)(const float *x, size_t n);
+	float (*entropy)(const float *x, size_t n, float epsilon);
+	/* share: 1 / count */
+	void (*moments)(const float *x, size_t n, float share, float *mean, float *squares);
+	/* out[i] + x[i], and the larger of the two */
+	void (*add)(const float *x, size_t n, float *out);
+	void (*larger)(const float *x, size_t n, float *out);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;

@@ -256,6 +256,48 @@ static void lane_max(const float *x, uint32_t n, uint32_t lanes, const float *we
 			out[i] = x[l] * weights[l] > out[i] ? x[l] * weights[l] : out[i];
 }
 
+/* --- arrays of numbers --- */
+
+static float total(const float *x, size_t n)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += x[i];
+	return (float)sum;
+}
+
+static float entropy(const float *x, size_t n, float epsilon)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum -= x[i] * logf(x[i] + epsilon);
+	return (float)sum;
+}
+
+static void moments(const float *x, size_t n, float share, float *mean, float *squares)
+{
+	for (size_t i = 0; i < n; i++) {
+		float from = x[i] - mean[i];
+
+		mean[i] += from * share;
+		squares[i] += from * (x[i] - mean[i]);
+	}
+}
+
+static void add(const float *x, size_t n, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] += x[i];
+}
+
+static void larger(const float *x, size_t n, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = x[i] > out[i] ? x[i] : out[i];
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -275,4 +317,9 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.lane_weights = lane_weights,
 	.lane_sum = lane_sum,
 	.lane_max = lane_max,
+	.total = total,
+	.entropy = entropy,
+	.moments = moments,
+	.add = add,
+	.larger = larger,
 };

@@ -63,7 +63,7 @@ struct kvmod_task {
 	 * included; the mean, if heads share.
 	 */
 	uint64_t budget;
-	float *notes;			/* in a scorer with first(): [m], from score() for first() */
+	float *notes;			/* in a scorer with first(): [m], from score() to it */
 	double *sums;			/* in a scorer with n_sums: [n_sums], 0 before score() */
 };
 
@@ -284,13 +284,26 @@ struct kvmod_toolkit {
 	 * statistics over rows; keys are read as often as by mean_attention(), and errors are
 	 * those of other calls about attention.
 	 */
-	int32_t (*each_row)(const struct kvmod_task *task, uint32_t n_rows, kvmod_row_fn *fn, void *arg);
+	int32_t (*each_row)(const struct kvmod_task *task, uint32_t n_rows, kvmod_row_fn *fn,
+			    void *arg);
 	/*
 	 * out[n]: |Wo v|_1 of the n positions that KV head g of the task's segment caches, the
 	 * mean over the query heads of its group. KVMOD_EINVAL, with the reason set as fail()
 	 * does, if the policy's needs did not ask with KVMOD_NEED_WO_NORM. Only within a task.
 	 */
 	int32_t (*wo_norms)(const struct kvmod_task *task, uint32_t g, float *out);
+
+	/* --- arrays of numbers ------------------------------------------------------ */
+
+	double (*total)(const float *x, size_t n);
+	/* The sum of -x ln(x + epsilon). No number is negative; epsilon is at least 1e-37. */
+	double (*entropy)(const float *x, size_t n, float epsilon);
+	/*
+	 * Mean and spread of several arrays of n numbers, element by element: adds x, the
+	 * count-th of them, to mean[n], and to squares[n], the sums of squares about the mean.
+	 * Both are 0 before the first; in the end squares / (count - 1) is the variance.
+	 */
+	void (*moments)(const float *x, size_t n, uint32_t count, float *mean, float *squares);
 };
 
 /*
