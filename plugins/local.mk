@@ -48,6 +48,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/queries.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
+	plugins/ggml/reread.c \
 	plugins/ggml/rotate.c \
 	plugins/ggml/runtime.h \
 	plugins/ggml/seq.c \

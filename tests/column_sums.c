@@ -19,16 +19,20 @@ static struct kvmod_request request_of(struct kvmod_seq *seq)
 	return request;
 }
 
-/* One row of one query head over the oldest n rows of its KV head. */
-static void add_row(const struct kvmod_segment *s, const struct kvmod_head *head, const float *q, uint32_t n,
-		    double *sums)
+/* One row of one query head over the oldest n rows of its KV head g. */
+static void add_row(const struct kvmod_seq *seq, const struct kvmod_segment *s, uint32_t g, const float *q,
+		    uint32_t n, double *sums)
 {
+	/* A request hides keys after some cuts, but the cache has them. */
+	const struct gg_cache *cache = &seq->caches[s->layer];
+	size_t bytes = gg_row_bytes(seq->engine);
+	const char *keys = (const char *)cache->k.address + cache->first[g] * bytes;
 	static double a[SUMS_ROWS];
 	static float k[512];
 	double most = -INFINITY, sum = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
-		kv_cpu_to_f32(head->k.type, (const char *)head->k.data + i * head->k.stride, s->head_dim, k);
+		kv_cpu_to_f32(gg_view_type(seq->engine), keys + i * bytes, s->head_dim, k);
 		a[i] = 0;
 		for (uint32_t d = 0; d < s->head_dim; d++)
 			a[i] += (double)q[d] * (double)k[d];
@@ -41,7 +45,8 @@ static void add_row(const struct kvmod_segment *s, const struct kvmod_head *head
 		sums[i] += a[i] / sum;
 }
 
-static void look_at(const struct kvmod_segment *s, uint32_t n_new, double sums[][SUMS_ROWS])
+static void look_at(const struct kvmod_seq *seq, const struct kvmod_segment *s, uint32_t n_new,
+		    double sums[][SUMS_ROWS])
 {
 	uint32_t group = s->n_q_heads / s->n_kv_heads;
 
@@ -56,7 +61,8 @@ static void look_at(const struct kvmod_segment *s, uint32_t n_new, double sums[]
 			const char *q = (const char *)s->q.data + h * s->q.head_stride +
 					(s->n_rows - n_new + r) * s->q.stride;
 
-			add_row(s, head, (const float *)(const void *)q, head->n - n_new + r + 1, sums[h]);
+			add_row(seq, s, h / group, (const float *)(const void *)q, head->n - n_new + r + 1,
+				sums[h]);
 		}
 	}
 }
@@ -66,7 +72,7 @@ void sums_look(struct column_sums *sums, struct kvmod_seq *seq)
 	struct kvmod_request request = request_of(seq);
 
 	for (uint32_t i = 0; i < request.n_segments && seq->logical > sums->seen; i++)
-		look_at(kvmod_segment_at(&request, i), (uint32_t)(seq->logical - sums->seen), sums->of[i]);
+		look_at(seq, kvmod_segment_at(&request, i), (uint32_t)(seq->logical - sums->seen), sums->of[i]);
 	sums->seen = seq->logical;
 }
 

@@ -228,6 +228,7 @@ void gg_columns_settle(struct kvmod_seq *seq)
 {
 	struct gg_engine *engine = seq->engine;
 	int32_t code;
+	bool sums;
 
 	if (!seq->columns.on || !seq->columns.pending)
 		return;
@@ -236,7 +237,11 @@ void gg_columns_settle(struct kvmod_seq *seq)
 	seq->columns.pending = 0;
 	if (!code)
 		return;
+	sums = seq->columns.reduce == KVMOD_COLUMNS_SUM;
 	gg_columns_drop(seq);
-	gg_log(engine, KVMOD_WARN, "%s the attention that tokens pay: its column sums are lost",
-	       code == KVMOD_ENOMEM ? "no memory to add up" : "the device could not add up");
+	seq->columns.lost = code;
+	if (sums)
+		gg_log(engine, KVMOD_WARN,
+		       "%s the attention that tokens pay: its column sums are lost",
+		       code == KVMOD_ENOMEM ? "no memory to add up" : "the device could not add up");
 }

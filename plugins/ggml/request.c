@@ -123,6 +123,7 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 	gg_gpu_wait(engine);
 	out->stream = NULL;
 	out->replay = gg_replay;
+	out->reread = gg_columns_served(engine) ? gg_reread : NULL;
 	out->replay_ctx = seq;
 	return KVMOD_OK;
 }

@@ -22,6 +22,7 @@ struct gg_queries {
  */
 struct gg_columns {
 	bool on;			/* every token since the first one was collected */
+	int32_t lost;			/* the error for which it is no longer on; 0: none */
 	uint32_t reduce;		/* KVMOD_COLUMNS_... */
 	uint32_t pending;		/* the newest rows of queries, which are not added yet */
 	/* Maxima: positions below `sinks`, from begin to end, and from `run` on take part. */
@@ -137,7 +138,7 @@ void gg_columns_settle(struct kvmod_seq *seq);
 void gg_columns_forget(struct kvmod_seq *seq, uint64_t logical);
 void gg_columns_drop(struct kvmod_seq *seq);
 
-/* --- what a policy sees and decides (request.c, replay.c) ------------------------------------------ */
+/* --- what a policy sees and decides (request.c, replay.c, reread.c) ------------------------------------------ */
 
 /* The element type of K and V in a request: KVMOD_F16 ... */
 uint32_t gg_view_type(const struct gg_engine *engine);
@@ -150,5 +151,12 @@ void gg_keep_picks(const struct kvmod_seq *seq, const struct kvmod_keep *keep, u
 uint32_t gg_keep_sinks(const struct kvmod_keep *keep);
 int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *plan,
 		  uint32_t rows, double *loss);
+int32_t gg_reread(const struct kvmod_request *request, const struct kvmod_reread *what, float *out);
+/* Its two halves: the tokens that repeat a part of the context (the caller frees them), */
+int32_t gg_reread_tokens(struct kvmod_seq *seq, const struct kvmod_reread *what, uint64_t opening,
+			 int32_t **tokens, uint32_t *n);
+/* and what these tokens pay. */
+int32_t gg_reread_run(const struct kvmod_request *request, const struct kvmod_reread *what,
+		      const int32_t *tokens, uint32_t n, float *out);
 
 #endif
