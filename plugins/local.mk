@@ -44,6 +44,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/memory.h \
 	plugins/ggml/phases.c \
 	plugins/ggml/queries.c \
+	plugins/ggml/query_stats.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
 	plugins/ggml/rotate.c \

@@ -29,6 +29,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_request \
 	tests/test_engine_sides \
 	tests/test_engine_special \
+	tests/test_engine_stats \
 	tests/test_engine_text \
 	tests/test_engine_rotations \
 	tests/test_engine_random_calls \
@@ -66,7 +67,8 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
-tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c
+tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c \
+	tests/query_reference.c tests/query_reference.h
 tests_test_engine_random_calls_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_random_calls_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_tuning_SOURCES = tests/test_engine_tuning.c
@@ -75,6 +77,9 @@ tests_test_engine_tuning_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_request_SOURCES = tests/test_engine_request.c
 tests_test_engine_request_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_stats_SOURCES = tests/test_engine_stats.c tests/query_reference.c tests/query_reference.h
+tests_test_engine_stats_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_stats_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)

@@ -228,6 +228,9 @@ static void compare_segments(const struct kvmod_segment *a, const struct kvmod_s
 {
 	ck_assert_uint_eq(a->n_rows, b->n_rows);
 	compare(a, a->q.data, b, b->q.data, (size_t)b->n_rows * b->n_q_heads * b->head_dim);
+	ck_assert_uint_eq(a->n_q_stat, b->n_q_stat);
+	compare(a, a->q_mean.data, b, b->q_mean.data, (size_t)b->n_q_heads * b->head_dim);
+	compare(a, a->q_cov.data, b, b->q_cov.data, (size_t)b->n_q_heads * b->head_dim * b->head_dim);
 	for (uint32_t g = 0; g < b->n_kv_heads; g++) {
 		const struct kvmod_head *x = kvmod_head_at(a, g), *y = kvmod_head_at(b, g);
 
@@ -257,8 +260,8 @@ static void compare_requests(struct setup *s, uint32_t n_there)
 START_TEST(requested)
 {
 	static const struct kvmod_needs needs = {
-		.size = sizeof(needs), .what = KVMOD_NEED_K | KVMOD_NEED_V,
-		.rows = { .value = 20, .is_count = 1 }, .decode_every = 1,
+		.size = sizeof(needs), .what = KVMOD_NEED_K | KVMOD_NEED_V | KVMOD_NEED_Q_STATS,
+		.rows = { .value = 20, .is_count = 1 }, .decode_every = 1, .q_stats_skip = 4,
 	};
 	static struct setup s;
 	struct kvmod_seq *copy;

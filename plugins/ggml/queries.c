@@ -41,8 +41,6 @@ static const char *missing(uint32_t what)
 {
 	if (what & KVMOD_NEED_COLSUM)
 		return "column sums of attention";
-	if (what & KVMOD_NEED_Q_STATS)
-		return "statistics of queries before RoPE";
 	if (what & KVMOD_NEED_WO_NORM)
 		return "norms of Wo v";
 	return NULL;
@@ -91,25 +89,9 @@ static void rows_new(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmo
 	gg_queries_free(rows);
 }
 
-static int32_t copy_on_gpu(const struct kvmod_seq *seq, struct gg_memory *to,
-			   const struct gg_memory *from)
-{
-	size_t row = row_bytes(seq);
-	struct kvmod_span all = { .end = (uint32_t)(from->bytes / row) };
-	struct kvmod_gather gather = {
-		.size = sizeof(gather), .n_spans = 1, .spans = &all, .row_bytes = row,
-		.src = from->address, .dst = to->address,
-		.src_stride = (int64_t)row, .dst_stride = (int64_t)row,
-	};
-
-	return gg_gpu_gather(seq->engine, &gather, from->bytes ? 1 : 0);
-}
-
 int32_t gg_queries_copy(struct kvmod_seq *to, const struct kvmod_seq *from)
 {
-	struct gg_memory *target = to->queries.memory;
-	const struct gg_memory *source = from->queries.memory;
-	int32_t code;
+	int32_t code = KVMOD_OK;
 
 	to->queries = from->queries;
 	memset(to->queries.memory, 0, sizeof(to->queries.memory));
@@ -119,9 +101,9 @@ int32_t gg_queries_copy(struct kvmod_seq *to, const struct kvmod_seq *from)
 		gg_queries_free(&to->queries);
 		return gg_fail(from->engine, KVMOD_ENOMEM, "no memory for a copy of the queries");
 	}
-	if (source[GG_HOST].bytes)
-		memcpy(target[GG_HOST].address, source[GG_HOST].address, source[GG_HOST].bytes);
-	code = copy_on_gpu(from, &target[GG_GPU], &source[GG_GPU]);
+	for (int side = 0; !code && side < GG_N_SIDES; side++)
+		code = gg_memory_copy(to->engine, side, &to->queries.memory[side],
+				      &from->queries.memory[side], row_bytes(from));
 	if (code)
 		gg_queries_free(&to->queries);
 	return code;
@@ -142,6 +124,7 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 	gg_gpu_wait(engine);
 	gg_queries_free(&seq->queries);
 	gg_seq_moved(seq);
+	gg_stats_begin(seq, n_tokens, needs);
 	if (needs) {
 		note_missing(engine, needs->what);
 		rows_new(seq, n_tokens, needs);

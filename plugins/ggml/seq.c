@@ -26,6 +26,7 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 		gg_cache_free(&seq->caches[i]);
 	gg_seq_touch(seq);
 	gg_queries_free(&seq->queries);
+	gg_stats_free(&seq->stats);
 	free(seq->caches);
 	free(seq->tokens);
 	free(seq->segments);
@@ -137,6 +138,7 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 	}
 	seq->logical = logical;
 	gg_queries_forget(&seq->queries, logical);
+	gg_stats_forget(&seq->stats, logical);
 	gg_seq_touch(seq);
 	gg_seq_moved(seq);
 }
@@ -291,6 +293,8 @@ int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 	if (code)
 		return code;
 	code = gg_queries_copy(*copy, seq);
+	if (!code)
+		code = gg_stats_copy(*copy, seq);
 	if (code)
 		gg_seq_close(self, *copy);
 	return code;
