@@ -37,6 +37,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/cache.h \
 	plugins/ggml/compute.c \
 	plugins/ggml/engine.c \
+	plugins/ggml/extras.c \
 	plugins/ggml/graph.c \
 	plugins/ggml/graph.h \
 	plugins/ggml/inputs.c \

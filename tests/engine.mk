@@ -14,6 +14,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
 	tests/test_engine_check \
+	tests/test_engine_extras \
 	tests/test_engine_files \
 	tests/test_engine_fuzz \
 	tests/test_engine_gguf \
@@ -43,6 +44,9 @@ tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_check_SOURCES = tests/test_engine_check.c tests/sides.c tests/sides.h
 tests_test_engine_check_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_check_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_extras_SOURCES = tests/test_engine_extras.c tests/sides.c tests/sides.h
+tests_test_engine_extras_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_extras_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_files_SOURCES = tests/test_engine_files.c
 tests_test_engine_files_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)

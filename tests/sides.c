@@ -18,12 +18,16 @@ struct kvmod_device_ops sides_device_ops;
 static int32_t (*good_gather)(void *self, void *stream, const struct kvmod_gather *gathers,
 			      uint32_t n_gathers, uint32_t gather_stride);
 bool sides_gathers_fail;
+unsigned sides_good_gathers;
 void *sides_device_self;
 
 static int32_t gather(void *self, void *stream, const struct kvmod_gather *gathers, uint32_t n_gathers,
 		      uint32_t gather_stride)
 {
-	return sides_gathers_fail ? KVMOD_EDEVICE : good_gather(self, stream, gathers, n_gathers, gather_stride);
+	if (sides_gathers_fail && !sides_good_gathers)
+		return KVMOD_EDEVICE;
+	sides_good_gathers -= sides_good_gathers > 0;
+	return good_gather(self, stream, gathers, n_gathers, gather_stride);
 }
 
 static int32_t open_device(void *ctx, const char *name, const struct kvmod_device_ops **ops, void **self)

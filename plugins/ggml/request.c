@@ -180,6 +180,7 @@ static int32_t cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, u
 			     seq->logical, gg_ahead(&seq->engine->gpu));
 	if (code)
 		return code;
+	gg_seq_move_extras(seq, layer, &smaller, cache, picks);
 	gg_cache_free(cache);
 	*cache = smaller;
 	return KVMOD_OK;

@@ -101,6 +101,40 @@ static int32_t reserve_tokens(struct kvmod_seq *seq, uint64_t n)
 	return KVMOD_OK;
 }
 
+/* --- extras -------------------------------------------------------------------------------- */
+
+bool gg_seq_move_extras(struct kvmod_seq *seq, uint32_t layer, struct gg_cache *to,
+			const struct gg_cache *from, const struct gg_pick *picks)
+{
+	struct gg_engine *engine = seq->engine;
+	int32_t code = gg_extras_copy(engine, gg_side_of(engine, layer), to, from, picks);
+
+	if (!code)
+		return true;
+	for (uint32_t i = 0; i < engine->net.n_layers; i++)
+		gg_extras_free(&seq->caches[i]);
+	gg_log(engine, KVMOD_WARN, "%s what the policy needs beside K and V: it is lost",
+	       code == KVMOD_ENOMEM ? "no memory to copy" : "the device could not copy");
+	return false;
+}
+
+/* A copy of all rows gets the extras too. */
+static int32_t copy_extras(struct kvmod_seq *copy, const struct kvmod_seq *seq)
+{
+	const struct gg_model *model = &seq->engine->net;
+	struct gg_pick *picks = calloc(model->n_kv_heads, sizeof(*picks));
+	bool moved = true;
+
+	if (!picks)
+		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory for a sequence");
+	for (uint32_t i = 0; moved && i < model->n_layers; i++) {
+		gg_keep_picks(seq, NULL, i, picks);
+		moved = gg_seq_move_extras(copy, i, &copy->caches[i], &seq->caches[i], picks);
+	}
+	free(picks);
+	return KVMOD_OK;
+}
+
 /* --- lengths -------------------------------------------------------------------------- */
 
 /* How many rows of a head have a position below the limit; these rows come first. */
@@ -187,6 +221,8 @@ static int32_t grow(struct kvmod_seq *seq, uint32_t layer, uint32_t room)
 		picks[g].n = cache->n[g];
 	code = gg_cache_copy(engine, gg_side_of(engine, layer), &larger, cache, picks, seq->logical,
 			     room);
+	if (!code)
+		gg_seq_move_extras(seq, layer, &larger, cache, picks);
 	free(picks);
 	if (code)
 		return code;
@@ -292,7 +328,9 @@ int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 
 	if (code)
 		return code;
-	code = gg_queries_copy(*copy, seq);
+	code = copy_extras(*copy, seq);
+	if (!code)
+		code = gg_queries_copy(*copy, seq);
 	if (!code)
 		code = gg_stats_copy(*copy, seq);
 	if (code)

@@ -82,6 +82,12 @@ void gg_seq_moved(struct kvmod_seq *seq);
 void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical);
 /* The sequence has changed: what was derived from it is void. */
 void gg_seq_touch(struct kvmod_seq *seq);
+/*
+ * After gg_cache_copy(): the copy of a layer of seq gets the extras of the same picks. If that
+ * fails, the sequence loses all of its extras, the log says so, and the answer is false.
+ */
+bool gg_seq_move_extras(struct kvmod_seq *seq, uint32_t layer, struct gg_cache *to,
+			const struct gg_cache *from, const struct gg_pick *picks);
 
 /* --- places and phases (phases.c) ---------------------------------------------------------- */
 
