@@ -134,6 +134,7 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.lane_weights = lane_weights,
 	.lane_sum = lane_sum,
 	.lane_max = lane_max,
+	.lane_sizes = lane_sizes,
 };
 
 #if defined(__clang__)
