@@ -54,7 +54,8 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/sequence.h \
 	plugins/ggml/step.c \
 	plugins/ggml/thread_tuning.c \
-	plugins/ggml/thread_tuning.h
+	plugins/ggml/thread_tuning.h \
+	plugins/ggml/wo_norms.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 

@@ -41,10 +41,12 @@ static void first_of(const struct gg_model *m, int32_t token, double *q)
 	free(x);
 }
 
-void query_reference_first(const struct gg_engine *engine, const int32_t *tokens, uint32_t n, double *q)
+void query_reference_first(const struct gg_engine *engine, const int32_t *tokens, uint32_t n,
+			   double *q)
 {
 	for (uint32_t t = 0; t < n; t++)
-		first_of(&engine->net, tokens[t], q + (size_t)t * (size_t)engine->net.dims[GG_Q_ROWS]);
+		first_of(&engine->net, tokens[t],
+			 q + (size_t)t * (size_t)engine->net.dims[GG_Q_ROWS]);
 }
 
 /* By how much the pair d of a head turns from one position to the next. */
@@ -56,14 +58,16 @@ static double angle(const struct gg_model *m, uint32_t d)
 	return factors ? a / (double)factors[d] : a;
 }
 
-void query_reference_unturn(const struct gg_engine *engine, const float *turned, uint32_t n, double *q)
+void query_reference_unturn(const struct gg_engine *engine, const float *turned, uint32_t n,
+			    double *q)
 {
 	const struct gg_model *m = &engine->net;
 	bool pairs = m->rope.type == GGML_ROPE_TYPE_NORMAL;
 	uint32_t half = (uint32_t)m->rope.n_dims / 2;
 
 	for (uint32_t t = 0; t < n; t++) {
-		for (uint32_t h = 0; h < m->n_q_heads; h++, turned += m->head_dim, q += m->head_dim) {
+		for (uint32_t h = 0; h < m->n_q_heads;
+		     h++, turned += m->head_dim, q += m->head_dim) {
 			for (uint32_t d = 0; d < m->head_dim; d++)
 				q[d] = (double)turned[d];
 			for (uint32_t d = 0; d < half; d++) {
@@ -77,17 +81,18 @@ void query_reference_unturn(const struct gg_engine *engine, const float *turned,
 	}
 }
 
-static void check_numbers(const float *got, const double *expected, size_t n, double near, const char *what,
-			  uint32_t layer, uint32_t head)
+static void check_numbers(const float *got, const double *expected, size_t n, double near,
+			  const char *what, uint32_t layer, uint32_t head)
 {
 	double largest = 0;
 
 	for (size_t i = 0; i < n; i++)
 		largest = fmax(largest, fabs(expected[i]));
 	for (size_t i = 0; i < n; i++)
-		ck_assert_msg(fabs((double)got[i] - expected[i]) <= near * largest,
-			      "layer %u, head %u: number %zu of the %s is %g, expected %g (largest %g)", layer,
-			      head, i, what, (double)got[i], expected[i], largest);
+		ck_assert_msg(
+			fabs((double)got[i] - expected[i]) <= near * largest,
+			"layer %u, head %u: number %zu of the %s is %g, expected %g (largest %g)",
+			layer, head, i, what, (double)got[i], expected[i], largest);
 }
 
 /* Of one head, whose queries lie `stride` apart. */
@@ -121,19 +126,22 @@ static uint32_t reference(const struct query_set *set, const double *q, size_t s
 void query_reference_check(const struct kvmod_segment *s, const struct query_set *set, double near)
 {
 	uint32_t dim = s->head_dim;
-	double *mean = calloc(dim, sizeof(*mean)), *covariance = calloc((size_t)dim * dim, sizeof(*covariance));
+	double *mean = calloc(dim, sizeof(*mean)),
+	       *covariance = calloc((size_t)dim * dim, sizeof(*covariance));
 
 	ck_assert(mean && covariance && s->q_mean.data && s->q_cov.data);
 	for (uint32_t h = 0; h < s->n_q_heads; h++) {
 		const char *cov = (const char *)s->q_cov.data + h * s->q_cov.head_stride;
-		uint32_t n = reference(set, set->q + (size_t)h * dim, (size_t)s->n_q_heads * dim, dim, mean,
-				       covariance);
+		uint32_t n = reference(set, set->q + (size_t)h * dim, (size_t)s->n_q_heads * dim,
+				       dim, mean, covariance);
 
 		ck_assert_uint_eq(s->n_q_stat, n);
-		check_numbers((const void *)((const char *)s->q_mean.data + h * s->q_mean.head_stride), mean,
-			      dim, near, "mean", s->layer, h);
+		check_numbers(
+			(const void *)((const char *)s->q_mean.data + h * s->q_mean.head_stride),
+			mean, dim, near, "mean", s->layer, h);
 		ck_assert_int_eq(s->q_cov.stride, dim * sizeof(float));
-		check_numbers((const void *)cov, covariance, (size_t)dim * dim, near, "covariance", s->layer, h);
+		check_numbers((const void *)cov, covariance, (size_t)dim * dim, near, "covariance",
+			      s->layer, h);
 	}
 	free(mean);
 	free(covariance);

@@ -13,10 +13,13 @@ struct query_set {
 };
 
 /* Queries of the first layer before RoPE, from the model's weights, which are F32. */
-void query_reference_first(const struct gg_engine *engine, const int32_t *tokens, uint32_t n, double *q);
+void query_reference_first(const struct gg_engine *engine, const int32_t *tokens, uint32_t n,
+			   double *q);
 /* Takes back the rotation of queries after RoPE, row i of which has position i. Not for YaRN. */
-void query_reference_unturn(const struct gg_engine *engine, const float *turned, uint32_t n, double *q);
+void query_reference_unturn(const struct gg_engine *engine, const float *turned, uint32_t n,
+			    double *q);
 /* Does a segment have the statistics of these queries? `near`: of a head's largest number. */
-void query_reference_check(const struct kvmod_segment *segment, const struct query_set *set, double near);
+void query_reference_check(const struct kvmod_segment *segment, const struct query_set *set,
+			   double near);
 
 #endif

@@ -2,6 +2,7 @@
 /* Opens one model on the CPU alone and with layers on a GPU, and compares the two. */
 #include "tests/sides.h"
 #include "core/testkit/random.h"
+#include "kernels/cpu/wo_norms.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -30,6 +31,33 @@ static int32_t gather(void *self, void *stream, const struct kvmod_gather *gathe
 	return good_gather(self, stream, gathers, n_gathers, gather_stride);
 }
 
+#ifdef FAKE_GPU
+bool sides_no_attention;
+
+static int32_t norms(void *self, void *stream, const struct kvmod_norms *jobs, uint32_t n_jobs,
+		     uint32_t stride)
+{
+	void *scratch = aligned_alloc(64, kv_wo_norms_scratch(jobs, n_jobs, stride, 1));
+	int32_t code = kv_wo_norms(NULL, jobs, n_jobs, stride, 1, scratch);
+
+	(void)self;
+	(void)stream;
+	free(scratch);
+	return code;
+}
+
+/* What the device "cpu" need not offer, because engines compute it there by themselves. */
+static const void *get_extension(void *self, const char *name)
+{
+	static const struct kvmod_device_attention attention = {
+		.size = sizeof(attention), .norms = norms,
+	};
+
+	(void)self;
+	return sides_no_attention || strcmp(name, KVMOD_DEVICE_ATTENTION) ? NULL : &attention;
+}
+#endif
+
 static int32_t open_device(void *ctx, const char *name, const struct kvmod_device_ops **ops, void **self)
 {
 	static struct kvmod_device *device;
@@ -52,6 +80,9 @@ static int32_t open_device(void *ctx, const char *name, const struct kvmod_devic
 	sides_device_ops = *kvmod_device_ops(device);
 	good_gather = sides_device_ops.gather;
 	sides_device_ops.gather = gather;
+#ifdef FAKE_GPU
+	sides_device_ops.get_extension = get_extension;
+#endif
 	*ops = &sides_device_ops;
 	*self = sides_device_self = kvmod_device_instance(device);
 	return KVMOD_OK;

@@ -31,6 +31,10 @@ extern void *sides_device_self;
 extern bool sides_gathers_fail;
 extern unsigned sides_good_gathers;
 
+#ifdef FAKE_GPU
+extern bool sides_no_attention;	/* the device has no KVMOD_DEVICE_ATTENTION */
+#endif
+
 struct side {
 	struct gg_engine *engine;
 	struct kvmod_seq *seq;

@@ -5,6 +5,7 @@
  * on its token and its place, so each answer must equal that of a new sequence of the cached
  * tokens. A query before RoPE depends on its token alone.
  */
+#include "tests/norm_reference.h"
 #include "tests/query_reference.h"
 #include "tests/tiny_model.h"
 
@@ -71,11 +72,12 @@ static void as_noted(const struct walker *w)
 	ck_assert_uint_eq(gg_seq_extent(w->seq), w->n);
 }
 
-/* A prompt begins: what a truncate has taken from the statistics is lost until the sequence is empty. */
+/* A prompt begins: lost statistics stay lost, unless the sequence is as good as empty. */
 static void begin(struct walker *w, uint32_t n)
 {
 	const struct kvmod_needs needs = {
-		.size = sizeof(needs), .what = KVMOD_NEED_Q_STATS, .q_stats_skip = SKIP,
+		.size = sizeof(needs), .q_stats_skip = SKIP,
+		.what = KVMOD_NEED_Q_STATS | KVMOD_NEED_WO_NORM,
 	};
 
 	ck_assert_int_eq(gg_prompt_begin(engine, w->seq, n, &needs), 0);
@@ -96,7 +98,7 @@ static void note_stats(struct walker *w, const int32_t *tokens, uint32_t n)
 	}
 }
 
-static void check_stats(const struct walker *w)
+static void check_extras(const struct walker *w)
 {
 	size_t row = (size_t)engine->net.dims[GG_Q_ROWS];
 	struct kvmod_request request = { .size = sizeof(request) };
@@ -111,6 +113,10 @@ static void check_stats(const struct walker *w)
 		query_reference_check(kvmod_segment_at(&request, 0),
 				      &(struct query_set){ .q = q, .n = w->n_stats }, NEAR);
 	free(q);
+	if (w->seq->norms.wanted && draw(4) == 0)
+		norm_reference_check(kvmod_segment_at(&request, 0),
+				     engine->net.layers[0].w[GG_ATTN_OUT]->data,
+				     engine->net.dims[GG_WIDTH]);
 }
 
 static void cancel(void *arg, uint64_t done)
@@ -151,7 +157,7 @@ static void prompt(struct walker *w)
 	note_stats(w, tokens, n);
 	note(w, tokens, n);
 	as_new(w, logits, n);
-	check_stats(w);
+	check_extras(w);
 }
 
 static void cut(struct walker *w)
@@ -189,7 +195,7 @@ static void come_or_go(const struct walker *from)
 	w = &walkers[n_walkers++];
 	*w = *from;
 	w->seq = test_fork(from->seq);
-	check_stats(w);
+	check_extras(w);
 }
 
 /* A figure, or no room for it; the sequence is the same after it. */

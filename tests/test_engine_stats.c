@@ -52,7 +52,8 @@ static int32_t begin(struct kvmod_seq *seq, uint32_t n, uint32_t skip, uint32_t 
 }
 
 /* A prompt, of which the engine is told, or tokens that are decoded one by one. */
-static void prompt(struct setup *s, struct kvmod_seq *seq, uint32_t n, uint32_t skip, uint32_t decode_every)
+static void prompt(struct setup *s, struct kvmod_seq *seq, uint32_t n, uint32_t skip,
+		   uint32_t decode_every)
 {
 	ck_assert_int_eq(begin(seq, n, skip, decode_every), 0);
 	test_run(seq, s->tokens + seq->logical, n, NULL, 0);
@@ -99,7 +100,8 @@ static void check(struct setup *s, struct kvmod_seq *seq, uint32_t n, uint32_t s
 	request(seq, &r);
 	for (uint32_t i = 0; i < TINY_LAYERS; i++)
 		query_reference_check(kvmod_segment_at(&r, i),
-				      &(struct query_set){ .q = s->q[i], .in = s->in, .n = N }, NEAR);
+				      &(struct query_set){ .q = s->q[i], .in = s->in, .n = N },
+				      NEAR);
 }
 
 static void check_lost(struct kvmod_seq *seq)
@@ -148,7 +150,8 @@ START_TEST(from_weights)
 	query_reference_first(s.engine, s.tokens, N, s.q[0]);
 	prompt(&s, s.seq, N, 0, 0);
 	request(s.seq, &r);
-	query_reference_check(kvmod_segment_at(&r, 0), &(struct query_set){ .q = s.q[0], .n = N }, NEAR);
+	query_reference_check(kvmod_segment_at(&r, 0), &(struct query_set){ .q = s.q[0], .n = N },
+			      NEAR);
 	tear_down(&s);
 }
 END_TEST
@@ -257,12 +260,17 @@ static void cancel(void *arg, uint64_t done)
 }
 
 /* Cancels after the first pass. */
-static void cancelled_prompts(struct setup *s, struct kvmod_seq *const *seqs, uint32_t n_seqs, uint32_t n)
+static void cancelled_prompts(struct setup *s, struct kvmod_seq *const *seqs, uint32_t n_seqs,
+			      uint32_t n)
 {
 	struct kvmod_batch_item items[2];
 	struct kvmod_batch batch = {
-		.size = sizeof(batch), .n_items = n_seqs, .item_stride = sizeof(*items), .items = items,
-		.progress = cancel, .progress_arg = s->engine,
+		.size = sizeof(batch),
+		.n_items = n_seqs,
+		.item_stride = sizeof(*items),
+		.items = items,
+		.progress = cancel,
+		.progress_arg = s->engine,
 	};
 
 	for (uint32_t i = 0; i < n_seqs; i++) {

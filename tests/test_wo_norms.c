@@ -47,10 +47,13 @@ static char *make(struct kvmod_view *view, uint32_t type, uint32_t n, uint32_t p
 	float *to;
 
 	to = *values = take((size_t)n * pieces * dim * sizeof(*to));
-	*view = (struct kvmod_view){ .type = type, .stride = (int64_t)stride, .head_stride = (int64_t)piece,
-				     .data = memory + kv_random_range(&r, 0, 63) };
+	*view = (struct kvmod_view){ .type = type,
+				      .stride = (int64_t)stride,
+				      .head_stride = (int64_t)piece,
+				      .data = memory + kv_random_range(&r, 0, 63) };
 	for (uint32_t i = 0; i < n * pieces; i++, to += dim) {
-		char *row = (char *)(uintptr_t)view->data + i / pieces * stride + i % pieces * piece;
+		char *row =
+			(char *)(uintptr_t)view->data + i / pieces * stride + i % pieces * piece;
 
 		for (uint32_t d = 0; d < dim; d++)
 			to[d] = kv_random_normal(&r);
@@ -119,7 +122,8 @@ static void check_job(const struct kvmod_norms *job, const struct one *one)
 			double expected = i < job->n ? norm(job, one, h, i) : (double)UNTOUCHED;
 
 			ck_assert_msg(fabs(got - expected) <= 1e-5 * expected,
-				      "head %u, position %u of %u: %g, expected %g", h, i, job->n, got, expected);
+				      "head %u, position %u of %u: %g, expected %g", h, i, job->n,
+				      got, expected);
 		}
 	}
 }
@@ -130,13 +134,15 @@ static void run(const struct kvmod_host *host, uint32_t n_threads)
 	void *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
 
 	ck_assert_ptr_nonnull(scratch);
-	ck_assert_int_eq(kv_wo_norms(host, jobs, JOBS, sizeof(*jobs), n_threads, scratch), KVMOD_OK);
+	ck_assert_int_eq(kv_wo_norms(host, jobs, JOBS, sizeof(*jobs), n_threads, scratch),
+			 KVMOD_OK);
 	free(scratch);
 }
 
 START_TEST(as_reference)
 {
-	static const uint32_t types[] = { KVMOD_F32, KVMOD_F16, KVMOD_BF16, KVMOD_Q8_0, KVMOD_Q4_0 };
+	static const uint32_t types[] = { KVMOD_F32, KVMOD_F16, KVMOD_BF16, KVMOD_Q8_0,
+					  KVMOD_Q4_0 };
 
 	if (!kv_simd_set_level((enum kv_simd)_i))
 		return;

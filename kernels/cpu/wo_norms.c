@@ -51,20 +51,21 @@ static size_t lay_out(uint32_t dim, struct work *work, char *memory)
 }
 
 /* Values side by side; lanes without a position are 0. */
-static void load_values(const struct kvmod_norms *job, const struct work *work, uint32_t begin, uint32_t n,
-			uint32_t lanes)
+static void load_values(const struct kvmod_norms *job, const struct work *work, uint32_t begin,
+			uint32_t n, uint32_t lanes)
 {
 	uint32_t dim = job->head_dim;
 
-	kv_cpu_ops()->rows(job->v.type, kv_row_at(&job->v, begin), job->v.stride, dim, n, work->rows, dim);
+	kv_cpu_ops()->rows(job->v.type, kv_row_at(&job->v, begin), job->v.stride, dim, n,
+			   work->rows, dim);
 	memset(work->v, 0, (size_t)dim * lanes * sizeof(*work->v));
 	for (uint32_t i = 0; i < n; i++)
 		for (uint32_t d = 0; d < dim; d++)
 			work->v[(size_t)d * lanes + i] = work->rows[(size_t)i * dim + d];
 }
 
-static void norms_of_head(const struct kvmod_norms *job, const struct work *work, uint32_t h, uint32_t lanes,
-			  float *sums)
+static void norms_of_head(const struct kvmod_norms *job, const struct work *work, uint32_t h,
+			  uint32_t lanes, float *sums)
 {
 	const struct kv_cpu_ops *ops = kv_cpu_ops();
 	uint32_t dim = job->head_dim, n;
@@ -75,7 +76,8 @@ static void norms_of_head(const struct kvmod_norms *job, const struct work *work
 		n = job->n_out - e < TILE ? job->n_out - e : TILE;
 		ops->rows(job->wo.type, w, job->wo.stride, dim, n, work->w, dim);
 		if (n < TILE)
-			memset(work->w + (size_t)n * dim, 0, (size_t)(TILE - n) * dim * sizeof(*work->w));
+			memset(work->w + (size_t)n * dim, 0,
+			       (size_t)(TILE - n) * dim * sizeof(*work->w));
 		ops->lane_logits(work->w, dim, n, work->v, lanes, work->x);
 		ops->lane_sizes(work->x, n, lanes, sums);
 	}
@@ -127,7 +129,8 @@ static void run_thread(void *arg, uint32_t thread)
 	}
 }
 
-static struct all all_of(const struct kvmod_norms *jobs, uint32_t n_jobs, uint32_t stride, void *memory)
+static struct all all_of(const struct kvmod_norms *jobs, uint32_t n_jobs, uint32_t stride,
+			 void *memory)
 {
 	struct all all = { .jobs = jobs, .n_jobs = n_jobs, .stride = stride, .work = memory };
 	struct work unused;

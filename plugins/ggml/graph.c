@@ -73,8 +73,10 @@ static uint64_t topology_of(const struct gg_engine *engine, const struct gg_slot
 	uint64_t hash = 0xcbf29ce484222325u;
 
 	for (uint32_t s = 0; s < n_slots; s++) {
-		const uint32_t counts[] = { slots[s].n_tokens, slots[s].n_logits, slots[s].n_queries,
-					    slots[s].first_stat, slots[s].n_stats };
+		const uint32_t counts[] = {
+			slots[s].n_tokens, slots[s].n_logits, slots[s].n_queries,
+			slots[s].first_stat, slots[s].n_stats,
+		};
 
 		for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
 			hash = (hash ^ counts[i]) * 0x100000001b3u;
@@ -276,11 +278,13 @@ static void add_to_statistics(const struct builder *b, uint32_t layer, struct gg
 
 	for (uint32_t i = 0; i < b->n_slots; begin += b->slots[i++].n_tokens) {
 		const struct gg_slot *s = &b->slots[i];
+		struct ggml_tensor *own;
 
-		if (s->n_stats)
-			gg_stats_nodes(b->graph, s, &b->graph->slots[i].stat_weights, layer,
-				       ggml_view_2d(b->context, q, b->model->dims[GG_Q_ROWS], s->n_stats,
-						    q->nb[2], (begin + s->first_stat) * q->nb[2]));
+		if (!s->n_stats)
+			continue;
+		own = ggml_view_2d(b->context, q, b->model->dims[GG_Q_ROWS], s->n_stats, q->nb[2],
+				   (begin + s->first_stat) * q->nb[2]);
+		gg_stats_nodes(b->graph, s, &b->graph->slots[i].stat_weights, layer, own);
 	}
 }
 

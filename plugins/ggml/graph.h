@@ -104,16 +104,16 @@ struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n,
 				 enum gg_side side);
 void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
 
-/* --- statistics of queries (query_stats.c) ------------------------------------------------------ */
+/* --- statistics of queries (query_stats.c) ---------------------------------------------- */
 
 /* Tensors that gg_stats_nodes() makes, at most. */
 #define GG_STATS_TENSORS	40u
 /* The shape of stat_weights. */
 void gg_stats_declare(const struct gg_engine *engine, int64_t ne[2]);
 void gg_stats_fill(const struct gg_slot *slot, float *weights);
-/* Merges a slot's queries before RoPE, [n_stats][n_q_heads * head_dim], into a layer's statistics. */
-void gg_stats_nodes(struct gg_graph *graph, const struct gg_slot *slot, const struct gg_input *weights,
-		    uint32_t layer, struct ggml_tensor *q);
+/* Merges a slot's queries before RoPE, [n_stats][n_q_heads * head_dim], into those of a layer. */
+void gg_stats_nodes(struct gg_graph *graph, const struct gg_slot *slot,
+		    const struct gg_input *weights, uint32_t layer, struct ggml_tensor *q);
 
 /* --- running (compute.c, step.c) ------------------------------------------------------------------ */
 

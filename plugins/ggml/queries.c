@@ -36,13 +36,13 @@ static bool take_memory(struct kvmod_seq *seq)
 	return true;
 }
 
-/* Which of these needs this engine does not collect; NULL: it collects all. */
-static const char *missing(uint32_t what)
+/* Which of these needs this engine does not supply, and why; NULL: it supplies all. */
+static const char *missing(const struct gg_engine *engine, uint32_t what)
 {
 	if (what & KVMOD_NEED_COLSUM)
-		return "column sums of attention";
-	if (what & KVMOD_NEED_WO_NORM)
-		return "norms of Wo v";
+		return "column sums of attention: this engine does not collect them";
+	if (what & KVMOD_NEED_WO_NORM && !gg_has_norms(engine))
+		return "norms of Wo v: the GPU's device does not compute them; set gpu_layers = 0";
 	return NULL;
 }
 
@@ -52,19 +52,17 @@ static const char *missing(uint32_t what)
  */
 static void note_missing(struct gg_engine *engine, uint32_t what)
 {
-	if (missing(what))
-		gg_log(engine, KVMOD_WARN, "the policy needs %s: this engine does not collect them",
-		       missing(what));
+	if (missing(engine, what))
+		gg_log(engine, KVMOD_WARN, "the policy needs %s", missing(engine, what));
 }
 
 int32_t gg_serves(void *self, const struct kvmod_needs *needs)
 {
 	struct gg_engine *engine = self;
 
-	if (missing(needs->what))
-		return gg_fail(engine, KVMOD_ENOTSUP,
-			       "the policy needs %s: this engine does not collect them",
-			       missing(needs->what));
+	if (missing(engine, needs->what))
+		return gg_fail(engine, KVMOD_ENOTSUP, "the policy needs %s",
+			       missing(engine, needs->what));
 	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(gg_view_type(engine))))
 		return gg_fail(engine, KVMOD_ENOTSUP,
 			       "the policy does not read K and V of cache_type = %s",
@@ -125,6 +123,7 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 	gg_queries_free(&seq->queries);
 	gg_seq_moved(seq);
 	gg_stats_begin(seq, n_tokens, needs);
+	gg_norms_begin(seq, needs);
 	if (needs) {
 		note_missing(engine, needs->what);
 		rows_new(seq, n_tokens, needs);

@@ -84,7 +84,8 @@ static void start(struct kvmod_seq *seq, uint32_t skip)
 		stats->skip = skip;
 		return;
 	}
-	gg_log(seq->engine, KVMOD_WARN, "no memory for the statistics of queries, which the policy needs");
+	gg_log(seq->engine, KVMOD_WARN,
+	       "no memory for the statistics of queries, which the policy needs");
 	gg_stats_free(stats);
 	stats->state = GG_STATS_LOST;
 }
@@ -148,7 +149,8 @@ int32_t gg_stats_copy(struct kvmod_seq *to, const struct kvmod_seq *from)
 	if (from->stats.state != GG_STATS_KEPT)
 		return KVMOD_OK;
 	if (!take_memory(to->engine, &to->stats))
-		code = gg_fail(to->engine, KVMOD_ENOMEM, "no memory for a copy of the statistics of queries");
+		code = gg_fail(to->engine, KVMOD_ENOMEM,
+			       "no memory for a copy of the statistics of queries");
 	for (int side = 0; !code && side < GG_N_SIDES; side++)
 		code = gg_memory_copy(to->engine, side, &to->stats.memory[side],
 				      &from->stats.memory[side], row_bytes(to->engine));
@@ -198,79 +200,77 @@ void gg_stats_fill(const struct gg_slot *slot, float *rows)
 	}
 }
 
+/* Merging one slot's queries into the statistics of one layer. */
 struct merge {
 	struct ggml_context *context;
+	const struct kvmod_seq *seq;
 	struct ggml_tensor *weights;
 	enum gg_side side;
+	int64_t dim, n_heads;
 };
 
-static struct ggml_tensor *weigh(const struct merge *m, struct ggml_tensor *x, int weight, bool in_place)
+static struct ggml_tensor *weight(const struct merge *m, int which)
 {
-	struct ggml_tensor *row = ggml_view_1d(m->context, m->weights, m->weights->ne[0],
-					       (size_t)weight * m->weights->nb[1]);
-
-	return in_place ? ggml_mul_inplace(m->context, x, row) : ggml_mul(m->context, x, row);
+	return ggml_view_1d(m->context, m->weights, m->dim, (size_t)which * m->weights->nb[1]);
 }
 
-/* A tensor over numbers that are kept between passes. */
-static struct ggml_tensor *kept(const struct merge *m, const struct kvmod_seq *seq, float *at, int64_t ne0,
-				int64_t ne1, int64_t ne2)
+/* Numbers that are kept between passes: n times `rows` rows of a head's dimension. */
+static struct ggml_tensor *kept(const struct merge *m, float *at, int64_t rows, int64_t n)
 {
-	struct ggml_tensor *tensor = ggml_new_tensor_3d(m->context, GGML_TYPE_F32, ne0, ne1, ne2);
+	struct ggml_tensor *tensor = ggml_new_tensor_3d(m->context, GGML_TYPE_F32, m->dim, rows, n);
 
-	ggml_backend_tensor_alloc(seq->stats.memory[m->side].buffer, tensor, at);
+	ggml_backend_tensor_alloc(m->seq->stats.memory[m->side].buffer, tensor, at);
 	return tensor;
 }
 
 /*
- * The mean of x's rows. The CPU adds them up as they lie; one of CUDA's threads would add
- * up a whole column, so there each column becomes a row first.
+ * The mean of the queries in x. The CPU adds them up as they lie; there one of CUDA's threads
+ * would add up a whole column, so each column becomes a row first.
  */
-static struct ggml_tensor *mean_row(const struct merge *m, struct ggml_tensor *x, struct ggml_tensor *like)
+static struct ggml_tensor *mean_of(const struct merge *m, struct ggml_tensor *x)
 {
-	struct ggml_context *context = m->context;
+	struct ggml_context *c = m->context;
+	int64_t width = m->dim * m->n_heads;
 
-	if (m->side == GG_GPU) {
-		x = ggml_mean(context, ggml_cont(context, ggml_transpose(context, x)));
-		return ggml_reshape_1d(context, x, ggml_nelements(x));
-	}
-	return ggml_scale(context, ggml_repeat_back(context, x, like), 1.0f / (float)x->ne[1]);
+	if (m->side == GG_GPU)
+		return ggml_reshape_1d(c, ggml_mean(c, ggml_cont(c, ggml_transpose(c, x))), width);
+	x = ggml_repeat_back(c, x, ggml_new_tensor_1d(c, GGML_TYPE_F32, width));
+	return ggml_scale(c, x, (float)(1 / (double)x->src[0]->ne[1]));
 }
 
-/* Of each head the sum over x's rows of row times row: [head_dim][head_dim][n_heads]. */
-static struct ggml_tensor *squares(const struct merge *m, struct ggml_tensor *x, int64_t head_dim)
+/* The sum over the queries in x of q q', for each head. */
+static struct ggml_tensor *squares(const struct merge *m, struct ggml_tensor *x)
 {
-	struct ggml_tensor *heads = ggml_view_3d(m->context, x, head_dim, x->ne[1], x->ne[0] / head_dim,
-						 x->nb[1], (size_t)head_dim * x->nb[0], 0);
+	size_t head = (size_t)m->dim * sizeof(float), query = (size_t)m->n_heads * head;
 
-	return ggml_out_prod(m->context, heads, heads);
+	x = ggml_view_3d(m->context, x, m->dim, (int64_t)(ggml_nbytes(x) / query), m->n_heads, query,
+			 head, 0);
+	return ggml_out_prod(m->context, x, x);
 }
 
-void gg_stats_nodes(struct gg_graph *graph, const struct gg_slot *slot, const struct gg_input *weights,
-		    uint32_t layer, struct ggml_tensor *q)
+void gg_stats_nodes(struct gg_graph *graph, const struct gg_slot *slot,
+		    const struct gg_input *weights, uint32_t layer, struct ggml_tensor *q)
 {
-	const struct kvmod_seq *seq = slot->seq;
-	const struct gg_model *net = &seq->engine->net;
-	enum gg_side side = gg_side_of(seq->engine, layer);
-	const struct merge m = { .context = graph->context, .weights = weights->on[side], .side = side };
-	int64_t dim = net->head_dim, n_heads = net->n_q_heads;
-	struct ggml_tensor *mean = kept(&m, seq, mean_at(seq, layer), dim * n_heads, 1, 1);
-	struct ggml_tensor *covariance = kept(&m, seq, covariance_at(seq, layer), dim, dim, n_heads);
-	struct ggml_tensor *own = slot->n_stats > 1 ? mean_row(&m, q, mean) : q;
-	struct ggml_tensor *apart = ggml_sub(m.context, ggml_reshape_2d(m.context, own, dim, n_heads),
-					     ggml_reshape_2d(m.context, mean, dim, n_heads));
-	struct ggml_tensor *between = weigh(&m, apart, OF_BOTH, false), *sum;
+	const struct gg_model *net = &slot->seq->engine->net;
+	enum gg_side side = gg_side_of(slot->seq->engine, layer);
+	struct ggml_context *c = graph->context;
+	const struct merge m = {
+		.context = c, .seq = slot->seq, .weights = weights->on[side], .side = side,
+		.dim = net->head_dim, .n_heads = net->n_q_heads,
+	};
+	struct ggml_tensor *mean = kept(&m, mean_at(slot->seq, layer), m.n_heads, 1), *own, *apart;
+	struct ggml_tensor *sum = kept(&m, covariance_at(slot->seq, layer), m.dim, m.n_heads);
 
-	sum = weigh(&m, covariance, OF_OLD, true);
-	sum = ggml_add_inplace(m.context, sum,
-			       squares(&m, ggml_reshape_2d(m.context, between, dim * n_heads, 1), dim));
+	own = slot->n_stats > 1 ? mean_of(&m, q) : q;
+	apart = ggml_sub(c, ggml_reshape_2d(c, own, m.dim, m.n_heads), mean);
+	sum = ggml_mul_inplace(c, sum, weight(&m, OF_OLD));
+	sum = ggml_add_inplace(c, sum, squares(&m, ggml_mul(c, apart, weight(&m, OF_BOTH))));
 	if (slot->n_stats > 1) {
-		struct ggml_tensor *within = squares(&m, ggml_sub(m.context, q, own), dim);
+		struct ggml_tensor *within = squares(&m, ggml_sub(c, q, own));
 
-		sum = ggml_add_inplace(m.context, sum, weigh(&m, within, OF_QUERY, false));
+		sum = ggml_add_inplace(c, sum, ggml_mul(c, within, weight(&m, OF_QUERY)));
 	}
 	ggml_build_forward_expand(graph->nodes, sum);
-	ggml_build_forward_expand(graph->nodes,
-				  ggml_add_inplace(m.context, ggml_reshape_2d(m.context, mean, dim, n_heads),
-						   weigh(&m, apart, OF_NEW, false)));
+	mean = ggml_add_inplace(c, mean, ggml_mul(c, apart, weight(&m, OF_NEW)));
+	ggml_build_forward_expand(graph->nodes, mean);
 }

@@ -73,8 +73,9 @@ static void note_lost_statistics(struct kvmod_seq *seq)
 
 	if (seq->stats.state != GG_STATS_LOST || runtime->warned_lost_statistics)
 		return;
-	gg_log(seq->engine, KVMOD_NOTE, "statistics of queries are lost once tokens of a prompt are dropped "
-	       "or a prompt fails: a policy that needs them leaves such a sequence whole");
+	gg_log(seq->engine, KVMOD_NOTE,
+	       "statistics of queries are lost once tokens of a prompt are dropped or a prompt fails: "
+	       "a policy that needs them leaves such a sequence whole");
 	runtime->warned_lost_statistics = true;
 }
 
@@ -104,6 +105,14 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 
 	if (code)
 		return code;
+	/*
+	 * The policy may use the default stream: ggml's own streams have finished here, and
+	 * stay idle until the next call.
+	 */
+	gg_gpu_wait(engine);
+	code = gg_norms_update(seq);
+	if (code)
+		return code;
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		seq->segments[i] = (struct kvmod_segment){
 			.size = sizeof(struct kvmod_segment),
@@ -121,16 +130,14 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);
 		gg_stats_describe(seq, &seq->segments[i]);
+		if (seq->norms.wanted)
+			seq->segments[i].wo_norm =
+				gg_extra_view(engine, &seq->caches[i], GG_WO_NORMS);
 	}
 	note_lost_statistics(seq);
 	out->n_layers = out->n_segments = model->n_layers;
 	out->segments = seq->segment_list;
 	out->device = engine->gpu.n_layers ? engine->gpu.ops->name : "cpu";
-	/*
-	 * The policy may use the default stream: ggml's own streams have finished here, and
-	 * stay idle until the next call.
-	 */
-	gg_gpu_wait(engine);
 	out->stream = NULL;
 	out->replay = gg_replay;
 	out->replay_ctx = seq;

@@ -137,26 +137,6 @@ static int32_t copy_extras(struct kvmod_seq *copy, const struct kvmod_seq *seq)
 
 /* --- lengths -------------------------------------------------------------------------- */
 
-/* How many rows of a head have a position below the limit; these rows come first. */
-static uint32_t rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
-{
-	uint32_t low = 0, high = cache->n[head];
-	const int32_t *positions;
-
-	if (!cache->positions)
-		return limit < high ? (uint32_t)limit : high;
-	positions = cache->positions + cache->first[head];
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-
-		if ((uint64_t)positions[middle] < limit)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 {
 	const struct gg_model *model = &seq->engine->net;
@@ -167,12 +147,13 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 		struct gg_cache *cache = &seq->caches[i];
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
-			cache->n[g] = rows_before(cache, g, logical);
+			cache->n[g] = gg_rows_before(cache, g, logical);
 		gg_sinks_trim(seq->engine, cache, logical);
 	}
 	seq->logical = logical;
 	gg_queries_forget(&seq->queries, logical);
 	gg_stats_forget(&seq->stats, logical);
+	gg_norms_forget(seq, logical);
 	gg_seq_touch(seq);
 	gg_seq_moved(seq);
 }
@@ -283,7 +264,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 
 		gg_keep_picks(seq, keep, i, picks);
 		for (uint32_t g = 0; g < n_heads; g++)
-			gg_pick_before(&picks[g], rows_before(&seq->caches[i], g, logical));
+			gg_pick_before(&picks[g], gg_rows_before(&seq->caches[i], g, logical));
 		code = gg_cache_copy(engine, gg_side_of(engine, i), &copy->caches[i],
 				     &seq->caches[i], picks, logical,
 				     (uint32_t)(room > ahead ? room : ahead));
@@ -328,6 +309,7 @@ int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 
 	if (code)
 		return code;
+	(*copy)->norms = seq->norms;
 	code = copy_extras(*copy, seq);
 	if (!code)
 		code = gg_queries_copy(*copy, seq);

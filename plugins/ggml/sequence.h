@@ -36,6 +36,12 @@ struct gg_query_stats {
 	uint64_t until;			/* positions from here on are decoded, and left out */
 };
 
+/* Norms of Wo v (wo_norms.c), which are extras of the caches. */
+struct gg_wo_norms {
+	bool wanted;
+	uint64_t known;			/* rows of positions below this have their norms */
+};
+
 /* The answer of the whole cache, which replay compares trials with. */
 struct gg_whole {
 	float *log_probs;		/* [rows][n_vocab] */
@@ -53,6 +59,7 @@ struct kvmod_seq {
 	size_t tokens_room;
 	struct gg_queries queries;
 	struct gg_query_stats stats;
+	struct gg_wo_norms norms;
 	struct gg_whole whole;
 	struct kvmod_segment *segments;	/* [n_layers], as request() hands them out */
 	struct kvmod_head *heads;	/* [n_layers * n_kv_heads] */
@@ -119,7 +126,7 @@ int32_t gg_queries_copy(struct kvmod_seq *to, const struct kvmod_seq *from);
 void gg_queries_forget(struct gg_queries *queries, uint64_t logical);
 void gg_queries_free(struct gg_queries *queries);
 
-/* --- statistics of queries (query_stats.c; see graph.h for the rest) ----------------------------- */
+/* --- statistics of queries (query_stats.c; graph.h has the rest) ----------------------- */
 
 /* A prompt of n_tokens tokens begins; needs NULL: nothing is collected. */
 void gg_stats_begin(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmod_needs *needs);
@@ -135,6 +142,17 @@ void gg_stats_forget(struct gg_query_stats *stats, uint64_t logical);
 int32_t gg_stats_copy(struct kvmod_seq *to, const struct kvmod_seq *from);
 void gg_stats_describe(const struct kvmod_seq *seq, struct kvmod_segment *segment);
 void gg_stats_free(struct gg_query_stats *stats);
+
+/* --- norms of Wo v (wo_norms.c) ----------------------------------------------------------- */
+
+/* Can norms be computed where the layers are? */
+bool gg_has_norms(const struct gg_engine *engine);
+/* A prompt begins. */
+void gg_norms_begin(struct kvmod_seq *seq, const struct kvmod_needs *needs);
+/* Computes the norms of rows that are new, if they are wanted. */
+int32_t gg_norms_update(struct kvmod_seq *seq);
+/* Positions >= logical were dropped. */
+void gg_norms_forget(struct kvmod_seq *seq, uint64_t logical);
 
 /* --- what a policy sees and decides (request.c, replay.c) ------------------------------------------ */
 
