@@ -35,6 +35,7 @@ libgguf_models_la_LIBADD = $(GGML_LIBS) $(LIBM)
 libengine_ggml_la_SOURCES = \
 	plugins/ggml/cache.c \
 	plugins/ggml/cache.h \
+	plugins/ggml/columns.c \
 	plugins/ggml/compute.c \
 	plugins/ggml/engine.c \
 	plugins/ggml/extras.c \
@@ -48,6 +49,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/query_stats.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
+	plugins/ggml/reread.c \
 	plugins/ggml/rotate.c \
 	plugins/ggml/runtime.h \
 	plugins/ggml/seq.c \

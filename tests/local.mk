@@ -44,10 +44,16 @@ UNIT_TESTS += tests/test_session
 check_LTLIBRARIES += libbuiltin_fake.la
 libbuiltin_fake_la_SOURCES = $(FAKE_SOURCES)
 libbuiltin_fake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_fake
-tests_test_session_SOURCES = tests/test_session.c
+SESSION_SOURCES = tests/watch.c tests/watch.h
+tests_test_session_SOURCES = tests/test_session.c $(SESSION_SOURCES)
 tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_LDFLAGS = $(UNIT_LINK)
 tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_session_prompts
+tests_test_session_prompts_SOURCES = tests/test_session_prompts.c $(SESSION_SOURCES)
+tests_test_session_prompts_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_session_prompts_LDFLAGS = $(UNIT_LINK)
+tests_test_session_prompts_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_rotation
 tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \

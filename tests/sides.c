@@ -11,6 +11,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "kernels/cpu/columns.h"
+
 const unsigned sides_models[N_MODELS] = { 3, 8, 9, 10 };
 
 /* --- the device, whose gathers can be made to fail ---------------------------------------- */
@@ -32,29 +34,49 @@ static int32_t gather(void *self, void *stream, const struct kvmod_gather *gathe
 }
 
 #ifdef FAKE_GPU
+/* --- its attention: the host's ------------------------------------------------------------- */
+
 bool sides_no_attention;
+int32_t sides_attention_fails;
+
+static uint64_t columns_scratch(void *self, const struct kvmod_columns *jobs, uint32_t n_jobs,
+				uint32_t stride)
+{
+	(void)self;
+	return kv_columns_scratch(jobs, n_jobs, stride, 1);
+}
+
+static int32_t columns(void *self, void *stream, const struct kvmod_columns *jobs, uint32_t n_jobs,
+		       uint32_t stride, void *scratch)
+{
+	(void)self;
+	ck_assert_ptr_null(stream);
+	return sides_attention_fails ? sides_attention_fails :
+				       kv_columns(NULL, jobs, n_jobs, stride, 1, scratch);
+}
 
 static int32_t norms(void *self, void *stream, const struct kvmod_norms *jobs, uint32_t n_jobs,
 		     uint32_t stride)
 {
 	void *scratch = aligned_alloc(64, kv_wo_norms_scratch(jobs, n_jobs, stride, 1));
-	int32_t code = kv_wo_norms(NULL, jobs, n_jobs, stride, 1, scratch);
+	int32_t code = sides_attention_fails;
 
 	(void)self;
-	(void)stream;
+	ck_assert_ptr_null(stream);
+	if (!code)
+		code = kv_wo_norms(NULL, jobs, n_jobs, stride, 1, scratch);
 	free(scratch);
 	return code;
 }
 
-/* What the device "cpu" need not offer, because engines compute it there by themselves. */
+static const struct kvmod_device_attention attention = {
+	.size = sizeof(attention), .columns_scratch = columns_scratch, .columns = columns, .norms = norms,
+};
+
 static const void *get_extension(void *self, const char *name)
 {
-	static const struct kvmod_device_attention attention = {
-		.size = sizeof(attention), .norms = norms,
-	};
-
 	(void)self;
-	return sides_no_attention || strcmp(name, KVMOD_DEVICE_ATTENTION) ? NULL : &attention;
+	return !sides_no_attention && !strcmp(name, KVMOD_DEVICE_ATTENTION) ? &attention : NULL;
 }
 #endif
 
@@ -81,6 +103,7 @@ static int32_t open_device(void *ctx, const char *name, const struct kvmod_devic
 	good_gather = sides_device_ops.gather;
 	sides_device_ops.gather = gather;
 #ifdef FAKE_GPU
+	sides_device_ops.size = sizeof(sides_device_ops);
 	sides_device_ops.get_extension = get_extension;
 #endif
 	*ops = &sides_device_ops;

@@ -32,7 +32,9 @@ extern bool sides_gathers_fail;
 extern unsigned sides_good_gathers;
 
 #ifdef FAKE_GPU
-extern bool sides_no_attention;	/* the device has no KVMOD_DEVICE_ATTENTION */
+/* The made-up GPU lacks KVMOD_DEVICE_ATTENTION; its calls answer with this code. */
+extern bool sides_no_attention;
+extern int32_t sides_attention_fails;
 #endif
 
 struct side {

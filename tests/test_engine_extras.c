@@ -99,7 +99,7 @@ static void fork_one(struct kvmod_seq *seq, uint32_t filled)
 	*number(fork, 0, GG_COLUMN_SUMS, 0, 0) = -1;
 	check(seq, filled);
 	gg_seq_close(seq->engine, fork);
-	ck_assert(!gg_seq_copy(seq, NULL, 0, seq->logical, &scratch));
+	ck_assert(!gg_seq_copy(seq, NULL, 0, seq->logical, 0, &scratch));
 	for (uint32_t l = 0; l < TINY_LAYERS; l++)
 		for (enum gg_extra e = 0; e < GG_N_EXTRAS; e++)
 			ck_assert(!gg_extra_kept(&scratch->caches[l], e));

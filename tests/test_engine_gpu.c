@@ -277,7 +277,7 @@ START_TEST(requested)
 	struct kvmod_seq *copy;
 
 	sides_set_up(&s, MODEL, LAYERS);
-	if (gg_has_norms(s.gpu.engine))
+	if (gg_norms_served(s.gpu.engine))
 		needs.what |= KVMOD_NEED_WO_NORM;
 	ck_assert_int_eq(gg_prompt_begin(s.cpu.engine, s.cpu.seq, 50, &needs), 0);
 	ck_assert_int_eq(gg_prompt_begin(s.gpu.engine, s.gpu.seq, 50, &needs), 0);

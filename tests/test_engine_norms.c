@@ -98,6 +98,18 @@ static void check(struct one *s, struct kvmod_seq *seq)
 		norm_reference_check(request(seq, i), s->wo[i], s->engine->net.dims[GG_WIDTH]);
 }
 
+/* The same, computed on n threads, of which ggml knows nothing. */
+static void check_on(struct one *s, uint32_t n)
+{
+	int before = s->engine->backend.n_threads;
+
+	test_host_threads(n);
+	s->engine->backend.n_threads = (int)n;
+	check(s, s->seq);
+	s->engine->backend.n_threads = before;
+	test_host_threads(1);
+}
+
 static void prompt(struct one *s, struct kvmod_seq *seq, uint32_t n)
 {
 	ck_assert_int_eq(gg_prompt_begin(s->engine, seq, n, &needs), 0);
@@ -150,9 +162,8 @@ START_TEST(large)
 	static struct one s;
 
 	open_spec(&s, &spec, GGML_TYPE_F16, TINY_GOOD, true);
-	test_host_threads(_i ? 3 : 1);
 	prompt(&s, s.seq, 5);
-	check(&s, s.seq);
+	check_on(&s, _i ? 3 : 1);
 	close_one(&s);
 }
 END_TEST
@@ -167,9 +178,8 @@ START_TEST(threads)
 	prompt(&s, s.seq, 70);
 	memcpy(alone, norm_reference_number(request(s.seq, 1), 5, 0), sizeof(alone));
 	ck_assert_int_eq(gg_seq_truncate(s.engine, s.seq, 0), 0);
-	test_host_threads(3);
 	prompt(&s, s.seq, 70);
-	check(&s, s.seq);
+	check_on(&s, 3);
 	ck_assert_mem_eq(norm_reference_number(request(s.seq, 1), 5, 0), alone, sizeof(alone));
 	close_one(&s);
 }
@@ -273,9 +283,8 @@ START_TEST(no_extension)
 {
 	static struct setup s;
 	struct kvmod_request r = { .size = sizeof(r) };
-	const char *expected =
-		"the policy needs norms of Wo v: the GPU's device does not compute them; "
-		"set gpu_layers = 0";
+	const char *expected = "the policy needs norms of Wo v: the device of the GPU layers "
+			       "does not compute them; set gpu_layers = 0";
 	unsigned before, after;
 
 	sides_no_attention = true;

@@ -111,6 +111,7 @@ bool gg_seq_move_extras(struct kvmod_seq *seq, uint32_t layer, struct gg_cache *
 
 	if (!code)
 		return true;
+	gg_columns_drop(seq);
 	for (uint32_t i = 0; i < engine->net.n_layers; i++)
 		gg_extras_free(&seq->caches[i]);
 	gg_log(engine, KVMOD_WARN, "%s what the policy needs beside K and V: it is lost",
@@ -143,6 +144,7 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 
 	if (logical == seq->logical)
 		return;
+	gg_columns_forget(seq, logical);
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		struct gg_cache *cache = &seq->caches[i];
 
@@ -248,12 +250,13 @@ int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n)
 /* --- copies --------------------------------------------------------------------------------- */
 
 static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
-			   const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical)
+			   const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical,
+			   uint64_t n)
 {
 	struct gg_engine *engine = seq->engine;
 	uint32_t n_heads = engine->net.n_kv_heads;
 	struct gg_pick *picks = calloc(n_heads, sizeof(*picks));
-	uint64_t room = seq->logical - logical, ahead = gg_ahead(&engine->gpu);
+	uint64_t ahead = gg_ahead(&engine->gpu);
 	int32_t code = KVMOD_OK;
 
 	if (!picks)
@@ -267,7 +270,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 			gg_pick_before(&picks[g], gg_rows_before(&seq->caches[i], g, logical));
 		code = gg_cache_copy(engine, gg_side_of(engine, i), &copy->caches[i],
 				     &seq->caches[i], picks, logical,
-				     (uint32_t)(room > ahead ? room : ahead));
+				     (uint32_t)(n > ahead ? n : ahead));
 		if (code)
 			break;
 		gg_sinks_trim(engine, &copy->caches[i], logical);
@@ -280,7 +283,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 }
 
 int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
-		    uint64_t logical, struct kvmod_seq **out)
+		    uint64_t logical, uint64_t n, struct kvmod_seq **out)
 {
 	struct gg_engine *engine = seq->engine;
 	struct kvmod_seq *copy = seq_new(engine);
@@ -290,7 +293,7 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
 	code = reserve_tokens(copy, logical);
 	if (!code)
-		code = copy_caches(copy, seq, keeps, flags, logical);
+		code = copy_caches(copy, seq, keeps, flags, logical, n);
 	if (code) {
 		gg_seq_close(engine, copy);
 		return code;
@@ -305,11 +308,14 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 
 int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 {
-	int32_t code = gg_seq_copy(seq, NULL, 0, seq->logical, copy);
+	int32_t code;
 
+	gg_columns_settle(seq);
+	code = gg_seq_copy(seq, NULL, 0, seq->logical, 0, copy);
 	if (code)
 		return code;
 	(*copy)->norms = seq->norms;
+	(*copy)->columns = seq->columns;
 	code = copy_extras(*copy, seq);
 	if (!code)
 		code = gg_queries_copy(*copy, seq);

@@ -242,7 +242,10 @@ int32_t gg_norms_update(struct kvmod_seq *seq)
 {
 	struct gg_engine *engine = seq->engine;
 	const struct kvmod_host *host = engine->base.host;
-	struct update u = { .engine = engine, .seq = seq, .n_threads = host->n_threads(host->ctx) };
+	uint32_t threads = host->n_threads(host->ctx), most = (uint32_t)engine->backend.n_threads;
+	struct update u = {
+		.engine = engine, .seq = seq, .n_threads = threads < most ? threads : most,
+	};
 	int32_t code;
 
 	if (!seq->norms.wanted)
@@ -265,7 +268,7 @@ int32_t gg_norms_update(struct kvmod_seq *seq)
 
 void gg_norms_begin(struct kvmod_seq *seq, const struct kvmod_needs *needs)
 {
-	seq->norms.wanted = needs && needs->what & KVMOD_NEED_WO_NORM && gg_has_norms(seq->engine);
+	seq->norms.wanted = needs && needs->what & KVMOD_NEED_WO_NORM && gg_norms_served(seq->engine);
 	for (uint32_t i = 0; !seq->norms.wanted && i < seq->engine->net.n_layers; i++)
 		gg_memory_free(&seq->caches[i].extras[GG_WO_NORMS]);
 }
@@ -276,7 +279,7 @@ void gg_norms_forget(struct kvmod_seq *seq, uint64_t logical)
 		seq->norms.known = logical;
 }
 
-bool gg_has_norms(const struct gg_engine *engine)
+bool gg_norms_served(const struct gg_engine *engine)
 {
 	return !engine->gpu.n_layers || gg_gpu_attention(engine);
 }
