@@ -304,6 +304,26 @@ START_TEST(no_extension)
 }
 END_TEST
 
+/* A device that fails costs the request alone. */
+START_TEST(device_fails)
+{
+	static struct setup s;
+	struct kvmod_request r = { .size = sizeof(r) };
+
+	sides_set_up(&s, 1, 1);
+	ck_assert_int_eq(gg_prompt_begin(s.gpu.engine, s.gpu.seq, 20, &needs), 0);
+	sides_run(&s, 0, 20, false);
+	sides_attention_fails = KVMOD_EDEVICE;
+	ck_assert_int_eq(gg_request(s.gpu.engine, s.gpu.seq, &r), KVMOD_EDEVICE);
+	sides_attention_fails = 0;
+	sides_run(&s, 20, 30, false);
+	sides_check(&s, 0, 30);
+	ck_assert_int_eq(gg_request(s.gpu.engine, s.gpu.seq, &r), 0);
+	ck_assert_ptr_nonnull(kvmod_segment_at(&r, TINY_LAYERS - 1)->wo_norm.data);
+	sides_tear_down(&s);
+}
+END_TEST
+
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, types, 0, 48);
@@ -314,6 +334,7 @@ static void add(TCase *tc)
 	tcase_add_test(tc, not_asked);
 	tcase_add_test(tc, changed_file);
 	tcase_add_test(tc, no_extension);
+	tcase_add_test(tc, device_fails);
 }
 
 int main(void)
