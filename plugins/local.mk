@@ -46,6 +46,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/memory.h \
 	plugins/ggml/phases.c \
 	plugins/ggml/queries.c \
+	plugins/ggml/query_stats.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
 	plugins/ggml/reread.c \
@@ -55,7 +56,8 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/sequence.h \
 	plugins/ggml/step.c \
 	plugins/ggml/thread_tuning.c \
-	plugins/ggml/thread_tuning.h
+	plugins/ggml/thread_tuning.h \
+	plugins/ggml/wo_norms.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 

@@ -24,6 +24,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_gpu \
 	tests/test_engine_llama \
 	tests/test_engine_tuning \
+	tests/test_engine_norms \
 	tests/test_engine_phases \
 	tests/test_engine_phases_gpu \
 	tests/test_engine_phases_requests \
@@ -33,6 +34,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_reread \
 	tests/test_engine_sides \
 	tests/test_engine_special \
+	tests/test_engine_stats \
 	tests/test_engine_text \
 	tests/test_engine_rotations \
 	tests/test_engine_random_calls \
@@ -62,6 +64,10 @@ tests_test_engine_fuzz_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_gguf_SOURCES = tests/test_engine_gguf.c
 tests_test_engine_gguf_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_norms_SOURCES = tests/test_engine_norms.c \
+	tests/norm_reference.c tests/norm_reference.h tests/sides.c tests/sides.h
+tests_test_engine_norms_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_norms_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 PHASES_SOURCES = tests/phases.c tests/phases.h tests/shifted.c tests/shifted.h
 tests_test_engine_phases_SOURCES = tests/test_engine_phases.c $(PHASES_SOURCES)
 tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -78,7 +84,8 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
 tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c tests/column_sums.c \
-	tests/column_sums.h
+	tests/column_sums.h tests/norm_reference.c tests/norm_reference.h \
+	tests/query_reference.c tests/query_reference.h
 tests_test_engine_random_calls_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_random_calls_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_tuning_SOURCES = tests/test_engine_tuning.c
@@ -87,6 +94,9 @@ tests_test_engine_tuning_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_request_SOURCES = tests/test_engine_request.c
 tests_test_engine_request_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_stats_SOURCES = tests/test_engine_stats.c tests/query_reference.c tests/query_reference.h
+tests_test_engine_stats_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_stats_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)

@@ -146,6 +146,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.lane_weights = lane_weights,
 	.lane_sum = lane_sum,
 	.lane_max = lane_max,
+	.lane_sizes = lane_sizes,
 	.total = total,
 	.entropy = entropy,
 	.moments = moments,

@@ -54,6 +54,8 @@ struct kv_cpu_ops {
 	/* out[key] += the sum over lanes of weights[lane] * x; the largest of that and of out[key] */
 	void (*lane_sum)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
 	void (*lane_max)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
+	/* out[lane] += the sum over keys of |x| */
+	void (*lane_sizes)(const float *x, uint32_t n, uint32_t lanes, float *out);
 	/* as arrays.h has them, of KV_SUM numbers or fewer */
 	float (*total)(const float *x, size_t n);
 	float (*entropy)(const float *x, size_t n, float epsilon);

@@ -256,6 +256,17 @@ static void lane_max(const float *x, uint32_t n, uint32_t lanes, const float *we
 			out[i] = x[l] * weights[l] > out[i] ? x[l] * weights[l] : out[i];
 }
 
+static void lane_sizes(const float *x, uint32_t n, uint32_t lanes, float *out)
+{
+	for (uint32_t l = 0; l < lanes; l++) {
+		double total = 0;
+
+		for (uint32_t i = 0; i < n; i++)
+			total += (double)fabsf(x[(size_t)i * lanes + l]);
+		out[l] += (float)total;
+	}
+}
+
 /* --- arrays of numbers --- */
 
 static float total(const float *x, size_t n)
@@ -317,6 +328,7 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.lane_weights = lane_weights,
 	.lane_sum = lane_sum,
 	.lane_max = lane_max,
+	.lane_sizes = lane_sizes,
 	.total = total,
 	.entropy = entropy,
 	.moments = moments,

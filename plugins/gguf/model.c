@@ -179,6 +179,8 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 			code = take(engine, name, info->columns, info->rows, use, side, out);
 		if (code)
 			return code;
+		if (w == GG_ATTN_OUT)
+			layer->attn_out_offset = gg_file_tensor(&model->file, name)->offset;
 	}
 	return KVMOD_OK;
 }

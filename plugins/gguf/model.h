@@ -52,6 +52,7 @@ struct gg_layer {
 	struct ggml_tensor *w[GG_N_WEIGHTS];	/* NULL: not in this model */
 	/* Q, K and V, and their biases, as one tensor each. NULL: they do not lie together. */
 	struct ggml_tensor *qkv, *qkv_bias;
+	size_t attn_out_offset;			/* of w[GG_ATTN_OUT] in the file */
 };
 
 /* A weight's bytes between the file and the weight's own memory. */

@@ -182,7 +182,7 @@ struct kvmod_segment {
 	struct kvmod_view colsum;
 	struct kvmod_view q_mean, q_cov;
 	struct kvmod_view wo_norm;
-	uint64_t n_q_stat;		/* number of queries in q_mean and q_cov */
+	uint64_t n_q_stat;		/* queries in q_mean and q_cov; 0: both are 0 */
 
 	/*
 	 * Attention sinks: [n_q_heads] on the host, the engine's. One learned logit for
