@@ -8,6 +8,7 @@
 /* Each policy, and its cases in the golden vectors. */
 #define POLICIES(P) \
 	P(adakv, 9) \
+	P(kvzip, 0)	/* its scores are an engine's */ \
 	P(random, 0)	/* what it draws is its own affair */ \
 	P(snapkv, 9) \
 	P(streamingllm, 8) \
