@@ -78,6 +78,11 @@ tests_test_engine_calls_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_engine_calls_LDFLAGS = $(UNIT_LINK)
 tests_test_engine_calls_LDADD = libbuiltin_window.la $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_columns
+tests_test_columns_SOURCES = tests/test_columns.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_columns_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_columns_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)

@@ -63,6 +63,8 @@ static void gg_close(void *self)
 
 	gg_gpu_wait(engine);
 	gg_graph_free(&gg_runtime_of(engine)->graph);
+	for (int side = 0; side < GG_N_SIDES; side++)
+		gg_memory_free(&gg_runtime_of(engine)->scratch[side]);
 	gg_text_close(engine);
 	gg_model_close(engine);
 	gg_gpu_close(engine);
