@@ -35,6 +35,13 @@ check_LTLIBRARIES += libbuiltin_knorm.la
 libbuiltin_knorm_la_SOURCES = policies/knorm.c
 libbuiltin_knorm_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_knorm
 POLICIES_BUILT_IN += libbuiltin_knorm.la
+module_LTLIBRARIES += kvzip.la
+kvzip_la_SOURCES = policies/kvzip.c
+kvzip_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_kvzip.la
+libbuiltin_kvzip_la_SOURCES = policies/kvzip.c
+libbuiltin_kvzip_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_kvzip
+POLICIES_BUILT_IN += libbuiltin_kvzip.la
 
 module_LTLIBRARIES += random.la
 random_la_SOURCES = policies/random.c

@@ -22,6 +22,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_gguf \
 	tests/test_engine_golden \
 	tests/test_engine_gpu \
+	tests/test_engine_kvzip \
 	tests/test_engine_llama \
 	tests/test_engine_tuning \
 	tests/test_engine_norms \
@@ -131,10 +132,14 @@ tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_chat_parts_SOURCES = tests/test_engine_chat_parts.c tests/e2e.c tests/e2e.h
 tests_test_engine_chat_parts_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_chat_parts_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
-tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
+E2E_MODEL_SOURCES = tests/e2e.c tests/e2e.h tests/e2e_model.c tests/e2e_model.h
+tests_test_engine_golden_SOURCES = tests/test_engine_golden.c $(E2E_MODEL_SOURCES)
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la \
 	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_kvzip_SOURCES = tests/test_engine_kvzip.c $(E2E_MODEL_SOURCES)
+tests_test_engine_kvzip_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_kvzip_LDADD = libbuiltin_kvzip.la libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_streaming_SOURCES = tests/test_streaming.c tests/shifted.c tests/shifted.h \
 	tests/streaming.c tests/streaming.h
 tests_test_streaming_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)

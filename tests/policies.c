@@ -10,6 +10,7 @@
 	P(adakv, 9) \
 	P(h2o, 9) \
 	P(knorm, 7) \
+	P(kvzip, 0)	/* its scores are an engine's */ \
 	P(random, 0)	/* what it draws is its own affair */ \
 	P(rkv, 8) \
 	P(snapkv, 9) \

@@ -38,6 +38,8 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 {
 	if (ops->rows == KVMOD_ROWS_OF_WINDOW && !lists(policy, offsetof(struct kvmod_scorer, window)))
 		return "the parameter `window`";
+	if (ops->prepare && !ops->prepared_floats)
+		return "prepared_floats(), which prepare() needs";
 	if (ops->keep)
 		return NULL;
 	if (!ops->score)
@@ -138,6 +140,9 @@ static size_t lay_out(struct kv_scorer_job *job, void *memory)
 		job->spread.counts = take(&arena, layers, sizeof(*job->spread.counts));
 		job->spread.sums = take(&arena, layers * ops->n_sums, sizeof(*job->spread.sums));
 	}
+	if (ops->prepare)
+		job->prepared = take(&arena, ops->prepared_floats(job->self, job->request),
+				     sizeof(*job->prepared));
 	job->scratch = take(&arena, 0, 1);
 	return arena.used;
 }
@@ -217,6 +222,7 @@ static struct kvmod_task authors_task(const struct kv_scorer_job *job, const str
 	struct kvmod_task head = *task;
 
 	head.m = m;
+	head.prepared = job->prepared;
 	head.budget = has_no_budget(job->ops) ? 0 : kv_scorer_budget(job, task->segment);
 	head.scratch = task->scratch + 2 * line;
 	if (shares(job->ops)) {
@@ -478,11 +484,25 @@ static void mark(const struct kv_scorer_job *job)
 	}
 }
 
+static bool anything_is_cut(const struct kv_scorer_job *job)
+{
+	for (uint32_t i = 0; i < job->request->n_segments; i++)
+		if (kv_is_cut(kvmod_keep_at(job->plan, i)))
+			return true;
+	return false;
+}
+
+static int32_t prepare(const struct kv_scorer_job *job)
+{
+	if (!job->ops->prepare || !anything_is_cut(job))
+		return KVMOD_OK;
+	return job->ops->prepare(job->self, job->request, job->prepared);
+}
+
 static void decide_shared(const struct kv_scorer_job *job, size_t floats)
 {
 	const struct kvmod_instance *instance = &job->self->instance;
 
-	kv_share_lay_out(job);
 	kv_each_head(instance, job->request, job->plan, job->scratch, floats, store_scores, job);
 	add_up_sums(job);
 	if (job->ops->first)
@@ -499,11 +519,17 @@ int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
 {
 	struct kv_scorer_job job = job_of(self, ops, request, plan);
 	size_t floats = thread_floats(&job);
+	int32_t err;
 
 	if (ops->cuts && !ops->cuts(self, request))
 		return KVMOD_OK;
 	lay_out(&job, request->scratch);
 	mark(&job);
+	if (shares(ops))
+		kv_share_lay_out(&job);
+	err = prepare(&job);
+	if (err)
+		return err;
 	if (shares(ops))
 		decide_shared(&job, floats);
 	else

@@ -27,6 +27,7 @@ struct kv_scorer_job {
 		uint32_t *n_scored, *counts;
 		double *sums;
 	} spread;
+	float *prepared;		/* for prepare() */
 	void *scratch;			/* the threads' */
 };
 

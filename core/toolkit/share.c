@@ -56,14 +56,36 @@ static uint32_t end_of_pot(const struct kv_scorer_job *job, uint32_t first)
 	return end;
 }
 
+/* What the marked segments may keep together, sinks and windows included. */
+static uint64_t bought(const struct kv_scorer_job *job, uint32_t first, uint32_t end)
+{
+	const struct kvmod_amount *amount = &job->self->budget;
+	uint64_t sum = 0, seen = 0, together;
+
+	for (uint32_t k = first; k < end; k++) {
+		const struct kvmod_segment *segment = segment_at(job, k);
+
+		if (!kv_is_cut(keep_at(job, k)))
+			continue;
+		sum += segment->n_kv_heads * kv_scorer_budget(job, segment);
+		seen += segment->n_kv_heads * kvmod_tokens_seen(segment);
+	}
+	if (job->ops->select != KVMOD_PER_REQUEST || job->ops->budget || amount->is_count)
+		return sum;
+	/* Rounded down once, not for each head. */
+	together = kvmod_amount_of(amount, seen);
+	return together > sum ? together : sum;
+}
+
 static struct pot pot_at(const struct kv_scorer_job *job, uint32_t first)
 {
 	struct pot pot = { .first = first, .end = end_of_pot(job, first) };
 
+	pot.budget = bought(job, first, pot.end);
 	for (uint32_t k = first; k < pot.end; k++) {
 		if (!kv_is_cut(keep_at(job, k)))
 			continue;
-		pot.budget += segment_at(job, k)->n_kv_heads * kv_own_budget(job, segment_at(job, k));
+		pot.budget -= segment_at(job, k)->n_kv_heads * (job->sinks + job->window);
 		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++)
 			pot.n += n_ranked(job, job->order[k], g);
 	}
@@ -92,18 +114,15 @@ static void sort_segments(const struct kv_scorer_job *job)
 /* Do the marked segments together cache more than their budgets buy? */
 static bool is_over(const struct kv_scorer_job *job, const struct pot *pot)
 {
-	uint64_t n = 0, budget = 0;
+	uint64_t n = 0;
 
 	for (uint32_t k = pot->first; k < pot->end; k++) {
 		const struct kvmod_segment *segment = segment_at(job, k);
 
-		if (!kv_is_cut(keep_at(job, k)))
-			continue;
-		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
+		for (uint32_t g = 0; g < segment->n_kv_heads && kv_is_cut(keep_at(job, k)); g++)
 			n += kvmod_head_at(segment, g)->n;
-		budget += segment->n_kv_heads * kv_scorer_budget(job, segment);
 	}
-	return n > budget;
+	return n > bought(job, pot->first, pot->end);
 }
 
 static void leave_whole_if_within(const struct kv_scorer_job *job, const struct pot *pot)

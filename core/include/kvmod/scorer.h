@@ -88,7 +88,8 @@ struct kvmod_scorer {
 #define KVMOD_PER_LAYER		1u	/* C in the mean: the KV heads of a layer compete for the sum */
 /*
  * The same, but all KV heads of the request compete: of all its layers, which the needs ask
- * for, and of all sequences that the host put into one request. Sessions put in one.
+ * for, and of all sequences that the host put into one request. Sessions put in one. A
+ * fraction is of what all heads have seen together.
  */
 #define KVMOD_PER_REQUEST	2u
 #define KVMOD_ABOVE_LEVEL	3u	/* no budget: every score of at least `level` */
@@ -184,6 +185,15 @@ struct kvmod_scorer_ops {
 	 * is to be left whole.
 	 */
 	int32_t (*cuts)(const void *self, const struct kvmod_request *request);
+	/*
+	 * Optional: finds once what score() needs in all heads, such as the answer of a
+	 * service of the request. Called on the thread of compress(), where services may be
+	 * called, before the first score(), and only if something may be cut. memory is
+	 * head->prepared from then on. After an error everything stays whole.
+	 */
+	int32_t (*prepare)(const void *self, const struct kvmod_request *request, float *memory);
+	/* With prepare(): how many floats its memory has. */
+	size_t (*prepared_floats)(const void *self, const struct kvmod_request *request);
 };
 
 /* A constant: 1 if a list of parameters has `window`. */

@@ -65,6 +65,7 @@ struct kvmod_task {
 	uint64_t budget;
 	float *notes;			/* in a scorer with first(): [m], from score() to it */
 	double *sums;			/* in a scorer with n_sums: [n_sums], 0 before score() */
+	const float *prepared;		/* in a scorer with prepare(): what that left */
 };
 
 /* Returns 0, or the KVMOD_E... code for which the task's segment stays whole; see fail(). */
