@@ -8,6 +8,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/avx512.c \
 	kernels/cpu/blocks.c \
 	kernels/cpu/blocks.h \
+	kernels/cpu/columns.c \
+	kernels/cpu/columns.h \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
 	kernels/cpu/hadamard.c \
@@ -20,7 +22,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \
 	kernels/cpu/vector.h \
-	kernels/cpu/vector_blocks.h
+	kernels/cpu/vector_blocks.h \
+	kernels/cpu/vector_columns.h
 libkernels_la_LIBADD = $(LIBM)
 
 include $(srcdir)/kernels/cuda/local.mk

@@ -35,8 +35,10 @@ libgguf_models_la_LIBADD = $(GGML_LIBS) $(LIBM)
 libengine_ggml_la_SOURCES = \
 	plugins/ggml/cache.c \
 	plugins/ggml/cache.h \
+	plugins/ggml/columns.c \
 	plugins/ggml/compute.c \
 	plugins/ggml/engine.c \
+	plugins/ggml/extras.c \
 	plugins/ggml/graph.c \
 	plugins/ggml/graph.h \
 	plugins/ggml/inputs.c \
@@ -46,6 +48,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/queries.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
+	plugins/ggml/reread.c \
 	plugins/ggml/rotate.c \
 	plugins/ggml/runtime.h \
 	plugins/ggml/seq.c \

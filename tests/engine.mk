@@ -14,7 +14,10 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_bounded \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
+	tests/test_engine_chat_parts \
 	tests/test_engine_check \
+	tests/test_engine_columns \
+	tests/test_engine_extras \
 	tests/test_engine_files \
 	tests/test_engine_fuzz \
 	tests/test_engine_gguf \
@@ -28,6 +31,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_phases_sides \
 	tests/test_engine_replay \
 	tests/test_engine_request \
+	tests/test_engine_reread \
 	tests/test_engine_sides \
 	tests/test_engine_special \
 	tests/test_engine_text \
@@ -47,6 +51,13 @@ tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_check_SOURCES = tests/test_engine_check.c tests/sides.c tests/sides.h
 tests_test_engine_check_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_check_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_columns_SOURCES = tests/test_engine_columns.c tests/column_sums.c tests/column_sums.h \
+	tests/sides.c tests/sides.h
+tests_test_engine_columns_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_columns_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
+tests_test_engine_extras_SOURCES = tests/test_engine_extras.c tests/sides.c tests/sides.h
+tests_test_engine_extras_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_extras_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_files_SOURCES = tests/test_engine_files.c
 tests_test_engine_files_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -71,7 +82,8 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
-tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c
+tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c tests/column_sums.c \
+	tests/column_sums.h
 tests_test_engine_random_calls_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_random_calls_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_tuning_SOURCES = tests/test_engine_tuning.c
@@ -83,6 +95,10 @@ tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_reread_SOURCES = tests/test_engine_reread.c tests/column_sums.c tests/column_sums.h \
+	tests/sides.c tests/sides.h tests/e2e.c tests/e2e.h
+tests_test_engine_reread_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS) -DFAKE_GPU
+tests_test_engine_reread_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS) $(LIBM)
 # With a CUDA GPU, and with a CPU backend that stands in for one.
 tests_test_engine_gpu_SOURCES = tests/test_engine_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -107,6 +123,9 @@ tests_test_engine_special_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_chat_SOURCES = tests/test_engine_chat.c
 tests_test_engine_chat_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_chat_parts_SOURCES = tests/test_engine_chat_parts.c tests/e2e.c tests/e2e.h
+tests_test_engine_chat_parts_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_chat_parts_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la \
@@ -136,4 +155,5 @@ tests_stream_loss_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_stream_loss_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
-EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/chat_templates.jsonl tests/chat_templates.py
+EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/e2e-kvzip-smollm2.jsonl \
+	tests/golden/chat_templates.jsonl tests/chat_templates.py

@@ -43,11 +43,19 @@ static uint32_t host_n_threads(void *ctx)
 	return 1; /* threads that wait for each other crawl where cores are busy */
 }
 
+static void host_parallel(void *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg)
+{
+	(void)ctx;
+	while (n > 0)
+		fn(arg, --n);
+}
+
 static struct kvmod_host host = {
 	.size = sizeof(host),
 	.log = host_log,
 	.fail = host_fail,
 	.n_threads = host_n_threads,
+	.parallel = host_parallel,
 };
 
 void test_host_device(int32_t (*device)(void *ctx, const char *name,

@@ -44,10 +44,16 @@ UNIT_TESTS += tests/test_session
 check_LTLIBRARIES += libbuiltin_fake.la
 libbuiltin_fake_la_SOURCES = $(FAKE_SOURCES)
 libbuiltin_fake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_fake
-tests_test_session_SOURCES = tests/test_session.c
+SESSION_SOURCES = tests/watch.c tests/watch.h
+tests_test_session_SOURCES = tests/test_session.c $(SESSION_SOURCES)
 tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_LDFLAGS = $(UNIT_LINK)
 tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_session_prompts
+tests_test_session_prompts_SOURCES = tests/test_session_prompts.c $(SESSION_SOURCES)
+tests_test_session_prompts_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_session_prompts_LDFLAGS = $(UNIT_LINK)
+tests_test_session_prompts_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_rotation
 tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \
@@ -71,6 +77,11 @@ tests_test_engine_calls_SOURCES = tests/test_engine_calls.c
 tests_test_engine_calls_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_engine_calls_LDFLAGS = $(UNIT_LINK)
 tests_test_engine_calls_LDADD = libbuiltin_window.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_columns
+tests_test_columns_SOURCES = tests/test_columns.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_columns_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_columns_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h

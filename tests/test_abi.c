@@ -352,7 +352,7 @@ static const struct pin pins[] = {
 	AT(kvmod_counters, failed_segments, 64),
 	AT(kvmod_counters, nanoseconds, 72),
 
-	SIZE(kvmod_prompt, 56),
+	SIZE(kvmod_prompt, 64),
 	AT(kvmod_prompt, size, 0),
 	AT(kvmod_prompt, replay_rows, 4),
 	AT(kvmod_prompt, tokens, 8),
@@ -361,6 +361,8 @@ static const struct pin pins[] = {
 	AT(kvmod_prompt, progress, 32),
 	AT(kvmod_prompt, progress_arg, 40),
 	AT(kvmod_prompt, n_opening, 48),
+	AT(kvmod_prompt, flags, 56),
+	AT(kvmod_prompt, reserved, 60),
 
 	SIZE(kvmod_prompted, 120),
 	AT(kvmod_prompted, size, 0),
@@ -521,6 +523,10 @@ START_TEST(numbers)
 	ck_assert_uint_eq(KVMOD_ENGINE_CLOSES_GAPS, 1);
 	ck_assert_uint_eq(KVMOD_ENGINE_WHOLE, 2);
 	ck_assert_uint_eq(KVMOD_ENGINE_STORES, 4);
+	ck_assert_uint_eq(KVMOD_PROMPT_KEEP, 1);
+	ck_assert_uint_eq(KVMOD_CHAT_WHOLE, 0);
+	ck_assert_uint_eq(KVMOD_CHAT_CONTEXT, 1);
+	ck_assert_uint_eq(KVMOD_CHAT_QUESTION, 2);
 	ck_assert_uint_eq(KVMOD_KEEP_ALL, 0);
 	ck_assert_uint_eq(KVMOD_KEEP_SPANS, 1);
 	ck_assert_uint_eq(KVMOD_KEEP_HEADS, 2);

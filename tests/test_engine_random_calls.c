@@ -3,8 +3,9 @@
  * Calls in random order: prompts, some of them cancelled, plans whose gaps close, truncation,
  * forks, replays and batches, on a model of one layer. In one layer a cached row depends only
  * on its token and its place, so each answer must equal that of a new sequence of the cached
- * tokens.
+ * tokens. Where column sums are collected, they must equal those of tests/column_sums.h.
  */
+#include "tests/column_sums.h"
 #include "tests/engine_host.h"
 #include "tests/tiny_model.h"
 
@@ -26,6 +27,8 @@ struct walker {
 	int32_t tokens[LONGEST], positions[LONGEST];
 	uint32_t n;
 	uint64_t logical;
+	bool summed;			/* column sums are those of `sums` */
+	struct column_sums sums;
 };
 
 static struct gg_engine *engine;
@@ -62,6 +65,27 @@ static void as_noted(const struct walker *w)
 	ck_assert_uint_eq(w->seq->logical, w->logical);
 	ck_assert_uint_eq(w->seq->caches[0].n[0], w->n);
 	ck_assert_uint_eq(gg_seq_extent(w->seq), w->n);
+	ck_assert_int_eq(sums_shown(w->seq), w->summed);
+}
+
+/* New tokens have been run, if any. */
+static void look(struct walker *w)
+{
+	if (!w->summed)
+		return;
+	sums_look(&w->sums, w->seq);
+	sums_check(&w->sums, w->seq);
+}
+
+/* A policy that collects sums, or one that does not. */
+static void begin(struct walker *w, uint32_t n)
+{
+	bool collects = draw(8) != 0;
+
+	ck_assert_int_eq(gg_prompt_begin(engine, w->seq, n, collects ? &sums_needs : NULL), KVMOD_OK);
+	if (collects && !w->logical)
+		w->sums.seen = 0;
+	w->summed = collects && (w->summed || !w->logical);
 }
 
 static void cancel(void *arg, uint64_t done)
@@ -93,19 +117,25 @@ static void prompt(struct walker *w)
 	item.n_tokens = item.n_logits = n;
 	/* After its first pass of eight: something is left to be cancelled. */
 	batch.progress_arg = n > 8 && draw(4) == 0 ? w : NULL;
+	begin(w, n);
 	code = gg_step(engine, &batch);
 	ck_assert_int_eq(code, batch.progress_arg ? KVMOD_ECANCELED : KVMOD_OK);
 	if (code)
 		return;
 	note(w, tokens, n);
 	as_new(w, logits, n);
+	look(w);
 }
 
 static void cut(struct walker *w)
 {
 	uint32_t sinks = draw(8), newest = 1 + draw(20);
 
-	test_apply(w->seq, test_plan_ends(w->seq, sinks, newest));
+	struct kvmod_plan *plan = test_plan_ends(w->seq, sinks, newest);
+
+	sums_cut(&w->sums, w->seq, plan);
+	test_apply(w->seq, plan);
+	look(w);
 	if (w->n <= sinks + newest)
 		return;
 	memmove(w->tokens + sinks, w->tokens + w->n - newest, newest * sizeof(*w->tokens));
@@ -116,9 +146,10 @@ static void cut(struct walker *w)
 static void forget(struct walker *w)
 {
 	uint32_t most = draw(5) && w->logical > 20 ? 20 : (uint32_t)w->logical;
-	uint64_t left = most ? w->logical - draw(most) : 0;
+	uint64_t left = most && draw(2) ? w->logical - draw(most) : 0;
 
 	ck_assert_int_eq(gg_seq_truncate(engine, w->seq, left), KVMOD_OK);
+	w->summed = w->summed && left == w->logical;
 	while (w->n && (uint64_t)w->positions[w->n - 1] >= left)
 		w->n--;
 	w->logical = left;
@@ -156,6 +187,29 @@ static void replay(struct walker *w)
 	kvmod_plan_free(plan);
 }
 
+/* What a few tokens pay, or no room for them; the sequence is the same after it. */
+static void reread(struct walker *w)
+{
+	uint64_t begin = w->logical ? draw((uint32_t)w->logical) : 0;
+	struct kvmod_reread what = { .size = sizeof(what), .sinks = 3, .begin = begin, .end = w->logical };
+	struct kvmod_request request = { .size = sizeof(request) };
+	static float most[SUMS_HEADS * LONGEST];
+	int32_t tokens[10], code;
+	uint32_t n = 1 + draw(10);
+
+	if (!w->n)
+		return;
+	for (uint32_t i = 0; i < n; i++)
+		tokens[i] = (int32_t)draw(TINY_VOCAB);
+	ck_assert(!gg_request(engine, w->seq, &request));
+	code = gg_reread_run(&request, &what, tokens, n, most);
+	ck_assert_msg(code == (n <= gg_seq_room(engine, w->seq) ? KVMOD_OK : KVMOD_ERANGE), "%s",
+		      test_engine_error());
+	for (size_t i = 0; !code && i < (w->logical - begin) * engine->net.n_kv_heads; i++)
+		ck_assert(most[i] >= 0 && most[i] <= 1.0001f);
+	look(w);
+}
+
 /* One token of each, if all have room; else of none. */
 static void all_at_once(void)
 {
@@ -178,6 +232,7 @@ static void all_at_once(void)
 	for (unsigned i = 0; i < n_walkers && !code; i++) {
 		note(&walkers[i], &tokens[i], 1);
 		as_new(&walkers[i], logits + (size_t)i * TINY_VOCAB, 1);
+		look(&walkers[i]);
 	}
 }
 
@@ -185,7 +240,7 @@ static void step(void)
 {
 	struct walker *w = &walkers[draw(n_walkers)];
 
-	switch (draw(12)) {
+	switch (draw(13)) {
 	case 0:
 	case 1:
 		cut(w);
@@ -201,6 +256,9 @@ static void step(void)
 		break;
 	case 5:
 		all_at_once();
+		break;
+	case 6:
+		reread(w);
 		break;
 	default:
 		prompt(w);
@@ -218,7 +276,8 @@ START_TEST(walk)
 		.model = model, .type = GGML_TYPE_F32, .context = CONTEXT, .batch = 8 });
 	ck_assert_msg(engine, "%s", test_engine_error());
 	state = (uint64_t)_i * 7919 + 13;
-	walkers[0] = (struct walker){ .seq = test_seq(engine) };
+	memset(walkers, 0, sizeof(walkers));
+	walkers[0].seq = test_seq(engine);
 	n_walkers = 1;
 	for (int i = 0; i < STEPS; i++) {
 		step();

@@ -113,6 +113,7 @@ static inline vf v_sum_each(const vf x[VW])
 
 #include "kernels/cpu/vector.h"
 #include "kernels/cpu/vector_blocks.h"
+#include "kernels/cpu/vector_columns.h"
 
 const struct kv_cpu_ops kv_cpu_avx512 = {
 	.dots = dots,
@@ -128,6 +129,11 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.lane_logits = lane_logits,
+	.lane_softmax = lane_softmax,
+	.lane_weights = lane_weights,
+	.lane_sum = lane_sum,
+	.lane_max = lane_max,
 };
 
 #if defined(__clang__)

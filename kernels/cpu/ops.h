@@ -37,6 +37,23 @@ struct kv_cpu_ops {
 		    const float *weights, float *out);
 	void (*stats)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
 		      const struct kv_columns *out);
+	/*
+	 * Queries side by side: `lanes` of them, a multiple of KV_PAD, have x[key][lane]. n keys
+	 * are k[n][dim], with room for a multiple of 8; queries are q[dim][lanes].
+	 */
+	void (*lane_logits)(const float *k, uint32_t dim, uint32_t n, const float *q, uint32_t lanes,
+			    float *out);
+	/*
+	 * x -> exp(x - max), and the sum of that; max[lanes], sum[lanes]. A lane sees the first
+	 * sees[lane] keys, any number; the others give 0. sees NULL: all.
+	 */
+	void (*lane_softmax)(float *x, uint32_t n, uint32_t lanes, const float *sees, float *max,
+			     float *sum);
+	/* Pieces of one softmax, [n_pieces][lanes]: max -> what exp(x - max) is to be multiplied by. */
+	void (*lane_weights)(float *max, const float *sum, uint32_t n_pieces, uint32_t lanes);
+	/* out[key] += the sum over lanes of weights[lane] * x; the largest of that and of out[key] */
+	void (*lane_sum)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
+	void (*lane_max)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;

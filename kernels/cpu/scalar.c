@@ -186,6 +186,76 @@ static void stats(uint32_t type, const char *k, int64_t stride, uint32_t dim, ui
 		kv_column_stats(type, k, stride, d, n, out);
 }
 
+/* --- queries side by side: x[key][lane] --- */
+
+static void lane_logits(const float *k, uint32_t dim, uint32_t n, const float *q, uint32_t lanes,
+			float *out)
+{
+	for (uint32_t i = 0; i < n; i++, k += dim, out += lanes) {
+		memset(out, 0, lanes * sizeof(*out));
+		for (uint32_t d = 0; d < dim; d++)
+			for (uint32_t l = 0; l < lanes; l++)
+				out[l] += k[d] * q[(size_t)d * lanes + l];
+	}
+}
+
+static void lane_softmax(float *x, uint32_t n, uint32_t lanes, const float *sees, float *max,
+			 float *sum)
+{
+	for (uint32_t l = 0; l < lanes; l++) {
+		float *column = x + l;
+		double total = 0;
+
+		max[l] = -FLT_MAX;
+		for (uint32_t i = 0; i < n; i++) {
+			if (sees && (float)i >= sees[l])
+				column[(size_t)i * lanes] -= 1e30f;
+			if (column[(size_t)i * lanes] > max[l])
+				max[l] = column[(size_t)i * lanes];
+		}
+		for (uint32_t i = 0; i < n; i++) {
+			column[(size_t)i * lanes] = expf(column[(size_t)i * lanes] - max[l]);
+			total += column[(size_t)i * lanes];
+		}
+		sum[l] = (float)total;
+	}
+}
+
+static void lane_weights(float *max, const float *sum, uint32_t n_pieces, uint32_t lanes)
+{
+	for (uint32_t l = 0; l < lanes; l++) {
+		float most = -FLT_MAX;
+		double total = 0;
+
+		for (uint32_t i = 0; i < n_pieces; i++)
+			most = max[i * lanes + l] > most ? max[i * lanes + l] : most;
+		for (uint32_t i = 0; i < n_pieces; i++) {
+			max[i * lanes + l] = expf(max[i * lanes + l] - most);
+			total += (double)sum[i * lanes + l] * max[i * lanes + l];
+		}
+		for (uint32_t i = 0; i < n_pieces; i++)
+			max[i * lanes + l] = (float)(max[i * lanes + l] / total);
+	}
+}
+
+static void lane_sum(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, x += lanes) {
+		double total = 0;
+
+		for (uint32_t l = 0; l < lanes; l++)
+			total += (double)x[l] * weights[l];
+		out[i] += (float)total;
+	}
+}
+
+static void lane_max(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, x += lanes)
+		for (uint32_t l = 0; l < lanes; l++)
+			out[i] = x[l] * weights[l] > out[i] ? x[l] * weights[l] : out[i];
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -200,4 +270,9 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.lane_logits = lane_logits,
+	.lane_softmax = lane_softmax,
+	.lane_weights = lane_weights,
+	.lane_sum = lane_sum,
+	.lane_max = lane_max,
 };

@@ -63,6 +63,8 @@ static void gg_close(void *self)
 
 	gg_gpu_wait(engine);
 	gg_graph_free(&gg_runtime_of(engine)->graph);
+	for (int side = 0; side < GG_N_SIDES; side++)
+		gg_memory_free(&gg_runtime_of(engine)->scratch[side]);
 	gg_text_close(engine);
 	gg_model_close(engine);
 	gg_gpu_close(engine);
@@ -134,4 +136,5 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.seq_room = gg_seq_room,
 	.check = gg_check,
 	.serves = gg_serves,
+	.chat_part = gg_chat_part,
 };

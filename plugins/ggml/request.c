@@ -88,8 +88,10 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	struct gg_engine *engine = self;
 	const struct gg_model *model = &engine->net;
-	int32_t code = gg_seq_settle(seq, 0);
+	int32_t code;
 
+	gg_columns_settle(seq);
+	code = gg_seq_settle(seq, 0);
 	if (code)
 		return code;
 	for (uint32_t i = 0; i < model->n_layers; i++) {
@@ -108,6 +110,8 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 		};
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);
+		if (seq->columns.on)
+			seq->segments[i].colsum = gg_extra_view(engine, &seq->caches[i], GG_COLUMN_SUMS);
 	}
 	out->n_layers = out->n_segments = model->n_layers;
 	out->segments = seq->segment_list;
@@ -119,6 +123,7 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 	gg_gpu_wait(engine);
 	out->stream = NULL;
 	out->replay = gg_replay;
+	out->reread = gg_columns_served(engine) ? gg_reread : NULL;
 	out->replay_ctx = seq;
 	return KVMOD_OK;
 }
@@ -166,6 +171,7 @@ static int32_t cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, u
 			     seq->logical, gg_ahead(&seq->engine->gpu));
 	if (code)
 		return code;
+	gg_seq_move_extras(seq, layer, &smaller, cache, picks);
 	gg_cache_free(cache);
 	*cache = smaller;
 	return KVMOD_OK;
@@ -226,6 +232,7 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	if (plan->n_keeps != engine->net.n_layers)
 		return gg_fail(engine, KVMOD_EPLAN, "a plan for %u layers, the model has %u",
 			       plan->n_keeps, engine->net.n_layers);
+	gg_columns_settle(seq);
 	code = gg_seq_settle(seq, 0);
 	if (code)
 		return code;
@@ -237,10 +244,13 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	free(picks);
 	if (plan->flags & KVMOD_PLAN_CLOSES_GAPS)
 		close_gaps(seq, plan);
+	gg_queries_shrink(seq);
 	gg_seq_moved(seq);
 	gg_seq_touch(seq);
 	/* A prompt's graph takes much memory, and decoding needs little. */
 	gg_graph_free(&gg_runtime_of(engine)->graph);
+	for (int side = 0; side < GG_N_SIDES; side++)
+		gg_memory_free(&gg_runtime_of(engine)->scratch[side]);
 	malloc_trim(0);
 	after = free_on_gpu(engine);
 	if (after)

@@ -19,6 +19,7 @@ struct gg_runtime {
 	bool warned_past_context;	/* a sequence went past the model's context */
 	struct gg_tuning tuning;
 	struct gg_graph graph;
+	struct gg_memory scratch[GG_N_SIDES];	/* of columns.c */
 };
 
 static inline struct gg_runtime *gg_runtime_of(struct gg_engine *engine)

@@ -120,7 +120,11 @@ static uint32_t max_chunk(const struct kvmod_seq *seq)
 		}
 	}
 	n = MAX_MASK_BYTES / bytes;
-	return n < (uint64_t)engine->batch ? (n ? (uint32_t)n : 1) : (uint32_t)engine->batch;
+	n = n < (uint64_t)engine->batch ? (n ? n : 1) : (uint64_t)engine->batch;
+	/* All queries of the pass are collected. */
+	if (seq->columns.on && n > seq->queries.room)
+		n = seq->queries.room;
+	return (uint32_t)n;
 }
 
 /* The slot that the next pass takes of an item, and its tokens; 0: nothing is left, or no room. */

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An engine without a model, for tests of what stands above engines. A token is
- * a byte. It says the last prompt back, one token after the other, then ends;
+ * a byte. It says the last message back, one token after the other, then ends;
  * but each layer and KV head votes for the token that is due only if it still
  * caches that token's position, and for '.' if not. So its answer, and its
  * distributions, depend on what a policy kept.
  */
 #include "tests/cli/fake_engine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -45,6 +46,7 @@ struct kvmod_seq {
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
 	P(owner, struct fake, repeat, INT, "1", "1..1048576", "how many times the byte of a token stands in its text") \
+	P(owner, struct fake, prompts, PATH, "", "", "a file that gets a line for each prompt: its tokens") \
 	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text|chat", "which call fails") \
 	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
@@ -267,6 +269,16 @@ static int32_t too_long(struct fake *f, uint64_t length, uint64_t more)
 			  (long long)f->context);
 }
 
+static void note_prompt(const struct fake *f, uint64_t n)
+{
+	FILE *file = *f->prompts ? fopen(f->prompts, "ae") : NULL;
+
+	if (!file)
+		return;
+	fprintf(file, "%llu\n", (unsigned long long)n);
+	fclose(file);
+}
+
 static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 			    const struct kvmod_needs *needs)
 {
@@ -274,15 +286,16 @@ static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 
 	if (seq->length + n > (uint64_t)f->context)
 		return too_long(f, seq->length, n);
+	note_prompt(f, n);
 	seq->n_rows = needs ? kvmod_needs_rows(needs, n) : 0;
 	seq->prompt_begin = seq->length;
 	seq->prompt_end = seq->length + n;
 	return KVMOD_OK;
 }
 
+/* A prompt that begins no text continues the one before: a question after its context. */
 static void note_text(struct kvmod_seq *seq)
 {
-	seq->text_begin = seq->prompt_begin;
 	for (uint64_t i = seq->prompt_begin; i < seq->prompt_end; i++)
 		if (seq->tokens[i] == USER || seq->tokens[i] == BOS)
 			seq->text_begin = i + 1;
@@ -499,6 +512,7 @@ static const struct kvmod_engine_ops ops = {
 	.request = request,
 	.apply = apply,
 	.bytes = bytes,
+	.chat_part = fake_chat_part,
 };
 
 static int32_t init(const struct kvmod_host *host)
