@@ -30,7 +30,8 @@ passed() {
 
 # --- our own --------------------------------------------------------------------------
 
-for policy in adakv random refreekv snapkv streamingllm topp; do
+for policy in adakv cake criticalkv defensivekv pyramidkv random refreekv snapkv streamingllm \
+	topp; do
 	run 0 "$policy"
 	passed 0 "$policy"
 	[ "$(wc -l <"$tmp/out")" -eq 1 ] || fail "$policy: more than one line"

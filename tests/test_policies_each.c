@@ -115,7 +115,8 @@ START_TEST(ragged_second_turn)
 	struct kvmod_plan *cut = decide_once(ctx, "topp", "whole_layers=0", &first), *plan;
 	struct kvmod_policy *policy = open_policy(ctx, name, "", &usual);
 
-	ck_assert_int_eq(madeup_next(&second, &first, cut, 40, 20, 0), 0);
+	ck_assert_int_eq(madeup_next(&second, &first, cut, 40, 20, KVMOD_NEED_WO_NORM),
+			 0);
 	ck_assert_uint_ne(second.d.heads[0].n, second.d.heads[1].n);
 	plan = decide(policy, &second.d.request);
 	for (uint32_t i = 0; i < plan->n_keeps; i++)
