@@ -42,6 +42,38 @@ check_LTLIBRARIES += libbuiltin_kvzip.la
 libbuiltin_kvzip_la_SOURCES = policies/kvzip.c
 libbuiltin_kvzip_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_kvzip
 POLICIES_BUILT_IN += libbuiltin_kvzip.la
+module_LTLIBRARIES += cake.la
+cake_la_SOURCES = policies/cake.c
+cake_la_LDFLAGS = $(MODULE_LINK)
+cake_la_LIBADD = $(LIBM)
+check_LTLIBRARIES += libbuiltin_cake.la
+libbuiltin_cake_la_SOURCES = policies/cake.c
+libbuiltin_cake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_cake
+POLICIES_BUILT_IN += libbuiltin_cake.la
+
+module_LTLIBRARIES += criticalkv.la
+criticalkv_la_SOURCES = policies/criticalkv.c
+criticalkv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_criticalkv.la
+libbuiltin_criticalkv_la_SOURCES = policies/criticalkv.c
+libbuiltin_criticalkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_criticalkv
+POLICIES_BUILT_IN += libbuiltin_criticalkv.la
+
+module_LTLIBRARIES += defensivekv.la
+defensivekv_la_SOURCES = policies/defensivekv.c
+defensivekv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_defensivekv.la
+libbuiltin_defensivekv_la_SOURCES = policies/defensivekv.c
+libbuiltin_defensivekv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_defensivekv
+POLICIES_BUILT_IN += libbuiltin_defensivekv.la
+
+module_LTLIBRARIES += pyramidkv.la
+pyramidkv_la_SOURCES = policies/pyramidkv.c
+pyramidkv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_pyramidkv.la
+libbuiltin_pyramidkv_la_SOURCES = policies/pyramidkv.c
+libbuiltin_pyramidkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_pyramidkv
+POLICIES_BUILT_IN += libbuiltin_pyramidkv.la
 
 module_LTLIBRARIES += random.la
 random_la_SOURCES = policies/random.c

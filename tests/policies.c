@@ -8,9 +8,13 @@
 /* Each policy, and its cases in the golden vectors. */
 #define POLICIES(P) \
 	P(adakv, 9) \
+	P(cake, 9) \
+	P(criticalkv, 8) \
+	P(defensivekv, 8) \
 	P(h2o, 9) \
 	P(knorm, 7) \
 	P(kvzip, 0)	/* its scores are an engine's */ \
+	P(pyramidkv, 8) \
 	P(random, 0)	/* what it draws is its own affair */ \
 	P(rkv, 8) \
 	P(snapkv, 9) \

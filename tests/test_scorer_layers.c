@@ -182,9 +182,10 @@ KVMOD_SCORER_POLICY(unasked, struct kvmod_scorer, USUAL, "", "cpu", .score = sco
 static int32_t scorers_init(const struct kvmod_host *host)
 {
 	int32_t (*const all[])(const struct kvmod_host *) = {
-		by_sequence_init, pooled_init, falling_init, falling_together_init, first_of_head_init,
-		first_of_layer_init, first_of_sequence_init, first_of_level_init, spreading_init,
-		no_sequence_init, no_sharing_init, no_such_init, by_norm_init, unasked_init,
+		by_sequence_init, pooled_init, falling_init, falling_together_init,
+		first_of_head_init, first_of_layer_init, first_of_sequence_init,
+		first_of_level_init, spreading_init, no_sequence_init, no_sharing_init, no_such_init,
+		by_norm_init, unasked_init,
 	};
 	int32_t err = KVMOD_OK;
 
@@ -281,8 +282,8 @@ static void assert_kept(const char *name, const char *params, const char *const 
 		for (uint32_t g = 0; g < HEADS; g++) {
 			const char *text = expected[(s->sequence * LAYERS + s->layer) * HEADS + g];
 
-			ck_assert_msg(strcmp(kept(plan, i, g), text) == 0, "%s, segment %u, head %u: kept %s, "
-				      "expected %s", name, i, g, kept(plan, i, g), text);
+			ck_assert_msg(strcmp(kept(plan, i, g), text) == 0, "%s, segment %u, head %u: "
+				      "kept %s, expected %s", name, i, g, kept(plan, i, g), text);
 		}
 	}
 	kvmod_plan_free(plan);
@@ -310,7 +311,8 @@ START_TEST(each_sequence_by_itself)
 						    "067", "01267", "0167", "0167"));
 		/* One of them alone is as it was. */
 		order(orders[0] + 2, 2);
-		assert_kept("by_sequence", "", SETS("", "", "", "", "067", "01267", "0167", "0167"));
+		assert_kept("by_sequence", "", SETS("", "", "", "", "067", "01267", "0167",
+						    "0167"));
 	}
 }
 END_TEST
@@ -501,7 +503,8 @@ START_TEST(norms_of_values)
 {
 	/* [query head][position]: two for each KV head */
 	static const float norms[2 * HEADS][N] = {
-		{ 0, 1, 1, 4, 1, 1 }, { 0, 1, 1, 1, 1, 2 }, { 0, 2, 5, 1, 1, 1 }, { 0, 3, 1, 1, 1, 1 },
+		{ 0, 1, 1, 4, 1, 1 }, { 0, 1, 1, 1, 1, 2 },
+		{ 0, 2, 5, 1, 1, 1 }, { 0, 3, 1, 1, 1, 1 },
 	};
 	struct kvmod_plan *plan;
 
@@ -509,11 +512,12 @@ START_TEST(norms_of_values)
 	order(orders[0], 2);
 	plan = decide("unasked", "");
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EINVAL);
-	ck_assert_msg(strstr(fixture_log, "its segment has no |Wo v|: a policy's needs ask for it with "
-			     "KVMOD_NEED_WO_NORM"), "%s", fixture_log);
+	ck_assert_msg(strstr(fixture_log, "its segment has no |Wo v|: a policy's needs ask for it "
+			     "with KVMOD_NEED_WO_NORM"), "%s", fixture_log);
 	kvmod_plan_free(plan);
 	for (uint32_t i = 0; i < LAYERS; i++)
-		cache.segments[i].wo_norm = kv_view(KVMOD_F32, norms, sizeof(float), sizeof(*norms));
+		cache.segments[i].wo_norm = kv_view(KVMOD_F32, norms, sizeof(float),
+						    sizeof(*norms));
 	assert_kept("by_norm", "budget = 5", SETS("01267", "03567", "01267", "03567"));
 }
 END_TEST
@@ -521,10 +525,10 @@ END_TEST
 START_TEST(what_authors_may_forget)
 {
 	static const char *const cases[][2] = {
-		{ "no_sequence", "policy no_sequence: the scorer no_sequence lacks KVMOD_PER_SEQUENCE, which "
-		  "spread() needs" },
-		{ "no_sharing", "policy no_sharing: the scorer no_sharing lacks heads that share, which sums "
-		  "over them need" },
+		{ "no_sequence", "policy no_sequence: the scorer no_sequence lacks "
+		  "KVMOD_PER_SEQUENCE, which spread() needs" },
+		{ "no_sharing", "policy no_sharing: the scorer no_sharing lacks heads that share, "
+		  "which sums over them need" },
 		{ "no_such", "policy no_such: the scorer no_such lacks a known way to select" },
 	};
 
@@ -540,14 +544,17 @@ END_TEST
 
 START_TEST(needs)
 {
-	static const char *const names[] = { "falling", "falling_together", "by_sequence", "spreading" };
+	static const char *const names[] = {
+		"falling", "falling_together", "by_sequence", "spreading",
+	};
 
 	for (int i = 0; i < 4; i++) {
 		struct kvmod_ctx *ctx = fixture_context();
 		struct kvmod_policy *policy;
 
 		assert_ok(open_policy(ctx, names[i], "", &policy));
-		ck_assert_uint_eq(kvmod_policy_needs(policy)->what, i < 2 ? 0 : KVMOD_NEED_ALL_LAYERS);
+		ck_assert_uint_eq(kvmod_policy_needs(policy)->what,
+				  i < 2 ? 0 : KVMOD_NEED_ALL_LAYERS);
 		kvmod_policy_close(policy);
 		kvmod_unref(ctx);
 	}

@@ -215,8 +215,8 @@ static int32_t check_scores(const struct kvmod_task *task, const float *scores, 
 }
 
 /* The task as the author's calls see it. */
-static struct kvmod_task authors_task(const struct kv_scorer_job *job, const struct kvmod_task *task,
-				      uint32_t m)
+static struct kvmod_task authors_task(const struct kv_scorer_job *job,
+				      const struct kvmod_task *task, uint32_t m)
 {
 	size_t line = kv_whole_lines(job->extent.n), number = kv_head_number(job, task->i, task->g);
 	struct kvmod_task head = *task;
@@ -374,7 +374,9 @@ static int32_t put_first_of_shared(const void *job_, const struct kvmod_task *ta
 	const struct kv_scorer_job *job = job_;
 	uint32_t n_ranked = kv_ranked(job, task->n);
 
-	return n_ranked ? put_first(job, task, job->sinks + n_ranked, scores_of(job, task)) : KVMOD_OK;
+	if (n_ranked == 0)
+		return KVMOD_OK;
+	return put_first(job, task, job->sinks + n_ranked, scores_of(job, task));
 }
 
 static int32_t keep_shared(const void *job_, const struct kvmod_task *task)
@@ -389,7 +391,8 @@ static int32_t keep_shared(const void *job_, const struct kvmod_task *task)
 	/* A head keeps one position at least. */
 	if (count == 0 && n_ranked == task->n)
 		count = 1;
-	kv_keep_between(task, job->sinks, scores_of(job, task) + job->sinks, job->sinks + n_ranked, count);
+	kv_keep_between(task, job->sinks, scores_of(job, task) + job->sinks,
+			job->sinks + n_ranked, count);
 	return KVMOD_OK;
 }
 
@@ -442,8 +445,9 @@ static uint32_t least(const struct kv_scorer_job *job)
 
 uint64_t kv_scorer_budget(const struct kv_scorer_job *job, const struct kvmod_segment *segment)
 {
-	uint64_t c = kvmod_budget_at_least(job->request, segment, &job->self->budget, least(job)), own;
+	uint64_t c, own;
 
+	c = kvmod_budget_at_least(job->request, segment, &job->self->budget, least(job));
 	if (!job->ops->budget || c >= kvmod_tokens_seen(segment))
 		return c;
 	own = job->ops->budget(job->self, job->request, segment, c);

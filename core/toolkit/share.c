@@ -83,10 +83,12 @@ static struct pot pot_at(const struct kv_scorer_job *job, uint32_t first)
 
 	pot.budget = bought(job, first, pot.end);
 	for (uint32_t k = first; k < pot.end; k++) {
+		const struct kvmod_segment *segment = segment_at(job, k);
+
 		if (!kv_is_cut(keep_at(job, k)))
 			continue;
-		pot.budget -= segment_at(job, k)->n_kv_heads * (job->sinks + job->window);
-		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++)
+		pot.budget -= segment->n_kv_heads * (job->sinks + job->window);
+		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
 			pot.n += n_ranked(job, job->order[k], g);
 	}
 	return pot;
@@ -103,9 +105,10 @@ static bool comes_after(const struct kvmod_segment *a, const struct kvmod_segmen
 static void sort_segments(const struct kv_scorer_job *job)
 {
 	for (uint32_t i = 0; i < job->request->n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
 		uint32_t k = i;
 
-		for (; k > 0 && comes_after(segment_at(job, k - 1), kvmod_segment_at(job->request, i)); k--)
+		for (; k > 0 && comes_after(segment_at(job, k - 1), segment); k--)
 			job->order[k] = job->order[k - 1];
 		job->order[k] = i;
 	}
@@ -304,7 +307,8 @@ static void spread(const struct kv_scorer_job *job, const struct pot *pot)
 		if (!kv_is_cut(keep_at(job, k)))
 			continue;
 		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++) {
-			uint32_t has = n_ranked(job, job->order[k], g), count = job->spread.counts[n];
+			uint32_t has = n_ranked(job, job->order[k], g);
+			uint32_t count = job->spread.counts[n];
 
 			keep_at(job, k)->counts[g] = count < has ? count : has;
 		}

@@ -84,8 +84,8 @@ static int32_t wo_norms(const struct kvmod_task *task, uint32_t g, float *out)
 	float share = 1.0f / (float)task->group;
 
 	if (!view->data)
-		return kv_task_fail(task, KVMOD_EINVAL, "its segment has no |Wo v|: a policy's needs "
-				    "ask for it with KVMOD_NEED_WO_NORM");
+		return kv_task_fail(task, KVMOD_EINVAL, "its segment has no |Wo v|: a policy's "
+				    "needs ask for it with KVMOD_NEED_WO_NORM");
 	memset(out, 0, n * sizeof(*out));
 	for (uint32_t h = g * task->group; h < (g + 1) * task->group; h++) {
 		const char *norms = (const char *)view->data + h * view->head_stride;

@@ -116,8 +116,8 @@ struct kvmod_layers {
 	/* How many scored positions the layers may keep together, one KV head of each. */
 	uint64_t budget;
 	const struct kvmod_segment *const *segments;	/* [n_layers] */
-	const uint32_t *n_scored;	/* [n_layers]: scored positions of the layer's longest head */
-	const double *sums;		/* [n_layers][n_sums]: head->sums of all heads of the layer */
+	const uint32_t *n_scored;	/* [n_layers]: of the layer's longest head */
+	const double *sums;		/* [n_layers][n_sums]: over all heads of the layer */
 };
 
 /* What the author provides, in this order. Members left out are 0. */
