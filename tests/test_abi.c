@@ -35,7 +35,7 @@ static const struct pin pins[] = {
 	AT(kvmod_head, n_turned, 80),
 	AT(kvmod_head, turn, 84),
 
-	SIZE(kvmod_segment, 256),
+	SIZE(kvmod_segment, 264),
 	AT(kvmod_segment, size, 0),
 	AT(kvmod_segment, layer, 4),
 	AT(kvmod_segment, sequence, 8),
@@ -58,6 +58,7 @@ static const struct pin pins[] = {
 	AT(kvmod_segment, n_q_stat, 232),
 	AT(kvmod_segment, sink_logits, 240),
 	AT(kvmod_segment, device, 248),
+	AT(kvmod_segment, phase_base, 256),
 
 	SIZE(kvmod_reread, 24),
 	AT(kvmod_reread, size, 0),
@@ -112,7 +113,7 @@ static const struct pin pins[] = {
 	AT(kvmod_plan, reserved, 12),
 	AT(kvmod_plan, keeps, 16),
 
-	SIZE(kvmod_model, 96),
+	SIZE(kvmod_model, 112),
 	AT(kvmod_model, size, 0),
 	AT(kvmod_model, n_layers, 4),
 	AT(kvmod_model, n_q_heads, 8),
@@ -132,6 +133,9 @@ static const struct pin pins[] = {
 	AT(kvmod_model, device, 80),
 	AT(kvmod_model, n_window_layers, 88),
 	AT(kvmod_model, reserved, 92),
+	AT(kvmod_model, rope_freqs, 96),
+	AT(kvmod_model, n_rope_freqs, 104),
+	AT(kvmod_model, rope_magnitude, 108),
 
 	SIZE(kvmod_host, 88),
 	AT(kvmod_host, size, 0),
