@@ -20,7 +20,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \
 	kernels/cpu/vector.h \
-	kernels/cpu/vector_blocks.h
+	kernels/cpu/vector_blocks.h \
+	kernels/cpu/vector_quadratic.h
 libkernels_la_LIBADD = $(LIBM)
 
 include $(srcdir)/kernels/cuda/local.mk

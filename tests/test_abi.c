@@ -396,7 +396,7 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer, whole_layers, 72),
 	AT(kvmod_scorer, pooling, 88),
 	AT(kvmod_scorer, said_raised, 92),
-	SIZE(kvmod_scorer_ops, 64),
+	SIZE(kvmod_scorer_ops, 80),
 	AT(kvmod_scorer_ops, size, 0),
 	AT(kvmod_scorer_ops, reserved, 4),
 	AT(kvmod_scorer_ops, score, 8),
@@ -408,6 +408,8 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer_ops, share, 40),
 	AT(kvmod_scorer_ops, open, 48),
 	AT(kvmod_scorer_ops, keep, 56),
+	AT(kvmod_scorer_ops, needs, 64),
+	AT(kvmod_scorer_ops, least, 72),
 
 	SIZE(kvmod_task, 80),
 	AT(kvmod_task, size, 0),
@@ -430,7 +432,7 @@ static const struct pin pins[] = {
 	AT(kvmod_stats, variance, 16),
 	AT(kvmod_stats, smallest, 24),
 	AT(kvmod_stats, largest, 32),
-	SIZE(kvmod_toolkit, 256),
+	SIZE(kvmod_toolkit, 272),
 	AT(kvmod_toolkit, size, 0),
 	AT(kvmod_toolkit, reserved, 4),
 	AT(kvmod_toolkit, rows, 8),
@@ -464,6 +466,8 @@ static const struct pin pins[] = {
 	AT(kvmod_toolkit, scorer_needs, 232),
 	AT(kvmod_toolkit, scorer_workspace, 240),
 	AT(kvmod_toolkit, scorer_compress, 248),
+	AT(kvmod_toolkit, max_attention, 256),
+	AT(kvmod_toolkit, quadratic, 264),
 };
 
 START_TEST(layout)

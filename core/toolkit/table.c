@@ -71,6 +71,13 @@ static void stats(const struct kvmod_view *view, uint32_t dim, uint32_t begin, u
 	kv_cpu_stats(view, dim, begin, end, &columns);
 }
 
+static void quadratic(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		      const float *matrix, const float *vector, float *out)
+{
+	if (!missing(view, out, end - begin))
+		kv_cpu_quadratic(view, dim, begin, end, matrix, vector, out);
+}
+
 static int32_t softmax(float *x, size_t n)
 {
 	return kv_cpu_softmax(x, n);
@@ -109,6 +116,8 @@ const struct kvmod_toolkit kv_toolkit = {
 	.scorer_needs = kv_scorer_needs,
 	.scorer_workspace = kv_scorer_workspace,
 	.scorer_compress = kv_scorer_compress,
+	.max_attention = kv_max_attention,
+	.quadratic = quadratic,
 };
 
 const void *kv_extension(const char *name)

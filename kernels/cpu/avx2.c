@@ -113,14 +113,17 @@ static inline float v_max_all(vf x)
 
 #include "kernels/cpu/vector.h"
 #include "kernels/cpu/vector_blocks.h"
+#include "kernels/cpu/vector_quadratic.h"
 
 const struct kv_cpu_ops kv_cpu_avx2 = {
 	.dots = dots,
 	.scale = scale,
 	.to_f32 = to_f32,
 	.max = max,
+	.add = add,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_raise = exp_raise,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
@@ -128,6 +131,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.quadratic = quadratic,
 };
 
 #if defined(__clang__)

@@ -60,6 +60,14 @@ static float max(const float *x, size_t n)
 	return m;
 }
 
+static void add(float *x, size_t n, const float *y)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		x[i] += y[i];
+}
+
 static void softmax(const float *x, size_t stride, uint32_t n_q, size_t n, struct kv_softmax *out)
 {
 	size_t i;
@@ -84,6 +92,14 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 
 	for (i = 0; i < n; i++)
 		out[i] += weight * expf(x[i] - m);
+}
+
+static void exp_raise(const float *x, size_t n, float m, float weight, float *out)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		out[i] = fmaxf(out[i], weight * expf(x[i] - m));
 }
 
 static void exp_scale(float *x, size_t n, float m, float weight)
@@ -186,13 +202,32 @@ static void stats(uint32_t type, const char *k, int64_t stride, uint32_t dim, ui
 		kv_column_stats(type, k, stride, d, n, out);
 }
 
+static void quadratic(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		      const float *a, const float *b, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, k += stride) {
+		double total = 0;
+
+		for (uint32_t d = 0; d < dim; d++) {
+			double y = b[d];
+
+			for (uint32_t e = 0; e < dim; e++)
+				y += (double)a[(size_t)d * dim + e] * kv_element(type, k, e);
+			total += y * kv_element(type, k, d);
+		}
+		out[i] = (float)total;
+	}
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
 	.to_f32 = to_f32,
 	.max = max,
+	.add = add,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_raise = exp_raise,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
@@ -200,4 +235,5 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.quadratic = quadratic,
 };

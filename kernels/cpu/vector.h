@@ -288,6 +288,16 @@ static float max(const float *x, size_t n)
 	return v_max_all(m);
 }
 
+static void add(float *x, size_t n, const float *y)
+{
+	size_t i;
+
+	for (i = 0; i + VW <= n; i += VW)
+		v_store(x + i, v_add(v_load(x + i), v_load(y + i)));
+	for (; i < n; i++)
+		x[i] += y[i];
+}
+
 /*
  * Softmax of the logits of one or two queries (nq, a constant) at the same time: one
  * alone would wait for itself. Below exp's range 1e-38 will do for 0.
@@ -352,6 +362,21 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 	v_store(rest, v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m))));
 	for (size_t j = 0; i + j < n; j++)
 		out[i + j] = fmaf(rest[j], weight, out[i + j]);
+}
+
+static void exp_raise(const float *x, size_t n, float m, float weight, float *out)
+{
+	float rest[VW];
+	size_t i;
+
+	for (i = 0; i + VW <= n; i += VW)
+		v_store(out + i, v_max(v_mul(v_exp(v_sub(v_load(x + i), v_set1(m))), v_set1(weight)),
+				       v_load(out + i)));
+	if (i == n)
+		return;
+	v_store(rest, v_mul(v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m))), v_set1(weight)));
+	for (size_t j = 0; i + j < n; j++)
+		out[i + j] = rest[j] > out[i + j] ? rest[j] : out[i + j];
 }
 
 static void exp_scale(float *x, size_t n, float m, float weight)
