@@ -8,6 +8,10 @@
 /* Each policy, and its cases in the golden vectors. */
 #define POLICIES(P) \
 	P(adakv, 9) \
+	P(contribution, 11) \
+	P(expected, 10) \
+	P(keydiff, 7) \
+	P(lagkv, 9) \
 	P(random, 0)	/* what it draws is its own affair */ \
 	P(snapkv, 9) \
 	P(streamingllm, 8) \
@@ -149,7 +153,7 @@ struct madeup make(const struct kv_shape *shape, uint32_t n)
 	struct madeup m;
 
 	ck_assert_uint_le(n, MAX_N);
-	ck_assert_int_eq(madeup_first(&m, shape, n, ROWS, 0), 0);
+	ck_assert_int_eq(madeup_first(&m, shape, n, ROWS, EXTRAS), 0);
 	return m;
 }
 

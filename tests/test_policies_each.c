@@ -49,14 +49,14 @@ START_TEST(ties_go_to_the_older)
 {
 	static const char *const cases[][2] = {
 		{ "snapkv", "budget=50 pool=1" }, { "adakv", "budget=50 pool=1 alpha=0" },
-		{ "topp", "p=0.495 whole_layers=0" },
+		{ "topp", "p=0.495 whole_layers=0" }, { "expected", "budget=50" }, { "keydiff", "budget=50" },
 	};
-	static const uint32_t oldest[] = { 50 - 32, 50 - 32, 50 };
+	static const uint32_t oldest[] = { 50 - 32, 50 - 32, 50, 50, 50 };
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup m = make(&usual, 100);
 
 	memset(m.bytes, 0, m.n_bytes);
-	for (int i = 0; i < 3; i++) {
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		struct kvmod_plan *plan = decide_once(ctx, cases[i][0], cases[i][1], &m);
 		uint32_t kept[MAX_N];
 
@@ -115,7 +115,7 @@ START_TEST(ragged_second_turn)
 	struct kvmod_plan *cut = decide_once(ctx, "topp", "whole_layers=0", &first), *plan;
 	struct kvmod_policy *policy = open_policy(ctx, name, "", &usual);
 
-	ck_assert_int_eq(madeup_next(&second, &first, cut, 40, 20, 0), 0);
+	ck_assert_int_eq(madeup_next(&second, &first, cut, 40, 20, EXTRAS), 0);
 	ck_assert_uint_ne(second.d.heads[0].n, second.d.heads[1].n);
 	plan = decide(policy, &second.d.request);
 	for (uint32_t i = 0; i < plan->n_keeps; i++)

@@ -13,11 +13,12 @@
 #include "tests/policies_reference.h"
 #include "tests/refreekv_reference.h"
 
-extern const struct kvmod_module kvmod_module_adakv, kvmod_module_fake, kvmod_module_random,
-	kvmod_module_refreekv, kvmod_module_snapkv, kvmod_module_streamingllm, kvmod_module_topp;
+extern const struct kvmod_module kvmod_module_adakv, kvmod_module_contribution, kvmod_module_fake,
+	kvmod_module_keydiff, kvmod_module_lagkv, kvmod_module_random, kvmod_module_refreekv, kvmod_module_snapkv, kvmod_module_streamingllm, kvmod_module_topp;
 
 static const struct kvmod_module *const modules[] = {
-	&kvmod_module_adakv, &kvmod_module_fake, &kvmod_module_random, &kvmod_module_refreekv,
+	&kvmod_module_adakv, &kvmod_module_contribution, &kvmod_module_fake, &kvmod_module_keydiff,
+	&kvmod_module_lagkv, &kvmod_module_random, &kvmod_module_refreekv,
 	&kvmod_module_snapkv, &kvmod_module_streamingllm, &kvmod_module_topp,
 };
 
@@ -207,6 +208,11 @@ static const struct conversation {
 	  .refreekv = { .threshold = 0.2, .sinks = 4, .recent = 1, .rows = 1 } },
 	{ .policy = "random", .overrides = "policy random.budget=20%",
 	  .p = { RULE_SNAPKV, .permille = 200, .window = 1 } },
+	{ .policy = "keydiff", .overrides = "policy keydiff.budget=20%",
+	  .p = { RULE_SNAPKV, .permille = 200, .window = 1 } },
+	{ .policy = "lagkv", .overrides = "policy lagkv.budget=0.25 policy lagkv.lag=16",
+	  .p = { RULE_SNAPKV, .permille = 250, .window = 1 } },
+	{ .policy = "contribution", .overrides = "", .p = { RULE_TOPP } },
 	{ .policy = "fullkv", .overrides = "", .p = { RULE_SNAPKV, .permille = 1000 } },
 };
 #define N_CONVERSATIONS ((int)(sizeof(conversations) / sizeof(*conversations)))
