@@ -27,6 +27,7 @@ libkernels_la_SOURCES = \
 	kernels/cpu/vector_arrays.h \
 	kernels/cpu/vector_blocks.h \
 	kernels/cpu/vector_columns.h \
+	kernels/cpu/vector_quadratic.h \
 	kernels/cpu/wo_norms.c \
 	kernels/cpu/wo_norms.h
 libkernels_la_LIBADD = $(LIBM)

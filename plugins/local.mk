@@ -21,6 +21,7 @@ libgguf_models_la_SOURCES = \
 	plugins/gguf/model.h \
 	plugins/gguf/render_guess.c \
 	plugins/gguf/render_known.c \
+	plugins/gguf/rope.c \
 	plugins/gguf/special_tokens.c \
 	plugins/gguf/template_key.c \
 	plugins/gguf/templates.c \

@@ -74,6 +74,39 @@ check_LTLIBRARIES += libbuiltin_pyramidkv.la
 libbuiltin_pyramidkv_la_SOURCES = policies/pyramidkv.c
 libbuiltin_pyramidkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_pyramidkv
 POLICIES_BUILT_IN += libbuiltin_pyramidkv.la
+module_LTLIBRARIES += contribution.la
+contribution_la_SOURCES = policies/contribution.c
+contribution_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_contribution.la
+libbuiltin_contribution_la_SOURCES = policies/contribution.c
+libbuiltin_contribution_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_contribution
+POLICIES_BUILT_IN += libbuiltin_contribution.la
+
+module_LTLIBRARIES += expected.la
+expected_la_SOURCES = policies/expected.c
+expected_la_LDFLAGS = $(MODULE_LINK)
+expected_la_LIBADD = $(LIBM)
+check_LTLIBRARIES += libbuiltin_expected.la
+libbuiltin_expected_la_SOURCES = policies/expected.c
+libbuiltin_expected_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_expected
+POLICIES_BUILT_IN += libbuiltin_expected.la
+
+module_LTLIBRARIES += keydiff.la
+keydiff_la_SOURCES = policies/keydiff.c
+keydiff_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_keydiff.la
+libbuiltin_keydiff_la_SOURCES = policies/keydiff.c
+libbuiltin_keydiff_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_keydiff
+POLICIES_BUILT_IN += libbuiltin_keydiff.la
+
+module_LTLIBRARIES += lagkv.la
+lagkv_la_SOURCES = policies/lagkv.c
+lagkv_la_LDFLAGS = $(MODULE_LINK)
+lagkv_la_LIBADD = $(LIBM)
+check_LTLIBRARIES += libbuiltin_lagkv.la
+libbuiltin_lagkv_la_SOURCES = policies/lagkv.c
+libbuiltin_lagkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_lagkv
+POLICIES_BUILT_IN += libbuiltin_lagkv.la
 
 module_LTLIBRARIES += random.la
 random_la_SOURCES = policies/random.c

@@ -119,6 +119,12 @@ tests_test_layers_SOURCES = tests/test_layers.c tests/layers_reference.c tests/l
 tests_test_layers_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_layers_LDFLAGS = $(UNIT_LINK)
 tests_test_layers_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_values
+tests_test_values_SOURCES = tests/test_values.c tests/values_reference.c tests/values_reference.h \
+	tests/refreekv_reference.c tests/refreekv_reference.h tests/policies.c tests/policies.h
+tests_test_values_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_values_LDFLAGS = $(UNIT_LINK)
+tests_test_values_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c

@@ -35,7 +35,7 @@ static const struct pin pins[] = {
 	AT(kvmod_head, n_turned, 80),
 	AT(kvmod_head, turn, 84),
 
-	SIZE(kvmod_segment, 256),
+	SIZE(kvmod_segment, 264),
 	AT(kvmod_segment, size, 0),
 	AT(kvmod_segment, layer, 4),
 	AT(kvmod_segment, sequence, 8),
@@ -58,6 +58,7 @@ static const struct pin pins[] = {
 	AT(kvmod_segment, n_q_stat, 232),
 	AT(kvmod_segment, sink_logits, 240),
 	AT(kvmod_segment, device, 248),
+	AT(kvmod_segment, phase_base, 256),
 
 	SIZE(kvmod_reread, 24),
 	AT(kvmod_reread, size, 0),
@@ -112,7 +113,7 @@ static const struct pin pins[] = {
 	AT(kvmod_plan, reserved, 12),
 	AT(kvmod_plan, keeps, 16),
 
-	SIZE(kvmod_model, 96),
+	SIZE(kvmod_model, 112),
 	AT(kvmod_model, size, 0),
 	AT(kvmod_model, n_layers, 4),
 	AT(kvmod_model, n_q_heads, 8),
@@ -132,6 +133,9 @@ static const struct pin pins[] = {
 	AT(kvmod_model, device, 80),
 	AT(kvmod_model, n_window_layers, 88),
 	AT(kvmod_model, reserved, 92),
+	AT(kvmod_model, rope_freqs, 96),
+	AT(kvmod_model, n_rope_freqs, 104),
+	AT(kvmod_model, rope_magnitude, 108),
 
 	SIZE(kvmod_host, 88),
 	AT(kvmod_host, size, 0),
@@ -403,7 +407,7 @@ static const struct pin pins[] = {
 	AT(kvmod_layers, segments, 16),
 	AT(kvmod_layers, n_scored, 24),
 	AT(kvmod_layers, sums, 32),
-	SIZE(kvmod_scorer_ops, 120),
+	SIZE(kvmod_scorer_ops, 136),
 	AT(kvmod_scorer_ops, size, 0),
 	AT(kvmod_scorer_ops, reserved, 4),
 	AT(kvmod_scorer_ops, score, 8),
@@ -423,6 +427,8 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer_ops, cuts, 96),
 	AT(kvmod_scorer_ops, prepare, 104),
 	AT(kvmod_scorer_ops, prepared_floats, 112),
+	AT(kvmod_scorer_ops, needs, 120),
+	AT(kvmod_scorer_ops, least, 128),
 
 	SIZE(kvmod_task, 112),
 	AT(kvmod_task, size, 0),
@@ -449,7 +455,7 @@ static const struct pin pins[] = {
 	AT(kvmod_stats, variance, 16),
 	AT(kvmod_stats, smallest, 24),
 	AT(kvmod_stats, largest, 32),
-	SIZE(kvmod_toolkit, 296),
+	SIZE(kvmod_toolkit, 312),
 	AT(kvmod_toolkit, size, 0),
 	AT(kvmod_toolkit, reserved, 4),
 	AT(kvmod_toolkit, rows, 8),
@@ -488,6 +494,8 @@ static const struct pin pins[] = {
 	AT(kvmod_toolkit, total, 272),
 	AT(kvmod_toolkit, entropy, 280),
 	AT(kvmod_toolkit, moments, 288),
+	AT(kvmod_toolkit, max_attention, 296),
+	AT(kvmod_toolkit, quadratic, 304),
 };
 
 START_TEST(layout)

@@ -220,11 +220,12 @@ static void softmax_of(const float *x, size_t n, struct kv_softmax *s)
 static void check_softmax(struct kv_random *r, size_t n, float deviation)
 {
 	float *x = normals(r, n, deviation), *p = malloc(n * sizeof(*p)), *twice = malloc(n * sizeof(*p));
+	float *raised = malloc(n * sizeof(*p));
 	double max = -INFINITY, sum = 0, squares = 0;
 	struct kv_softmax s;
 	size_t i;
 
-	ck_assert(p && twice);
+	ck_assert(p && twice && raised);
 	for (i = 0; i < n; i++)
 		max = fmax(max, x[i]);
 	for (i = 0; i < n; i++) {
@@ -239,15 +240,22 @@ static void check_softmax(struct kv_random *r, size_t n, float deviation)
 	ck_assert_int_eq(kv_cpu_softmax(p, n), 0);
 	memcpy(twice, p, n * sizeof(*p));
 	kv_cpu_ops()->exp_add(x, n, s.max, 1 / s.sum, twice);
+	/* What is larger stays. */
+	memset(raised, 0, n * sizeof(*raised));
+	raised[n / 2] = 2;
+	kv_cpu_ops()->exp_raise(x, n, s.max, 1 / s.sum, raised);
+	ck_assert_float_eq(raised[n / 2], 2);
 	for (i = 0; i < n; i++) {
 		double attention = exp(x[i] - max) / sum;
 
+		ck_assert(i == n / 2 || fabs(raised[i] - attention) <= 2e-6 * attention + 1e-37);
 		ck_assert_double_eq_tol(p[i], attention, 2e-6 * attention + 1e-37);
 		ck_assert_double_eq_tol(twice[i], 2 * attention, 4e-6 * attention + 1e-37);
 	}
 	free(x);
 	free(p);
 	free(twice);
+	free(raised);
 }
 
 START_TEST(softmax)
@@ -410,6 +418,57 @@ START_TEST(arrays)
 }
 END_TEST
 
+START_TEST(additions)
+{
+	struct kv_random r = { 6 };
+	size_t n, i;
+
+	if (level_missing(_i))
+		return;
+	for (n = 1; n < 70; n++) {
+		float *x = normals(&r, n + 1, 1), *y = normals(&r, n + 1, 1), *z = malloc((n + 1) * sizeof(*z));
+
+		ck_assert_ptr_nonnull(z);
+		memcpy(z, x, (n + 1) * sizeof(*z));
+		kv_cpu_ops()->add(y, n, z);
+		for (i = 0; i < n; i++)
+			ck_assert_float_eq(z[i], x[i] + y[i]);
+		ck_assert_float_eq(z[n], x[n]);
+		free(x);
+		free(y);
+		free(z);
+	}
+}
+END_TEST
+
+/* Rows too long for the vectors' stack. */
+START_TEST(long_forms)
+{
+	const uint32_t dim = KV_FORM_DIM + 1;
+	float *matrix = calloc((size_t)dim * dim, sizeof(*matrix)), *row = calloc(2 * dim, sizeof(*row)), out[2];
+	struct kvmod_view view = { .type = KVMOD_F32, .data = row, .stride = dim * sizeof(*row) };
+
+	ck_assert(!level_missing(KV_SIMD_SCALAR) && matrix && row);
+	for (uint32_t d = 0; d < dim; d++) {
+		matrix[d * dim + d] = 1;
+		row[d] = 2;
+		row[dim + d] = (float)(d == dim - 1);
+	}
+	for (int level = 0; level < LEVELS; level++) {
+		if (level_missing(level))
+			continue;
+		kv_cpu_quadratic(&view, dim, 0, 2, matrix, row, out);
+		ck_assert_float_eq(out[0], 8 * (float)dim);
+		ck_assert_float_eq(out[1], 3);
+		/* And the longest that they do take. */
+		kv_cpu_quadratic(&view, dim - 1, 0, 1, matrix, row, out);
+		ck_assert_float_gt(out[0], 4 * (float)dim);
+	}
+	free(matrix);
+	free(row);
+}
+END_TEST
+
 START_TEST(sums)
 {
 	struct kv_random r = { 3 };
@@ -465,6 +524,8 @@ int main(void)
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
 	tcase_add_loop_test(tc, arrays, 0, LEVELS);
 	tcase_add_loop_test(tc, sums, 0, LEVELS);
+	tcase_add_loop_test(tc, additions, 0, LEVELS);
+	tcase_add_test(tc, long_forms);
 	tcase_add_loop_test(tc, multiply_adds, 0, LEVELS);
 	tcase_add_test(tc, hadamard);
 	tcase_add_test(tc, levels);

@@ -124,6 +124,33 @@ KVMOD_SCORER_POLICY(no_probes, struct kvmod_scorer, BY_HAND, "", "cpu",
 		    .rows = KVMOD_ROWS_OF_WINDOW, .keep = keep)
 KVMOD_SCORER_POLICY(by_hand, struct kvmod_scorer, BY_HAND, "", "cpu", .keep = keep)
 
+/* A rule with a budget, that always keeps the sinks and the last half of a head. */
+static uint32_t half(const void *self, uint32_t n)
+{
+	ck_assert_int_eq(((const struct kvmod_scorer *)self)->sinks, 1);
+	return 1 + n / 2;
+}
+
+static int32_t keep_half(const void *self, const struct kvmod_task *head)
+{
+	const struct kvmod_scorer *scorer = self;
+	uint64_t c = kvmod_budget_at_least(head->request, head->segment, &scorer->budget,
+					   half(self, head->n));
+
+	ck_assert_uint_lt(c, head->n);
+	head->kit->keep_heaviest(head, table[head->segment->layer][head->g], head->n / 2,
+				 (uint32_t)c - head->n / 2);
+	return KVMOD_OK;
+}
+
+#define HALF(P, owner) \
+	KVMOD_P_BUDGET(P, owner, "6") \
+	KVMOD_P_SINKS(P, owner, "1")
+KVMOD_SCORER_POLICY(by_half, struct kvmod_scorer, HALF, "", "cpu", .keep = keep_half, .least = half)
+KVMOD_SCORER_POLICY(half_no_keep, struct kvmod_scorer, HALF, "", "cpu", .score = score, .least = half)
+KVMOD_SCORER_POLICY(half_no_budget, struct kvmod_scorer, NOTHING, "", "cpu", .keep = keep_half,
+		    .least = half)
+
 /* Rows that were not asked for, by the calls that return nothing and by attention. */
 static int32_t score_unasked(const void *self, const struct kvmod_task *head, float *out)
 {
@@ -235,9 +262,29 @@ static int32_t open_own(void *self, const struct kvmod_model *model)
 	return host->fail(host->ctx, KVMOD_EINVAL, "alpha is wrong");
 }
 
+static int32_t needs_own(const void *self, struct kvmod_needs *needs)
+{
+	const struct own *own = self;
+
+	ck_assert_double_eq(needs->rows.value, 3);
+	ck_assert_uint_eq(needs->what, KVMOD_NEED_K | KVMOD_NEED_V);
+	needs->q_stats_skip = (uint32_t)own->scorer.window + 8;
+	needs->min_rows = own->alpha == 0.25;
+	return KVMOD_OK;
+}
+
+static int32_t needs_nothing(const void *self, struct kvmod_needs *needs)
+{
+	const struct kvmod_host *host = ((const struct kvmod_instance *)self)->host;
+
+	(void)needs;
+	return host->fail(host->ctx, KVMOD_ENOTSUP, "it is in want of nothing");
+}
+
 KVMOD_SCORER_POLICY(own, struct own, OWN, "", "cpu", .score = score,
 		    .what = KVMOD_NEED_K | KVMOD_NEED_V, .rows = KVMOD_ROWS_OF_WINDOW,
-		    .open = open_own)
+		    .open = open_own, .needs = needs_own)
+KVMOD_SCORER_POLICY(modest, struct own, OWN, "", "cpu", .score = score, .needs = needs_nothing)
 
 static int32_t scorers_init(const struct kvmod_host *host)
 {
@@ -246,6 +293,7 @@ static int32_t scorers_init(const struct kvmod_host *host)
 		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init,
 		no_probes_init, no_layer_init, no_score_init, no_such_init, own_init, unasked_init, blind_init,
 		lazy_init, by_set_init, late_init, prepared_alone_init, prepared_init, no_floats_init,
+		modest_init, by_half_init, half_no_keep_init, half_no_budget_init,
 	};
 	int32_t err = KVMOD_OK;
 
@@ -482,6 +530,18 @@ START_TEST(prepared_first)
 }
 END_TEST
 
+START_TEST(kept_by_hand_within_a_budget)
+{
+	setup(some);
+	assert_kept("by_half", "", (const char *[]){ "024567", "014567", "014567", "014567" });
+	fixture_log[0] = '\0';
+	assert_kept("by_half", "budget = 25%", (const char *[]){ "04567", "04567", "04567", "04567" });
+	ck_assert_msg(strstr(fixture_log, "a budget of 2 of 8 positions is below what is always kept: "
+			     "raised to 5"), "%s", fixture_log);
+	assert_kept("by_half", "budget = 8", (const char *[]){ "whole", "whole", "whole", "whole" });
+}
+END_TEST
+
 static void assert_failed(const char *name, int32_t code, const char *words)
 {
 	struct kvmod_plan *plan;
@@ -605,6 +665,10 @@ START_TEST(what_authors_may_forget)
 		{ "no_floats", "policy no_floats: the scorer no_floats lacks prepared_floats(), which "
 		  "prepare() needs" },
 		{ "no_such", "policy no_such: the scorer no_such lacks a known way to select" },
+		{ "half_no_keep",
+		  "policy half_no_keep: the scorer half_no_keep lacks keep(), which least() needs" },
+		{ "half_no_budget",
+		  "policy half_no_budget: the scorer half_no_budget lacks the parameter `budget`" },
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
@@ -627,6 +691,8 @@ START_TEST(needs_and_flags)
 	ck_assert_double_eq(kvmod_policy_needs(policy)->rows.value, 3);
 	ck_assert_uint_eq(kvmod_policy_needs(policy)->rows.is_count, 1);
 	ck_assert_uint_eq(kvmod_policy_needs(policy)->decode_every, 0);
+	ck_assert_uint_eq(kvmod_policy_needs(policy)->q_stats_skip, 11);
+	ck_assert_uint_eq(kvmod_policy_needs(policy)->min_rows, 1);
 	ck_assert_uint_eq(kvmod_policy_ops(policy)->flags, 0);
 	ck_assert_uint_eq(kvmod_policy_ops(policy)->instance_size, sizeof(struct own));
 	kvmod_policy_close(policy);
@@ -637,6 +703,11 @@ START_TEST(needs_and_flags)
 	ck_assert_uint_eq(kvmod_policy_needs(policy)->decode_every, 17);
 	ck_assert_double_eq(kvmod_policy_needs(policy)->rows.value, 0);
 	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+
+	ctx = fixture_context();
+	assert_fails(open_policy(ctx, "modest", "", &policy), KVMOD_ENOTSUP,
+		     "policy modest: it is in want of nothing");
 	kvmod_unref(ctx);
 
 	/* Nothing keeps it from dropping the newest. */
@@ -658,6 +729,6 @@ START_TEST(needs_and_flags)
 END_TEST
 
 FIXTURE_MAIN("scorer", each_way_to_select, budgets, layers_left_whole, pooled, raised_once,
-	     one_at_least, shared_the_author_s_way, kept_by_hand, prepared_first,
-	     scores_that_are_not_finite, one_set_of_unequal_heads, cuts_when_it_likes,
+	     one_at_least, shared_the_author_s_way, kept_by_hand, kept_by_hand_within_a_budget,
+	     prepared_first, scores_that_are_not_finite, one_set_of_unequal_heads, cuts_when_it_likes,
 	     pooled_beyond_all_numbers, scores_that_fail, what_was_not_asked_for, what_authors_may_forget, needs_and_flags)

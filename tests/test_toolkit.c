@@ -100,6 +100,40 @@ static void check_each_row(const struct block *b, uint32_t begin, uint32_t end)
 	free(out);
 }
 
+/* x'Mx + v.x with a matrix and a vector made of the rows; sums are long, and cancel. */
+static void check_forms(struct kv_random *r, const struct block *b, uint32_t begin, uint32_t end)
+{
+	uint32_t n = end - begin, dim = b->dim;
+	float *matrix = malloc((size_t)dim * dim * sizeof(*matrix)), *out = malloc((n + 1) * sizeof(*out));
+	float vector[160];
+
+	ck_assert(matrix && out);
+	for (uint32_t d = 0; d < dim; d++) {
+		vector[d] = kv_random_normal(r);
+		for (uint32_t e = 0; e <= d; e++)
+			matrix[d * dim + e] = matrix[e * dim + d] = kv_random_normal(r);
+	}
+	out[n] = -7;
+	kit->quadratic(&b->view, dim, begin, end, matrix, vector, out);
+	ck_assert_float_eq(out[n], -7);
+	for (uint32_t i = 0; i < n; i++) {
+		double sum = 0, size = 0;
+
+		for (uint32_t d = 0; d < dim; d++)
+			for (uint32_t e = 0; e <= dim; e++) {
+				double term = e < dim ? value(b, begin + i, d) * value(b, begin + i, e) *
+							(double)matrix[d * dim + e] :
+					      value(b, begin + i, d) * (double)vector[d];
+
+				sum += term;
+				size += fabs(term);
+			}
+		ck_assert_double_eq_tol(out[i], sum, 2e-7 * size);
+	}
+	free(matrix);
+	free(out);
+}
+
 /* Over all rows. */
 static void check_columns(const struct block *b, uint32_t begin, uint32_t end)
 {
@@ -149,6 +183,7 @@ START_TEST(blocks_of_rows)
 			uint32_t end = kv_random_range(&r, begin + 1, b.n);
 
 			check_each_row(&b, begin, end);
+			check_forms(&r, &b, begin, end < begin + 40 ? end : begin + 40);
 			check_columns(&b, begin, end);
 			free_block(&b);
 		}
@@ -168,6 +203,7 @@ START_TEST(no_rows_and_no_numbers)
 		kit->norms(&view, 24, 2, 2, out);
 		kit->rows(&view, 24, 5, 5, out, 24);
 		kit->dots(&view, 24, 0, 0, rows[0], 1, out, 24);
+		kit->quadratic(&view, 24, 1, 1, rows[0], rows[0], out);
 		ck_assert_float_eq(out[0], -1);
 		kit->sum(&view, 24, 3, 3, NULL, mean);
 		for (uint32_t d = 0; d < 24; d++)

@@ -2,6 +2,9 @@
 /* The toolkit's attention of the newest queries, and scores computed from it. */
 #include "core/toolkit/toolkit.h"
 
+#include <float.h>
+#include <math.h>
+
 #include "kernels/cpu/arrays.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/logits.h"
@@ -90,15 +93,22 @@ void kv_logits(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float 
 }
 
 /* Attention of at most one block of rows to all positions that they see; logits are kept. */
-static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
-		      struct kv_attention *a)
+static int32_t attend_biased(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
+			     const float *bias, struct kv_attention *a)
 {
 	*a = kv_attention_of(t->segment, t->g, row, n_rows);
 	a->logits = logits;
+	a->bias = bias;
 	kv_attention_lay_out(a, kv_attention_work(t));
 	kv_attention_load(a);
 	kv_attention_scan(a, 0, 0, t->n);
 	return kv_attention_total(a) ? not_finite(t) : 0;
+}
+
+static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
+		      struct kv_attention *a)
+{
+	return attend_biased(t, row, n_rows, logits, NULL, a);
 }
 
 int32_t kv_last_attention(const struct kvmod_task *t, float *out)
@@ -200,5 +210,40 @@ int32_t kv_window_scores(const struct kvmod_task *t, uint32_t window, uint32_t p
 
 	if (error == 0)
 		kv_pool(mean, m, pool, pooling, out);
+	return error;
+}
+
+/* exp(bias) is the weight, or one that no sum notices in place of 0. */
+static int32_t bias_of(const struct kvmod_task *t, const float *weights, float *bias)
+{
+	for (uint32_t i = 0; i < t->n; i++) {
+		if (!isfinite(weights[i]))
+			return kv_task_fail(t, KVMOD_ENUMERIC, "the weight of position %u is not finite", i);
+		bias[i] = logf(weights[i] > FLT_MIN ? weights[i] : FLT_MIN);
+	}
+	return 0;
+}
+
+int32_t kv_max_attention(const struct kvmod_task *t, uint32_t n_rows, const float *weights, uint32_t m,
+			 float *out)
+{
+	const struct kvmod_segment *segment = t->segment;
+	uint32_t n = n_rows < segment->n_rows ? n_rows : segment->n_rows;
+	uint32_t row = segment->n_rows - n, step = block_rows(t->group);
+	float *logits = kv_attention_work(t) + block_floats(t->group, segment->head_dim);
+	float *bias = weights ? logits + (size_t)most_queries(t->group) * t->n : NULL;
+	int32_t error = check_inputs(t);
+
+	if (!error && weights)
+		error = bias_of(t, weights, bias);
+	memset(out, 0, m * sizeof(*out));
+	for (; row < segment->n_rows && !error; row += step) {
+		uint32_t rows = row + step <= segment->n_rows ? step : segment->n_rows - row;
+		struct kv_attention a;
+
+		error = attend_biased(t, row, rows, logits, bias, &a);
+		if (!error)
+			kv_attention_raise(&a, 0, m, out);
+	}
 	return error;
 }

@@ -40,6 +40,10 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 		return "the parameter `window`";
 	if (ops->prepare && !ops->prepared_floats)
 		return "prepared_floats(), which prepare() needs";
+	if (ops->least && !ops->keep)
+		return "keep(), which least() needs";
+	if (ops->least && !lists(policy, offsetof(struct kvmod_scorer, budget)))
+		return "the parameter `budget`";
 	if (ops->keep)
 		return NULL;
 	if (!ops->score)
@@ -88,7 +92,7 @@ int32_t kv_scorer_needs(void *self_, const struct kvmod_scorer_ops *ops, struct 
 	needs->decode_every = (uint32_t)self->decode_every;
 	needs->rows.is_count = 1;
 	needs->rows.value = ops->rows == KVMOD_ROWS_OF_WINDOW ? (double)self->window : ops->rows;
-	return KVMOD_OK;
+	return ops->needs ? ops->needs(self_, needs) : KVMOD_OK;
 }
 
 /* --- memory ---------------------------------------------------------------------------- */
@@ -436,9 +440,12 @@ static int32_t keep_alike(const void *job_, const struct kvmod_task *task)
 
 /* --- which segments ------------------------------------------------------------------------------ */
 
-static uint32_t least(const struct kv_scorer_job *job)
+/* What is always kept of a segment's longest head. */
+static uint32_t least(const struct kv_scorer_job *job, const struct kvmod_segment *segment)
 {
-	uint32_t kept = job->sinks + job->window;
+	uint32_t kept = job->ops->least ?
+			job->ops->least(job->self, kvmod_longest_head(segment)) :
+			job->sinks + job->window;
 
 	return kept > 0 ? kept : 1;
 }
@@ -447,11 +454,11 @@ uint64_t kv_scorer_budget(const struct kv_scorer_job *job, const struct kvmod_se
 {
 	uint64_t c, own;
 
-	c = kvmod_budget_at_least(job->request, segment, &job->self->budget, least(job));
+	c = kvmod_budget_at_least(job->request, segment, &job->self->budget, least(job, segment));
 	if (!job->ops->budget || c >= kvmod_tokens_seen(segment))
 		return c;
 	own = job->ops->budget(job->self, job->request, segment, c);
-	return own > least(job) ? own : least(job);
+	return own > least(job, segment) ? own : least(job, segment);
 }
 
 static bool is_over(const struct kv_scorer_job *job, const struct kvmod_segment *segment)
@@ -480,7 +487,7 @@ static void mark(const struct kv_scorer_job *job)
 			continue;
 		if (!has_no_budget(job->ops))
 			kvmod_say_raised(&job->self->instance, job->request, segment,
-					 &job->self->budget, least(job), &job->self->said_raised);
+					 &job->self->budget, least(job, segment), &job->self->said_raised);
 		if (job->ops->select == KVMOD_ONE_SET && !job->ops->keep && !kvmod_same_lengths(segment))
 			refuse_ragged(job, kvmod_keep_at(job->plan, i));
 		else if (is_over(job, segment))

@@ -126,6 +126,7 @@ static inline float v_max_all(vf x)
 #include "kernels/cpu/vector_blocks.h"
 #include "kernels/cpu/vector_columns.h"
 #include "kernels/cpu/vector_arrays.h"
+#include "kernels/cpu/vector_quadratic.h"
 
 const struct kv_cpu_ops kv_cpu_avx2 = {
 	.dots = dots,
@@ -134,6 +135,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_raise = exp_raise,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
@@ -152,6 +154,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.moments = moments,
 	.add = add,
 	.larger = larger,
+	.quadratic = quadratic,
 };
 
 #if defined(__clang__)

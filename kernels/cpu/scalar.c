@@ -86,6 +86,14 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 		out[i] += weight * expf(x[i] - m);
 }
 
+static void exp_raise(const float *x, size_t n, float m, float weight, float *out)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		out[i] = fmaxf(out[i], weight * expf(x[i] - m));
+}
+
 static void exp_scale(float *x, size_t n, float m, float weight)
 {
 	size_t i;
@@ -309,6 +317,23 @@ static void larger(const float *x, size_t n, float *out)
 		out[i] = x[i] > out[i] ? x[i] : out[i];
 }
 
+static void quadratic(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		      const float *a, const float *b, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, k += stride) {
+		double total = 0;
+
+		for (uint32_t d = 0; d < dim; d++) {
+			double y = b[d];
+
+			for (uint32_t e = 0; e < dim; e++)
+				y += (double)a[(size_t)d * dim + e] * kv_element(type, k, e);
+			total += y * kv_element(type, k, d);
+		}
+		out[i] = (float)total;
+	}
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -316,6 +341,7 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_raise = exp_raise,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
@@ -334,4 +360,5 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.moments = moments,
 	.add = add,
 	.larger = larger,
+	.quadratic = quadratic,
 };

@@ -128,6 +128,7 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 			.scale = model->scale,
 			.heads = seq->head_list + (size_t)i * model->n_kv_heads,
 			.device = gg_side_of(engine, i) == GG_GPU ? engine->gpu.ops->name : "cpu",
+			.phase_base = (uint64_t)seq->base,
 		};
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);

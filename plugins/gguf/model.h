@@ -73,6 +73,7 @@ struct gg_model {
 
 	struct ggml_tensor *embed, *out_norm, *out;
 	struct ggml_tensor *rope_factors[GG_N_SIDES];
+	float *rope_freqs;		/* [rope.n_dims / 2]: radians a position */
 	struct gg_layer *layers;
 
 	struct gg_file file;
@@ -97,6 +98,13 @@ int32_t gg_model_check(struct gg_engine *engine);
 /* Loads the weights; which layers run on the GPU must be known. */
 int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
+
+/* --- RoPE (rope.c) ------------------------------------------------------------------ */
+
+/* What YaRN multiplies queries and keys by, besides attn_factor. */
+float gg_rope_magnitude(const struct gg_rope *rope);
+/* Sets model->rope_freqs; the weights are loaded. */
+int32_t gg_rope_read(struct gg_engine *engine);
 
 /* --- memory of weights (weights.c) ------------------------------------------------ */
 

@@ -150,7 +150,7 @@ struct kvmod_scorer_ops {
 	 * In place of score() and of all selection, for rules that are no ranking: keeps
 	 * positions of a head with a keep_...() call of the toolkit. Threads, scratch and
 	 * errors are those of score(). Of the standard parameters only whole_layers and
-	 * decode_every have an effect.
+	 * decode_every have an effect; budget has one with least().
 	 */
 	int32_t (*keep)(const void *self, const struct kvmod_task *head);
 	/*
@@ -194,6 +194,15 @@ struct kvmod_scorer_ops {
 	int32_t (*prepare)(const void *self, const struct kvmod_request *request, float *memory);
 	/* With prepare(): how many floats its memory has. */
 	size_t (*prepared_floats)(const void *self, const struct kvmod_request *request);
+	/* Optional: completes needs, which have what the members above and decode_every ask for. */
+	int32_t (*needs)(const void *self, struct kvmod_needs *needs);
+	/*
+	 * With keep(), for a rule that obeys the parameter `budget`: how many of a head's n
+	 * positions keep() always keeps. A smaller budget is raised to that, with one warning,
+	 * and keep() raises its own in the same way: kvmod_budget_at_least(). It is not called
+	 * for a layer whose heads are all within their budgets.
+	 */
+	uint32_t (*least)(const void *self, uint32_t n);
 };
 
 /* A constant: 1 if a list of parameters has `window`. */

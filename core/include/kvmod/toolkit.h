@@ -305,6 +305,27 @@ struct kvmod_toolkit {
 	 * Both are 0 before the first; in the end squares / (count - 1) is the variance.
 	 */
 	void (*moments)(const float *x, size_t n, uint32_t count, float *mean, float *squares);
+	/* --- more about attention: within a task, and with the errors of the calls above ---- */
+
+	/*
+	 * out[m]: the most that any of the newest n_rows rows (all, if there are fewer) and
+	 * query heads of the group pays to each of the first m <= n positions. With weights,
+	 * [n] and not negative, a row's attention is first multiplied by them and divided by
+	 * its new sum, over all that the row sees. With |v|_2 as weights that is each
+	 * position's part in the output of attention. Sink logits have no value, so they then
+	 * take no share. NULL: attention as it is. out and weights must not overlap.
+	 */
+	int32_t (*max_attention)(const struct kvmod_task *task, uint32_t n_rows, const float *weights,
+				 uint32_t m, float *out);
+
+	/* --- more about rows ------------------------------------------------------ */
+
+	/*
+	 * out[i - begin] = x'Mx + v.x, where x is row i: the quadratic form of `matrix`, M,
+	 * which is symmetric, [dim][dim], and `vector`, v, [dim].
+	 */
+	void (*quadratic)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+			  const float *matrix, const float *vector, float *out);
 };
 
 /*
