@@ -86,9 +86,13 @@ endif
 
 # The module "cuda" holds the device and the policies that run on it.
 CUDA_MODULE = \
+	plugins/cuda/attention.c \
+	plugins/cuda/attention.h \
 	plugins/cuda/device.c \
 	plugins/cuda/device.h \
 	plugins/cuda/module.c \
+	plugins/cuda/tables.c \
+	plugins/cuda/tables.h \
 	policies/cuda/adakv.c \
 	policies/cuda/params.h \
 	policies/cuda/policies.h \
