@@ -79,9 +79,10 @@ static void from_device(struct kvmod_instance *device, void *host, const void *f
 		give_up("the GPU's work");
 }
 
-/* n rows of `dim` elements, encoded after `offset` bytes with `gap` bytes between them; x gets what they are then. */
-static void *make_rows(struct kvmod_instance *device, struct kv_random *r, uint32_t type, size_t n, uint32_t dim,
-		       uint32_t offset, uint32_t gap, float bias, float *x, struct kvmod_view *view)
+/* n rows of `dim` elements, encoded after `offset` bytes, `gap` bytes between them; and decoded in x. */
+static void *make_rows(struct kvmod_instance *device, struct kv_random *r, uint32_t type, size_t n,
+		       uint32_t dim, uint32_t offset, uint32_t gap, float bias, float *x,
+		       struct kvmod_view *view)
 {
 	size_t row = kvmod_row_bytes(type, dim), stride = row + gap, bytes = offset + n * stride;
 	char *memory = allocate(bytes);
@@ -253,7 +254,8 @@ bool columns_are_right(const struct columns *c, double *worst, char *why, size_t
 
 /* --- norms ----------------------------------------------------------------------------------- */
 
-void norms_make(struct norms *c, struct kvmod_instance *device, struct kv_random *r, const struct norms_shape *s)
+void norms_make(struct norms *c, struct kvmod_instance *device, struct kv_random *r,
+		const struct norms_shape *s)
 {
 	uint32_t row = s->group * s->dim, stride = s->n + OUT_GAP;
 

@@ -46,7 +46,7 @@ void columns_make(struct columns *c, struct kvmod_instance *device, struct kv_ra
 void columns_fetch(struct columns *c, struct kvmod_instance *device);
 /* Writes `out` on the device as it was before. */
 void columns_reset(struct columns *c, struct kvmod_instance *device);
-/* Is every number right, and unchanged where it must be? *worst: the largest relative error so far. */
+/* Are all numbers right, or unchanged? *worst: the largest relative error so far. */
 bool columns_are_right(const struct columns *c, double *worst, char *why, size_t room);
 void columns_free(struct columns *c, struct kvmod_instance *device);
 
@@ -64,7 +64,8 @@ struct norms {
 	void *memory[3];		/* on the device: V, Wo, out */
 };
 
-void norms_make(struct norms *c, struct kvmod_instance *device, struct kv_random *r, const struct norms_shape *s);
+void norms_make(struct norms *c, struct kvmod_instance *device, struct kv_random *r,
+		const struct norms_shape *s);
 void norms_fetch(struct norms *c, struct kvmod_instance *device);
 bool norms_are_right(const struct norms *c, double *worst, char *why, size_t room);
 void norms_free(struct norms *c, struct kvmod_instance *device);

@@ -85,11 +85,11 @@ static void columns_that_are_right(void)
 		s[i] = plain;
 	s[1].reduce = KVMOD_COLUMNS_MAX;
 	s[2].n_spans = 3;
-	memcpy(s[2].spans, (struct kvmod_span[3]){ { 0, 4 }, { 10, 30 }, { 80, 90 } }, 3 * sizeof(s[2].spans[0]));
+	memcpy(s[2].spans, (struct kvmod_span[4]){ { 0, 4 }, { 10, 30 }, { 80, 90 } }, sizeof(s[2].spans));
 	s[3].n_rows = 40;
 	s[3].n_seen = 3;
 	s[3].n_spans = 2;
-	memcpy(s[3].spans, (struct kvmod_span[2]){ { 20, 25 }, { 41, 90 } }, 2 * sizeof(s[3].spans[0]));
+	memcpy(s[3].spans, (struct kvmod_span[4]){ { 20, 25 }, { 41, 90 } }, sizeof(s[3].spans));
 	s[4].n = s[4].n_seen = s[4].n_rows = 1;
 	s[5].n_seen = UINT32_MAX;
 	s[5].heads_first = true;
@@ -131,7 +131,8 @@ static void norms_that_are_right(void)
 	}
 	runtime.n_reductions = 0;
 	CHECK(calls->norms(device, NULL, jobs, N, sizeof(*jobs)) == 0, "norms: %s", reason);
-	CHECK(runtime.n_reductions == 3, "%u launches for head dimensions 32 and 64, 136, 32", runtime.n_reductions);
+	CHECK(runtime.n_reductions == 3, "%u launches for head dimensions 32 and 64, 136, 32",
+	      runtime.n_reductions);
 	memset(jobs, 0xff, sizeof(jobs));
 	for (uint32_t i = 0; i < N; i++) {
 		norms_fetch(&c[i], device);
@@ -194,12 +195,13 @@ static void tables_by_size(void)
 	static const struct {
 		uint32_t n, n_rows, n_items, batches, split;
 	} cases[] = {
-		{ 90, 6, 2 * 2, 1, 1 }, { 40000, 6, 2 * 157, 4, 1 }, { 40000, 2, 625, 1, 1 }, { 300000, 6, 1172, 4, 0 },
+		{ 90, 6, 2 * 2, 1, 1 }, { 40000, 6, 2 * 157, 4, 1 }, { 40000, 2, 625, 1, 1 },
+		{ 300000, 6, 1172, 4, 0 },
 	};
 
 	for (uint32_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		struct kvmod_columns c = { .size = sizeof(c), .n = cases[i].n, .n_rows = cases[i].n_rows, .group = 2,
-			.head_dim = 32, .n_seen = cases[i].n, .k = { .type = KVMOD_F16 } };
+		struct kvmod_columns c = { .size = sizeof(c), .n = cases[i].n, .n_rows = cases[i].n_rows,
+			.group = 2, .head_dim = 32, .n_seen = cases[i].n, .k = { .type = KVMOD_F16 } };
 		struct kv_columns_job job;
 
 		CHECK(kv_cuda_columns_prepare(&c, 1, sizeof(c), &job) == 1 && job.n_items == cases[i].n_items &&
@@ -308,8 +310,9 @@ static void refuses_columns(const char *name, const struct kvmod_columns *jobs, 
 	reason[0] = '\0';
 	runtime.n_calls = 0;
 	err = calls->columns(device, NULL, jobs, 2, stride, scratch);
-	CHECK(err == code && strstr(reason, why) && runtime.n_calls == 0, "%s: error %d, `%s`, %u calls", name, err,
-	      reason, runtime.n_calls);
+	CHECK(err == code && strstr(reason, why) && runtime.n_calls == 0,
+	      "%s: error %d, `%s`, %u calls", name, err, reason, runtime.n_calls);
+	/* unless only the scratch memory is wrong */
 	CHECK(bytes == 0 || scratch == NULL || (uintptr_t)scratch % 16, "%s: %llu bytes of scratch", name,
 	      (unsigned long long)bytes);
 }
@@ -330,13 +333,13 @@ static void columns_that_are_wrong(void)
 	scratch = scratch_of(jobs, 2);
 	before = c[0].before[0];
 	for (uint32_t i = 0; i < sizeof(wrong_columns) / sizeof(*wrong_columns); i++) {
-		char why[80];
+		const char *name = wrong_columns[i].name;
 
 		jobs[1] = c[1].job;
 		wrong_columns[i].change(&jobs[1]);
-		snprintf(why, sizeof(why), "%s", wrong_columns[i].why);
-		refuses_columns(wrong_columns[i].name, jobs, sizeof(*jobs), scratch, wrong_columns[i].code, why);
-		CHECK(strstr(reason, "columns of attention, job 1: "), "%s: `%s`", wrong_columns[i].name, reason);
+		refuses_columns(name, jobs, sizeof(*jobs), scratch, wrong_columns[i].code,
+				wrong_columns[i].why);
+		CHECK(strstr(reason, "columns of attention, job 1: "), "%s: `%s`", name, reason);
 	}
 	jobs[1] = c[1].job;
 	jobs[1].group = 1;
@@ -415,11 +418,12 @@ static void norms_that_are_wrong(void)
 		reason[0] = '\0';
 		runtime.n_calls = 0;
 		err = calls->norms(device, NULL, jobs, 2, sizeof(*jobs));
-		CHECK(err == cases[i].code && strstr(reason, "norms of Wo v, job 1: ") && strstr(reason, cases[i].why) &&
-		      runtime.n_calls == 0, "%s: error %d, `%s`, %u calls", cases[i].name, err, reason, runtime.n_calls);
+		CHECK(err == cases[i].code && strstr(reason, "norms of Wo v, job 1: ") &&
+		      strstr(reason, cases[i].why) && runtime.n_calls == 0,
+		      "%s: error %d, `%s`, %u calls", cases[i].name, err, reason, runtime.n_calls);
 	}
-	CHECK(calls->norms(device, NULL, jobs, 1, sizeof(*jobs) - 8) == KVMOD_EINVAL && strstr(reason, "stride"),
-	      "a short stride: `%s`", reason);
+	CHECK(calls->norms(device, NULL, jobs, 1, sizeof(*jobs) - 8) == KVMOD_EINVAL &&
+	      strstr(reason, "stride"), "a short stride: `%s`", reason);
 	CHECK(calls->norms(device, NULL, NULL, 1, sizeof(*jobs)) == KVMOD_EINVAL, "no jobs");
 	CHECK(calls->norms(device, NULL, NULL, 0, 0) == 0, "nothing to do");
 	norms_free(&c, device);
@@ -458,7 +462,8 @@ static void calls_that_fail(void)
 		CHECK((err != 0) == reached && (!err || *reason), "call %u fails: %d, `%s`", call, err, reason);
 		columns_reset(&c, device);
 		CHECK(calls->columns(device, NULL, &c.job, 1, sizeof(c.job), scratch) == 0 &&
-		      calls->norms(device, NULL, &v.job, 1, sizeof(v.job)) == 0, "after call %u failed: %s", call, reason);
+		      calls->norms(device, NULL, &v.job, 1, sizeof(v.job)) == 0,
+		      "after call %u failed: %s", call, reason);
 		columns_fetch(&c, device);
 		norms_fetch(&v, device);
 		CHECK(columns_are_right(&c, &worst, why, sizeof(why)), "after call %u failed: %s", call, why);

@@ -76,7 +76,8 @@ static void reduce(const char *name, const struct columns_shape *shapes, uint32_
 	CHECK(calls->columns(device, NULL, jobs, n, sizeof(*jobs), scratch) == 0, "%s: %s", name, reason);
 	for (uint32_t i = 0; i < n; i++) {
 		columns_fetch(&c[i], device);
-		CHECK(columns_are_right(&c[i], &worst_columns, why, sizeof(why)), "%s, job %u: %s", name, i, why);
+		CHECK(columns_are_right(&c[i], &worst_columns, why, sizeof(why)), "%s, job %u: %s", name,
+		      i, why);
 		columns_reset(&c[i], device);
 	}
 	CHECK(calls->columns(device, NULL, jobs, n, sizeof(*jobs), scratch) == 0, "%s: %s", name, reason);
@@ -88,7 +89,8 @@ static void reduce(const char *name, const struct columns_shape *shapes, uint32_
 			abort();
 		memcpy(first, c[i].after, c[i].n_out * sizeof(*first));
 		columns_fetch(&c[i], device);
-		CHECK(memcmp(first, c[i].after, c[i].n_out * sizeof(*first)) == 0, "%s, job %u: other bits", name, i);
+		CHECK(memcmp(first, c[i].after, c[i].n_out * sizeof(*first)) == 0,
+		      "%s, job %u: other bits", name, i);
 		columns_free(&c[i], device);
 		free(first);
 	}
@@ -182,7 +184,8 @@ static void test_spans(void)
 	} cases[] = {
 		{ 1, { { 0, 300 } } }, { 1, { { 299, 300 } } }, { 1, { { 7, 8 } } }, { 1, { { 5, 5 } } },
 		{ 2, { { 0, 4 }, { 100, 300 } } }, { 3, { { 0, 4 }, { 40, 111 }, { 280, 300 } } },
-		{ 4, { { 1, 2 }, { 2, 3 }, { 3, 64 }, { 150, 290 } } }, { 4, { { 0, 0 }, { 9, 9 }, { 20, 30 }, { 292, 300 } } },
+		{ 4, { { 1, 2 }, { 2, 3 }, { 3, 64 }, { 150, 290 } } },
+		{ 4, { { 0, 0 }, { 9, 9 }, { 20, 30 }, { 292, 300 } } },
 	};
 
 	for (uint32_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
@@ -287,7 +290,8 @@ static void test_launches(void)
 	check_after(scratch, bytes, "several launches");
 	for (uint32_t i = 0; i < N; i++) {
 		memcpy(c[i % 2].after, numbers + i * NUMBERS, c[i % 2].n_out * sizeof(*numbers));
-		CHECK(columns_are_right(&c[i % 2], &worst_columns, why, sizeof(why)), "job %u of %u: %s", i, N, why);
+		CHECK(columns_are_right(&c[i % 2], &worst_columns, why, sizeof(why)), "job %u of %u: %s",
+		      i, N, why);
 	}
 	for (uint32_t i = 0; i < 2; i++)
 		columns_free(&c[i], device);
@@ -344,8 +348,8 @@ static void test_norms(void)
 
 	for (uint32_t type = KVMOD_F32; type <= KVMOD_Q4_0; type++)
 		for (uint32_t d = 0; d < sizeof(dims) / sizeof(*dims); d++) {
-			struct norms_shape s = { .n = 130 + d, .group = 1 + d % 4, .dim = dims[d], .n_out = 50 + 31 * d,
-				.v_type = type };
+			struct norms_shape s = { .n = 130 + d, .group = 1 + d % 4, .dim = dims[d],
+				.n_out = 50 + 31 * d, .v_type = type };
 
 			if (dims[d] % kvmod_block_size(type) || (quick && d > 2))
 				continue;
@@ -358,11 +362,13 @@ static void test_norms(void)
 			norms(name, &s, 1);
 		}
 	for (uint32_t i = 0; i < 12; i++)
-		many[i] = (struct norms_shape){ .n = 1 + 61 * i, .group = 1 + i % 5, .dim = i < 6 ? 128 : 64 - i % 2 * 24,
-			.n_out = 20 + 97 * i, .v_type = i % 2 ? KVMOD_F16 : KVMOD_BF16 };
+		many[i] = (struct norms_shape){ .n = 1 + 61 * i, .group = 1 + i % 5,
+			.dim = i < 6 ? 128 : 64 - i % 2 * 24, .n_out = 20 + 97 * i,
+			.v_type = i % 2 ? KVMOD_F16 : KVMOD_BF16 };
 	norms("many norms", many, quick ? 7 : 12);
 	for (uint32_t i = 0; i < 8 && !quick; i++)
-		many[i] = (struct norms_shape){ .n = 2100, .group = 4, .dim = 128, .n_out = 70, .v_type = KVMOD_F16 };
+		many[i] = (struct norms_shape){ .n = 2100, .group = 4, .dim = 128, .n_out = 70,
+			.v_type = KVMOD_F16 };
 	if (!quick)
 		norms("norms of large tiles", many, 8);
 }

@@ -150,6 +150,7 @@ static __device__ __forceinline__ void kv_hold_rows(kv_held_rows<CHUNKS, BATCHES
 						    const struct kv_row_source &s, const Position &position)
 {
 	typedef kv_held_rows<CHUNKS, BATCHES, PARTS> Rows;
+	const uint32_t second = PARTS > 1 ? Rows::PART : 0;
 	uint32_t lane = threadIdx.x % 32, nothing;
 	bool plain = s.type == KVMOD_F16 && s.wide;
 
@@ -163,7 +164,7 @@ static __device__ __forceinline__ void kv_hold_rows(kv_held_rows<CHUNKS, BATCHES
 		if (plain)
 			kv_copy_row<CHUNKS>(row, s.dim, to);
 		else
-			unscale = kv_convert_row(s.type, s.wide, row, s.dim, CHUNKS, to, PARTS > 1 ? (uint32_t)Rows::PART : 0);
+			unscale = kv_convert_row(s.type, s.wide, row, s.dim, CHUNKS, to, second);
 #pragma unroll
 		for (int k = 0; k < 2 * BATCHES; k++)
 			r.unscale[k / 2][k % 2] = k == i ? unscale : r.unscale[k / 2][k % 2];
@@ -181,8 +182,10 @@ static __device__ __forceinline__ void kv_hold_rows(kv_held_rows<CHUNKS, BATCHES
 				uint4 low = room[p * Rows::PART + (b * CHUNKS + j) * 64];
 				uint4 high = room[p * Rows::PART + (b * CHUNKS + j) * 64 + 32];
 
-				r.a[p][b][j][0] = make_uint4(low.x | nothing, high.x | nothing, low.y | nothing, high.y | nothing);
-				r.a[p][b][j][1] = make_uint4(low.z | nothing, high.z | nothing, low.w | nothing, high.w | nothing);
+				r.a[p][b][j][0] = make_uint4(low.x | nothing, high.x | nothing,
+							     low.y | nothing, high.y | nothing);
+				r.a[p][b][j][1] = make_uint4(low.z | nothing, high.z | nothing,
+							     low.w | nothing, high.w | nothing);
 			}
 }
 

@@ -22,7 +22,7 @@
 struct kv_columns_launch {
 	const struct kv_columns_entry *entries;
 	uint4 *queries;			/* [unit][part][chunk][lane] */
-	float2 *factors;		/* [query]: makes logits of products; logarithm of the sum, infinity if it is 0 */
+	float2 *factors;		/* [query]: from products to logits; the total, infinity if there is none */
 	float2 *stats;			/* [tile][query] of each entry: largest logit and sum */
 	float scale, softcap;		/* see logit.cuh */
 	uint32_t n_entries, n_units;
@@ -61,7 +61,8 @@ static __device__ __forceinline__ bool kv_is_query(const struct kv_columns_entry
 /* --- queries as parts ------------------------------------------------------------------ */
 
 /* A warp for each unit. Queries that are there for the shape alone are zero. */
-static __global__ __launch_bounds__(KV_THREADS) void kv_split_queries(const __grid_constant__ struct kv_columns_launch p)
+static __global__ __launch_bounds__(KV_THREADS)
+void kv_split_queries(const __grid_constant__ struct kv_columns_launch p)
 {
 	uint32_t unit = blockIdx.x * KV_WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
 
@@ -152,7 +153,8 @@ static __device__ __forceinline__ void kv_copy_units(const struct kv_columns_lau
 /* Logits that a row does not see become -infinity. */
 template <int BATCHES, int ROWS, int CHUNKS>
 static __device__ __forceinline__ void kv_hide(const struct kv_columns_item &i,
-					       const struct kv_columns_memory<CHUNKS, ROWS> &s, uint32_t row, float (*x)[4])
+					       const struct kv_columns_memory<CHUNKS, ROWS> &s, uint32_t row,
+					       float (*x)[4])
 {
 	uint32_t lane = threadIdx.x % 32, first = row + (2 * (lane % 4) & (kv_unit_rows(i) - 1));
 	const uint32_t *position = s.position + threadIdx.x / 32 * 16 * BATCHES + lane / 4;
@@ -254,7 +256,8 @@ static __device__ __forceinline__ void kv_read_rows(const struct kv_columns_laun
 						    const kv_held_rows<CHUNKS, BATCHES, PARTS> &rows)
 {
 	enum { UNITS = kv_columns_memory<CHUNKS, ROWS>::UNITS, WORDS = KV_QUERY_PARTS * CHUNKS * 32 };
-	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_steps = (i.n_units + UNITS - 1) / UNITS, row = 0;
+	uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = 0;
+	uint32_t n_steps = (i.n_units + UNITS - 1) / UNITS;
 
 	kv_stream(n_steps, [&](uint32_t slot, uint32_t step) { kv_copy_units(p, i, s, ring, slot, step); },
 		  [&](uint32_t slot, uint32_t step) {
@@ -294,7 +297,8 @@ static __device__ __forceinline__ void kv_read_rows(const struct kv_columns_laun
 }
 
 /* The total of each query over all tiles, by a thread. */
-static __global__ __launch_bounds__(KV_THREADS) void kv_total_rows(const __grid_constant__ struct kv_columns_launch p)
+static __global__ __launch_bounds__(KV_THREADS)
+void kv_total_rows(const __grid_constant__ struct kv_columns_launch p)
 {
 	uint32_t query = blockIdx.x * KV_THREADS + threadIdx.x, unit = query / 8;
 	float max = -INFINITY, sum = 0;
@@ -379,7 +383,8 @@ static __device__ __forceinline__ void kv_pay(uint32_t reduce, float (*x)[4], fl
 	for (int b = 0; b < BATCHES; b++)
 #pragma unroll
 		for (int k = 0; k < 2; k++) {
-			float even = kv_exp2(x[b][2 * k] - factors.y), odd = kv_exp2(x[b][2 * k + 1] - factors.w);
+			float even = kv_exp2(x[b][2 * k] - factors.y);
+			float odd = kv_exp2(x[b][2 * k + 1] - factors.w);
 
 			if (reduce == KVMOD_COLUMNS_SUM)
 				found[b][k] += even + odd;
