@@ -161,6 +161,56 @@ START_TEST(forks)
 }
 END_TEST
 
+/* Runs the same on `seq`, looking after each token, and on `lazy`, where nobody looks. */
+static void decode_both(struct kvmod_seq *lazy, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		decode(seq, i, 1);
+		sums_look(&sums, seq);
+		decode(lazy, i, 1);
+	}
+}
+
+/* Keys are rotated back, or rows cut by an older plan, while tokens wait to be added. */
+START_TEST(nobody_looks)
+{
+	struct test_engine_params params = { .batch = 16, .context = 64 };
+	struct kvmod_plan *plan, *older;
+	struct kvmod_seq *lazy;
+	int32_t base = 0, rises = 0;
+
+	open_model(0, GGML_TYPE_F32, 16, 0);
+	gg_seq_close(engine, seq);
+	test_engine_close(engine);
+	params.model = model;
+	engine = test_engine_open(&params);
+	seq = test_seq(engine);
+	lazy = test_seq(engine);
+	prompt(seq, 0, 50);
+	sums_look(&sums, seq);
+	prompt(lazy, 0, 50);
+	for (int turn = 0; turn < 6; turn++) {
+		plan = test_plan_ends(seq, 4, 30);
+		older = test_plan_ends(lazy, 4, 30);
+		decode_both(lazy, 3);
+		sums_cut(&sums, seq, plan);
+		test_apply(seq, plan);
+		test_apply(lazy, older);
+		sums_check(&sums, lazy);
+		for (int i = 0; i < 10; i++) {
+			decode_both(lazy, 1);
+			rises += i > 0 && lazy->base > base;
+			base = lazy->base;
+		}
+		ck_assert_uint_gt(lazy->columns.pending, 0);
+		sums_check(&sums, lazy);
+	}
+	ck_assert_int_gt(rises, 0);
+	gg_seq_close(engine, lazy);
+	close_model();
+}
+END_TEST
+
 /* --- what collects, and what does not ---------------------------------------------------------- */
 
 /* Two in one batch: what one collects is not the other's. */
@@ -391,6 +441,7 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, prefill_and_decode, 0, SETUPS);
 	tcase_add_loop_test(tc, turns_and_cuts, 0, SETUPS);
 	tcase_add_loop_test(tc, forks, 0, SETUPS);
+	tcase_add_test(tc, nobody_looks);
 	tcase_add_loop_test(tc, two_in_a_batch, 0, 2);
 	tcase_add_loop_test(tc, without_rows, 0, 2);
 	tcase_add_loop_test(tc, gone, 0, 2);
