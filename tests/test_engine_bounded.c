@@ -30,6 +30,7 @@ static const struct bounded {
 } all[] = {
 	/* It closes gaps, and so outgrows any context. */
 	{ "streamingllm", { "budget=96" }, 96, 64, 256 },
+	{ "h2o", { "heavy=48", "recent=48" }, 96, 64, 0 },
 	{ "h2o", { "heavy=48", "recent=48", "rows=8" }, 96, 64, 0 },
 	{ "tova", { "budget=96" }, 96, 64, 0 },
 	{ "rkv", { "budget=96" }, 96, 128, 0 },

@@ -237,7 +237,7 @@ exits 0
 [ "$(xargs <"$tmp/notes")" = 'prompt 0-22 reread 0-22' ] || fail "run were $(xargs <"$tmp/notes")"
 
 # A policy that cuts while decoding does so in each answer.
-kvmod run --policy streamingllm -o 'policy streamingllm.budget=8' -o 'policy streamingllm.every=4' \
+kvmod run --policy streamingllm -o 'policy streamingllm.budget=8' -o 'policy streamingllm.decode_every=4' \
 	--json --context "$tmp/text" one
 exits 0
 json kept.0.0=8 context.kept.0.0=8 decode_cuts=7
