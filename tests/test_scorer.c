@@ -205,7 +205,7 @@ KVMOD_SCORER_POLICY(no_layer, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .share = share)
 KVMOD_SCORER_POLICY(no_score, struct kvmod_scorer, BARE, "", "cpu", .what = KVMOD_NEED_K)
 KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, BARE, "", "cpu",
-		    .score = score, .select = 5)
+		    .score = score, .select = 99)
 
 /* What all heads need, made once: 10 times the layer; or a failure. */
 static unsigned n_prepared;

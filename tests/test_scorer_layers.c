@@ -161,7 +161,7 @@ KVMOD_SCORER_POLICY(spreading, struct kvmod_scorer, USUAL, "", "cpu", .score = s
 KVMOD_SCORER_POLICY(no_sequence, struct kvmod_scorer, USUAL, "", "cpu", .score = score,
 		    .select = KVMOD_PER_REQUEST, .spread = spread)
 KVMOD_SCORER_POLICY(no_sharing, struct kvmod_scorer, USUAL, "", "cpu", .score = score, .n_sums = 1)
-KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, USUAL, "", "cpu", .score = score, .select = 5)
+KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, USUAL, "", "cpu", .score = score, .select = 99)
 
 /* |Wo v|, of the other KV head. */
 static int32_t score_by_norm(const void *self, const struct kvmod_task *head, float *out)

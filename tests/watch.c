@@ -118,7 +118,6 @@ void start(const char *name, const char *const *overrides, size_t n)
 	ck_assert_int_eq(kvmod_new(&ctx), 0);
 	kvmod_set_log(ctx, quiet, NULL);
 	ck_assert_msg(kvmod_add_builtin(ctx, &kvmod_module_fake) == 0, "%s", kvmod_error());
-	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_h2o), 0);
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_streamingllm), 0);
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_h2o), 0);
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &watch_module), 0);

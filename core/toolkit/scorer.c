@@ -29,7 +29,7 @@ static bool layers_share(const struct kvmod_scorer_ops *ops)
 
 static bool has_no_budget(const struct kvmod_scorer_ops *ops)
 {
-	return ops->keep || ops->select == KVMOD_ABOVE_LEVEL;
+	return ops->keep ? !ops->least : ops->select == KVMOD_ABOVE_LEVEL;
 }
 
 /* The parameter that a scorer needs for its choices but does not list; NULL: none is missing. */
@@ -402,16 +402,18 @@ static int32_t keep_shared(const void *job_, const struct kvmod_task *task)
 
 /* --- one set for a layer ---------------------------------------------------------------------------- */
 
-/* The scores of the layer's heads, which lie end to end, become their sum. */
-static float *sum_of_heads(const struct kv_scorer_job *job, const struct kvmod_task *first)
+/* The layer's scores, of its m first positions, end up in those of its first head. */
+static float *sum_of_heads(const struct kv_scorer_job *job, const struct kvmod_task *first, uint32_t m)
 {
-	float *sum = job->scores + job->begin[kv_head_number(job, first->i, 0)];
-	uint32_t n = kv_ranked(job, first->n);
+	float *sum = scores_of(job, first);
 
-	for (uint32_t g = 1; g < first->segment->n_kv_heads; g++)
-		for (uint32_t i = 0; i < n; i++)
-			sum[i] += sum[g * n + i];
-	return sum;
+	for (uint32_t g = 1; g < first->segment->n_kv_heads; g++) {
+		const float *x = job->scores + job->begin[kv_head_number(job, first->i, g)];
+
+		for (uint32_t i = job->sinks; i < m; i++)
+			sum[i] += x[i];
+	}
+	return sum + job->sinks;
 }
 
 /* The first head selects for the layer, and the others get its list. */
@@ -425,7 +427,7 @@ static int32_t keep_alike(const void *job_, const struct kvmod_task *task)
 
 	if (task->g > 0)
 		return KVMOD_OK;
-	scores = sum_of_heads(job, task);
+	scores = sum_of_heads(job, task, m);
 	err = check_scores(task, scores, job->sinks, m - job->sinks);
 	if (err)
 		return err;
