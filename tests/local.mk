@@ -83,6 +83,11 @@ tests_test_columns_SOURCES = tests/test_columns.c tests/simd_levels.h core/testk
 tests_test_columns_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_columns_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
+UNIT_TESTS += tests/test_wo_norms
+tests_test_wo_norms_SOURCES = tests/test_wo_norms.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_wo_norms_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_wo_norms_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_kernels_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -107,6 +112,19 @@ tests_test_policies_each_SOURCES = tests/test_policies_each.c tests/policies.c t
 tests_test_policies_each_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_policies_each_LDFLAGS = $(UNIT_LINK)
 tests_test_policies_each_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_layers
+tests_test_layers_SOURCES = tests/test_layers.c tests/layers_reference.c tests/layers_reference.h \
+	tests/refreekv_reference.c tests/refreekv_reference.h tests/policies.c tests/policies.h
+tests_test_layers_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_layers_LDFLAGS = $(UNIT_LINK)
+tests_test_layers_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_values
+tests_test_values_SOURCES = tests/test_values.c tests/values_reference.c tests/values_reference.h \
+	tests/refreekv_reference.c tests/refreekv_reference.h tests/policies.c tests/policies.h
+tests_test_values_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_values_LDFLAGS = $(UNIT_LINK)
+tests_test_values_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c

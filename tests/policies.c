@@ -8,8 +8,17 @@
 /* Each policy, and its cases in the golden vectors. */
 #define POLICIES(P) \
 	P(adakv, 9) \
+	P(cake, 9) \
+	P(criticalkv, 8) \
+	P(defensivekv, 8) \
 	P(h2o, 9) \
 	P(knorm, 7) \
+	P(kvzip, 0)	/* its scores are an engine's */ \
+	P(pyramidkv, 8) \
+	P(contribution, 11) \
+	P(expected, 10) \
+	P(keydiff, 7) \
+	P(lagkv, 9) \
 	P(random, 0)	/* what it draws is its own affair */ \
 	P(rkv, 8) \
 	P(snapkv, 9) \

@@ -30,7 +30,8 @@ passed() {
 
 # --- our own --------------------------------------------------------------------------
 
-for policy in adakv h2o knorm random refreekv rkv snapkv streamingllm topp tova; do
+for policy in adakv cake criticalkv defensivekv h2o knorm pyramidkv random refreekv rkv snapkv \
+	streamingllm topp tova; do
 	run 0 "$policy"
 	passed 0 "$policy"
 	[ "$(wc -l <"$tmp/out")" -eq 1 ] || fail "$policy: more than one line"

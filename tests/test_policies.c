@@ -97,6 +97,10 @@ static const struct {
 	{ "streamingllm", { "budget=5", "budget=60", "budget=50%", "budget=1.0" } },
 	{ "topp", { "p=0.1 whole_layers=0", "p=0.5 whole_layers=0", "p=0.9 whole_layers=0",
 		    "p=1 whole_layers=0" } },
+	{ "contribution", { "level=0.9", "level=0.05 pool=1", "level=0.05 pool=9", "level=0" } },
+	{ "expected", { "budget=5", "budget=50", "budget=0.5", "budget=1.0" } },
+	{ "keydiff", { "budget=1", "budget=20", "budget=0.5", "budget=1.0" } },
+	{ "lagkv", { "budget=10 lag=16", "budget=50 lag=16", "budget=0.5 lag=16", "budget=1.0" } },
 	{ "adakv", { "budget=33 alpha=1", "budget=50 alpha=1", "budget=0.5 alpha=1",
 		     "budget=1.0" } },
 	{ "h2o", { "heavy=0 recent=5", "heavy=40 recent=5", "heavy=40% recent=10%",
@@ -154,6 +158,12 @@ START_TEST(budget_is_what_is_kept)
 		{ "tova", "budget=0.25", 75 },
 		{ "tova", "budget=0", 1 },
 		{ "tova", "budget=10 window=20", 20 },
+		{ "expected", "budget=0.25", 75 },
+		{ "expected", "budget=2", 4 },
+		{ "keydiff", "budget=0.25", 75 },
+		{ "keydiff", "budget=0", 1 },
+		{ "lagkv", "budget=0.25 lag=16", 75 },
+		{ "lagkv", "budget=0.25", 173 },
 	};
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup m = make(&usual, 301);
@@ -175,7 +185,14 @@ START_TEST(budget_is_what_is_kept)
 }
 END_TEST
 
-/* The same cache with K as floats: what Q4_0 reads back as. */
+static void copy_rows(const struct kvmod_view *from, uint32_t n, uint32_t dim, const struct kvmod_view *to)
+{
+	for (uint32_t row = 0; row < n; row++)
+		kv_cpu_to_f32(from->type, (const char *)from->data + row * from->stride, dim,
+			      (float *)((char *)(uintptr_t)to->data + row * to->stride));
+}
+
+/* The same cache with K and V as floats: what Q4_0 reads back as. */
 static struct madeup as_floats(const struct madeup *from)
 {
 	struct kv_shape shape = from->shape;
@@ -183,13 +200,12 @@ static struct madeup as_floats(const struct madeup *from)
 
 	shape.type = KVMOD_F32;
 	to = make(&shape, from->d.heads[0].n);
-	for (uint32_t i = 0; i < shape.n_segments * shape.n_kv_heads; i++)
-		for (uint32_t row = 0; row < to.d.heads[i].n; row++)
-			kv_cpu_to_f32(from->shape.type,
-				      (const char *)from->d.heads[i].k.data + row * from->d.heads[i].k.stride,
-				      shape.head_dim,
-				      (float *)((char *)(uintptr_t)to.d.heads[i].k.data +
-						row * to.d.heads[i].k.stride));
+	for (uint32_t i = 0; i < shape.n_segments * shape.n_kv_heads; i++) {
+		const struct kvmod_head *head = &from->d.heads[i];
+
+		copy_rows(&head->k, head->n, shape.head_dim, &to.d.heads[i].k);
+		copy_rows(&head->v, head->n, shape.head_dim, &to.d.heads[i].v);
+	}
 	return to;
 }
 
@@ -197,6 +213,8 @@ static struct madeup as_floats(const struct madeup *from)
 static const char *const readers[][2] = {
 	{ "snapkv", "" }, { "adakv", "" }, { "topp", "" }, { "h2o", "rows=20" }, { "knorm", "" },
 	{ "rkv", "" }, { "tova", "budget=0.25" },
+	{ "snapkv", "" }, { "adakv", "" }, { "topp", "" }, { "contribution", "level=0.05 pool=5" },
+	{ "expected", "" }, { "keydiff", "" }, { "lagkv", "lag=32" },
 };
 #define N_READERS (sizeof(readers) / sizeof(*readers))
 
@@ -239,7 +257,7 @@ START_TEST(types_of_k_agree)
 			other = make(&shape, 300);
 			a = decide_once(ctx, readers[i][0], readers[i][1], &exact);
 			b = decide_once(ctx, readers[i][0], readers[i][1], &other);
-			/* Rounding of K moves a few of 2700 across the cut. */
+			/* Rounding of K and V moves a few of 2700 across the cut. */
 			ck_assert_uint_le(only_in_a(&exact, a, b) + only_in_a(&exact, b, a), 54);
 			kvmod_plan_free(a);
 			kvmod_plan_free(b);

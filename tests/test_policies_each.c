@@ -51,8 +51,9 @@ START_TEST(ties_go_to_the_older)
 		{ "snapkv", "budget=50 pool=1" }, { "adakv", "budget=50 pool=1 alpha=0" },
 		{ "topp", "p=0.495 whole_layers=0" }, { "h2o", "heavy=40 recent=10 rows=32" },
 		{ "knorm", "budget=50 whole_layers=0" }, { "rkv", "budget=50" }, { "tova", "budget=50" },
+		{ "expected", "budget=50" }, { "keydiff", "budget=50" },
 	};
-	static const uint32_t oldest[] = { 50 - 32, 50 - 32, 50, 40, 50, 50 - 8, 50 - 1 };
+	static const uint32_t oldest[] = { 50 - 32, 50 - 32, 50, 40, 50, 50 - 8, 50 - 1, 50, 50 };
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup m = make(&usual, 100);
 

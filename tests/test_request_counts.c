@@ -4,6 +4,7 @@
  * seen, layers of each sequence, room of extras. A wrong count is refused in words.
  */
 #include <limits.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -410,6 +411,8 @@ END_TEST
 
 /* --- models --------------------------------------------------------------------------------- */
 
+static const float frequencies[] = { 1, 0.5f, INFINITY };
+
 #define MODELS(M) \
 	M(size, offsetof(struct kvmod_model, name), "the model has size 32, expected at least 76") \
 	M(size, offsetof(struct kvmod_model, n_end_tokens), "the model has size 72, expected at least 76") \
@@ -427,7 +430,11 @@ END_TEST
 	M(head_dim, 65537, "the model has a head_dim of 65537, expected 1 to 65536") \
 	M(n_vocab, 0, "the model has a vocabulary of 0 tokens, expected 1 to 2147483647") \
 	M(n_vocab, 1u << 31, "the model has a vocabulary of 2147483648 tokens, expected 1 to 2147483647") \
-	M(n_device_layers, 3, "the model has 3 layers on a device, but only 2 in all")
+	M(n_device_layers, 3, "the model has 3 layers on a device, but only 2 in all") \
+	M(n_rope_freqs, 1, "the model has 1 RoPE frequencies in a list that is NULL, expected 1 to 16") \
+	M(rope_freqs, frequencies, "the model has 0 RoPE frequencies, expected 1 to 16") \
+	M(rope_magnitude, -1, "the model has a RoPE magnitude of -1, expected 0 or more") \
+	M(rope_magnitude, NAN, "the model has a RoPE magnitude of nan, expected 0 or more")
 
 START_TEST(models_are_checked)
 {
@@ -437,14 +444,25 @@ START_TEST(models_are_checked)
 		m.field = value; \
 		assert_fails(kv_model_check(&m), KVMOD_EINVAL, why); \
 	} while (0);
-	struct kvmod_model oldest = fixture_model;
+	struct kvmod_model oldest = fixture_model, turning = fixture_model;
 
 	MODELS(MODEL)
 	assert_fails(kv_model_check(NULL), KVMOD_EINVAL, "the engine returned no model");
 	assert_ok(kv_model_check(&fixture_model));
 	oldest.size = offsetof(struct kvmod_model, n_end_tokens) + sizeof(oldest.n_end_tokens);
 	oldest.n_device_layers = oldest.n_window_layers = 99;		/* beyond its end */
+	oldest.n_rope_freqs = 99;
 	assert_ok(kv_model_check(&oldest));
+	turning.rope_freqs = frequencies;
+	turning.n_rope_freqs = 2;
+	turning.rope_magnitude = 1.1f;
+	assert_ok(kv_model_check(&turning));
+	turning.n_rope_freqs = 3;
+	assert_fails(kv_model_check(&turning), KVMOD_EINVAL,
+		     "RoPE frequency 2 of the model is inf, expected a finite number");
+	turning.n_rope_freqs = 17;
+	assert_fails(kv_model_check(&turning), KVMOD_EINVAL,
+		     "the model has 17 RoPE frequencies, expected 1 to 16");
 }
 END_TEST
 

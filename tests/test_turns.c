@@ -13,13 +13,15 @@
 #include "tests/policies_reference.h"
 #include "tests/refreekv_reference.h"
 
-extern const struct kvmod_module kvmod_module_adakv, kvmod_module_fake, kvmod_module_h2o,
-	kvmod_module_knorm, kvmod_module_random, kvmod_module_refreekv, kvmod_module_rkv,
+extern const struct kvmod_module kvmod_module_adakv, kvmod_module_contribution,
+	kvmod_module_fake, kvmod_module_h2o, kvmod_module_keydiff, kvmod_module_knorm,
+	kvmod_module_lagkv, kvmod_module_random, kvmod_module_refreekv, kvmod_module_rkv,
 	kvmod_module_snapkv, kvmod_module_streamingllm, kvmod_module_topp, kvmod_module_tova;
 
 static const struct kvmod_module *const modules[] = {
-	&kvmod_module_adakv, &kvmod_module_fake, &kvmod_module_h2o, &kvmod_module_knorm,
-	&kvmod_module_random, &kvmod_module_refreekv, &kvmod_module_rkv, &kvmod_module_snapkv,
+	&kvmod_module_adakv, &kvmod_module_contribution, &kvmod_module_fake, &kvmod_module_h2o,
+	&kvmod_module_keydiff, &kvmod_module_knorm, &kvmod_module_lagkv, &kvmod_module_random,
+	&kvmod_module_refreekv, &kvmod_module_rkv, &kvmod_module_snapkv,
 	&kvmod_module_streamingllm, &kvmod_module_topp, &kvmod_module_tova,
 };
 
@@ -253,6 +255,11 @@ static const struct conversation {
 	  .p = { RULE_TOVA, .count = 50, .window = 10 } },
 	{ .policy = "random", .overrides = "policy random.budget=20%",
 	  .p = { RULE_SNAPKV, .permille = 200, .window = 1 } },
+	{ .policy = "keydiff", .overrides = "policy keydiff.budget=20%",
+	  .p = { RULE_SNAPKV, .permille = 200, .window = 1 } },
+	{ .policy = "lagkv", .overrides = "policy lagkv.budget=0.25 policy lagkv.lag=16",
+	  .p = { RULE_SNAPKV, .permille = 250, .window = 1 } },
+	{ .policy = "contribution", .overrides = "", .p = { RULE_TOPP } },
 	{ .policy = "fullkv", .overrides = "", .p = { RULE_SNAPKV, .permille = 1000 } },
 };
 #define N_CONVERSATIONS ((int)(sizeof(conversations) / sizeof(*conversations)))

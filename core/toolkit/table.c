@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "kernels/cpu/arrays.h"
 #include "kernels/cpu/blocks.h"
 #include "kernels/cpu/logits.h"
 
@@ -71,9 +72,35 @@ static void stats(const struct kvmod_view *view, uint32_t dim, uint32_t begin, u
 	kv_cpu_stats(view, dim, begin, end, &columns);
 }
 
+static void quadratic(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		      const float *matrix, const float *vector, float *out)
+{
+	if (!missing(view, out, end - begin))
+		kv_cpu_quadratic(view, dim, begin, end, matrix, vector, out);
+}
+
 static int32_t softmax(float *x, size_t n)
 {
 	return kv_cpu_softmax(x, n);
+}
+
+static int32_t wo_norms(const struct kvmod_task *task, uint32_t g, float *out)
+{
+	const struct kvmod_view *view = &task->segment->wo_norm;
+	uint32_t n = kvmod_head_at(task->segment, g)->n;
+	float share = 1.0f / (float)task->group;
+
+	if (!view->data)
+		return kv_task_fail(task, KVMOD_EINVAL, "its segment has no |Wo v|: a policy's "
+				    "needs ask for it with KVMOD_NEED_WO_NORM");
+	memset(out, 0, n * sizeof(*out));
+	for (uint32_t h = g * task->group; h < (g + 1) * task->group; h++) {
+		const char *norms = (const char *)view->data + h * view->head_stride;
+
+		for (uint32_t i = 0; i < n; i++)
+			out[i] += ((const float *)(const void *)norms)[i] * share;
+	}
+	return KVMOD_OK;
 }
 
 const struct kvmod_toolkit kv_toolkit = {
@@ -109,6 +136,13 @@ const struct kvmod_toolkit kv_toolkit = {
 	.scorer_needs = kv_scorer_needs,
 	.scorer_workspace = kv_scorer_workspace,
 	.scorer_compress = kv_scorer_compress,
+	.each_row = kv_each_row,
+	.wo_norms = wo_norms,
+	.total = kv_cpu_total,
+	.entropy = kv_cpu_entropy,
+	.moments = kv_cpu_moments,
+	.max_attention = kv_max_attention,
+	.quadratic = quadratic,
 };
 
 const void *kv_extension(const char *name)
