@@ -39,8 +39,9 @@ static int32_t score(const void *self_, const struct kvmod_task *head, float *ou
 static int32_t first(const void *self_, const struct kvmod_task *head, uint8_t *marks)
 {
 	const struct criticalkv *self = self_;
+	const struct kvmod_amount share = { .value = self->first };
+	uint64_t n = kvmod_amount_of(&share, head->budget);
 	uint64_t window = (uint64_t)self->scorer.window;
-	uint64_t n = (uint64_t)(self->first * (double)head->budget);
 
 	if (n > window)
 		head->kit->mark_heaviest(head->notes, head->m, n - window, marks);

@@ -56,25 +56,17 @@ static void add_row(void *rows, uint32_t row, uint32_t h, float *a)
 	t->recent += kit->total(a + m - recent, recent);
 }
 
-/* out[i] *= the head's share of |Wo v| of all heads of the layer that cache the position. */
+/* Times the head's share of |Wo v| of all heads of the layer that cache the position. */
 static int32_t weigh(const struct kvmod_task *head, float *out)
 {
-	float *norms = head->scratch, *all = norms + kvmod_longest_head(head->segment);
+	float *norms = head->scratch, *all = norms + head->n;
 	int32_t err = KVMOD_OK;
 
 	memset(all, 0, head->m * sizeof(*all));
 	for (uint32_t g = 0; g < head->segment->n_kv_heads && err == KVMOD_OK; g++) {
-		const struct kvmod_head *other = kvmod_head_at(head->segment, g);
-
 		err = head->kit->wo_norms(head, g, norms);
-		for (uint32_t i = 0, j = 0; i < head->m && err == KVMOD_OK; i++) {
-			int64_t at = kvmod_position(head->head, i);
-
-			while (j < other->n && kvmod_position(other, j) < at)
-				j++;
-			if (j < other->n && kvmod_position(other, j) == at)
-				all[i] += norms[j];
-		}
+		for (uint32_t i = 0; i < head->m && err == KVMOD_OK; i++)
+			all[i] += norms[i];
 	}
 	if (err == KVMOD_OK)
 		err = head->kit->wo_norms(head, head->g, norms);

@@ -279,7 +279,7 @@ static void decide_pyramid(struct work *w, uint32_t i)
 
 static void decide_critical(struct work *w, uint32_t i)
 {
-	uint64_t c = budget_of(w, segment(w, i)), first = (uint64_t)(w->p->first * (double)c);
+	uint64_t c = budget_of(w, segment(w, i)), first = (uint64_t)(w->p->first * (double)c + 1e-6);
 
 	for (uint32_t g = 0; g < segment(w, i)->n_kv_heads; g++) {
 		struct head *h = head(w, i, g);

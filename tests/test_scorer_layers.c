@@ -163,7 +163,7 @@ KVMOD_SCORER_POLICY(no_sequence, struct kvmod_scorer, USUAL, "", "cpu", .score =
 KVMOD_SCORER_POLICY(no_sharing, struct kvmod_scorer, USUAL, "", "cpu", .score = score, .n_sums = 1)
 KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, USUAL, "", "cpu", .score = score, .select = 99)
 
-/* |Wo v|, of the other KV head. */
+/* |Wo v|, of the other KV head; 0 where that head does not cache the position. */
 static int32_t score_by_norm(const void *self, const struct kvmod_task *head, float *out)
 {
 	int32_t err = head->kit->wo_norms(head, 1 - head->g, head->scratch);
@@ -506,6 +506,8 @@ START_TEST(norms_of_values)
 		{ 0, 1, 1, 4, 1, 1 }, { 0, 1, 1, 1, 1, 2 },
 		{ 0, 2, 5, 1, 1, 1 }, { 0, 3, 1, 1, 1, 1 },
 	};
+	static const int32_t of_first[] = { 0, 1, 2, 3, 8, 9 };
+	static const int32_t of_second[] = { 0, 2, 3, 5, 6, 7, 8, 9 };
 	struct kvmod_plan *plan;
 
 	setup();
@@ -519,6 +521,18 @@ START_TEST(norms_of_values)
 		cache.segments[i].wo_norm = kv_view(KVMOD_F32, norms, sizeof(float),
 						    sizeof(*norms));
 	assert_kept("by_norm", "budget = 5", SETS("01267", "03567", "01267", "03567"));
+	/* What is index 2 of head 0 is index 1 of head 1. */
+	setup();
+	order(orders[0], 2);
+	for (uint32_t i = 0; i < LAYERS; i++) {
+		cache.segments[i].wo_norm = kv_view(KVMOD_F32, norms, sizeof(float),
+						    sizeof(*norms));
+		cache.segments[i].logical = 10;
+		cache.heads[i * HEADS].n = 6;
+		cache.heads[i * HEADS].positions = of_first;
+		cache.heads[i * HEADS + 1].positions = of_second;
+	}
+	assert_kept("by_norm", "budget = 5", SETS("02345", "01267", "02345", "01267"));
 }
 END_TEST
 

@@ -84,25 +84,6 @@ static int32_t softmax(float *x, size_t n)
 	return kv_cpu_softmax(x, n);
 }
 
-static int32_t wo_norms(const struct kvmod_task *task, uint32_t g, float *out)
-{
-	const struct kvmod_view *view = &task->segment->wo_norm;
-	uint32_t n = kvmod_head_at(task->segment, g)->n;
-	float share = 1.0f / (float)task->group;
-
-	if (!view->data)
-		return kv_task_fail(task, KVMOD_EINVAL, "its segment has no |Wo v|: a policy's "
-				    "needs ask for it with KVMOD_NEED_WO_NORM");
-	memset(out, 0, n * sizeof(*out));
-	for (uint32_t h = g * task->group; h < (g + 1) * task->group; h++) {
-		const char *norms = (const char *)view->data + h * view->head_stride;
-
-		for (uint32_t i = 0; i < n; i++)
-			out[i] += ((const float *)(const void *)norms)[i] * share;
-	}
-	return KVMOD_OK;
-}
-
 const struct kvmod_toolkit kv_toolkit = {
 	.size = sizeof(kv_toolkit),
 	.rows = rows,
@@ -137,7 +118,7 @@ const struct kvmod_toolkit kv_toolkit = {
 	.scorer_workspace = kv_scorer_workspace,
 	.scorer_compress = kv_scorer_compress,
 	.each_row = kv_each_row,
-	.wo_norms = wo_norms,
+	.wo_norms = kv_wo_norms,
 	.total = kv_cpu_total,
 	.entropy = kv_cpu_entropy,
 	.moments = kv_cpu_moments,

@@ -63,6 +63,10 @@ int32_t kv_max_attention(const struct kvmod_task *task, uint32_t n_rows, const f
 void kv_pool(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out);
 int32_t kv_each_row(const struct kvmod_task *task, uint32_t n_rows, kvmod_row_fn *fn, void *arg);
 
+/* --- values (norms.c) ------------------------------------------------------------------ */
+
+int32_t kv_wo_norms(const struct kvmod_task *task, uint32_t g, float *out);
+
 /* --- attention in parts (parts.c) ------------------------------------------------------ */
 
 size_t kv_parts_bytes(const struct kvmod_segment *segment, uint32_t g, uint32_t n_rows,

@@ -288,9 +288,10 @@ struct kvmod_toolkit {
 	int32_t (*each_row)(const struct kvmod_task *task, uint32_t n_rows, kvmod_row_fn *fn,
 			    void *arg);
 	/*
-	 * out[n]: |Wo v|_1 of the n positions that KV head g of the task's segment caches, the
-	 * mean over the query heads of its group. KVMOD_EINVAL, with the reason set as fail()
-	 * does, if the policy's needs did not ask with KVMOD_NEED_WO_NORM. Only within a task.
+	 * out[n]: |Wo v|_1 of KV head g of the task's segment, the mean over its query heads, at
+	 * the n positions that the task's head caches; 0 where head g no longer caches one.
+	 * KVMOD_EINVAL, with the reason set as fail() does, if the policy's needs did not ask
+	 * with KVMOD_NEED_WO_NORM. Only within a task.
 	 */
 	int32_t (*wo_norms)(const struct kvmod_task *task, uint32_t g, float *out);
 
