@@ -14,7 +14,7 @@ static float norm_at(const struct kvmod_task *t, uint32_t g, uint32_t i)
 	return sum / (float)t->group;
 }
 
-int32_t kv_wo_norms(const struct kvmod_task *t, uint32_t g, float *out)
+int32_t kv_mean_wo_norms(const struct kvmod_task *t, uint32_t g, float *out)
 {
 	const struct kvmod_head *head = kvmod_head_at(t->segment, g);
 	uint32_t k = 0;

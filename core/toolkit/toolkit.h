@@ -65,7 +65,7 @@ int32_t kv_each_row(const struct kvmod_task *task, uint32_t n_rows, kvmod_row_fn
 
 /* --- values (norms.c) ------------------------------------------------------------------ */
 
-int32_t kv_wo_norms(const struct kvmod_task *task, uint32_t g, float *out);
+int32_t kv_mean_wo_norms(const struct kvmod_task *task, uint32_t g, float *out);
 
 /* --- attention in parts (parts.c) ------------------------------------------------------ */
 
