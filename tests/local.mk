@@ -205,7 +205,8 @@ EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh 
 
 # The tests of core, policies and command, to run while working on them. Tests that run a
 # model, or take long, run only with `make check`.
-check-fast: all $(check_PROGRAMS) $(check_LTLIBRARIES)
+check-fast: all
+	@$(MAKE) $(AM_MAKEFLAGS) $(check_PROGRAMS) $(check_LTLIBRARIES)
 	@fast=; for test in $(TESTS); do \
 		case $$test in \
 		*/test_engine*|*/test_streaming*|*/model.test.sh|*/check_model.test.sh) ;; \
