@@ -165,7 +165,8 @@ static int32_t seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **ou
 	copy->text_begin = seq->text_begin;
 	copy->n_rows = seq->n_rows;
 	copy->fake = seq->fake;
-	memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
+	if (seq->length)
+		memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
 	for (int l = 0; l < LAYERS; l++) {
 		for (int g = 0; g < HEADS; g++) {
 			struct rows *to = &copy->cache[l][g];
