@@ -21,6 +21,7 @@ libgguf_models_la_SOURCES = \
 	plugins/gguf/model.h \
 	plugins/gguf/render_guess.c \
 	plugins/gguf/render_known.c \
+	plugins/gguf/rope.c \
 	plugins/gguf/special_tokens.c \
 	plugins/gguf/template_key.c \
 	plugins/gguf/templates.c \
@@ -46,6 +47,7 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/memory.h \
 	plugins/ggml/phases.c \
 	plugins/ggml/queries.c \
+	plugins/ggml/query_stats.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
 	plugins/ggml/reread.c \
@@ -55,7 +57,8 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/sequence.h \
 	plugins/ggml/step.c \
 	plugins/ggml/thread_tuning.c \
-	plugins/ggml/thread_tuning.h
+	plugins/ggml/thread_tuning.h \
+	plugins/ggml/wo_norms.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 
@@ -89,9 +92,13 @@ endif
 
 # The module "cuda" holds the device and the policies that run on it.
 CUDA_MODULE = \
+	plugins/cuda/attention.c \
+	plugins/cuda/attention.h \
 	plugins/cuda/device.c \
 	plugins/cuda/device.h \
 	plugins/cuda/module.c \
+	plugins/cuda/tables.c \
+	plugins/cuda/tables.h \
 	policies/cuda/adakv.c \
 	policies/cuda/params.h \
 	policies/cuda/policies.h \

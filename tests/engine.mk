@@ -11,6 +11,7 @@ libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libengine_llama.la libgguf_models.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine \
+	tests/test_engine_bounded \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
 	tests/test_engine_chat_parts \
@@ -22,8 +23,10 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_gguf \
 	tests/test_engine_golden \
 	tests/test_engine_gpu \
+	tests/test_engine_kvzip \
 	tests/test_engine_llama \
 	tests/test_engine_tuning \
+	tests/test_engine_norms \
 	tests/test_engine_phases \
 	tests/test_engine_phases_gpu \
 	tests/test_engine_phases_requests \
@@ -33,6 +36,7 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_reread \
 	tests/test_engine_sides \
 	tests/test_engine_special \
+	tests/test_engine_stats \
 	tests/test_engine_text \
 	tests/test_engine_rotations \
 	tests/test_engine_random_calls \
@@ -40,6 +44,10 @@ ENGINE_TESTS = tests/test_engine \
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_bounded_SOURCES = tests/test_engine_bounded.c core/testkit/random.c \
+	core/testkit/random.h tests/tiny_model.c tests/tiny_model.h
+tests_test_engine_bounded_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_bounded_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
 tests_test_engine_cache_SOURCES = tests/test_engine_cache.c
 tests_test_engine_cache_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -62,6 +70,10 @@ tests_test_engine_fuzz_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_gguf_SOURCES = tests/test_engine_gguf.c
 tests_test_engine_gguf_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_norms_SOURCES = tests/test_engine_norms.c \
+	tests/norm_reference.c tests/norm_reference.h tests/sides.c tests/sides.h
+tests_test_engine_norms_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_norms_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 PHASES_SOURCES = tests/phases.c tests/phases.h tests/shifted.c tests/shifted.h
 tests_test_engine_phases_SOURCES = tests/test_engine_phases.c $(PHASES_SOURCES)
 tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -78,7 +90,8 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
 tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c tests/column_sums.c \
-	tests/column_sums.h
+	tests/column_sums.h tests/norm_reference.c tests/norm_reference.h \
+	tests/query_reference.c tests/query_reference.h
 tests_test_engine_random_calls_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_random_calls_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_tuning_SOURCES = tests/test_engine_tuning.c
@@ -87,6 +100,9 @@ tests_test_engine_tuning_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_request_SOURCES = tests/test_engine_request.c
 tests_test_engine_request_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_stats_SOURCES = tests/test_engine_stats.c tests/query_reference.c tests/query_reference.h
+tests_test_engine_stats_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_stats_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -121,10 +137,14 @@ tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_engine_chat_parts_SOURCES = tests/test_engine_chat_parts.c tests/e2e.c tests/e2e.h
 tests_test_engine_chat_parts_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_chat_parts_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
-tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
+E2E_MODEL_SOURCES = tests/e2e.c tests/e2e.h tests/e2e_model.c tests/e2e_model.h
+tests_test_engine_golden_SOURCES = tests/test_engine_golden.c $(E2E_MODEL_SOURCES)
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la \
 	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_kvzip_SOURCES = tests/test_engine_kvzip.c $(E2E_MODEL_SOURCES)
+tests_test_engine_kvzip_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_kvzip_LDADD = libbuiltin_kvzip.la libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_streaming_SOURCES = tests/test_streaming.c tests/shifted.c tests/shifted.h \
 	tests/streaming.c tests/streaming.h
 tests_test_streaming_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)

@@ -37,16 +37,25 @@ static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
 	return code = why;
 }
 
+/* One, because threads that wait for each other crawl where cores are busy. */
+static uint32_t n_threads = 1;
+
 static uint32_t host_n_threads(void *ctx)
 {
 	(void)ctx;
-	return 1; /* threads that wait for each other crawl where cores are busy */
+	return n_threads;
 }
 
+void test_host_threads(uint32_t n)
+{
+	n_threads = n;
+}
+
+/* In an order that nobody expects. */
 static void host_parallel(void *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg)
 {
 	(void)ctx;
-	while (n > 0)
+	while (n)
 		fn(arg, --n);
 }
 

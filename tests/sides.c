@@ -2,6 +2,7 @@
 /* Opens one model on the CPU alone and with layers on a GPU, and compares the two. */
 #include "tests/sides.h"
 #include "core/testkit/random.h"
+#include "kernels/cpu/wo_norms.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -54,8 +55,22 @@ static int32_t columns(void *self, void *stream, const struct kvmod_columns *job
 				       kv_columns(NULL, jobs, n_jobs, stride, 1, scratch);
 }
 
+static int32_t norms(void *self, void *stream, const struct kvmod_norms *jobs, uint32_t n_jobs,
+		     uint32_t stride)
+{
+	void *scratch = aligned_alloc(64, kv_wo_norms_scratch(jobs, n_jobs, stride, 1));
+	int32_t code = sides_attention_fails;
+
+	(void)self;
+	ck_assert_ptr_null(stream);
+	if (!code)
+		code = kv_wo_norms(NULL, jobs, n_jobs, stride, 1, scratch);
+	free(scratch);
+	return code;
+}
+
 static const struct kvmod_device_attention attention = {
-	.size = sizeof(attention), .columns_scratch = columns_scratch, .columns = columns,
+	.size = sizeof(attention), .columns_scratch = columns_scratch, .columns = columns, .norms = norms,
 };
 
 static const void *get_extension(void *self, const char *name)

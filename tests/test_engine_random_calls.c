@@ -3,10 +3,12 @@
  * Calls in random order: prompts, some of them cancelled, plans whose gaps close, truncation,
  * forks, replays and batches, on a model of one layer. In one layer a cached row depends only
  * on its token and its place, so each answer must equal that of a new sequence of the cached
- * tokens. Where column sums are collected, they must equal those of tests/column_sums.h.
+ * tokens. A query before RoPE depends on its token alone. Where column sums are collected, they
+ * must equal those of tests/column_sums.h.
  */
 #include "tests/column_sums.h"
-#include "tests/engine_host.h"
+#include "tests/norm_reference.h"
+#include "tests/query_reference.h"
 #include "tests/tiny_model.h"
 
 #include <math.h>
@@ -19,6 +21,7 @@
 #define STEPS		200
 #define PROMPT		30
 #define WALKERS		3
+#define SKIP		3
 #define NEAR		1e-4
 
 /* A sequence, and the tokens that are left of it, with their positions. */
@@ -29,6 +32,11 @@ struct walker {
 	uint64_t logical;
 	bool summed;			/* column sums are those of `sums` */
 	struct column_sums sums;
+	/* Queries in the statistics, [n_stats], and the position after them. */
+	int32_t asked[LONGEST];
+	uint32_t n_stats;
+	uint64_t stats_end;
+	bool lost;
 };
 
 static struct gg_engine *engine;
@@ -36,6 +44,7 @@ static struct walker walkers[WALKERS];
 static unsigned n_walkers;
 static uint64_t state;
 static float logits[PROMPT * TINY_VOCAB], expected[PROMPT * TINY_VOCAB];
+static double *queries;		/* of all tokens of the vocabulary */
 
 static uint32_t draw(uint32_t below)
 {
@@ -77,15 +86,62 @@ static void look(struct walker *w)
 	sums_check(&w->sums, w->seq);
 }
 
-/* A policy that collects sums, or one that does not. */
+/*
+ * A policy that collects column sums, or one that does not. Lost statistics stay lost, unless
+ * the sequence is as good as empty.
+ */
 static void begin(struct walker *w, uint32_t n)
 {
 	bool collects = draw(8) != 0;
+	struct kvmod_needs needs = {
+		.size = sizeof(needs), .q_stats_skip = SKIP,
+		.what = KVMOD_NEED_Q_STATS | KVMOD_NEED_WO_NORM,
+	};
 
-	ck_assert_int_eq(gg_prompt_begin(engine, w->seq, n, collects ? &sums_needs : NULL), KVMOD_OK);
+	if (collects) {
+		needs.what |= sums_needs.what;
+		needs.rows = sums_needs.rows;
+	}
+	ck_assert_int_eq(gg_prompt_begin(engine, w->seq, n, &needs), 0);
 	if (collects && !w->logical)
 		w->sums.seen = 0;
 	w->summed = collects && (w->summed || !w->logical);
+	if (w->logical > SKIP)
+		return;
+	w->n_stats = 0;
+	w->stats_end = 0;
+	w->lost = false;
+}
+
+static void note_stats(struct walker *w, const int32_t *tokens, uint32_t n)
+{
+	for (uint32_t i = 0; i < n && !w->lost; i++) {
+		if (w->logical + i < SKIP)
+			continue;
+		w->asked[w->n_stats++] = tokens[i];
+		w->stats_end = w->logical + i + 1;
+	}
+}
+
+static void check_extras(const struct walker *w)
+{
+	size_t row = (size_t)engine->net.dims[GG_Q_ROWS];
+	struct kvmod_request request = { .size = sizeof(request) };
+	double *q = calloc(w->n_stats + 1, row * sizeof(*q));
+
+	ck_assert_ptr_nonnull(q);
+	ck_assert(!gg_request(engine, w->seq, &request));
+	ck_assert_int_eq(!kvmod_segment_at(&request, 0)->q_mean.data, w->lost);
+	for (uint32_t i = 0; i < w->n_stats; i++)
+		memcpy(q + i * row, queries + (size_t)w->asked[i] * row, row * sizeof(*q));
+	if (!w->lost)
+		query_reference_check(kvmod_segment_at(&request, 0),
+				      &(struct query_set){ .q = q, .n = w->n_stats }, NEAR);
+	free(q);
+	if (w->seq->norms.wanted && draw(4) == 0)
+		norm_reference_check(kvmod_segment_at(&request, 0),
+				     engine->net.layers[0].w[GG_ATTN_OUT]->data,
+				     engine->net.dims[GG_WIDTH]);
 }
 
 static void cancel(void *arg, uint64_t done)
@@ -120,11 +176,14 @@ static void prompt(struct walker *w)
 	begin(w, n);
 	code = gg_step(engine, &batch);
 	ck_assert_int_eq(code, batch.progress_arg ? KVMOD_ECANCELED : KVMOD_OK);
+	w->lost = w->lost || code;
 	if (code)
 		return;
+	note_stats(w, tokens, n);
 	note(w, tokens, n);
 	as_new(w, logits, n);
 	look(w);
+	check_extras(w);
 }
 
 static void cut(struct walker *w)
@@ -153,6 +212,7 @@ static void forget(struct walker *w)
 	while (w->n && (uint64_t)w->positions[w->n - 1] >= left)
 		w->n--;
 	w->logical = left;
+	w->lost = w->lost || left < w->stats_end;
 }
 
 static void come_or_go(const struct walker *from)
@@ -166,6 +226,7 @@ static void come_or_go(const struct walker *from)
 	w = &walkers[n_walkers++];
 	*w = *from;
 	w->seq = test_fork(from->seq);
+	check_extras(w);
 }
 
 /* A figure, or no room for it; the sequence is the same after it. */
@@ -268,6 +329,7 @@ static void step(void)
 START_TEST(walk)
 {
 	struct tiny_model spec = tiny_models[(unsigned)_i % n_tiny_models];
+	int32_t vocabulary[TINY_VOCAB];
 	char *model;
 
 	spec.n_layers = 1;
@@ -275,9 +337,15 @@ START_TEST(walk)
 	engine = test_engine_open(&(struct test_engine_params){
 		.model = model, .type = GGML_TYPE_F32, .context = CONTEXT, .batch = 8 });
 	ck_assert_msg(engine, "%s", test_engine_error());
+	for (int32_t i = 0; i < TINY_VOCAB; i++)
+		vocabulary[i] = i;
+	queries = calloc(TINY_VOCAB, (size_t)engine->net.dims[GG_Q_ROWS] * sizeof(*queries));
+	ck_assert_ptr_nonnull(queries);
+	query_reference_first(engine, vocabulary, TINY_VOCAB, queries);
 	state = (uint64_t)_i * 7919 + 13;
 	memset(walkers, 0, sizeof(walkers));
 	walkers[0].seq = test_seq(engine);
+	walkers[0].lost = true;
 	n_walkers = 1;
 	for (int i = 0; i < STEPS; i++) {
 		step();
@@ -288,6 +356,7 @@ START_TEST(walk)
 		gg_seq_close(engine, walkers[--n_walkers].seq);
 	test_engine_close(engine);
 	unlink(model);
+	free(queries);
 	free(model);
 }
 END_TEST

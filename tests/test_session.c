@@ -166,7 +166,7 @@ static const struct {
 START_TEST(fractions_have_a_floor)
 {
 	const char *const leave[] = {
-		"kvmod.leave_below=80", floors[_i].budget, "policy streamingllm.every=0",
+		"kvmod.leave_below=80", floors[_i].budget, "policy streamingllm.decode_every=0",
 	};
 
 	start("streamingllm", leave, 3);
@@ -176,6 +176,29 @@ START_TEST(fractions_have_a_floor)
 	ck_assert_uint_eq(cached(0, 0), floors[_i].of_100);
 	prompt(900);
 	ck_assert_uint_eq(cached(0, 0), floors[_i].of_1000);
+}
+END_TEST
+
+/* `heavy` and `recent` are a budget in two parts: one fraction makes it a fraction. */
+START_TEST(both_parts_are_counts)
+{
+	static const char *const parts[][5] = {
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=20", "policy h2o.recent=4" },
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=20", "policy h2o.recent=0.01" },
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=10%", "policy h2o.recent=0.1" },
+	};
+	static const uint32_t kept[][3] = { { 24, 24, 24 }, { 60, 80, 80 }, { 60, 80, 200 } };
+
+	start("h2o", parts[_i], 5);
+	ck_assert_uint_eq(prompt(60).left_whole, _i != 0);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][0]);
+	ck_assert_uint_eq(prompt(40).left_whole, 0);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][1]);
+	prompt(900);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][2]);
 }
 END_TEST
 
@@ -265,7 +288,7 @@ END_TEST
 START_TEST(streaming_cache_stays_bounded)
 {
 	static const char *const bounded[] = {
-		"policy streamingllm.budget=24", "policy streamingllm.every=8",
+		"policy streamingllm.budget=24", "policy streamingllm.decode_every=8",
 	};
 
 	start("streamingllm", bounded, 2);
@@ -394,6 +417,7 @@ int main(void)
 	tcase_add_loop_test(tc, failing_cut_costs_compression_only, 0, 2);
 	tcase_add_test(tc, short_sequence_is_left_whole);
 	tcase_add_loop_test(tc, fractions_have_a_floor, 0, 3);
+	tcase_add_loop_test(tc, both_parts_are_counts, 0, 3);
 	tcase_add_test(tc, default_leaves_256);
 	tcase_add_test(tc, short_answer);
 	tcase_add_test(tc, decode_calls_come_every_so_often);

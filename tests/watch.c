@@ -119,6 +119,7 @@ void start(const char *name, const char *const *overrides, size_t n)
 	kvmod_set_log(ctx, quiet, NULL);
 	ck_assert_msg(kvmod_add_builtin(ctx, &kvmod_module_fake) == 0, "%s", kvmod_error());
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_streamingllm), 0);
+	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_h2o), 0);
 	ck_assert_int_eq(kvmod_add_builtin(ctx, &watch_module), 0);
 	ck_assert_msg(kvmod_configure(ctx, "/dev/null", all, n + 1) == 0, "%s", kvmod_error());
 	ck_assert_msg(kvmod_engine_open(ctx, "fake", &engine) == 0, "%s", kvmod_error());

@@ -7,7 +7,7 @@
 #undef fail			/* the old name of ck_abort_msg() */
 #include <kvmod/kvmod.h>
 
-extern const struct kvmod_module kvmod_module_fake, kvmod_module_streamingllm;
+extern const struct kvmod_module kvmod_module_fake, kvmod_module_h2o, kvmod_module_streamingllm;
 
 /*
  * The policy `watch` keeps the newest half. Its calls so far: b(egin), P(refill),

@@ -148,13 +148,17 @@ const struct cli_command cli_run = {
 	.name = "run",
 	.run = run,
 	.summary = "run a model, with its cache compressed by a policy",
-	.operands = "[PROMPT]...",
+	.operands = "[PROMPT|QUESTION]...",
 	.details =
 "The prompt is the operands, joined with spaces, or the text of -f FILE, or both: the\n"
 "file first, then a blank line. Without either it is stdin. The last newline of a file\n"
 "or of stdin is dropped, and CR LF is read as LF. With --raw the text stays as it is,\n"
 "and special tokens in it (\"<|im_end|>\") count as such. A byte order mark at the start\n"
 "of a text is always dropped.\n"
+"\n"
+"With --context the text of FILE is run and compressed before any question is known. Each\n"
+"operand is then a question of its own about it; without operands, each line of stdin is\n"
+"one. -i asks them in one conversation.\n"
 "\n"
 "The answer goes to stdout, all figures to stderr. Ctrl-C ends the answer; a second\n"
 "Ctrl-C ends the program.\n",

@@ -151,3 +151,19 @@ static void lane_max(const float *x, uint32_t n, uint32_t lanes, const float *we
 		out[i] = v_max_all(m);
 	}
 }
+
+static void lane_sizes(const float *x, uint32_t n, uint32_t lanes, float *out)
+{
+	uint32_t at, i;
+
+	for (at = 0; at < lanes; at += VW) {
+		vf sum = v_set1(0);
+
+		for (i = 0; i < n; i++) {
+			vf y = v_load(x + (size_t)i * lanes + at);
+
+			sum = v_add(sum, v_max(v_sub(v_set1(0), y), y));	/* NaN stays */
+		}
+		v_store(out + at, v_add(v_load(out + at), sum));
+	}
+}

@@ -39,6 +39,25 @@ uint32_t gg_cache_room(const struct gg_engine *engine, const struct gg_cache *ca
 	return most;
 }
 
+uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
+{
+	uint32_t low = 0, high = cache->n[head];
+	const int32_t *positions;
+
+	if (!cache->positions)
+		return limit < high ? (uint32_t)limit : high;
+	positions = cache->positions + cache->first[head];
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if ((uint64_t)positions[middle] < limit)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache)
 {
 	for (uint32_t g = 1; g < engine->net.n_kv_heads; g++) {

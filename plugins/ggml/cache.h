@@ -85,6 +85,8 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 		      const struct gg_cache *from, const struct gg_pick *picks,
 		      uint64_t logical, uint32_t room);
 void gg_cache_free(struct gg_cache *cache);
+/* How many rows of a head have a position below the limit; these rows come first. */
+uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit);
 /* Rows of the KV head that has the most room. */
 uint32_t gg_cache_room(const struct gg_engine *engine, const struct gg_cache *cache);
 /* Do all heads have one length, so that one attention node serves them? */

@@ -14,19 +14,9 @@
 
 /* --- what there is -------------------------------------------------------------------- */
 
-/* The device's calls for it; NULL: it has none. */
-static const struct kvmod_device_attention *device_calls(const struct gg_engine *engine)
-{
-	const struct kvmod_device_ops *ops = engine->gpu.ops;
-
-	if (!ops || !KVMOD_HAS(ops, get_extension) || !ops->get_extension)
-		return NULL;
-	return ops->get_extension(engine->gpu.self, KVMOD_DEVICE_ATTENTION);
-}
-
 bool gg_columns_served(const struct gg_engine *engine)
 {
-	return !engine->gpu.n_layers || device_calls(engine);
+	return !engine->gpu.n_layers || gg_gpu_attention(engine);
 }
 
 void gg_columns_drop(struct kvmod_seq *seq)
@@ -203,7 +193,7 @@ static int32_t reduce_sides(const struct kvmod_seq *seq)
 		return KVMOD_ENOMEM;
 	for (int side = 0; !code && side < GG_N_SIDES; side++) {
 		r.side = side;
-		r.device = side == GG_GPU ? device_calls(engine) : NULL;
+		r.device = side == GG_GPU ? gg_gpu_attention(engine) : NULL;
 		list_jobs(seq, &r);
 		if (!r.n)
 			continue;

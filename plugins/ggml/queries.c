@@ -57,16 +57,15 @@ static bool take_memory(struct kvmod_seq *seq, struct gg_queries *rows)
 	return true;
 }
 
-/* Which of these needs this engine does not collect, and why; NULL: it collects all. */
+/* Which of these needs this engine does not supply, and why; NULL: it supplies all. */
 static const char *missing(const struct gg_engine *engine, uint32_t what)
 {
 	if (what & KVMOD_NEED_COLSUM && !gg_columns_served(engine))
 		return "column sums of attention: the device of the GPU layers does not compute "
 		       "them; set gpu_layers = 0";
-	if (what & KVMOD_NEED_Q_STATS)
-		return "statistics of queries before RoPE: this engine does not collect them";
-	if (what & KVMOD_NEED_WO_NORM)
-		return "norms of Wo v: this engine does not collect them";
+	if (what & KVMOD_NEED_WO_NORM && !gg_norms_served(engine))
+		return "norms of Wo v: the device of the GPU layers does not compute them; "
+		       "set gpu_layers = 0";
 	return NULL;
 }
 
@@ -195,6 +194,8 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 	gg_columns_begin(seq, needs);
 	gg_queries_free(&seq->queries);
 	gg_seq_moved(seq);
+	gg_stats_begin(seq, n_tokens, needs);
+	gg_norms_begin(seq, needs);
 	if (!needs)
 		return KVMOD_OK;
 	note_missing(engine, needs->what);

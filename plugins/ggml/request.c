@@ -66,6 +66,19 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 	}
 }
 
+/* A truncate cannot subtract what it drops, and a failed pass has added to some layers only. */
+static void note_lost_statistics(struct kvmod_seq *seq)
+{
+	struct gg_runtime *runtime = gg_runtime_of(seq->engine);
+
+	if (seq->stats.state != GG_STATS_LOST || runtime->warned_lost_statistics)
+		return;
+	gg_log(seq->engine, KVMOD_NOTE,
+	       "statistics of queries are lost once tokens of a prompt are dropped or a prompt fails: "
+	       "a policy that needs them leaves such a sequence whole");
+	runtime->warned_lost_statistics = true;
+}
+
 /* The newest rows of queries; no rows if tokens were run after them. */
 static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 {
@@ -94,6 +107,14 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 	code = gg_seq_settle(seq, 0);
 	if (code)
 		return code;
+	/*
+	 * The policy may use the default stream: ggml's own streams have finished here, and
+	 * stay idle until the next call.
+	 */
+	gg_gpu_wait(engine);
+	code = gg_norms_update(seq);
+	if (code)
+		return code;
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		seq->segments[i] = (struct kvmod_segment){
 			.size = sizeof(struct kvmod_segment),
@@ -107,20 +128,21 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 			.scale = model->scale,
 			.heads = seq->head_list + (size_t)i * model->n_kv_heads,
 			.device = gg_side_of(engine, i) == GG_GPU ? engine->gpu.ops->name : "cpu",
+			.phase_base = (uint64_t)seq->base,
 		};
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);
+		gg_stats_describe(seq, &seq->segments[i]);
+		if (seq->norms.wanted)
+			seq->segments[i].wo_norm =
+				gg_extra_view(engine, &seq->caches[i], GG_WO_NORMS);
 		if (seq->columns.on)
 			seq->segments[i].colsum = gg_extra_view(engine, &seq->caches[i], GG_COLUMN_SUMS);
 	}
+	note_lost_statistics(seq);
 	out->n_layers = out->n_segments = model->n_layers;
 	out->segments = seq->segment_list;
 	out->device = engine->gpu.n_layers ? engine->gpu.ops->name : "cpu";
-	/*
-	 * The policy may use the default stream: ggml's own streams have finished here, and
-	 * stay idle until the next call.
-	 */
-	gg_gpu_wait(engine);
 	out->stream = NULL;
 	out->replay = gg_replay;
 	out->reread = gg_columns_served(engine) ? gg_reread : NULL;

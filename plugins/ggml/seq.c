@@ -26,6 +26,7 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 		gg_cache_free(&seq->caches[i]);
 	gg_seq_touch(seq);
 	gg_queries_free(&seq->queries);
+	gg_stats_free(&seq->stats);
 	free(seq->caches);
 	free(seq->tokens);
 	free(seq->segments);
@@ -137,25 +138,6 @@ static int32_t copy_extras(struct kvmod_seq *copy, const struct kvmod_seq *seq)
 
 /* --- lengths -------------------------------------------------------------------------- */
 
-uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
-{
-	uint32_t low = 0, high = cache->n[head];
-	const int32_t *positions;
-
-	if (!cache->positions)
-		return limit < high ? (uint32_t)limit : high;
-	positions = cache->positions + cache->first[head];
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-
-		if ((uint64_t)positions[middle] < limit)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 {
 	const struct gg_model *model = &seq->engine->net;
@@ -172,6 +154,8 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 	}
 	seq->logical = logical;
 	gg_queries_forget(&seq->queries, logical);
+	gg_stats_forget(&seq->stats, logical);
+	gg_norms_forget(seq, logical);
 	gg_seq_touch(seq);
 	gg_seq_moved(seq);
 }
@@ -330,10 +314,13 @@ int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 	code = gg_seq_copy(seq, NULL, 0, seq->logical, 0, copy);
 	if (code)
 		return code;
+	(*copy)->norms = seq->norms;
 	(*copy)->columns = seq->columns;
 	code = copy_extras(*copy, seq);
 	if (!code)
 		code = gg_queries_copy(*copy, seq);
+	if (!code)
+		code = gg_stats_copy(*copy, seq);
 	if (code)
 		gg_seq_close(self, *copy);
 	return code;

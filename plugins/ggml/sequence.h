@@ -16,6 +16,32 @@ struct gg_queries {
 	bool decode;			/* go on after the prompt */
 };
 
+enum gg_stats_state {
+	GG_STATS_NONE,			/* no policy asked for them */
+	GG_STATS_KEPT,
+	GG_STATS_LOST			/* until a prompt begins an empty sequence */
+};
+
+/*
+ * Mean and covariance of queries before RoPE (query_stats.c), of all prompts since the
+ * sequence was empty. [layer of that side]: [q_heads * head_dim], then
+ * [q_heads][head_dim][head_dim].
+ */
+struct gg_query_stats {
+	enum gg_stats_state state;
+	struct gg_memory memory[GG_N_SIDES];
+	uint32_t skip;			/* oldest tokens, which are left out */
+	uint64_t n;			/* queries */
+	uint64_t end;			/* the position after the newest of them */
+	uint64_t until;			/* positions from here on are decoded, and left out */
+};
+
+/* Norms of Wo v (wo_norms.c), which are extras of the caches. */
+struct gg_wo_norms {
+	bool wanted;
+	uint64_t known;			/* rows of positions below this have their norms */
+};
+
 /*
  * Attention reduced over the tokens that pay it, beside the rows of the caches that get it:
  * the extra GG_COLUMN_SUMS.
@@ -45,6 +71,8 @@ struct kvmod_seq {
 	int32_t *tokens;		/* [logical]: replay runs the last ones again */
 	size_t tokens_room;
 	struct gg_queries queries;
+	struct gg_query_stats stats;
+	struct gg_wo_norms norms;
 	struct gg_columns columns;
 	struct gg_whole whole;
 	struct kvmod_segment *segments;	/* [n_layers], as request() hands them out */
@@ -120,6 +148,34 @@ int32_t gg_queries_copy(struct kvmod_seq *to, const struct kvmod_seq *from);
 /* Drops the queries of positions >= logical. */
 void gg_queries_forget(struct gg_queries *queries, uint64_t logical);
 void gg_queries_free(struct gg_queries *queries);
+
+/* --- statistics of queries (query_stats.c; graph.h has the rest) ----------------------- */
+
+/* A prompt of n_tokens tokens begins; needs NULL: nothing is collected. */
+void gg_stats_begin(struct kvmod_seq *seq, uint64_t n_tokens, const struct kvmod_needs *needs);
+/* Of the next n tokens: how many belong to the statistics, from token *first on. */
+uint32_t gg_stats_due(const struct kvmod_seq *seq, uint32_t n, uint32_t *first);
+/* The next tokens have been run: n of them, from token `first` on, are in the statistics. */
+void gg_stats_push(struct kvmod_seq *seq, uint32_t first, uint32_t n);
+/* A pass has failed: nobody knows which layers have its queries. */
+void gg_stats_lose(struct gg_query_stats *stats);
+/* Positions >= logical were dropped. */
+void gg_stats_forget(struct gg_query_stats *stats, uint64_t logical);
+/* `to` must not have any yet. */
+int32_t gg_stats_copy(struct kvmod_seq *to, const struct kvmod_seq *from);
+void gg_stats_describe(const struct kvmod_seq *seq, struct kvmod_segment *segment);
+void gg_stats_free(struct gg_query_stats *stats);
+
+/* --- norms of Wo v (wo_norms.c) ----------------------------------------------------------- */
+
+/* Can norms be computed where the layers are? */
+bool gg_norms_served(const struct gg_engine *engine);
+/* A prompt begins. */
+void gg_norms_begin(struct kvmod_seq *seq, const struct kvmod_needs *needs);
+/* Computes the norms of rows that are new, if they are wanted. */
+int32_t gg_norms_update(struct kvmod_seq *seq);
+/* Positions >= logical were dropped. */
+void gg_norms_forget(struct kvmod_seq *seq, uint64_t logical);
 
 /* --- attention reduced over tokens (columns.c) -------------------------------------------------- */
 

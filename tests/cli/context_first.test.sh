@@ -210,12 +210,34 @@ kvmod run --compare --json --context "$tmp/text" one
 json kl_mean=0 kl_max=0 agree=1
 
 # Both caches of the context are made once, and those of a question for each.
-kvmod run -o "engine fake.prompts=$tmp/prompts" --compare --context "$tmp/text" one three
+notes="engine fake.notes=$tmp/notes"
+kvmod run -o "$notes" --compare --context "$tmp/text" one three
 exits 0
-[ "$(xargs <"$tmp/prompts")" = '28 28 4 4 6 6' ] || fail "prompts of $(xargs <"$tmp/prompts") tokens"
+[ "$(sed 's/prompt //' "$tmp/notes" | xargs)" = '0-28 0-28 28-32 28-32 28-34 28-34' ] ||
+	fail "run were $(xargs <"$tmp/notes")"
+
+# What the template puts before the text is known: here two tokens, with a system message 12.
+# kvzip keeps what repeating the context needs, which in this engine is its digits.
+printf 'a1b2c3d4e5f6g7h8i9j0\n' >"$tmp/digits"
+zip='policy kvzip.budget=0.5'
+: >"$tmp/notes"
+kvmod run --policy kvzip -o "$zip" -o "$notes" -o 'policy kvzip.sinks=2' --context "$tmp/digits" a b
+exits 0
+has '.1.2.3.4.5.6.7.8.9.0'
+[ "$(xargs <"$tmp/notes")" = 'prompt 0-24 reread 2-24 prompt 24-26 prompt 24-26' ] ||
+	fail "run were $(xargs <"$tmp/notes")"
+: >"$tmp/notes"
+kvmod run --policy kvzip -o "$zip" -o "$notes" --system 'Be brief.' -i -f "$tmp/digits" <"$tmp/text"
+exits 0
+[ "$(head -n 2 "$tmp/notes" | xargs)" = 'prompt 0-33 reread 12-33' ] || fail "run were $(xargs <"$tmp/notes")"
+[ "$(grep -c '^reread 12-' "$tmp/notes")" -eq 2 ] || fail 'the opening is not that of the first prompt'
+: >"$tmp/notes"
+kvmod run --raw --policy kvzip -o "$zip" -o "$notes" -f "$tmp/digits"
+exits 0
+[ "$(xargs <"$tmp/notes")" = 'prompt 0-22 reread 0-22' ] || fail "run were $(xargs <"$tmp/notes")"
 
 # A policy that cuts while decoding does so in each answer.
-kvmod run --policy streamingllm -o 'policy streamingllm.budget=8' -o 'policy streamingllm.every=4' \
+kvmod run --policy streamingllm -o 'policy streamingllm.budget=8' -o 'policy streamingllm.decode_every=4' \
 	--json --context "$tmp/text" one
 exits 0
 json kept.0.0=8 context.kept.0.0=8 decode_cuts=7
@@ -330,12 +352,12 @@ wait $pid
 status=$?
 tried='run --context, interrupted early'
 says 1 'kvmod: stopped before the context was done'
-: >"$tmp/prompts"
-"$build/kvmod" run -o 'engine fake.delay=5' -o "engine fake.prompts=$tmp/prompts" --compare \
+: >"$tmp/notes"
+"$build/kvmod" run -o 'engine fake.delay=5' -o "$notes" --compare \
 	--context "$tmp/zeros" one >"$tmp/out" 2>"$tmp/err" &
 pid=$!
 tries=0
-until [ "$(xargs <"$tmp/prompts")" = '2004 2004' ] || [ $tries -ge 200 ]; do
+until [ "$(grep -c prompt "$tmp/notes")" -eq 2 ] || [ $tries -ge 200 ]; do
 	sleep 0.05
 	tries=$((tries + 1))
 done

@@ -37,6 +37,7 @@ struct kvmod_seq {
 	const struct kvmod_segment *segment_list[LAYERS];	/* of these */
 	const struct kvmod_head *head_list[LAYERS][HEADS];
 	float *q;			/* [LAYERS][n_rows][Q_HEADS][DIM] */
+	const struct fake *fake;
 };
 
 #define FAKE_PARAMS(P, owner) \
@@ -46,7 +47,7 @@ struct kvmod_seq {
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
 	P(owner, struct fake, repeat, INT, "1", "1..1048576", "how many times the byte of a token stands in its text") \
-	P(owner, struct fake, prompts, PATH, "", "", "a file that gets a line for each prompt: its tokens") \
+	P(owner, struct fake, notes, PATH, "", "", "a file that gets a line for each prompt, and for what is read again") \
 	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text|chat", "which call fails") \
 	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
@@ -163,13 +164,17 @@ static int32_t seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **ou
 	copy->prompt_end = seq->prompt_end;
 	copy->text_begin = seq->text_begin;
 	copy->n_rows = seq->n_rows;
-	memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
+	copy->fake = seq->fake;
+	if (seq->length)	/* else there is no memory yet */
+		memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
 	for (int l = 0; l < LAYERS; l++) {
 		for (int g = 0; g < HEADS; g++) {
 			struct rows *to = &copy->cache[l][g];
 			const struct rows *from = &seq->cache[l][g];
 
 			to->n = from->n;
+			if (!from->n)
+				continue;
 			memcpy(to->positions, from->positions, from->n * sizeof(*from->positions));
 			memcpy(to->k, from->k, from->n * sizeof(*from->k));
 			memcpy(to->v, from->v, from->n * sizeof(*from->v));
@@ -269,13 +274,13 @@ static int32_t too_long(struct fake *f, uint64_t length, uint64_t more)
 			  (long long)f->context);
 }
 
-static void note_prompt(const struct fake *f, uint64_t n)
+static void note(const struct fake *f, const char *what, uint64_t begin, uint64_t end)
 {
-	FILE *file = *f->prompts ? fopen(f->prompts, "ae") : NULL;
+	FILE *file = *f->notes ? fopen(f->notes, "ae") : NULL;
 
 	if (!file)
 		return;
-	fprintf(file, "%llu\n", (unsigned long long)n);
+	fprintf(file, "%s %llu-%llu\n", what, (unsigned long long)begin, (unsigned long long)end);
 	fclose(file);
 }
 
@@ -286,7 +291,8 @@ static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 
 	if (seq->length + n > (uint64_t)f->context)
 		return too_long(f, seq->length, n);
-	note_prompt(f, n);
+	note(f, "prompt", seq->length, seq->length + n);
+	seq->fake = f;
 	seq->n_rows = needs ? kvmod_needs_rows(needs, n) : 0;
 	seq->prompt_begin = seq->length;
 	seq->prompt_end = seq->length + n;
@@ -407,6 +413,19 @@ static void describe_layer(struct kvmod_seq *seq, uint32_t layer, uint32_t n_row
 	};
 }
 
+/* Digits are worth repeating. */
+static int32_t reread(const struct kvmod_request *r, const struct kvmod_reread *what, float *out)
+{
+	const struct kvmod_seq *seq = r->replay_ctx;
+
+	note(seq->fake, "reread", what->begin, what->end);
+	for (uint32_t i = 0; i < r->n_segments * HEADS; i++)
+		for (uint64_t at = what->begin; at < what->end; at++)
+			*out++ = is_cached(&seq->cache[FAKE_WINDOW_LAYERS + i / HEADS][i % HEADS], at) &&
+				 seq->tokens[at] >= '0' && seq->tokens[at] <= '9';
+	return KVMOD_OK;
+}
+
 static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	uint32_t n_rows = seq->n_rows;
@@ -428,6 +447,8 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 		.n_segments = NAMED,
 		.segments = seq->segment_list,
 		.device = "cpu",
+		.reread = reread,
+		.replay_ctx = seq,
 	};
 	return KVMOD_OK;
 }

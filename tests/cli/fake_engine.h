@@ -28,7 +28,7 @@ struct fake {
 	int32_t context_override;
 	int64_t delay;			/* ms a text, and a chunk of a step */
 	int64_t repeat;			/* how many times a token has its byte */
-	const char *prompts;		/* a file that counts each prompt's tokens; "": none */
+	const char *notes;		/* a file for what it was asked to run; "": none */
 	int32_t broken;			/* one of these */
 	const char *device;		/* where it says that all layers are; "": the host */
 	atomic_int cancelled;

@@ -59,6 +59,7 @@ context_override = no ; default
 delay = 0 ; command line
 device = ; default
 model = TMP/own.conf ; TMP/own.conf:13
+notes = ; default
 repeat = 1 ; default
 threads = 0 ; default
 
