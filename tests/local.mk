@@ -200,7 +200,7 @@ if HAVE_CHECK
 TESTS += tests/valgrind.test.sh
 endif
 TESTS += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh
-EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
+EXTRA_DIST += tests/compare.py tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
 	tests/valgrind.test.sh
 
 # The tests of core, policies and command, to run while working on them. Tests that run a

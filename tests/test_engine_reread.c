@@ -201,14 +201,16 @@ static struct gg_memory copy_of(const struct gg_memory *memory)
 	struct gg_memory copy = { .bytes = memory->bytes, .address = malloc(memory->bytes + 1) };
 
 	ck_assert_ptr_nonnull(copy.address);
-	memcpy(copy.address, memory->address, memory->bytes);
+	if (memory->bytes)	/* else there may be no address */
+		memcpy(copy.address, memory->address, memory->bytes);
 	return copy;
 }
 
 static void check_same(struct gg_memory *copy, const struct gg_memory *memory)
 {
 	ck_assert_uint_eq(copy->bytes, memory->bytes);
-	ck_assert_mem_eq(copy->address, memory->address, memory->bytes);
+	if (memory->bytes)
+		ck_assert_mem_eq(copy->address, memory->address, memory->bytes);
 	free(copy->address);
 }
 

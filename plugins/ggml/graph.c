@@ -231,6 +231,8 @@ static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32
 	x = ggml_flash_attn_ext(context, q, views[0], views[1],
 				gg_feed_mask(b->graph, slot, n, length, b->side),
 				b->model->scale, 0, 0);
+	/* Some models' keys are too large for a sum of products in half precision. */
+	ggml_prec_set_acc(x, GGML_PREC_F32);
 	return parts > 1 ? ggml_reshape_3d(context, x, x->ne[0], n_q, n_tokens) : x;
 }
 
@@ -253,9 +255,13 @@ static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, u
 	return join(b, parts, n_heads, 1);
 }
 
-/* Writes the last queries of a slot behind the queries collected before. */
+/*
+ * Writes the last queries of a slot behind the queries collected before. used: a later node
+ * reads q. CUDA takes a rotation, a view and a writing of rows that nobody else reads for one
+ * kernel, even if the view is of fewer rows than the rotation: an output it leaves alone.
+ */
 static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint32_t begin,
-		    struct ggml_tensor *q)
+		    struct ggml_tensor *q, bool used)
 {
 	const struct gg_slot *s = &b->slots[slot];
 	struct ggml_tensor *store, *input = b->graph->slots[slot].query_rows.on[b->side];
@@ -267,6 +273,8 @@ static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint
 	ggml_backend_tensor_alloc(s->seq->queries.memory[b->side].buffer, store,
 				  gg_query_row(s->seq, layer, 0));
 	begin += s->n_tokens - s->n_queries;
+	if (!used)
+		ggml_set_output(q);
 	q = ggml_view_2d(b->context, q, width, s->n_queries, q->nb[2], begin * q->nb[2]);
 	ggml_build_forward_expand(b->graph->nodes, ggml_set_rows(b->context, store, q, input));
 }
@@ -309,7 +317,7 @@ static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, st
 
 		kv[0] = write_rows(b, rows, begin, cache_rows(b, &cache->k, n_rows), k);
 		kv[1] = write_rows(b, rows, begin, cache_rows(b, &cache->v, n_rows), v);
-		collect(b, i, layer, begin, q);
+		collect(b, i, layer, begin, q, output);
 		if (output)
 			b->parts[i] = attend_slot(b, i, layer, begin, q, kv);
 	}

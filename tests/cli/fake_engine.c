@@ -165,13 +165,16 @@ static int32_t seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **ou
 	copy->text_begin = seq->text_begin;
 	copy->n_rows = seq->n_rows;
 	copy->fake = seq->fake;
-	memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
+	if (seq->length)	/* else there is no memory yet */
+		memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
 	for (int l = 0; l < LAYERS; l++) {
 		for (int g = 0; g < HEADS; g++) {
 			struct rows *to = &copy->cache[l][g];
 			const struct rows *from = &seq->cache[l][g];
 
 			to->n = from->n;
+			if (!from->n)
+				continue;
 			memcpy(to->positions, from->positions, from->n * sizeof(*from->positions));
 			memcpy(to->k, from->k, from->n * sizeof(*from->k));
 			memcpy(to->v, from->v, from->n * sizeof(*from->v));
