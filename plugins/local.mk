@@ -55,7 +55,10 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/runtime.h \
 	plugins/ggml/seq.c \
 	plugins/ggml/sequence.h \
+	plugins/ggml/small_graph.c \
+	plugins/ggml/small_graph.h \
 	plugins/ggml/step.c \
+	plugins/ggml/store.c \
 	plugins/ggml/thread_tuning.c \
 	plugins/ggml/thread_tuning.h \
 	plugins/ggml/wo_norms.c

@@ -25,14 +25,13 @@ static void add_row(const struct kvmod_seq *seq, const struct kvmod_segment *s, 
 {
 	/* A request hides keys after some cuts, but the cache has them. */
 	const struct gg_cache *cache = &seq->caches[s->layer];
-	size_t bytes = gg_row_bytes(seq->engine);
-	const char *keys = (const char *)cache->k.address + cache->first[g] * bytes;
+	struct kvmod_view keys = gg_store_view(seq->engine, &cache->k, cache->first[g]);
 	static double a[SUMS_ROWS];
 	static float k[512];
 	double most = -INFINITY, sum = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
-		kv_cpu_to_f32(gg_view_type(seq->engine), keys + i * bytes, s->head_dim, k);
+		kv_cpu_to_f32(keys.type, (const char *)keys.data + i * keys.stride, s->head_dim, k);
 		a[i] = 0;
 		for (uint32_t d = 0; d < s->head_dim; d++)
 			a[i] += (double)q[d] * (double)k[d];

@@ -37,6 +37,8 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_sides \
 	tests/test_engine_special \
 	tests/test_engine_stats \
+	tests/test_engine_stores \
+	tests/test_engine_stores_gpu \
 	tests/test_engine_text \
 	tests/test_engine_rotations \
 	tests/test_engine_random_calls \
@@ -123,6 +125,12 @@ tests_test_engine_phases_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_phases_sides_SOURCES = tests/test_engine_phases_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_phases_sides_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_phases_sides_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_stores_SOURCES = tests/test_engine_stores.c tests/sides.c tests/sides.h
+tests_test_engine_stores_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_stores_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_stores_gpu_SOURCES = tests/test_engine_stores.c tests/sides.c tests/sides.h
+tests_test_engine_stores_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_stores_gpu_LDADD = libtest_engine.la $(GGML_LIBS)
 # On the default model; skipped if configure was given none.
 tests_test_engine_text_SOURCES = tests/test_engine_text.c tests/e2e.c tests/e2e.h
 tests_test_engine_text_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)

@@ -94,7 +94,7 @@ static uint64_t fingerprint(const struct kvmod_seq *seq)
 	uint64_t hash = 1469598103934665603u;
 
 	for (uint32_t i = 0; i < TINY_LAYERS; i++) {
-		const struct gg_memory *memories[2] = { &seq->caches[i].k, &seq->caches[i].v };
+		const struct gg_memory *memories[2] = { &seq->caches[i].k.memory, &seq->caches[i].v.memory };
 
 		for (int m = 0; m < 2; m++) {
 			const unsigned char *bytes = memories[m]->address;

@@ -232,8 +232,8 @@ START_TEST(leaves_no_trace)
 	test_run(fork, tokens, 1, expected, 1);
 	gg_seq_close(engine, fork);
 	for (uint32_t i = 0; i < TINY_LAYERS; i++) {
-		k[i] = copy_of(&seq->caches[i].k);
-		v[i] = copy_of(&seq->caches[i].v);
+		k[i] = copy_of(&seq->caches[i].k.memory);
+		v[i] = copy_of(&seq->caches[i].v.memory);
 		sums[i] = copy_of(&seq->caches[i].extras[GG_COLUMN_SUMS]);
 	}
 	for (int side = 0; side < GG_N_SIDES; side++)
@@ -241,8 +241,8 @@ START_TEST(leaves_no_trace)
 	ck_assert(!gg_reread_run(&request, &what, tokens, RUN, out));
 	ck_assert_uint_eq(seq->logical, 90);
 	for (uint32_t i = 0; i < TINY_LAYERS; i++) {
-		check_same(&k[i], &seq->caches[i].k);
-		check_same(&v[i], &seq->caches[i].v);
+		check_same(&k[i], &seq->caches[i].k.memory);
+		check_same(&v[i], &seq->caches[i].v.memory);
 		check_same(&sums[i], &seq->caches[i].extras[GG_COLUMN_SUMS]);
 	}
 	for (int side = 0; side < GG_N_SIDES; side++)

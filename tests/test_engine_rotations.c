@@ -82,7 +82,8 @@ static char *key_at(const struct setup *s, uint32_t head, uint32_t row)
 {
 	const struct gg_cache *cache = &s->seq->caches[0];
 
-	return (char *)cache->k.address + (cache->first[head] + row) * gg_row_bytes(s->engine);
+	return (char *)cache->k.memory.address +
+	       (cache->first[head] + row) * gg_store_row(s->engine, &cache->k);
 }
 
 /* n tokens come: as a step of the engine, but for running the model. */

@@ -10,15 +10,10 @@
 
 #include "kernels/cpu/gather.h"
 
-size_t gg_row_bytes(const struct gg_engine *engine)
-{
-	return ggml_row_size(engine->type, engine->net.head_dim);
-}
-
 void gg_cache_free(struct gg_cache *cache)
 {
-	gg_memory_free(&cache->k);
-	gg_memory_free(&cache->v);
+	gg_memory_free(&cache->k.memory);
+	gg_memory_free(&cache->v.memory);
 	gg_extras_free(cache);
 	gg_sinks_free(&cache->sinks);
 	free(cache->n);
@@ -147,10 +142,10 @@ static bool needs_positions(const struct gg_cache *from, const struct gg_pick *p
 /* --- caches ---------------------------------------------------------------------------------- */
 
 static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
-		      const struct gg_pick *picks, uint32_t room, bool positions)
+		      const struct gg_cache *like, const struct gg_pick *picks, uint32_t room,
+		      bool positions)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
-	size_t bytes;
 
 	memset(cache, 0, sizeof(*cache));
 	cache->n = calloc(n_heads, sizeof(*cache->n));
@@ -166,10 +161,8 @@ static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cac
 		if (!cache->positions)
 			return false;
 	}
-	bytes = cache->first[n_heads] * gg_row_bytes(engine) +
-		(side == GG_GPU ? engine->gpu.padding : 0);
-	return gg_memory_new(engine, &cache->k, side, bytes) &&
-	       gg_memory_new(engine, &cache->v, side, bytes);
+	return gg_store_new(engine, side, &cache->k, like ? &like->k : NULL, cache->first[n_heads]) &&
+	       gg_store_new(engine, side, &cache->v, like ? &like->v : NULL, cache->first[n_heads]);
 }
 
 uint32_t gg_pick_spans(const struct gg_pick *pick)
@@ -236,7 +229,7 @@ static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct 
 			    const struct gg_cache *from, const struct gg_pick *picks,
 			    struct kvmod_gather *gathers, struct kvmod_span *spans)
 {
-	size_t row = gg_row_bytes(engine);
+	size_t k_row = gg_store_row(engine, &from->k), v_row = gg_store_row(engine, &from->v);
 	uint32_t n = 0, n_spans;
 
 	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
@@ -245,10 +238,10 @@ static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct 
 		if (!picks[g].n)
 			continue;
 		spans += gg_describe_pick(&picks[g], &picked, spans);
-		gathers[n++] = gg_move(&picked, to->k.address, to->first[g], from->k.address,
-				       from->first[g], from->n[g], row);
-		gathers[n++] = gg_move(&picked, to->v.address, to->first[g], from->v.address,
-				       from->first[g], from->n[g], row);
+		gathers[n++] = gg_move(&picked, to->k.memory.address, to->first[g],
+				       from->k.memory.address, from->first[g], from->n[g], k_row);
+		gathers[n++] = gg_move(&picked, to->v.memory.address, to->first[g],
+				       from->v.memory.address, from->first[g], from->n[g], v_row);
 		if (from->positions) {
 			positions = gg_move(&picked, to->positions, to->first[g], from->positions,
 					    from->first[g], from->n[g], sizeof(*to->positions));
@@ -308,7 +301,7 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	bool positions = from && needs_positions(from, picks, engine->net.n_kv_heads, logical);
 	int32_t code = KVMOD_OK;
 
-	if (!cache_new(engine, side, to, picks, room, positions) ||
+	if (!cache_new(engine, side, to, from, picks, room, positions) ||
 	    (from && !sinks_like(engine, side, to, from)))
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
 			       side == GG_GPU ? " on the GPU: set a smaller gpu_layers" : "");

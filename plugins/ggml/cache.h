@@ -40,12 +40,19 @@ struct gg_sinks {
  */
 enum gg_extra { GG_COLUMN_SUMS, GG_WO_NORMS, GG_N_EXTRAS };
 
+/* Rows of K or of V, and how they are stored. */
+struct gg_store {
+	struct gg_memory memory;
+	enum ggml_type type;
+	uint32_t rotation;		/* as of a kvmod_view */
+};
+
 /*
  * K and V of one layer: head_dim-wide rows, KV heads end to end. Head g has the
  * rows first[g] .. first[g + 1] - 1, of which the first n[g] are in use.
  */
 struct gg_cache {
-	struct gg_memory k, v;
+	struct gg_store k, v;
 	struct gg_memory extras[GG_N_EXTRAS];
 	uint32_t *n;			/* [n_kv_heads] */
 	uint32_t *first;		/* [n_kv_heads + 1], multiples of GG_PAD */
@@ -75,11 +82,10 @@ uint32_t gg_describe_pick(const struct gg_pick *pick, struct kvmod_gather *gathe
    row `end` of `to`. */
 struct kvmod_gather gg_move(const struct kvmod_gather *picked, void *to, size_t end, const void *from,
 			    size_t begin, uint32_t n_rows, size_t row_bytes);
-size_t gg_row_bytes(const struct gg_engine *engine);
 /*
  * Overwrites *to with a copy of the picked rows of `from` (one pick for each head; from
- * NULL: of no rows) that has room for at least `room` more rows a head. The copy's
- * sequence is `logical` tokens long.
+ * NULL: of no rows) that has room for at least `room` more rows a head, and stores them
+ * alike. The copy's sequence is `logical` tokens long.
  */
 int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
 		      const struct gg_cache *from, const struct gg_pick *picks,
@@ -91,6 +97,32 @@ uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t li
 uint32_t gg_cache_room(const struct gg_engine *engine, const struct gg_cache *cache);
 /* Do all heads have one length, so that one attention node serves them? */
 bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache);
+
+/* --- stores (store.c) ------------------------------------------------------------------ */
+
+/* KVMOD_F16 ... of a type that rows are stored as. */
+uint32_t gg_element_type(enum ggml_type type);
+size_t gg_store_row(const struct gg_engine *engine, const struct gg_store *store);
+/* Its rows from number `row` on, as a segment shows them. */
+struct kvmod_view gg_store_view(const struct gg_engine *engine, const struct gg_store *store, size_t row);
+/*
+ * Overwrites *store: all rows are zero, and stored as the rows of `like`, or as cache_type
+ * says if that is NULL. False: not enough memory.
+ */
+bool gg_store_new(struct gg_engine *engine, enum gg_side side, struct gg_store *store,
+		  const struct gg_store *like, size_t n_rows);
+/*
+ * Stores the rows of a cache as a plan's keep says. What the side cannot store stays as it
+ * was, and the log says so once. On failure the cache stays as it was.
+ */
+int32_t gg_cache_convert(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
+			 const struct kvmod_keep *keep);
+/* Overwrites *plain with a copy of the first n_rows rows, as floats that are not rotated. */
+int32_t gg_store_plain(struct gg_engine *engine, enum gg_side side, const struct gg_store *store,
+		       size_t n_rows, struct gg_store *plain);
+/* Multiplies rows of floats by Hadamard matrices of d dimensions. */
+struct ggml_tensor *gg_hadamard(struct gg_engine *engine, struct ggml_context *context,
+				enum gg_side side, struct ggml_tensor *x, uint32_t d);
 
 /* --- extras (extras.c) --------------------------------------------------------------- */
 

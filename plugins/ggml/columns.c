@@ -96,14 +96,13 @@ static struct kvmod_columns job_of(const struct kvmod_seq *seq, uint32_t layer, 
 	const struct gg_cache *cache = &seq->caches[layer];
 	uint32_t group = model->n_q_heads / model->n_kv_heads;
 	struct kvmod_view out = gg_extra_view(engine, cache, GG_COLUMN_SUMS);
-	size_t head = model->head_dim * sizeof(float), row = gg_row_bytes(engine);
+	size_t head = model->head_dim * sizeof(float);
 	bool sums = columns->reduce == KVMOD_COLUMNS_SUM;
 	struct kvmod_columns job = {
 		.size = sizeof(job), .reduce = columns->reduce,
 		.n = cache->n[g], .n_rows = columns->pending, .group = group,
 		.head_dim = model->head_dim, .n_seen = cache->n[g] - columns->pending + 1,
-		.k = { .type = gg_view_type(engine), .stride = (int64_t)row,
-		       .data = (const char *)cache->k.address + cache->first[g] * row },
+		.k = gg_store_view(engine, &cache->k, cache->first[g]),
 		.q = { .type = KVMOD_F32,
 		       .data = gg_query_row(seq, layer, seq->queries.n - columns->pending) +
 			       (size_t)g * group * model->head_dim,

@@ -66,8 +66,10 @@ static void gg_close(void *self)
 
 	gg_gpu_wait(engine);
 	gg_graph_free(&gg_runtime_of(engine)->graph);
-	for (int side = 0; side < GG_N_SIDES; side++)
+	for (int side = 0; side < GG_N_SIDES; side++) {
 		gg_memory_free(&gg_runtime_of(engine)->scratch[side]);
+		gg_memory_free(&gg_runtime_of(engine)->hadamard[side]);
+	}
 	gg_text_close(engine);
 	gg_model_close(engine);
 	gg_gpu_close(engine);
@@ -113,7 +115,7 @@ static void gg_cancel(void *self)
 
 const struct kvmod_engine_ops gg_engine_ops = {
 	.size = sizeof(struct kvmod_engine_ops),
-	.flags = KVMOD_ENGINE_CLOSES_GAPS,
+	.flags = KVMOD_ENGINE_CLOSES_GAPS | KVMOD_ENGINE_STORES,
 	.name = "ggml",
 	.description = "GGUF models through ggml, on the CPU and on CUDA GPUs",
 	.instance_size = sizeof(struct gg_runtime),

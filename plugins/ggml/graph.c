@@ -67,6 +67,12 @@ static void shape_set(const struct gg_engine *engine, struct gg_shape *shape, co
 	};
 }
 
+/* What decides the nodes that read a cache. */
+static uint64_t kind_of(const struct gg_engine *engine, const struct gg_cache *cache)
+{
+	return (uint64_t)cache->k.type << 16 | (uint64_t)cache->v.type << 1 | gg_cache_even(engine, cache);
+}
+
 /* FNV-1a over everything that decides the nodes of the graph and their sources. */
 static uint64_t topology_of(const struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
@@ -81,7 +87,7 @@ static uint64_t topology_of(const struct gg_engine *engine, const struct gg_slot
 		for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
 			hash = (hash ^ counts[i]) * 0x100000001b3u;
 		for (uint32_t i = 0; i < engine->net.n_layers; i++)
-			hash = (hash ^ gg_cache_even(engine, &slots[s].seq->caches[i])) * 0x100000001b3u;
+			hash = (hash ^ kind_of(engine, &slots[s].seq->caches[i])) * 0x100000001b3u;
 	}
 	return hash;
 }
@@ -143,13 +149,12 @@ static struct ggml_tensor *rotate(const struct builder *b, struct ggml_tensor *x
 }
 
 /* The whole of a cache's K or V as rows. */
-static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_memory *memory,
+static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_store *store,
 				      uint32_t n_rows)
 {
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(b->context, b->engine->type,
-							b->model->head_dim, n_rows);
+	struct ggml_tensor *tensor = ggml_new_tensor_2d(b->context, store->type, b->model->head_dim, n_rows);
 
-	ggml_backend_tensor_alloc(memory->buffer, tensor, memory->address);
+	ggml_backend_tensor_alloc(store->memory.buffer, tensor, store->memory.address);
 	return tensor;
 }
 
@@ -203,9 +208,10 @@ static struct ggml_tensor *join(const struct builder *b, struct ggml_tensor **pa
  * for each query head. For a single sequence CUDA takes the latter with up to four query
  * heads; with four, it is the slower one from some 8000 positions on (by a fifth at 32768).
  */
-static uint32_t n_parts(const struct builder *b, const struct gg_slot *slot, uint32_t n_kv, uint32_t length)
+static uint32_t n_parts(const struct builder *b, const struct gg_slot *slot, enum ggml_type type,
+			uint32_t n_kv, uint32_t length)
 {
-	if (b->side != GG_GPU || slot->n_tokens > 1 || ggml_is_quantized(b->engine->type) ||
+	if (b->side != GG_GPU || slot->n_tokens > 1 || ggml_is_quantized(type) ||
 	    b->model->n_q_heads / b->model->n_kv_heads != 4 || n_kv % 2 || length < 8192)
 		return 1;
 	return 2;
@@ -217,7 +223,7 @@ static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32
 				  struct ggml_tensor *const kv[2], uint32_t first, uint32_t stride,
 				  uint32_t n_kv, uint32_t n, uint32_t length)
 {
-	uint32_t parts = n_parts(b, &b->slots[slot], n_kv, length);
+	uint32_t parts = n_parts(b, &b->slots[slot], kv[0]->type, n_kv, length);
 	uint32_t n_tokens = b->slots[slot].n_tokens;
 	struct ggml_context *context = b->context;
 	struct ggml_tensor *views[2], *x;
@@ -237,7 +243,7 @@ static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32
 }
 
 /* [head_dim, n_q_heads, n_tokens] of one slot: one node, or one a KV head if lengths differ. */
-static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, uint32_t layer,
+static struct ggml_tensor *attend_heads(const struct builder *b, uint32_t slot, uint32_t layer,
 				       uint32_t begin, struct ggml_tensor *q,
 				       struct ggml_tensor *const kv[2])
 {
@@ -253,6 +259,17 @@ static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, u
 		parts[g] = attend(b, slot, begin, q, g * group, group, kv, cache->first[g], 0, 1,
 				  cache->n[g], gg_attended(b->engine, s, cache, g));
 	return join(b, parts, n_heads, 1);
+}
+
+/* The same, as if its values were stored plain. */
+static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, uint32_t layer,
+				       uint32_t begin, struct ggml_tensor *q,
+				       struct ggml_tensor *const kv[2])
+{
+	struct ggml_tensor *x = attend_heads(b, slot, layer, begin, q, kv);
+	uint32_t rotation = b->slots[slot].seq->caches[layer].v.rotation;
+
+	return rotation ? gg_hadamard(b->engine, b->context, b->side, x, rotation) : x;
 }
 
 /*
@@ -313,10 +330,12 @@ static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, st
 	for (uint32_t i = 0; i < b->n_slots; begin += b->slots[i++].n_tokens) {
 		const struct gg_cache *cache = &b->slots[i].seq->caches[layer];
 		uint32_t n_rows = cache->first[b->model->n_kv_heads];
-		struct ggml_tensor *kv[2], *rows = rows_to_write(b, i, layer);
+		struct ggml_tensor *kv[2], *rows = rows_to_write(b, i, layer), *values = v;
 
+		if (cache->v.rotation)
+			values = gg_hadamard(b->engine, b->context, b->side, v, cache->v.rotation);
 		kv[0] = write_rows(b, rows, begin, cache_rows(b, &cache->k, n_rows), k);
-		kv[1] = write_rows(b, rows, begin, cache_rows(b, &cache->v, n_rows), v);
+		kv[1] = write_rows(b, rows, begin, cache_rows(b, &cache->v, n_rows), values);
 		collect(b, i, layer, begin, q, output);
 		if (output)
 			b->parts[i] = attend_slot(b, i, layer, begin, q, kv);
@@ -379,7 +398,7 @@ static size_t max_tensors(const struct builder *b)
 		for (uint32_t s = 0; s < b->n_slots; s++) {
 			bool even = gg_cache_even(b->engine, &b->slots[s].seq->caches[i]);
 
-			n += 26 + (even ? 0 : 9 * b->model->n_kv_heads) +
+			n += 34 + (even ? 0 : 9 * b->model->n_kv_heads) +
 			     (b->slots[s].n_stats ? GG_STATS_TENSORS : 0);
 		}
 	}

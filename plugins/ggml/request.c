@@ -7,30 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-uint32_t gg_view_type(const struct gg_engine *engine)
-{
-	switch (engine->type) {
-	case GGML_TYPE_F32:
-		return KVMOD_F32;
-	case GGML_TYPE_Q8_0:
-		return KVMOD_Q8_0;
-	default:
-		return KVMOD_F16;
-	}
-}
-
-static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg_memory *memory,
-				 uint32_t first)
-{
-	size_t row = gg_row_bytes(engine);
-
-	return (struct kvmod_view){
-		.type = gg_view_type(engine),
-		.data = (const char *)memory->address + first * row,
-		.stride = (int64_t)row,
-	};
-}
-
 /* Sinks that joined at several cuts: what `turn` cannot describe is not shown. */
 static void hide_keys(struct gg_engine *engine, struct kvmod_head *head)
 {
@@ -57,8 +33,8 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 		*head = (struct kvmod_head){
 			.size = sizeof(struct kvmod_head),
 			.n = cache->n[g],
-			.k = view_of(engine, &cache->k, first),
-			.v = view_of(engine, &cache->v, first),
+			.k = gg_store_view(engine, &cache->k, first),
+			.v = gg_store_view(engine, &cache->v, first),
 			.positions = cache->positions ? cache->positions + first : NULL,
 		};
 		if (!gg_sinks_turn(cache, g, &head->n_turned, &head->turn))
@@ -183,20 +159,23 @@ uint32_t gg_keep_sinks(const struct kvmod_keep *keep)
 static int32_t cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, uint32_t layer,
 			 struct gg_pick *picks)
 {
+	enum gg_side side = gg_side_of(seq->engine, layer);
 	struct gg_cache *cache = &seq->caches[layer], smaller;
 	int32_t code;
 
-	if (keep->status || keep->kind == KVMOD_KEEP_ALL)
+	if (keep->status)
 		return KVMOD_OK;
-	gg_keep_picks(seq, keep, layer, picks);
-	code = gg_cache_copy(seq->engine, gg_side_of(seq->engine, layer), &smaller, cache, picks,
-			     seq->logical, gg_ahead(&seq->engine->gpu));
-	if (code)
-		return code;
-	gg_seq_move_extras(seq, layer, &smaller, cache, picks);
-	gg_cache_free(cache);
-	*cache = smaller;
-	return KVMOD_OK;
+	if (keep->kind != KVMOD_KEEP_ALL) {
+		gg_keep_picks(seq, keep, layer, picks);
+		code = gg_cache_copy(seq->engine, side, &smaller, cache, picks, seq->logical,
+				     gg_ahead(&seq->engine->gpu));
+		if (code)
+			return code;
+		gg_seq_move_extras(seq, layer, &smaller, cache, picks);
+		gg_cache_free(cache);
+		*cache = smaller;
+	}
+	return gg_cache_convert(seq->engine, side, cache, keep);
 }
 
 static void cut_layers(struct kvmod_seq *seq, const struct kvmod_plan *plan, struct gg_pick *picks)
@@ -210,7 +189,7 @@ static void cut_layers(struct kvmod_seq *seq, const struct kvmod_plan *plan, str
 		last = code ? code : last;
 	}
 	if (n_whole)
-		gg_log(seq->engine, KVMOD_WARN, "%s cut %u of %u layers: they stay whole",
+		gg_log(seq->engine, KVMOD_WARN, "%s cut or convert %u of %u layers: they stay as they were",
 		       last == KVMOD_ENOMEM ? "no memory to" : "the device could not", n_whole,
 		       plan->n_keeps);
 }

@@ -7,24 +7,13 @@
 
 #include <stdlib.h>
 
+#include "small_graph.h"
+
 #define NODES_PER_ROTATION 12u
-
-struct rotator {
-	struct gg_engine *engine;
-	enum gg_side side;
-	struct ggml_context *context;
-	struct ggml_cgraph *nodes;
-	ggml_gallocr_t memory;
-};
-
-static ggml_backend_t backend_of(const struct rotator *t)
-{
-	return t->side == GG_GPU ? t->engine->gpu.handle : t->engine->backend.handle;
-}
 
 /* --- the graph -------------------------------------------------------------------------- */
 
-static struct ggml_tensor *rows_in(const struct rotator *t, const struct gg_memory *memory,
+static struct ggml_tensor *rows_in(const struct gg_small_graph *t, const struct gg_memory *memory,
 				   enum ggml_type type, uint32_t n_rows)
 {
 	struct ggml_tensor *tensor = ggml_new_tensor_2d(t->context, type,
@@ -34,7 +23,7 @@ static struct ggml_tensor *rows_in(const struct rotator *t, const struct gg_memo
 	return tensor;
 }
 
-static struct ggml_tensor *input(const struct rotator *t, enum ggml_type type, uint32_t n)
+static struct ggml_tensor *input(const struct gg_small_graph *t, enum ggml_type type, uint32_t n)
 {
 	struct ggml_tensor *tensor = ggml_new_tensor_1d(t->context, type, n);
 
@@ -48,14 +37,14 @@ static float no_magnitude(const struct gg_rope *rope)
 	return 1 / gg_rope_magnitude(rope);
 }
 
-static void add_rotation(const struct rotator *t, struct gg_rotation *rotation)
+static void add_rotation(const struct gg_small_graph *t, struct gg_rotation *rotation)
 {
 	const struct gg_model *model = &t->engine->net;
 	const struct gg_rope *rope = &model->rope;
 	struct gg_cache *cache = rotation->cache;
 	struct ggml_tensor *keys, *sinks = NULL, *x;
 
-	keys = rows_in(t, &cache->k, t->engine->type, cache->first[model->n_kv_heads]);
+	keys = rows_in(t, &cache->k.memory, cache->k.type, cache->first[model->n_kv_heads]);
 	if (rotation->kind != GG_ROTATE_REST)
 		sinks = rows_in(t, &cache->sinks.keys, GGML_TYPE_F32,
 			       model->n_kv_heads * cache->sinks.room);
@@ -87,7 +76,7 @@ static void add_row(struct rows *rows, size_t from, size_t to, int64_t by)
 	rows->by[rows->n++] = (int32_t)by;
 }
 
-static void list_rows(const struct rotator *t, const struct gg_rotation *rotation, struct rows *rows)
+static void list_rows(const struct gg_small_graph *t, const struct gg_rotation *rotation, struct rows *rows)
 {
 	const struct gg_cache *cache = rotation->cache;
 	const struct gg_sinks *sinks = &cache->sinks;
@@ -107,7 +96,7 @@ static void list_rows(const struct rotator *t, const struct gg_rotation *rotatio
 	}
 }
 
-static bool feed(const struct rotator *t, const struct gg_rotation *rotation)
+static bool feed(const struct gg_small_graph *t, const struct gg_rotation *rotation)
 {
 	struct rows rows = {
 		.from = malloc(rotation->n * sizeof(*rows.from)),
@@ -130,23 +119,11 @@ static bool feed(const struct rotator *t, const struct gg_rotation *rotation)
 
 /* --- running it ------------------------------------------------------------------------------ */
 
-static bool prepare(struct rotator *t, struct gg_rotation *rotations, uint32_t n)
+static bool prepare(struct gg_small_graph *t, struct gg_rotation *rotations, uint32_t n)
 {
-	size_t n_nodes = (size_t)n * NODES_PER_ROTATION;
-	struct ggml_init_params params = {
-		.mem_size = n_nodes * ggml_tensor_overhead() +
-			    ggml_graph_overhead_custom(n_nodes, false),
-		.no_alloc = true,
-	};
-
-	t->context = ggml_init(params);
-	t->memory = ggml_gallocr_new(ggml_backend_get_default_buffer_type(backend_of(t)));
-	if (!t->context || !t->memory)
-		return false;
-	t->nodes = ggml_new_graph_custom(t->context, n_nodes, false);
 	for (uint32_t i = 0; i < n; i++)
 		add_rotation(t, &rotations[i]);
-	if (!ggml_gallocr_alloc_graph(t->memory, t->nodes))
+	if (!gg_small_graph_plan(t))
 		return false;
 	for (uint32_t i = 0; i < n; i++)
 		if (!feed(t, &rotations[i]))
@@ -156,22 +133,16 @@ static bool prepare(struct rotator *t, struct gg_rotation *rotations, uint32_t n
 
 int32_t gg_rotate(struct gg_engine *engine, enum gg_side side, struct gg_rotation *rotations, uint32_t n)
 {
-	struct rotator t = { .engine = engine, .side = side };
+	struct gg_small_graph t;
 	int32_t code;
 
 	if (!n)
 		return KVMOD_OK;
 	gg_gpu_wait(engine);
-	if (prepare(&t, rotations, n)) {
-		engine->backend.uninterruptible = true;
-		code = gg_backend_status(engine,
-					 ggml_backend_graph_compute(backend_of(&t), t.nodes));
-		engine->backend.uninterruptible = false;
-	} else {
+	if (gg_small_graph_new(&t, engine, side, (size_t)n * NODES_PER_ROTATION) && prepare(&t, rotations, n))
+		code = gg_small_graph_run(&t);
+	else
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory to rotate the keys of %u layers", n);
-	}
-	if (t.memory)
-		ggml_gallocr_free(t.memory);
-	ggml_free(t.context);
+	gg_small_graph_free(&t);
 	return code;
 }

@@ -18,9 +18,11 @@ struct gg_runtime {
 	bool warned_hidden_keys;	/* a request shows no keys: see request.c */
 	bool warned_lost_statistics;	/* a request shows none: see request.c */
 	bool warned_past_context;	/* a sequence went past the model's context */
+	bool warned_store;		/* rows cannot be stored as a plan says: see store.c */
 	struct gg_tuning tuning;
 	struct gg_graph graph;
 	struct gg_memory scratch[GG_N_SIDES];	/* of columns.c */
+	struct gg_memory hadamard[GG_N_SIDES];	/* of store.c: a matrix, once it is needed */
 };
 
 static inline struct gg_runtime *gg_runtime_of(struct gg_engine *engine)

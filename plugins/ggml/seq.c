@@ -273,6 +273,10 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 				     (uint32_t)(n > ahead ? n : ahead));
 		if (code)
 			break;
+		if (keep && !keep->status)
+			code = gg_cache_convert(engine, gg_side_of(engine, i), &copy->caches[i], keep);
+		if (code)
+			break;
 		gg_sinks_trim(engine, &copy->caches[i], logical);
 		if (n_sinks)
 			code = gg_close_gap(engine, gg_side_of(engine, i), &copy->caches[i], n_sinks,
@@ -330,16 +334,16 @@ void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out)
 {
 	const struct gg_engine *engine = self;
 	const struct gg_model *model = &engine->net;
-	uint64_t rows = 0;
+	size_t row = ggml_row_size(engine->type, model->head_dim);
 
 	out->used = out->held = 0;
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		const struct gg_cache *cache = &seq->caches[i];
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
-			rows += cache->n[g];
-		out->held += cache->k.bytes + cache->v.bytes + cache->sinks.keys.bytes;
+			out->used += cache->n[g] * (gg_store_row(engine, &cache->k) +
+						    gg_store_row(engine, &cache->v));
+		out->held += cache->k.memory.bytes + cache->v.memory.bytes + cache->sinks.keys.bytes;
 	}
-	out->used = 2 * rows * gg_row_bytes(engine);
-	out->full = 2 * seq->logical * model->n_layers * model->n_kv_heads * gg_row_bytes(engine);
+	out->full = 2 * seq->logical * model->n_layers * model->n_kv_heads * row;
 }

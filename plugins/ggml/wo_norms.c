@@ -23,6 +23,7 @@ struct update {
 	struct kvmod_norms *jobs;	/* [n_kv_heads] */
 	ggml_fp16_t *wo;		/* [GG_WIDTH][GG_Q_ROWS] */
 	void *wo_on_gpu;
+	struct gg_store plain;		/* values of the layer, where they are stored rotated */
 	char *raw;			/* rows of the file, */
 	uint32_t raw_rows;		/* as many as fit READ_BYTES */
 	float *rows;			/* [n_threads][GG_Q_ROWS] */
@@ -98,13 +99,14 @@ static int32_t load_wo(const struct update *u, uint32_t layer)
 /* --- norms of one layer ------------------------------------------------------------------- */
 
 /* A job for each KV head that has new rows; returns their number. */
-static uint32_t list_jobs(const struct update *u, uint32_t layer, uint64_t known, const void *wo)
+static uint32_t list_jobs(const struct update *u, uint32_t layer, uint64_t known, const void *wo,
+			  const struct gg_store *values)
 {
 	const struct gg_model *net = &u->engine->net;
 	const struct gg_cache *cache = &u->seq->caches[layer];
 	struct kvmod_view all = gg_extra_view(u->engine, cache, GG_WO_NORMS);
 	uint32_t group = net->n_q_heads / net->n_kv_heads, n = 0;
-	size_t row = gg_row_bytes(u->engine), head = net->head_dim * sizeof(ggml_fp16_t);
+	size_t head = net->head_dim * sizeof(ggml_fp16_t);
 	int64_t room = all.head_stride / (int64_t)sizeof(float);
 	uint32_t width = (uint32_t)net->dims[GG_WIDTH];
 
@@ -117,8 +119,7 @@ static uint32_t list_jobs(const struct update *u, uint32_t layer, uint64_t known
 			.size = sizeof(struct kvmod_norms),
 			.n = cache->n[g] - first,
 			.group = group, .head_dim = net->head_dim, .n_out = width,
-			.v = { .type = gg_view_type(u->engine), .stride = (int64_t)row,
-			       .data = (char *)cache->v.address + (cache->first[g] + first) * row },
+			.v = gg_store_view(u->engine, values, cache->first[g] + first),
 			.wo = { .type = KVMOD_F16, .data = (const char *)wo + g * group * head,
 				.stride = (int64_t)(net->n_q_heads * head),
 				.head_stride = (int64_t)head },
@@ -177,6 +178,7 @@ static int32_t update_layer(struct update *u, uint32_t layer)
 {
 	enum gg_side side = gg_side_of(u->engine, layer);
 	struct gg_cache *cache = &u->seq->caches[layer];
+	const struct gg_store *values = &cache->v;
 	uint64_t known = u->seq->norms.known;
 	const void *wo = u->wo;
 	int32_t code = KVMOD_OK;
@@ -193,7 +195,13 @@ static int32_t update_layer(struct update *u, uint32_t layer)
 		code = take_wo_on_gpu(u);
 		wo = u->wo_on_gpu;
 	}
-	n = code ? 0 : list_jobs(u, layer, known, wo);
+	gg_memory_free(&u->plain.memory);
+	if (!code && values->rotation) {
+		code = gg_store_plain(u->engine, side, values, cache->first[u->engine->net.n_kv_heads],
+				      &u->plain);
+		values = &u->plain;
+	}
+	n = code ? 0 : list_jobs(u, layer, known, wo, values);
 	if (!n)
 		return code;
 	code = load_wo(u, layer);
@@ -231,6 +239,7 @@ static void free_memory(struct update *u)
 {
 	if (u->wo_on_gpu)
 		u->engine->gpu.ops->free(u->engine->gpu.self, u->wo_on_gpu);
+	gg_memory_free(&u->plain.memory);
 	free(u->raw);
 	free(u->rows);
 	free(u->wo);

@@ -108,29 +108,43 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 
 /* --- starting it --------------------------------------------------------------------- */
 
-/*
- * Can the GPU attend to such a cache? If not, ggml would copy K and V to the CPU and back.
- * Notes what ggml wants behind the rows of a cache.
- */
-static bool attends(struct gg_engine *engine)
+static struct ggml_context *tensors_only(size_t n)
+{
+	return ggml_init((struct ggml_init_params){ .mem_size = n * ggml_tensor_overhead(), .no_alloc = true });
+}
+
+bool gg_gpu_attends(const struct gg_engine *engine, enum ggml_type k_type, enum ggml_type v_type)
 {
 	const struct gg_model *model = &engine->net;
-	struct ggml_init_params params = { .mem_size = 8 * ggml_tensor_overhead(), .no_alloc = true };
-	struct ggml_context *context = ggml_init(params);
-	struct ggml_tensor *q, *kv, *mask;
+	struct ggml_context *context = tensors_only(8);
+	struct ggml_tensor *q, *k, *v, *mask;
 	bool yes;
 
 	if (!context)
 		return false;
 	q = ggml_new_tensor_3d(context, GGML_TYPE_F32, model->head_dim, 1, model->n_q_heads);
-	kv = ggml_new_tensor_3d(context, engine->type, model->head_dim, GG_PAD, model->n_kv_heads);
-	engine->gpu.padding = ggml_backend_buft_get_alloc_size(
-		ggml_backend_dev_buffer_type(engine->gpu.device), kv) - ggml_nbytes(kv);
+	k = ggml_new_tensor_3d(context, k_type, model->head_dim, GG_PAD, model->n_kv_heads);
+	v = ggml_new_tensor_3d(context, v_type, model->head_dim, GG_PAD, model->n_kv_heads);
 	mask = ggml_new_tensor_2d(context, GGML_TYPE_F16, GG_PAD, 1);
 	yes = ggml_backend_dev_supports_op(engine->gpu.device,
-					   ggml_flash_attn_ext(context, q, kv, kv, mask, 1, 0, 0));
+					   ggml_flash_attn_ext(context, q, k, v, mask, 1, 0, 0));
 	ggml_free(context);
 	return yes;
+}
+
+size_t gg_gpu_padding(const struct gg_engine *engine, enum ggml_type type)
+{
+	struct ggml_context *context = tensors_only(1);
+	struct ggml_tensor *row;
+	size_t padding = 0;
+
+	if (!context)
+		return 0;
+	row = ggml_new_tensor_1d(context, type, engine->net.head_dim);
+	padding = ggml_backend_buft_get_alloc_size(ggml_backend_dev_buffer_type(engine->gpu.device), row) -
+		  ggml_nbytes(row);
+	ggml_free(context);
+	return padding;
 }
 
 int32_t gg_gpu_open(struct gg_engine *engine)
@@ -141,7 +155,7 @@ int32_t gg_gpu_open(struct gg_engine *engine)
 
 	if (!gpu->device)
 		return KVMOD_OK;
-	if (!attends(engine)) {
+	if (!gg_gpu_attends(engine, engine->type, engine->type)) {
 		snprintf(why, sizeof(why), "ggml on CUDA cannot attend to %s heads of %u dimensions",
 			 ggml_type_name(engine->type), engine->net.head_dim);
 		return no_gpu(engine, why, "");

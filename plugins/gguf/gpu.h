@@ -30,7 +30,6 @@ struct gg_gpu {
 	void *self;
 	uint32_t n_layers;		/* on the GPU: the last ones of the model */
 	bool output;			/* the output matrix is on the GPU too */
-	size_t padding;			/* bytes that ggml wants behind the rows of K or V */
 };
 
 /*
@@ -45,6 +44,10 @@ enum gg_side gg_side_of(const struct gg_engine *engine, uint32_t layer);
 enum gg_side gg_output_side(const struct gg_engine *engine);
 /* Waits until the GPU, if there is one, has done all that ggml began there. */
 void gg_gpu_wait(const struct gg_engine *engine);
+/* Can the GPU attend to K and V of these types? If not, ggml would copy them to the CPU and back. */
+bool gg_gpu_attends(const struct gg_engine *engine, enum ggml_type k, enum ggml_type v);
+/* Bytes that ggml wants behind rows of K or V there. */
+size_t gg_gpu_padding(const struct gg_engine *engine, enum ggml_type type);
 /* What the device computes for policies (KVMOD_DEVICE_ATTENTION); NULL: nothing. */
 const struct kvmod_device_attention *gg_gpu_attention(const struct gg_engine *engine);
 /* Moves rows of the GPU's memory, and waits until they are moved. */
