@@ -435,6 +435,25 @@ START_TEST(sessions_try_what_they_apply)
 }
 END_TEST
 
+/* [kvmod] store stands for layers of which the policy says nothing. */
+START_TEST(sessions_have_a_store)
+{
+	const char *overrides[] = { "kvmod.leave_below=0", "kvmod.store=q8_0/q4_0" };
+	struct kvmod_engine *engine;
+	bool stores = _i;
+
+	wrap(stores ? KVMOD_ENGINE_STORES : 0);
+	assert_ok(kvmod_configure(ctx, "/dev/null", overrides, 2));
+	assert_ok(kvmod_engine_open(ctx, "wrapped", &engine));
+	run_prompt(engine);
+	ck_assert_uint_eq(n_served, 1);
+	stores_are(0, stores ? KVMOD_Q8_0 : KVMOD_STORE_SAME, stores ? KVMOD_Q4_0 : KVMOD_STORE_SAME);
+	stores_are(1, KVMOD_STORE_SAME, KVMOD_STORE_SAME);
+	stores_are(2, stores ? KVMOD_Q8_0 : KVMOD_STORE_SAME, stores ? KVMOD_F16 : KVMOD_STORE_SAME);
+	kvmod_engine_close(engine);
+}
+END_TEST
+
 /* Opening an engine reports a wrong model. */
 START_TEST(models_of_engines)
 {
@@ -462,6 +481,7 @@ int main(void)
 	tcase_add_test(tc, services_keep_the_reason);
 	tcase_add_test(tc, reasons_of_several);
 	tcase_add_loop_test(tc, sessions_try_what_they_apply, 0, 2);
+	tcase_add_loop_test(tc, sessions_have_a_store, 0, 2);
 	tcase_add_test(tc, models_of_engines);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);

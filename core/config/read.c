@@ -128,6 +128,7 @@ static const struct kvmod_param settings[] = {
 	SETTING(device, STRING, "auto", ""),
 	SETTING(threads, INT, "0", "0..1024"),
 	SETTING(leave_below, INT, KVMOD_STR(LEAVE_BELOW), "0.."),
+	SETTING(store, CHOICE, "same", "same|q8_0|q8_0/q4_0"),
 	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
 	SETTING(allow_owner, STRING, "", ""),
 };
@@ -278,6 +279,23 @@ uint64_t kv_leave_below(struct kvmod_ctx *ctx)
 	n = ctx->config ? (uint64_t)ctx->config->settings.leave_below : LEAVE_BELOW;
 	pthread_mutex_unlock(&ctx->lock);
 	return n;
+}
+
+const char *kv_store(struct kvmod_ctx *ctx, uint32_t *k, uint32_t *v)
+{
+	static const struct { const char *name; uint32_t k, v; } stores[] = {
+		[KV_STORE_SAME] = { "same", KVMOD_STORE_SAME, KVMOD_STORE_SAME },
+		[KV_STORE_Q8] = { "q8_0", KVMOD_Q8_0, KVMOD_Q8_0 },
+		[KV_STORE_Q8_Q4] = { "q8_0/q4_0", KVMOD_Q8_0, KVMOD_Q4_0 },
+	};
+	int32_t store;
+
+	pthread_mutex_lock(&ctx->lock);
+	store = ctx->config ? ctx->config->settings.store : KV_STORE_SAME;
+	pthread_mutex_unlock(&ctx->lock);
+	*k = stores[store].k;
+	*v = stores[store].v;
+	return stores[store].name;
 }
 
 const char *kvmod_config_path(struct kvmod_ctx *ctx)

@@ -63,6 +63,8 @@ static void hand_keep(const struct kvmod_keep *of, struct kvmod_keep *to)
 		.size = sizeof(*to),
 		.loss = NAN,
 		.max_spans = of->max_spans,
+		.k_store = of->k_store,
+		.v_store = of->v_store,
 		.spans = of->spans,
 		.counts = of->counts,
 		.indices = of->indices,

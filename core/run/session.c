@@ -20,6 +20,7 @@ struct kvmod_session {
 	const struct kvmod_model *model;
 	struct kvmod_policy *policy;
 	uint64_t leave_below;		/* tokens, as set in [kvmod] */
+	uint32_t k_store, v_store;	/* of plans that do not choose, as set in [kvmod] */
 	struct kvmod_plan *plan;	/* of the last decision; its memory is reused */
 	uint64_t next_sequence;
 	bool said_stores;		/* warned that the engine leaves rows unchanged */
@@ -54,6 +55,26 @@ static double seconds(void)
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* The store that the configuration asks for, if this engine and model can have it. */
+static void choose_store(struct kvmod_session *s)
+{
+	struct kvmod_ctx *ctx = kv_engine_ctx(s->engine);
+	const char *name = kv_store(ctx, &s->k_store, &s->v_store);
+	uint32_t block = kvmod_block_size(s->k_store);
+
+	if (s->k_store == KVMOD_STORE_SAME)
+		return;
+	if (s->ops->flags & KVMOD_ENGINE_STORES && s->model->head_dim % block == 0)
+		return;
+	if (s->ops->flags & KVMOD_ENGINE_STORES)
+		kv_log(ctx, KVMOD_WARN, "[kvmod] store = %s: its blocks of %u do not divide the head dimension "
+		       "of %s, %u: rows stay as they are", name, block, s->model->name, s->model->head_dim);
+	else
+		kv_log(ctx, KVMOD_WARN, "[kvmod] store = %s: engine %s cannot store rows as another type: "
+		       "they stay as they are", name, s->ops->name);
+	s->k_store = s->v_store = KVMOD_STORE_SAME;
+}
+
 int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 		       struct kvmod_session **out)
 {
@@ -71,6 +92,7 @@ int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 	s->model = kvmod_engine_model(engine);
 	s->policy = policy;
 	s->leave_below = kv_leave_below(kv_engine_ctx(engine));
+	choose_store(s);
 	*out = s;
 	return KVMOD_OK;
 }
@@ -358,11 +380,15 @@ static void drop_stores(struct kvmod_session *s, const struct kvmod_plan *plan)
 	s->said_stores |= wanted;
 }
 
-static bool plan_cuts(const struct kvmod_request *r, const struct kvmod_plan *plan)
+/* Does it cut anything, or store it as another type? */
+static bool plan_changes(const struct kvmod_request *r, const struct kvmod_plan *plan)
 {
 	for (uint32_t i = 0; i < r->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 
+		if (keep->k_store != KVMOD_STORE_SAME || keep->v_store != KVMOD_STORE_SAME)
+			return true;
 		for (uint32_t g = 0; g < s->n_kv_heads; g++)
 			if (kvmod_plan_count(r, plan, i, g) < kvmod_head_at(s, g)->n)
 				return true;
@@ -397,8 +423,8 @@ static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r
 	rows = rows_to_replay(kvmod_sequence_length(q), rows);
 	if (rows == 0 || !r->replay)
 		return;
-	*loss = 0;		/* if nothing is cut, there is nothing to measure */
-	if (plan_cuts(r, plan) && replay(q, r, plan, rows, loss) != KVMOD_OK)
+	*loss = 0;		/* if nothing changes, there is nothing to measure */
+	if (plan_changes(r, plan) && replay(q, r, plan, rows, loss) != KVMOD_OK)
 		kv_log(kv_engine_ctx(q->session->engine), KVMOD_WARN,
 		       "cannot measure the plan's loss: %s", kvmod_error());
 }
@@ -461,6 +487,10 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 	r.state = q->state;
 	r.leave_below = s->leave_below;
 	r.opening = q->opening;
+	for (uint32_t i = 0; i < s->plan->n_keeps; i++) {
+		kvmod_keep_at(s->plan, i)->k_store = s->k_store;
+		kvmod_keep_at(s->plan, i)->v_store = s->v_store;
+	}
 	return decide_and_apply(q, &r, s->plan, replay_rows, out);
 }
 

@@ -51,6 +51,34 @@ grep -q '^policy   streamingllm on cpu: budget 0\.' "$tmp/err" || fail 'no budge
 grep -q '^compare  KL divergence mean [0-9.]*, max [0-9.]* nats' "$tmp/err" || fail 'no comparison'
 grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
 
+# Rows in fewer bits: 68 and 36 bytes for keys and values of 64 numbers instead of 128 each.
+share() {
+	sed 's/.*"cache_bytes_full": \([0-9]*\), "cache_bytes": \([0-9]*\),.*/\1 \2/' "$tmp/out" |
+		while read -r full bytes; do
+			[ $((full * $1)) -eq $((bytes * 256)) ] || fail "cache_bytes is $bytes of $full"
+		done
+}
+kvmod run --policy fullkv --json -n 2 -o kvmod.store=q8_0 "$question"
+share 136
+kvmod run --policy fullkv --json -n 2 --compare -o kvmod.store=q8_0/q4_0 "$question"
+share 104
+# It is the whole cache, but for rounding.
+sed 's/.*"kl_mean": \([^,]*\),.*/\1/' "$tmp/out" |
+	awk '{ exit !($1 > 0 && $1 < 0.05) }' || fail 'stores cost nothing, or too much'
+: | err
+kvmod run --policy streamingllm -o 'policy streamingllm.budget=20' --json -n 2 -o kvmod.store=q8_0 \
+	--context "$KVMOD_CONF" 'What is this?' 'And why?'
+exits 0
+# A sequence that is left whole is stored as it was.
+kvmod run --policy fullkv --json -n 2 -o kvmod.store=q8_0 -o kvmod.leave_below=4096 "$question"
+share 256
+kvmod run --policy fullkv -o kvmod.engine=llama -n 1 -o kvmod.store=q8_0 "$question"
+exits 0
+grep -qxF 'kvmod: warning: [kvmod] store = q8_0: engine llama cannot store rows as another type: they stay as they are' \
+	"$tmp/err" || fail 'no warning'
+kvmod run -o kvmod.store=q4_0 "$question"
+says 1 'kvmod: -o kvmod.store=q4_0: expected one of same, q8_0, q8_0/q4_0'
+
 # With closed gaps, answers and conversations can be longer than the context.
 stream() {
 	kvmod run --raw -o kvmod.threads=1 -o 'engine ggml.context=32' \

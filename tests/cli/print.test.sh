@@ -45,6 +45,7 @@ engine = fake ; TMP/own.conf:4
 device = auto ; default
 threads = 0 ; default
 leave_below = 256 ; default
+store = same ; default
 log_level = note ; default
 allow_owner = ; default
 

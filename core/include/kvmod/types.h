@@ -314,7 +314,8 @@ struct kvmod_keep {
 	uint32_t n_spans;
 	/*
 	 * The types in which all kept rows of the segment are stored, for K and V
-	 * separately; at first KVMOD_STORE_SAME. Valid with every kind of keep, also
+	 * separately; at first what `[kvmod] store` says, in a session, or KVMOD_STORE_SAME.
+	 * A policy that does not choose leaves them alone. Valid with every kind of keep, also
 	 * KVMOD_KEEP_ALL. The blocks of the type must divide head_dim. An engine without
 	 * KVMOD_ENGINE_STORES leaves the rows unchanged, also in a replay(), and the session
 	 * logs that once.
