@@ -131,7 +131,7 @@ static const struct pin pins[] = {
 	AT(kvmod_model, n_device_layers, 76),
 	AT(kvmod_model, device, 80),
 	AT(kvmod_model, n_window_layers, 88),
-	AT(kvmod_model, reserved, 92),
+	AT(kvmod_model, flags, 92),
 
 	SIZE(kvmod_host, 88),
 	AT(kvmod_host, size, 0),
