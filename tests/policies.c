@@ -8,6 +8,7 @@
 /* Each policy, and its cases in the golden vectors. */
 #define POLICIES(P) \
 	P(adakv, 9) \
+	P(duo, 0)	/* its sets follow from a table: see test_duo */ \
 	P(random, 0)	/* what it draws is its own affair */ \
 	P(snapkv, 9) \
 	P(streamingllm, 8) \
