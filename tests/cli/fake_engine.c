@@ -8,6 +8,7 @@
  */
 #include "tests/cli/fake_engine.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -46,6 +47,7 @@ struct kvmod_seq {
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
 	P(owner, struct fake, repeat, INT, "1", "1..1048576", "how many times the byte of a token stands in its text") \
 	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text|chat", "which call fails") \
+	P(owner, struct fake, replay, CHOICE, "no", "no|yes|fails|nan", "can it run tokens again?") \
 	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 
@@ -394,6 +396,27 @@ static void describe_layer(struct kvmod_seq *seq, uint32_t layer, uint32_t n_row
 	};
 }
 
+/* Each head has a price, 1 to 8 thousandths, for a position that the plan drops. */
+static int32_t replay(const struct kvmod_request *request, const struct kvmod_plan *plan, uint32_t rows,
+		      double *loss)
+{
+	struct fake *f = request->replay_ctx;
+	const struct kvmod_host *host = f->instance.host;
+
+	if (f->replay == REPLAY_FAILS || fake_take_time_or_stop(f))
+		return host->fail(host->ctx, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
+	*loss = f->replay == REPLAY_NAN ? (double)NAN : 0;
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(request, i);
+		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		for (uint32_t g = 0; g < HEADS && keep->kind == KVMOD_KEEP_HEADS; g++)
+			*loss += 1e-3 * ((7 * (s->layer * HEADS + g) + 3) % 8 + 1) *
+				 (kvmod_head_at(s, g)->n - keep->counts[g]);
+	}
+	return KVMOD_OK;
+}
+
 static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	uint32_t n_rows = seq->n_rows;
@@ -415,6 +438,8 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 		.n_segments = NAMED,
 		.segments = seq->segment_list,
 		.device = "cpu",
+		.replay = ((struct fake *)self)->replay == REPLAY_NO ? NULL : replay,
+		.replay_ctx = self,
 	};
 	return KVMOD_OK;
 }
