@@ -39,6 +39,7 @@ libkvmod_la_SOURCES = \
 	core/toolkit/attention.c \
 	core/toolkit/heads.c \
 	core/toolkit/heaviest.c \
+	core/toolkit/norms.c \
 	core/toolkit/parts.c \
 	core/toolkit/scorer.c \
 	core/toolkit/scorer.h \

@@ -2,12 +2,16 @@
 # Kernels hold no policy logic. Modules, the core and the tests link them whole.
 noinst_LTLIBRARIES += libkernels.la
 libkernels_la_SOURCES = \
+	kernels/cpu/arrays.c \
+	kernels/cpu/arrays.h \
 	kernels/cpu/attention.c \
 	kernels/cpu/attention.h \
 	kernels/cpu/avx2.c \
 	kernels/cpu/avx512.c \
 	kernels/cpu/blocks.c \
 	kernels/cpu/blocks.h \
+	kernels/cpu/columns.c \
+	kernels/cpu/columns.h \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
 	kernels/cpu/hadamard.c \
@@ -20,7 +24,12 @@ libkernels_la_SOURCES = \
 	kernels/cpu/simd.c \
 	kernels/cpu/simd.h \
 	kernels/cpu/vector.h \
-	kernels/cpu/vector_blocks.h
+	kernels/cpu/vector_arrays.h \
+	kernels/cpu/vector_blocks.h \
+	kernels/cpu/vector_columns.h \
+	kernels/cpu/vector_quadratic.h \
+	kernels/cpu/wo_norms.c \
+	kernels/cpu/wo_norms.h
 libkernels_la_LIBADD = $(LIBM)
 
 include $(srcdir)/kernels/cuda/local.mk

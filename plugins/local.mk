@@ -21,6 +21,7 @@ libgguf_models_la_SOURCES = \
 	plugins/gguf/model.h \
 	plugins/gguf/render_guess.c \
 	plugins/gguf/render_known.c \
+	plugins/gguf/rope.c \
 	plugins/gguf/special_tokens.c \
 	plugins/gguf/template_key.c \
 	plugins/gguf/templates.c \
@@ -35,8 +36,10 @@ libgguf_models_la_LIBADD = $(GGML_LIBS) $(LIBM)
 libengine_ggml_la_SOURCES = \
 	plugins/ggml/cache.c \
 	plugins/ggml/cache.h \
+	plugins/ggml/columns.c \
 	plugins/ggml/compute.c \
 	plugins/ggml/engine.c \
+	plugins/ggml/extras.c \
 	plugins/ggml/graph.c \
 	plugins/ggml/graph.h \
 	plugins/ggml/inputs.c \
@@ -44,15 +47,18 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/memory.h \
 	plugins/ggml/phases.c \
 	plugins/ggml/queries.c \
+	plugins/ggml/query_stats.c \
 	plugins/ggml/replay.c \
 	plugins/ggml/request.c \
+	plugins/ggml/reread.c \
 	plugins/ggml/rotate.c \
 	plugins/ggml/runtime.h \
 	plugins/ggml/seq.c \
 	plugins/ggml/sequence.h \
 	plugins/ggml/step.c \
 	plugins/ggml/thread_tuning.c \
-	plugins/ggml/thread_tuning.h
+	plugins/ggml/thread_tuning.h \
+	plugins/ggml/wo_norms.c
 libengine_ggml_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libengine_ggml_la_LIBADD = libkernels.la $(GGML_LIBS) $(LIBM)
 
@@ -86,9 +92,13 @@ endif
 
 # The module "cuda" holds the device and the policies that run on it.
 CUDA_MODULE = \
+	plugins/cuda/attention.c \
+	plugins/cuda/attention.h \
 	plugins/cuda/device.c \
 	plugins/cuda/device.h \
 	plugins/cuda/module.c \
+	plugins/cuda/tables.c \
+	plugins/cuda/tables.h \
 	policies/cuda/adakv.c \
 	policies/cuda/params.h \
 	policies/cuda/policies.h \

@@ -29,6 +29,94 @@ libbuiltin_duo_la_SOURCES = $(duo_sources)
 libbuiltin_duo_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_duo
 POLICIES_BUILT_IN += libbuiltin_duo.la
 
+module_LTLIBRARIES += h2o.la
+h2o_la_SOURCES = policies/h2o.c
+h2o_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_h2o.la
+libbuiltin_h2o_la_SOURCES = policies/h2o.c
+libbuiltin_h2o_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_h2o
+POLICIES_BUILT_IN += libbuiltin_h2o.la
+
+module_LTLIBRARIES += knorm.la
+knorm_la_SOURCES = policies/knorm.c
+knorm_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_knorm.la
+libbuiltin_knorm_la_SOURCES = policies/knorm.c
+libbuiltin_knorm_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_knorm
+POLICIES_BUILT_IN += libbuiltin_knorm.la
+module_LTLIBRARIES += kvzip.la
+kvzip_la_SOURCES = policies/kvzip.c
+kvzip_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_kvzip.la
+libbuiltin_kvzip_la_SOURCES = policies/kvzip.c
+libbuiltin_kvzip_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_kvzip
+POLICIES_BUILT_IN += libbuiltin_kvzip.la
+module_LTLIBRARIES += cake.la
+cake_la_SOURCES = policies/cake.c
+cake_la_LDFLAGS = $(MODULE_LINK)
+cake_la_LIBADD = $(LIBM)
+check_LTLIBRARIES += libbuiltin_cake.la
+libbuiltin_cake_la_SOURCES = policies/cake.c
+libbuiltin_cake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_cake
+POLICIES_BUILT_IN += libbuiltin_cake.la
+
+module_LTLIBRARIES += criticalkv.la
+criticalkv_la_SOURCES = policies/criticalkv.c
+criticalkv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_criticalkv.la
+libbuiltin_criticalkv_la_SOURCES = policies/criticalkv.c
+libbuiltin_criticalkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_criticalkv
+POLICIES_BUILT_IN += libbuiltin_criticalkv.la
+
+module_LTLIBRARIES += defensivekv.la
+defensivekv_la_SOURCES = policies/defensivekv.c
+defensivekv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_defensivekv.la
+libbuiltin_defensivekv_la_SOURCES = policies/defensivekv.c
+libbuiltin_defensivekv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_defensivekv
+POLICIES_BUILT_IN += libbuiltin_defensivekv.la
+
+module_LTLIBRARIES += pyramidkv.la
+pyramidkv_la_SOURCES = policies/pyramidkv.c
+pyramidkv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_pyramidkv.la
+libbuiltin_pyramidkv_la_SOURCES = policies/pyramidkv.c
+libbuiltin_pyramidkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_pyramidkv
+POLICIES_BUILT_IN += libbuiltin_pyramidkv.la
+module_LTLIBRARIES += contribution.la
+contribution_la_SOURCES = policies/contribution.c
+contribution_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_contribution.la
+libbuiltin_contribution_la_SOURCES = policies/contribution.c
+libbuiltin_contribution_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_contribution
+POLICIES_BUILT_IN += libbuiltin_contribution.la
+
+module_LTLIBRARIES += expected.la
+expected_la_SOURCES = policies/expected.c
+expected_la_LDFLAGS = $(MODULE_LINK)
+expected_la_LIBADD = $(LIBM)
+check_LTLIBRARIES += libbuiltin_expected.la
+libbuiltin_expected_la_SOURCES = policies/expected.c
+libbuiltin_expected_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_expected
+POLICIES_BUILT_IN += libbuiltin_expected.la
+
+module_LTLIBRARIES += keydiff.la
+keydiff_la_SOURCES = policies/keydiff.c
+keydiff_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_keydiff.la
+libbuiltin_keydiff_la_SOURCES = policies/keydiff.c
+libbuiltin_keydiff_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_keydiff
+POLICIES_BUILT_IN += libbuiltin_keydiff.la
+
+module_LTLIBRARIES += lagkv.la
+lagkv_la_SOURCES = policies/lagkv.c
+lagkv_la_LDFLAGS = $(MODULE_LINK)
+lagkv_la_LIBADD = $(LIBM)
+check_LTLIBRARIES += libbuiltin_lagkv.la
+libbuiltin_lagkv_la_SOURCES = policies/lagkv.c
+libbuiltin_lagkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_lagkv
+POLICIES_BUILT_IN += libbuiltin_lagkv.la
+
 module_LTLIBRARIES += random.la
 random_la_SOURCES = policies/random.c
 random_la_LDFLAGS = $(MODULE_LINK)
@@ -45,6 +133,14 @@ check_LTLIBRARIES += libbuiltin_refreekv.la
 libbuiltin_refreekv_la_SOURCES = $(refreekv_sources)
 libbuiltin_refreekv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_refreekv
 POLICIES_BUILT_IN += libbuiltin_refreekv.la
+
+module_LTLIBRARIES += rkv.la
+rkv_la_SOURCES = policies/rkv.c
+rkv_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_rkv.la
+libbuiltin_rkv_la_SOURCES = policies/rkv.c
+libbuiltin_rkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_rkv
+POLICIES_BUILT_IN += libbuiltin_rkv.la
 
 module_LTLIBRARIES += snapkv.la
 snapkv_la_SOURCES = policies/snapkv.c
@@ -69,3 +165,11 @@ check_LTLIBRARIES += libbuiltin_topp.la
 libbuiltin_topp_la_SOURCES = policies/topp.c
 libbuiltin_topp_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_topp
 POLICIES_BUILT_IN += libbuiltin_topp.la
+
+module_LTLIBRARIES += tova.la
+tova_la_SOURCES = policies/tova.c
+tova_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_tova.la
+libbuiltin_tova_la_SOURCES = policies/tova.c
+libbuiltin_tova_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_tova
+POLICIES_BUILT_IN += libbuiltin_tova.la

@@ -8,7 +8,7 @@
 struct streamingllm {
 	struct kvmod_instance instance;
 	struct kvmod_amount budget;
-	int64_t sinks, every;
+	int64_t sinks, decode_every;
 	uint32_t said_raised;
 };
 
@@ -18,12 +18,12 @@ struct streamingllm {
 	  "(the paper serves with 512 + 4)") \
 	P(owner, struct streamingllm, sinks, INT, "4", "0..1024", \
 	  "oldest positions, always kept") \
-	P(owner, struct streamingllm, every, INT, "64", "0..1000000", \
+	P(owner, struct streamingllm, decode_every, INT, "64", "0..1000000", \
 	  "decoded tokens from one cut to the next; 0: cut after prompts only (the paper: 1)")
 
 static int32_t needs_of(void *self, struct kvmod_needs *needs)
 {
-	needs->decode_every = (uint32_t)((struct streamingllm *)self)->every;
+	needs->decode_every = (uint32_t)((struct streamingllm *)self)->decode_every;
 	return KVMOD_OK;
 }
 

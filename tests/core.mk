@@ -189,6 +189,18 @@ tests_test_scorer_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scorer_LDFLAGS = $(UNIT_LINK)
 tests_test_scorer_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_scorer_layers
+tests_test_scorer_layers_SOURCES = tests/test_scorer_layers.c
+tests_test_scorer_layers_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_scorer_layers_LDFLAGS = $(UNIT_LINK)
+tests_test_scorer_layers_LDADD = $(FIXTURE_LIBS)
+
+UNIT_TESTS += tests/test_kvzip
+tests_test_kvzip_SOURCES = tests/test_kvzip.c
+tests_test_kvzip_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_kvzip_LDFLAGS = $(UNIT_LINK)
+tests_test_kvzip_LDADD = libbuiltin_kvzip.la $(FIXTURE_LIBS)
+
 KIT_SOURCES = tests/kit.c tests/kit.h tests/simd_levels.h
 UNIT_TESTS += tests/test_toolkit
 tests_test_toolkit_SOURCES = tests/test_toolkit.c $(KIT_SOURCES)

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads the prompts and expected decisions of golden/e2e-smollm2.jsonl. */
+/* Reads the prompts and expected decisions of golden/e2e-*.jsonl. */
 #include "tests/e2e.h"
 
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-json_t *e2e_load(void)
+static json_t *load(const char *path, size_t n)
 {
-	FILE *file = fopen(KVMOD_SRCDIR "/tests/golden/e2e-smollm2.jsonl", "r");
+	FILE *file = fopen(path, "r");
 	json_t *all = json_array(), *one;
 	json_error_t error;
 
@@ -17,8 +17,18 @@ json_t *e2e_load(void)
 		json_array_append_new(all, one);
 	ck_assert_int_ne(feof(file), 0);
 	fclose(file);
-	ck_assert_uint_eq(json_array_size(all), 12);
+	ck_assert_uint_eq(json_array_size(all), n);
 	return all;
+}
+
+json_t *e2e_load(void)
+{
+	return load(KVMOD_SRCDIR "/tests/golden/e2e-smollm2.jsonl", 12);
+}
+
+json_t *e2e_load_kvzip(void)
+{
+	return load(KVMOD_SRCDIR "/tests/golden/e2e-kvzip-smollm2.jsonl", 6);
 }
 
 int32_t *e2e_ints(const json_t *prompt, const char *key, size_t *n)

@@ -11,24 +11,32 @@ libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libengine_llama.la libgguf_models.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine \
+	tests/test_engine_bounded \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
+	tests/test_engine_chat_parts \
 	tests/test_engine_check \
+	tests/test_engine_columns \
+	tests/test_engine_extras \
 	tests/test_engine_files \
 	tests/test_engine_fuzz \
 	tests/test_engine_gguf \
 	tests/test_engine_golden \
 	tests/test_engine_gpu \
+	tests/test_engine_kvzip \
 	tests/test_engine_llama \
 	tests/test_engine_tuning \
+	tests/test_engine_norms \
 	tests/test_engine_phases \
 	tests/test_engine_phases_gpu \
 	tests/test_engine_phases_requests \
 	tests/test_engine_phases_sides \
 	tests/test_engine_replay \
 	tests/test_engine_request \
+	tests/test_engine_reread \
 	tests/test_engine_sides \
 	tests/test_engine_special \
+	tests/test_engine_stats \
 	tests/test_engine_text \
 	tests/test_engine_rotations \
 	tests/test_engine_random_calls \
@@ -36,12 +44,23 @@ ENGINE_TESTS = tests/test_engine \
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_bounded_SOURCES = tests/test_engine_bounded.c core/testkit/random.c \
+	core/testkit/random.h tests/tiny_model.c tests/tiny_model.h
+tests_test_engine_bounded_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_bounded_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
 tests_test_engine_cache_SOURCES = tests/test_engine_cache.c
 tests_test_engine_cache_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_cache_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_check_SOURCES = tests/test_engine_check.c tests/sides.c tests/sides.h
 tests_test_engine_check_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
 tests_test_engine_check_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_columns_SOURCES = tests/test_engine_columns.c tests/column_sums.c tests/column_sums.h \
+	tests/sides.c tests/sides.h
+tests_test_engine_columns_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_columns_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
+tests_test_engine_extras_SOURCES = tests/test_engine_extras.c tests/sides.c tests/sides.h
+tests_test_engine_extras_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_extras_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_files_SOURCES = tests/test_engine_files.c
 tests_test_engine_files_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_files_LDADD = libtest_engine.la $(GGML_LIBS)
@@ -51,6 +70,10 @@ tests_test_engine_fuzz_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_gguf_SOURCES = tests/test_engine_gguf.c
 tests_test_engine_gguf_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_gguf_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_norms_SOURCES = tests/test_engine_norms.c \
+	tests/norm_reference.c tests/norm_reference.h tests/sides.c tests/sides.h
+tests_test_engine_norms_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_norms_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 PHASES_SOURCES = tests/phases.c tests/phases.h tests/shifted.c tests/shifted.h
 tests_test_engine_phases_SOURCES = tests/test_engine_phases.c $(PHASES_SOURCES)
 tests_test_engine_phases_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -66,7 +89,9 @@ tests_test_engine_llama_SOURCES = tests/test_engine_llama.c core/testkit/random.
 	tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_llama_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_llama_LDADD = libkvmod.la $(CHECK_LIBS) $(GGML_LIBS) $(LIBM)
-tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c
+tests_test_engine_random_calls_SOURCES = tests/test_engine_random_calls.c tests/column_sums.c \
+	tests/column_sums.h tests/norm_reference.c tests/norm_reference.h \
+	tests/query_reference.c tests/query_reference.h
 tests_test_engine_random_calls_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_random_calls_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_tuning_SOURCES = tests/test_engine_tuning.c
@@ -75,9 +100,16 @@ tests_test_engine_tuning_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_request_SOURCES = tests/test_engine_request.c
 tests_test_engine_request_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_request_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_stats_SOURCES = tests/test_engine_stats.c tests/query_reference.c tests/query_reference.h
+tests_test_engine_stats_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_stats_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_reread_SOURCES = tests/test_engine_reread.c tests/column_sums.c tests/column_sums.h \
+	tests/sides.c tests/sides.h tests/e2e.c tests/e2e.h
+tests_test_engine_reread_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS) -DFAKE_GPU
+tests_test_engine_reread_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS) $(LIBM)
 # With a CUDA GPU, and with a CPU backend that stands in for one.
 tests_test_engine_gpu_SOURCES = tests/test_engine_gpu.c tests/sides.c tests/sides.h
 tests_test_engine_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
@@ -102,10 +134,17 @@ tests_test_engine_special_LDADD = libtest_engine.la $(GGML_LIBS)
 tests_test_engine_chat_SOURCES = tests/test_engine_chat.c
 tests_test_engine_chat_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_chat_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
-tests_test_engine_golden_SOURCES = tests/test_engine_golden.c tests/e2e.c tests/e2e.h
+tests_test_engine_chat_parts_SOURCES = tests/test_engine_chat_parts.c tests/e2e.c tests/e2e.h
+tests_test_engine_chat_parts_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_chat_parts_LDADD = libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+E2E_MODEL_SOURCES = tests/e2e.c tests/e2e.h tests/e2e_model.c tests/e2e_model.h
+tests_test_engine_golden_SOURCES = tests/test_engine_golden.c $(E2E_MODEL_SOURCES)
 tests_test_engine_golden_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la \
 	libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
+tests_test_engine_kvzip_SOURCES = tests/test_engine_kvzip.c $(E2E_MODEL_SOURCES)
+tests_test_engine_kvzip_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
+tests_test_engine_kvzip_LDADD = libbuiltin_kvzip.la libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
 tests_test_streaming_SOURCES = tests/test_streaming.c tests/shifted.c tests/shifted.h \
 	tests/streaming.c tests/streaming.h
 tests_test_streaming_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
@@ -131,4 +170,5 @@ tests_stream_loss_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_stream_loss_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
 endif
 
-EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/chat_templates.jsonl tests/chat_templates.py
+EXTRA_DIST += tests/golden/e2e-smollm2.jsonl tests/golden/e2e-kvzip-smollm2.jsonl \
+	tests/golden/chat_templates.jsonl tests/chat_templates.py

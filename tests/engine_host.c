@@ -37,10 +37,26 @@ static int32_t host_fail(void *ctx, int32_t why, const char *format, ...)
 	return code = why;
 }
 
+/* One, because threads that wait for each other crawl where cores are busy. */
+static uint32_t n_threads = 1;
+
 static uint32_t host_n_threads(void *ctx)
 {
 	(void)ctx;
-	return 1; /* threads that wait for each other crawl where cores are busy */
+	return n_threads;
+}
+
+void test_host_threads(uint32_t n)
+{
+	n_threads = n;
+}
+
+/* In an order that nobody expects. */
+static void host_parallel(void *ctx, uint32_t n, void (*fn)(void *arg, uint32_t i), void *arg)
+{
+	(void)ctx;
+	while (n)
+		fn(arg, --n);
 }
 
 static struct kvmod_host host = {
@@ -48,6 +64,7 @@ static struct kvmod_host host = {
 	.log = host_log,
 	.fail = host_fail,
 	.n_threads = host_n_threads,
+	.parallel = host_parallel,
 };
 
 void test_host_device(int32_t (*device)(void *ctx, const char *name,

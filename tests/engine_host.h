@@ -24,6 +24,9 @@ struct test_engine_params {
 void test_host_device(int32_t (*device)(void *ctx, const char *name,
 					const struct kvmod_device_ops **ops, void **self));
 
+/* How many threads the host says it has; at the start one. */
+void test_host_threads(uint32_t n);
+
 /* NULL if it could not be opened: test_engine_error() says why. */
 struct gg_engine *test_engine_open(const struct test_engine_params *params);
 /* The same, that must not fail. */

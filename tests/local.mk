@@ -44,10 +44,16 @@ UNIT_TESTS += tests/test_session
 check_LTLIBRARIES += libbuiltin_fake.la
 libbuiltin_fake_la_SOURCES = $(FAKE_SOURCES)
 libbuiltin_fake_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_fake
-tests_test_session_SOURCES = tests/test_session.c
+SESSION_SOURCES = tests/watch.c tests/watch.h
+tests_test_session_SOURCES = tests/test_session.c $(SESSION_SOURCES)
 tests_test_session_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_LDFLAGS = $(UNIT_LINK)
-tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_streamingllm.la $(TEST_LIBS)
+tests_test_session_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_session_prompts
+tests_test_session_prompts_SOURCES = tests/test_session_prompts.c $(SESSION_SOURCES)
+tests_test_session_prompts_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_session_prompts_LDFLAGS = $(UNIT_LINK)
+tests_test_session_prompts_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_rotation
 tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \
@@ -71,6 +77,16 @@ tests_test_engine_calls_SOURCES = tests/test_engine_calls.c
 tests_test_engine_calls_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_engine_calls_LDFLAGS = $(UNIT_LINK)
 tests_test_engine_calls_LDADD = libbuiltin_window.la $(TEST_LIBS)
+
+UNIT_TESTS += tests/test_columns
+tests_test_columns_SOURCES = tests/test_columns.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_columns_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_columns_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
+UNIT_TESTS += tests/test_wo_norms
+tests_test_wo_norms_SOURCES = tests/test_wo_norms.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_wo_norms_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_wo_norms_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
 UNIT_TESTS += tests/test_kernels
 tests_test_kernels_SOURCES = tests/test_kernels.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
@@ -97,6 +113,19 @@ tests_test_policies_each_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_policies_each_LDFLAGS = $(UNIT_LINK)
 tests_test_policies_each_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_layers
+tests_test_layers_SOURCES = tests/test_layers.c tests/layers_reference.c tests/layers_reference.h \
+	tests/refreekv_reference.c tests/refreekv_reference.h tests/policies.c tests/policies.h
+tests_test_layers_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_layers_LDFLAGS = $(UNIT_LINK)
+tests_test_layers_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_values
+tests_test_values_SOURCES = tests/test_values.c tests/values_reference.c tests/values_reference.h \
+	tests/refreekv_reference.c tests/refreekv_reference.h tests/policies.c tests/policies.h
+tests_test_values_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_values_LDFLAGS = $(UNIT_LINK)
+tests_test_values_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_duo
 tests_test_duo_SOURCES = tests/test_duo.c tests/policies.c tests/policies.h
 tests_test_duo_CPPFLAGS = $(TEST_CPPFLAGS)
@@ -118,13 +147,19 @@ tests_test_refreekv_LDADD = libbuiltin_refreekv.la libvectors.la $(TEST_LIBS)
 
 # Conversations, compared with references in double precision; second_turns writes
 # golden vectors of them.
-POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h \
+POLICY_REFERENCES = tests/policies_reference.c tests/policies_reference.h tests/policies_scores.c \
 	tests/refreekv_reference.c tests/refreekv_reference.h
 UNIT_TESTS += tests/test_turns
 tests_test_turns_SOURCES = tests/test_turns.c $(POLICY_REFERENCES)
 tests_test_turns_CPPFLAGS = $(TEST_CPPFLAGS) -DGOLDEN='"$(abs_srcdir)/tests/golden/"'
 tests_test_turns_LDFLAGS = $(UNIT_LINK)
 tests_test_turns_LDADD = $(POLICIES_BUILT_IN) libbuiltin_fake.la libvectors.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_policies_shapes
+tests_test_policies_shapes_SOURCES = tests/test_policies_shapes.c tests/policies.c tests/policies.h \
+	$(POLICY_REFERENCES)
+tests_test_policies_shapes_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_policies_shapes_LDFLAGS = $(UNIT_LINK)
+tests_test_policies_shapes_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 check_PROGRAMS += tests/second_turns
 tests_second_turns_SOURCES = tests/second_turns.c $(POLICY_REFERENCES)
 tests_second_turns_LDADD = libvectors.la libkernels.la libkvmod.la $(LIBM)
@@ -171,12 +206,13 @@ if HAVE_CHECK
 TESTS += tests/valgrind.test.sh
 endif
 TESTS += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh
-EXTRA_DIST += tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
+EXTRA_DIST += tests/compare.py tests/rooms.test.sh tests/bootstrap.test.sh tests/install.test.sh \
 	tests/valgrind.test.sh
 
 # The tests of core, policies and command, to run while working on them. Tests that run a
 # model, or take long, run only with `make check`.
-check-fast: all $(check_PROGRAMS) $(check_LTLIBRARIES)
+check-fast: all
+	@$(MAKE) $(AM_MAKEFLAGS) $(check_PROGRAMS) $(check_LTLIBRARIES)
 	@fast=; for test in $(TESTS); do \
 		case $$test in \
 		*/test_engine*|*/test_streaming*|*/model.test.sh|*/check_model.test.sh) ;; \

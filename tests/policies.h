@@ -34,7 +34,8 @@ struct kvmod_plan *decide_once(struct kvmod_ctx *ctx, const char *name, const ch
 			       const struct madeup *m);
 
 #define MAX_N 600		/* positions of a made-up cache */
-#define ROWS 32			/* no policy needs more rows of queries */
+#define ROWS 32			/* of queries; a policy that asks for more makes do */
+#define EXTRAS (KVMOD_NEED_COLSUM | KVMOD_NEED_Q_STATS | KVMOD_NEED_WO_NORM)
 extern const struct kv_shape usual;
 struct kv_shape draw_shape(struct kv_random *r, uint32_t type);
 struct madeup make(const struct kv_shape *shape, uint32_t n);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* SnapKV, AdaKV, top-p and StreamingLLM in double precision, one plain loop after the other. */
+/* The policies in double precision, one plain loop after the other. */
 #include "tests/policies_reference.h"
 
 #include <math.h>
@@ -14,6 +14,7 @@ struct work {
 	struct policy_answer *out;
 	uint32_t group;
 	uint64_t budget;		/* C */
+	uint32_t window;
 	double *score;			/* [n_kv_heads][stride]: of the first m */
 	double *row;			/* [stride] */
 	uint32_t *order;		/* [n_kv_heads][stride] */
@@ -27,7 +28,7 @@ static uint32_t n_of(const struct work *w, uint32_t g)
 /* Positions before the window. */
 static uint32_t m_of(const struct work *w, uint32_t g)
 {
-	return n_of(w, g) > w->p->window ? n_of(w, g) - w->p->window : 0;
+	return n_of(w, g) > w->window ? n_of(w, g) - w->window : 0;
 }
 
 static unsigned char *kept_of(const struct work *w, uint32_t g)
@@ -37,11 +38,22 @@ static unsigned char *kept_of(const struct work *w, uint32_t g)
 
 /* --- the budget: of the tokens seen, but what is always kept fits in ------------------ */
 
+static uint32_t window_of(const struct kvmod_segment *s, const struct policy_params *p)
+{
+	uint64_t recent = p->recent ? p->recent : s->logical * p->recent_permille / 1000;
+
+	if (p->rule != RULE_H2O)
+		return p->window;
+	return recent ? (uint32_t)recent : 1;
+}
+
 static uint64_t budget_of(const struct kvmod_segment *s, const struct policy_params *p)
 {
 	uint64_t c = p->count ? p->count : s->logical * p->permille / 1000;
 	uint64_t least = p->rule == RULE_STREAMINGLLM ? p->sinks + 1 : p->window;
 
+	if (p->rule == RULE_H2O)
+		return c + window_of(s, p);
 	return c > least ? c : least;
 }
 
@@ -96,7 +108,7 @@ static void rank(const double *score, uint32_t m, uint32_t *order)
 static void note_tie(struct work *w, double last, double next)
 {
 	if (last > next)
-		w->out->tie = fmin(w->out->tie, (last - next) / last);
+		w->out->tie = fmin(w->out->tie, (last - next) / fmax(fabs(last), fabs(next)));
 }
 
 /* The `count` heaviest of the first m, and the rest. */
@@ -125,14 +137,14 @@ static void decide_streamingllm(struct work *w, uint32_t g)
 				   i >= n - (w->budget - w->p->sinks);
 }
 
-static void decide_snapkv(struct work *w, uint32_t g)
+static void decide_heaviest(struct work *w, uint32_t g)
 {
 	uint32_t n = n_of(w, g);
 
 	if (n <= w->budget)
 		memset(kept_of(w, g), 1, n);
 	else
-		keep_heaviest(w, g, (uint32_t)w->budget - w->p->window);
+		keep_heaviest(w, g, (uint32_t)w->budget - w->window);
 }
 
 /* The layer's heaviest, one after the other: how many are each head's. */
@@ -166,7 +178,7 @@ static void count_layer(struct work *w, uint64_t budget, uint32_t *counts)
 static void decide_adakv(struct work *w)
 {
 	uint32_t n_kv_heads = w->s->n_kv_heads, counts[128] = { 0 }, longest = 0;
-	uint64_t b = w->budget - w->p->window, all = 0, excess = 0;
+	uint64_t b = w->budget - w->window, all = 0, excess = 0;
 
 	for (uint32_t g = 0; g < n_kv_heads; g++) {
 		longest = n_of(w, g) > longest ? n_of(w, g) : longest;
@@ -203,43 +215,80 @@ static void decide_topp(struct work *w, uint32_t g)
 	uint32_t n = n_of(w, g), *order = w->order, count;
 
 	for (uint32_t h = g * w->group; h < (g + 1) * w->group; h++) {
-		double sum = 0, before = 0;
+		double sum = 0, before = 0, share = 0;
 
 		reference_attention(w->s, w->s->n_rows - 1, h, w->row);
-		for (uint32_t i = 0; i < n; i++)
+		for (uint32_t i = 0; i < n; i++) {
 			w->out->finite = w->out->finite && isfinite(w->row[i]);
+			share += w->p->p * w->row[i];
+		}
 		rank(w->row, n, order);
-		for (count = 0; count < n && (count == 0 || sum < w->p->p); count++) {
+		for (count = 0; count < n && (count == 0 || sum < share); count++) {
 			before = sum;
 			sum += w->row[order[count]];
 			kept_of(w, g)[order[count]] = 1;
 		}
-		w->out->tie = fmin(w->out->tie, fmin(fabs(sum - w->p->p), fabs(before - w->p->p)));
+		w->out->tie = fmin(w->out->tie, fmin(fabs(sum - share), fabs(before - share)));
 		if (count < n)
 			note_tie(w, w->row[order[count - 1]], w->row[order[count]]);
 	}
 }
 
-static void decide(struct work *w)
+/* All KV heads of the layer score as one. */
+static void add_heads(struct work *w)
 {
-	bool scored = w->p->rule == RULE_SNAPKV || w->p->rule == RULE_ADAKV;
+	uint32_t m = m_of(w, 0);
 
-	for (uint32_t g = 0; g < w->s->n_kv_heads && scored; g++) {
-		score_head(w, g);
-		pool_head(w, g);
+	for (uint32_t i = 0; i < m; i++) {
+		double sum = 0;
+
+		for (uint32_t g = 0; g < w->s->n_kv_heads; g++)
+			sum += w->score[(size_t)g * w->out->stride + i];
+		for (uint32_t g = 0; g < w->s->n_kv_heads; g++)
+			w->score[(size_t)g * w->out->stride + i] = sum;
+	}
+}
+
+static bool pools(const struct work *w)
+{
+	return w->p->rule == RULE_SNAPKV || w->p->rule == RULE_ADAKV;
+}
+
+static void score_all(struct work *w)
+{
+	for (uint32_t g = 0; g < w->s->n_kv_heads; g++) {
+		double *score = w->score + (size_t)g * w->out->stride;
+
+		if (pools(w)) {
+			score_head(w, g);
+			pool_head(w, g);
+		} else {
+			policy_score(w->s, w->p, g, m_of(w, g), w->row, score, w->out);
+		}
+	}
+	if (w->p->rule == RULE_TOVA)
+		add_heads(w);
+	for (uint32_t g = 0; g < w->s->n_kv_heads; g++)
 		rank(w->score + (size_t)g * w->out->stride, m_of(w, g),
 		     w->order + (size_t)g * w->out->stride);
+}
+
+static void decide(struct work *w)
+{
+	if (w->p->rule != RULE_STREAMINGLLM && w->p->rule != RULE_TOPP)
+		score_all(w);
+	if (w->p->rule == RULE_ADAKV) {
+		decide_adakv(w);
+		return;
 	}
 	for (uint32_t g = 0; g < w->s->n_kv_heads; g++) {
 		if (w->p->rule == RULE_STREAMINGLLM)
 			decide_streamingllm(w, g);
-		else if (w->p->rule == RULE_SNAPKV)
-			decide_snapkv(w, g);
 		else if (w->p->rule == RULE_TOPP)
 			decide_topp(w, g);
+		else
+			decide_heaviest(w, g);
 	}
-	if (w->p->rule == RULE_ADAKV)
-		decide_adakv(w);
 }
 
 int policy_decide(const struct kvmod_segment *s, const struct policy_params *p,
@@ -249,7 +298,7 @@ int policy_decide(const struct kvmod_segment *s, const struct policy_params *p,
 	size_t all = (size_t)s->n_kv_heads * stride;
 	struct work w = {
 		.s = s, .p = p, .out = out, .group = s->n_q_heads / s->n_kv_heads,
-		.budget = budget_of(s, p),
+		.budget = budget_of(s, p), .window = window_of(s, p),
 		.score = calloc(all, sizeof(*w.score)),
 		.row = calloc(stride, sizeof(*w.row)),
 		.order = calloc(all, sizeof(*w.order)),

@@ -42,6 +42,10 @@ void reference_attention(const struct kvmod_segment *s, uint32_t row, uint32_t h
 			a[i] = -INFINITY;
 		max = fmax(max, a[i]);
 	}
+	if (s->sink_logits) {
+		max = fmax(max, (double)s->sink_logits[h]);
+		sum = exp((double)s->sink_logits[h] - max);
+	}
 	for (uint32_t i = 0; i < head->n; i++)
 		sum += a[i] = exp(a[i] - max);
 	for (uint32_t i = 0; i < head->n; i++)

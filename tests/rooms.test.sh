@@ -74,7 +74,7 @@ END {
 bad=$(for file in $(find core kernels plugins policies tests -name '*.h' -o -name '*.cuh' | sort); do
 	case $file in
 	core/include/kvmod/*) want=KVMOD_${file##*/} ;;
-	kernels/cpu/vector.h | kernels/cpu/vector_blocks.h | */build/*) continue ;;
+	kernels/cpu/vector*.h | */build/*) continue ;;
 	*) want=KV_$file ;;
 	esac
 	want=$(printf %s "$want" | tr 'a-z/.' 'A-Z__')

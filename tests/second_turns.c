@@ -90,6 +90,26 @@ static const struct plan {
 	{ .name = "refreekv-rows", .policy = "refreekv", .params = "threshold=0.1 sinks=2 recent=3",
 	  .refreekv = { .threshold = 0.1, .sinks = 2, .recent = 3, .rows = 6 },
 	  .n = 70, .logical = 300, .n_q_heads = 2, .n_kv_heads = 2, .head_dim = 16, .rows = 6, .layers = 1 },
+	{ .name = "h2o-rows", .policy = "h2o", .params = "heavy=0.1 recent=0.05 rows=12",
+	  .p = { RULE_H2O, .permille = 100, .recent_permille = 50, .rows = 12 },
+	  .n = 70, .logical = 240, .n_q_heads = 6, .n_kv_heads = 3, .head_dim = 8, .rows = 12,
+	  .layers = 2, .ragged = true },
+	{ .name = "tova-share", .policy = "tova", .params = "budget=0.15 window=1",
+	  .p = { RULE_TOVA, .permille = 150, .window = 1 },
+	  .n = 60, .logical = 200, .n_q_heads = 6, .n_kv_heads = 3, .head_dim = 8, .rows = 1, .layers = 2 },
+	{ .name = "knorm-ragged", .policy = "knorm", .params = "budget=0.2 whole_layers=0",
+	  .p = { RULE_KNORM, .permille = 200 },
+	  .n = 70, .logical = 160, .n_q_heads = 3, .n_kv_heads = 3, .head_dim = 8, .rows = 1,
+	  .layers = 2, .ragged = true },
+	{ .name = "rkv-ragged", .policy = "rkv",
+	  .params = "budget=0.2 window=8 pool=7 lambda=0.07 similarity=0.5",
+	  .p = { RULE_RKV, .permille = 200, .window = 8, .pool = 7, .lambda = 0.07, .similarity = 0.5 },
+	  .n = 70, .logical = 160, .n_q_heads = 6, .n_kv_heads = 3, .head_dim = 8, .rows = 8,
+	  .layers = 2, .ragged = true },
+	{ .name = "rkv-few-rows", .policy = "rkv",
+	  .params = "budget=20 window=6 pool=3 lambda=0.5 similarity=0.3",
+	  .p = { RULE_RKV, .count = 20, .window = 6, .pool = 3, .lambda = 0.5, .similarity = 0.3 },
+	  .n = 50, .logical = 160, .n_q_heads = 4, .n_kv_heads = 2, .head_dim = 16, .rows = 4, .layers = 1 },
 };
 
 /* --- a cache ---------------------------------------------------------------------------- */
@@ -158,7 +178,8 @@ static void make_layer(const struct plan *plan, uint64_t seed)
 
 		if (plan->ragged || g == 0)
 			draw_positions(&r, plan, n, cache.positions[g]);
-		else if (plan->p.rule == RULE_STREAMINGLLM)	/* and refreekv: one set a layer */
+		/* and refreekv: one set a layer */
+		else if (plan->p.rule == RULE_STREAMINGLLM || plan->p.rule == RULE_TOVA)
 			for (uint32_t i = 0; i < n; i++)
 				cache.positions[g][i] = cache.positions[0][i];
 		else

@@ -30,12 +30,13 @@ passed() {
 
 # --- our own --------------------------------------------------------------------------
 
-for policy in adakv random refreekv snapkv streamingllm topp; do
+for policy in adakv cake criticalkv defensivekv h2o knorm pyramidkv random refreekv rkv snapkv \
+	streamingllm topp tova; do
 	run 0 "$policy"
 	passed 0 "$policy"
 	[ "$(wc -l <"$tmp/out")" -eq 1 ] || fail "$policy: more than one line"
 done
-for policy in adakv snapkv streamingllm topp; do
+for policy in adakv h2o knorm rkv snapkv streamingllm topp tova; do
 	run 0 "./.libs/$policy.so" --vectors "$srcdir/tests/golden/policies.txt"
 	passed 0 "$policy"
 	n=$(grep -c "^policy $policy\$" "$srcdir/tests/golden/policies.txt")

@@ -2,6 +2,7 @@
 /* Opens one model on the CPU alone and with layers on a GPU, and compares the two. */
 #include "tests/sides.h"
 #include "core/testkit/random.h"
+#include "kernels/cpu/wo_norms.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -9,6 +10,8 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "kernels/cpu/columns.h"
 
 const unsigned sides_models[N_MODELS] = { 3, 8, 9, 10 };
 
@@ -18,13 +21,64 @@ struct kvmod_device_ops sides_device_ops;
 static int32_t (*good_gather)(void *self, void *stream, const struct kvmod_gather *gathers,
 			      uint32_t n_gathers, uint32_t gather_stride);
 bool sides_gathers_fail;
+unsigned sides_good_gathers;
 void *sides_device_self;
 
 static int32_t gather(void *self, void *stream, const struct kvmod_gather *gathers, uint32_t n_gathers,
 		      uint32_t gather_stride)
 {
-	return sides_gathers_fail ? KVMOD_EDEVICE : good_gather(self, stream, gathers, n_gathers, gather_stride);
+	if (sides_gathers_fail && !sides_good_gathers)
+		return KVMOD_EDEVICE;
+	sides_good_gathers -= sides_good_gathers > 0;
+	return good_gather(self, stream, gathers, n_gathers, gather_stride);
 }
+
+#ifdef FAKE_GPU
+/* --- its attention: the host's ------------------------------------------------------------- */
+
+bool sides_no_attention;
+int32_t sides_attention_fails;
+
+static uint64_t columns_scratch(void *self, const struct kvmod_columns *jobs, uint32_t n_jobs,
+				uint32_t stride)
+{
+	(void)self;
+	return kv_columns_scratch(jobs, n_jobs, stride, 1);
+}
+
+static int32_t columns(void *self, void *stream, const struct kvmod_columns *jobs, uint32_t n_jobs,
+		       uint32_t stride, void *scratch)
+{
+	(void)self;
+	ck_assert_ptr_null(stream);
+	return sides_attention_fails ? sides_attention_fails :
+				       kv_columns(NULL, jobs, n_jobs, stride, 1, scratch);
+}
+
+static int32_t norms(void *self, void *stream, const struct kvmod_norms *jobs, uint32_t n_jobs,
+		     uint32_t stride)
+{
+	void *scratch = aligned_alloc(64, kv_wo_norms_scratch(jobs, n_jobs, stride, 1));
+	int32_t code = sides_attention_fails;
+
+	(void)self;
+	ck_assert_ptr_null(stream);
+	if (!code)
+		code = kv_wo_norms(NULL, jobs, n_jobs, stride, 1, scratch);
+	free(scratch);
+	return code;
+}
+
+static const struct kvmod_device_attention attention = {
+	.size = sizeof(attention), .columns_scratch = columns_scratch, .columns = columns, .norms = norms,
+};
+
+static const void *get_extension(void *self, const char *name)
+{
+	(void)self;
+	return !sides_no_attention && !strcmp(name, KVMOD_DEVICE_ATTENTION) ? &attention : NULL;
+}
+#endif
 
 static int32_t open_device(void *ctx, const char *name, const struct kvmod_device_ops **ops, void **self)
 {
@@ -48,6 +102,10 @@ static int32_t open_device(void *ctx, const char *name, const struct kvmod_devic
 	sides_device_ops = *kvmod_device_ops(device);
 	good_gather = sides_device_ops.gather;
 	sides_device_ops.gather = gather;
+#ifdef FAKE_GPU
+	sides_device_ops.size = sizeof(sides_device_ops);
+	sides_device_ops.get_extension = get_extension;
+#endif
 	*ops = &sides_device_ops;
 	*self = sides_device_self = kvmod_device_instance(device);
 	return KVMOD_OK;

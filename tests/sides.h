@@ -24,10 +24,18 @@
 
 extern const unsigned sides_models[N_MODELS];	/* of the tiny ones */
 
-/* The GPU's memory, once there is an engine on it; its gathers can be made to fail. */
+/* The GPU's memory, once there is an engine on it; its gathers can be made to fail, after some
+   good ones. */
 extern struct kvmod_device_ops sides_device_ops;
 extern void *sides_device_self;
 extern bool sides_gathers_fail;
+extern unsigned sides_good_gathers;
+
+#ifdef FAKE_GPU
+/* The made-up GPU lacks KVMOD_DEVICE_ATTENTION; its calls answer with this code. */
+extern bool sides_no_attention;
+extern int32_t sides_attention_fails;
+#endif
 
 struct side {
 	struct gg_engine *engine;

@@ -35,7 +35,7 @@ static const struct pin pins[] = {
 	AT(kvmod_head, n_turned, 80),
 	AT(kvmod_head, turn, 84),
 
-	SIZE(kvmod_segment, 256),
+	SIZE(kvmod_segment, 264),
 	AT(kvmod_segment, size, 0),
 	AT(kvmod_segment, layer, 4),
 	AT(kvmod_segment, sequence, 8),
@@ -58,6 +58,7 @@ static const struct pin pins[] = {
 	AT(kvmod_segment, n_q_stat, 232),
 	AT(kvmod_segment, sink_logits, 240),
 	AT(kvmod_segment, device, 248),
+	AT(kvmod_segment, phase_base, 256),
 
 	SIZE(kvmod_reread, 24),
 	AT(kvmod_reread, size, 0),
@@ -112,7 +113,7 @@ static const struct pin pins[] = {
 	AT(kvmod_plan, reserved, 12),
 	AT(kvmod_plan, keeps, 16),
 
-	SIZE(kvmod_model, 96),
+	SIZE(kvmod_model, 112),
 	AT(kvmod_model, size, 0),
 	AT(kvmod_model, n_layers, 4),
 	AT(kvmod_model, n_q_heads, 8),
@@ -132,6 +133,9 @@ static const struct pin pins[] = {
 	AT(kvmod_model, device, 80),
 	AT(kvmod_model, n_window_layers, 88),
 	AT(kvmod_model, flags, 92),
+	AT(kvmod_model, rope_freqs, 96),
+	AT(kvmod_model, n_rope_freqs, 104),
+	AT(kvmod_model, rope_magnitude, 108),
 
 	SIZE(kvmod_host, 88),
 	AT(kvmod_host, size, 0),
@@ -184,7 +188,7 @@ static const struct pin pins[] = {
 	AT(kvmod_module, init, 64),
 	AT(kvmod_module, exit, 72),
 
-	SIZE(kvmod_needs, 40),
+	SIZE(kvmod_needs, 48),
 	AT(kvmod_needs, size, 0),
 	AT(kvmod_needs, what, 4),
 	AT(kvmod_needs, rows, 8),
@@ -192,6 +196,8 @@ static const struct pin pins[] = {
 	AT(kvmod_needs, types, 28),
 	AT(kvmod_needs, min_rows, 32),
 	AT(kvmod_needs, q_stats_skip, 36),
+	AT(kvmod_needs, takes, 40),
+	AT(kvmod_needs, reserved, 44),
 
 	SIZE(kvmod_workspace, 24),
 	AT(kvmod_workspace, size, 0),
@@ -350,7 +356,7 @@ static const struct pin pins[] = {
 	AT(kvmod_counters, failed_segments, 64),
 	AT(kvmod_counters, nanoseconds, 72),
 
-	SIZE(kvmod_prompt, 56),
+	SIZE(kvmod_prompt, 64),
 	AT(kvmod_prompt, size, 0),
 	AT(kvmod_prompt, replay_rows, 4),
 	AT(kvmod_prompt, tokens, 8),
@@ -359,6 +365,8 @@ static const struct pin pins[] = {
 	AT(kvmod_prompt, progress, 32),
 	AT(kvmod_prompt, progress_arg, 40),
 	AT(kvmod_prompt, n_opening, 48),
+	AT(kvmod_prompt, flags, 56),
+	AT(kvmod_prompt, reserved, 60),
 
 	SIZE(kvmod_prompted, 120),
 	AT(kvmod_prompted, size, 0),
@@ -392,20 +400,37 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer, whole_layers, 72),
 	AT(kvmod_scorer, pooling, 88),
 	AT(kvmod_scorer, said_raised, 92),
-	SIZE(kvmod_scorer_ops, 64),
+	SIZE(kvmod_layers, 40),
+	AT(kvmod_layers, size, 0),
+	AT(kvmod_layers, n_layers, 4),
+	AT(kvmod_layers, budget, 8),
+	AT(kvmod_layers, segments, 16),
+	AT(kvmod_layers, n_scored, 24),
+	AT(kvmod_layers, sums, 32),
+	SIZE(kvmod_scorer_ops, 136),
 	AT(kvmod_scorer_ops, size, 0),
 	AT(kvmod_scorer_ops, reserved, 4),
 	AT(kvmod_scorer_ops, score, 8),
 	AT(kvmod_scorer_ops, select, 16),
 	AT(kvmod_scorer_ops, what, 20),
 	AT(kvmod_scorer_ops, rows, 24),
-	AT(kvmod_scorer_ops, reserved2, 28),
+	AT(kvmod_scorer_ops, flags, 28),
 	AT(kvmod_scorer_ops, floats, 32),
 	AT(kvmod_scorer_ops, share, 40),
 	AT(kvmod_scorer_ops, open, 48),
 	AT(kvmod_scorer_ops, keep, 56),
+	AT(kvmod_scorer_ops, budget, 64),
+	AT(kvmod_scorer_ops, first, 72),
+	AT(kvmod_scorer_ops, spread, 80),
+	AT(kvmod_scorer_ops, n_sums, 88),
+	AT(kvmod_scorer_ops, reserved3, 92),
+	AT(kvmod_scorer_ops, cuts, 96),
+	AT(kvmod_scorer_ops, prepare, 104),
+	AT(kvmod_scorer_ops, prepared_floats, 112),
+	AT(kvmod_scorer_ops, needs, 120),
+	AT(kvmod_scorer_ops, least, 128),
 
-	SIZE(kvmod_task, 80),
+	SIZE(kvmod_task, 112),
 	AT(kvmod_task, size, 0),
 	AT(kvmod_task, i, 4),
 	AT(kvmod_task, g, 8),
@@ -419,6 +444,10 @@ static const struct pin pins[] = {
 	AT(kvmod_task, keep, 56),
 	AT(kvmod_task, scratch, 64),
 	AT(kvmod_task, work, 72),
+	AT(kvmod_task, budget, 80),
+	AT(kvmod_task, notes, 88),
+	AT(kvmod_task, sums, 96),
+	AT(kvmod_task, prepared, 104),
 	SIZE(kvmod_stats, 40),
 	AT(kvmod_stats, size, 0),
 	AT(kvmod_stats, reserved, 4),
@@ -426,7 +455,7 @@ static const struct pin pins[] = {
 	AT(kvmod_stats, variance, 16),
 	AT(kvmod_stats, smallest, 24),
 	AT(kvmod_stats, largest, 32),
-	SIZE(kvmod_toolkit, 256),
+	SIZE(kvmod_toolkit, 312),
 	AT(kvmod_toolkit, size, 0),
 	AT(kvmod_toolkit, reserved, 4),
 	AT(kvmod_toolkit, rows, 8),
@@ -460,6 +489,13 @@ static const struct pin pins[] = {
 	AT(kvmod_toolkit, scorer_needs, 232),
 	AT(kvmod_toolkit, scorer_workspace, 240),
 	AT(kvmod_toolkit, scorer_compress, 248),
+	AT(kvmod_toolkit, each_row, 256),
+	AT(kvmod_toolkit, wo_norms, 264),
+	AT(kvmod_toolkit, total, 272),
+	AT(kvmod_toolkit, entropy, 280),
+	AT(kvmod_toolkit, moments, 288),
+	AT(kvmod_toolkit, max_attention, 296),
+	AT(kvmod_toolkit, quadratic, 304),
 };
 
 START_TEST(layout)
@@ -518,6 +554,10 @@ START_TEST(numbers)
 	ck_assert_uint_eq(KVMOD_ENGINE_CLOSES_GAPS, 1);
 	ck_assert_uint_eq(KVMOD_ENGINE_WHOLE, 2);
 	ck_assert_uint_eq(KVMOD_ENGINE_STORES, 4);
+	ck_assert_uint_eq(KVMOD_PROMPT_KEEP, 1);
+	ck_assert_uint_eq(KVMOD_CHAT_WHOLE, 0);
+	ck_assert_uint_eq(KVMOD_CHAT_CONTEXT, 1);
+	ck_assert_uint_eq(KVMOD_CHAT_QUESTION, 2);
 	ck_assert_uint_eq(KVMOD_KEEP_ALL, 0);
 	ck_assert_uint_eq(KVMOD_KEEP_SPANS, 1);
 	ck_assert_uint_eq(KVMOD_KEEP_HEADS, 2);

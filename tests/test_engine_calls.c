@@ -6,6 +6,7 @@
 #include <check.h>
 #undef fail			/* the old name of ck_abort_msg() */
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -17,8 +18,9 @@ extern const struct kvmod_module kvmod_module_window;
 /* --- the fake engine, but for the calls that a test replaces -------------------------------- */
 
 static struct kvmod_engine_ops whole, odd;
+static struct kvmod_engine_ops partless[2];	/* without chat_part(), or built before it */
 static int32_t code;
-static size_t count;
+static size_t count, opening;
 static double loss;
 
 static int32_t odd_tokenize(void *self, const char *text, size_t length, uint32_t flags,
@@ -52,6 +54,15 @@ static int32_t odd_chat(void *self, const struct kvmod_message *messages, size_t
 	(void)tokens;
 	*n_tokens = count;
 	return code;
+}
+
+static int32_t odd_chat_part(void *self, const struct kvmod_message *messages, size_t n_messages,
+			     uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,
+			     size_t *n_opening)
+{
+	(void)part;
+	*n_opening = opening;
+	return odd_chat(self, messages, n_messages, first, tokens, n_tokens);
 }
 
 static int32_t odd_replay(const struct kvmod_request *r, const struct kvmod_plan *plan, uint32_t rows,
@@ -96,6 +107,8 @@ static int32_t calls_init(const struct kvmod_host *host)
 {
 	int32_t err = host->register_engine(host->ctx, &odd);
 
+	for (int i = 0; i < 2 && !err; i++)
+		err = host->register_engine(host->ctx, &partless[i]);
 	return err ? err : host->register_policy(host->ctx, &half_ops);
 }
 
@@ -121,6 +134,7 @@ static void set_up(void)
 	static const char *const overrides[] = { "kvmod.leave_below=0" };
 
 	code = KVMOD_OK;
+	opening = 0;
 	logged[0] = '\0';
 	ck_assert_int_eq(kvmod_new(&ctx), 0);
 	kvmod_set_log(ctx, note, NULL);
@@ -134,7 +148,13 @@ static void set_up(void)
 	odd.tokenize = odd_tokenize;
 	odd.detokenize = odd_detokenize;
 	odd.chat = odd_chat;
+	odd.chat_part = odd_chat_part;
 	odd.request = odd_request;
+	partless[0] = partless[1] = odd;
+	partless[0].name = "partless-0";
+	partless[0].chat_part = NULL;
+	partless[1].name = "partless-1";
+	partless[1].size = offsetof(struct kvmod_engine_ops, chat_part);
 	ck_assert_msg(!kvmod_add_builtin(ctx, &calls_module), "%s", kvmod_error());
 	ck_assert_msg(!kvmod_engine_open(ctx, "odd", &engine), "%s", kvmod_error());
 	/* An older reason, which must not be shown for a later failure. */
@@ -149,12 +169,12 @@ static void tear_down(void)
 
 /* --- text ------------------------------------------------------------------------------------------ */
 
-static const char *const calls[] = { "tokenize", "detokenize", "chat" };
+static const struct kvmod_message hello = { "user", "hello" };
+static const char *const calls[] = { "tokenize", "detokenize", "chat", "chat_part" };
 
 /* *n: the room, then what the engine says. */
 static int make(int call, size_t *n)
 {
-	static const struct kvmod_message message = { "user", "hello" };
 	int32_t tokens[8];
 	char text[8];
 
@@ -162,7 +182,9 @@ static int make(int call, size_t *n)
 		return kvmod_engine_tokenize(engine, "hello", 5, 0, tokens, n);
 	if (call == 1)
 		return kvmod_engine_detokenize(engine, 'h', text, n);
-	return kvmod_engine_chat(engine, &message, 1, 1, tokens, n);
+	if (call == 2)
+		return kvmod_engine_chat(engine, &hello, 1, 1, tokens, n);
+	return kvmod_engine_chat_part(engine, &hello, 1, 1, KVMOD_CHAT_CONTEXT, tokens, n, NULL);
 }
 
 static void answers(int call, size_t is, int says, int expected, const char *why)
@@ -185,6 +207,67 @@ START_TEST(text)
 	answers(_i, 9, KVMOD_OK, KVMOD_EINVAL, "answered 9, expected at most 8, the room");
 	answers(_i, 9, KVMOD_ERANGE, KVMOD_ERANGE, "failed: KVMOD_ERANGE");
 	answers(_i, 8, KVMOD_OK, KVMOD_OK, "");
+}
+END_TEST
+
+/* What chat_part() says of the opening; after a failure there is none. */
+static void opens(size_t is, int says, int expected, const char *why)
+{
+	int32_t tokens[8];
+	size_t n = 8, n_opening = 99;
+
+	count = 5;
+	opening = is;
+	code = says;
+	ck_assert_int_eq(kvmod_engine_chat_part(engine, &hello, 1, 1, KVMOD_CHAT_WHOLE, tokens, &n,
+						&n_opening), expected);
+	ck_assert_str_eq(kvmod_error(), why);
+	ck_assert_uint_eq(n_opening, expected ? 0 : is);
+}
+
+START_TEST(openings)
+{
+	opens(0, KVMOD_OK, KVMOD_OK, "");
+	opens(5, KVMOD_OK, KVMOD_OK, "");
+	opens(6, KVMOD_OK, KVMOD_EINVAL,
+	      "engine odd: chat_part() answered an opening of 6 of 5 tokens");
+	opens(4, KVMOD_EIO, KVMOD_EIO, "engine odd: chat_part() failed: KVMOD_EIO");
+	opens(6, KVMOD_ERANGE, KVMOD_ERANGE, "engine odd: chat_part() failed: KVMOD_ERANGE");
+}
+END_TEST
+
+/* An engine without chat_part() renders whole messages, and tells no opening. */
+START_TEST(engine_without_parts)
+{
+	const char *name = partless[_i].name;
+	struct kvmod_engine *less;
+	int32_t tokens[8];
+	size_t n, n_opening = 99;
+	char words[160];
+
+	count = 5;
+	opening = 3;
+	ck_assert_msg(!kvmod_engine_open(ctx, name, &less), "%s", kvmod_error());
+	for (uint32_t part = KVMOD_CHAT_CONTEXT; part <= KVMOD_CHAT_QUESTION; part++) {
+		n = 8;
+		ck_assert_int_eq(kvmod_engine_chat_part(less, &hello, 1, 1, part, tokens, &n,
+							&n_opening), KVMOD_ENOTSUP);
+		snprintf(words, sizeof(words), "engine %s cannot render a message in two parts, a "
+			 "context and a question", name);
+		ck_assert_str_eq(kvmod_error(), words);
+		ck_assert_uint_eq(n_opening, 0);
+	}
+	n_opening = 99;
+	ck_assert_int_eq(kvmod_engine_chat_part(less, &hello, 1, 1, KVMOD_CHAT_WHOLE, tokens, &n,
+						&n_opening), 0);
+	ck_assert_uint_eq(n, 5);
+	ck_assert_uint_eq(n_opening, 0);
+	count = 9;
+	ck_assert_int_eq(kvmod_engine_chat_part(less, &hello, 1, 1, KVMOD_CHAT_WHOLE, tokens, &n,
+						NULL), KVMOD_EINVAL);
+	snprintf(words, sizeof(words), "engine %s: chat() answered 9, expected at most 5, the room", name);
+	ck_assert_str_eq(kvmod_error(), words);
+	kvmod_engine_close(less);
 }
 END_TEST
 
@@ -268,7 +351,9 @@ int main(void)
 	int failed;
 
 	tcase_add_checked_fixture(tc, set_up, tear_down);
-	tcase_add_loop_test(tc, text, 0, 3);
+	tcase_add_loop_test(tc, text, 0, 4);
+	tcase_add_test(tc, openings);
+	tcase_add_loop_test(tc, engine_without_parts, 0, 2);
 	tcase_add_test(tc, text_of_an_engine_that_can);
 	tcase_add_test(tc, reasons_are_forgotten);
 	tcase_add_loop_test(tc, losses, 0, N_REPLAYS);

@@ -5,14 +5,12 @@
  */
 #include <config.h>
 
-#include "tests/e2e.h"
-#include "tests/engine_host.h"
+#include "tests/e2e_model.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define QUERY_ROWS 64u
 #define SINKS 4u
@@ -22,7 +20,7 @@
 
 extern const struct kvmod_module kvmod_module_refreekv, kvmod_module_snapkv;
 
-static char f32_model[256];
+static char *f32_model;
 
 struct setup {
 	struct gg_engine *engine;
@@ -78,33 +76,6 @@ static void tear_down(struct setup *s)
 
 /* --- what a plan does to the answer ----------------------------------------------------- */
 
-static size_t best(const float *logits, size_t n)
-{
-	size_t at = 0;
-
-	for (size_t i = 1; i < n; i++)
-		at = logits[i] > logits[at] ? i : at;
-	return at;
-}
-
-static double log_sum(const float *logits, size_t n)
-{
-	double max = (double)logits[best(logits, n)], sum = 0;
-
-	for (size_t i = 0; i < n; i++)
-		sum += exp((double)logits[i] - max);
-	return max + log(sum);
-}
-
-static double divergence(const float *a, const float *b, size_t n)
-{
-	double a_sum = log_sum(a, n), b_sum = log_sum(b, n), sum = 0;
-
-	for (size_t i = 0; i < n; i++)
-		sum += exp((double)a[i] - a_sum) * ((double)a[i] - a_sum - (double)b[i] + b_sum);
-	return sum;
-}
-
 /* Cuts a copy to the plan; budget, mean KL and agreement must be the golden ones. */
 static void check_answer(struct setup *s, const char *key)
 {
@@ -119,8 +90,8 @@ static void check_answer(struct setup *s, const char *key)
 	ck_assert(!gg_apply(s->engine, copy, s->plan));
 	cut = run_greedy(s, copy);
 	for (size_t i = 0; i < s->n_greedy; i++) {
-		kl += divergence(s->whole + i * n, cut + i * n, n);
-		agree += best(s->whole + i * n, n) == best(cut + i * n, n);
+		kl += e2e_divergence(s->whole + i * n, cut + i * n, n);
+		agree += e2e_best(s->whole + i * n, n) == e2e_best(cut + i * n, n);
 	}
 	ck_assert_double_eq_tol(kl / (double)s->n_greedy, e2e_number(golden, "kl"),
 				1e-4 + 1e-3 * e2e_number(golden, "kl"));
@@ -387,31 +358,6 @@ START_TEST(quantised_keeps_nearly_the_same)
 }
 END_TEST
 
-/* --- the model as F32 -------------------------------------------------------------------------- */
-
-static void silent(enum ggml_log_level level, const char *text, void *arg)
-{
-	(void)level, (void)text, (void)arg;
-}
-
-static int write_f32_model(void)
-{
-	llama_model_quantize_params params = llama_model_quantize_default_params();
-	const char *folder = getenv("TMPDIR");
-	int fd;
-
-	snprintf(f32_model, sizeof(f32_model), "%s/kvmod-f32-XXXXXX", folder ? folder : "/tmp");
-	fd = mkstemp(f32_model);
-	if (fd < 0)
-		return -1;
-	close(fd);
-	params.nthread = 1;
-	params.ftype = LLAMA_FTYPE_ALL_F32;
-	params.allow_requantize = true;
-	llama_log_set(silent, NULL);
-	return llama_model_quantize(TEST_MODEL, f32_model, &params) ? -1 : 0;
-}
-
 static void add(TCase *tc)
 {
 	tcase_set_timeout(tc, 900);
@@ -421,17 +367,9 @@ static void add(TCase *tc)
 
 int main(void)
 {
-	int code;
-
 	if (!*TEST_MODEL) {
 		puts("no default model: configure --with-model=FILE");
 		return 77;
 	}
-	code = write_f32_model();
-	if (code)
-		fprintf(stderr, "cannot write %s as F32 to %s\n", TEST_MODEL, f32_model);
-	else
-		code = test_main("engine golden", add);
-	unlink(f32_model);
-	return code ? EXIT_FAILURE : EXIT_SUCCESS;
+	return e2e_main("engine golden", TEST_MODEL, &f32_model, add);
 }

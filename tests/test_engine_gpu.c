@@ -224,10 +224,23 @@ static void compare(const struct kvmod_segment *a, const void *x, const struct k
 	free(here);
 }
 
+static void compare_norms(const struct kvmod_segment *a, const struct kvmod_segment *b)
+{
+	ck_assert_int_eq(!a->wo_norm.data, !b->wo_norm.data);
+	for (uint32_t h = 0; h < b->n_q_heads && b->wo_norm.data; h++)
+		compare(a, (const char *)a->wo_norm.data + h * a->wo_norm.head_stride, b,
+			(const char *)b->wo_norm.data + h * b->wo_norm.head_stride,
+			kvmod_head_at(b, h * b->n_kv_heads / b->n_q_heads)->n);
+}
+
 static void compare_segments(const struct kvmod_segment *a, const struct kvmod_segment *b)
 {
 	ck_assert_uint_eq(a->n_rows, b->n_rows);
 	compare(a, a->q.data, b, b->q.data, (size_t)b->n_rows * b->n_q_heads * b->head_dim);
+	ck_assert_uint_eq(a->n_q_stat, b->n_q_stat);
+	compare(a, a->q_mean.data, b, b->q_mean.data, (size_t)b->n_q_heads * b->head_dim);
+	compare(a, a->q_cov.data, b, b->q_cov.data, (size_t)b->n_q_heads * b->head_dim * b->head_dim);
+	compare_norms(a, b);
 	for (uint32_t g = 0; g < b->n_kv_heads; g++) {
 		const struct kvmod_head *x = kvmod_head_at(a, g), *y = kvmod_head_at(b, g);
 
@@ -256,14 +269,16 @@ static void compare_requests(struct setup *s, uint32_t n_there)
 
 START_TEST(requested)
 {
-	static const struct kvmod_needs needs = {
-		.size = sizeof(needs), .what = KVMOD_NEED_K | KVMOD_NEED_V,
-		.rows = { .value = 20, .is_count = 1 }, .decode_every = 1,
+	struct kvmod_needs needs = {
+		.size = sizeof(needs), .what = KVMOD_NEED_K | KVMOD_NEED_V | KVMOD_NEED_Q_STATS,
+		.rows = { .value = 20, .is_count = 1 }, .decode_every = 1, .q_stats_skip = 4,
 	};
 	static struct setup s;
 	struct kvmod_seq *copy;
 
 	sides_set_up(&s, MODEL, LAYERS);
+	if (gg_norms_served(s.gpu.engine))
+		needs.what |= KVMOD_NEED_WO_NORM;
 	ck_assert_int_eq(gg_prompt_begin(s.cpu.engine, s.cpu.seq, 50, &needs), 0);
 	ck_assert_int_eq(gg_prompt_begin(s.gpu.engine, s.gpu.seq, 50, &needs), 0);
 	sides_run(&s, 0, 50, false);
@@ -273,6 +288,10 @@ START_TEST(requested)
 		test_run(s.cpu.seq, s.tokens + i, 1, NULL, 0);
 		test_run(s.gpu.seq, s.tokens + i, 1, NULL, 0);
 	}
+	compare_requests(&s, s.gpu.engine->gpu.n_layers);
+	sides_cut(&s, KVMOD_KEEP_HEADS);
+	compare_requests(&s, s.gpu.engine->gpu.n_layers);
+	sides_run(&s, 70, 75, false);
 	compare_requests(&s, s.gpu.engine->gpu.n_layers);
 	copy = test_fork(s.gpu.seq);
 	gg_seq_close(s.gpu.engine, s.gpu.seq);

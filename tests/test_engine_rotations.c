@@ -153,6 +153,49 @@ static double error_of(const struct setup *s, uint32_t from, uint32_t to)
 	return sqrt(sum / whole);
 }
 
+/* --- what a policy is told ----------------------------------------------------------------- */
+
+/* A key at a phase, by the model's description. */
+static void turn_as_told(const struct kvmod_model *m, const float *raw, double phase, double *key)
+{
+	for (uint32_t d = 0; d < m->head_dim; d++)
+		key[d] = (double)raw[d];
+	for (uint32_t pair = 0; pair < m->n_rope_freqs; pair++) {
+		uint32_t a = m->rope_interleaved ? 2 * pair : pair;
+		uint32_t b = m->rope_interleaved ? a + 1 : pair + m->n_rope_freqs;
+		double angle = phase * (double)m->rope_freqs[pair], by = (double)m->rope_magnitude;
+
+		key[a] = by * (cos(angle) * (double)raw[a] - sin(angle) * (double)raw[b]);
+		key[b] = by * (sin(angle) * (double)raw[a] + cos(angle) * (double)raw[b]);
+	}
+}
+
+/* The largest difference of a key that a request shows to what the request says of the key. */
+static double error_of_told(const struct setup *s)
+{
+	const struct kvmod_model *m = gg_engine_ops.model(s->engine);
+	struct kvmod_request request = { .size = sizeof(request) };
+	const struct kvmod_segment *segment;
+	double key[256], most = 0;
+
+	ck_assert_int_eq(gg_request(s->engine, s->seq, &request), 0);
+	segment = kvmod_segment_at(&request, 0);
+	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
+		const struct kvmod_head *head = kvmod_head_at(segment, g);
+
+		for (uint32_t i = 0; i < head->n; i++) {
+			const float *shown = (const void *)((const char *)head->k.data + i * head->k.stride);
+			double phase = (head->positions ? head->positions[i] : (int32_t)i) +
+				       (i < head->n_turned ? head->turn : 0) - (double)segment->phase_base;
+
+			turn_as_told(m, s->raw + i * s->width + g * m->head_dim, phase, key);
+			for (uint32_t d = 0; d < m->head_dim; d++)
+				most = fmax(most, fabs(key[d] - (double)shown[d]));
+		}
+	}
+	return most;
+}
+
 static void stream(struct setup *s, uint32_t n_cuts)
 {
 	for (uint32_t i = 0; i < n_cuts; i++) {
@@ -220,6 +263,8 @@ START_TEST(every_rope)
 		ck_assert_int_gt(s.seq->base, 2 * CONTEXT);
 		ck_assert_double_lt(error_of(&s, 0, SINKS), 1.6 * types[type].rounding);
 		ck_assert_double_lt(error_of(&s, SINKS, SINKS + NEWEST), 1.6 * types[type].rounding);
+		if (types[type].type == GGML_TYPE_F32)
+			ck_assert_double_lt(error_of_told(&s), 1e-4);
 		tear_down(&s);
 	}
 }

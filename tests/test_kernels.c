@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/arrays.h"
 #include "kernels/cpu/hadamard.h"
 #include "core/testkit/random.h"
 #include "kernels/cpu/ops.h"
@@ -219,11 +220,12 @@ static void softmax_of(const float *x, size_t n, struct kv_softmax *s)
 static void check_softmax(struct kv_random *r, size_t n, float deviation)
 {
 	float *x = normals(r, n, deviation), *p = malloc(n * sizeof(*p)), *twice = malloc(n * sizeof(*p));
+	float *raised = malloc(n * sizeof(*p));
 	double max = -INFINITY, sum = 0, squares = 0;
 	struct kv_softmax s;
 	size_t i;
 
-	ck_assert(p && twice);
+	ck_assert(p && twice && raised);
 	for (i = 0; i < n; i++)
 		max = fmax(max, x[i]);
 	for (i = 0; i < n; i++) {
@@ -238,15 +240,22 @@ static void check_softmax(struct kv_random *r, size_t n, float deviation)
 	ck_assert_int_eq(kv_cpu_softmax(p, n), 0);
 	memcpy(twice, p, n * sizeof(*p));
 	kv_cpu_ops()->exp_add(x, n, s.max, 1 / s.sum, twice);
+	/* What is larger stays. */
+	memset(raised, 0, n * sizeof(*raised));
+	raised[n / 2] = 2;
+	kv_cpu_ops()->exp_raise(x, n, s.max, 1 / s.sum, raised);
+	ck_assert_float_eq(raised[n / 2], 2);
 	for (i = 0; i < n; i++) {
 		double attention = exp(x[i] - max) / sum;
 
+		ck_assert(i == n / 2 || fabs(raised[i] - attention) <= 2e-6 * attention + 1e-37);
 		ck_assert_double_eq_tol(p[i], attention, 2e-6 * attention + 1e-37);
 		ck_assert_double_eq_tol(twice[i], 2 * attention, 4e-6 * attention + 1e-37);
 	}
 	free(x);
 	free(p);
 	free(twice);
+	free(raised);
 }
 
 START_TEST(softmax)
@@ -292,6 +301,171 @@ START_TEST(softmax_not_finite)
 	softmax_of(x, 37, &s);
 	ck_assert_float_eq_tol(s.sum, 1, 1e-6);
 	ck_assert_float_eq(s.max, 1);
+}
+END_TEST
+
+/* --- arrays ------------------------------------------------------------------------ */
+
+/* Totals and entropies of n numbers from 0 to 1: most are small, as attention is. */
+static void check_sums(struct kv_random *r, size_t n)
+{
+	float *x = normals(r, n, 1);
+	double total = 0, entropy = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		x[i] = i % 7 == 3 ? 0 : i % 7 == 5 ? 1 : expf(-10 * fabsf(x[i]));
+		total += (double)x[i];
+		entropy -= x[i] * log(x[i] + 1e-10);
+	}
+	ck_assert_double_eq_tol(kv_cpu_total(x, n), total, 2e-6 * total + 1e-30);
+	ck_assert_double_eq_tol(kv_cpu_entropy(x, n, 1e-10f), entropy, 2e-6 * entropy + 1e-9);
+	free(x);
+}
+
+/* Each by itself: the logarithm is as good for small numbers and near 1. */
+static void check_entropies(void)
+{
+	for (double x = 1e-30; x < 1e30; x *= 1.0078) {
+		float of[1] = { (float)x };
+		double entropy = -(double)of[0] * log((double)(of[0] + 1e-10f));
+
+		ck_assert_double_eq_tol(kv_cpu_entropy(of, 1, 1e-10f), entropy,
+					3e-7 * fabs(entropy));
+	}
+	for (int i = -1000; i <= 1000; i++) {
+		float of[1] = { 1 + (float)i * 1e-6f };
+		double entropy = -(double)of[0] * log((double)of[0]);
+
+		ck_assert_double_eq_tol(kv_cpu_entropy(of, 1, 1e-30f), entropy,
+					3e-7 * fabs(entropy) + 1e-30);
+	}
+}
+
+static void check_moments(struct kv_random *r, size_t n)
+{
+	enum { ROWS = 9 };
+	float *x = normals(r, n * ROWS, 0.001f), *mean = calloc(n + 1, sizeof(*mean));
+	float *squares = calloc(n + 1, sizeof(*squares));
+
+	ck_assert(mean && squares);
+	mean[n] = squares[n] = -7;
+	/* Variance is small beside the mean. */
+	for (size_t i = 0; i < n * ROWS; i++)
+		x[i] += 1;
+	for (uint32_t row = 0; row < ROWS; row++)
+		kv_cpu_moments(x + row * n, n, row + 1, mean, squares);
+	for (size_t i = 0; i < n; i++) {
+		double m = 0, s = 0;
+
+		for (size_t row = 0; row < ROWS; row++)
+			m += (double)x[row * n + i] / ROWS;
+		for (size_t row = 0; row < ROWS; row++)
+			s += (x[row * n + i] - m) * (x[row * n + i] - m);
+		ck_assert_double_eq_tol(mean[i], m, 3e-7);
+		ck_assert_double_eq_tol(squares[i], s, 2e-3 * s);
+	}
+	ck_assert_float_eq(mean[n], -7);
+	ck_assert_float_eq(squares[n], -7);
+	free(x);
+	free(mean);
+	free(squares);
+}
+
+static void check_pool(struct kv_random *r, int64_t n, int64_t half)
+{
+	float *x = normals(r, (size_t)n, 1), *average = calloc((size_t)n + 1, sizeof(*average));
+	float *most = calloc((size_t)n + 1, sizeof(*most));
+
+	ck_assert(average && most);
+	average[n] = most[n] = -7;
+	kv_cpu_pool_average(x, (size_t)n, (uint32_t)half, average);
+	kv_cpu_pool_max(x, (size_t)n, (uint32_t)half, most);
+	for (int64_t i = 0; i < n; i++) {
+		double sum = 0;
+		float largest = -INFINITY;
+
+		for (int64_t j = i - half; j <= i + half; j++) {
+			sum += j >= 0 && j < n ? x[j] : 0;
+			largest = j >= 0 && j < n ? fmaxf(largest, x[j]) : largest;
+		}
+		ck_assert_double_eq_tol(average[i], sum / (double)(2 * half + 1), 1e-6);
+		ck_assert_float_eq(most[i], largest);
+	}
+	ck_assert_float_eq(average[n], -7);
+	ck_assert_float_eq(most[n], -7);
+	free(x);
+	free(average);
+	free(most);
+}
+
+START_TEST(arrays)
+{
+	struct kv_random r = { 6 };
+
+	if (level_missing(_i))
+		return;
+	check_entropies();
+	for (size_t n = 0; n < 70; n++) {
+		check_sums(&r, n);
+		check_moments(&r, n);
+		for (int64_t half = 0; half < 5; half++)
+			check_pool(&r, (int64_t)n, half);
+	}
+	check_sums(&r, 50001);
+	check_pool(&r, 1000, 127);
+	ck_assert_double_nan(kv_cpu_total((const float[]){ 1, NAN, 1 }, 3));
+	ck_assert_double_nan(kv_cpu_entropy((const float[]){ 1, NAN, 1 }, 3, 1e-10f));
+}
+END_TEST
+
+START_TEST(additions)
+{
+	struct kv_random r = { 6 };
+	size_t n, i;
+
+	if (level_missing(_i))
+		return;
+	for (n = 1; n < 70; n++) {
+		float *x = normals(&r, n + 1, 1), *y = normals(&r, n + 1, 1), *z = malloc((n + 1) * sizeof(*z));
+
+		ck_assert_ptr_nonnull(z);
+		memcpy(z, x, (n + 1) * sizeof(*z));
+		kv_cpu_ops()->add(y, n, z);
+		for (i = 0; i < n; i++)
+			ck_assert_float_eq(z[i], x[i] + y[i]);
+		ck_assert_float_eq(z[n], x[n]);
+		free(x);
+		free(y);
+		free(z);
+	}
+}
+END_TEST
+
+/* Rows too long for the vectors' stack. */
+START_TEST(long_forms)
+{
+	const uint32_t dim = KV_FORM_DIM + 1;
+	float *matrix = calloc((size_t)dim * dim, sizeof(*matrix)), *row = calloc(2 * dim, sizeof(*row)), out[2];
+	struct kvmod_view view = { .type = KVMOD_F32, .data = row, .stride = dim * sizeof(*row) };
+
+	ck_assert(!level_missing(KV_SIMD_SCALAR) && matrix && row);
+	for (uint32_t d = 0; d < dim; d++) {
+		matrix[d * dim + d] = 1;
+		row[d] = 2;
+		row[dim + d] = (float)(d == dim - 1);
+	}
+	for (int level = 0; level < LEVELS; level++) {
+		if (level_missing(level))
+			continue;
+		kv_cpu_quadratic(&view, dim, 0, 2, matrix, row, out);
+		ck_assert_float_eq(out[0], 8 * (float)dim);
+		ck_assert_float_eq(out[1], 3);
+		/* And the longest that they do take. */
+		kv_cpu_quadratic(&view, dim - 1, 0, 1, matrix, row, out);
+		ck_assert_float_gt(out[0], 4 * (float)dim);
+	}
+	free(matrix);
+	free(row);
 }
 END_TEST
 
@@ -348,7 +522,10 @@ int main(void)
 	tcase_add_loop_test(tc, nibbles, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax, 0, LEVELS);
 	tcase_add_loop_test(tc, softmax_not_finite, 0, LEVELS);
+	tcase_add_loop_test(tc, arrays, 0, LEVELS);
 	tcase_add_loop_test(tc, sums, 0, LEVELS);
+	tcase_add_loop_test(tc, additions, 0, LEVELS);
+	tcase_add_test(tc, long_forms);
 	tcase_add_loop_test(tc, multiply_adds, 0, LEVELS);
 	tcase_add_test(tc, hadamard);
 	tcase_add_test(tc, levels);

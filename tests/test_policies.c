@@ -97,9 +97,20 @@ static const struct {
 	{ "streamingllm", { "budget=5", "budget=60", "budget=50%", "budget=1.0" } },
 	{ "topp", { "p=0.1 whole_layers=0", "p=0.5 whole_layers=0", "p=0.9 whole_layers=0",
 		    "p=1 whole_layers=0" } },
+	{ "contribution", { "level=0.9", "level=0.05 pool=1", "level=0.05 pool=9", "level=0" } },
+	{ "expected", { "budget=5", "budget=50", "budget=0.5", "budget=1.0" } },
+	{ "keydiff", { "budget=1", "budget=20", "budget=0.5", "budget=1.0" } },
+	{ "lagkv", { "budget=10 lag=16", "budget=50 lag=16", "budget=0.5 lag=16", "budget=1.0" } },
 	{ "adakv", { "budget=33 alpha=1", "budget=50 alpha=1", "budget=0.5 alpha=1",
 		     "budget=1.0" } },
+	{ "h2o", { "heavy=0 recent=5", "heavy=40 recent=5", "heavy=40% recent=10%",
+		   "heavy=0.5 recent=0.5" } },
+	{ "knorm", { "budget=1 whole_layers=0", "budget=20 whole_layers=0", "budget=0.5 whole_layers=1",
+		     "budget=0.5 whole_layers=3" } },
+	{ "rkv", { "budget=8", "budget=50", "budget=0.5", "budget=1.0" } },
+	{ "tova", { "budget=1", "budget=50", "budget=0.5", "budget=1.0" } },
 };
+#define N_RISING ((int)(sizeof(rising) / sizeof(*rising)))
 
 START_TEST(more_budget_never_loses_a_position)
 {
@@ -137,6 +148,22 @@ START_TEST(budget_is_what_is_kept)
 		{ "streamingllm", "budget=0.25 sinks=0", 75 },
 		{ "streamingllm", "budget=3 sinks=8", 9 },
 		{ "adakv", "budget=0.25", 75 },
+		{ "h2o", "", 60 },
+		{ "h2o", "heavy=0 recent=0", 1 },
+		{ "h2o", "heavy=17 recent=0.25", 92 },
+		{ "knorm", "budget=0.25 whole_layers=0", 75 },
+		{ "rkv", "", 128 },
+		{ "rkv", "budget=3", 8 },
+		{ "rkv", "budget=40 window=40", 40 },
+		{ "tova", "budget=0.25", 75 },
+		{ "tova", "budget=0", 1 },
+		{ "tova", "budget=10 window=20", 20 },
+		{ "expected", "budget=0.25", 75 },
+		{ "expected", "budget=2", 4 },
+		{ "keydiff", "budget=0.25", 75 },
+		{ "keydiff", "budget=0", 1 },
+		{ "lagkv", "budget=0.25 lag=16", 75 },
+		{ "lagkv", "budget=0.25", 173 },
 	};
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup m = make(&usual, 301);
@@ -158,7 +185,14 @@ START_TEST(budget_is_what_is_kept)
 }
 END_TEST
 
-/* The same cache with K as floats: what Q4_0 reads back as. */
+static void copy_rows(const struct kvmod_view *from, uint32_t n, uint32_t dim, const struct kvmod_view *to)
+{
+	for (uint32_t row = 0; row < n; row++)
+		kv_cpu_to_f32(from->type, (const char *)from->data + row * from->stride, dim,
+			      (float *)((char *)(uintptr_t)to->data + row * to->stride));
+}
+
+/* The same cache with K and V as floats: what Q4_0 reads back as. */
 static struct madeup as_floats(const struct madeup *from)
 {
 	struct kv_shape shape = from->shape;
@@ -166,30 +200,37 @@ static struct madeup as_floats(const struct madeup *from)
 
 	shape.type = KVMOD_F32;
 	to = make(&shape, from->d.heads[0].n);
-	for (uint32_t i = 0; i < shape.n_segments * shape.n_kv_heads; i++)
-		for (uint32_t row = 0; row < to.d.heads[i].n; row++)
-			kv_cpu_to_f32(from->shape.type,
-				      (const char *)from->d.heads[i].k.data + row * from->d.heads[i].k.stride,
-				      shape.head_dim,
-				      (float *)((char *)(uintptr_t)to.d.heads[i].k.data +
-						row * to.d.heads[i].k.stride));
+	for (uint32_t i = 0; i < shape.n_segments * shape.n_kv_heads; i++) {
+		const struct kvmod_head *head = &from->d.heads[i];
+
+		copy_rows(&head->k, head->n, shape.head_dim, &to.d.heads[i].k);
+		copy_rows(&head->v, head->n, shape.head_dim, &to.d.heads[i].v);
+	}
 	return to;
 }
 
+/* Policies that read K, with budgets that cut 300 positions. */
+static const char *const readers[][2] = {
+	{ "snapkv", "" }, { "adakv", "" }, { "topp", "" }, { "h2o", "rows=20" }, { "knorm", "" },
+	{ "rkv", "" }, { "tova", "budget=0.25" },
+	{ "snapkv", "" }, { "adakv", "" }, { "topp", "" }, { "contribution", "level=0.05 pool=5" },
+	{ "expected", "" }, { "keydiff", "" }, { "lagkv", "lag=32" },
+};
+#define N_READERS (sizeof(readers) / sizeof(*readers))
+
 START_TEST(q4_0_is_read_as_what_it_says)
 {
-	static const char *const names[] = { "snapkv", "adakv", "topp" };
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct kv_shape shape = usual;
 	struct madeup blocks, floats;
 	struct kvmod_plan *a, *b;
 
 	shape.type = KVMOD_Q4_0;
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+	for (size_t i = 0; i < N_READERS; i++) {
 		blocks = make(&shape, 300);
 		floats = as_floats(&blocks);
-		a = decide_once(ctx, names[i], "", &blocks);
-		b = decide_once(ctx, names[i], "", &floats);
+		a = decide_once(ctx, readers[i][0], readers[i][1], &blocks);
+		b = decide_once(ctx, readers[i][0], readers[i][1], &floats);
 		ck_assert_uint_eq(only_in_a(&blocks, a, b), 0);
 		ck_assert_uint_eq(only_in_a(&blocks, b, a), 0);
 		ck_assert_double_lt(kvmod_plan_budget(&blocks.d.request, a), 1);
@@ -204,20 +245,19 @@ END_TEST
 
 START_TEST(types_of_k_agree)
 {
-	static const char *const names[] = { "snapkv", "adakv", "topp" };
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct kv_shape shape = usual;
 	struct madeup exact, other;
 	struct kvmod_plan *a, *b;
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+	for (size_t i = 0; i < N_READERS; i++)
 		for (uint32_t type = KVMOD_F16; type <= KVMOD_Q8_0; type++) {
 			exact = make(&usual, 300);
 			shape.type = type;
 			other = make(&shape, 300);
-			a = decide_once(ctx, names[i], "", &exact);
-			b = decide_once(ctx, names[i], "", &other);
-			/* Rounding of K moves a few of 2700 across the cut. */
+			a = decide_once(ctx, readers[i][0], readers[i][1], &exact);
+			b = decide_once(ctx, readers[i][0], readers[i][1], &other);
+			/* Rounding of K and V moves a few of 2700 across the cut. */
 			ck_assert_uint_le(only_in_a(&exact, a, b) + only_in_a(&exact, b, a), 54);
 			kvmod_plan_free(a);
 			kvmod_plan_free(b);
@@ -303,7 +343,7 @@ static void add(TCase *tcase)
 	tcase_add_loop_test(tcase, golden_linked_in, 0, n_policies);
 	tcase_add_loop_test(tcase, golden_as_module, 0, n_policies);
 	tcase_add_loop_test(tcase, plans_pass_and_repeat, 0, n_policies);
-	tcase_add_loop_test(tcase, more_budget_never_loses_a_position, 0, 5);
+	tcase_add_loop_test(tcase, more_budget_never_loses_a_position, 0, N_RISING);
 	tcase_add_test(tcase, budget_is_what_is_kept);
 	tcase_add_test(tcase, types_of_k_agree);
 	tcase_add_test(tcase, q4_0_is_read_as_what_it_says);

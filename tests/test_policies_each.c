@@ -26,14 +26,14 @@ END_TEST
 
 START_TEST(even_pool_is_refused)
 {
-	static const char *const names[] = { "snapkv", "adakv" };
+	static const char *const names[] = { "snapkv", "adakv", "rkv" };
 	struct kvmod_model model = madeup_model(&usual);
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct kvmod_policy *policy;
 	char text[64];
 	const char *override = text;
 
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		snprintf(text, sizeof(text), "policy %s.pool=4", names[i]);
 		ck_assert_int_eq(kvmod_configure(ctx, "/dev/null", &override, 1), 0);
 		ck_assert_int_eq(kvmod_policy_open(ctx, names[i], "cpu", &model, &policy),
@@ -49,14 +49,16 @@ START_TEST(ties_go_to_the_older)
 {
 	static const char *const cases[][2] = {
 		{ "snapkv", "budget=50 pool=1" }, { "adakv", "budget=50 pool=1 alpha=0" },
-		{ "topp", "p=0.495 whole_layers=0" },
+		{ "topp", "p=0.495 whole_layers=0" }, { "h2o", "heavy=40 recent=10 rows=32" },
+		{ "knorm", "budget=50 whole_layers=0" }, { "rkv", "budget=50" }, { "tova", "budget=50" },
+		{ "expected", "budget=50" }, { "keydiff", "budget=50" },
 	};
-	static const uint32_t oldest[] = { 50 - 32, 50 - 32, 50 };
+	static const uint32_t oldest[] = { 50 - 32, 50 - 32, 50, 40, 50, 50 - 8, 50 - 1, 50, 50 };
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup m = make(&usual, 100);
 
 	memset(m.bytes, 0, m.n_bytes);
-	for (int i = 0; i < 3; i++) {
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		struct kvmod_plan *plan = decide_once(ctx, cases[i][0], cases[i][1], &m);
 		uint32_t kept[MAX_N];
 
@@ -73,8 +75,12 @@ END_TEST
 
 START_TEST(numbers_that_are_not_finite)
 {
-	static const char *const cases[][2] = {
-		{ "snapkv", "budget=50" }, { "adakv", "budget=50" }, { "topp", "whole_layers=0" },
+	static const char attention[] = "layer 2: KV head 1: attention is not finite";
+	static const char *const cases[][3] = {
+		{ "snapkv", "budget=50", attention }, { "adakv", "budget=50", attention },
+		{ "topp", "whole_layers=0", attention }, { "h2o", "rows=20", attention },
+		{ "knorm", "", "layer 2: KV head 1: the score of position 50 is not finite" },
+		{ "rkv", "budget=50", attention }, { "tova", "budget=50", attention },
 	};
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup m = make(&usual, 100);
@@ -86,17 +92,18 @@ START_TEST(numbers_that_are_not_finite)
 
 	memcpy(m.bytes + ((const unsigned char *)head->k.data - m.bytes) + 50 * head->k.stride,
 	       &bad, sizeof(bad));
-	for (int i = 0; i < 3; i++) {
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		policy = open_policy(ctx, cases[i][0], cases[i][1], &usual);
-		ck_assert_int_eq(kvmod_plan_new(&m.d.request, &plan), 0);
 		/* That layer stays whole, and no other. */
-		ck_assert_int_eq(kvmod_decide(policy, &m.d.request, plan), 0);
-		ck_assert_ptr_nonnull(strstr(policies_said, "layer 2: KV head 1: attention is not finite"));
+		plan = decide(policy, &m.d.request);
+		ck_assert_msg(strstr(policies_said, cases[i][2]), "%s", policies_said);
 		for (uint32_t s = 0; s < 3; s++) {
+			bool whole = s == 2 || strcmp(cases[i][0], "knorm") == 0;
+
 			ck_assert_int_eq(kvmod_keep_at(plan, s)->status,
 					 s == 2 ? KVMOD_ENUMERIC : 0);
 			ck_assert_uint_eq(kvmod_keep_at(plan, s)->kind,
-					  s == 2 ? KVMOD_KEEP_ALL : KVMOD_KEEP_HEADS);
+					  whole ? KVMOD_KEEP_ALL : KVMOD_KEEP_HEADS);
 		}
 		kvmod_plan_free(plan);
 		kvmod_policy_close(policy);
@@ -106,26 +113,50 @@ START_TEST(numbers_that_are_not_finite)
 }
 END_TEST
 
+START_TEST(column_sums_that_are_not_finite)
+{
+	struct kvmod_ctx *ctx = policies_context(true);
+	struct madeup m = make(&usual, 100);
+	struct kvmod_policy *policy = open_policy(ctx, "h2o", "", &usual);
+	const struct kvmod_view *sums = &m.d.segments[1].colsum;
+	struct kvmod_plan *plan;
+	float bad = _i ? INFINITY : NAN;
+
+	/* Of query head 8, which shares KV head 2, at position 7. */
+	memcpy(m.bytes + ((const unsigned char *)sums->data - m.bytes) + 8 * sums->head_stride +
+	       7 * sizeof(float), &bad, sizeof(bad));
+	plan = decide(policy, &m.d.request);
+	ck_assert_msg(strstr(policies_said, "layer 1: KV head 2: its column sums of attention are not finite"),
+		      "%s", policies_said);
+	for (uint32_t s = 0; s < 3; s++)
+		ck_assert_int_eq(kvmod_keep_at(plan, s)->status, s == 1 ? KVMOD_ENUMERIC : 0);
+	kvmod_plan_free(plan);
+	kvmod_policy_close(policy);
+	madeup_free(&m);
+	kvmod_unref(ctx);
+}
+END_TEST
+
 /* A second prompt after a ragged cut: each head by the tokens seen, but no set a layer. */
 START_TEST(ragged_second_turn)
 {
 	const char *name = policies[_i].module->name;
+	bool one_set = strcmp(name, "streamingllm") == 0 || strcmp(name, "tova") == 0;
 	struct kvmod_ctx *ctx = policies_context(true);
 	struct madeup first = make(&usual, 300), second;
 	struct kvmod_plan *cut = decide_once(ctx, "topp", "whole_layers=0", &first), *plan;
 	struct kvmod_policy *policy = open_policy(ctx, name, "", &usual);
 
-	ck_assert_int_eq(madeup_next(&second, &first, cut, 40, 20, 0), 0);
+	ck_assert_int_eq(madeup_next(&second, &first, cut, 40, 20, EXTRAS), 0);
 	ck_assert_uint_ne(second.d.heads[0].n, second.d.heads[1].n);
 	plan = decide(policy, &second.d.request);
 	for (uint32_t i = 0; i < plan->n_keeps; i++)
-		ck_assert_int_eq(kvmod_keep_at(plan, i)->status,
-				 strcmp(name, "streamingllm") ? 0 : KVMOD_ENOTSUP);
+		ck_assert_int_eq(kvmod_keep_at(plan, i)->status, one_set ? KVMOD_ENOTSUP : 0);
 	if (strcmp(name, "snapkv") == 0)
 		for (uint32_t g = 0; g < 3; g++)
 			ck_assert_uint_eq(kvmod_plan_count(&second.d.request, plan, 0, g),
 					  second.d.heads[g].n < 340 / 4 ? second.d.heads[g].n : 340 / 4);
-	if (strcmp(name, "streamingllm") == 0)
+	if (one_set)
 		ck_assert_ptr_nonnull(strstr(policies_said, "one set a layer"));
 	kvmod_plan_free(plan);
 	kvmod_plan_free(cut);
@@ -163,7 +194,7 @@ static uint32_t stream(struct kvmod_policy *policy, uint32_t every, int steps, u
 START_TEST(streaming_stays_bounded)
 {
 	struct kvmod_ctx *ctx = policies_context(true);
-	struct kvmod_policy *count = open_policy(ctx, "streamingllm", "budget=50 every=8", &usual);
+	struct kvmod_policy *count = open_policy(ctx, "streamingllm", "budget=50 decode_every=8", &usual);
 	struct kvmod_policy *share;
 
 	ck_assert_uint_eq(kvmod_policy_needs(count)->decode_every, 8);
@@ -171,7 +202,7 @@ START_TEST(streaming_stays_bounded)
 	kvmod_policy_close(count);
 
 	/* A fraction is of all that was seen, so it does not eat itself up. */
-	share = open_policy(ctx, "streamingllm", "budget=0.5 every=0", &usual);
+	share = open_policy(ctx, "streamingllm", "budget=0.5 decode_every=0", &usual);
 	ck_assert_uint_eq(kvmod_policy_needs(share)->decode_every, 0);
 	ck_assert_uint_eq(stream(share, 8, 30, 216), (200 + 8 * 29) / 2);
 	kvmod_policy_close(share);
@@ -252,6 +283,7 @@ static void add(TCase *tcase)
 	tcase_add_test(tcase, even_pool_is_refused);
 	tcase_add_test(tcase, ties_go_to_the_older);
 	tcase_add_loop_test(tcase, numbers_that_are_not_finite, 0, 2);
+	tcase_add_loop_test(tcase, column_sums_that_are_not_finite, 0, 2);
 	tcase_add_loop_test(tcase, ragged_second_turn, 0, n_policies);
 	tcase_add_test(tcase, streaming_stays_bounded);
 	tcase_add_test(tcase, random_draws);

@@ -146,6 +146,8 @@ static const int32_t rows_too_late[2] = { 14, 16 };
 	M(negative_softcap, last->softcap = -1, "layer 2: softcap is -1, expected 0 or more") \
 	M(nan_sink, sinks[1] = NAN, \
 	  "layer 0: the sink logit of query head 1 is nan, expected a finite number") \
+	M(phase_base, last->phase_base = N + 1, "layer 2: phases are shifted by 17, but only 16 tokens " \
+	  "were seen") \
 	M(unknown_type, spoiled[0].k.type = 77, "layer 2: K has the unknown element type 77") \
 	M(block_type, (spoiled[0].k.type = KVMOD_Q8_0, last->head_dim = 48), \
 	  "layer 2: K comes in blocks of 32 elements, but head_dim is 48") \

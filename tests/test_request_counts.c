@@ -4,6 +4,7 @@
  * seen, layers of each sequence, room of extras. A wrong count is refused in words.
  */
 #include <limits.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,8 @@ extern const struct kvmod_module kvmod_module_snapkv;
 
 /* --- a policy that notes what it sees ------------------------------------------------- */
 
-static uint32_t wanted;			/* what its needs() asks for */
+static uint32_t wanted, taken;		/* what its needs() asks for, and takes */
+static uint32_t there;			/* the extras that it saw last, KVMOD_NEED_... */
 static uint64_t logical;		/* of the segment that it saw last */
 static uint32_t sees[ROWS];		/* positions that its rows see */
 
@@ -35,6 +37,7 @@ static int32_t witness_needs(void *self, struct kvmod_needs *needs)
 {
 	(void)self;
 	needs->what = wanted;
+	needs->takes = taken;
 	needs->rows = (struct kvmod_amount){ .value = ROWS, .is_count = 1 };
 	return KVMOD_OK;
 }
@@ -46,6 +49,9 @@ static int32_t witness_compress(void *self, const struct kvmod_request *r, struc
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
 		logical = s->logical;
+		there = (s->colsum.data ? KVMOD_NEED_COLSUM : 0) | (s->wo_norm.data ? KVMOD_NEED_WO_NORM : 0) |
+			(s->q_mean.data || s->q_cov.data ? KVMOD_NEED_Q_STATS : 0) |
+			(kvmod_head_at(s, 0)->k.data ? KVMOD_NEED_K : 0);
 		for (uint32_t row = 0; row < ROWS; row++)
 			sees[row] = kvmod_row_sees(s, kvmod_head_at(s, 0), row);
 	}
@@ -117,7 +123,7 @@ static void set_up(void)
 	assert_ok(kvmod_add_builtin(ctx, &kvmod_module_snapkv));
 	policy = NULL;
 	plan = NULL;
-	wanted = 0;
+	wanted = taken = 0;
 	for (uint32_t i = 0; i < N * DIM; i++)
 		keys[i] = (float)(i * 37 % 101) / 101;
 	for (uint32_t i = 0; i < ROWS * HEADS * DIM; i++)
@@ -384,7 +390,28 @@ START_TEST(extras_with_gaps)
 }
 END_TEST
 
+/* What a policy takes it gets where there is any; a request without it is as good. */
+START_TEST(extras_that_are_taken)
+{
+	make_request("a0");
+	add_extras();
+	taken = KVMOD_NEED_COLSUM | KVMOD_NEED_WO_NORM | KVMOD_NEED_K;
+	open_witness(0);
+	assert_ok(kvmod_plan_new(&request, &plan));
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_uint_eq(there, KVMOD_NEED_COLSUM | KVMOD_NEED_WO_NORM);
+	first->colsum.data = NULL;
+	assert_ok(kvmod_decide(policy, &request, plan));
+	ck_assert_uint_eq(there, KVMOD_NEED_WO_NORM);
+	open_witness(KVMOD_NEED_COLSUM);
+	assert_fails(kvmod_decide(policy, &request, plan), KVMOD_EINVAL,
+		     "policy witness: layer 0 comes without column sums");
+}
+END_TEST
+
 /* --- models --------------------------------------------------------------------------------- */
+
+static const float frequencies[] = { 1, 0.5f, INFINITY };
 
 #define MODELS(M) \
 	M(size, offsetof(struct kvmod_model, name), "the model has size 32, expected at least 76") \
@@ -403,7 +430,11 @@ END_TEST
 	M(head_dim, 65537, "the model has a head_dim of 65537, expected 1 to 65536") \
 	M(n_vocab, 0, "the model has a vocabulary of 0 tokens, expected 1 to 2147483647") \
 	M(n_vocab, 1u << 31, "the model has a vocabulary of 2147483648 tokens, expected 1 to 2147483647") \
-	M(n_device_layers, 3, "the model has 3 layers on a device, but only 2 in all")
+	M(n_device_layers, 3, "the model has 3 layers on a device, but only 2 in all") \
+	M(n_rope_freqs, 1, "the model has 1 RoPE frequencies in a list that is NULL, expected 1 to 16") \
+	M(rope_freqs, frequencies, "the model has 0 RoPE frequencies, expected 1 to 16") \
+	M(rope_magnitude, -1, "the model has a RoPE magnitude of -1, expected 0 or more") \
+	M(rope_magnitude, NAN, "the model has a RoPE magnitude of nan, expected 0 or more")
 
 START_TEST(models_are_checked)
 {
@@ -413,14 +444,25 @@ START_TEST(models_are_checked)
 		m.field = value; \
 		assert_fails(kv_model_check(&m), KVMOD_EINVAL, why); \
 	} while (0);
-	struct kvmod_model oldest = fixture_model;
+	struct kvmod_model oldest = fixture_model, turning = fixture_model;
 
 	MODELS(MODEL)
 	assert_fails(kv_model_check(NULL), KVMOD_EINVAL, "the engine returned no model");
 	assert_ok(kv_model_check(&fixture_model));
 	oldest.size = offsetof(struct kvmod_model, n_end_tokens) + sizeof(oldest.n_end_tokens);
 	oldest.n_device_layers = oldest.n_window_layers = 99;		/* beyond its end */
+	oldest.n_rope_freqs = 99;
 	assert_ok(kv_model_check(&oldest));
+	turning.rope_freqs = frequencies;
+	turning.n_rope_freqs = 2;
+	turning.rope_magnitude = 1.1f;
+	assert_ok(kv_model_check(&turning));
+	turning.n_rope_freqs = 3;
+	assert_fails(kv_model_check(&turning), KVMOD_EINVAL,
+		     "RoPE frequency 2 of the model is inf, expected a finite number");
+	turning.n_rope_freqs = 17;
+	assert_fails(kv_model_check(&turning), KVMOD_EINVAL,
+		     "the model has 17 RoPE frequencies, expected 1 to 16");
 }
 END_TEST
 
@@ -440,6 +482,7 @@ int main(void)
 	tcase_add_loop_test(tc, layers_of_sequences, 0, sizeof(layouts) / sizeof(*layouts));
 	tcase_add_test(tc, extras_are_checked);
 	tcase_add_test(tc, extras_with_gaps);
+	tcase_add_test(tc, extras_that_are_taken);
 	tcase_add_test(tc, models_are_checked);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);

@@ -76,6 +76,8 @@ KVMOD_SCORER_POLICY(by_layer, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score, .select = KVMOD_PER_LAYER)
 KVMOD_SCORER_POLICY(by_request, struct kvmod_scorer, USUAL, "", "cpu",
 		    .score = score_with_scratch, .select = KVMOD_PER_REQUEST, .floats = floats)
+KVMOD_SCORER_POLICY(by_set, struct kvmod_scorer, USUAL, "", "cpu",
+		    .score = score, .select = KVMOD_ONE_SET)
 KVMOD_SCORER_POLICY(by_level, struct kvmod_scorer, LEVEL, "", "cpu",
 		    .score = score, .select = KVMOD_ABOVE_LEVEL)
 KVMOD_SCORER_POLICY(bare, struct kvmod_scorer, BARE, "", "cpu",
@@ -106,12 +108,48 @@ static int32_t keep(const void *self, const struct kvmod_task *head)
 	return head->kit->keep_listed(head, even, answer ? 9 : 4);
 }
 
+static int32_t while_decoding(const void *self, const struct kvmod_request *request)
+{
+	ck_assert_ptr_nonnull(self);
+	return request->phase == KVMOD_DECODE;
+}
+
+KVMOD_SCORER_POLICY(late, struct kvmod_scorer, USUAL, "", "cpu",
+		    .score = score, .cuts = while_decoding)
+
 #define BY_HAND(P, owner) \
 	KVMOD_P_WHOLE_LAYERS(P, owner, "1") \
 	KVMOD_P_DECODE_EVERY(P, owner, "5")
 KVMOD_SCORER_POLICY(no_probes, struct kvmod_scorer, BY_HAND, "", "cpu",
 		    .rows = KVMOD_ROWS_OF_WINDOW, .keep = keep)
 KVMOD_SCORER_POLICY(by_hand, struct kvmod_scorer, BY_HAND, "", "cpu", .keep = keep)
+
+/* A rule with a budget, that always keeps the sinks and the last half of a head. */
+static uint32_t half(const void *self, uint32_t n)
+{
+	ck_assert_int_eq(((const struct kvmod_scorer *)self)->sinks, 1);
+	return 1 + n / 2;
+}
+
+static int32_t keep_half(const void *self, const struct kvmod_task *head)
+{
+	const struct kvmod_scorer *scorer = self;
+	uint64_t c = kvmod_budget_at_least(head->request, head->segment, &scorer->budget,
+					   half(self, head->n));
+
+	ck_assert_uint_lt(c, head->n);
+	head->kit->keep_heaviest(head, table[head->segment->layer][head->g], head->n / 2,
+				 (uint32_t)c - head->n / 2);
+	return KVMOD_OK;
+}
+
+#define HALF(P, owner) \
+	KVMOD_P_BUDGET(P, owner, "6") \
+	KVMOD_P_SINKS(P, owner, "1")
+KVMOD_SCORER_POLICY(by_half, struct kvmod_scorer, HALF, "", "cpu", .keep = keep_half, .least = half)
+KVMOD_SCORER_POLICY(half_no_keep, struct kvmod_scorer, HALF, "", "cpu", .score = score, .least = half)
+KVMOD_SCORER_POLICY(half_no_budget, struct kvmod_scorer, NOTHING, "", "cpu", .keep = keep_half,
+		    .least = half)
 
 /* Rows that were not asked for, by the calls that return nothing and by attention. */
 static int32_t score_unasked(const void *self, const struct kvmod_task *head, float *out)
@@ -167,7 +205,42 @@ KVMOD_SCORER_POLICY(no_layer, struct kvmod_scorer, BARE, "", "cpu",
 		    .score = score, .share = share)
 KVMOD_SCORER_POLICY(no_score, struct kvmod_scorer, BARE, "", "cpu", .what = KVMOD_NEED_K)
 KVMOD_SCORER_POLICY(no_such, struct kvmod_scorer, BARE, "", "cpu",
-		    .score = score, .select = 4)
+		    .score = score, .select = 99)
+
+/* What all heads need, made once: 10 times the layer; or a failure. */
+static unsigned n_prepared;
+
+static size_t prepared_floats(const void *self, const struct kvmod_request *request)
+{
+	(void)self;
+	return request->n_segments;
+}
+
+static int32_t prepare(const void *self, const struct kvmod_request *request, float *memory)
+{
+	const struct kvmod_host *host = ((const struct kvmod_scorer *)self)->instance.host;
+
+	n_prepared++;
+	for (uint32_t i = 0; i < request->n_segments; i++)
+		memory[i] = 10.0f * (float)request->segments[i]->layer;
+	return answer ? host->fail(host->ctx, answer, "it is too late") : KVMOD_OK;
+}
+
+/* The newer of two, and the higher layer. */
+static int32_t score_prepared(const void *self, const struct kvmod_task *head, float *out)
+{
+	(void)self;
+	for (uint32_t i = 0; i < head->m; i++)
+		out[i] = head->prepared[head->i] + (float)i;
+	return KVMOD_OK;
+}
+
+KVMOD_SCORER_POLICY(prepared_alone, struct kvmod_scorer, USUAL, "", "cpu", .score = score_prepared,
+		    .prepare = prepare, .prepared_floats = prepared_floats)
+KVMOD_SCORER_POLICY(prepared, struct kvmod_scorer, USUAL, "", "cpu", .score = score_prepared,
+		    .select = KVMOD_PER_REQUEST, .prepare = prepare, .prepared_floats = prepared_floats)
+KVMOD_SCORER_POLICY(no_floats, struct kvmod_scorer, BARE, "", "cpu", .score = score_prepared,
+		    .prepare = prepare)
 
 /* An author's own parameter, check and queries. */
 struct own {
@@ -189,9 +262,29 @@ static int32_t open_own(void *self, const struct kvmod_model *model)
 	return host->fail(host->ctx, KVMOD_EINVAL, "alpha is wrong");
 }
 
+static int32_t needs_own(const void *self, struct kvmod_needs *needs)
+{
+	const struct own *own = self;
+
+	ck_assert_double_eq(needs->rows.value, 3);
+	ck_assert_uint_eq(needs->what, KVMOD_NEED_K | KVMOD_NEED_V);
+	needs->q_stats_skip = (uint32_t)own->scorer.window + 8;
+	needs->min_rows = own->alpha == 0.25;
+	return KVMOD_OK;
+}
+
+static int32_t needs_nothing(const void *self, struct kvmod_needs *needs)
+{
+	const struct kvmod_host *host = ((const struct kvmod_instance *)self)->host;
+
+	(void)needs;
+	return host->fail(host->ctx, KVMOD_ENOTSUP, "it is in want of nothing");
+}
+
 KVMOD_SCORER_POLICY(own, struct own, OWN, "", "cpu", .score = score,
 		    .what = KVMOD_NEED_K | KVMOD_NEED_V, .rows = KVMOD_ROWS_OF_WINDOW,
-		    .open = open_own)
+		    .open = open_own, .needs = needs_own)
+KVMOD_SCORER_POLICY(modest, struct own, OWN, "", "cpu", .score = score, .needs = needs_nothing)
 
 static int32_t scorers_init(const struct kvmod_host *host)
 {
@@ -199,7 +292,8 @@ static int32_t scorers_init(const struct kvmod_host *host)
 		by_head_init, by_layer_init, by_request_init, by_level_init, bare_init,
 		bare_level_init, shared_init, by_hand_init, no_budget_init, no_level_init, no_window_init,
 		no_probes_init, no_layer_init, no_score_init, no_such_init, own_init, unasked_init, blind_init,
-		lazy_init,
+		lazy_init, by_set_init, late_init, prepared_alone_init, prepared_init, no_floats_init,
+		modest_init, by_half_init, half_no_keep_init, half_no_budget_init,
 	};
 	int32_t err = KVMOD_OK;
 
@@ -239,7 +333,7 @@ static int open_policy(struct kvmod_ctx *ctx, const char *name, const char *para
 }
 
 /* One decision of a policy that was opened for it. */
-static struct kvmod_plan *decide(const char *name, const char *params)
+static struct kvmod_plan *decide_with(const char *name, const char *params, int32_t code)
 {
 	struct kvmod_ctx *ctx = fixture_context();
 	struct kvmod_policy *policy;
@@ -247,10 +341,15 @@ static struct kvmod_plan *decide(const char *name, const char *params)
 
 	assert_ok(open_policy(ctx, name, params, &policy));
 	assert_ok(kvmod_plan_new(&cache.request, &plan));
-	assert_ok(kvmod_decide(policy, &cache.request, plan));
+	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), code);
 	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 	return plan;
+}
+
+static struct kvmod_plan *decide(const char *name, const char *params)
+{
+	return decide_with(name, params, KVMOD_OK);
 }
 
 /* What a head keeps: "0267"; "whole" if its segment is. */
@@ -295,6 +394,10 @@ START_TEST(each_way_to_select)
 	assert_kept("by_layer", "", (const char *[]){ "02467", "067", "067", "01267" });
 	assert_kept("by_request", "", (const char *[]){ "02467", "0167", "067", "0167" });
 	assert_kept("by_level", "", (const char *[]){ "02467", "01567", "067", "0123467" });
+	/* Sums of the heads: .8, 1.0, .4, .9, .9, and 1.0, .64, .63, .62, .11. */
+	assert_kept("by_set", "", (const char *[]){ "0267", "0267", "0167", "0167" });
+	assert_kept("by_set", "budget = 6",
+		    (const char *[]){ "024567", "024567", "012367", "012367" });
 }
 END_TEST
 
@@ -307,6 +410,9 @@ START_TEST(budgets)
 	assert_kept("by_head", "budget = 8", (const char *[]){ "whole", "whole", "whole", "whole" });
 	assert_kept("by_layer", "budget = 8", (const char *[]){ "whole", "whole", "whole", "whole" });
 	assert_kept("by_request", "budget = 8", (const char *[]){ "whole", "whole", "whole", "whole" });
+	/* A fraction of all 32 is rounded once: 20 and 21; each head's would be 5, 20 in all. */
+	assert_kept("by_request", "budget = 63%", (const char *[]){ "02467", "01567", "067", "0123467" });
+	assert_kept("by_request", "budget = 66%", (const char *[]){ "023467", "01567", "067", "0123467" });
 	/* 16 of 20 ranked positions: the least four go, whoever has them. */
 	assert_kept("by_request", "budget = 7",
 		    (const char *[]){ "01234567", "01234567", "0167", "01234567" });
@@ -399,6 +505,43 @@ START_TEST(kept_by_hand)
 }
 END_TEST
 
+/* Once for a decision, and only if there is one. */
+START_TEST(prepared_first)
+{
+	struct kvmod_plan *plan;
+
+	setup(some);
+	n_prepared = 0;
+	assert_kept("prepared_alone", "", (const char *[]){ "0567", "0567", "0567", "0567" });
+	ck_assert_uint_eq(n_prepared, 1);
+	assert_kept("prepared", "", (const char *[]){ "067", "067", "04567", "04567" });
+	ck_assert_uint_eq(n_prepared, 2);
+	assert_kept("prepared", "budget = 8", (const char *[]){ "whole", "whole", "whole", "whole" });
+	assert_kept("prepared_alone", "budget = 1.0", (const char *[]){ "whole", "whole", "whole", "whole" });
+	assert_kept("prepared_alone", "whole_layers = 2", (const char *[]){ "whole", "whole", "whole", "whole" });
+	ck_assert_uint_eq(n_prepared, 2);
+	answer = KVMOD_EBUSY;
+	fixture_log[0] = '\0';
+	plan = decide_with("prepared", "", KVMOD_EBUSY);
+	ck_assert_str_eq(kept(plan, 0, 0), "whole");
+	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EBUSY);
+	ck_assert_ptr_nonnull(strstr(fixture_log, "it is too late"));
+	kvmod_plan_free(plan);
+}
+END_TEST
+
+START_TEST(kept_by_hand_within_a_budget)
+{
+	setup(some);
+	assert_kept("by_half", "", (const char *[]){ "024567", "014567", "014567", "014567" });
+	fixture_log[0] = '\0';
+	assert_kept("by_half", "budget = 25%", (const char *[]){ "04567", "04567", "04567", "04567" });
+	ck_assert_msg(strstr(fixture_log, "a budget of 2 of 8 positions is below what is always kept: "
+			     "raised to 5"), "%s", fixture_log);
+	assert_kept("by_half", "budget = 8", (const char *[]){ "whole", "whole", "whole", "whole" });
+}
+END_TEST
+
 static void assert_failed(const char *name, int32_t code, const char *words)
 {
 	struct kvmod_plan *plan;
@@ -430,10 +573,43 @@ START_TEST(scores_that_are_not_finite)
 		ck_assert_str_eq(kept(plan, 0, 0), left[i % 4]);
 		kvmod_plan_free(plan);
 	}
+	/* Each is finite, but not their sum. */
+	setup(some);
+	table[1][0][3] = table[1][1][3] = 3e38f;
+	assert_failed("by_set", KVMOD_ENUMERIC, "layer 1: KV head 0: the score of position 3 is not finite");
 	/* What is not scored is not looked at. */
 	setup(some);
 	table[1][1][6] = NAN;
 	assert_kept("by_head", "", (const char *[]){ "0267", "0167", "0167", "0167" });
+}
+END_TEST
+
+/* Indices of one list would name other positions in each head. */
+START_TEST(one_set_of_unequal_heads)
+{
+	struct kvmod_plan *plan;
+
+	setup(some);
+	cache.heads[2 + 1].n = N - 1;
+	assert_failed("by_set", KVMOD_ENOTSUP, "its KV heads hold different numbers of positions, and "
+		      "by_set keeps one set a layer");
+	plan = decide("by_set", "");
+	ck_assert_int_eq(kvmod_keep_at(plan, 0)->status, 0);
+	ck_assert_str_eq(kept(plan, 0, 1), "0267");
+	kvmod_plan_free(plan);
+	/* A layer that is kept whole needs no set. */
+	plan = decide("by_set", "whole_layers = 2");
+	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, 0);
+	kvmod_plan_free(plan);
+}
+END_TEST
+
+START_TEST(cuts_when_it_likes)
+{
+	setup(some);
+	assert_kept("late", "", (const char *[]){ "whole", "whole", "whole", "whole" });
+	cache.request.phase = KVMOD_DECODE;
+	assert_kept("late", "", (const char *[]){ "0267", "0167", "0167", "0167" });
 }
 END_TEST
 
@@ -486,7 +662,13 @@ START_TEST(what_authors_may_forget)
 		{ "no_probes", "policy no_probes: the scorer no_probes lacks the parameter `window`" },
 		{ "no_layer", "policy no_layer: the scorer no_layer lacks KVMOD_PER_LAYER, which share() needs" },
 		{ "no_score", "policy no_score: the scorer no_score lacks score() or keep()" },
+		{ "no_floats", "policy no_floats: the scorer no_floats lacks prepared_floats(), which "
+		  "prepare() needs" },
 		{ "no_such", "policy no_such: the scorer no_such lacks a known way to select" },
+		{ "half_no_keep",
+		  "policy half_no_keep: the scorer half_no_keep lacks keep(), which least() needs" },
+		{ "half_no_budget",
+		  "policy half_no_budget: the scorer half_no_budget lacks the parameter `budget`" },
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
@@ -509,6 +691,8 @@ START_TEST(needs_and_flags)
 	ck_assert_double_eq(kvmod_policy_needs(policy)->rows.value, 3);
 	ck_assert_uint_eq(kvmod_policy_needs(policy)->rows.is_count, 1);
 	ck_assert_uint_eq(kvmod_policy_needs(policy)->decode_every, 0);
+	ck_assert_uint_eq(kvmod_policy_needs(policy)->q_stats_skip, 11);
+	ck_assert_uint_eq(kvmod_policy_needs(policy)->min_rows, 1);
 	ck_assert_uint_eq(kvmod_policy_ops(policy)->flags, 0);
 	ck_assert_uint_eq(kvmod_policy_ops(policy)->instance_size, sizeof(struct own));
 	kvmod_policy_close(policy);
@@ -519,6 +703,11 @@ START_TEST(needs_and_flags)
 	ck_assert_uint_eq(kvmod_policy_needs(policy)->decode_every, 17);
 	ck_assert_double_eq(kvmod_policy_needs(policy)->rows.value, 0);
 	kvmod_policy_close(policy);
+	kvmod_unref(ctx);
+
+	ctx = fixture_context();
+	assert_fails(open_policy(ctx, "modest", "", &policy), KVMOD_ENOTSUP,
+		     "policy modest: it is in want of nothing");
 	kvmod_unref(ctx);
 
 	/* Nothing keeps it from dropping the newest. */
@@ -540,6 +729,6 @@ START_TEST(needs_and_flags)
 END_TEST
 
 FIXTURE_MAIN("scorer", each_way_to_select, budgets, layers_left_whole, pooled, raised_once,
-	     one_at_least, shared_the_author_s_way, kept_by_hand,
-	     scores_that_are_not_finite,
+	     one_at_least, shared_the_author_s_way, kept_by_hand, kept_by_hand_within_a_budget,
+	     prepared_first, scores_that_are_not_finite, one_set_of_unequal_heads, cuts_when_it_likes,
 	     pooled_beyond_all_numbers, scores_that_fail, what_was_not_asked_for, what_authors_may_forget, needs_and_flags)

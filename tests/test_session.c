@@ -3,185 +3,11 @@
  * Sessions, on the engine without a model: the order of things, what is counted,
  * and that a policy's failure costs compression alone.
  */
-#include <check.h>
-#undef fail			/* the old name of ck_abort_msg() */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define KVMOD_MODULE_SYMBOL session_module
-#include <kvmod/kvmod.h>
-
-extern const struct kvmod_module kvmod_module_fake, kvmod_module_streamingllm;
-
-/* --- a policy that watches how it is called -------------------------------------- */
-
-struct watch {
-	struct kvmod_instance base;
-	int32_t fails, no_begin;
-	int64_t every;
-};
-
-#define WATCH_PARAMS(P, owner) \
-	P(owner, struct watch, fails, BOOL, "no", "", "compress() fails") \
-	P(owner, struct watch, no_begin, BOOL, "no", "", "begin() fails") \
-	P(owner, struct watch, every, INT, "0", "0..100", "decode calls")
-KVMOD_PARAMS(policy, watch, WATCH_PARAMS);
-
-static char calls[256];
-static int states[4], n_begun;
-
-static int32_t watch_needs(void *self, struct kvmod_needs *needs)
-{
-	needs->decode_every = (uint32_t)((struct watch *)self)->every;
-	return KVMOD_OK;
-}
-
-static int32_t watch_begin(void *self, uint64_t sequence, void **state)
-{
-	struct watch *watch = self;
-
-	(void)sequence;
-	if (watch->no_begin)
-		return watch->base.host->fail(watch->base.host->ctx, KVMOD_ENOMEM, "no state");
-	strcat(calls, "b");
-	*state = &states[n_begun++];
-	return KVMOD_OK;
-}
-
-static void watch_end(void *self, uint64_t sequence, void *state)
-{
-	(void)self;
-	(void)sequence;
-	ck_assert_ptr_nonnull(state);
-	strcat(calls, "e");
-}
-
-/* Keeps the newest half, heads one after the other one position more. */
-static int32_t watch_compress(void *self_, const struct kvmod_request *r, struct kvmod_plan *plan)
-{
-	struct watch *self = self_;
-
-	strcat(calls, r->phase == KVMOD_PREFILL ? "P" : "D");
-	++*(int *)r->state;
-	if (self->fails)
-		return self->base.host->fail(self->base.host->ctx, KVMOD_ENUMERIC, "on request");
-	for (uint32_t i = 0; i < plan->n_keeps; i++) {
-		const struct kvmod_segment *s = kvmod_segment_at(r, i);
-		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
-
-		keep->kind = KVMOD_KEEP_HEADS;
-		for (uint32_t g = 0; g < s->n_kv_heads; g++) {
-			uint32_t n = kvmod_head_at(s, g)->n, count = n / 2 + g;
-
-			count = count > n ? n : count;
-			keep->counts[g] = count;
-			for (uint32_t k = 0; k < count; k++)
-				keep->indices[g * keep->index_stride + k] = n - count + k;
-		}
-	}
-	return KVMOD_OK;
-}
-
-static const struct kvmod_policy_ops watch_ops = {
-	.size = sizeof(watch_ops), .name = "watch", .description = "watches how it is called",
-	.instance_size = sizeof(struct watch),
-	.params = watch_params, .n_params = 3,
-	.needs = watch_needs, .begin = watch_begin, .end = watch_end, .compress = watch_compress,
-};
-
-static int32_t watch_init(const struct kvmod_host *host)
-{
-	return host->register_policy(host->ctx, &watch_ops);
-}
-
-KVMOD_MODULE("session-test", "1", "Apache-2.0", "kvmod", "for this test", 0, watch_init, NULL);
-
-/* --- fixture ------------------------------------------------------------------------ */
-
-static struct kvmod_ctx *ctx;
-static struct kvmod_engine *engine;
-static struct kvmod_policy *policy;
-static struct kvmod_session *session;
-static struct kvmod_sequence *sequence;
-static const struct kvmod_model *model;
-static float *logits;
-
-static void quiet(void *arg, uint32_t level, const char *line)
-{
-	(void)arg;
-	(void)level;
-	(void)line;
-}
-
-static void start(const char *name, const char *const *overrides, size_t n)
-{
-	const char *all[8] = { "kvmod.leave_below=0" };		/* what comes after it counts */
-
-	ck_assert_uint_lt(n, 8);
-	for (size_t i = 0; i < n; i++)
-		all[i + 1] = overrides[i];
-	ck_assert_int_eq(kvmod_new(&ctx), 0);
-	kvmod_set_log(ctx, quiet, NULL);
-	ck_assert_msg(kvmod_add_builtin(ctx, &kvmod_module_fake) == 0, "%s", kvmod_error());
-	ck_assert_int_eq(kvmod_add_builtin(ctx, &kvmod_module_streamingllm), 0);
-	ck_assert_int_eq(kvmod_add_builtin(ctx, &session_module), 0);
-	ck_assert_msg(kvmod_configure(ctx, "/dev/null", all, n + 1) == 0, "%s", kvmod_error());
-	ck_assert_msg(kvmod_engine_open(ctx, "fake", &engine) == 0, "%s", kvmod_error());
-	model = kvmod_engine_model(engine);
-	logits = calloc(16 * model->n_vocab, sizeof(*logits));
-	ck_assert_ptr_nonnull(logits);
-	if (name)
-		ck_assert_msg(kvmod_policy_open(ctx, name, "cpu", model, &policy) == 0,
-			      "%s", kvmod_error());
-	ck_assert_int_eq(kvmod_session_open(engine, policy, &session), 0);
-	ck_assert_int_eq(kvmod_sequence_open(session, &sequence), 0);
-}
-
-static void tear_down(void)
-{
-	kvmod_sequence_close(sequence);
-	kvmod_session_close(session);
-	kvmod_policy_close(policy);
-	kvmod_engine_close(engine);
-	kvmod_unref(ctx);
-	free(logits);
-}
-
-static struct kvmod_prompted prompt(uint64_t n)
-{
-	int32_t tokens[1024];
-	struct kvmod_prompt p = {
-		.size = sizeof(p), .tokens = tokens, .n_tokens = n, .logits = logits,
-	};
-	struct kvmod_prompted out = { .size = sizeof(out) };
-
-	for (uint64_t i = 0; i < n; i++)
-		tokens[i] = (int32_t)('a' + i % 26);
-	ck_assert_msg(kvmod_sequence_prompt(sequence, &p, &out) == 0, "%s", kvmod_error());
-	return out;
-}
-
-static void decode(uint32_t n)
-{
-	int32_t token = 'x';
-	float *to = logits;
-
-	for (uint32_t i = 0; i < n; i++)
-		ck_assert_int_eq(kvmod_session_decode(session, &sequence, &token, &to, 1), 0);
-}
-
-static uint32_t cached(uint32_t layer, uint32_t head)
-{
-	const struct kvmod_engine_ops *ops = kvmod_engine_ops(engine);
-	struct kvmod_request r = { .size = sizeof(r) };
-
-	ck_assert_int_eq(ops->request(kvmod_engine_instance(engine),
-				      kvmod_sequence_engine_seq(sequence), &r), 0);
-	return kvmod_head_at(kvmod_segment_at(&r, layer), head)->n;
-}
-
-/* --- tests ----------------------------------------------------------------------------- */
+#include "tests/watch.h"
 
 START_TEST(without_a_policy_all_stays)
 {
@@ -340,7 +166,7 @@ static const struct {
 START_TEST(fractions_have_a_floor)
 {
 	const char *const leave[] = {
-		"kvmod.leave_below=80", floors[_i].budget, "policy streamingllm.every=0",
+		"kvmod.leave_below=80", floors[_i].budget, "policy streamingllm.decode_every=0",
 	};
 
 	start("streamingllm", leave, 3);
@@ -350,6 +176,29 @@ START_TEST(fractions_have_a_floor)
 	ck_assert_uint_eq(cached(0, 0), floors[_i].of_100);
 	prompt(900);
 	ck_assert_uint_eq(cached(0, 0), floors[_i].of_1000);
+}
+END_TEST
+
+/* `heavy` and `recent` are a budget in two parts: one fraction makes it a fraction. */
+START_TEST(both_parts_are_counts)
+{
+	static const char *const parts[][5] = {
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=20", "policy h2o.recent=4" },
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=20", "policy h2o.recent=0.01" },
+		{ "kvmod.leave_below=80", "policy h2o.rows=1", "policy h2o.decode_every=0",
+		  "policy h2o.heavy=10%", "policy h2o.recent=0.1" },
+	};
+	static const uint32_t kept[][3] = { { 24, 24, 24 }, { 60, 80, 80 }, { 60, 80, 200 } };
+
+	start("h2o", parts[_i], 5);
+	ck_assert_uint_eq(prompt(60).left_whole, _i != 0);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][0]);
+	ck_assert_uint_eq(prompt(40).left_whole, 0);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][1]);
+	prompt(900);
+	ck_assert_uint_eq(cached(0, 0), kept[_i][2]);
 }
 END_TEST
 
@@ -439,7 +288,7 @@ END_TEST
 START_TEST(streaming_cache_stays_bounded)
 {
 	static const char *const bounded[] = {
-		"policy streamingllm.budget=24", "policy streamingllm.every=8",
+		"policy streamingllm.budget=24", "policy streamingllm.decode_every=8",
 	};
 
 	start("streamingllm", bounded, 2);
@@ -521,6 +370,10 @@ START_TEST(what_is_refused)
 	p.n_tokens = 65;
 	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_ERANGE);
 	ck_assert_str_eq(kvmod_error(), "65 new and 0 cached tokens exceed the context of 64");
+	p.n_tokens = 8;
+	p.flags = 6 | KVMOD_PROMPT_KEEP;
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_EINVAL);
+	ck_assert_str_eq(kvmod_error(), "the prompt's flags are 0x7, expected KVMOD_PROMPT_KEEP or 0");
 	ck_assert_uint_eq(kvmod_sequence_length(sequence), 0);
 	prompt(64);
 	ck_assert_str_eq(calls, "bP");
@@ -564,6 +417,7 @@ int main(void)
 	tcase_add_loop_test(tc, failing_cut_costs_compression_only, 0, 2);
 	tcase_add_test(tc, short_sequence_is_left_whole);
 	tcase_add_loop_test(tc, fractions_have_a_floor, 0, 3);
+	tcase_add_loop_test(tc, both_parts_are_counts, 0, 3);
 	tcase_add_test(tc, default_leaves_256);
 	tcase_add_test(tc, short_answer);
 	tcase_add_test(tc, decode_calls_come_every_so_often);

@@ -100,6 +100,40 @@ static void check_each_row(const struct block *b, uint32_t begin, uint32_t end)
 	free(out);
 }
 
+/* x'Mx + v.x with a matrix and a vector made of the rows; sums are long, and cancel. */
+static void check_forms(struct kv_random *r, const struct block *b, uint32_t begin, uint32_t end)
+{
+	uint32_t n = end - begin, dim = b->dim;
+	float *matrix = malloc((size_t)dim * dim * sizeof(*matrix)), *out = malloc((n + 1) * sizeof(*out));
+	float vector[160];
+
+	ck_assert(matrix && out);
+	for (uint32_t d = 0; d < dim; d++) {
+		vector[d] = kv_random_normal(r);
+		for (uint32_t e = 0; e <= d; e++)
+			matrix[d * dim + e] = matrix[e * dim + d] = kv_random_normal(r);
+	}
+	out[n] = -7;
+	kit->quadratic(&b->view, dim, begin, end, matrix, vector, out);
+	ck_assert_float_eq(out[n], -7);
+	for (uint32_t i = 0; i < n; i++) {
+		double sum = 0, size = 0;
+
+		for (uint32_t d = 0; d < dim; d++)
+			for (uint32_t e = 0; e <= dim; e++) {
+				double term = e < dim ? value(b, begin + i, d) * value(b, begin + i, e) *
+							(double)matrix[d * dim + e] :
+					      value(b, begin + i, d) * (double)vector[d];
+
+				sum += term;
+				size += fabs(term);
+			}
+		ck_assert_double_eq_tol(out[i], sum, 2e-7 * size);
+	}
+	free(matrix);
+	free(out);
+}
+
 /* Over all rows. */
 static void check_columns(const struct block *b, uint32_t begin, uint32_t end)
 {
@@ -149,6 +183,7 @@ START_TEST(blocks_of_rows)
 			uint32_t end = kv_random_range(&r, begin + 1, b.n);
 
 			check_each_row(&b, begin, end);
+			check_forms(&r, &b, begin, end < begin + 40 ? end : begin + 40);
 			check_columns(&b, begin, end);
 			free_block(&b);
 		}
@@ -168,6 +203,7 @@ START_TEST(no_rows_and_no_numbers)
 		kit->norms(&view, 24, 2, 2, out);
 		kit->rows(&view, 24, 5, 5, out, 24);
 		kit->dots(&view, 24, 0, 0, rows[0], 1, out, 24);
+		kit->quadratic(&view, 24, 1, 1, rows[0], rows[0], out);
 		ck_assert_float_eq(out[0], -1);
 		kit->sum(&view, 24, 3, 3, NULL, mean);
 		for (uint32_t d = 0; d < 24; d++)
@@ -188,6 +224,32 @@ START_TEST(no_rows_and_no_numbers)
 		}
 		out[0] = -1;
 	}
+}
+END_TEST
+
+/* --- arrays ------------------------------------------------------------------------------ */
+
+START_TEST(arrays_of_numbers)
+{
+	static const float rows[3][4] = { { 1, 0, .5f, 2 }, { 2, 0, .25f, 4 }, { 6, 0, .25f, 3 } };
+	float mean[5] = { 0, 0, 0, 0, -7 }, squares[5] = { 0, 0, 0, 0, -7 };
+
+	kit_get();
+	ck_assert_double_eq(kit->total(rows[0], 12), 19);
+	ck_assert_double_eq(kit->total(NULL, 0), 0);
+	ck_assert_double_eq_tol(kit->entropy(rows[0], 3, 1e-10f), .5 * log(2), 1e-6);
+	ck_assert_double_eq_tol(kit->entropy(rows[0], 3, 1), -log(2) - .5 * log(1.5), 1e-6);
+	for (uint32_t row = 0; row < 3; row++)
+		kit->moments(rows[row], 4, row + 1, mean, squares);
+	ck_assert_float_eq_tol(mean[0], 3, 1e-6);
+	ck_assert_float_eq_tol(squares[0], 14, 1e-5);
+	ck_assert_float_eq(mean[1], 0);
+	ck_assert_float_eq(squares[1], 0);
+	ck_assert_float_eq_tol(mean[2], 1.f / 3, 1e-6);
+	ck_assert_float_eq_tol(squares[2], 1.f / 24, 1e-6);
+	ck_assert_float_eq_tol(mean[3], 3, 1e-6);
+	ck_assert_float_eq_tol(squares[3], 2, 1e-6);
+	ck_assert(mean[4] == -7 && squares[4] == -7);
 }
 END_TEST
 
@@ -439,6 +501,7 @@ START_TEST(budgets)
 }
 END_TEST
 
-FIXTURE_MAIN("toolkit", blocks_of_rows, no_rows_and_no_numbers, marking, sets,
+FIXTURE_MAIN("toolkit", blocks_of_rows, no_rows_and_no_numbers,
+	     arrays_of_numbers, marking, sets,
 	     lists_that_do_not_fit, ends, each_head_once, failures, no_room_for_a_thread,
 	     budgets)

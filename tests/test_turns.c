@@ -13,12 +13,16 @@
 #include "tests/policies_reference.h"
 #include "tests/refreekv_reference.h"
 
-extern const struct kvmod_module kvmod_module_adakv, kvmod_module_fake, kvmod_module_random,
-	kvmod_module_refreekv, kvmod_module_snapkv, kvmod_module_streamingllm, kvmod_module_topp;
+extern const struct kvmod_module kvmod_module_adakv, kvmod_module_contribution,
+	kvmod_module_fake, kvmod_module_h2o, kvmod_module_keydiff, kvmod_module_knorm,
+	kvmod_module_lagkv, kvmod_module_random, kvmod_module_refreekv, kvmod_module_rkv,
+	kvmod_module_snapkv, kvmod_module_streamingllm, kvmod_module_topp, kvmod_module_tova;
 
 static const struct kvmod_module *const modules[] = {
-	&kvmod_module_adakv, &kvmod_module_fake, &kvmod_module_random, &kvmod_module_refreekv,
-	&kvmod_module_snapkv, &kvmod_module_streamingllm, &kvmod_module_topp,
+	&kvmod_module_adakv, &kvmod_module_contribution, &kvmod_module_fake, &kvmod_module_h2o,
+	&kvmod_module_keydiff, &kvmod_module_knorm, &kvmod_module_lagkv, &kvmod_module_random,
+	&kvmod_module_refreekv, &kvmod_module_rkv, &kvmod_module_snapkv,
+	&kvmod_module_streamingllm, &kvmod_module_topp, &kvmod_module_tova,
 };
 
 static char said[512];
@@ -33,7 +37,7 @@ static void listen(void *arg, uint32_t level, const char *line)
 /* overrides: "policy x.budget=20% policy x.window=8", split at " policy" */
 static struct kvmod_ctx *context(const char *overrides)
 {
-	const char *item[12] = { "kvmod.threads=2", "kvmod.leave_below=0" };
+	const char *item[16] = { "kvmod.threads=2", "kvmod.leave_below=0" };
 	char copy[512], *next = copy;
 	struct kvmod_ctx *ctx;
 	size_t n = 2;
@@ -65,26 +69,47 @@ static double number(const struct vectors_case *c, const char *key, double other
 	return text ? strtod(text, NULL) : otherwise;
 }
 
+static enum policy_rule rule_of(const struct vectors_case *c)
+{
+	static const char *const names[] = {
+		[RULE_STREAMINGLLM] = "streamingllm", [RULE_SNAPKV] = "snapkv", [RULE_ADAKV] = "adakv",
+		[RULE_TOPP] = "topp", [RULE_H2O] = "h2o", [RULE_TOVA] = "tova", [RULE_KNORM] = "knorm",
+		[RULE_RKV] = "rkv",
+	};
+	enum policy_rule rule = RULE_STREAMINGLLM;
+
+	while (strcmp(c->policy, names[rule]) != 0)
+		ck_assert_uint_lt(++rule, sizeof(names) / sizeof(*names));
+	return rule;
+}
+
+/* "0.2" and "20%" are shares of the tokens seen, "24" is a count. */
+static void read_amount(const char *text, uint32_t *permille, uint32_t *count)
+{
+	if (text && strchr(text, '%'))
+		*permille = (uint32_t)lrint(10 * strtod(text, NULL));
+	else if (text && strchr(text, '.'))
+		*permille = (uint32_t)lrint(1000 * strtod(text, NULL));
+	else if (text)
+		*count = (uint32_t)strtoul(text, NULL, 10);
+}
+
 static struct policy_params params_of(const struct vectors_case *c)
 {
 	const char *budget = vectors_param(c, "budget"), *pooling = vectors_param(c, "pooling");
 	struct policy_params p = {
-		.rule = strcmp(c->policy, "streamingllm") == 0 ? RULE_STREAMINGLLM :
-			strcmp(c->policy, "snapkv") == 0 ? RULE_SNAPKV :
-			strcmp(c->policy, "adakv") == 0 ? RULE_ADAKV : RULE_TOPP,
+		.rule = rule_of(c),
 		.sinks = (uint32_t)number(c, "sinks", 4),
 		.window = (uint32_t)number(c, "window", 0),
 		.pool = (uint32_t)number(c, "pool", 1),
 		.pool_max = pooling && strcmp(pooling, "max") == 0,
 		.alpha = number(c, "alpha", 0), .p = number(c, "p", 0),
+		.rows = (uint32_t)number(c, "rows", 0),
+		.lambda = number(c, "lambda", 0), .similarity = number(c, "similarity", 0),
 	};
 
-	if (budget && strchr(budget, '%'))
-		p.permille = (uint32_t)lrint(10 * strtod(budget, NULL));
-	else if (budget && strchr(budget, '.'))
-		p.permille = (uint32_t)lrint(1000 * strtod(budget, NULL));
-	else if (budget)
-		p.count = (uint32_t)strtoul(budget, NULL, 10);
+	read_amount(budget ? budget : vectors_param(c, "heavy"), &p.permille, &p.count);
+	read_amount(vectors_param(c, "recent"), &p.recent_permille, &p.recent);
 	return p;
 }
 
@@ -96,7 +121,7 @@ static unsigned char *reference_of(const struct vectors_case *c, const struct kv
 		.threshold = number(c, "threshold", 0.01), .sinks = (uint32_t)number(c, "sinks", 4),
 		.recent = (uint32_t)number(c, "recent", 1), .rows = c->rows,
 	};
-	const struct policy_params params = params_of(c);
+	struct policy_params params;
 	struct policy_answer answer;
 	struct reference reference;
 
@@ -106,6 +131,7 @@ static unsigned char *reference_of(const struct vectors_case *c, const struct kv
 		*stride = kvmod_head_at(s, 0)->n;
 		return reference.kept;
 	}
+	params = params_of(c);
 	ck_assert_int_eq(policy_decide(s, &params, &answer), 0);
 	*stride = answer.stride;
 	return answer.kept;
@@ -159,7 +185,7 @@ START_TEST(golden_second_turns)
 		vectors_case_free(c);
 	}
 	ck_assert_msg(got == 0, "%s", v.error);
-	ck_assert_uint_eq(n, 17);
+	ck_assert_uint_eq(n, 22);
 	vectors_close(&v);
 	kvmod_unref(ctx);
 }
@@ -180,6 +206,7 @@ static const struct kv_shape shape = {
 static const struct conversation {
 	const char *policy, *overrides;
 	bool is_refreekv, has_reference;
+	bool needs_engine;		/* needs what the engine "fake" does not have */
 	struct policy_params p;
 	struct reference_params refreekv;
 } conversations[] = {
@@ -205,8 +232,34 @@ static const struct conversation {
 	{ .policy = "refreekv", .has_reference = true, .is_refreekv = true,
 	  .overrides = "policy refreekv.threshold=0.2 policy refreekv.whole_layers=0",
 	  .refreekv = { .threshold = 0.2, .sinks = 4, .recent = 1, .rows = 1 } },
+	{ .policy = "h2o", .has_reference = true, .needs_engine = true,
+	  .overrides = "policy h2o.heavy=15% policy h2o.recent=0.05",
+	  .p = { RULE_H2O, .permille = 150, .recent_permille = 50 } },
+	{ .policy = "h2o", .has_reference = true,
+	  .overrides = "policy h2o.heavy=20 policy h2o.recent=20 policy h2o.rows=12",
+	  .p = { RULE_H2O, .count = 20, .recent = 20, .rows = 12 } },
+	{ .policy = "knorm", .has_reference = true,
+	  .overrides = "policy knorm.budget=0.25 policy knorm.whole_layers=0",
+	  .p = { RULE_KNORM, .permille = 250 } },
+	{ .policy = "rkv", .has_reference = true,
+	  .overrides = "policy rkv.budget=0.25 policy rkv.after_prompts=yes",
+	  .p = { RULE_RKV, .permille = 250, .window = 8, .pool = 7, .lambda = 0.07, .similarity = 0.5 } },
+	{ .policy = "rkv", .has_reference = true,
+	  .overrides = "policy rkv.lambda=0.5 policy rkv.window=20 policy rkv.pool=1 "
+		       "policy rkv.similarity=0.2 policy rkv.after_prompts=yes",
+	  .p = { RULE_RKV, .count = 128, .window = 20, .pool = 1, .lambda = 0.5, .similarity = 0.2 } },
+	{ .policy = "tova", .has_reference = true, .overrides = "policy tova.budget=30%",
+	  .p = { RULE_TOVA, .permille = 300, .window = 1 } },
+	{ .policy = "tova", .has_reference = true,
+	  .overrides = "policy tova.budget=50 policy tova.window=10",
+	  .p = { RULE_TOVA, .count = 50, .window = 10 } },
 	{ .policy = "random", .overrides = "policy random.budget=20%",
 	  .p = { RULE_SNAPKV, .permille = 200, .window = 1 } },
+	{ .policy = "keydiff", .overrides = "policy keydiff.budget=20%",
+	  .p = { RULE_SNAPKV, .permille = 200, .window = 1 } },
+	{ .policy = "lagkv", .overrides = "policy lagkv.budget=0.25 policy lagkv.lag=16",
+	  .p = { RULE_SNAPKV, .permille = 250, .window = 1 } },
+	{ .policy = "contribution", .overrides = "", .p = { RULE_TOPP } },
 	{ .policy = "fullkv", .overrides = "", .p = { RULE_SNAPKV, .permille = 1000 } },
 };
 #define N_CONVERSATIONS ((int)(sizeof(conversations) / sizeof(*conversations)))
@@ -242,12 +295,20 @@ static bool check_segment(const struct conversation *talk, const struct madeup *
 	return sure;
 }
 
+/* C of so many tokens. */
+static uint64_t budget_of(const struct policy_params *p, uint64_t seen)
+{
+	uint64_t c = p->count ? p->count : seen * p->permille / 1000;
+
+	return c + (p->recent ? p->recent : seen * p->recent_permille / 1000);
+}
+
 /* C of the tokens seen, or what a head has; adakv's heads share, and each rounds. */
 static void check_budget(const struct conversation *talk, const struct madeup *m,
 			 const struct kvmod_plan *plan, uint32_t i)
 {
 	const struct kvmod_segment *s = kvmod_segment_at(&m->d.request, i);
-	uint64_t c = talk->p.count ? talk->p.count : s->logical * talk->p.permille / 1000;
+	uint64_t c = budget_of(&talk->p, s->logical);
 	uint64_t kept = 0, wanted = 0, cached = 0;
 	bool shared = talk->p.rule == RULE_ADAKV;
 
@@ -277,12 +338,13 @@ START_TEST(ten_turns)
 	struct kvmod_plan *plan = NULL;
 	struct madeup m, next;
 	unsigned n_sure = 0;
-	uint32_t rows;
+	uint32_t rows, what;
 
 	ck_assert_msg(kvmod_policy_open(ctx, talk->policy, "cpu", &model, &policy) == 0, "%s",
 		      kvmod_error());
 	rows = kvmod_needs_rows(kvmod_policy_needs(policy), FIRST);
-	ck_assert_int_eq(madeup_first(&m, &shape, FIRST, rows, 0), 0);
+	what = kvmod_policy_needs(policy)->what;
+	ck_assert_int_eq(madeup_first(&m, &shape, FIRST, rows, what), 0);
 	for (unsigned turn = 0; turn < TURNS; turn++) {
 		ck_assert_int_eq(kvmod_plan_renew(&m.d.request, &plan), 0);
 		ck_assert_msg(kvmod_decide(policy, &m.d.request, plan) == 0, "%s", kvmod_error());
@@ -292,7 +354,7 @@ START_TEST(ten_turns)
 			if (talk->has_reference)
 				n_sure += check_segment(talk, &m, plan, i);
 		}
-		ck_assert_int_eq(madeup_next(&next, &m, plan, LATER, rows, 0), 0);
+		ck_assert_int_eq(madeup_next(&next, &m, plan, LATER, rows, what), 0);
 		madeup_free(&m);
 		m = next;
 	}
@@ -334,6 +396,10 @@ START_TEST(ten_turns_of_a_session)
 	bool budgeted = !talk->is_refreekv && talk->p.rule != RULE_TOPP;
 	uint64_t seen, slack = talk->p.rule == RULE_ADAKV ? 2 : 0;
 
+	if (talk->needs_engine) {
+		kvmod_unref(ctx);
+		return;
+	}
 	ck_assert_msg(kvmod_engine_open(ctx, "fake", &engine) == 0, "%s", kvmod_error());
 	ck_assert_msg(kvmod_policy_open(ctx, talk->policy, "cpu", kvmod_engine_model(engine),
 					&policy) == 0, "%s", kvmod_error());
@@ -341,7 +407,7 @@ START_TEST(ten_turns_of_a_session)
 	ck_assert_int_eq(kvmod_sequence_open(session, &sequence), 0);
 	for (unsigned turn = 0; turn < TURNS; turn++) {
 		uint64_t n = FIRST + turn * LATER, kept = 0;
-		uint64_t c = talk->p.count ? talk->p.count : n * talk->p.permille / 1000;
+		uint64_t c = budget_of(&talk->p, n);
 
 		say(sequence, turn ? LATER : FIRST, &out);
 		for (uint32_t g = 0; g < 2; g++)

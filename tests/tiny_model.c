@@ -59,13 +59,31 @@ void tiny_tokens(int32_t *tokens, uint32_t n, uint32_t seed)
 		tokens[i] = (int32_t)kv_random_range(&random, 0, TINY_VOCAB - 1);
 }
 
+static enum ggml_type type_of(const struct writer *w, const char *name)
+{
+	if ((w->fault == TINY_F16_NORM && !strcmp(name, "blk.1.ffn_norm.weight")) ||
+	    (w->fault == TINY_F16_VALUES && strstr(name, "attn_v.weight")))
+		return GGML_TYPE_F16;
+	if (!strstr(name, "attn_output.weight"))
+		return GGML_TYPE_F32;
+	switch (w->fault) {
+	case TINY_F16_OUT:
+		return GGML_TYPE_F16;
+	case TINY_Q8_0_OUT:
+		return GGML_TYPE_Q8_0;
+	case TINY_Q4_K_OUT:
+		return GGML_TYPE_Q4_K;
+	default:
+		return GGML_TYPE_F32;
+	}
+}
+
 static void put(struct writer *w, const char *name, int64_t columns, int64_t rows, float middle,
 		float width)
 {
-	bool is_f16 = (w->fault == TINY_F16_NORM && !strcmp(name, "blk.1.ffn_norm.weight")) ||
-		      (w->fault == TINY_F16_VALUES && strstr(name, "attn_v.weight"));
-	enum ggml_type type = is_f16 ? GGML_TYPE_F16 : GGML_TYPE_F32;
+	enum ggml_type type = type_of(w, name);
 	struct ggml_tensor *tensor;
+	float *values;
 
 	if (w->fault == TINY_NO_WEIGHT && !strcmp(name, "blk.1.ffn_up.weight"))
 		return;
@@ -77,14 +95,13 @@ static void put(struct writer *w, const char *name, int64_t columns, int64_t row
 		tensor = rows ? ggml_new_tensor_2d(w->context, type, columns, rows) :
 				ggml_new_tensor_1d(w->context, type, columns);
 	ggml_set_name(tensor, name);
-	for (int64_t i = 0; i < ggml_nelements(tensor); i++) {
-		float value = middle + width * kv_random_normal(&w->random);
-
-		if (type == GGML_TYPE_F32)
-			((float *)tensor->data)[i] = value;
-		else
-			((ggml_fp16_t *)tensor->data)[i] = ggml_fp32_to_fp16(value);
-	}
+	values = malloc((size_t)ggml_nelements(tensor) * sizeof(*values));
+	ck_assert_ptr_nonnull(values);
+	for (int64_t i = 0; i < ggml_nelements(tensor); i++)
+		values[i] = middle + width * kv_random_normal(&w->random);
+	ggml_quantize_chunk(type, values, tensor->data, 0, ggml_nelements(tensor) / columns, columns,
+			    NULL);
+	free(values);
 	gguf_add_tensor(w->gguf, tensor);
 }
 

@@ -28,7 +28,8 @@ enum tiny_fault {
 	TINY_GOOD, TINY_NO_WEIGHT, TINY_WRONG_SHAPE, TINY_EXTRA_WEIGHT, TINY_UNKNOWN_ARCH,
 	TINY_NO_SIZES, TINY_ODD_HEADS, TINY_EXPERTS, TINY_NO_LAYERS, TINY_F16_NORM,
 	TINY_SOFTCAP, TINY_NOT_CAUSAL, TINY_WINDOW, TINY_BAD_NAME, TINY_DEEP_WEIGHT,
-	TINY_F16_VALUES			/* and this one is good as well */
+	TINY_F16_VALUES,		/* and this one is good as well, */
+	TINY_F16_OUT, TINY_Q8_0_OUT, TINY_Q4_K_OUT	/* and so are these: attn_output.weight */
 };
 
 /* Writes a model to a new file and gives its name, which the caller frees. */

@@ -170,6 +170,9 @@ bool bench_cache_describe(struct bench_cache *c, const struct bench_shape *s, ui
 
 	if (kv_describe(&c->d, &shape, n, n))
 		return false;
+	/* A policy that is asked while decoding may cut only then. */
+	if (needs->decode_every)
+		c->d.request.phase = KVMOD_DECODE;
 	for (size_t i = 0; i < (size_t)bench_segments(s) * s->n_kv_heads; i++) {
 		c->d.heads[i].k = rows(s, c->k, i, n);
 		c->d.heads[i].v = rows(s, c->v, i, n);

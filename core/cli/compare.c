@@ -7,7 +7,7 @@
 
 struct pair {
 	const struct cli_model *model;
-	struct kvmod_session *session;	/* the full cache's: without a policy */
+	const struct cli_rival *rival;
 	struct kvmod_sequence *full, *cut;
 	float *full_logits, *cut_logits;
 };
@@ -49,7 +49,7 @@ static int feed(struct pair *pair, int32_t token, struct cli_comparison *out)
 
 	if (cli_interrupted())
 		return CLI_FAILED;
-	if (kvmod_session_decode(pair->session, &pair->full, &token, &pair->full_logits, 1))
+	if (kvmod_session_decode(pair->rival->session, &pair->full, &token, &pair->full_logits, 1))
 		return failed();
 	out->full_seconds += cli_now() - begin;
 	if (kvmod_session_decode(pair->model->session, &pair->cut, &token, &pair->cut_logits, 1))
@@ -91,40 +91,77 @@ static int follow(struct pair *pair, uint64_t limit, uint64_t room, struct cli_c
 	return CLI_OK;
 }
 
-static int prefill_full(struct pair *pair, const struct cli_tokens *tokens,
-			struct cli_comparison *out)
+/* --- the full cache ------------------------------------------------------------------ */
+
+int cli_rival_open(const struct cli_model *m, struct cli_rival *rival)
+{
+	if (kvmod_session_open(m->engine, NULL, &rival->session) ||
+	    kvmod_sequence_open(rival->session, &rival->sequence))
+		return cli_error_kvmod();
+	return CLI_OK;
+}
+
+void cli_rival_close(struct cli_rival *rival)
+{
+	if (rival->sequence)
+		kvmod_sequence_close(rival->sequence);
+	if (rival->session)
+		kvmod_session_close(rival->session);
+	*rival = (struct cli_rival){ 0 };
+}
+
+static int prefill(struct kvmod_sequence *full, const struct cli_tokens *tokens, float *logits,
+		   struct kvmod_prompted *prompted)
 {
 	struct cli_progress progress;
-	struct kvmod_prompted prompted = { .size = sizeof(prompted) };
 	struct kvmod_prompt prompt = {
 		.size = sizeof(prompt),
 		.tokens = tokens->ids,
 		.n_tokens = tokens->n,
-		.logits = pair->full_logits,
+		.logits = logits,
 		.progress = cli_progress_or_stop,
 		.progress_arg = &progress,
 	};
 	int err;
 
-	if (kvmod_sequence_open(pair->session, &pair->full))
-		return cli_error_kvmod();
+	*prompted = (struct kvmod_prompted){ .size = sizeof(*prompted) };
 	cli_progress_begin(&progress, "full cache", tokens->n);
-	err = kvmod_sequence_prompt(pair->full, &prompt, &prompted);
+	err = kvmod_sequence_prompt(full, &prompt, prompted);
 	cli_progress_end(&progress);
-	if (err)
-		return failed();
-	out->full_prefill_seconds = prompted.prefill_seconds;
-	out->full_bytes = prompted.after.used;
-	return CLI_OK;
+	return err ? failed() : CLI_OK;
 }
 
-int cli_compare(const struct cli_model *m, struct kvmod_sequence *cut,
-		const struct cli_tokens *prompt, uint64_t limit, uint64_t room,
-		struct cli_comparison *out)
+int cli_rival_context(struct cli_rival *rival, const struct cli_tokens *context)
+{
+	struct kvmod_prompted prompted;
+
+	return prefill(rival->sequence, context, NULL, &prompted);
+}
+
+/* --- all of it ----------------------------------------------------------------------- */
+
+static int prefill_fork(struct pair *pair, const struct cli_tokens *tokens,
+			struct cli_comparison *out)
+{
+	struct kvmod_prompted prompted;
+	int err;
+
+	if (kvmod_sequence_fork(pair->rival->sequence, &pair->full))
+		return cli_error_kvmod();
+	err = prefill(pair->full, tokens, pair->full_logits, &prompted);
+	out->full_prefill_seconds = prompted.prefill_seconds;
+	out->full_bytes = prompted.after.used;
+	return err;
+}
+
+int cli_compare(const struct cli_model *m, const struct cli_rival *rival,
+		struct kvmod_sequence *cut, const struct cli_tokens *prompt, uint64_t limit,
+		uint64_t room, struct cli_comparison *out)
 {
 	size_t bytes = m->about->n_vocab * sizeof(float);
 	struct pair pair = {
 		.model = m,
+		.rival = rival,
 		.cut = cut,
 		.full_logits = malloc(bytes),
 		.cut_logits = malloc(bytes),
@@ -134,16 +171,12 @@ int cli_compare(const struct cli_model *m, struct kvmod_sequence *cut,
 	*out = (struct cli_comparison){ 0 };
 	if (!pair.full_logits || !pair.cut_logits)
 		err = cli_error("out of memory");
-	else if (kvmod_session_open(m->engine, NULL, &pair.session))
-		err = cli_error_kvmod();
 	if (!err)
-		err = prefill_full(&pair, prompt, out);
+		err = prefill_fork(&pair, prompt, out);
 	if (!err)
 		err = follow(&pair, limit, room, out);
 	if (pair.full)
 		kvmod_sequence_close(pair.full);
-	if (pair.session)
-		kvmod_session_close(pair.session);
 	free(pair.full_logits);
 	free(pair.cut_logits);
 	return err;

@@ -191,7 +191,7 @@ static int add_passkeys(const struct heads *h, uint64_t seed, uint32_t n_sentenc
 		err = cli_text_add(&text, "\n\n", 2) ? cli_error("out of memory") :
 		      cli_add_raw(&h->model, &text, true, tokens);
 	else if (!err)
-		err = cli_add_chat(&h->model, NULL, text.bytes, true, tokens);
+		err = cli_add_chat(&h->model, NULL, text.bytes, true, KVMOD_CHAT_WHOLE, tokens);
 	*n_answer = tokens->n;
 	if (!err)
 		err = cli_add_raw(&h->model, &answer, false, tokens);

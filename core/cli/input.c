@@ -19,13 +19,21 @@ static int check_utf8(const struct cli_text *text, const char *what)
 			 what, (unsigned char)text->bytes[bad], bad);
 }
 
+bool cli_is_blank(const struct cli_text *text)
+{
+	return !text->n || strspn(text->bytes, " \t\r\n") == text->n;
+}
+
 int cli_check_prompt(const struct cli_text *text, const char *what)
 {
 	if (check_utf8(text, what))
 		return CLI_FAILED;
-	if (!text->n || strspn(text->bytes, " \t\r\n") == text->n)
-		return cli_error("the prompt is empty");
-	return CLI_OK;
+	return cli_is_blank(text) ? cli_error("%s is empty", what) : CLI_OK;
+}
+
+bool cli_is_stdin(const char *file)
+{
+	return !strcmp(file, "-");
 }
 
 static int read_all(struct cli_text *text, FILE *f, const char *name)
@@ -127,26 +135,53 @@ int cli_read_system(struct cli_text *text, const char *system)
 	return check_utf8(text, "--system");
 }
 
-int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc, char **argv)
+/* The file, or stdin, cleaned; what: "prompt", "context". */
+static int read_text(struct cli_text *text, const char *file, bool raw, const char *what)
 {
-	bool from_stdin = file ? !strcmp(file, "-") : !argc;
-	const char *what = from_stdin ? "stdin" : file ? file : "the prompt";
-	int err = CLI_OK;
+	bool from_stdin = cli_is_stdin(file);
+	const char *name = from_stdin ? "stdin" : file;
+	int err;
 
 	if (from_stdin && isatty(STDIN_FILENO))
-		fputs("Type the prompt, then Ctrl-D:\n", stderr);
-	if (from_stdin)
-		err = read_all(text, stdin, what);
-	else if (file)
-		err = read_file(text, file);
+		fprintf(stderr, "Type the %s, then Ctrl-D:\n", what);
+	err = from_stdin ? read_all(text, stdin, name) : read_file(text, file);
 	if (err)
 		return err;
 	cli_clean_line(text, raw);
-	if (check_utf8(text, what))
+	return check_utf8(text, name);
+}
+
+int cli_read_prompt(struct cli_text *text, const char *file, bool raw, int argc, char **argv)
+{
+	if (!file && !argc)
+		file = "-";
+	if (file && read_text(text, file, raw, "prompt"))
 		return CLI_FAILED;
 	if (text->n && argc && !raw && cli_text_add(text, "\n\n", 2))
 		return cli_error("out of memory");
 	if (add_words(text, raw, argc, argv))
 		return CLI_FAILED;
 	return cli_check_prompt(text, "the prompt");
+}
+
+int cli_read_context(struct cli_text *text, const char *file, bool raw)
+{
+	if (read_text(text, file, raw, "context"))
+		return CLI_FAILED;
+	if (cli_is_blank(text))
+		return cli_error("%s: the context is empty", cli_is_stdin(file) ? "stdin" : file);
+	if (!raw && cli_text_add(text, "\n\n", 2))
+		return cli_error("out of memory");
+	return CLI_OK;
+}
+
+int cli_read_question(struct cli_text *text, const char *operand, bool raw, int number)
+{
+	char what[32];
+
+	snprintf(what, sizeof(what), "question %d", number);
+	if (cli_text_add(text, operand, strlen(operand)))
+		return cli_error("out of memory");
+	clean(text, 0, raw);
+	return cli_check_prompt(text, what);
 }

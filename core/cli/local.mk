@@ -46,6 +46,8 @@ kvmod_SOURCES = \
 	core/bench/sweep.c \
 	core/cli/check.c \
 	core/cli/compare.c \
+	core/cli/context_first.c \
+	core/cli/converse.c \
 	core/cli/generate.c \
 	core/cli/heads.c \
 	core/cli/heads.h \
@@ -61,6 +63,7 @@ kvmod_SOURCES = \
 	core/cli/report.c \
 	core/cli/run.c \
 	core/cli/run.h \
+	core/cli/turn.c \
 	core/selftest/module.c \
 	core/selftest/plans.c \
 	core/selftest/policy.c \

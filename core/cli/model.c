@@ -70,7 +70,7 @@ int cli_add_raw(const struct cli_model *m, const struct cli_text *text, bool fir
 }
 
 int cli_add_chat(const struct cli_model *m, const char *system, const char *user, bool first,
-		 struct cli_tokens *tokens)
+		 uint32_t part, struct cli_tokens *tokens)
 {
 	const struct kvmod_message messages[] = { { "system", system }, { "user", user } };
 	size_t skip = system ? 0 : 1, n = strlen(user) / 2 + 64, room;
@@ -80,8 +80,9 @@ int cli_add_chat(const struct cli_model *m, const char *system, const char *user
 		room = n;
 		if (grow(tokens, room))
 			return CLI_FAILED;
-		err = kvmod_engine_chat(m->engine, messages + skip, CLI_COUNT(messages) - skip,
-					first, tokens->ids + tokens->n, &n);
+		err = kvmod_engine_chat_part(m->engine, messages + skip, CLI_COUNT(messages) - skip,
+					     first, part, tokens->ids + tokens->n, &n,
+					     &tokens->n_opening);
 	} while (err == KVMOD_ERANGE && n > room);
 	if (err)
 		return cli_error_kvmod();

@@ -75,18 +75,36 @@ static void print_cache(const struct cli_turn *turn)
 		cli_bytes(turn->resident_before, before), cli_bytes(turn->resident_after, after));
 }
 
-static void print_speed(const struct cli_turn *turn, const struct kvmod_left *left)
+static void print_prefill(const char *what, const struct cli_turn *turn)
 {
 	const struct kvmod_prompted *p = &turn->prompted;
-	char used[CLI_BYTES_ROOM], full[CLI_BYTES_ROOM];
 
-	title("prefill");
+	title(what);
 	fprintf(stderr, "%llu tokens, %.1f tok/s; decision %.2f ms",
 		(unsigned long long)turn->prompt_tokens,
 		per_second(turn->prompt_tokens, p->prefill_seconds), 1e3 * p->decision_seconds);
 	if (!isnan(p->replay_loss))
 		fprintf(stderr, "; replayed loss %.4f nats a token", p->replay_loss);
 	fputc('\n', stderr);
+}
+
+/* A question is not cut: what it adds to the context is all there. */
+static void print_question(const struct cli_turn *turn)
+{
+	const struct kvmod_prompted *p = &turn->prompted;
+	char used[CLI_BYTES_ROOM], full[CLI_BYTES_ROOM];
+
+	title("question");
+	fprintf(stderr, "%llu tokens, %.1f tok/s; cache %s of %s\n",
+		(unsigned long long)turn->prompt_tokens,
+		per_second(turn->prompt_tokens, p->prefill_seconds), cli_bytes(p->after.used, used),
+		cli_bytes(p->after.full, full));
+}
+
+static void print_decode(const struct cli_turn *turn, const struct kvmod_left *left)
+{
+	char used[CLI_BYTES_ROOM], full[CLI_BYTES_ROOM];
+
 	title("decode");
 	fprintf(stderr, "%llu tokens, %.1f tok/s", (unsigned long long)turn->answer.n_tokens,
 		per_second(turn->answer.n_decoded, turn->answer.seconds));
@@ -122,17 +140,16 @@ static void print_comparison(const struct cli_turn *turn)
 		fprintf(stderr, "with the full cache: %s\n", c->text.n ? c->text.bytes : "");
 }
 
-void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence,
-		const struct cli_turn *turn)
+/* What a cut left: after a prompt or a context, or after the last cut while decoding. */
+static void print_cut(const struct cli_model *m, const struct kvmod_sequence *sequence,
+		      const struct cli_turn *turn, const struct kvmod_left *left)
 {
 	const char *policy = kvmod_policy_ops(m->policy)->name;
-	struct kvmod_left left = { .size = sizeof(left) };
 
-	kvmod_sequence_left(sequence, &left);
 	title("policy");
 	fprintf(stderr, "%s on %s: budget %.4f", policy, kvmod_policy_device(m->policy),
-		left.budget);
-	if (turn->prompted.left_whole && left.budget == 1 && strcmp(policy, "fullkv") != 0)
+		left->budget);
+	if (turn->prompted.left_whole && left->budget == 1 && strcmp(policy, "fullkv") != 0)
 		fprintf(stderr, "; so short a sequence stays whole ([kvmod] leave_below)");
 	if (turn->prompted.status)
 		fprintf(stderr, " (failed with %s; what was to be cut is whole)",
@@ -140,9 +157,32 @@ void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence
 	fputc('\n', stderr);
 	print_kept(m, sequence);
 	print_cache(turn);
-	print_speed(turn, &left);
+}
+
+void cli_report(const struct cli_model *m, const struct kvmod_sequence *sequence,
+		const struct cli_turn *turn, const struct cli_context_first *context)
+{
+	struct kvmod_left left = { .size = sizeof(left) };
+
+	kvmod_sequence_left(sequence, &left);
+	if (context) {
+		print_question(turn);
+	} else {
+		print_cut(m, sequence, turn, &left);
+		print_prefill("prefill", turn);
+	}
+	print_decode(turn, &left);
 	if (turn->compared)
 		print_comparison(turn);
+}
+
+void cli_report_context(const struct cli_model *m, const struct cli_context_first *context)
+{
+	struct kvmod_left left = { .size = sizeof(left) };
+
+	kvmod_sequence_left(context->sequence, &left);
+	print_cut(m, context->sequence, &context->turn, &left);
+	print_prefill("context", &context->turn);
 }
 
 /* --- for programs ---------------------------------------------------------------------- */
@@ -184,8 +224,37 @@ static int add_comparison(json_t *object, const struct cli_comparison *c)
 	return err;
 }
 
+/* The context's cut: members named like those of a prompt's. */
+static json_t *context_json(const struct cli_model *m, const struct cli_context_first *context)
+{
+	const struct cli_turn *turn = &context->turn;
+	struct kvmod_left left = { .size = sizeof(left) };
+
+	kvmod_sequence_left(context->sequence, &left);
+	return json_pack("{s:I, s:o, s:f, s:I, s:I, s:f, s:f}",
+			 "tokens", (json_int_t)turn->prompt_tokens,
+			 "kept", kept_json(m, context->sequence),
+			 "budget", left.budget,
+			 "cache_bytes_full", (json_int_t)left.bytes.full,
+			 "cache_bytes", (json_int_t)left.bytes.used,
+			 "prefill_tok_s", per_second(turn->prompt_tokens, turn->prompted.prefill_seconds),
+			 "decision_ms", 1e3 * turn->prompted.decision_seconds);
+}
+
+static int add_question(json_t *object, const struct cli_model *m,
+			const struct cli_context_first *context, const struct cli_text *question)
+{
+	json_t *more = json_pack("{s:s%, s:o}", "question", question->bytes, question->n,
+				 "context", context_json(m, context));
+	int err = json_object_update(object, more);
+
+	json_decref(more);
+	return err;
+}
+
 int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequence,
-		    const struct cli_turn *turn)
+		    const struct cli_turn *turn, const struct cli_context_first *context,
+		    const struct cli_text *question)
 {
 	const struct kvmod_prompted *p = &turn->prompted;
 	const struct cli_answer *a = &turn->answer;
@@ -210,7 +279,8 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 		"decision_ms", 1e3 * p->decision_seconds,
 		"decode_tok_s", per_second(a->n_decoded, a->seconds));
 
-	if (object && turn->compared && add_comparison(object, &turn->comparison)) {
+	if (object && ((context && add_question(object, m, context, question)) ||
+		       (turn->compared && add_comparison(object, &turn->comparison)))) {
 		json_decref(object);
 		object = NULL;
 	}

@@ -1,312 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kvmod run: runs a model on prompts, with its cache compressed by the policy. */
 #include "core/cli/run.h"
-#include "core/base/names.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#define DEFAULT_LIMIT	512
-#define REPLAY_ROWS	32	/* as the policies measure it */
-
-struct run {
-	const struct cli_command *self;
-	struct cli_common common;
-	const char *file, *system;
-	struct cli_text system_text;	/* what `system` points to from then on */
-	bool interactive, raw, compare;
-	bool said_full;			/* the advice of say_full() was printed */
-	uint64_t limit;			/* -n; UINT64_MAX: not given */
-	struct cli_sampling sampling;
-
-	struct cli_model model;
-	struct kvmod_sequence *sequence;
-	struct cli_sampler *sampler;
-	float *logits;
-	int32_t pending;		/* last token of the answer, if not cached yet; or -1 */
-};
-
-/* --- one turn ---------------------------------------------------------------------- */
-
-static int make_tokens(struct run *r, const struct cli_text *text, struct cli_tokens *tokens)
-{
-	bool first = !kvmod_sequence_length(r->sequence);
-
-	if (r->pending >= 0) {
-		tokens->ids = malloc(sizeof(*tokens->ids));
-		if (!tokens->ids)
-			return cli_error("out of memory");
-		tokens->ids[tokens->n++] = r->pending;
-	}
-	if (r->raw)
-		return cli_add_raw(&r->model, text, first, tokens);
-	return cli_add_chat(&r->model, first ? r->system : NULL, text->bytes, first, tokens);
-}
-
-static bool may_overflow(struct run *r)
-{
-	char section[128];
-	const char *value;
-	int32_t yes;
-
-	snprintf(section, sizeof(section), "engine %s", r->model.ops->name);
-	value = kvmod_config_get(r->model.ctx, section, "context_override");
-	return value && kv_parse_bool(value, &yes) && yes;
-}
-
-/*
- * Does the engine close the gaps that the policy cuts, after the prompt or while decoding?
- * Then how much room there is for the answer shows only after the cuts.
- */
-static bool makes_room(const struct run *r, uint64_t limit)
-{
-	return kvmod_policy_ops(r->model.policy)->flags & KVMOD_POLICY_CLOSES_GAPS &&
-	       r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS &&
-	       (kvmod_policy_needs(r->model.policy)->decode_every || limit < r->model.about->context);
-}
-
-static bool can_overflow(const struct kvmod_engine_ops *ops)
-{
-	for (uint32_t i = 0; i < ops->n_params; i++)
-		if (kv_name_eq(ops->params[i].name, "context_override"))
-			return true;
-	return false;
-}
-
-/* Advice at the end of the context, once in a conversation: errors say what does not fit. */
-static void say_full(struct run *r)
-{
-	if (!r->interactive || r->said_full || kvmod_sequence_length(r->sequence) == 0)
-		return;
-	r->said_full = true;
-	fprintf(stderr, "kvmod: the conversation fills the context of %llu tokens: start a new one",
-		(unsigned long long)r->model.about->context);
-	if (r->model.ops->flags & KVMOD_ENGINE_CLOSES_GAPS)
-		fputs(", or drop the oldest tokens: kvmod run -i --policy streamingllm", stderr);
-	else if (can_overflow(r->model.ops))
-		fprintf(stderr, ", or drop the oldest tokens: kvmod run -i --policy streamingllm "
-			"-o 'engine %s.context_override=yes'", r->model.ops->name);
-	fputc('\n', stderr);
-}
-
-/* How long an answer may be. */
-struct limits {
-	uint64_t tokens;
-	uint64_t room;			/* tokens that the context has room for after the prompt */
-	bool by_context;		/* the context sets the limit */
-};
-
-/*
- * An answer as long as -n says must fit; the default length shrinks to the room that
- * there is. The last token is not run and needs no room.
- */
-static int limit_answer(struct run *r, uint64_t n_prompt, struct limits *limits)
-{
-	uint64_t context = r->model.about->context, left = kvmod_sequence_room(r->sequence);
-	uint64_t used = (left < context ? context - left : 0) + n_prompt;
-
-	*limits = (struct limits){ .room = UINT64_MAX };
-	limits->tokens = r->limit == UINT64_MAX ? DEFAULT_LIMIT : r->limit;
-	if (used > context || may_overflow(r) || (!r->compare && makes_room(r, limits->tokens)))
-		return CLI_OK;
-	limits->room = context - used;
-	if (limits->tokens <= limits->room + 1)
-		return CLI_OK;
-	if (r->limit != UINT64_MAX) {
-		cli_error("%llu tokens of prompt and %llu of answer exceed the context of %llu",
-			  (unsigned long long)used, (unsigned long long)r->limit,
-			  (unsigned long long)context);
-		say_full(r);
-		return CLI_FAILED;
-	}
-	limits->tokens = limits->room + 1;
-	limits->by_context = true;
-	return CLI_OK;
-}
-
-/* The last progress call comes after the prompt was run and before anything is cut. */
-struct watch {
-	struct cli_progress progress;
-	struct cli_turn *turn;
-};
-
-static void watch(void *arg, uint64_t done)
-{
-	struct watch *w = arg;
-
-	cli_progress_or_stop(&w->progress, done);
-	if (done >= w->progress.total)
-		w->turn->resident_before = cli_resident();
-}
-
-static int run_prompt(struct run *r, const struct cli_tokens *tokens, struct cli_turn *turn)
-{
-	struct watch w = { .turn = turn };
-	struct kvmod_prompt prompt = {
-		.size = sizeof(prompt),
-		.replay_rows = r->common.json ? 0 : REPLAY_ROWS,
-		.tokens = tokens->ids,
-		.n_tokens = tokens->n,
-		.logits = r->logits,
-		.progress = watch,
-		.progress_arg = &w,
-	};
-	int err;
-
-	if (cli_interrupted())
-		return cli_error("stopped before the prompt was done");
-	cli_progress_begin(&w.progress, "prefill", tokens->n);
-	turn->prompted.size = sizeof(turn->prompted);
-	err = kvmod_sequence_prompt(r->sequence, &prompt, &turn->prompted);
-	cli_progress_end(&w.progress);
-	if (err == KVMOD_ECANCELED)
-		return cli_error("stopped before the prompt was done");
-	if (err) {
-		cli_error_kvmod();
-		if (err == KVMOD_ERANGE)
-			say_full(r);
-		return CLI_FAILED;
-	}
-	turn->resident_after = cli_resident();
-	turn->prompt_tokens = tokens->n;
-	r->pending = -1;
-	return CLI_OK;
-}
-
-static int answer(struct run *r, const struct limits *limits, struct cli_turn *turn)
-{
-	const struct cli_generate g = {
-		.model = &r->model,
-		.sequence = r->sequence,
-		.sampler = r->sampler,
-		.limit = limits->tokens,
-		.may_end = r->limit == UINT64_MAX && !may_overflow(r),
-		.show = !r->common.json,
-	};
-	int err = cli_generate(&g, r->logits, &turn->answer);
-
-	r->pending = turn->answer.pending;
-	return err;
-}
-
-static int answer_and_compare(struct run *r, const struct cli_tokens *tokens,
-			      const struct limits *limits, struct cli_turn *turn)
-{
-	struct kvmod_sequence *copy = NULL;
-	int err;
-
-	if (r->compare && kvmod_sequence_fork(r->sequence, &copy))
-		return cli_error_kvmod();
-	err = answer(r, limits, turn);
-	if (!err && copy && !cli_interrupted()) {
-		err = cli_compare(&r->model, copy, tokens, limits->tokens, limits->room,
-				  &turn->comparison);
-		turn->compared = !err;
-		if (cli_interrupted())
-			err = CLI_OK;
-	}
-	if (copy)
-		kvmod_sequence_close(copy);
-	return err;
-}
-
-/* An answer that Ctrl-C ended is reported like any other. */
-static int report(struct run *r, const struct cli_turn *turn)
-{
-	if (r->common.json)
-		return cli_report_json(&r->model, r->sequence, turn);
-	cli_report(&r->model, r->sequence, turn);
-	return CLI_OK;
-}
-
-static int take_turn(struct run *r, const struct cli_text *text)
-{
-	struct cli_turn turn = { .answer.pending = -1 };
-	struct cli_tokens tokens = { 0 };
-	struct limits limits;
-	int err;
-
-	cli_catch_interrupt(&r->model);
-	err = make_tokens(r, text, &tokens);
-	if (!err)
-		err = limit_answer(r, tokens.n, &limits);
-	if (!err)
-		err = run_prompt(r, &tokens, &turn);
-	if (!err)
-		err = answer_and_compare(r, &tokens, &limits, &turn);
-	if (!err)
-		err = report(r, &turn);
-	if (!err && limits.by_context && turn.answer.n_tokens == limits.tokens)
-		say_full(r);
-	if (!err && cli_interrupted() && !r->interactive)
-		err = cli_error("stopped on request");
-	cli_text_free(&turn.answer.text);
-	cli_text_free(&turn.comparison.text);
-	cli_tokens_free(&tokens);
-	return err;
-}
-
-/* --- a conversation ------------------------------------------------------------------- */
-
-/* Lines that begin with '/' are commands, not prompts. */
-static bool is_command(const char *line, bool *quit)
-{
-	size_t n = strlen(line);
-
-	if (*line != '/')
-		return false;
-	/* With --raw, and after CR LF, the line still has its end. */
-	while (strchr(" \t\r\n", line[n - 1]))
-		n--;
-	*quit = n == 5 && !memcmp(line, "/quit", n);
-	if (n == 5 && !memcmp(line, "/help", n))
-		fputs("/quit or Ctrl-D ends the conversation; Ctrl-C ends an answer\n", stderr);
-	else if (!*quit)
-		cli_error("unknown command `%.*s`: expected /help or /quit", (int)n, line);
-	return true;
-}
-
-/* False at the end of stdin. */
-static bool read_line(struct run *r, struct cli_text *text)
-{
-	ssize_t n;
-
-	if (isatty(STDIN_FILENO) && isatty(STDERR_FILENO))
-		fputs("> ", stderr);
-	errno = 0;
-	n = getline(&text->bytes, &text->room, stdin);
-	if (n < 0 && errno == ENOMEM)
-		cli_no_memory();
-	if (n < 0)
-		return false;
-	text->n = (size_t)n;
-	cli_clean_line(text, r->raw);
-	return true;
-}
-
-static int converse(struct run *r)
-{
-	struct cli_text line = { 0 };
-	bool quit = false;
-	int err = CLI_OK;
-
-	while (!quit && read_line(r, &line)) {
-		if (strspn(line.bytes, " \t\r\n") == line.n || is_command(line.bytes, &quit))
-			continue;
-		if (cli_check_prompt(&line, "stdin") || take_turn(r, &line))
-			err = CLI_FAILED;
-		if (cli_stdout_broken())
-			break;
-	}
-	cli_text_free(&line);
-	return err;
-}
 
 /* --- all of it -------------------------------------------------------------------------- */
 
-static int open_all(struct run *r)
+static int open_all(struct cli_run *r)
 {
 	struct kvmod_ctx *ctx = cli_context(&r->common);
 	int err;
@@ -326,11 +27,12 @@ static int open_all(struct run *r)
 	return CLI_OK;
 }
 
-static void close_all(struct run *r)
+static void close_all(struct cli_run *r)
 {
 	struct kvmod_ctx *ctx = r->model.ctx;
 
 	cli_release_interrupt();
+	cli_rival_close(&r->rival);
 	if (r->sequence)
 		kvmod_sequence_close(r->sequence);
 	free(r->logits);
@@ -340,29 +42,51 @@ static void close_all(struct run *r)
 		kvmod_unref(ctx);
 }
 
-static int run_all(struct run *r, int argc, char **argv)
+static int read_system(struct cli_run *r)
+{
+	int err = r->system ? cli_read_system(&r->system_text, r->system) : CLI_OK;
+
+	if (r->system)
+		r->system = r->system_text.bytes;
+	return err;
+}
+
+static int answer_prompt(struct cli_run *r, int argc, char **argv)
 {
 	bool ask = argc || r->file || !r->interactive;
 	struct cli_text text = { 0 };
 	int err = ask ? cli_read_prompt(&text, r->file, r->raw, argc, argv) : CLI_OK;
 
-	if (!err && r->system) {
-		err = cli_read_system(&r->system_text, r->system);
-		r->system = r->system_text.bytes;
-	}
+	if (!err)
+		err = read_system(r);
 	if (!err)
 		err = open_all(r);
-	if (!err && ask)
-		err = take_turn(r, &text);
+	if (!err && ask) {
+		cli_catch_interrupt(&r->model);
+		err = cli_take_turn(r, &text);
+	}
 	if (!err && r->interactive)
-		err = converse(r);
-	close_all(r);
-	cli_text_free(&r->system_text);
+		err = cli_converse(r);
 	cli_text_free(&text);
 	return err;
 }
 
-static void check_options(const struct run *r)
+static int answer_questions(struct cli_run *r, int argc, char **argv)
+{
+	struct cli_about about = { .n_questions = 0 };
+	int err = cli_read_about(r, argc, argv, &about);
+
+	if (!err)
+		err = read_system(r);
+	if (!err)
+		err = open_all(r);
+	if (!err)
+		err = cli_ask_about(r, &about);
+	cli_about_free(&about);
+	return err;
+}
+
+static void check_options(const struct cli_run *r, int n_operands)
 {
 	const struct cli_sampling *s = &r->sampling;
 
@@ -376,21 +100,26 @@ static void check_options(const struct run *r)
 		cli_usage_error(r->self, "--system cannot be combined with --raw, which runs the text as it is");
 	if (r->interactive && (r->common.json || r->compare))
 		cli_usage_error(r->self, "-i cannot be combined with --json or --compare");
-	if (r->interactive && r->file && !strcmp(r->file, "-"))
+	if (r->interactive && r->file && cli_is_stdin(r->file))
 		cli_usage_error(r->self, "-i cannot be combined with -f -: both read stdin");
+	if (r->context_file && r->file)
+		cli_usage_error(r->self, "--context cannot be combined with -f: questions are operands or lines of stdin");
+	if (r->context_file && cli_is_stdin(r->context_file) && (r->interactive || !n_operands))
+		cli_usage_error(r->self, "--context=- reads stdin: expected questions as operands, and no -i");
 	if (!r->limit)
 		cli_usage_error(r->self, "--tokens=0: expected 1 or more");
 }
 
 static int run(const struct cli_command *self, int argc, char **argv)
 {
-	struct run r = {
+	struct cli_run r = {
 		.self = self,
 		.limit = UINT64_MAX,
 		.sampling = { .top_p = 1 },
 		.pending = -1,
 	};
 	const struct cli_option options[] = {
+		{ "context", 0, CLI_STRING, &r.context_file, "FILE", "compress FILE first; each operand is then a question about it" },
 		{ "file", 'f', CLI_STRING, &r.file, "FILE", "read the prompt from FILE; - is stdin" },
 		{ "interactive", 'i', CLI_FLAG, &r.interactive, NULL, "hold a conversation: each line of stdin is a prompt" },
 		{ "tokens", 'n', CLI_NUMBER, &r.limit, "N", "generate at most N tokens [512]" },
@@ -404,23 +133,32 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		{ "seed", 0, CLI_NUMBER, &r.sampling.seed, "N", "seed of the sampler: same seed, same answer [0]" },
 		{ 0 }
 	};
-	int first = cli_parse(self, &r.common, options, argc, argv);
+	int first = cli_parse(self, &r.common, options, argc, argv), err;
 
-	check_options(&r);
-	return run_all(&r, argc - first, argv + first);
+	argc -= first;
+	argv += first;
+	check_options(&r, argc);
+	err = r.context_file ? answer_questions(&r, argc, argv) : answer_prompt(&r, argc, argv);
+	close_all(&r);
+	cli_text_free(&r.system_text);
+	return err;
 }
 
 const struct cli_command cli_run = {
 	.name = "run",
 	.run = run,
 	.summary = "run a model, with its cache compressed by a policy",
-	.operands = "[PROMPT]...",
+	.operands = "[PROMPT|QUESTION]...",
 	.details =
 "The prompt is the operands, joined with spaces, or the text of -f FILE, or both: the\n"
 "file first, then a blank line. Without either it is stdin. The last newline of a file\n"
 "or of stdin is dropped, and CR LF is read as LF. With --raw the text stays as it is,\n"
 "and special tokens in it (\"<|im_end|>\") count as such. A byte order mark at the start\n"
 "of a text is always dropped.\n"
+"\n"
+"With --context the text of FILE is run and compressed before any question is known. Each\n"
+"operand is then a question of its own about it; without operands, each line of stdin is\n"
+"one. -i asks them in one conversation.\n"
 "\n"
 "The answer goes to stdout, all figures to stderr. Ctrl-C ends the answer; a second\n"
 "Ctrl-C ends the program.\n",

@@ -24,9 +24,14 @@ struct cli_sampler *cli_sampler_new(const struct cli_sampling *how, uint32_t n_v
 	if (!s)
 		return NULL;
 	s->how = *how;
-	s->state = how->seed;
 	s->n_vocab = n_vocab;
+	cli_sampler_restart(s);
 	return s;
+}
+
+void cli_sampler_restart(struct cli_sampler *s)
+{
+	s->state = s->how.seed;
 }
 
 void cli_sampler_free(struct cli_sampler *s)

@@ -22,6 +22,8 @@ struct cli_sampler;
 /* NULL if memory ran out. */
 struct cli_sampler *cli_sampler_new(const struct cli_sampling *how, uint32_t n_vocab);
 void cli_sampler_free(struct cli_sampler *sampler);
+/* Begins again from the seed. */
+void cli_sampler_restart(struct cli_sampler *sampler);
 /* A token; -1 if a logit is NaN or the largest is not finite. */
 int32_t cli_sample(struct cli_sampler *sampler, const float *logits);
 /* The likeliest token, the lowest of equally likely ones; -1 as above. */

@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static float scale_of(const struct kv_shape *shape)
 {
@@ -45,6 +46,37 @@ static struct kvmod_segment segment(const struct kv_described *d, const struct k
 	};
 }
 
+/* Between 0 and 1: a step of a multiplicative generator for each number. */
+static float made_up_weight(uint32_t layer, uint32_t g, uint64_t position)
+{
+	uint64_t x = (position << 20 ^ (uint64_t)layer << 10 ^ g) * 0x9e3779b97f4a7c15u;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+	return (float)(x >> 40) * 0x1p-24f;
+}
+
+static int32_t reread(const struct kvmod_request *r, const struct kvmod_reread *what, float *out)
+{
+	uint64_t n = what->end - what->begin;
+
+	for (uint32_t i = 0; i < r->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(r, i);
+
+		memset(out, 0, s->n_kv_heads * n * sizeof(*out));
+		for (uint32_t g = 0; g < s->n_kv_heads; g++, out += n) {
+			const struct kvmod_head *head = kvmod_head_at(s, g);
+
+			for (uint32_t k = 0; k < head->n; k++) {
+				uint64_t at = head->positions ? (uint64_t)head->positions[k] : k;
+
+				if (at >= what->begin && at < what->end)
+					out[at - what->begin] = made_up_weight(s->layer, g, at);
+			}
+		}
+	}
+	return KVMOD_OK;
+}
+
 int kv_describe(struct kv_described *d, const struct kv_shape *shape, uint32_t n,
 		uint64_t logical)
 {
@@ -72,6 +104,7 @@ int kv_describe(struct kv_described *d, const struct kv_shape *shape, uint32_t n
 		.n_layers = shape->n_layers,
 		.n_segments = shape->n_segments,
 		.segments = d->segment_list,
+		.reread = reread,
 	};
 	return KVMOD_OK;
 }

@@ -30,8 +30,9 @@ struct kvmod_model kv_model_of_shape(const struct kv_shape *shape, uint64_t cont
 
 /*
  * A prefill of `logical` tokens, of which every head caches n. All views are empty: the
- * caller sets k and v of each head, and the others with the calls below. 0; or
- * KVMOD_ENOMEM, without a message and with nothing to free.
+ * caller sets k and v of each head, and the others with the calls below. reread() answers
+ * made-up weights, which depend on layer, KV head and position. 0; or KVMOD_ENOMEM, without
+ * a message and with nothing to free.
  */
 int kv_describe(struct kv_described *d, const struct kv_shape *shape, uint32_t n,
 		uint64_t logical);

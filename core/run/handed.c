@@ -32,9 +32,11 @@ static void copy_segment(const struct kvmod_segment *of, struct kvmod_segment *t
 	kvmod_list_heads(list, heads, to->n_kv_heads);
 }
 
-/* A policy sees only what it asked for. */
+/* A policy sees only what it asked for, or said that it takes. */
 static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struct kvmod_head *heads)
 {
+	uint32_t extras = needs->what | needs->takes;
+
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 		if (!(needs->what & KVMOD_NEED_K))
 			heads[g].k.data = NULL;
@@ -46,11 +48,11 @@ static void hide(const struct kvmod_needs *needs, struct kvmod_segment *s, struc
 		s->row_positions = NULL;
 		s->n_rows = 0;
 	}
-	if (!(needs->what & KVMOD_NEED_COLSUM))
+	if (!(extras & KVMOD_NEED_COLSUM))
 		s->colsum.data = NULL;
-	if (!(needs->what & KVMOD_NEED_WO_NORM))
+	if (!(extras & KVMOD_NEED_WO_NORM))
 		s->wo_norm.data = NULL;
-	if (!(needs->what & KVMOD_NEED_Q_STATS))
+	if (!(extras & KVMOD_NEED_Q_STATS))
 		s->q_mean.data = s->q_cov.data = NULL;
 }
 

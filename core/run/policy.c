@@ -255,16 +255,28 @@ void kvmod_policy_close(struct kvmod_policy *p)
 
 /* --- what is open ------------------------------------------------------------------------ */
 
+static bool is_budget(const struct kvmod_param *param)
+{
+	return param->type == KVMOD_PARAM_AMOUNT &&
+	       (kv_name_eq(param->name, "budget") || kv_name_eq(param->name, "heavy") ||
+		kv_name_eq(param->name, "recent"));
+}
+
 bool kv_policy_counts_budget(const struct kvmod_policy *p)
 {
+	bool counts = false;
+
 	for (uint32_t i = 0; i < p->ops->n_params; i++) {
 		const struct kvmod_param *param = &p->ops->params[i];
+		const struct kvmod_amount *amount = (const void *)((const char *)p->instance + param->offset);
 
-		if (param->type == KVMOD_PARAM_AMOUNT && kv_name_eq(param->name, "budget"))
-			return ((const struct kvmod_amount *)
-				((const char *)p->instance + param->offset))->is_count;
+		if (!is_budget(param))
+			continue;
+		if (!amount->is_count)
+			return false;
+		counts = true;
 	}
-	return false;
+	return counts;
 }
 
 const struct kvmod_policy_ops *kvmod_policy_ops(const struct kvmod_policy *p)

@@ -56,7 +56,7 @@ int kv_device_wait(struct kvmod_device *device, void *stream, int err);
 int kv_stage(struct kvmod_policy *p, const struct kvmod_request *of_engine, struct kvmod_request *r);
 void kv_staging_free(struct kvmod_policy *p);
 
-/* Does the policy have a parameter `budget`, and is its value a count? */
+/* Does the policy have a parameter `budget`, or `heavy` and `recent`, and are all of them counts? */
 bool kv_policy_counts_budget(const struct kvmod_policy *policy);
 
 #endif

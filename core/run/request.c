@@ -249,6 +249,10 @@ static int check_segment(const struct kvmod_request *r, uint32_t i)
 		err = check_rows(s, g, seen);
 	if (err == KVMOD_OK)
 		err = check_queries(s, seen);
+	if (err == KVMOD_OK && KVMOD_HAS(s, phase_base) && s->phase_base > seen)
+		return kv_fail(KVMOD_EINVAL, "layer %u: phases are shifted by %llu, but only %llu tokens "
+			       "were seen", s->layer, (unsigned long long)s->phase_base,
+			       (unsigned long long)seen);
 	return err == KVMOD_OK ? check_extras(s) : err;
 }
 
@@ -535,6 +539,23 @@ int kv_needs_check(const struct kvmod_needs *needs)
 
 /* --- models ----------------------------------------------------------------------- */
 
+static int check_rope(const struct kvmod_model *m)
+{
+	if (m->rope_freqs ? m->n_rope_freqs == 0 || m->n_rope_freqs > m->head_dim / 2 :
+	    m->n_rope_freqs > 0)
+		return kv_fail(KVMOD_EINVAL, "the model has %u RoPE frequencies%s, expected 1 to %u",
+			       m->n_rope_freqs, m->rope_freqs ? "" : " in a list that is NULL",
+			       m->head_dim / 2);
+	for (uint32_t d = 0; d < m->n_rope_freqs; d++)
+		if (!isfinite(m->rope_freqs[d]))
+			return kv_fail(KVMOD_EINVAL, "RoPE frequency %u of the model is %g, expected a "
+				       "finite number", d, (double)m->rope_freqs[d]);
+	if (!isfinite(m->rope_magnitude) || m->rope_magnitude < 0)
+		return kv_fail(KVMOD_EINVAL, "the model has a RoPE magnitude of %g, expected 0 or more",
+			       (double)m->rope_magnitude);
+	return KVMOD_OK;
+}
+
 int kv_model_check(const struct kvmod_model *m)
 {
 	if (!m)
@@ -566,5 +587,5 @@ int kv_model_check(const struct kvmod_model *m)
 	if (KVMOD_HAS(m, n_device_layers) && m->n_device_layers > m->n_layers)
 		return kv_fail(KVMOD_EINVAL, "the model has %u layers on a device, but only %u in all",
 			       m->n_device_layers, m->n_layers);
-	return KVMOD_OK;
+	return KVMOD_HAS(m, rope_magnitude) ? check_rope(m) : KVMOD_OK;
 }

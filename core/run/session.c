@@ -489,6 +489,24 @@ static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *promp
 	return err == KVMOD_OK ? KV_CALL_ENGINE(s->ops, step, s->instance, &batch) : err;
 }
 
+static uint32_t flags_of(const struct kvmod_prompt *prompt)
+{
+	return KVMOD_HAS(prompt, flags) ? prompt->flags : 0;
+}
+
+static int check_prompt(const struct kvmod_prompt *prompt)
+{
+	if (prompt->n_tokens == 0)
+		return kv_fail(KVMOD_EINVAL, "the prompt is empty");
+	if (prompt->n_tokens > UINT32_MAX)
+		return kv_fail(KVMOD_ERANGE, "a prompt of %llu tokens",
+			       (unsigned long long)prompt->n_tokens);
+	if (flags_of(prompt) & ~KVMOD_PROMPT_KEEP)
+		return kv_fail(KVMOD_EINVAL, "the prompt's flags are 0x%x, expected KVMOD_PROMPT_KEEP or 0",
+			       flags_of(prompt));
+	return KVMOD_OK;
+}
+
 static uint64_t opening_of(const struct kvmod_prompt *prompt)
 {
 	uint64_t opening = KVMOD_HAS(prompt, n_opening) ? prompt->n_opening : 0;
@@ -502,14 +520,10 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	struct kvmod_prompted out = { .size = sizeof(out), .replay_loss = NAN };
 	double begin = seconds();
 	bool first = kvmod_sequence_length(q) == 0;
-	int err;
+	int err = check_prompt(prompt);
 
-	if (prompt->n_tokens == 0)
-		return kv_fail(KVMOD_EINVAL, "the prompt is empty");
-	if (prompt->n_tokens > UINT32_MAX)
-		return kv_fail(KVMOD_ERANGE, "a prompt of %llu tokens",
-			       (unsigned long long)prompt->n_tokens);
-	err = run_prompt(q, prompt);
+	if (err == KVMOD_OK)
+		err = run_prompt(q, prompt);
 	if (err != KVMOD_OK)
 		return err;
 	out.prefill_seconds = seconds() - begin;
@@ -518,7 +532,7 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	q->decoded = 0;
 	out.before.size = out.after.size = sizeof(out.before);
 	kvmod_sequence_bytes(q, &out.before);
-	if (q->session->policy)
+	if (q->session->policy && !(flags_of(prompt) & KVMOD_PROMPT_KEEP))
 		out.status = compress(q, KVMOD_PREFILL, prompt->replay_rows, &out);
 	q->left.decode_cuts = 0;
 	note_left(q);

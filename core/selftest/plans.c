@@ -109,6 +109,13 @@ static void spoil_indices(const struct kvmod_request *request, struct kvmod_plan
 	}
 }
 
+/* A policy that is asked while decoding may cut only then. */
+static void ask_while_decoding(const struct trial *trial, struct madeup *m)
+{
+	if (trial->needs->decode_every)
+		m->d.request.phase = KVMOD_DECODE;
+}
+
 /* Decides twice and checks both plans; returns the first, to be freed, or NULL. */
 static struct kvmod_plan *try_cache(struct trial *trial, struct madeup *m)
 {
@@ -154,6 +161,7 @@ static void try_prompt(struct trial *trial, uint32_t n, uint32_t rows)
 
 	if (!made(trial, madeup_first(&m, &trial->shape, n, rows, trial->needs->what)))
 		return;
+	ask_while_decoding(trial, &m);
 	kvmod_plan_free(try_cache(trial, &m));
 	madeup_free(&m);
 }
@@ -203,6 +211,7 @@ static void try_second_turn(struct trial *trial, bool ragged, uint32_t n_new)
 			cut_even(plan, n);
 		if (made(trial, madeup_next(&second, &first, plan, n_new,
 					    kvmod_needs_rows(trial->needs, n_new), trial->needs->what))) {
+			ask_while_decoding(trial, &second);
 			kvmod_plan_free(try_cache(trial, &second));
 			madeup_free(&second);
 		}
@@ -248,6 +257,7 @@ static void try_keys(struct trial *trial, float bad, bool all)
 	if (!made(trial, madeup_first(&m, &trial->shape, 100, kvmod_needs_rows(trial->needs, 100),
 				      trial->needs->what)))
 		return;
+	ask_while_decoding(trial, &m);
 	for (int d = 0; d < HEAD_DIM; d++)
 		row[d] = bad;
 	k = &m.d.heads[0].k;

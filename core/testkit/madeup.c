@@ -85,6 +85,18 @@ static void fill_extra(const struct madeup *m, const struct kvmod_segment *s,
 		out[i] = fabsf(out[i]);
 }
 
+/* What is above the diagonal is below it too. */
+static void mirror(const struct madeup *m, const struct kvmod_segment *s)
+{
+	size_t dim = s->head_dim;
+	float *out = s->q_cov.data ? inside(m, &s->q_cov) : NULL;
+
+	for (uint32_t h = 0; out && h < s->n_q_heads; h++, out += dim * dim)
+		for (size_t d = 0; d < dim; d++)
+			for (size_t e = 0; e < d; e++)
+				out[d * dim + e] = out[e * dim + d];
+}
+
 static void fill_segment(const struct madeup *m, const struct kvmod_segment *s, float *row)
 {
 	size_t heads = s->n_q_heads, dim = s->head_dim;
@@ -99,6 +111,7 @@ static void fill_segment(const struct madeup *m, const struct kvmod_segment *s, 
 	fill_extra(m, s, &s->wo_norm, heads * (size_t)s->wo_norm.head_stride / sizeof(float));
 	fill_extra(m, s, &s->q_mean, heads * dim);
 	fill_extra(m, s, &s->q_cov, heads * dim * dim);
+	mirror(m, s);
 }
 
 /* --- layout ------------------------------------------------------------------------ */

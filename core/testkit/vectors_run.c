@@ -70,6 +70,9 @@ int vectors_run(struct kvmod_ctx *ctx, const char *config, const char *const *ov
 	if (err) {
 		snprintf(why, room, "out of memory");
 	} else {
+		/* A policy that is asked while decoding may cut only then. */
+		if (kvmod_policy_needs(policy)->decode_every)
+			request.d.request.phase = KVMOD_DECODE;
 		err = decide(policy, c, &request.d.request, why, room);
 		vectors_request_free(&request);
 	}

@@ -2,6 +2,10 @@
 /* The toolkit's attention of the newest queries, and scores computed from it. */
 #include "core/toolkit/toolkit.h"
 
+#include <float.h>
+#include <math.h>
+
+#include "kernels/cpu/arrays.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/logits.h"
 
@@ -89,15 +93,22 @@ void kv_logits(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float 
 }
 
 /* Attention of at most one block of rows to all positions that they see; logits are kept. */
-static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
-		      struct kv_attention *a)
+static int32_t attend_biased(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
+			     const float *bias, struct kv_attention *a)
 {
 	*a = kv_attention_of(t->segment, t->g, row, n_rows);
 	a->logits = logits;
+	a->bias = bias;
 	kv_attention_lay_out(a, kv_attention_work(t));
 	kv_attention_load(a);
 	kv_attention_scan(a, 0, 0, t->n);
 	return kv_attention_total(a) ? not_finite(t) : 0;
+}
+
+static int32_t attend(const struct kvmod_task *t, uint32_t row, uint32_t n_rows, float *logits,
+		      struct kv_attention *a)
+{
+	return attend_biased(t, row, n_rows, logits, NULL, a);
 }
 
 int32_t kv_last_attention(const struct kvmod_task *t, float *out)
@@ -113,51 +124,80 @@ int32_t kv_last_attention(const struct kvmod_task *t, float *out)
 	return error;
 }
 
-int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t m, float *out)
+/* Gets the attention of a block of rows. */
+typedef void block_fn(const struct kv_attention *a, void *arg);
+
+/* The newest n_rows rows, or all if there are fewer, from the oldest, block by block. */
+static int32_t each_block(const struct kvmod_task *t, uint32_t n_rows, block_fn *fn, void *arg)
 {
 	const struct kvmod_segment *segment = t->segment;
 	uint32_t n = n_rows < segment->n_rows ? n_rows : segment->n_rows;
 	uint32_t row = segment->n_rows - n, step = block_rows(t->group);
-	float share = 1.0f / ((float)n * (float)t->group);
 	float *logits = kv_attention_work(t) + block_floats(t->group, segment->head_dim);
 	int32_t error = check_inputs(t);
 
-	if (error)
-		return error;
-	memset(out, 0, m * sizeof(*out));
-	for (; row < segment->n_rows; row += step) {
+	for (; row < segment->n_rows && !error; row += step) {
 		uint32_t rows = row + step <= segment->n_rows ? step : segment->n_rows - row;
 		struct kv_attention a;
 
 		error = attend(t, row, rows, logits, &a);
-		if (error)
-			return error;
-		kv_attention_add(&a, rows, 0, m, share, out, 0);
+		if (!error)
+			fn(&a, arg);
 	}
-	return 0;
+	return error;
+}
+
+struct mean {
+	uint32_t m;
+	float share;			/* of one row and query head */
+	float *out;
+};
+
+static void add_block(const struct kv_attention *a, void *mean_)
+{
+	const struct mean *mean = mean_;
+
+	kv_attention_add(a, a->n_rows, 0, mean->m, mean->share, mean->out, 0);
+}
+
+int32_t kv_mean_attention(const struct kvmod_task *t, uint32_t n_rows, uint32_t m, float *out)
+{
+	uint32_t n = n_rows < t->segment->n_rows ? n_rows : t->segment->n_rows;
+	struct mean mean = { .m = m, .share = 1.0f / ((float)n * (float)t->group), .out = out };
+
+	memset(out, 0, m * sizeof(*out));
+	return each_block(t, n_rows, add_block, &mean);
+}
+
+struct each {
+	kvmod_row_fn *fn;
+	void *arg;
+};
+
+static void hand_out_block(const struct kv_attention *a, void *each_)
+{
+	const struct each *each = each_;
+	float *attention = a->logits;
+
+	kv_attention_of_logits(a);
+	for (uint32_t row = 0; row < a->n_rows; row++)
+		for (uint32_t h = 0; h < a->group; h++, attention += a->n)
+			each->fn(each->arg, a->row + row, h, attention);
+}
+
+int32_t kv_each_row(const struct kvmod_task *t, uint32_t n_rows, kvmod_row_fn *fn, void *arg)
+{
+	struct each each = { fn, arg };
+
+	return each_block(t, n_rows, hand_out_block, &each);
 }
 
 void kv_pool(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out)
 {
-	uint32_t half = width / 2;
-
-	memcpy(out, in, n * sizeof(*out));
-	for (uint32_t d = 1; d <= half && d < n; d++) {
-		if (pooling == KVMOD_POOL_MAX) {
-			for (uint32_t i = 0; i < n - d; i++)
-				out[i] = in[i + d] > out[i] ? in[i + d] : out[i];
-			for (uint32_t i = d; i < n; i++)
-				out[i] = in[i - d] > out[i] ? in[i - d] : out[i];
-		} else {
-			for (uint32_t i = 0; i < n - d; i++)
-				out[i] += in[i + d];
-			for (uint32_t i = d; i < n; i++)
-				out[i] += in[i - d];
-		}
-	}
-	if (pooling == KVMOD_POOL_AVERAGE && width > 1)
-		for (uint32_t i = 0; i < n; i++)
-			out[i] /= (float)width;
+	if (pooling == KVMOD_POOL_MAX)
+		kv_cpu_pool_max(in, n, width / 2, out);
+	else
+		kv_cpu_pool_average(in, n, width / 2, out);
 }
 
 int32_t kv_window_scores(const struct kvmod_task *t, uint32_t window, uint32_t pool,
@@ -170,5 +210,40 @@ int32_t kv_window_scores(const struct kvmod_task *t, uint32_t window, uint32_t p
 
 	if (error == 0)
 		kv_pool(mean, m, pool, pooling, out);
+	return error;
+}
+
+/* exp(bias) is the weight, or one that no sum notices in place of 0. */
+static int32_t bias_of(const struct kvmod_task *t, const float *weights, float *bias)
+{
+	for (uint32_t i = 0; i < t->n; i++) {
+		if (!isfinite(weights[i]))
+			return kv_task_fail(t, KVMOD_ENUMERIC, "the weight of position %u is not finite", i);
+		bias[i] = logf(weights[i] > FLT_MIN ? weights[i] : FLT_MIN);
+	}
+	return 0;
+}
+
+int32_t kv_max_attention(const struct kvmod_task *t, uint32_t n_rows, const float *weights, uint32_t m,
+			 float *out)
+{
+	const struct kvmod_segment *segment = t->segment;
+	uint32_t n = n_rows < segment->n_rows ? n_rows : segment->n_rows;
+	uint32_t row = segment->n_rows - n, step = block_rows(t->group);
+	float *logits = kv_attention_work(t) + block_floats(t->group, segment->head_dim);
+	float *bias = weights ? logits + (size_t)most_queries(t->group) * t->n : NULL;
+	int32_t error = check_inputs(t);
+
+	if (!error && weights)
+		error = bias_of(t, weights, bias);
+	memset(out, 0, m * sizeof(*out));
+	for (; row < segment->n_rows && !error; row += step) {
+		uint32_t rows = row + step <= segment->n_rows ? step : segment->n_rows - row;
+		struct kv_attention a;
+
+		error = attend_biased(t, row, rows, logits, bias, &a);
+		if (!error)
+			kv_attention_raise(&a, 0, m, out);
+	}
 	return error;
 }

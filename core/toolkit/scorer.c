@@ -15,20 +15,49 @@ static bool lists(const struct kvmod_policy_ops *ops, size_t offset)
 	return false;
 }
 
+/* Are the scores of several heads needed before one of them is cut? */
+static bool shares(const struct kvmod_scorer_ops *ops)
+{
+	return !ops->keep && ops->select != KVMOD_PER_HEAD && ops->select != KVMOD_ABOVE_LEVEL;
+}
+
+/* Are those heads of several layers? */
+static bool layers_share(const struct kvmod_scorer_ops *ops)
+{
+	return shares(ops) && ops->select != KVMOD_PER_LAYER && ops->select != KVMOD_ONE_SET;
+}
+
+static bool has_no_budget(const struct kvmod_scorer_ops *ops)
+{
+	return ops->keep ? !ops->least : ops->select == KVMOD_ABOVE_LEVEL;
+}
+
 /* The parameter that a scorer needs for its choices but does not list; NULL: none is missing. */
 static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 				   const struct kvmod_scorer_ops *ops)
 {
 	if (ops->rows == KVMOD_ROWS_OF_WINDOW && !lists(policy, offsetof(struct kvmod_scorer, window)))
 		return "the parameter `window`";
+	if (ops->prepare && !ops->prepared_floats)
+		return "prepared_floats(), which prepare() needs";
+	if (ops->least && !ops->keep)
+		return "keep(), which least() needs";
+	if (ops->least && !lists(policy, offsetof(struct kvmod_scorer, budget)))
+		return "the parameter `budget`";
 	if (ops->keep)
 		return NULL;
 	if (!ops->score)
 		return "score() or keep()";
-	if (ops->select > KVMOD_ABOVE_LEVEL)
+	if (ops->select > KVMOD_ONE_SET)
 		return "a known way to select";
 	if (ops->share && ops->select != KVMOD_PER_LAYER)
 		return "KVMOD_PER_LAYER, which share() needs";
+	if (ops->spread && ops->select != KVMOD_PER_SEQUENCE)
+		return "KVMOD_PER_SEQUENCE, which spread() needs";
+	if (ops->first && ops->select == KVMOD_ONE_SET)
+		return "a selection for each head, which first() needs";
+	if (ops->n_sums && !shares(ops))
+		return "heads that share, which sums over them need";
 	if (ops->select == KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, level)))
 		return "the parameter `level`";
 	if (ops->select != KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, budget)))
@@ -58,42 +87,68 @@ int32_t kv_scorer_needs(void *self_, const struct kvmod_scorer_ops *ops, struct 
 	const struct kvmod_scorer *self = self_;
 
 	needs->what = ops->what;
-	if (!ops->keep && ops->select == KVMOD_PER_REQUEST)
+	if (layers_share(ops))
 		needs->what |= KVMOD_NEED_ALL_LAYERS;
 	needs->decode_every = (uint32_t)self->decode_every;
 	needs->rows.is_count = 1;
 	needs->rows.value = ops->rows == KVMOD_ROWS_OF_WINDOW ? (double)self->window : ops->rows;
-	return KVMOD_OK;
+	return ops->needs ? ops->needs(self_, needs) : KVMOD_OK;
 }
 
 /* --- memory ---------------------------------------------------------------------------- */
 
-static bool shares(const struct kvmod_scorer_ops *ops)
-{
-	return !ops->keep && (ops->select == KVMOD_PER_LAYER || ops->select == KVMOD_PER_REQUEST);
-}
-
-/* Two arrays of scores, before and after pooling, then the author's scratch. */
+/*
+ * Two arrays of scores, before and after pooling; notes, if they are needed no longer than
+ * the thread is busy with the head; then the author's scratch.
+ */
 static size_t thread_floats(const struct kv_scorer_job *job)
 {
-	size_t own = job->ops->floats ? job->ops->floats(job->self, job->request) : 0;
+	const struct kvmod_scorer_ops *ops = job->ops;
+	size_t own = ops->floats ? ops->floats(job->self, job->request) : 0;
 
-	return job->ops->keep ? own : 2 * kv_whole_lines(job->extent.n) + own;
+	if (ops->keep)
+		return own;
+	return (ops->first && !shares(ops) ? 3 : 2) * kv_whole_lines(job->extent.n) + own;
 }
 
-/* Divides the request's scratch, or only counts its bytes; returns where the threads' begins. */
-static size_t lay_out(struct kv_scorer_job *job, char *memory)
-{
-	size_t heads = (size_t)job->request->n_segments * job->extent.n_kv_heads;
-	size_t scores = shares(job->ops) ? kv_whole_lines(heads * job->extent.n) * sizeof(float) : 0;
-	size_t begins = shares(job->ops) ? ((heads + 1) * sizeof(size_t) + 63) / 64 * 64 : 0;
+/* Hands out whole cache lines; with base NULL it only counts. */
+struct arena {
+	char *base;
+	size_t used;
+};
 
-	if (memory) {
-		job->scores = (void *)memory;
-		job->begin = (void *)(memory + scores);
-		job->scratch = memory + scores + begins;
+static void *take(struct arena *arena, size_t n, size_t size)
+{
+	void *memory = arena->base ? arena->base + arena->used : NULL;
+
+	arena->used += (n * size + 63) / 64 * 64;
+	return memory;
+}
+
+/* Divides the request's scratch, or only counts its bytes; the threads' comes last. */
+static size_t lay_out(struct kv_scorer_job *job, void *memory)
+{
+	const struct kvmod_scorer_ops *ops = job->ops;
+	size_t n = job->request->n_segments, heads = n * job->extent.n_kv_heads;
+	size_t scores = heads * job->extent.n, layers = ops->spread ? n : 0;
+	struct arena arena = { memory, 0 };
+
+	if (shares(ops)) {
+		job->order = take(&arena, n, sizeof(*job->order));
+		job->scores = take(&arena, scores, sizeof(*job->scores));
+		job->notes = take(&arena, ops->first ? scores : 0, sizeof(*job->notes));
+		job->begin = take(&arena, heads, sizeof(*job->begin));
+		job->sums = take(&arena, heads * ops->n_sums, sizeof(*job->sums));
+		job->spread.segments = take(&arena, layers, sizeof(*job->spread.segments));
+		job->spread.n_scored = take(&arena, layers, sizeof(*job->spread.n_scored));
+		job->spread.counts = take(&arena, layers, sizeof(*job->spread.counts));
+		job->spread.sums = take(&arena, layers * ops->n_sums, sizeof(*job->spread.sums));
 	}
-	return scores + begins;
+	if (ops->prepare)
+		job->prepared = take(&arena, ops->prepared_floats(job->self, job->request),
+				     sizeof(*job->prepared));
+	job->scratch = take(&arena, 0, 1);
+	return arena.used;
 }
 
 static struct kv_scorer_job job_of(void *self_, const struct kvmod_scorer_ops *ops,
@@ -149,38 +204,78 @@ static const char *hint(const struct kvmod_task *task)
 	return task->head->v.data ? "" : " (V was not asked for)";
 }
 
-static int32_t check_scores(const struct kvmod_task *task, const float *scores, uint32_t m)
+/* Scores of n positions, from position `first` on. */
+static int32_t check_scores(const struct kvmod_task *task, const float *scores, uint32_t first,
+			    uint32_t n)
 {
 	uint32_t i = 0;
 
-	if (all_finite(scores, m))
+	if (all_finite(scores, n))
 		return KVMOD_OK;
 	while (isfinite(scores[i]))
 		i++;
-	return kv_task_fail(task, KVMOD_ENUMERIC, "the score of position %u is not finite%s", i,
+	return kv_task_fail(task, KVMOD_ENUMERIC, "the score of position %u is not finite%s", first + i,
 			    hint(task));
+}
+
+/* The task as the author's calls see it. */
+static struct kvmod_task authors_task(const struct kv_scorer_job *job,
+				      const struct kvmod_task *task, uint32_t m)
+{
+	size_t line = kv_whole_lines(job->extent.n), number = kv_head_number(job, task->i, task->g);
+	struct kvmod_task head = *task;
+
+	head.m = m;
+	head.prepared = job->prepared;
+	head.budget = has_no_budget(job->ops) ? 0 : kv_scorer_budget(job, task->segment);
+	head.scratch = task->scratch + 2 * line;
+	if (shares(job->ops)) {
+		head.notes = job->ops->first ? job->notes + job->begin[number] : NULL;
+		head.sums = job->ops->n_sums ? kv_sums_of(job, task->i, task->g) : NULL;
+	} else if (job->ops->first) {
+		head.notes = head.scratch;
+		head.scratch += line;
+	}
+	return head;
+}
+
+/* Makes those of the first m positions that come before all others the heaviest. */
+static int32_t put_first(const struct kv_scorer_job *job, const struct kvmod_task *task, uint32_t m,
+			 float *scores)
+{
+	size_t other = scores == task->scratch ? kv_whole_lines(job->extent.n) : 0;
+	uint8_t *marks = (uint8_t *)(task->scratch + other);
+	struct kvmod_task head = authors_task(job, task, m);
+	int32_t err;
+
+	if (!job->ops->first)
+		return KVMOD_OK;
+	memset(marks, 0, m);
+	err = job->ops->first(job->self, &head, marks);
+	for (uint32_t i = job->sinks; i < m && err == KVMOD_OK; i++)
+		if (marks[i])
+			scores[i] = INFINITY;
+	return err;
 }
 
 /* Pooled scores of a head's first m positions, all but the window. */
 static int32_t score_head(const struct kv_scorer_job *job, const struct kvmod_task *task,
-			  uint32_t m, const float **scores)
+			  uint32_t m, float **scores)
 {
-	struct kvmod_task head = *task;
+	struct kvmod_task head = authors_task(job, task, m);
 	float *raw = task->scratch, *pooled = raw + kv_whole_lines(job->extent.n);
 	int32_t err;
 
-	head.m = m;
-	head.scratch = pooled + kv_whole_lines(job->extent.n);
 	memset(raw, 0xff, m * sizeof(*raw));	/* NaN: a score that is left out is found */
 	err = job->ops->score(job->self, &head, raw);
 	if (err == KVMOD_OK)
-		err = check_scores(task, raw, m);
+		err = check_scores(task, raw, 0, m);
 	*scores = raw;
-	if (err || job->self->pool <= 1)
+	if (err || job->self->pool <= 1 || job->ops->flags & KVMOD_SCORER_POOLS)
 		return err;
 	kv_pool(raw, m, (uint32_t)job->self->pool, job->self->pooling, pooled);
 	*scores = pooled;
-	return check_scores(task, pooled, m);
+	return check_scores(task, pooled, 0, m);
 }
 
 /* --- each head by itself ---------------------------------------------------------------------- */
@@ -189,7 +284,7 @@ static int32_t keep_own(const void *job_, const struct kvmod_task *task)
 {
 	const struct kv_scorer_job *job = job_;
 	uint64_t c = kv_scorer_budget(job, task->segment);
-	const float *scores;
+	float *scores;
 	uint32_t m;
 	int32_t err;
 
@@ -200,6 +295,8 @@ static int32_t keep_own(const void *job_, const struct kvmod_task *task)
 	m = task->n - job->window;
 	err = score_head(job, task, m, &scores);
 	if (err == KVMOD_OK)
+		err = put_first(job, task, m, scores);
+	if (err == KVMOD_OK)
 		kv_keep_between(task, job->sinks, scores + job->sinks, m,
 				(uint32_t)(c - job->window - job->sinks));
 	return err;
@@ -209,7 +306,7 @@ static int32_t keep_above(const void *job_, const struct kvmod_task *task)
 {
 	const struct kv_scorer_job *job = job_;
 	uint32_t n_ranked = kv_ranked(job, task->n), m = job->sinks + n_ranked, count = 0;
-	const float *scores;
+	float *scores;
 	int32_t err;
 
 	if (n_ranked == 0) {
@@ -217,6 +314,8 @@ static int32_t keep_above(const void *job_, const struct kvmod_task *task)
 		return KVMOD_OK;
 	}
 	err = score_head(job, task, m, &scores);
+	if (err == KVMOD_OK)
+		err = put_first(job, task, m, scores);
 	if (err)
 		return err;
 	for (uint32_t i = job->sinks; i < m; i++)
@@ -237,20 +336,51 @@ static int32_t keep_by_hand(const void *job_, const struct kvmod_task *task)
 
 /* --- heads that share -------------------------------------------------------------------------- */
 
+static float *scores_of(const struct kv_scorer_job *job, const struct kvmod_task *task)
+{
+	return job->scores + job->begin[kv_head_number(job, task->i, task->g)];
+}
+
 static int32_t store_scores(const void *job_, const struct kvmod_task *task)
 {
 	const struct kv_scorer_job *job = job_;
-	uint32_t n_ranked = kv_ranked(job, task->n);
-	const float *scores;
+	uint32_t n_ranked = kv_ranked(job, task->n), m = job->sinks + n_ranked;
+	float *scores, *stored = scores_of(job, task);
 	int32_t err;
 
 	if (n_ranked == 0)
 		return KVMOD_OK;
-	err = score_head(job, task, job->sinks + n_ranked, &scores);
-	if (err == KVMOD_OK)
-		memcpy(job->scores + job->begin[kv_head_number(job, task->i, task->g)],
-		       scores + job->sinks, n_ranked * sizeof(*scores));
+	err = score_head(job, task, m, &scores);
+	for (uint32_t i = 0; i < m && err == KVMOD_OK; i++)
+		stored[i] = i < job->sinks ? -INFINITY : scores[i];
 	return err;
+}
+
+/* Each head of a layer gets the sums of all. */
+static void add_up_sums(const struct kv_scorer_job *job)
+{
+	for (uint32_t i = 0; i < job->request->n_segments; i++) {
+		uint32_t n_heads = kvmod_segment_at(job->request, i)->n_kv_heads;
+
+		for (uint32_t s = 0; s < job->ops->n_sums; s++) {
+			double sum = 0;
+
+			for (uint32_t g = 0; g < n_heads; g++)
+				sum += kv_sums_of(job, i, g)[s];
+			for (uint32_t g = 0; g < n_heads; g++)
+				kv_sums_of(job, i, g)[s] = sum;
+		}
+	}
+}
+
+static int32_t put_first_of_shared(const void *job_, const struct kvmod_task *task)
+{
+	const struct kv_scorer_job *job = job_;
+	uint32_t n_ranked = kv_ranked(job, task->n);
+
+	if (n_ranked == 0)
+		return KVMOD_OK;
+	return put_first(job, task, job->sinks + n_ranked, scores_of(job, task));
 }
 
 static int32_t keep_shared(const void *job_, const struct kvmod_task *task)
@@ -258,38 +388,96 @@ static int32_t keep_shared(const void *job_, const struct kvmod_task *task)
 	const struct kv_scorer_job *job = job_;
 	uint32_t n_ranked = kv_ranked(job, task->n), count = task->keep->counts[task->g];
 
+	if (n_ranked == 0) {
+		kv_keep_whole(task);
+		return KVMOD_OK;
+	}
 	/* A head keeps one position at least. */
 	if (count == 0 && n_ranked == task->n)
 		count = 1;
-	kv_keep_between(task, n_ranked ? job->sinks : task->n,
-			job->scores + job->begin[kv_head_number(job, task->i, task->g)],
-			n_ranked ? job->sinks + n_ranked : 0, count);
+	kv_keep_between(task, job->sinks, scores_of(job, task) + job->sinks,
+			job->sinks + n_ranked, count);
+	return KVMOD_OK;
+}
+
+/* --- one set for a layer ---------------------------------------------------------------------------- */
+
+/* The layer's scores, of its m first positions, end up in those of its first head. */
+static float *sum_of_heads(const struct kv_scorer_job *job, const struct kvmod_task *first, uint32_t m)
+{
+	float *sum = scores_of(job, first);
+
+	for (uint32_t g = 1; g < first->segment->n_kv_heads; g++) {
+		const float *x = job->scores + job->begin[kv_head_number(job, first->i, g)];
+
+		for (uint32_t i = job->sinks; i < m; i++)
+			sum[i] += x[i];
+	}
+	return sum + job->sinks;
+}
+
+/* The first head selects for the layer, and the others get its list. */
+static int32_t keep_alike(const void *job_, const struct kvmod_task *task)
+{
+	const struct kv_scorer_job *job = job_;
+	struct kvmod_keep *keep = task->keep;
+	uint32_t m = job->sinks + kv_ranked(job, task->n);
+	const float *scores;
+	int32_t err;
+
+	if (task->g > 0)
+		return KVMOD_OK;
+	scores = sum_of_heads(job, task, m);
+	err = check_scores(task, scores, job->sinks, m - job->sinks);
+	if (err)
+		return err;
+	kv_keep_between(task, job->sinks, scores, m, (uint32_t)kv_own_budget(job, task->segment));
+	for (uint32_t g = 1; g < task->segment->n_kv_heads; g++) {
+		keep->counts[g] = keep->counts[0];
+		memcpy(keep->indices + g * keep->index_stride, keep->indices,
+		       keep->counts[0] * sizeof(*keep->indices));
+	}
 	return KVMOD_OK;
 }
 
 /* --- which segments ------------------------------------------------------------------------------ */
 
-static uint32_t least(const struct kv_scorer_job *job)
+/* What is always kept of a segment's longest head. */
+static uint32_t least(const struct kv_scorer_job *job, const struct kvmod_segment *segment)
 {
-	uint32_t kept = job->sinks + job->window;
+	uint32_t kept = job->ops->least ?
+			job->ops->least(job->self, kvmod_longest_head(segment)) :
+			job->sinks + job->window;
 
 	return kept > 0 ? kept : 1;
 }
 
 uint64_t kv_scorer_budget(const struct kv_scorer_job *job, const struct kvmod_segment *segment)
 {
-	return kvmod_budget_at_least(job->request, segment, &job->self->budget, least(job));
-}
+	uint64_t c, own;
 
-static bool has_no_budget(const struct kvmod_scorer_ops *ops)
-{
-	return ops->keep || ops->select == KVMOD_ABOVE_LEVEL;
+	c = kvmod_budget_at_least(job->request, segment, &job->self->budget, least(job, segment));
+	if (!job->ops->budget || c >= kvmod_tokens_seen(segment))
+		return c;
+	own = job->ops->budget(job->self, job->request, segment, c);
+	return own > least(job, segment) ? own : least(job, segment);
 }
 
 static bool is_over(const struct kv_scorer_job *job, const struct kvmod_segment *segment)
 {
-	return has_no_budget(job->ops) || job->ops->select == KVMOD_PER_REQUEST ||
+	return has_no_budget(job->ops) || layers_share(job->ops) ||
 	       kvmod_longest_head(segment) > kv_scorer_budget(job, segment);
+}
+
+/* One set for heads of different lengths cannot be: their indices name other positions. */
+static void refuse_ragged(const struct kv_scorer_job *job, struct kvmod_keep *keep)
+{
+	const struct kvmod_instance *self = &job->self->instance;
+	const struct kvmod_policy_ops *policy = self->ops;
+
+	keep->status = self->host->fail(self->host->ctx, KVMOD_ENOTSUP, "its KV heads hold different "
+					"numbers of positions, and %s keeps one set a layer",
+					policy->name);
 }
 
 static void mark(const struct kv_scorer_job *job)
@@ -301,33 +489,42 @@ static void mark(const struct kv_scorer_job *job)
 			continue;
 		if (!has_no_budget(job->ops))
 			kvmod_say_raised(&job->self->instance, job->request, segment,
-					 &job->self->budget, least(job), &job->self->said_raised);
-		if (is_over(job, segment))
+					 &job->self->budget, least(job, segment), &job->self->said_raised);
+		if (job->ops->select == KVMOD_ONE_SET && !job->ops->keep && !kvmod_same_lengths(segment))
+			refuse_ragged(job, kvmod_keep_at(job->plan, i));
+		else if (is_over(job, segment))
 			kvmod_keep_at(job->plan, i)->kind = KVMOD_KEEP_HEADS;
 	}
 }
 
-/* Do all marked segments together cache more than their budgets buy? */
-static bool request_is_over(const struct kv_scorer_job *job)
-{
-	uint64_t n = 0, budget = 0;
-
-	for (uint32_t i = 0; i < job->request->n_segments; i++) {
-		const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
-
-		if (!kv_is_cut(kvmod_keep_at(job->plan, i)))
-			continue;
-		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
-			n += kvmod_head_at(segment, g)->n;
-		budget += segment->n_kv_heads * kv_scorer_budget(job, segment);
-	}
-	return n > budget;
-}
-
-static void unmark(const struct kv_scorer_job *job)
+static bool anything_is_cut(const struct kv_scorer_job *job)
 {
 	for (uint32_t i = 0; i < job->request->n_segments; i++)
-		kvmod_keep_at(job->plan, i)->kind = KVMOD_KEEP_ALL;
+		if (kv_is_cut(kvmod_keep_at(job->plan, i)))
+			return true;
+	return false;
+}
+
+static int32_t prepare(const struct kv_scorer_job *job)
+{
+	if (!job->ops->prepare || !anything_is_cut(job))
+		return KVMOD_OK;
+	return job->ops->prepare(job->self, job->request, job->prepared);
+}
+
+static void decide_shared(const struct kv_scorer_job *job, size_t floats)
+{
+	const struct kvmod_instance *instance = &job->self->instance;
+
+	kv_each_head(instance, job->request, job->plan, job->scratch, floats, store_scores, job);
+	add_up_sums(job);
+	if (job->ops->first)
+		kv_each_head(instance, job->request, job->plan, job->scratch, floats,
+			     put_first_of_shared, job);
+	if (job->ops->select != KVMOD_ONE_SET)
+		kv_share(job);
+	kv_each_head(instance, job->request, job->plan, job->scratch, floats,
+		     job->ops->select == KVMOD_ONE_SET ? keep_alike : keep_shared, job);
 }
 
 int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
@@ -335,24 +532,22 @@ int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
 {
 	struct kv_scorer_job job = job_of(self, ops, request, plan);
 	size_t floats = thread_floats(&job);
-	const struct kvmod_instance *instance = &job.self->instance;
+	int32_t err;
 
+	if (ops->cuts && !ops->cuts(self, request))
+		return KVMOD_OK;
 	lay_out(&job, request->scratch);
 	mark(&job);
-	if (!shares(ops)) {
-		kv_each_head(instance, request, plan, job.scratch, floats,
+	if (shares(ops))
+		kv_share_lay_out(&job);
+	err = prepare(&job);
+	if (err)
+		return err;
+	if (shares(ops))
+		decide_shared(&job, floats);
+	else
+		kv_each_head(&job.self->instance, request, plan, job.scratch, floats,
 			     ops->keep ? keep_by_hand :
 			     ops->select == KVMOD_ABOVE_LEVEL ? keep_above : keep_own, &job);
-		return KVMOD_OK;
-	}
-	if (ops->select == KVMOD_PER_REQUEST && !request_is_over(&job))
-		unmark(&job);
-	kv_share_lay_out(&job);
-	kv_each_head(instance, request, plan, job.scratch, floats, store_scores, &job);
-	if (ops->select == KVMOD_PER_LAYER)
-		kv_share_layers(&job);
-	else
-		kv_share_request(&job);
-	kv_each_head(instance, request, plan, job.scratch, floats, keep_shared, &job);
 	return KVMOD_OK;
 }

@@ -13,11 +13,21 @@ struct kv_scorer_job {
 	struct kvmod_extent extent;
 	uint32_t sinks, window;
 	/*
-	 * Where heads share: the scores between sinks and window of all heads, end to
-	 * end, and where those of each begin.
+	 * Where heads share: their segments by sequence and layer, the scores and notes of
+	 * each head's first m positions, end to end in that order, and where those of each
+	 * begin. A sink's score is -INFINITY. Sums are of a head, then of its whole layer.
 	 */
-	float *scores;
-	size_t *begin;			/* [n_segments * extent.n_kv_heads + 1] */
+	uint32_t *order;		/* [n_segments] */
+	float *scores, *notes;
+	size_t *begin;			/* [n_segments][extent.n_kv_heads] */
+	double *sums;			/* [n_segments][extent.n_kv_heads][n_sums] */
+	/* For spread(), with room for all segments. */
+	struct kv_spread {
+		const struct kvmod_segment **segments;
+		uint32_t *n_scored, *counts;
+		double *sums;
+	} spread;
+	float *prepared;		/* for prepare() */
 	void *scratch;			/* the threads' */
 };
 
@@ -44,16 +54,23 @@ static inline size_t kv_head_number(const struct kv_scorer_job *job, uint32_t i,
 	return (size_t)i * job->extent.n_kv_heads + g;
 }
 
+static inline double *kv_sums_of(const struct kv_scorer_job *job, uint32_t i, uint32_t g)
+{
+	return job->sums + kv_head_number(job, i, g) * job->ops->n_sums;
+}
+
 /* Will the segment be cut, as far as is known yet? */
 static inline bool kv_is_cut(const struct kvmod_keep *keep)
 {
 	return keep->kind == KVMOD_KEEP_HEADS && keep->status == 0;
 }
 
-/* Sets job->begin: where the scores of each head go. */
+/*
+ * Sorts the segments, leaves those whole whose sequence or request is within its budget,
+ * and sets job->begin.
+ */
 void kv_share_lay_out(const struct kv_scorer_job *job);
 /* Sets keep->counts from the scores of all heads: how many scored positions each keeps. */
-void kv_share_layers(const struct kv_scorer_job *job);
-void kv_share_request(const struct kv_scorer_job *job);
+void kv_share(const struct kv_scorer_job *job);
 
 #endif

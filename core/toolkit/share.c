@@ -4,35 +4,38 @@
 
 #include <math.h>
 
-void kv_share_lay_out(const struct kv_scorer_job *job)
+static const struct kvmod_segment *segment_at(const struct kv_scorer_job *job, uint32_t k)
 {
-	size_t at = 0;
-
-	for (uint32_t i = 0; i < job->request->n_segments; i++) {
-		const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
-		bool cut = kv_is_cut(kvmod_keep_at(job->plan, i));
-
-		for (uint32_t g = 0; g < job->extent.n_kv_heads; g++) {
-			job->begin[kv_head_number(job, i, g)] = at;
-			if (cut && g < segment->n_kv_heads)
-				at += kv_ranked(job, kvmod_head_at(segment, g)->n);
-		}
-	}
-	job->begin[kv_head_number(job, job->request->n_segments, 0)] = at;
+	return kvmod_segment_at(job->request, job->order[k]);
 }
 
-/* Segments first .. end-1: their scores, and how many of these they may keep together. */
+static struct kvmod_keep *keep_at(const struct kv_scorer_job *job, uint32_t k)
+{
+	return kvmod_keep_at(job->plan, job->order[k]);
+}
+
+/* --- what competes -------------------------------------------------------------------- */
+
+/* Places first .. end-1 of job->order: the segments whose heads share. */
 struct pot {
 	uint32_t first, end;
-	size_t n;
-	uint64_t budget;
+	size_t n;			/* scored positions */
+	uint64_t budget;		/* how many of these may be kept */
 };
 
-static size_t n_scores(const struct kv_scorer_job *job, uint32_t i, uint32_t g)
+/* Scored positions that compete: not the sinks, and none of a segment that stays whole. */
+static uint32_t n_ranked(const struct kv_scorer_job *job, uint32_t i, uint32_t g)
 {
-	size_t head = kv_head_number(job, i, g);
+	return kvmod_keep_at(job->plan, i)->kind == KVMOD_KEEP_HEADS ?
+	       kv_ranked(job, kvmod_head_at(kvmod_segment_at(job->request, i), g)->n) : 0;
+}
 
-	return job->begin[head + 1] - job->begin[head];
+/* Scores that are stored, the sinks' too. */
+static uint32_t n_scores(const struct kv_scorer_job *job, uint32_t i, uint32_t g)
+{
+	uint32_t n = n_ranked(job, i, g);
+
+	return n ? job->sinks + n : 0;
 }
 
 static const float *scores_of(const struct kv_scorer_job *job, uint32_t i, uint32_t g)
@@ -40,40 +43,143 @@ static const float *scores_of(const struct kv_scorer_job *job, uint32_t i, uint3
 	return job->scores + job->begin[kv_head_number(job, i, g)];
 }
 
-static struct pot pot_of(const struct kv_scorer_job *job, uint32_t first, uint32_t end)
+static uint32_t end_of_pot(const struct kv_scorer_job *job, uint32_t first)
 {
-	struct pot pot = { .first = first, .end = end };
+	uint32_t end = first + 1, n = job->request->n_segments;
 
-	for (uint32_t i = first; i < end; i++) {
-		const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
+	if (job->ops->select == KVMOD_PER_LAYER)
+		return end;
+	if (job->ops->select == KVMOD_PER_REQUEST)
+		return n;
+	while (end < n && segment_at(job, end)->sequence == segment_at(job, first)->sequence)
+		end++;
+	return end;
+}
 
-		if (!kv_is_cut(kvmod_keep_at(job->plan, i)))
+/* What the marked segments may keep together, sinks and windows included. */
+static uint64_t bought(const struct kv_scorer_job *job, uint32_t first, uint32_t end)
+{
+	const struct kvmod_amount *amount = &job->self->budget;
+	uint64_t sum = 0, seen = 0, together;
+
+	for (uint32_t k = first; k < end; k++) {
+		const struct kvmod_segment *segment = segment_at(job, k);
+
+		if (!kv_is_cut(keep_at(job, k)))
 			continue;
-		pot.budget += segment->n_kv_heads * kv_own_budget(job, segment);
+		sum += segment->n_kv_heads * kv_scorer_budget(job, segment);
+		seen += segment->n_kv_heads * kvmod_tokens_seen(segment);
+	}
+	if (job->ops->select != KVMOD_PER_REQUEST || job->ops->budget || amount->is_count)
+		return sum;
+	/* Rounded down once, not for each head. */
+	together = kvmod_amount_of(amount, seen);
+	return together > sum ? together : sum;
+}
+
+static struct pot pot_at(const struct kv_scorer_job *job, uint32_t first)
+{
+	struct pot pot = { .first = first, .end = end_of_pot(job, first) };
+
+	pot.budget = bought(job, first, pot.end);
+	for (uint32_t k = first; k < pot.end; k++) {
+		const struct kvmod_segment *segment = segment_at(job, k);
+
+		if (!kv_is_cut(keep_at(job, k)))
+			continue;
+		pot.budget -= segment->n_kv_heads * (job->sinks + job->window);
 		for (uint32_t g = 0; g < segment->n_kv_heads; g++)
-			pot.n += n_scores(job, i, g);
+			pot.n += n_ranked(job, job->order[k], g);
 	}
 	return pot;
 }
 
-static void count_all(const struct kv_scorer_job *job, const struct pot *pot)
+/* --- before there are scores ---------------------------------------------------------- */
+
+static bool comes_after(const struct kvmod_segment *a, const struct kvmod_segment *b)
 {
-	for (uint32_t i = pot->first; i < pot->end; i++)
-		for (uint32_t g = 0; g < kvmod_segment_at(job->request, i)->n_kv_heads; g++)
-			kvmod_keep_at(job->plan, i)->counts[g] = (uint32_t)n_scores(job, i, g);
+	return a->sequence > b->sequence || (a->sequence == b->sequence && a->layer > b->layer);
 }
 
-/* A segment that failed takes no part in the selection. */
-static void leave_out_failed(const struct kv_scorer_job *job, const struct pot *pot)
+/* Hosts name segments in this order or nearly so. */
+static void sort_segments(const struct kv_scorer_job *job)
 {
-	for (uint32_t i = pot->first; i < pot->end; i++) {
-		size_t end = job->begin[kv_head_number(job, i + 1, 0)];
+	for (uint32_t i = 0; i < job->request->n_segments; i++) {
+		const struct kvmod_segment *segment = kvmod_segment_at(job->request, i);
+		uint32_t k = i;
 
-		if (kvmod_keep_at(job->plan, i)->status == 0)
-			continue;
-		for (size_t k = job->begin[kv_head_number(job, i, 0)]; k < end; k++)
-			job->scores[k] = -INFINITY;
+		for (; k > 0 && comes_after(segment_at(job, k - 1), segment); k--)
+			job->order[k] = job->order[k - 1];
+		job->order[k] = i;
 	}
+}
+
+/* Do the marked segments together cache more than their budgets buy? */
+static bool is_over(const struct kv_scorer_job *job, const struct pot *pot)
+{
+	uint64_t n = 0;
+
+	for (uint32_t k = pot->first; k < pot->end; k++) {
+		const struct kvmod_segment *segment = segment_at(job, k);
+
+		for (uint32_t g = 0; g < segment->n_kv_heads && kv_is_cut(keep_at(job, k)); g++)
+			n += kvmod_head_at(segment, g)->n;
+	}
+	return n > bought(job, pot->first, pot->end);
+}
+
+static void leave_whole_if_within(const struct kv_scorer_job *job, const struct pot *pot)
+{
+	if (job->ops->select == KVMOD_PER_LAYER || is_over(job, pot))
+		return;
+	for (uint32_t k = pot->first; k < pot->end; k++)
+		keep_at(job, k)->kind = KVMOD_KEEP_ALL;
+}
+
+void kv_share_lay_out(const struct kv_scorer_job *job)
+{
+	uint32_t n_heads = job->request->n_segments * job->extent.n_kv_heads;
+	size_t at = 0;
+	struct pot pot;
+
+	memset(job->sums, 0, (size_t)n_heads * job->ops->n_sums * sizeof(*job->sums));
+	sort_segments(job);
+	for (uint32_t k = 0; k < job->request->n_segments; k = pot.end) {
+		pot = pot_at(job, k);
+		leave_whole_if_within(job, &pot);
+	}
+	for (uint32_t k = 0; k < job->request->n_segments; k++)
+		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++) {
+			job->begin[kv_head_number(job, job->order[k], g)] = at;
+			at += n_scores(job, job->order[k], g);
+		}
+}
+
+/* --- competition ------------------------------------------------------------------------ */
+
+static void count_all(const struct kv_scorer_job *job, const struct pot *pot)
+{
+	for (uint32_t k = pot->first; k < pot->end; k++)
+		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++)
+			keep_at(job, k)->counts[g] = n_ranked(job, job->order[k], g);
+}
+
+/* A segment that failed takes no part. Returns how many scores are stored for the pot. */
+static size_t leave_out_failed(const struct kv_scorer_job *job, const struct pot *pot)
+{
+	size_t all = 0;
+
+	for (uint32_t k = pot->first; k < pot->end; k++) {
+		uint32_t i = job->order[k];
+		size_t begin = job->begin[kv_head_number(job, i, 0)], n = 0;
+
+		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++)
+			n += n_scores(job, i, g);
+		for (size_t at = 0; at < n && keep_at(job, k)->status; at++)
+			job->scores[begin + at] = -INFINITY;
+		all += n;
+	}
+	return all;
 }
 
 static uint32_t count_above(const float *scores, size_t n, uint32_t key)
@@ -90,15 +196,14 @@ static void count_ties(const struct kv_scorer_job *job, const struct pot *pot,
 		       struct kv_selection selection)
 {
 	for (uint32_t at = 0; at < job->extent.n && selection.ties; at++)
-		for (uint32_t i = pot->first; i < pot->end; i++) {
-			struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
-			uint32_t n_heads = kvmod_segment_at(job->request, i)->n_kv_heads;
+		for (uint32_t k = pot->first; k < pot->end; k++) {
+			uint32_t i = job->order[k], n_heads = segment_at(job, k)->n_kv_heads;
 
 			for (uint32_t g = 0; g < n_heads && selection.ties; g++) {
 				if (at >= n_scores(job, i, g) ||
 				    kv_order(scores_of(job, i, g)[at]) != selection.key)
 					continue;
-				keep->counts[g]++;
+				keep_at(job, k)->counts[g]++;
 				selection.ties--;
 			}
 		}
@@ -107,29 +212,19 @@ static void count_ties(const struct kv_scorer_job *job, const struct pot *pot,
 /* How many of the pot's heaviest positions each head has. */
 static void count_heaviest(const struct kv_scorer_job *job, const struct pot *pot)
 {
-	const float *scores = scores_of(job, pot->first, 0);
-	size_t n = job->begin[kv_head_number(job, pot->end, 0)] -
-		   job->begin[kv_head_number(job, pot->first, 0)];
-	struct kv_selection selection;
+	size_t n = leave_out_failed(job, pot);
+	struct kv_selection selection =
+		kv_heaviest(scores_of(job, job->order[pot->first], 0), n, pot->budget);
 
-	leave_out_failed(job, pot);
-	selection = kv_heaviest(scores, n, pot->budget);
-	for (uint32_t i = pot->first; i < pot->end; i++)
-		for (uint32_t g = 0; g < kvmod_segment_at(job->request, i)->n_kv_heads; g++)
-			kvmod_keep_at(job->plan, i)->counts[g] =
-				count_above(scores_of(job, i, g), n_scores(job, i, g), selection.key);
+	for (uint32_t k = pot->first; k < pot->end; k++)
+		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++)
+			keep_at(job, k)->counts[g] = count_above(scores_of(job, job->order[k], g),
+								 n_scores(job, job->order[k], g),
+								 selection.key);
 	count_ties(job, pot, selection);
 }
 
-void kv_share_request(const struct kv_scorer_job *job)
-{
-	struct pot pot = pot_of(job, 0, job->request->n_segments);
-
-	if (pot.budget < pot.n)
-		count_heaviest(job, &pot);
-	else
-		count_all(job, &pot);
-}
+/* --- the author's own ways ---------------------------------------------------------------- */
 
 /*
  * Heads that have fewer positions than their share give the rest to those that have
@@ -144,12 +239,12 @@ static void hand_on(const struct kv_scorer_job *job, uint32_t i, uint64_t excess
 		uint64_t each;
 
 		for (uint32_t g = 0; g < n_heads; g++)
-			n_open += counts[g] < n_scores(job, i, g);
+			n_open += counts[g] < n_ranked(job, i, g);
 		if (n_open == 0)
 			return;
 		each = excess > n_open ? excess / n_open : 1;
 		for (uint32_t g = 0; g < n_heads && excess > 0; g++) {
-			uint64_t room = n_scores(job, i, g) - counts[g];
+			uint64_t room = n_ranked(job, i, g) - counts[g];
 			uint64_t more = room < each ? room : each;
 
 			counts[g] += (uint32_t)more;
@@ -166,7 +261,7 @@ static void reshare(const struct kv_scorer_job *job, uint32_t i, uint32_t *count
 
 	job->ops->share(job->self, kv_own_budget(job, segment), segment->n_kv_heads, counts);
 	for (uint32_t g = 0; g < segment->n_kv_heads; g++) {
-		uint32_t most = (uint32_t)n_scores(job, i, g);
+		uint32_t most = n_ranked(job, i, g);
 
 		if (counts[g] <= most)
 			continue;
@@ -176,20 +271,70 @@ static void reshare(const struct kv_scorer_job *job, uint32_t i, uint32_t *count
 	hand_on(job, i, excess, counts);
 }
 
-void kv_share_layers(const struct kv_scorer_job *job)
+/* The layers of a pot that are cut, as spread() gets them. */
+static struct kvmod_layers layers_of(const struct kv_scorer_job *job, const struct pot *pot)
 {
-	for (uint32_t i = 0; i < job->request->n_segments; i++) {
-		struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
-		struct pot pot = pot_of(job, i, i + 1);
+	const struct kv_spread *spread = &job->spread;
+	uint32_t n = 0, n_sums = job->ops->n_sums;
+	struct kvmod_layers layers = {
+		.size = sizeof(layers), .segments = spread->segments, .n_scored = spread->n_scored,
+		.sums = spread->sums,
+	};
 
-		if (!kv_is_cut(keep))
+	for (uint32_t k = pot->first; k < pot->end; k++) {
+		if (!kv_is_cut(keep_at(job, k)))
 			continue;
-		if (pot.budget >= pot.n) {
-			count_all(job, &pot);
+		spread->segments[n] = segment_at(job, k);
+		spread->n_scored[n] = kv_ranked(job, kvmod_longest_head(segment_at(job, k)));
+		spread->counts[n] = 0;
+		for (uint32_t s = 0; s < n_sums; s++)
+			spread->sums[n * n_sums + s] = kv_sums_of(job, job->order[k], 0)[s];
+		layers.budget += kv_own_budget(job, segment_at(job, k));
+		n++;
+	}
+	layers.n_layers = n;
+	return layers;
+}
+
+static void spread(const struct kv_scorer_job *job, const struct pot *pot)
+{
+	struct kvmod_layers layers = layers_of(job, pot);
+	uint32_t n = 0;
+
+	if (layers.n_layers)
+		job->ops->spread(job->self, &layers, job->spread.counts);
+	for (uint32_t k = pot->first; k < pot->end; k++) {
+		if (!kv_is_cut(keep_at(job, k)))
 			continue;
+		for (uint32_t g = 0; g < segment_at(job, k)->n_kv_heads; g++) {
+			uint32_t has = n_ranked(job, job->order[k], g);
+			uint32_t count = job->spread.counts[n];
+
+			keep_at(job, k)->counts[g] = count < has ? count : has;
 		}
-		count_heaviest(job, &pot);
+		n++;
+	}
+}
+
+static void share(const struct kv_scorer_job *job, const struct pot *pot)
+{
+	if (pot->budget >= pot->n) {
+		count_all(job, pot);
+	} else if (job->ops->spread) {
+		spread(job, pot);
+	} else {
+		count_heaviest(job, pot);
 		if (job->ops->share)
-			reshare(job, i, keep->counts);
+			reshare(job, job->order[pot->first], keep_at(job, pot->first)->counts);
+	}
+}
+
+void kv_share(const struct kv_scorer_job *job)
+{
+	struct pot pot;
+
+	for (uint32_t k = 0; k < job->request->n_segments; k = pot.end) {
+		pot = pot_at(job, k);
+		share(job, &pot);
 	}
 }

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "kernels/cpu/arrays.h"
 #include "kernels/cpu/blocks.h"
 #include "kernels/cpu/logits.h"
 
@@ -71,6 +72,13 @@ static void stats(const struct kvmod_view *view, uint32_t dim, uint32_t begin, u
 	kv_cpu_stats(view, dim, begin, end, &columns);
 }
 
+static void quadratic(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		      const float *matrix, const float *vector, float *out)
+{
+	if (!missing(view, out, end - begin))
+		kv_cpu_quadratic(view, dim, begin, end, matrix, vector, out);
+}
+
 static int32_t softmax(float *x, size_t n)
 {
 	return kv_cpu_softmax(x, n);
@@ -109,6 +117,13 @@ const struct kvmod_toolkit kv_toolkit = {
 	.scorer_needs = kv_scorer_needs,
 	.scorer_workspace = kv_scorer_workspace,
 	.scorer_compress = kv_scorer_compress,
+	.each_row = kv_each_row,
+	.wo_norms = kv_mean_wo_norms,
+	.total = kv_cpu_total,
+	.entropy = kv_cpu_entropy,
+	.moments = kv_cpu_moments,
+	.max_attention = kv_max_attention,
+	.quadratic = quadratic,
 };
 
 const void *kv_extension(const char *name)

@@ -58,7 +58,14 @@ int32_t kv_last_attention(const struct kvmod_task *task, float *out);
 int32_t kv_mean_attention(const struct kvmod_task *task, uint32_t n_rows, uint32_t m, float *out);
 int32_t kv_window_scores(const struct kvmod_task *task, uint32_t window, uint32_t pool,
 			 int32_t pooling, float *out);
+int32_t kv_max_attention(const struct kvmod_task *task, uint32_t n_rows, const float *weights,
+			 uint32_t m, float *out);
 void kv_pool(const float *in, uint32_t n, uint32_t width, int32_t pooling, float *out);
+int32_t kv_each_row(const struct kvmod_task *task, uint32_t n_rows, kvmod_row_fn *fn, void *arg);
+
+/* --- values (norms.c) ------------------------------------------------------------------ */
+
+int32_t kv_mean_wo_norms(const struct kvmod_task *task, uint32_t g, float *out);
 
 /* --- attention in parts (parts.c) ------------------------------------------------------ */
 

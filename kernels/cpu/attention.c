@@ -99,6 +99,8 @@ static void tile_logits(const struct kv_attention *a, uint32_t begin, uint32_t e
 {
 	kv_cpu_logits(&a->head->k, a->head_dim, begin, end, a->q + (size_t)query * a->head_dim, n,
 		      1, a->segment->softcap, x, KV_TILE);
+	for (uint32_t j = 0; j < n && a->bias; j++)
+		kv_cpu_ops()->add(a->bias + begin, end - begin, x + j * KV_TILE);
 }
 
 /* How many positions of the tile a query sees. */
@@ -172,7 +174,7 @@ static const float *sink_of(const struct kv_attention *a, uint32_t query)
 {
 	const struct kvmod_segment *s = a->segment;
 
-	return KVMOD_HAS(s, sink_logits) && s->sink_logits ?
+	return KVMOD_HAS(s, sink_logits) && s->sink_logits && !a->bias ?
 	       s->sink_logits + a->g * a->group + query % a->group : NULL;
 }
 
@@ -226,20 +228,30 @@ void kv_attention_parts(const struct kv_attention *a, uint32_t row, uint32_t h,
 	}
 }
 
+/* Logits of n queries that are kept, or computed again to x; *stride floats from one to the next. */
+static const float *logits_again(const struct kv_attention *a, uint32_t begin, uint32_t end,
+				 uint32_t query, uint32_t n, float *x, size_t *stride)
+{
+	*stride = a->logits ? a->n : KV_TILE;
+	if (a->logits)
+		return a->logits + (size_t)query * a->n + begin;
+	tile_logits(a, begin, end, query, n, x);
+	return x;
+}
+
 static void add_tile(const struct kv_attention *a, uint32_t query, uint32_t begin, uint32_t end,
 		     float weight, float *out, size_t head_stride)
 {
 	const struct kv_cpu_ops *ops = kv_cpu_ops();
 	uint32_t n_queries = queries_of(a), n, j;
 	float x[BLOCK * KV_TILE];
+	size_t stride;
 
 	for (; query < n_queries; query += n) {
-		const float *logits = a->logits ? a->logits + (size_t)query * a->n + begin : x;
-		size_t stride = a->logits ? a->n : KV_TILE;
+		const float *logits;
 
 		n = smaller(n_queries - query, BLOCK);
-		if (!a->logits)
-			tile_logits(a, begin, end, query, n, x);
+		logits = logits_again(a, begin, end, query, n, x, &stride);
 		for (j = 0; j < n; j++)
 			ops->exp_add(logits + j * stride, seen(a, begin, end, query + j),
 				     a->query_max[query + j], weight * a->query_weight[query + j],
@@ -254,6 +266,30 @@ void kv_attention_add(const struct kv_attention *a, uint32_t n_rows, uint32_t be
 
 	for (; begin < end; begin += KV_TILE, out += KV_TILE)
 		add_tile(a, first, begin, smaller(begin + KV_TILE, end), weight, out, head_stride);
+}
+
+static void raise_tile(const struct kv_attention *a, uint32_t begin, uint32_t end, float *out)
+{
+	const struct kv_cpu_ops *ops = kv_cpu_ops();
+	uint32_t n_queries = queries_of(a), query, n, j;
+	float x[BLOCK * KV_TILE];
+	size_t stride;
+
+	for (query = 0; query < n_queries; query += n) {
+		const float *logits;
+
+		n = smaller(n_queries - query, BLOCK);
+		logits = logits_again(a, begin, end, query, n, x, &stride);
+		for (j = 0; j < n; j++)
+			ops->exp_raise(logits + j * stride, seen(a, begin, end, query + j),
+				       a->query_max[query + j], a->query_weight[query + j], out);
+	}
+}
+
+void kv_attention_raise(const struct kv_attention *a, uint32_t begin, uint32_t end, float *out)
+{
+	for (; begin < end; begin += KV_TILE, out += KV_TILE)
+		raise_tile(a, begin, smaller(begin + KV_TILE, end), out);
 }
 
 void kv_attention_of_logits(const struct kv_attention *a)

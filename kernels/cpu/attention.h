@@ -35,6 +35,11 @@ struct kv_attention {
 	uint32_t n;			/* cached positions */
 	uint32_t n_parts;
 	float *logits;			/* [n_rows][group][n], to keep them in; NULL: not kept */
+	/*
+	 * [n], added to all logits; NULL: none. With it attention is another: of what is
+	 * weighted by exp(bias). A model's attention sink, which has no value, gets none of it.
+	 */
+	const float *bias;
 
 	/* In the caller's memory, after kv_attention_lay_out(). */
 	float *q;			/* [n_rows][group][head_dim], scaled */
@@ -81,6 +86,8 @@ void kv_attention_parts(const struct kv_attention *a, uint32_t row, uint32_t h,
  */
 void kv_attention_add(const struct kv_attention *a, uint32_t n_rows, uint32_t begin, uint32_t end,
 		      float weight, float *out, size_t head_stride);
+/* Raises out[i - begin] to the most that any row and query head pays to position i. */
+void kv_attention_raise(const struct kv_attention *a, uint32_t begin, uint32_t end, float *out);
 /* Makes attention of the kept logits, in place: [n_rows][group][n], 0 where a row cannot see. */
 void kv_attention_of_logits(const struct kv_attention *a);
 

@@ -79,6 +79,17 @@ static inline vf v_exponent(vf x)
 	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
 }
 
+/* The mantissa of x, from sqrt(1/2) to sqrt(2), and the exponent that goes with it. */
+static inline vf v_split(vf x, vf *exponent)
+{
+	vi lowest = _mm256_set1_epi32(0x3f3504f3), bits = _mm256_castps_si256(x);
+
+	bits = _mm256_sub_epi32(bits, lowest);
+	*exponent = _mm256_cvtepi32_ps(_mm256_srai_epi32(bits, 23));
+	bits = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffff));
+	return _mm256_castsi256_ps(_mm256_add_epi32(bits, lowest));
+}
+
 /* y, but 0 where x < limit */
 static inline vf v_zero_below(vf y, vf x, float limit)
 {
@@ -113,6 +124,9 @@ static inline float v_max_all(vf x)
 
 #include "kernels/cpu/vector.h"
 #include "kernels/cpu/vector_blocks.h"
+#include "kernels/cpu/vector_columns.h"
+#include "kernels/cpu/vector_arrays.h"
+#include "kernels/cpu/vector_quadratic.h"
 
 const struct kv_cpu_ops kv_cpu_avx2 = {
 	.dots = dots,
@@ -121,6 +135,7 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_raise = exp_raise,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
@@ -128,6 +143,18 @@ const struct kv_cpu_ops kv_cpu_avx2 = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.lane_logits = lane_logits,
+	.lane_softmax = lane_softmax,
+	.lane_weights = lane_weights,
+	.lane_sum = lane_sum,
+	.lane_max = lane_max,
+	.lane_sizes = lane_sizes,
+	.total = total,
+	.entropy = entropy,
+	.moments = moments,
+	.add = add,
+	.larger = larger,
+	.quadratic = quadratic,
 };
 
 #if defined(__clang__)

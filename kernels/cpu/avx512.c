@@ -80,6 +80,17 @@ static inline vf v_exponent(vf x)
 	return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
 }
 
+/* The mantissa of x, from sqrt(1/2) to sqrt(2), and the exponent that goes with it. */
+static inline vf v_split(vf x, vf *exponent)
+{
+	vi lowest = _mm512_set1_epi32(0x3f3504f3), bits = _mm512_castps_si512(x);
+
+	bits = _mm512_sub_epi32(bits, lowest);
+	*exponent = _mm512_cvtepi32_ps(_mm512_srai_epi32(bits, 23));
+	bits = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffff));
+	return _mm512_castsi512_ps(_mm512_add_epi32(bits, lowest));
+}
+
 /* y, but 0 where x < limit */
 static inline vf v_zero_below(vf y, vf x, float limit)
 {
@@ -113,6 +124,9 @@ static inline vf v_sum_each(const vf x[VW])
 
 #include "kernels/cpu/vector.h"
 #include "kernels/cpu/vector_blocks.h"
+#include "kernels/cpu/vector_columns.h"
+#include "kernels/cpu/vector_arrays.h"
+#include "kernels/cpu/vector_quadratic.h"
 
 const struct kv_cpu_ops kv_cpu_avx512 = {
 	.dots = dots,
@@ -121,6 +135,7 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_raise = exp_raise,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
@@ -128,6 +143,18 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.lane_logits = lane_logits,
+	.lane_softmax = lane_softmax,
+	.lane_weights = lane_weights,
+	.lane_sum = lane_sum,
+	.lane_max = lane_max,
+	.lane_sizes = lane_sizes,
+	.total = total,
+	.entropy = entropy,
+	.moments = moments,
+	.add = add,
+	.larger = larger,
+	.quadratic = quadratic,
 };
 
 #if defined(__clang__)

@@ -34,3 +34,13 @@ void kv_cpu_stats(const struct kvmod_view *view, uint32_t dim, uint32_t begin, u
 		kv_cpu_ops()->stats(view->type, kv_row_at(view, begin), view->stride, dim,
 				    end - begin, out);
 }
+
+void kv_cpu_quadratic(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		      const float *a, const float *b, float *out)
+{
+	const struct kv_cpu_ops *ops = dim > KV_FORM_DIM ? &kv_cpu_scalar : kv_cpu_ops();
+
+	if (begin < end)
+		ops->quadratic(view->type, kv_row_at(view, begin), view->stride, dim, end - begin, a, b,
+			       out);
+}

@@ -19,6 +19,12 @@ void kv_cpu_norms(const struct kvmod_view *view, uint32_t dim, uint32_t begin, u
 void kv_cpu_sum(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
 		const float *weights, float *out);
 
+/*
+ * out[i - begin] = x'Ax + b.x of row i as x. a is symmetric, [dim][dim]; b: [dim].
+ */
+void kv_cpu_quadratic(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+		      const float *a, const float *b, float *out);
+
 /* Of each dimension, [dim]; what is NULL is not computed. */
 struct kv_columns {
 	float *mean, *variance, *smallest, *largest;

@@ -11,6 +11,9 @@
 #include "kernels/cpu/logits.h"
 #include "kernels/cpu/simd.h"
 
+/* The longest rows that quadratic() of vectors takes; it has some of them on its stack. */
+#define KV_FORM_DIM 1024
+
 struct kv_cpu_ops {
 	/* out: one float for each query and key, q.k without scale */
 	void (*dots)(const struct kvmod_view *k, uint32_t head_dim, uint32_t begin,
@@ -24,6 +27,8 @@ struct kv_cpu_ops {
 			struct kv_softmax *out);
 	/* out += weight * exp(x - max) */
 	void (*exp_add)(const float *x, size_t n, float max, float weight, float *out);
+	/* out -> the larger of out and weight * exp(x - max) */
+	void (*exp_raise)(const float *x, size_t n, float max, float weight, float *out);
 	/* x -> weight * exp(x - max) */
 	void (*exp_scale)(float *x, size_t n, float max, float weight);
 	uint64_t (*sum_bytes)(const unsigned char *x, size_t n);
@@ -37,6 +42,36 @@ struct kv_cpu_ops {
 		    const float *weights, float *out);
 	void (*stats)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
 		      const struct kv_columns *out);
+	/*
+	 * Queries side by side: `lanes` of them, a multiple of KV_PAD, have x[key][lane]. n keys
+	 * are k[n][dim], with room for a multiple of 8; queries are q[dim][lanes].
+	 */
+	void (*lane_logits)(const float *k, uint32_t dim, uint32_t n, const float *q, uint32_t lanes,
+			    float *out);
+	/*
+	 * x -> exp(x - max), and the sum of that; max[lanes], sum[lanes]. A lane sees the first
+	 * sees[lane] keys, any number; the others give 0. sees NULL: all.
+	 */
+	void (*lane_softmax)(float *x, uint32_t n, uint32_t lanes, const float *sees, float *max,
+			     float *sum);
+	/* Pieces of one softmax, [n_pieces][lanes]: max -> what exp(x - max) is to be multiplied by. */
+	void (*lane_weights)(float *max, const float *sum, uint32_t n_pieces, uint32_t lanes);
+	/* out[key] += the sum over lanes of weights[lane] * x; the largest of that and of out[key] */
+	void (*lane_sum)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
+	void (*lane_max)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
+	/* out[lane] += the sum over keys of |x| */
+	void (*lane_sizes)(const float *x, uint32_t n, uint32_t lanes, float *out);
+	/* as arrays.h has them, of KV_SUM numbers or fewer */
+	float (*total)(const float *x, size_t n);
+	float (*entropy)(const float *x, size_t n, float epsilon);
+	/* share: 1 / count */
+	void (*moments)(const float *x, size_t n, float share, float *mean, float *squares);
+	/* out[i] + x[i], and the larger of the two */
+	void (*add)(const float *x, size_t n, float *out);
+	void (*larger)(const float *x, size_t n, float *out);
+	/* dim is at most KV_FORM_DIM */
+	void (*quadratic)(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+			  const float *a, const float *b, float *out);
 };
 
 extern const struct kv_cpu_ops kv_cpu_scalar;

@@ -86,6 +86,14 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 		out[i] += weight * expf(x[i] - m);
 }
 
+static void exp_raise(const float *x, size_t n, float m, float weight, float *out)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		out[i] = fmaxf(out[i], weight * expf(x[i] - m));
+}
+
 static void exp_scale(float *x, size_t n, float m, float weight)
 {
 	size_t i;
@@ -186,6 +194,146 @@ static void stats(uint32_t type, const char *k, int64_t stride, uint32_t dim, ui
 		kv_column_stats(type, k, stride, d, n, out);
 }
 
+/* --- queries side by side: x[key][lane] --- */
+
+static void lane_logits(const float *k, uint32_t dim, uint32_t n, const float *q, uint32_t lanes,
+			float *out)
+{
+	for (uint32_t i = 0; i < n; i++, k += dim, out += lanes) {
+		memset(out, 0, lanes * sizeof(*out));
+		for (uint32_t d = 0; d < dim; d++)
+			for (uint32_t l = 0; l < lanes; l++)
+				out[l] += k[d] * q[(size_t)d * lanes + l];
+	}
+}
+
+static void lane_softmax(float *x, uint32_t n, uint32_t lanes, const float *sees, float *max,
+			 float *sum)
+{
+	for (uint32_t l = 0; l < lanes; l++) {
+		float *column = x + l;
+		double total = 0;
+
+		max[l] = -FLT_MAX;
+		for (uint32_t i = 0; i < n; i++) {
+			if (sees && (float)i >= sees[l])
+				column[(size_t)i * lanes] -= 1e30f;
+			if (column[(size_t)i * lanes] > max[l])
+				max[l] = column[(size_t)i * lanes];
+		}
+		for (uint32_t i = 0; i < n; i++) {
+			column[(size_t)i * lanes] = expf(column[(size_t)i * lanes] - max[l]);
+			total += column[(size_t)i * lanes];
+		}
+		sum[l] = (float)total;
+	}
+}
+
+static void lane_weights(float *max, const float *sum, uint32_t n_pieces, uint32_t lanes)
+{
+	for (uint32_t l = 0; l < lanes; l++) {
+		float most = -FLT_MAX;
+		double total = 0;
+
+		for (uint32_t i = 0; i < n_pieces; i++)
+			most = max[i * lanes + l] > most ? max[i * lanes + l] : most;
+		for (uint32_t i = 0; i < n_pieces; i++) {
+			max[i * lanes + l] = expf(max[i * lanes + l] - most);
+			total += (double)sum[i * lanes + l] * max[i * lanes + l];
+		}
+		for (uint32_t i = 0; i < n_pieces; i++)
+			max[i * lanes + l] = (float)(max[i * lanes + l] / total);
+	}
+}
+
+static void lane_sum(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, x += lanes) {
+		double total = 0;
+
+		for (uint32_t l = 0; l < lanes; l++)
+			total += (double)x[l] * weights[l];
+		out[i] += (float)total;
+	}
+}
+
+static void lane_max(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, x += lanes)
+		for (uint32_t l = 0; l < lanes; l++)
+			out[i] = x[l] * weights[l] > out[i] ? x[l] * weights[l] : out[i];
+}
+
+static void lane_sizes(const float *x, uint32_t n, uint32_t lanes, float *out)
+{
+	for (uint32_t l = 0; l < lanes; l++) {
+		double total = 0;
+
+		for (uint32_t i = 0; i < n; i++)
+			total += (double)fabsf(x[(size_t)i * lanes + l]);
+		out[l] += (float)total;
+	}
+}
+
+/* --- arrays of numbers --- */
+
+static float total(const float *x, size_t n)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += x[i];
+	return (float)sum;
+}
+
+static float entropy(const float *x, size_t n, float epsilon)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum -= x[i] * logf(x[i] + epsilon);
+	return (float)sum;
+}
+
+static void moments(const float *x, size_t n, float share, float *mean, float *squares)
+{
+	for (size_t i = 0; i < n; i++) {
+		float from = x[i] - mean[i];
+
+		mean[i] += from * share;
+		squares[i] += from * (x[i] - mean[i]);
+	}
+}
+
+static void add(const float *x, size_t n, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] += x[i];
+}
+
+static void larger(const float *x, size_t n, float *out)
+{
+	for (size_t i = 0; i < n; i++)
+		out[i] = x[i] > out[i] ? x[i] : out[i];
+}
+
+static void quadratic(uint32_t type, const char *k, int64_t stride, uint32_t dim, uint32_t n,
+		      const float *a, const float *b, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, k += stride) {
+		double total = 0;
+
+		for (uint32_t d = 0; d < dim; d++) {
+			double y = b[d];
+
+			for (uint32_t e = 0; e < dim; e++)
+				y += (double)a[(size_t)d * dim + e] * kv_element(type, k, e);
+			total += y * kv_element(type, k, d);
+		}
+		out[i] = (float)total;
+	}
+}
+
 const struct kv_cpu_ops kv_cpu_scalar = {
 	.dots = dots,
 	.scale = scale,
@@ -193,6 +341,7 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.max = max,
 	.softmax = softmax,
 	.exp_add = exp_add,
+	.exp_raise = exp_raise,
 	.exp_scale = exp_scale,
 	.sum_bytes = sum_bytes,
 	.multiply_add = multiply_add,
@@ -200,4 +349,16 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.norms = norms,
 	.sum = sum,
 	.stats = stats,
+	.lane_logits = lane_logits,
+	.lane_softmax = lane_softmax,
+	.lane_weights = lane_weights,
+	.lane_sum = lane_sum,
+	.lane_max = lane_max,
+	.lane_sizes = lane_sizes,
+	.total = total,
+	.entropy = entropy,
+	.moments = moments,
+	.add = add,
+	.larger = larger,
+	.quadratic = quadratic,
 };

@@ -354,6 +354,21 @@ static void exp_add(const float *x, size_t n, float m, float weight, float *out)
 		out[i + j] = fmaf(rest[j], weight, out[i + j]);
 }
 
+static void exp_raise(const float *x, size_t n, float m, float weight, float *out)
+{
+	float rest[VW];
+	size_t i;
+
+	for (i = 0; i + VW <= n; i += VW)
+		v_store(out + i, v_max(v_mul(v_exp(v_sub(v_load(x + i), v_set1(m))), v_set1(weight)),
+				       v_load(out + i)));
+	if (i == n)
+		return;
+	v_store(rest, v_mul(v_exp(v_sub(v_load_rest(x + i, n - i), v_set1(m))), v_set1(weight)));
+	for (size_t j = 0; i + j < n; j++)
+		out[i + j] = rest[j] > out[i + j] ? rest[j] : out[i + j];
+}
+
 static void exp_scale(float *x, size_t n, float m, float weight)
 {
 	float rest[VW];

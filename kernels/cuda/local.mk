@@ -3,7 +3,9 @@
 # which needs no C++ library.
 CUDA_KERNELS = \
 	kernels/cuda/attend/attend.cu \
+	kernels/cuda/columns/columns.cu \
 	kernels/cuda/gather/gather.cu \
+	kernels/cuda/norms/norms.cu \
 	kernels/cuda/read/read.cu \
 	kernels/cuda/refreekv/by_attention.cu \
 	kernels/cuda/refreekv/refreekv.cu
@@ -21,7 +23,10 @@ CUDA_INCLUDES = \
 	kernels/cuda/base/mma.cuh \
 	kernels/cuda/base/paths.cuh \
 	kernels/cuda/base/q8.cuh \
+	kernels/cuda/base/rows.cuh \
 	kernels/cuda/base/warp.cuh \
+	kernels/cuda/columns/kernels.cuh \
+	kernels/cuda/norms/kernel.cuh \
 	kernels/cuda/refreekv/decision.cuh \
 	kernels/cuda/refreekv/finish.cuh \
 	kernels/cuda/refreekv/many_rows.cuh \
@@ -37,11 +42,19 @@ CUDA_HOST_CODE = \
 	kernels/cuda/base/error.c \
 	kernels/cuda/base/error.h \
 	kernels/cuda/base/limits.h \
+	kernels/cuda/base/rows.c \
+	kernels/cuda/base/rows.h \
 	kernels/cuda/base/segment.c \
 	kernels/cuda/base/segment.h \
+	kernels/cuda/columns/columns.h \
+	kernels/cuda/columns/table.c \
+	kernels/cuda/columns/table.h \
 	kernels/cuda/gather/gather.h \
 	kernels/cuda/gather/table.c \
 	kernels/cuda/gather/table.h \
+	kernels/cuda/norms/norms.h \
+	kernels/cuda/norms/table.c \
+	kernels/cuda/norms/table.h \
 	kernels/cuda/read/read.h \
 	kernels/cuda/refreekv/by_attention.h \
 	kernels/cuda/refreekv/by_attention_rule.c \

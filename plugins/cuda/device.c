@@ -2,37 +2,23 @@
 /* The device "cuda": memory, copies, gathers and timing of one GPU. */
 #include "plugins/cuda/device.h"
 
-#include <stdatomic.h>
-#include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-#include <kvmod/policy.h>
 
 #include "config.h"
 #include "kernels/cuda/base/error.h"
 #include "kernels/cuda/gather/gather.h"
 #include "kernels/cuda/read/read.h"
-
-/* Memory for the table of a gather, pinned on the host and on the GPU. */
-struct table {
-	size_t room;
-	cudaEvent_t done;		/* after the gather: both can be used again */
-	char *host, *device;
-};
-
-#define N_TABLES 4			/* gathers under way at once; a fifth waits */
-
-struct cuda_device {
-	struct kvmod_instance instance;
-	uint32_t *sink;			/* see kv_cuda_read() */
-	_Atomic(struct table *) tables[N_TABLES];	/* of earlier gathers; NULL: none, or in use by a call */
-};
+#include "plugins/cuda/attention.h"
 
 static const struct kvmod_host *host_of(void *self)
 {
-	return ((struct cuda_device *)self)->instance.host;
+	return ((struct kv_cuda_device *)self)->instance.host;
+}
+
+static struct kv_cuda_tables *tables_of(void *self)
+{
+	return &((struct kv_cuda_device *)self)->tables;
 }
 
 /* --- opening ----------------------------------------------------------------------- */
@@ -60,24 +46,9 @@ static int32_t check_gpu(const struct kvmod_host *host)
 	return kv_cuda_say(host, error, "the GPU cannot be used");
 }
 
-static void free_table(struct table *t)
-{
-	if (!t)
-		return;
-	if (t->done) {
-		cudaEventSynchronize(t->done);
-		cudaEventDestroy(t->done);
-	}
-	if (t->device)
-		cudaFree(t->device);
-	if (t->host)
-		cudaFreeHost(t->host);
-	free(t);
-}
-
 static int32_t cuda_open(void *self_)
 {
-	struct cuda_device *self = self_;
+	struct kv_cuda_device *self = self_;
 	const struct kvmod_host *host = self->instance.host;
 	int32_t err = check_gpu(host);
 
@@ -89,11 +60,10 @@ static int32_t cuda_open(void *self_)
 
 static void cuda_close(void *self_)
 {
-	struct cuda_device *self = self_;
+	struct kv_cuda_device *self = self_;
 
 	cudaFree(self->sink);
-	for (int i = 0; i < N_TABLES; i++)
-		free_table(atomic_load(&self->tables[i]));
+	kv_cuda_free_tables(&self->tables);
 }
 
 /* --- memory -------------------------------------------------------------------------- */
@@ -211,80 +181,7 @@ static int32_t divide(const struct kvmod_gather *gathers, uint32_t n, uint32_t s
 	return err;
 }
 
-/* Lists grow turn by turn, so a table has some room to spare. */
-static cudaError_t new_table(size_t bytes, struct table **out)
-{
-	struct table *t = calloc(1, sizeof(*t));
-	cudaError_t error;
-
-	if (!t)
-		return cudaErrorMemoryAllocation;
-	t->room = bytes + bytes / 8;
-	error = cudaHostAlloc((void **)&t->host, t->room, cudaHostAllocDefault);
-	if (error == cudaSuccess)
-		error = cudaMalloc((void **)&t->device, t->room);
-	if (error == cudaSuccess)
-		error = cudaEventCreateWithFlags(&t->done, cudaEventDisableTiming);
-	if (error == cudaSuccess)
-		*out = t;
-	else
-		free_table(t);
-	return error;
-}
-
-/* Keeps a table for later gathers, or frees it if enough are kept. */
-static void put_table(struct cuda_device *self, struct table *t)
-{
-	for (int i = 0; i < N_TABLES; i++) {
-		struct table *none = NULL;
-
-		if (atomic_compare_exchange_strong(&self->tables[i], &none, t))
-			return;
-	}
-	free_table(t);
-}
-
-static bool is_done(const struct table *t)
-{
-	bool done = cudaEventQuery(t->done) == cudaSuccess;
-
-	cudaGetLastError();	/* "not ready" is not an error here */
-	return done;
-}
-
-/* A kept table that is large enough, and free unless the caller will wait. NULL: *full if all are in use. */
-static struct table *find_table(struct cuda_device *self, size_t bytes, bool wait, bool *full)
-{
-	*full = true;
-	for (int i = 0; i < N_TABLES; i++) {
-		struct table *t = atomic_exchange(&self->tables[i], NULL);
-
-		if (t && t->room >= bytes && (wait || is_done(t)))
-			return t;
-		*full &= t && t->room >= bytes;
-		if (t && t->room < bytes && is_done(t))
-			free_table(t);
-		else if (t)
-			put_table(self, t);
-	}
-	return NULL;
-}
-
-/*
- * The table of long lists is large, and allocating it takes longer than the gather. So
- * the tables of earlier gathers are used again, after these are done.
- */
-static cudaError_t take_table(struct cuda_device *self, size_t bytes, struct table **out)
-{
-	bool full;
-
-	*out = find_table(self, bytes, false, &full);
-	if (!*out && full)
-		*out = find_table(self, bytes, true, &full);
-	return *out ? cudaEventSynchronize((*out)->done) : new_table(bytes, out);
-}
-
-static cudaError_t launch_part(const struct part *p, uint32_t stride, const struct table *table,
+static cudaError_t launch_part(const struct part *p, uint32_t stride, const struct kv_cuda_table *table,
 			       cudaStream_t stream)
 {
 	char *host = table->host + p->at, *device = table->device + p->at;
@@ -295,25 +192,20 @@ static cudaError_t launch_part(const struct part *p, uint32_t stride, const stru
 	return error == cudaSuccess ? kv_cuda_cause(kv_cuda_gather(&p->job, device, stream)) : error;
 }
 
-static cudaError_t launch_parts(const struct parts *parts, const struct table *table, cudaStream_t stream)
+static cudaError_t launch_parts(const struct parts *parts, const struct kv_cuda_table *table, cudaStream_t stream)
 {
 	cudaError_t error = cudaSuccess;
 
 	for (uint32_t i = 0; i < parts->n && error == cudaSuccess; i++)
 		error = launch_part(&parts->part[i], parts->stride, table, stream);
-	if (error == cudaSuccess)
-		error = cudaEventRecord(table->done, stream);
-	/* Launches under way may still read the table, and no event will tell when they are done. */
-	if (error != cudaSuccess)
-		cudaStreamSynchronize(stream);
-	return error;
+	return kv_cuda_end_table(table, error, stream);
 }
 
 static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *gathers,
 			   uint32_t n_gathers, uint32_t gather_stride)
 {
 	const struct kvmod_host *host = host_of(self);
-	struct table *table = NULL;
+	struct kv_cuda_table *table;
 	struct parts parts;
 	cudaError_t error;
 	int32_t err;
@@ -324,21 +216,19 @@ static int32_t cuda_gather(void *self, void *stream, const struct kvmod_gather *
 				  "and, where source and target overlap, rows that move to the front");
 	if (parts.n == 0)
 		return 0;
-	error = take_table(self, parts.bytes, &table);
-	if (error != cudaSuccess) {
-		free_table(table);
+	error = kv_cuda_take_table(tables_of(self), parts.bytes, &table);
+	if (error != cudaSuccess)
 		return kv_cuda_say(host, error, "cannot allocate the table of a gather");
-	}
 	error = launch_parts(&parts, table, stream);
-	put_table(self, table);
+	kv_cuda_put_table(tables_of(self), table);
 	return kv_cuda_say(host, error, "gathering on the GPU");
 }
 
-/* --- timing: an extension ---------------------------------------------------------------- */
+/* --- extensions: timing ---------------------------------------------------------------- */
 
 static int32_t cuda_read(void *self_, void *stream, const void *memory, uint64_t bytes)
 {
-	struct cuda_device *self = self_;
+	struct kv_cuda_device *self = self_;
 	int err = kv_cuda_read(memory, bytes, self->sink, stream);
 
 	return kv_cuda_say(host_of(self), kv_cuda_cause(err), "reading on the GPU");
@@ -383,6 +273,8 @@ static const void *cuda_get_extension(void *self, const char *name)
 	};
 
 	(void)self;
+	if (strcmp(name, KVMOD_DEVICE_ATTENTION) == 0)
+		return &kv_cuda_device_attention;
 	return strcmp(name, KVMOD_DEVICE_TIMING) == 0 ? &timing : NULL;
 }
 
@@ -390,7 +282,7 @@ const struct kvmod_device_ops kv_cuda_device_ops = {
 	.size = sizeof(kv_cuda_device_ops),
 	.name = "cuda",
 	.description = "an NVIDIA GPU",
-	.instance_size = sizeof(struct cuda_device),
+	.instance_size = sizeof(struct kv_cuda_device),
 	.open = cuda_open,
 	.close = cuda_close,
 	.alloc = cuda_alloc,

@@ -4,6 +4,15 @@
 #define KV_PLUGINS_CUDA_DEVICE_H
 
 #include <kvmod/device.h>
+#include <kvmod/policy.h>
+
+#include "plugins/cuda/tables.h"
+
+struct kv_cuda_device {
+	struct kvmod_instance instance;
+	uint32_t *sink;			/* see kv_cuda_read() */
+	struct kv_cuda_tables tables;
+};
 
 extern const struct kvmod_device_ops kv_cuda_device_ops;
 

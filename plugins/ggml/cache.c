@@ -19,11 +19,43 @@ void gg_cache_free(struct gg_cache *cache)
 {
 	gg_memory_free(&cache->k);
 	gg_memory_free(&cache->v);
+	gg_extras_free(cache);
 	gg_sinks_free(&cache->sinks);
 	free(cache->n);
 	free(cache->first);
 	free(cache->positions);
 	memset(cache, 0, sizeof(*cache));
+}
+
+uint32_t gg_cache_room(const struct gg_engine *engine, const struct gg_cache *cache)
+{
+	uint32_t most = 0;
+
+	for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
+		uint32_t room = cache->first[g + 1] - cache->first[g];
+
+		most = room > most ? room : most;
+	}
+	return most;
+}
+
+uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
+{
+	uint32_t low = 0, high = cache->n[head];
+	const int32_t *positions;
+
+	if (!cache->positions)
+		return limit < high ? (uint32_t)limit : high;
+	positions = cache->positions + cache->first[head];
+	while (low < high) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if ((uint64_t)positions[middle] < limit)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
 }
 
 bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache)
@@ -138,9 +170,13 @@ static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	       gg_memory_new(engine, &cache->v, side, cache->first[n_heads] * row);
 }
 
-/* Describes a pick as a gather, by indices or by spans; returns the number of spans. */
-static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *gather,
-			      struct kvmod_span *spans)
+uint32_t gg_pick_spans(const struct gg_pick *pick)
+{
+	return pick->spans ? pick->n_spans : 1;
+}
+
+uint32_t gg_describe_pick(const struct gg_pick *pick, struct kvmod_gather *gather,
+			  struct kvmod_span *spans)
 {
 	uint32_t begin, span = 0, n_spans = 0, n;
 
@@ -158,9 +194,8 @@ static uint32_t describe_pick(const struct gg_pick *pick, struct kvmod_gather *g
 	return n_spans;
 }
 
-/* A gather of the picked rows of `from`, which begin at its row `begin`, to row `end` of `to`. */
-static struct kvmod_gather move(const struct kvmod_gather *picked, void *to, size_t end,
-				const void *from, size_t begin, uint32_t n_rows, size_t row)
+struct kvmod_gather gg_move(const struct kvmod_gather *picked, void *to, size_t end, const void *from,
+			    size_t begin, uint32_t n_rows, size_t row)
 {
 	struct kvmod_gather gather = *picked;
 
@@ -185,10 +220,11 @@ static uint32_t move_sinks(const struct gg_engine *engine, struct gg_sinks *to,
 	to->n[g] = rows.n;
 	if (!rows.n)
 		return 0;
-	*n_spans = describe_pick(&rows, &picked, spans);
-	*keys = move(&picked, to->keys.address, first, from->keys.address, first, from->n[g],
-		     engine->net.head_dim * sizeof(float));
-	places = move(&picked, to->places, first, from->places, first, from->n[g], sizeof(*to->places));
+	*n_spans = gg_describe_pick(&rows, &picked, spans);
+	*keys = gg_move(&picked, to->keys.address, first, from->keys.address, first, from->n[g],
+			engine->net.head_dim * sizeof(float));
+	places = gg_move(&picked, to->places, first, from->places, first, from->n[g],
+			 sizeof(*to->places));
 	kv_cpu_gather(&places);
 	return 1;
 }
@@ -206,14 +242,14 @@ static int32_t gather_heads(struct gg_engine *engine, enum gg_side side, struct 
 
 		if (!picks[g].n)
 			continue;
-		spans += describe_pick(&picks[g], &picked, spans);
-		gathers[n++] = move(&picked, to->k.address, to->first[g], from->k.address,
-				    from->first[g], from->n[g], row);
-		gathers[n++] = move(&picked, to->v.address, to->first[g], from->v.address,
-				    from->first[g], from->n[g], row);
+		spans += gg_describe_pick(&picks[g], &picked, spans);
+		gathers[n++] = gg_move(&picked, to->k.address, to->first[g], from->k.address,
+				       from->first[g], from->n[g], row);
+		gathers[n++] = gg_move(&picked, to->v.address, to->first[g], from->v.address,
+				       from->first[g], from->n[g], row);
 		if (from->positions) {
-			positions = move(&picked, to->positions, to->first[g], from->positions,
-					 from->first[g], from->n[g], sizeof(*to->positions));
+			positions = gg_move(&picked, to->positions, to->first[g], from->positions,
+					    from->first[g], from->n[g], sizeof(*to->positions));
 			kv_cpu_gather(&positions);
 		}
 		n_spans = 0;
@@ -239,7 +275,7 @@ static int32_t copy_rows(struct gg_engine *engine, enum gg_side side, struct gg_
 	int32_t code;
 
 	for (uint32_t g = 0; g < n_heads; g++)
-		n_spans += 2 * (picks[g].spans ? picks[g].n_spans : 1);
+		n_spans += 2 * gg_pick_spans(&picks[g]);
 	spans = calloc(n_spans + 1, sizeof(*spans));
 	if (gathers && spans)
 		code = gather_heads(engine, side, to, from, picks, gathers, spans);

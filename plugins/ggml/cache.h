@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cache of one layer: its rows, and the rotation of its keys. */
+/* The cache of one layer: its rows, the numbers that go with them, the rotation of its keys. */
 #ifndef KV_PLUGINS_GGML_CACHE_H
 #define KV_PLUGINS_GGML_CACHE_H
 
@@ -28,11 +28,25 @@ struct gg_sinks {
 };
 
 /*
+ * Extras: numbers that an engine keeps for policies beside the rows of a cache, one float
+ * for each query head and row of its KV head. Their memory is [n_q_heads][gg_cache_room()],
+ * on the cache's side: number i of query head h belongs to row i of h's KV head.
+ *
+ * They follow the rows: a cut gathers them, growth and forks copy them, copies for a replay
+ * have none. Numbers of rows that are new are 0, unless a truncate dropped rows before: it
+ * leaves their numbers, which whoever keeps an extra must then overwrite or drop. An extra
+ * whose memory has no bytes is not kept, or was lost for want of memory: losing one costs
+ * compression, never output.
+ */
+enum gg_extra { GG_COLUMN_SUMS, GG_WO_NORMS, GG_N_EXTRAS };
+
+/*
  * K and V of one layer: head_dim-wide rows, KV heads end to end. Head g has the
  * rows first[g] .. first[g + 1] - 1, of which the first n[g] are in use.
  */
 struct gg_cache {
 	struct gg_memory k, v;
+	struct gg_memory extras[GG_N_EXTRAS];
 	uint32_t *n;			/* [n_kv_heads] */
 	uint32_t *first;		/* [n_kv_heads + 1], multiples of GG_PAD */
 	int32_t *positions;		/* of each row; NULL: 0, 1, ... in every head */
@@ -52,6 +66,15 @@ struct gg_pick {
 
 /* Drops rows from `limit` on. */
 void gg_pick_before(struct gg_pick *pick, uint32_t limit);
+/* The most spans that gg_describe_pick() makes of a pick. */
+uint32_t gg_pick_spans(const struct gg_pick *pick);
+/* Describes a pick as a gather, by indices or by spans; returns the number of spans. */
+uint32_t gg_describe_pick(const struct gg_pick *pick, struct kvmod_gather *gather,
+			  struct kvmod_span *spans);
+/* The gather that gg_describe_pick() began: of n_rows rows from row `begin` of `from` on, to
+   row `end` of `to`. */
+struct kvmod_gather gg_move(const struct kvmod_gather *picked, void *to, size_t end, const void *from,
+			    size_t begin, uint32_t n_rows, size_t row_bytes);
 size_t gg_row_bytes(const struct gg_engine *engine);
 /*
  * Overwrites *to with a copy of the picked rows of `from` (one pick for each head; from
@@ -62,8 +85,32 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 		      const struct gg_cache *from, const struct gg_pick *picks,
 		      uint64_t logical, uint32_t room);
 void gg_cache_free(struct gg_cache *cache);
+/* How many rows of a head have a position below the limit; these rows come first. */
+uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit);
+/* Rows of the KV head that has the most room. */
+uint32_t gg_cache_room(const struct gg_engine *engine, const struct gg_cache *cache);
 /* Do all heads have one length, so that one attention node serves them? */
 bool gg_cache_even(const struct gg_engine *engine, const struct gg_cache *cache);
+
+/* --- extras (extras.c) --------------------------------------------------------------- */
+
+/* Memory for an extra, all of it 0, in the place of what there was. False: not enough. */
+bool gg_extra_new(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
+		  enum gg_extra which);
+static inline bool gg_extra_kept(const struct gg_cache *cache, enum gg_extra which)
+{
+	return cache->extras[which].bytes > 0;
+}
+/* As a segment shows it: [n_q_heads][n]. data is NULL where the extra is not kept. */
+struct kvmod_view gg_extra_view(const struct gg_engine *engine, const struct gg_cache *cache,
+				enum gg_extra which);
+/*
+ * After gg_cache_copy(): the copy gets the extras of the same picks. If this fails, the copy
+ * has no extras.
+ */
+int32_t gg_extras_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+		       const struct gg_cache *from, const struct gg_pick *picks);
+void gg_extras_free(struct gg_cache *cache);
 
 /* --- sinks (phases.c) ---------------------------------------------------------------- */
 

@@ -51,6 +51,9 @@ static void describe(struct gg_engine *engine)
 		.name = net->name, .architecture = net->family->architecture,
 		.scale = net->scale, .rope_base = net->rope.base,
 		.rope_interleaved = net->rope.type == GGML_ROPE_TYPE_NORMAL,
+		.rope_freqs = net->rope_freqs,
+		.n_rope_freqs = net->rope_freqs ? (uint32_t)net->rope.n_dims / 2 : 0,
+		.rope_magnitude = net->rope.attn_factor * gg_rope_magnitude(&net->rope),
 		.end_tokens = engine->text.end_tokens, .n_end_tokens = engine->text.n_end_tokens,
 		.device = engine->gpu.n_layers ? engine->gpu.ops->name : NULL,
 		.n_device_layers = engine->gpu.n_layers,
@@ -63,6 +66,8 @@ static void gg_close(void *self)
 
 	gg_gpu_wait(engine);
 	gg_graph_free(&gg_runtime_of(engine)->graph);
+	for (int side = 0; side < GG_N_SIDES; side++)
+		gg_memory_free(&gg_runtime_of(engine)->scratch[side]);
 	gg_text_close(engine);
 	gg_model_close(engine);
 	gg_gpu_close(engine);
@@ -134,4 +139,5 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.seq_room = gg_seq_room,
 	.check = gg_check,
 	.serves = gg_serves,
+	.chat_part = gg_chat_part,
 };

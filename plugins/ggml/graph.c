@@ -26,6 +26,7 @@ static bool shape_fits(const struct gg_shape *shape, const struct gg_slot *slot)
 {
 	return shape->version == slot->seq->version && shape->n_tokens == slot->n_tokens &&
 	       shape->n_logits == slot->n_logits && shape->n_queries == slot->n_queries &&
+	       shape->first_stat == slot->first_stat && shape->n_stats == slot->n_stats &&
 	       slot->seq->logical + slot->n_tokens <= shape->limit;
 }
 
@@ -61,6 +62,8 @@ static void shape_set(const struct gg_engine *engine, struct gg_shape *shape, co
 		.n_tokens = slot->n_tokens,
 		.n_logits = slot->n_logits,
 		.n_queries = slot->n_queries,
+		.first_stat = slot->first_stat,
+		.n_stats = slot->n_stats,
 	};
 }
 
@@ -70,7 +73,10 @@ static uint64_t topology_of(const struct gg_engine *engine, const struct gg_slot
 	uint64_t hash = 0xcbf29ce484222325u;
 
 	for (uint32_t s = 0; s < n_slots; s++) {
-		const uint32_t counts[] = { slots[s].n_tokens, slots[s].n_logits, slots[s].n_queries };
+		const uint32_t counts[] = {
+			slots[s].n_tokens, slots[s].n_logits, slots[s].n_queries,
+			slots[s].first_stat, slots[s].n_stats,
+		};
 
 		for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
 			hash = (hash ^ counts[i]) * 0x100000001b3u;
@@ -116,16 +122,21 @@ static void project(const struct builder *b, uint32_t layer, struct ggml_tensor 
 	}
 }
 
-/* Queries or keys: by heads, normalised if the family does that, and rotated by position. */
+/* Queries or keys by heads, normalised if the family does that. */
 static struct ggml_tensor *by_heads(const struct builder *b, struct ggml_tensor *x, uint32_t n_heads,
-				    const struct gg_input *positions, struct ggml_tensor *norm_weight)
+				    struct ggml_tensor *norm_weight)
+{
+	x = ggml_reshape_3d(b->context, x, b->model->head_dim, n_heads,
+			    ggml_nelements(x) / b->model->head_dim / n_heads);
+	return norm_weight ? norm(b, x, norm_weight) : x;
+}
+
+/* Rotates them by position. */
+static struct ggml_tensor *rotate(const struct builder *b, struct ggml_tensor *x,
+				  const struct gg_input *positions)
 {
 	const struct gg_rope *rope = &b->model->rope;
 
-	x = ggml_reshape_3d(b->context, x, b->model->head_dim, n_heads,
-			    ggml_nelements(x) / b->model->head_dim / n_heads);
-	if (norm_weight)
-		x = norm(b, x, norm_weight);
 	return ggml_rope_ext(b->context, x, positions->on[b->side],
 			     b->model->rope_factors[b->side], rope->n_dims, rope->type, rope->n_context, rope->base, rope->scale,
 			     rope->ext_factor, rope->attn_factor, rope->beta_fast, rope->beta_slow);
@@ -150,8 +161,8 @@ static struct ggml_tensor *keys(const struct builder *b, struct ggml_tensor *x,
 				struct ggml_tensor *norm_weight)
 {
 	if (b->side == GG_GPU)
-		return by_heads(b, x, 1, &b->graph->key_positions, norm_weight);
-	return by_heads(b, x, b->model->n_kv_heads, &b->graph->positions, norm_weight);
+		return rotate(b, by_heads(b, x, 1, norm_weight), &b->graph->key_positions);
+	return rotate(b, by_heads(b, x, b->model->n_kv_heads, norm_weight), &b->graph->positions);
 }
 
 /* The numbers of the cache rows that take a slot's new rows in a layer, head by head. */
@@ -220,6 +231,8 @@ static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32
 	x = ggml_flash_attn_ext(context, q, views[0], views[1],
 				gg_feed_mask(b->graph, slot, n, length, b->side),
 				b->model->scale, 0, 0);
+	/* Some models' keys are too large for a sum of products in half precision. */
+	ggml_prec_set_acc(x, GGML_PREC_F32);
 	return parts > 1 ? ggml_reshape_3d(context, x, x->ne[0], n_q, n_tokens) : x;
 }
 
@@ -242,9 +255,13 @@ static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, u
 	return join(b, parts, n_heads, 1);
 }
 
-/* Writes the last queries of a slot behind the queries collected before. */
+/*
+ * Writes the last queries of a slot behind the queries collected before. used: a later node
+ * reads q. CUDA takes a rotation, a view and a writing of rows that nobody else reads for one
+ * kernel, even if the view is of fewer rows than the rotation: an output it leaves alone.
+ */
 static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint32_t begin,
-		    struct ggml_tensor *q)
+		    struct ggml_tensor *q, bool used)
 {
 	const struct gg_slot *s = &b->slots[slot];
 	struct ggml_tensor *store, *input = b->graph->slots[slot].query_rows.on[b->side];
@@ -256,8 +273,27 @@ static void collect(const struct builder *b, uint32_t slot, uint32_t layer, uint
 	ggml_backend_tensor_alloc(s->seq->queries.memory[b->side].buffer, store,
 				  gg_query_row(s->seq, layer, 0));
 	begin += s->n_tokens - s->n_queries;
+	if (!used)
+		ggml_set_output(q);
 	q = ggml_view_2d(b->context, q, width, s->n_queries, q->nb[2], begin * q->nb[2]);
 	ggml_build_forward_expand(b->graph->nodes, ggml_set_rows(b->context, store, q, input));
+}
+
+/* Adds queries before RoPE to the statistics of the slots that collect them. */
+static void add_to_statistics(const struct builder *b, uint32_t layer, struct ggml_tensor *q)
+{
+	uint32_t begin = 0;
+
+	for (uint32_t i = 0; i < b->n_slots; begin += b->slots[i++].n_tokens) {
+		const struct gg_slot *s = &b->slots[i];
+		struct ggml_tensor *own;
+
+		if (!s->n_stats)
+			continue;
+		own = ggml_view_2d(b->context, q, b->model->dims[GG_Q_ROWS], s->n_stats, q->nb[2],
+				   (begin + s->first_stat) * q->nb[2]);
+		gg_stats_nodes(b->graph, s, &b->graph->slots[i].stat_weights, layer, own);
+	}
 }
 
 /* Attention of all slots; NULL if the output of this layer is not wanted. */
@@ -270,7 +306,9 @@ static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, st
 
 	project(b, layer, x, qkv);
 	v = qkv[2];
-	q = by_heads(b, qkv[0], b->model->n_q_heads, &b->graph->positions, w[GG_Q_NORM]);
+	q = by_heads(b, qkv[0], b->model->n_q_heads, w[GG_Q_NORM]);
+	add_to_statistics(b, layer, q);
+	q = rotate(b, q, &b->graph->positions);
 	k = keys(b, qkv[1], w[GG_K_NORM]);
 	for (uint32_t i = 0; i < b->n_slots; begin += b->slots[i++].n_tokens) {
 		const struct gg_cache *cache = &b->slots[i].seq->caches[layer];
@@ -279,7 +317,7 @@ static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, st
 
 		kv[0] = write_rows(b, rows, begin, cache_rows(b, &cache->k, n_rows), k);
 		kv[1] = write_rows(b, rows, begin, cache_rows(b, &cache->v, n_rows), v);
-		collect(b, i, layer, begin, q);
+		collect(b, i, layer, begin, q, output);
 		if (output)
 			b->parts[i] = attend_slot(b, i, layer, begin, q, kv);
 	}
@@ -341,7 +379,8 @@ static size_t max_tensors(const struct builder *b)
 		for (uint32_t s = 0; s < b->n_slots; s++) {
 			bool even = gg_cache_even(b->engine, &b->slots[s].seq->caches[i]);
 
-			n += 26 + (even ? 0 : 9 * b->model->n_kv_heads);
+			n += 26 + (even ? 0 : 9 * b->model->n_kv_heads) +
+			     (b->slots[s].n_stats ? GG_STATS_TENSORS : 0);
 		}
 	}
 	return n + 6 * b->n_slots;

@@ -12,6 +12,7 @@ struct gg_slot {
 	uint32_t n_tokens;
 	uint32_t n_logits;		/* wanted, of the last tokens */
 	uint32_t n_queries;		/* collected, of the last tokens */
+	uint32_t first_stat, n_stats;	/* tokens whose queries are in the statistics */
 	float *logits;
 };
 
@@ -52,6 +53,7 @@ struct gg_decode_masks {
 struct gg_slot_inputs {
 	struct gg_input cache_rows;	/* [n_layers][n_tokens * n_kv_heads]: cache rows to write */
 	struct gg_input query_rows;	/* [n_queries]: where collected queries go */
+	struct gg_input stat_weights;	/* of the tokens before and of these in the statistics */
 	struct gg_mask *masks;
 	uint32_t n_masks;
 	struct gg_decode_masks decode;
@@ -62,7 +64,7 @@ struct gg_shape {
 	uint64_t version;
 	uint64_t logical;		/* when it was built */
 	uint64_t limit;			/* the largest logical length that it serves */
-	uint32_t n_tokens, n_logits, n_queries;
+	uint32_t n_tokens, n_logits, n_queries, first_stat, n_stats;
 };
 
 struct gg_graph {
@@ -101,6 +103,17 @@ bool gg_feed_new(struct gg_engine *engine, const struct gg_slot *slots, uint32_t
 struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n, uint32_t length,
 				 enum gg_side side);
 void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+
+/* --- statistics of queries (query_stats.c) ---------------------------------------------- */
+
+/* Tensors that gg_stats_nodes() makes, at most. */
+#define GG_STATS_TENSORS	40u
+/* The shape of stat_weights. */
+void gg_stats_declare(const struct gg_engine *engine, int64_t ne[2]);
+void gg_stats_fill(const struct gg_slot *slot, float *weights);
+/* Merges a slot's queries before RoPE, [n_stats][n_q_heads * head_dim], into those of a layer. */
+void gg_stats_nodes(struct gg_graph *graph, const struct gg_slot *slot,
+		    const struct gg_input *weights, uint32_t layer, struct ggml_tensor *q);
 
 /* --- running (compute.c, step.c) ------------------------------------------------------------------ */
 

@@ -126,6 +126,12 @@ static void declare_all(const struct gg_engine *engine, struct gg_graph *graph,
 			(int64_t)slots[i].n_tokens * model->n_kv_heads, model->n_layers);
 		if (slots[i].n_queries)
 			declare(graph, &inputs->query_rows, GGML_TYPE_I64, slots[i].n_queries, 1);
+		if (slots[i].n_stats) {
+			int64_t ne[2];
+
+			gg_stats_declare(engine, ne);
+			declare(graph, &inputs->stat_weights, GGML_TYPE_F32, ne[0], ne[1]);
+		}
 	}
 	declare(graph, &graph->embeddings, GGML_TYPE_F32, model->dims[GG_WIDTH], n_tokens);
 	declare(graph, &graph->positions, GGML_TYPE_I32, n_tokens, 1);
@@ -360,6 +366,8 @@ void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_
 		uint32_t moved = (uint32_t)(slots[i].seq->logical - graph->shapes[i].logical);
 
 		fill_rows(engine, &slots[i], inputs);
+		if (slots[i].n_stats)
+			gg_stats_fill(&slots[i], data_of(graph, &inputs->stat_weights));
 		for (uint32_t m = 0; m < inputs->n_masks; m++)
 			fill_mask(graph, &inputs->masks[m], moved, slots[i].n_tokens);
 		if (slots[i].n_tokens == 1)

@@ -53,6 +53,23 @@ bool gg_memory_new_shared(struct gg_engine *engine, struct gg_memory *memory, si
 	return type ? take_buffer(memory, type, bytes) : map(memory, bytes);
 }
 
+int32_t gg_memory_copy(struct gg_engine *engine, enum gg_side side, const struct gg_memory *to,
+		       const struct gg_memory *from, size_t row)
+{
+	struct kvmod_span all = { .end = (uint32_t)(from->bytes / row) };
+	struct kvmod_gather gather = {
+		.size = sizeof(gather), .n_spans = 1, .spans = &all, .row_bytes = row,
+		.src = from->address, .dst = to->address,
+		.src_stride = (int64_t)row, .dst_stride = (int64_t)row,
+	};
+
+	if (side == GG_GPU)
+		return gg_gpu_gather(engine, &gather, from->bytes ? 1 : 0);
+	if (from->bytes)
+		memcpy(to->address, from->address, from->bytes);
+	return KVMOD_OK;
+}
+
 void gg_memory_free(struct gg_memory *memory)
 {
 	if (memory->buffer)

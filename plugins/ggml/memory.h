@@ -18,5 +18,8 @@ bool gg_memory_new(struct gg_engine *engine, struct gg_memory *memory, enum gg_s
 /* On the host, where the GPU can fetch it by itself. */
 bool gg_memory_new_shared(struct gg_engine *engine, struct gg_memory *memory, size_t bytes);
 void gg_memory_free(struct gg_memory *memory);
+/* Copies memory of one side to other memory of that side, in rows of `row` bytes. */
+int32_t gg_memory_copy(struct gg_engine *engine, enum gg_side side, const struct gg_memory *to,
+		       const struct gg_memory *from, size_t row);
 
 #endif

@@ -310,6 +310,7 @@ int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n)
 	choose_base(seq, n);
 	if (is_settled(seq))
 		return KVMOD_OK;
+	gg_columns_settle(seq);
 	code = settle_sides(seq);
 	if (code == KVMOD_ENOMEM && stays(seq, old))
 		return KVMOD_OK;

@@ -18,7 +18,7 @@ static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *k
 	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
 	uint64_t before = seq->logical - rows;
 	struct kvmod_seq *copy;
-	int32_t code = gg_seq_copy(seq, keeps, flags, before, &copy);
+	int32_t code = gg_seq_copy(seq, keeps, flags, before, rows, &copy);
 
 	if (code)
 		return code;

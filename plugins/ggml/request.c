@@ -66,6 +66,19 @@ static void describe_heads(struct kvmod_seq *seq, uint32_t layer)
 	}
 }
 
+/* A truncate cannot subtract what it drops, and a failed pass has added to some layers only. */
+static void note_lost_statistics(struct kvmod_seq *seq)
+{
+	struct gg_runtime *runtime = gg_runtime_of(seq->engine);
+
+	if (seq->stats.state != GG_STATS_LOST || runtime->warned_lost_statistics)
+		return;
+	gg_log(seq->engine, KVMOD_NOTE,
+	       "statistics of queries are lost once tokens of a prompt are dropped or a prompt fails: "
+	       "a policy that needs them leaves such a sequence whole");
+	runtime->warned_lost_statistics = true;
+}
+
 /* The newest rows of queries; no rows if tokens were run after them. */
 static void describe_rows(struct kvmod_seq *seq, struct kvmod_segment *segment)
 {
@@ -88,8 +101,18 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	struct gg_engine *engine = self;
 	const struct gg_model *model = &engine->net;
-	int32_t code = gg_seq_settle(seq, 0);
+	int32_t code;
 
+	gg_columns_settle(seq);
+	code = gg_seq_settle(seq, 0);
+	if (code)
+		return code;
+	/*
+	 * The policy may use the default stream: ggml's own streams have finished here, and
+	 * stay idle until the next call.
+	 */
+	gg_gpu_wait(engine);
+	code = gg_norms_update(seq);
 	if (code)
 		return code;
 	for (uint32_t i = 0; i < model->n_layers; i++) {
@@ -105,20 +128,24 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 			.scale = model->scale,
 			.heads = seq->head_list + (size_t)i * model->n_kv_heads,
 			.device = gg_side_of(engine, i) == GG_GPU ? engine->gpu.ops->name : "cpu",
+			.phase_base = (uint64_t)seq->base,
 		};
 		describe_heads(seq, i);
 		describe_rows(seq, &seq->segments[i]);
+		gg_stats_describe(seq, &seq->segments[i]);
+		if (seq->norms.wanted)
+			seq->segments[i].wo_norm =
+				gg_extra_view(engine, &seq->caches[i], GG_WO_NORMS);
+		if (seq->columns.on)
+			seq->segments[i].colsum = gg_extra_view(engine, &seq->caches[i], GG_COLUMN_SUMS);
 	}
+	note_lost_statistics(seq);
 	out->n_layers = out->n_segments = model->n_layers;
 	out->segments = seq->segment_list;
 	out->device = engine->gpu.n_layers ? engine->gpu.ops->name : "cpu";
-	/*
-	 * The policy may use the default stream: ggml's own streams have finished here, and
-	 * stay idle until the next call.
-	 */
-	gg_gpu_wait(engine);
 	out->stream = NULL;
 	out->replay = gg_replay;
+	out->reread = gg_columns_served(engine) ? gg_reread : NULL;
 	out->replay_ctx = seq;
 	return KVMOD_OK;
 }
@@ -166,6 +193,7 @@ static int32_t cut_layer(struct kvmod_seq *seq, const struct kvmod_keep *keep, u
 			     seq->logical, gg_ahead(&seq->engine->gpu));
 	if (code)
 		return code;
+	gg_seq_move_extras(seq, layer, &smaller, cache, picks);
 	gg_cache_free(cache);
 	*cache = smaller;
 	return KVMOD_OK;
@@ -226,6 +254,7 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	if (plan->n_keeps != engine->net.n_layers)
 		return gg_fail(engine, KVMOD_EPLAN, "a plan for %u layers, the model has %u",
 			       plan->n_keeps, engine->net.n_layers);
+	gg_columns_settle(seq);
 	code = gg_seq_settle(seq, 0);
 	if (code)
 		return code;
@@ -237,10 +266,13 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	free(picks);
 	if (plan->flags & KVMOD_PLAN_CLOSES_GAPS)
 		close_gaps(seq, plan);
+	gg_queries_shrink(seq);
 	gg_seq_moved(seq);
 	gg_seq_touch(seq);
 	/* A prompt's graph takes much memory, and decoding needs little. */
 	gg_graph_free(&gg_runtime_of(engine)->graph);
+	for (int side = 0; side < GG_N_SIDES; side++)
+		gg_memory_free(&gg_runtime_of(engine)->scratch[side]);
 	malloc_trim(0);
 	after = free_on_gpu(engine);
 	if (after)

@@ -5,7 +5,6 @@
  */
 #include "cache.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 #define NODES_PER_ROTATION 12u
@@ -46,7 +45,7 @@ static struct ggml_tensor *input(const struct rotator *t, enum ggml_type type, u
 /* The factor that undoes the magnitude which ggml's RoPE applies for YaRN. */
 static float no_magnitude(const struct gg_rope *rope)
 {
-	return rope->ext_factor != 0 ? 1 / (1 + 0.1f * logf(1 / rope->scale)) : 1;
+	return 1 / gg_rope_magnitude(rope);
 }
 
 static void add_rotation(const struct rotator *t, struct gg_rotation *rotation)

@@ -16,9 +16,11 @@ struct gg_runtime {
 	uint64_t last_id, last_version;	/* of sequences */
 	bool warned_unrotated;		/* there was no memory to rotate keys back */
 	bool warned_hidden_keys;	/* a request shows no keys: see request.c */
+	bool warned_lost_statistics;	/* a request shows none: see request.c */
 	bool warned_past_context;	/* a sequence went past the model's context */
 	struct gg_tuning tuning;
 	struct gg_graph graph;
+	struct gg_memory scratch[GG_N_SIDES];	/* of columns.c */
 };
 
 static inline struct gg_runtime *gg_runtime_of(struct gg_engine *engine)

@@ -26,6 +26,7 @@ void gg_seq_close(void *self, struct kvmod_seq *seq)
 		gg_cache_free(&seq->caches[i]);
 	gg_seq_touch(seq);
 	gg_queries_free(&seq->queries);
+	gg_stats_free(&seq->stats);
 	free(seq->caches);
 	free(seq->tokens);
 	free(seq->segments);
@@ -100,27 +101,42 @@ static int32_t reserve_tokens(struct kvmod_seq *seq, uint64_t n)
 	return KVMOD_OK;
 }
 
-/* --- lengths -------------------------------------------------------------------------- */
+/* --- extras -------------------------------------------------------------------------------- */
 
-/* How many rows of a head have a position below the limit; these rows come first. */
-static uint32_t rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit)
+bool gg_seq_move_extras(struct kvmod_seq *seq, uint32_t layer, struct gg_cache *to,
+			const struct gg_cache *from, const struct gg_pick *picks)
 {
-	uint32_t low = 0, high = cache->n[head];
-	const int32_t *positions;
+	struct gg_engine *engine = seq->engine;
+	int32_t code = gg_extras_copy(engine, gg_side_of(engine, layer), to, from, picks);
 
-	if (!cache->positions)
-		return limit < high ? (uint32_t)limit : high;
-	positions = cache->positions + cache->first[head];
-	while (low < high) {
-		uint32_t middle = low + (high - low) / 2;
-
-		if ((uint64_t)positions[middle] < limit)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
+	if (!code)
+		return true;
+	gg_columns_drop(seq);
+	for (uint32_t i = 0; i < engine->net.n_layers; i++)
+		gg_extras_free(&seq->caches[i]);
+	gg_log(engine, KVMOD_WARN, "%s what the policy needs beside K and V: it is lost",
+	       code == KVMOD_ENOMEM ? "no memory to copy" : "the device could not copy");
+	return false;
 }
+
+/* A copy of all rows gets the extras too. */
+static int32_t copy_extras(struct kvmod_seq *copy, const struct kvmod_seq *seq)
+{
+	const struct gg_model *model = &seq->engine->net;
+	struct gg_pick *picks = calloc(model->n_kv_heads, sizeof(*picks));
+	bool moved = true;
+
+	if (!picks)
+		return gg_fail(seq->engine, KVMOD_ENOMEM, "no memory for a sequence");
+	for (uint32_t i = 0; moved && i < model->n_layers; i++) {
+		gg_keep_picks(seq, NULL, i, picks);
+		moved = gg_seq_move_extras(copy, i, &copy->caches[i], &seq->caches[i], picks);
+	}
+	free(picks);
+	return KVMOD_OK;
+}
+
+/* --- lengths -------------------------------------------------------------------------- */
 
 void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 {
@@ -128,15 +144,18 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical)
 
 	if (logical == seq->logical)
 		return;
+	gg_columns_forget(seq, logical);
 	for (uint32_t i = 0; i < model->n_layers; i++) {
 		struct gg_cache *cache = &seq->caches[i];
 
 		for (uint32_t g = 0; g < model->n_kv_heads; g++)
-			cache->n[g] = rows_before(cache, g, logical);
+			cache->n[g] = gg_rows_before(cache, g, logical);
 		gg_sinks_trim(seq->engine, cache, logical);
 	}
 	seq->logical = logical;
 	gg_queries_forget(&seq->queries, logical);
+	gg_stats_forget(&seq->stats, logical);
+	gg_norms_forget(seq, logical);
 	gg_seq_touch(seq);
 	gg_seq_moved(seq);
 }
@@ -185,6 +204,8 @@ static int32_t grow(struct kvmod_seq *seq, uint32_t layer, uint32_t room)
 		picks[g].n = cache->n[g];
 	code = gg_cache_copy(engine, gg_side_of(engine, layer), &larger, cache, picks, seq->logical,
 			     room);
+	if (!code)
+		gg_seq_move_extras(seq, layer, &larger, cache, picks);
 	free(picks);
 	if (code)
 		return code;
@@ -229,12 +250,13 @@ int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n)
 /* --- copies --------------------------------------------------------------------------------- */
 
 static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
-			   const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical)
+			   const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical,
+			   uint64_t n)
 {
 	struct gg_engine *engine = seq->engine;
 	uint32_t n_heads = engine->net.n_kv_heads;
 	struct gg_pick *picks = calloc(n_heads, sizeof(*picks));
-	uint64_t room = seq->logical - logical, ahead = gg_ahead(&engine->gpu);
+	uint64_t ahead = gg_ahead(&engine->gpu);
 	int32_t code = KVMOD_OK;
 
 	if (!picks)
@@ -245,10 +267,10 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 
 		gg_keep_picks(seq, keep, i, picks);
 		for (uint32_t g = 0; g < n_heads; g++)
-			gg_pick_before(&picks[g], rows_before(&seq->caches[i], g, logical));
+			gg_pick_before(&picks[g], gg_rows_before(&seq->caches[i], g, logical));
 		code = gg_cache_copy(engine, gg_side_of(engine, i), &copy->caches[i],
 				     &seq->caches[i], picks, logical,
-				     (uint32_t)(room > ahead ? room : ahead));
+				     (uint32_t)(n > ahead ? n : ahead));
 		if (code)
 			break;
 		gg_sinks_trim(engine, &copy->caches[i], logical);
@@ -261,7 +283,7 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 }
 
 int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
-		    uint64_t logical, struct kvmod_seq **out)
+		    uint64_t logical, uint64_t n, struct kvmod_seq **out)
 {
 	struct gg_engine *engine = seq->engine;
 	struct kvmod_seq *copy = seq_new(engine);
@@ -271,7 +293,7 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
 	code = reserve_tokens(copy, logical);
 	if (!code)
-		code = copy_caches(copy, seq, keeps, flags, logical);
+		code = copy_caches(copy, seq, keeps, flags, logical, n);
 	if (code) {
 		gg_seq_close(engine, copy);
 		return code;
@@ -286,11 +308,19 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 
 int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)
 {
-	int32_t code = gg_seq_copy(seq, NULL, 0, seq->logical, copy);
+	int32_t code;
 
+	gg_columns_settle(seq);
+	code = gg_seq_copy(seq, NULL, 0, seq->logical, 0, copy);
 	if (code)
 		return code;
-	code = gg_queries_copy(*copy, seq);
+	(*copy)->norms = seq->norms;
+	(*copy)->columns = seq->columns;
+	code = copy_extras(*copy, seq);
+	if (!code)
+		code = gg_queries_copy(*copy, seq);
+	if (!code)
+		code = gg_stats_copy(*copy, seq);
 	if (code)
 		gg_seq_close(self, *copy);
 	return code;

@@ -42,9 +42,16 @@ static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32
 		return code;
 	gg_feed_fill(engine, slots, n_slots);
 	if ((code = gg_graph_compute(engine, &gg_runtime_of(engine)->graph)) ||
-	    (code = gg_graph_logits(engine, slots, n_slots)))
+	    (code = gg_graph_logits(engine, slots, n_slots))) {
+		for (uint32_t i = 0; i < n_slots; i++) {
+			if (slots[i].n_stats)
+				gg_stats_lose(&slots[i].seq->stats);
+		}
 		return code;
+	}
 	for (uint32_t i = 0; i < n_slots; i++) {
+		if (slots[i].n_stats)
+			gg_stats_push(slots[i].seq, slots[i].first_stat, slots[i].n_stats);
 		append(engine, &slots[i]);
 		if (slots[i].n_queries)
 			gg_queries_push(slots[i].seq, slots[i].n_queries);
@@ -120,7 +127,11 @@ static uint32_t max_chunk(const struct kvmod_seq *seq)
 		}
 	}
 	n = MAX_MASK_BYTES / bytes;
-	return n < (uint64_t)engine->batch ? (n ? (uint32_t)n : 1) : (uint32_t)engine->batch;
+	n = n < (uint64_t)engine->batch ? (n ? n : 1) : (uint64_t)engine->batch;
+	/* All queries of the pass are collected. */
+	if (seq->columns.on && n > seq->queries.room)
+		n = seq->queries.room;
+	return (uint32_t)n;
 }
 
 /* The slot that the next pass takes of an item, and its tokens; 0: nothing is left, or no room. */
@@ -142,6 +153,7 @@ static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_
 		.n_logits = done + n > at ? done + n - at : 0,
 		.n_queries = n ? gg_queries_due(item->seq, n) : 0,
 	};
+	slot->n_stats = gg_stats_due(item->seq, n, &slot->first_stat);
 	if (slot->n_logits)
 		slot->logits = item->logits + (size_t)(at - first_logit) *
 						      (size_t)item->seq->engine->net.dims[GG_VOCAB];

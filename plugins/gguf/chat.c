@@ -58,6 +58,7 @@ struct tokens {
 	struct gg_engine *engine;
 	int32_t *ids;
 	size_t room, n;
+	size_t opening;		/* how many begin before the last message's text */
 };
 
 static void push_token(struct tokens *tokens, int32_t id)
@@ -80,6 +81,48 @@ static int32_t push_text(struct tokens *tokens, const char *text, size_t n)
 			   &room);
 	tokens->n += room;
 	return code == KVMOD_ERANGE ? KVMOD_OK : code;
+}
+
+static size_t bytes_of(const struct tokens *tokens, size_t first, size_t end)
+{
+	size_t sum = 0, n;
+
+	for (size_t i = first; i < end; i++) {
+		n = 0;
+		gg_detokenize(tokens->engine, tokens->ids[i], NULL, &n);
+		sum += n;
+	}
+	return sum;
+}
+
+/*
+ * How many tokens of the newest run, of `length` bytes, begin within its first `before`
+ * bytes. Some tokenizers put a blank before a run.
+ */
+static size_t count_begun(const struct tokens *tokens, size_t first, size_t length, size_t before)
+{
+	size_t all = bytes_of(tokens, first, tokens->n), at = 0, i = first;
+
+	if (all > length)
+		before += all - length;
+	for (; i < tokens->n && at < before; i++)
+		at += bytes_of(tokens, i, i + 1);
+	return i - first;
+}
+
+/* Bytes begin .. end-1, which hold no special token. */
+static int32_t push_run(struct tokens *tokens, const struct gg_rendered *all, size_t begin,
+			size_t end)
+{
+	size_t first = tokens->n;
+	int32_t code = push_text(tokens, all->bytes + begin, end - begin);
+
+	if (code || all->text < begin || all->text > end || tokens->n > tokens->room)
+		return code;
+	tokens->opening = first;
+	if (all->text > begin)
+		tokens->opening += count_begun(tokens, first, end - begin, all->text - begin);
+	return KVMOD_OK;
 }
 
 /* The end of the template's text that begins at byte i. */
@@ -116,20 +159,31 @@ static bool token_at(const struct gg_text *text, const struct gg_rendered *all, 
 	}
 }
 
-static int32_t push_rendered(struct tokens *tokens, const struct gg_rendered *all)
+/* Bytes begin .. end-1. */
+static int32_t push_rendered(struct tokens *tokens, const struct gg_rendered *all, size_t begin,
+			     size_t end)
 {
-	size_t begin = 0, length;
 	int32_t code = KVMOD_OK, id;
+	size_t length;
 
-	for (size_t i = 0; i < all->n && !code; i += length) {
+	for (size_t i = begin; i < end && !code; i += length) {
 		if (!token_at(&tokens->engine->text, all, i, &id, &length))
 			continue;
-		code = push_text(tokens, all->bytes + begin, i - begin);
+		code = push_run(tokens, all, begin, i);
 		if (id >= 0) /* else the model has no such token */
 			push_token(tokens, id);
 		begin = i + length;
 	}
-	return code ? code : push_text(tokens, all->bytes + begin, all->n - begin);
+	return code ? code : push_run(tokens, all, begin, end);
+}
+
+/* A context is tokenized apart from its opening, as from its question: it can be repeated. */
+static int32_t push_part(struct tokens *tokens, const struct gg_rendered *all, uint32_t part)
+{
+	size_t opening = part == KVMOD_CHAT_CONTEXT ? all->text : 0;
+	int32_t code = push_rendered(tokens, all, 0, opening);
+
+	return code ? code : push_rendered(tokens, all, opening, all->n);
 }
 
 /* Many templates leave the start token to the tokenizer; a message cannot contain it. */
@@ -170,6 +224,31 @@ static int32_t check_messages(struct gg_engine *engine, const struct gg_conversa
 	return code;
 }
 
+/* Only a user's message comes in parts, and its second part comes alone. */
+static int32_t check_part(struct gg_engine *engine, const struct gg_conversation *talk)
+{
+	const char *role = talk->messages[talk->n - 1].role;
+
+	switch (talk->part) {
+	case KVMOD_CHAT_WHOLE:
+		return KVMOD_OK;
+	case KVMOD_CHAT_CONTEXT:
+		break;
+	case KVMOD_CHAT_QUESTION:
+		if (talk->n == 1)
+			break;
+		return gg_fail(engine, KVMOD_EINVAL, "%zu messages, expected a question alone",
+			       talk->n);
+	default:
+		return gg_fail(engine, KVMOD_EINVAL, "part %u of a message, expected 0 to 2",
+			       talk->part);
+	}
+	if (!strcmp(role, "user"))
+		return KVMOD_OK;
+	return gg_fail(engine, KVMOD_EINVAL, "a part of a message from \"%s\", expected \"user\"",
+		       role);
+}
+
 static void warn_of_guess(struct gg_engine *engine)
 {
 	if (!engine->text.warned_of_guess)
@@ -200,28 +279,55 @@ static int32_t render(struct gg_engine *engine, const struct gg_conversation *ta
 	return code;
 }
 
-int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages, uint32_t first,
-		int32_t *tokens, size_t *n_tokens)
+/* What blanks the template strips at the front of a message, it would strip from the question. */
+static int32_t check_rendered(struct gg_engine *engine, const struct gg_conversation *talk,
+			      const struct gg_rendered *all)
+{
+	if (all->failed)
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a conversation");
+	if (talk->part == KVMOD_CHAT_CONTEXT && all->text == all->n)
+		return gg_fail(engine, KVMOD_EINVAL,
+			       "the chat template leaves nothing of the context");
+	return KVMOD_OK;
+}
+
+int32_t gg_chat_part(void *self, const struct kvmod_message *messages, size_t n_messages,
+		     uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,
+		     size_t *n_opening)
 {
 	struct tokens out = { .engine = self, .ids = tokens, .room = *n_tokens };
-	struct gg_conversation talk = { .messages = messages, .n = n_messages, .first = first };
+	struct gg_conversation talk = {
+		.messages = messages, .n = n_messages, .part = part,
+		.first = first || part == KVMOD_CHAT_QUESTION,
+	};
 	struct gg_rendered all = { 0 };
 	int32_t code = check_messages(self, &talk);
 
 	if (!code)
+		code = check_part(self, &talk);
+	if (!code)
 		code = render(self, &talk, &all);
-	if (!code && all.failed)
-		code = gg_fail(out.engine, KVMOD_ENOMEM, "no memory for a conversation");
+	if (!code)
+		code = check_rendered(self, &talk, &all);
 	if (!code) {
-		if (first)
+		if (talk.first && part != KVMOD_CHAT_QUESTION)
 			push_bos(&out, &all);
-		code = push_rendered(&out, &all);
+		code = push_part(&out, &all, part);
 	}
 	gg_rendered_free(&all);
 	if (code)
 		return code;
 	*n_tokens = out.n;
+	if (n_opening)
+		*n_opening = out.opening;
 	return out.n > out.room ? KVMOD_ERANGE : KVMOD_OK;
+}
+
+int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages, uint32_t first,
+		int32_t *tokens, size_t *n_tokens)
+{
+	return gg_chat_part(self, messages, n_messages, first, KVMOD_CHAT_WHOLE, tokens, n_tokens,
+			    NULL);
 }
 
 const char *gg_engine_name(const struct gg_engine *engine)

@@ -26,6 +26,7 @@ struct gg_rendered {
 	char *bytes;
 	unsigned char *from;	/* enum gg_from, one for each byte */
 	size_t n, room;
+	size_t text;		/* where the text of the last message begins */
 	bool failed;		/* no memory: everything later is dropped */
 };
 
@@ -112,11 +113,12 @@ bool gg_template_key(const char *template, uint64_t *key, char **system);
 
 /* --- rendering ------------------------------------------------------------------------ */
 
-/* The arguments of chat(); `system` below is the template's default system message. */
+/* The arguments of chat_part(); `system` below is the template's default system message. */
 struct gg_conversation {
 	const struct kvmod_message *messages;
 	size_t n;
 	bool first;
+	uint32_t part;		/* KVMOD_CHAT_... */
 };
 
 int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row, const char *system,
@@ -130,6 +132,9 @@ int32_t gg_render_guess(struct gg_engine *engine, const char *template, const ch
 int32_t gg_chat_open(struct gg_engine *engine);
 int32_t gg_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
 		uint32_t first, int32_t *tokens, size_t *n_tokens);
+int32_t gg_chat_part(void *self, const struct kvmod_message *messages, size_t n_messages,
+		     uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,
+		     size_t *n_opening);
 /* "ggml" or "llama": the section of the configuration that messages name. */
 const char *gg_engine_name(const struct gg_engine *engine);
 

@@ -144,6 +144,15 @@ void gg_gpu_close(struct gg_engine *engine)
 	memset(&engine->gpu, 0, sizeof(engine->gpu));
 }
 
+const struct kvmod_device_attention *gg_gpu_attention(const struct gg_engine *engine)
+{
+	const struct kvmod_device_ops *ops = engine->gpu.ops;
+
+	if (!ops || !KVMOD_HAS(ops, get_extension) || !ops->get_extension)
+		return NULL;
+	return ops->get_extension(engine->gpu.self, KVMOD_DEVICE_ATTENTION);
+}
+
 /* --- moving its rows ------------------------------------------------------------------- */
 
 void gg_gpu_wait(const struct gg_engine *engine)

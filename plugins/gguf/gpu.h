@@ -44,6 +44,8 @@ enum gg_side gg_side_of(const struct gg_engine *engine, uint32_t layer);
 enum gg_side gg_output_side(const struct gg_engine *engine);
 /* Waits until the GPU, if there is one, has done all that ggml began there. */
 void gg_gpu_wait(const struct gg_engine *engine);
+/* What the device computes for policies (KVMOD_DEVICE_ATTENTION); NULL: nothing. */
+const struct kvmod_device_attention *gg_gpu_attention(const struct gg_engine *engine);
 /* Moves rows of the GPU's memory, and waits until they are moved. */
 int32_t gg_gpu_gather(struct gg_engine *engine, const struct kvmod_gather *gathers, uint32_t n);
 

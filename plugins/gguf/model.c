@@ -179,6 +179,8 @@ static int32_t take_layer(struct gg_engine *engine, uint32_t index)
 			code = take(engine, name, info->columns, info->rows, use, side, out);
 		if (code)
 			return code;
+		if (w == GG_ATTN_OUT)
+			layer->attn_out_offset = gg_file_tensor(&model->file, name)->offset;
 	}
 	return KVMOD_OK;
 }
@@ -275,7 +277,8 @@ int32_t gg_model_load(struct gg_engine *engine)
 		return code;
 	free(model->staging.bytes);
 	model->staging = (struct gg_staging){ 0 };
-	return gg_file_check(engine);
+	code = gg_rope_read(engine);
+	return code ? code : gg_file_check(engine);
 }
 
 /* The vocabulary has as many tokens as the matrix of embeddings has rows. */
@@ -319,6 +322,7 @@ void gg_model_close(struct gg_engine *engine)
 	if (model->tensors)
 		ggml_free(model->tensors);
 	free(model->layers);
+	free(model->rope_freqs);
 	free(model->name);
 	gg_file_close(&model->file);
 	memset(model, 0, sizeof(*model));

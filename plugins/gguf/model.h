@@ -52,6 +52,7 @@ struct gg_layer {
 	struct ggml_tensor *w[GG_N_WEIGHTS];	/* NULL: not in this model */
 	/* Q, K and V, and their biases, as one tensor each. NULL: they do not lie together. */
 	struct ggml_tensor *qkv, *qkv_bias;
+	size_t attn_out_offset;			/* of w[GG_ATTN_OUT] in the file */
 };
 
 /* A weight's bytes between the file and the weight's own memory. */
@@ -72,6 +73,7 @@ struct gg_model {
 
 	struct ggml_tensor *embed, *out_norm, *out;
 	struct ggml_tensor *rope_factors[GG_N_SIDES];
+	float *rope_freqs;		/* [rope.n_dims / 2]: radians a position */
 	struct gg_layer *layers;
 
 	struct gg_file file;
@@ -96,6 +98,13 @@ int32_t gg_model_check(struct gg_engine *engine);
 /* Loads the weights; which layers run on the GPU must be known. */
 int32_t gg_model_load(struct gg_engine *engine);
 void gg_model_close(struct gg_engine *engine);
+
+/* --- RoPE (rope.c) ------------------------------------------------------------------ */
+
+/* What YaRN multiplies queries and keys by, besides attn_factor. */
+float gg_rope_magnitude(const struct gg_rope *rope);
+/* Sets model->rope_freqs; the weights are loaded. */
+int32_t gg_rope_read(struct gg_engine *engine);
 
 /* --- memory of weights (weights.c) ------------------------------------------------ */
 

@@ -20,7 +20,8 @@ struct guess {
 	const char **texts; /* what the marks stand for */
 	char (*marks)[MARK_SIZE];
 	size_t n;
-	bool first;
+	size_t n_cached; /* so many of the oldest are in the cache, the last one perhaps open */
+	uint32_t part;
 	struct gg_rendered *out;
 };
 
@@ -45,12 +46,15 @@ static bool guess_new(struct guess *guess, const char *system, const struct gg_c
 	if (system && strcmp(talk->messages[0].role, "system"))
 		add(guess, "system", system);
 	/* Earlier messages are in the cache: two empty ones take their place. */
-	if (!guess->first) {
+	if (!talk->first) {
 		add(guess, "user", "");
 		add(guess, "assistant", "");
+		guess->n_cached = guess->n;
 	}
 	for (size_t i = 0; i < talk->n; i++)
 		add(guess, talk->messages[i].role, talk->messages[i].text);
+	if (talk->part == KVMOD_CHAT_QUESTION)
+		guess->n_cached = guess->n - 1;
 	return true;
 }
 
@@ -116,10 +120,24 @@ static const char *find_mark(const struct guess *guess, size_t i, const char *te
 	return at - !*trim_front;
 }
 
+/* Message i, and what comes before it. Parts of the last one are not stripped where they meet. */
+static void put_next(struct guess *guess, size_t i, const char *before, size_t n, bool trim_front,
+		     bool trim_back)
+{
+	bool question = guess->part == KVMOD_CHAT_QUESTION;
+	bool open = guess->part == KVMOD_CHAT_CONTEXT && i + 1 == guess->n;
+	struct gg_rendered *out = guess->out;
+
+	if (!question)
+		gg_put(out, GG_FROM_TEMPLATE, before, n);
+	out->text = out->n;
+	put_message(out, guess->texts[i], trim_front && !question, trim_back && !open);
+}
+
 static int32_t put_rendered(struct guess *guess, const char *text)
 {
-	size_t from = 0, size;
 	bool front, back;
+	size_t size;
 
 	for (size_t i = 0; i < guess->n; i++) {
 		const char *mark = find_mark(guess, i, text, &size, &front, &back);
@@ -128,23 +146,19 @@ static int32_t put_rendered(struct guess *guess, const char *text)
 			return gg_fail(guess->engine, KVMOD_ENOTSUP,
 				       "%s: the chat template leaves out a %s message: use --raw",
 				       guess->engine->model, guess->messages[i].role);
-		/* Text before the end of the last answer is in the cache. */
-		if (!guess->first && !from && !strcmp(guess->messages[i].role, "assistant"))
-			from = i + 1;
-		else if (guess->first || from) {
-			gg_put(guess->out, GG_FROM_TEMPLATE, text, (size_t)(mark - text));
-			put_message(guess->out, guess->texts[i], front, back);
-		}
+		if (i >= guess->n_cached)
+			put_next(guess, i, text, (size_t)(mark - text), front, back);
 		text = mark + size;
 	}
-	gg_put(guess->out, GG_FROM_TEMPLATE, text, strlen(text));
+	if (guess->part != KVMOD_CHAT_CONTEXT)
+		gg_put(guess->out, GG_FROM_TEMPLATE, text, strlen(text));
 	return KVMOD_OK;
 }
 
 int32_t gg_render_guess(struct gg_engine *engine, const char *template, const char *system,
 			const struct gg_conversation *talk, struct gg_rendered *out)
 {
-	struct guess guess = { .engine = engine, .first = talk->first, .out = out };
+	struct guess guess = { .engine = engine, .part = talk->part, .out = out };
 	char *rendered = NULL;
 	int32_t code;
 

@@ -19,7 +19,10 @@ struct render {
 	struct gg_rendered *out;
 	struct span system; /* for the next user's turn; text NULL: none */
 	size_t last_question;
+	size_t strip_from; /* where the GG_STRIP() began that is open; NOT_OPEN: none is */
 };
+
+#define NOT_OPEN SIZE_MAX
 
 static struct span message(const char *text)
 {
@@ -59,13 +62,21 @@ static size_t blank_before(const char *text, size_t n)
 	return 0;
 }
 
-/* Removes the blanks at both ends of the text rendered since byte `begin`. */
-static void strip(struct gg_rendered *out, size_t begin)
+/* Both remove blanks from an end of the text rendered since byte `begin`. */
+static void strip_back(struct gg_rendered *out, size_t begin)
 {
-	size_t front = begin, n;
+	size_t n;
 
 	while ((n = blank_before(out->bytes + begin, out->n - begin)))
 		out->n -= n;
+	if (out->text > out->n)
+		out->text = out->n;
+}
+
+static void strip_front(struct gg_rendered *out, size_t begin)
+{
+	size_t front = begin, n;
+
 	while ((n = blank_at(out->bytes + front, out->n - front)))
 		front += n;
 	memmove(out->bytes + begin, out->bytes + front, out->n - front);
@@ -107,8 +118,21 @@ static void put_span(struct gg_rendered *out, struct span s)
 	gg_put(out, s.from, s.text, s.n);
 }
 
-/* Renders a mark of a row's text; *strip_from: where GG_STRIP() began. */
-static void put_mark(struct render *r, char mark, struct span text, size_t *strip_from)
+/* The end of a GG_STRIP(); where it began in an earlier part, its front is not here. */
+static void close_strip(struct render *r)
+{
+	bool begins_here = r->strip_from != NOT_OPEN;
+
+	if (!r->out->failed) {
+		strip_back(r->out, begins_here ? r->strip_from : 0);
+		if (begins_here)
+			strip_front(r->out, r->strip_from);
+	}
+	r->strip_from = NOT_OPEN;
+}
+
+/* Renders a mark of a row's text. */
+static void put_mark(struct render *r, char mark, struct span text)
 {
 	switch (mark) {
 	case GG_MARK_BOS:
@@ -118,6 +142,7 @@ static void put_mark(struct render *r, char mark, struct span text, size_t *stri
 		gg_put(r->out, GG_FROM_EOS, GG_EOS, 1);
 		break;
 	case GG_MARK_TEXT:
+		r->out->text = r->out->n;
 		put_span(r->out, text);
 		break;
 	case GG_MARK_SYSTEM:
@@ -128,26 +153,44 @@ static void put_mark(struct render *r, char mark, struct span text, size_t *stri
 		put_date(r->out, mark);
 		break;
 	case GG_MARK_STRIP:
-		*strip_from = r->out->n;
+		r->strip_from = r->out->n;
 		break;
 	default: /* GG_MARK_STRIPPED */
-		if (!r->out->failed)
-			strip(r->out, *strip_from);
+		close_strip(r);
+	}
+}
+
+/* Renders a row's text up to `end`, which cuts through no run of plain bytes. */
+static void put_to(struct render *r, const char *format, const char *end, struct span text)
+{
+	while (format < end) {
+		size_t n = strcspn(format, GG_MARKS);
+
+		gg_put(r->out, GG_FROM_TEMPLATE, format, n);
+		format += n;
+		if (format < end)
+			put_mark(r, *format++, text);
 	}
 }
 
 static void put(struct render *r, const char *format, struct span text)
 {
-	size_t strip_from = r->out->n;
+	if (format)
+		put_to(r, format, format + strlen(format), text);
+}
 
-	while (format && *format) {
-		size_t n = strcspn(format, GG_MARKS);
+/* Where the message's text stands in a row's text. */
+static const char *slot_of(const char *format)
+{
+	return strchr(format, GG_MARK_TEXT);
+}
 
-		gg_put(r->out, GG_FROM_TEMPLATE, format, n);
-		format += n;
-		if (*format)
-			put_mark(r, *format++, text, &strip_from);
-	}
+/* What comes before a message's text, and the text. */
+static void put_open(struct render *r, const char *format, struct span text)
+{
+	put_to(r, format, slot_of(format) + 1, text);
+	if (r->strip_from != NOT_OPEN && !r->out->failed)
+		strip_front(r->out, r->strip_from);
 }
 
 /* --- thoughts ------------------------------------------------------------------------ */
@@ -204,7 +247,7 @@ static void put_qwen3_answer(struct render *r, size_t i, struct span answer)
 	if (i > r->last_question && (last || thoughts.n)) {
 		/* The row's text encloses thoughts and answer. */
 		struct gg_rendered *out = r->out;
-		const char *slot = strstr(r->row->assistant, GG_TEXT);
+		const char *slot = slot_of(r->row->assistant);
 
 		gg_put(out, GG_FROM_TEMPLATE, r->row->assistant,
 		       (size_t)(slot - r->row->assistant));
@@ -262,14 +305,15 @@ static void put_answer(struct render *r, size_t i)
 static void put_question(struct render *r, size_t i)
 {
 	struct span question = message(r->talk->messages[i].text);
-	bool here = !(r->row->flags & GG_SYSTEM_LAST) || i + 1 == r->talk->n;
+	bool last = i + 1 == r->talk->n, with_system;
 
-	if (!r->system.text || !here) {
-		put(r, r->row->user, question);
-		return;
-	}
-	put(r, r->row->system_user, question);
-	r->system.text = NULL;
+	with_system = r->system.text && (last || !(r->row->flags & GG_SYSTEM_LAST));
+	if (last && r->talk->part == KVMOD_CHAT_CONTEXT)
+		put_open(r, with_system ? r->row->system_user : r->row->user, question);
+	else
+		put(r, with_system ? r->row->system_user : r->row->user, question);
+	if (with_system)
+		r->system.text = NULL;
 }
 
 static int32_t no_system(const struct render *r, const char *why)
@@ -304,9 +348,7 @@ static int32_t put_begin(struct render *r, const char *given, size_t *i)
 /* Renders the end of the last answer: the answer is in the cache, its end is not. */
 static void put_answer_end(struct render *r)
 {
-	const char *end = strpbrk(r->row->assistant, GG_TEXT) + 1;
-
-	put(r, end + (*end == GG_MARK_STRIPPED), message(""));
+	put(r, slot_of(r->row->assistant) + 1, message(""));
 }
 
 static int32_t put_turn(struct render *r, size_t i, bool *user_next)
@@ -340,22 +382,43 @@ static bool ends_with_answer(const struct gg_conversation *talk)
 	return !strcmp(talk->messages[talk->n - 1].role, "assistant");
 }
 
-int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row, const char *system,
-			const struct gg_conversation *talk, struct gg_rendered *out)
+static int32_t put_turns(struct render *r, const char *system)
 {
-	struct render r = { .engine = engine, .row = row, .talk = talk, .out = out };
 	int32_t code = KVMOD_OK;
 	bool user_next = true;
 	size_t i = 0;
 
-	r.last_question = last_question(talk);
-	if (talk->first)
-		code = put_begin(&r, system, &i);
+	if (r->talk->first)
+		code = put_begin(r, system, &i);
 	else
-		put_answer_end(&r);
-	for (; i < talk->n && !code; i++)
-		code = put_turn(&r, i, &user_next);
-	if (!code && !((row->flags & GG_NO_PROMPT) && ends_with_answer(talk)))
+		put_answer_end(r);
+	for (; i < r->talk->n && !code; i++)
+		code = put_turn(r, i, &user_next);
+	return code;
+}
+
+/* Is the conversation left without a prompt for an answer? */
+static bool stays_open(const struct render *r)
+{
+	return r->talk->part == KVMOD_CHAT_CONTEXT ||
+	       ((r->row->flags & GG_NO_PROMPT) && ends_with_answer(r->talk));
+}
+
+int32_t gg_render_known(struct gg_engine *engine, const struct gg_template *row, const char *system,
+			const struct gg_conversation *talk, struct gg_rendered *out)
+{
+	struct render r = {
+		.engine = engine, .row = row, .talk = talk, .out = out, .strip_from = NOT_OPEN,
+	};
+	int32_t code = KVMOD_OK;
+
+	r.last_question = last_question(talk);
+	/* What follows a question is the same with a system message and without. */
+	if (talk->part == KVMOD_CHAT_QUESTION)
+		put(&r, slot_of(row->user), message(talk->messages[0].text));
+	else
+		code = put_turns(&r, system);
+	if (!code && !stays_open(&r))
 		put(&r, row->generation, message(""));
 	return code;
 }

@@ -462,4 +462,5 @@ const struct kvmod_engine_ops ll_engine_ops = {
 	.apply = ll_apply,
 	.bytes = ll_bytes,
 	.serves = ll_serves,
+	.chat_part = gg_chat_part,
 };

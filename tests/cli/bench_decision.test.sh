@@ -24,7 +24,8 @@ POSITIONS  K          DECISION, ms               PLAIN PASS, ms              RAT
 END
 
 # Every policy that runs here, with all that it needs.
-for policy in fullkv streamingllm random snapkv adakv topp; do
+for policy in fullkv streamingllm random snapkv adakv topp pyramidkv cake criticalkv defensivekv \
+	contribution expected keydiff lagkv h2o knorm rkv tova; do
 	kvmod bench decision $small --policy $policy --json
 	exits 0
 	json policy:string threads:integer comparisons.0.length:integer \

@@ -63,6 +63,10 @@ completes new --kind s
 printf 'scorer\nspans\n' | out
 mkdir "$tmp/files"
 : >"$tmp/files/prompt.txt"
-completes run -f "$tmp/files/pro"
-echo TMP/files/prompt.txt | out
+for option in -f --context; do
+	completes run $option "$tmp/files/pro"
+	echo TMP/files/prompt.txt | out
+done
+completes run --cont
+echo --context= | out
 finish

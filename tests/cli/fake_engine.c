@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * An engine without a model, for tests of what stands above engines. A token is
- * a byte. It says the last prompt back, one token after the other, then ends;
+ * a byte. It says the last message back, one token after the other, then ends;
  * but each layer and KV head votes for the token that is due only if it still
  * caches that token's position, and for '.' if not. So its answer, and its
  * distributions, depend on what a policy kept.
@@ -9,6 +9,7 @@
 #include "tests/cli/fake_engine.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,6 +38,7 @@ struct kvmod_seq {
 	const struct kvmod_segment *segment_list[LAYERS];	/* of these */
 	const struct kvmod_head *head_list[LAYERS][HEADS];
 	float *q;			/* [LAYERS][n_rows][Q_HEADS][DIM] */
+	struct fake *fake;
 };
 
 #define FAKE_PARAMS(P, owner) \
@@ -46,6 +48,7 @@ struct kvmod_seq {
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
 	P(owner, struct fake, repeat, INT, "1", "1..1048576", "how many times the byte of a token stands in its text") \
+	P(owner, struct fake, notes, PATH, "", "", "a file that gets a line for each prompt, and for what is read or run again") \
 	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text|chat", "which call fails") \
 	P(owner, struct fake, replay, CHOICE, "no", "no|yes|fails|nan", "can it run tokens again?") \
 	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
@@ -163,13 +166,17 @@ static int32_t seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **ou
 	copy->prompt_end = seq->prompt_end;
 	copy->text_begin = seq->text_begin;
 	copy->n_rows = seq->n_rows;
-	memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
+	copy->fake = seq->fake;
+	if (seq->length)	/* else there is no memory yet */
+		memcpy(copy->tokens, seq->tokens, seq->length * sizeof(*seq->tokens));
 	for (int l = 0; l < LAYERS; l++) {
 		for (int g = 0; g < HEADS; g++) {
 			struct rows *to = &copy->cache[l][g];
 			const struct rows *from = &seq->cache[l][g];
 
 			to->n = from->n;
+			if (!from->n)
+				continue;
 			memcpy(to->positions, from->positions, from->n * sizeof(*from->positions));
 			memcpy(to->k, from->k, from->n * sizeof(*from->k));
 			memcpy(to->v, from->v, from->n * sizeof(*from->v));
@@ -269,6 +276,16 @@ static int32_t too_long(struct fake *f, uint64_t length, uint64_t more)
 			  (long long)f->context);
 }
 
+static void note(const struct fake *f, const char *what, uint64_t begin, uint64_t end)
+{
+	FILE *file = *f->notes ? fopen(f->notes, "ae") : NULL;
+
+	if (!file)
+		return;
+	fprintf(file, "%s %llu-%llu\n", what, (unsigned long long)begin, (unsigned long long)end);
+	fclose(file);
+}
+
 static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 			    const struct kvmod_needs *needs)
 {
@@ -276,15 +293,17 @@ static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 
 	if (seq->length + n > (uint64_t)f->context)
 		return too_long(f, seq->length, n);
+	note(f, "prompt", seq->length, seq->length + n);
+	seq->fake = f;
 	seq->n_rows = needs ? kvmod_needs_rows(needs, n) : 0;
 	seq->prompt_begin = seq->length;
 	seq->prompt_end = seq->length + n;
 	return KVMOD_OK;
 }
 
+/* A prompt that begins no text continues the one before: a question after its context. */
 static void note_text(struct kvmod_seq *seq)
 {
-	seq->text_begin = seq->prompt_begin;
 	for (uint64_t i = seq->prompt_begin; i < seq->prompt_end; i++)
 		if (seq->tokens[i] == USER || seq->tokens[i] == BOS)
 			seq->text_begin = i + 1;
@@ -400,9 +419,11 @@ static void describe_layer(struct kvmod_seq *seq, uint32_t layer, uint32_t n_row
 static int32_t replay(const struct kvmod_request *request, const struct kvmod_plan *plan, uint32_t rows,
 		      double *loss)
 {
-	struct fake *f = request->replay_ctx;
+	const struct kvmod_seq *seq = request->replay_ctx;
+	struct fake *f = seq->fake;
 	const struct kvmod_host *host = f->instance.host;
 
+	note(f, "replay", seq->length - rows, seq->length);
 	if (f->replay == REPLAY_FAILS || fake_take_time_or_stop(f))
 		return host->fail(host->ctx, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
 	*loss = f->replay == REPLAY_NAN ? (double)NAN : 0;
@@ -414,6 +435,19 @@ static int32_t replay(const struct kvmod_request *request, const struct kvmod_pl
 			*loss += 1e-3 * ((7 * (s->layer * HEADS + g) + 3) % 8 + 1) *
 				 (kvmod_head_at(s, g)->n - keep->counts[g]);
 	}
+	return KVMOD_OK;
+}
+
+/* Digits are worth repeating. */
+static int32_t reread(const struct kvmod_request *r, const struct kvmod_reread *what, float *out)
+{
+	const struct kvmod_seq *seq = r->replay_ctx;
+
+	note(seq->fake, "reread", what->begin, what->end);
+	for (uint32_t i = 0; i < r->n_segments * HEADS; i++)
+		for (uint64_t at = what->begin; at < what->end; at++)
+			*out++ = is_cached(&seq->cache[FAKE_WINDOW_LAYERS + i / HEADS][i % HEADS], at) &&
+				 seq->tokens[at] >= '0' && seq->tokens[at] <= '9';
 	return KVMOD_OK;
 }
 
@@ -438,8 +472,9 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 		.n_segments = NAMED,
 		.segments = seq->segment_list,
 		.device = "cpu",
-		.replay = ((struct fake *)self)->replay == REPLAY_NO ? NULL : replay,
-		.replay_ctx = self,
+		.replay = seq->fake->replay == REPLAY_NO ? NULL : replay,
+		.reread = reread,
+		.replay_ctx = seq,
 	};
 	return KVMOD_OK;
 }
@@ -524,6 +559,7 @@ static const struct kvmod_engine_ops ops = {
 	.request = request,
 	.apply = apply,
 	.bytes = bytes,
+	.chat_part = fake_chat_part,
 };
 
 static int32_t init(const struct kvmod_host *host)

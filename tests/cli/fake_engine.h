@@ -29,6 +29,7 @@ struct fake {
 	int32_t context_override;
 	int64_t delay;			/* ms a text, and a chunk of a step */
 	int64_t repeat;			/* how many times a token has its byte */
+	const char *notes;		/* a file for what it was asked to run; "": none */
 	int32_t broken, replay;		/* one of these each */
 	const char *device;		/* where it says that all layers are; "": the host */
 	atomic_int cancelled;
@@ -45,5 +46,8 @@ int32_t fake_tokenize(void *self, const char *text, size_t length, uint32_t flag
 int32_t fake_detokenize(void *self, int32_t token, char *text, size_t *length);
 int32_t fake_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
 		  uint32_t first, int32_t *tokens, size_t *n_tokens);
+int32_t fake_chat_part(void *self, const struct kvmod_message *messages, size_t n_messages,
+		       uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,
+		       size_t *n_opening);
 
 #endif

@@ -105,19 +105,34 @@ int32_t fake_detokenize(void *self, int32_t token, char *text, size_t *length)
 	return KVMOD_OK;
 }
 
-int32_t fake_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
-		  uint32_t first, int32_t *tokens, size_t *n_tokens)
+int32_t fake_chat_part(void *self, const struct kvmod_message *messages, size_t n_messages,
+		       uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,
+		       size_t *n_opening)
 {
 	struct writer w = { tokens, *n_tokens, 0 };
+	size_t opening = 0;
 
 	if (((struct fake *)self)->broken == BROKEN_CHAT)
 		return KVMOD_EIO;
 	fake_take_time(self);
-	put(&w, first ? BOS : END);
+	if (part != KVMOD_CHAT_QUESTION)
+		put(&w, first ? BOS : END);
 	for (size_t i = 0; i < n_messages; i++) {
-		put(&w, *messages[i].role == 's' ? SYSTEM : USER);
+		if (part != KVMOD_CHAT_QUESTION)
+			put(&w, *messages[i].role == 's' ? SYSTEM : USER);
+		opening = w.n;
 		put_text(&w, messages[i].text, strlen(messages[i].text), 0);
 	}
-	put(&w, ASSISTANT);
+	if (part != KVMOD_CHAT_CONTEXT)
+		put(&w, ASSISTANT);
+	if (n_opening)
+		*n_opening = opening;
 	return written(&w, n_tokens);
+}
+
+int32_t fake_chat(void *self, const struct kvmod_message *messages, size_t n_messages,
+		  uint32_t first, int32_t *tokens, size_t *n_tokens)
+{
+	return fake_chat_part(self, messages, n_messages, first, KVMOD_CHAT_WHOLE, tokens, n_tokens,
+			      NULL);
 }

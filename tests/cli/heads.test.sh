@@ -114,18 +114,24 @@ fi
 	cat >"$tmp/words"
 [ "$(cat "$tmp/words")" = 'kvmod: table: File too large' ] || fail "a full disk: $(cat "$tmp/words")"
 
-# Ctrl-C while it measures, and while it reads the text.
-stops() {
-	"$build/kvmod" heads "$@" --output table -f text >"$tmp/out" 2>"$tmp/err" &
+# Ctrl-C while it reads the text, and while it measures.
+head -c 50 text >short
+stops_at() {
+	rm -f notes
+	"$build/kvmod" heads -o 'engine fake.replay=yes' -o 'engine fake.delay=300' \
+		-o "engine fake.notes=$tmp/notes" --sinks 1 --recent 1 --rows 1 --output table \
+		-f short >"$tmp/out" 2>"$tmp/err" &
 	pid=$!
-	sleep 0.5
+	until grep -qs "^$1" notes || ! kill -0 $pid; do
+		sleep 0.01
+	done
 	kill -INT $pid
 	wait $pid
 	status=$?
 	says 1 'kvmod: stopped on request: no table was written'
 }
-stops -o 'engine fake.replay=yes' -o 'engine fake.delay=5'
-stops -o 'engine fake.replay=yes' -o 'engine fake.delay=50'
+stops_at prompt
+stops_at replay
 cmp -s table kept || fail 'the table was touched'
 [ "$(echo table*)" = table ] || fail "left over: $(echo table*)"
 

@@ -34,6 +34,7 @@ CLI_TESTS = \
 	tests/cli/check.test.sh \
 	tests/cli/check_model.test.sh \
 	tests/cli/completion.test.sh \
+	tests/cli/context_first.test.sh \
 	tests/cli/fifo.test.sh \
 	tests/cli/heads.test.sh \
 	tests/cli/hints.test.sh \

@@ -54,7 +54,7 @@ grep -q 'replayed loss [0-9.]* nats' "$tmp/err" || fail 'no replayed loss'
 # With closed gaps, answers and conversations can be longer than the context.
 stream() {
 	kvmod run --raw -o kvmod.threads=1 -o 'engine ggml.context=32' \
-		-o 'policy streamingllm.budget=12' -o 'policy streamingllm.every=4' "$@" 'Once upon a time'
+		-o 'policy streamingllm.budget=12' -o 'policy streamingllm.decode_every=4' "$@" 'Once upon a time'
 }
 stream --policy streamingllm --json -n 40
 exits 0
@@ -73,7 +73,7 @@ json generated_tokens=29
 for every in 0 4; do
 	printf 'One\nTwo\nThree\nFour\nFive\n' >"$tmp/turns"
 	kvmod run -i --raw --policy streamingllm -n 10 -o kvmod.threads=1 -o 'engine ggml.context=32' \
-		-o 'policy streamingllm.budget=12' -o "policy streamingllm.every=$every" <"$tmp/turns"
+		-o 'policy streamingllm.budget=12' -o "policy streamingllm.decode_every=$every" <"$tmp/turns"
 	exits 0
 done
 
@@ -117,6 +117,57 @@ exits 0
 grep -q '^policy   refreekv on cpu: budget 1.0000; so short a sequence stays whole' "$tmp/err" ||
 	fail 'a short prompt was cut'
 
+# --- context first -----------------------------------------------------------------------------
+
+for n in 11 12 13 14 15 16; do
+	echo "Register ab$n holds 3$n."
+done >"$tmp/registers"
+ask() {
+	kvmod run -n 12 -o 'engine ggml.threads=1' --json --context "$tmp/registers" "$@"
+}
+number='What number does register ab13 hold?'
+ask --policy fullkv --compare "$number" 'What number does register ab15 hold?'
+exits 0
+: | err
+[ "$(wc -l <"$tmp/out")" -eq 2 ] || fail 'not an answer for each question'
+# A fork of the whole cache is the whole cache.
+[ "$(grep -c '"kl_mean": 0.0, "kl_max": 0.0, "agree": 1.0' "$tmp/out")" -eq 2 ] ||
+	fail "whole, and not the same: $(cat "$tmp/out")"
+# Both engines tokenize the parts alike.
+ask --policy fullkv "$number"
+cp "$tmp/out" "$tmp/full"
+ask -o kvmod.engine=llama --policy fullkv "$number"
+exits 0
+same_member prompt_tokens
+same_member cache_bytes_full
+same_member tokens
+same_member text
+# What is cut is the context alone: 40% of its tokens are kept, and all of the question.
+ask --policy streamingllm -o 'policy streamingllm.budget=40%' --compare "$number"
+exits 0
+seen=$(sed 's/.*"context": {"tokens": \([0-9]*\),.*/\1/' "$tmp/out")
+asked=$(sed 's/.*"prompt_tokens": \([0-9]*\),.*/\1/' "$tmp/out")
+json "context.kept.0.0=$((seen * 2 / 5))" "context.kept.29.2=$((seen * 2 / 5))" \
+	"kept.0.0=$((seen * 2 / 5 + asked))" "kept.29.2=$((seen * 2 / 5 + asked))" \
+	kl_mean:real context.budget:real
+printf '%s\nAnd ab15?\n' "$number" >"$tmp/turns"
+kvmod run -i -n 12 --policy fullkv -o 'engine ggml.threads=1' --context "$tmp/registers" <"$tmp/turns"
+exits 0
+[ "$(grep -c '^question ' "$tmp/err")" -eq 2 ] || fail 'not two turns'
+[ "$(grep -c '^kept ' "$tmp/err")" -eq 1 ] || fail 'the context was cut again'
+# A question makes no room: only cuts while decoding do.
+echo 'Once upon a time' >"$tmp/once"
+once() {
+	kvmod run --raw -o 'engine ggml.threads=1' -o 'engine ggml.context=32' -n 40 --policy streamingllm \
+		-o 'policy streamingllm.budget=12' --context "$tmp/once" "$@" 'there'
+}
+once -o 'policy streamingllm.decode_every=4'
+exits 0
+once -o 'policy streamingllm.decode_every=0'
+exits 1
+grep -q '^kvmod: [0-9]* tokens of prompt and 40 of answer exceed the context of 32$' "$tmp/err" ||
+	fail "no reason: $(tail -n 1 "$tmp/err")"
+
 # --- files that are not models ---------------------------------------------------------------
 
 head -c 5000 "$model" >"$tmp/short.gguf"
@@ -139,7 +190,7 @@ says 1 'kvmod: TMP/nothing.gguf: No such file or directory'
 for type in f32 q8_0; do
 	kvmod bench engine --threads 1 --lengths 40 --decode 2 -o "engine ggml.cache_type=$type" \
 		-o 'engine ggml.batch=16' --policy streamingllm -o 'policy streamingllm.budget=20' \
-		-o 'policy streamingllm.every=1' --json
+		-o 'policy streamingllm.decode_every=1' --json
 	exits 0
 	: | err
 	json engine=ggml rival=llama lengths.0.tokens=40 lengths.0.budget=0.5

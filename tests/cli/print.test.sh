@@ -59,7 +59,9 @@ context_override = no ; default
 delay = 0 ; command line
 device = ; default
 model = TMP/own.conf ; TMP/own.conf:13
+notes = ; default
 repeat = 1 ; default
+replay = no ; default
 threads = 0 ; default
 
 [alias]

@@ -121,11 +121,11 @@ json generated_tokens=1 text=f full_text=f kl_mean=0 agree=1
 # The report counts what cuts while decoding freed: 27 + 24 tokens seen, 256 bytes each per
 # KV head.
 bounded='policy streamingllm.budget=8'
-kvmod run --policy streamingllm -o "$bounded" -o 'policy streamingllm.every=4' --json \
+kvmod run --policy streamingllm -o "$bounded" -o 'policy streamingllm.decode_every=4' --json \
 	'twenty-four letters long'
 exits 0
 json kept.0.0=8 kept.3.1=8 budget=0.156863 cache_bytes_full=104448 cache_bytes=16384 decode_cuts=6
-kvmod run --policy streamingllm -o "$bounded" -o 'policy streamingllm.every=4' \
+kvmod run --policy streamingllm -o "$bounded" -o 'policy streamingllm.decode_every=4' \
 	'twenty-four letters long'
 exits 0
 grep -q '^policy   streamingllm on cpu: budget 0.1569$' "$tmp/err" || fail 'the budget of the prompt'
@@ -133,7 +133,7 @@ grep -q '^cache    54.00 KiB before, 16.00 KiB after' "$tmp/err" || fail 'not th
 grep -q '^decode   24 tokens, .* tok/s; 6 cuts, the last left 16.00 KiB of 102.0 KiB$' "$tmp/err" ||
 	fail 'no word of the cuts while decoding'
 # The prompt is below the budget and stays whole, the answer goes above it.
-kvmod run --policy streamingllm -o 'policy streamingllm.budget=16' -o 'policy streamingllm.every=4' \
+kvmod run --policy streamingllm -o 'policy streamingllm.budget=16' -o 'policy streamingllm.decode_every=4' \
 	--json 'ten bytes.'
 json prompt_tokens=13 kept.0.0=16 budget=0.761905 cache_bytes=32768 decode_cuts=2
 

@@ -114,7 +114,7 @@ for n in 1023 1024 1025 5000; do
 	} | out
 done
 # An engine that fails and does not say why.
-for broken in text:detokenize chat:chat; do
+for broken in text:detokenize chat:chat_part; do
 	kvmod run -o "engine fake.broken=${broken%:*}" ab
 	exits 1
 	last=$(tail -n 1 "$tmp/err")

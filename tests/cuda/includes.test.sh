@@ -7,7 +7,9 @@ cd "${srcdir:-.}" || exit 1
 below() {
 	case $1 in
 	kernels/cuda/base) ;;
-	kernels/cuda/attention | kernels/cuda/gather | kernels/cuda/read) echo kernels/cuda/base ;;
+	kernels/cuda/attention | kernels/cuda/columns | kernels/cuda/gather | kernels/cuda/norms | kernels/cuda/read)
+		echo kernels/cuda/base
+		;;
 	kernels/cuda/attend | kernels/cuda/refreekv) echo kernels/cuda/base kernels/cuda/attention ;;
 	policies/cuda) echo policies "$kernels" ;;
 	plugins/cuda) echo policies/cuda "$kernels" . ;;

@@ -3,11 +3,15 @@
 #include "tests/cuda/runtime.h"
 
 #include <cuda_runtime_api.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/logits.h"
 #include "kernels/cuda/attend/attend.h"
+#include "kernels/cuda/columns/table.h"
 #include "kernels/cuda/gather/table.h"
+#include "kernels/cuda/norms/table.h"
 #include "kernels/cuda/read/read.h"
 #include "kernels/cuda/refreekv/by_attention.h"
 #include "kernels/cuda/refreekv/refreekv.h"
@@ -89,6 +93,8 @@ struct work {
 	struct kv_gather_job job;
 	struct kv_attention_job attend;
 	struct kv_attention_output output;
+	struct kv_columns_job columns;
+	struct kv_norms_job norms;
 	char data[];			/* a copy of pageable memory */
 };
 
@@ -424,4 +430,99 @@ int kv_cuda_refreekv_by_attention(const struct kv_attention_job *job, const void
 				  const struct kv_attention_output *output, void *stream)
 {
 	return kv_cuda_attend(job, table, scratch, output, stream);
+}
+
+/* --- reductions of attention, read from the table as the kernels do --------------------------- */
+
+static double product(const float *q, uint32_t type, const void *row, uint32_t dim)
+{
+	float x[KV_MAX_DIM];
+	double sum = 0;
+
+	kv_cpu_to_f32(type, row, dim, x);
+	for (uint32_t d = 0; d < dim; d++)
+		sum += (double)q[d] * (double)x[d];
+	return sum;
+}
+
+static void add_row(const struct kv_columns_job *job, const struct kv_columns_entry *e, uint32_t h, uint32_t row,
+		    double *x)
+{
+	const float *q = (const float *)(e->q + row * e->q_stride + h * e->q_head_stride);
+	double sum = 0;
+
+	for (uint32_t i = 0; i < e->m; i++) {
+		uint32_t at = kv_columns_position(e, i);
+
+		x[i] = 0;
+		if (row < kv_columns_first_row(e->n_seen, at))
+			continue;
+		x[i] = product(q, job->k_type, e->k + at * e->k_stride, job->head_dim) * (double)job->scale;
+		x[i] = exp(job->softcap > 0 ? (double)job->softcap * tanh(x[i] / (double)job->softcap) : x[i]);
+		sum += x[i];
+	}
+	for (uint32_t i = 0; i < e->m; i++) {
+		float *to = e->out + kv_columns_position(e, i);
+
+		if (e->reduce == KVMOD_COLUMNS_SUM)
+			to[h * e->out_stride] += sum > 0 ? (float)(x[i] / sum) : 0;
+		else
+			*to = fmaxf(*to, sum > 0 ? (float)(x[i] / sum) : 0);
+	}
+}
+
+static void run_columns(struct work *w)
+{
+	const struct kv_columns_entry *e = w->from;
+
+	for (uint32_t k = 0; k < w->columns.n_entries; k++, e++) {
+		double *x = malloc(e->m * sizeof(*x));
+
+		if (!x)
+			abort();
+		for (uint32_t i = 0; i < e->group * e->n_rows; i++)
+			add_row(&w->columns, e, i / e->n_rows, i % e->n_rows, x);
+		free(x);
+	}
+	memset(w->to, 0xee, w->columns.scratch_bytes);
+}
+
+int kv_cuda_columns(const struct kv_columns_job *job, const void *table, void *scratch, void *stream)
+{
+	(void)stream;
+	if (job->n_items == 0)
+		return 0;
+	if (fails())
+		return KVMOD_EDEVICE;
+	runtime.n_reductions++;
+	enqueue(run_columns, scratch, table, 0, 0)->columns = *job;
+	return 0;
+}
+
+static void run_norms(struct work *w)
+{
+	const struct kv_norms_entry *n = w->from;
+
+	for (uint32_t k = 0; k < w->norms.n_entries; k++, n++)
+		for (uint32_t i = 0; i < n->n * n->group; i++) {
+			const char *v = n->v + i % n->n * n->v_stride;
+			float wo[KV_MAX_DIM];
+			double sum = 0;
+
+			for (uint32_t e = 0; e < n->n_out; e++) {
+				kv_cpu_to_f32(KVMOD_F16, n->wo + e * n->wo_stride + i / n->n * n->dim * 2, n->dim, wo);
+				sum += fabs(product(wo, n->v_type, v, n->dim));
+			}
+			n->out[i / n->n * n->out_stride + i % n->n] = (float)sum;
+		}
+}
+
+int kv_cuda_norms(const struct kv_norms_job *job, const void *table, void *stream)
+{
+	(void)stream;
+	if (fails())
+		return KVMOD_EDEVICE;
+	runtime.n_reductions++;
+	enqueue(run_norms, NULL, table, 0, 0)->norms = *job;
+	return 0;
 }

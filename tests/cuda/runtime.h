@@ -15,6 +15,7 @@ struct runtime {
 	unsigned n_calls, fail_call;	/* the call that fails, from 1; 0: none */
 	unsigned n_early;		/* memory freed while queued work still uses it */
 	unsigned n_gathers;		/* launches of gathers */
+	unsigned n_reductions;		/* of columns and of norms */
 };
 extern struct runtime runtime;
 

@@ -133,7 +133,7 @@ struct kvmod_device_timing {
  * The attention that rows of queries pay to the positions of one KV head, reduced over
  * the rows. Addresses are on the device. Row r sees the oldest n_seen + r positions, at
  * most n. Its softmax is over those of them that the spans name; only for these
- * positions `out` changes.
+ * positions `out` changes. A row that sees none of them pays nothing.
  */
 struct kvmod_columns {
 	uint32_t size;
@@ -170,7 +170,10 @@ struct kvmod_norms {
 struct kvmod_device_attention {
 	uint32_t size;
 	uint32_t reserved;
-	/* Scratch memory, on the device, that a call with these jobs needs. */
+	/*
+	 * Bytes of scratch memory, on the device and 16-byte aligned, that a call with these
+	 * jobs needs; 0 also for jobs that columns() refuses.
+	 */
 	uint64_t (*columns_scratch)(void *self, const struct kvmod_columns *jobs, uint32_t n_jobs,
 				    uint32_t stride);
 	/*

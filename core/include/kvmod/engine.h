@@ -172,10 +172,12 @@ struct kvmod_engine_ops {
 	int32_t (*serves)(void *self, const struct kvmod_needs *needs);
 	/*
 	 * Optional: chat() for a message that comes in two parts, a context and, when that
-	 * is in the cache, a question. The two are tokenized apart. With KVMOD_CHAT_QUESTION
-	 * there is one message, whose text may be empty, and `first` is ignored. n_opening,
-	 * if not NULL, gets the number of tokens that begin before the text of the last
-	 * message; of a question these are none.
+	 * is in the cache, a question. The two are tokenized apart, and so is what comes
+	 * before the context. With KVMOD_CHAT_QUESTION there is one message, whose text may
+	 * be empty, and `first` is ignored. n_opening, if not NULL, gets the number of tokens
+	 * that begin before the text of the last message; of a question these are none.
+	 * Both parts belong to a message of role "user". KVMOD_EINVAL for a context of which
+	 * the template would strip everything.
 	 */
 	int32_t (*chat_part)(void *self, const struct kvmod_message *messages, size_t n_messages,
 			     uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,

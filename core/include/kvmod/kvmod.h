@@ -330,6 +330,12 @@ uint64_t kvmod_sequence_room(struct kvmod_sequence *sequence);
 void kvmod_sequence_bytes(struct kvmod_sequence *sequence, struct kvmod_bytes *out);
 struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);
 
+/*
+ * kvmod_prompt.flags: the prompt is appended whole, without asking the policy. What
+ * earlier cuts left stays as it is, too: a question after a context that was cut.
+ */
+#define KVMOD_PROMPT_KEEP	1u
+
 struct kvmod_prompt {
 	uint32_t size;
 	uint32_t replay_rows;		/* measure the plan's loss on this many tokens, at most
@@ -344,6 +350,8 @@ struct kvmod_prompt {
 	 * n_opening of kvmod_engine_chat_part(). Only the first prompt of a sequence counts.
 	 */
 	uint64_t n_opening;
+	uint32_t flags;			/* KVMOD_PROMPT_... */
+	uint32_t reserved;		/* 0 */
 };
 
 struct kvmod_prompted {

@@ -24,7 +24,7 @@ extern "C" {
 
 /*
  * What a request must contain for the policy: bits of kvmod_needs.what. The policy gets
- * nothing else.
+ * nothing else, but for what kvmod_needs.takes names.
  */
 #define KVMOD_NEED_K		(1u << 0)
 #define KVMOD_NEED_V		(1u << 1)
@@ -46,6 +46,12 @@ struct kvmod_needs {
 	uint32_t types;
 	uint32_t min_rows;		/* the least number of rows, if `rows` comes to fewer */
 	uint32_t q_stats_skip;		/* oldest tokens whose queries q_mean and q_cov leave out */
+	/*
+	 * KVMOD_NEED_COLSUM, _Q_STATS or _WO_NORM that the policy uses if a request has them
+	 * anyway: no engine collects them for it, and no request is refused for lack of them.
+	 */
+	uint32_t takes;
+	uint32_t reserved;		/* 0 */
 };
 
 /* How many rows `needs` asks for with a prompt of n tokens. */
@@ -66,8 +72,9 @@ static inline uint32_t kvmod_needs_rows(const struct kvmod_needs *needs, uint64_
  * refers to the tokens seen, not to what earlier cuts left of them; otherwise each turn
  * of a conversation would cut the same share again, until nothing is left.
  *
- * A policy with such a parameter must call it `budget`: a session leaves a sequence of
- * `[kvmod] leave_below` tokens or fewer whole, unless the parameter `budget` is a count.
+ * A policy with such a parameter must call it `budget`; if it divides its budget, `heavy`
+ * and `recent`. A session leaves a sequence of `[kvmod] leave_below` tokens or fewer whole,
+ * unless these parameters are counts.
  */
 static inline uint64_t kvmod_budget_of(const struct kvmod_request *request,
 				       const struct kvmod_segment *segment,

@@ -88,13 +88,37 @@ struct kvmod_scorer {
 #define KVMOD_PER_LAYER		1u	/* C in the mean: the KV heads of a layer compete for the sum */
 /*
  * The same, but all KV heads of the request compete: of all its layers, which the needs ask
- * for, and of all sequences that the host put into one request. Sessions put in one.
+ * for, and of all sequences that the host put into one request. Sessions put in one. A
+ * fraction is of what all heads have seen together.
  */
 #define KVMOD_PER_REQUEST	2u
 #define KVMOD_ABOVE_LEVEL	3u	/* no budget: every score of at least `level` */
+#define KVMOD_PER_SEQUENCE	4u	/* as KVMOD_PER_REQUEST, each sequence by itself */
+/*
+ * C for each layer, whose KV heads all keep the same positions: those with the highest sums
+ * of the heads' scores. A layer whose heads differ in length fails with KVMOD_ENOTSUP.
+ */
+#define KVMOD_ONE_SET		5u
+
+/* Flags of a scorer. */
+#define KVMOD_SCORER_POOLS	1u	/* score() pools by itself; the toolkit does not */
 
 /* As `rows`: the value of the parameter `window`. */
 #define KVMOD_ROWS_OF_WINDOW	UINT32_MAX
+
+/*
+ * For spread(): the layers of one sequence that are cut, in ascending order. A layer that
+ * is kept whole, or for which score() or first() failed, is not among them.
+ */
+struct kvmod_layers {
+	uint32_t size;
+	uint32_t n_layers;
+	/* How many scored positions the layers may keep together, one KV head of each. */
+	uint64_t budget;
+	const struct kvmod_segment *const *segments;	/* [n_layers] */
+	const uint32_t *n_scored;	/* [n_layers]: of the layer's longest head */
+	const double *sums;		/* [n_layers][n_sums]: over all heads of the layer */
+};
 
 /* What the author provides, in this order. Members left out are 0. */
 struct kvmod_scorer_ops {
@@ -110,8 +134,8 @@ struct kvmod_scorer_ops {
 	uint32_t select;		/* KVMOD_PER_HEAD, ... */
 	uint32_t what;			/* KVMOD_NEED_...: what score() reads */
 	uint32_t rows;			/* newest rows of queries; KVMOD_ROWS_OF_WINDOW */
-	uint32_t reserved2;
-	/* Optional: the floats of scratch that a call of score() or keep() needs. */
+	uint32_t flags;			/* KVMOD_SCORER_... */
+	/* Optional: the floats of scratch that a call of score(), first() or keep() needs. */
 	size_t (*floats)(const void *self, const struct kvmod_request *request);
 	/*
 	 * Optional, with KVMOD_PER_LAYER: changes how many of its scored positions each
@@ -126,9 +150,59 @@ struct kvmod_scorer_ops {
 	 * In place of score() and of all selection, for rules that are no ranking: keeps
 	 * positions of a head with a keep_...() call of the toolkit. Threads, scratch and
 	 * errors are those of score(). Of the standard parameters only whole_layers and
-	 * decode_every have an effect.
+	 * decode_every have an effect; budget has one with least().
 	 */
 	int32_t (*keep)(const void *self, const struct kvmod_task *head);
+	/*
+	 * Optional: the budget of each KV head of a segment, in place of c, which is what the
+	 * parameter `budget` buys; like c, it includes sinks and window. Not called where c is
+	 * all tokens seen. An answer below sinks plus window is raised to them.
+	 */
+	uint64_t (*budget)(const void *self, const struct kvmod_request *request,
+			   const struct kvmod_segment *segment, uint64_t c);
+	/*
+	 * Optional: sets marks[i] to 1 for each of the head's first m positions that is kept
+	 * before all others, whatever its score. Of more than the budget buys, the older
+	 * come first. head->notes has what score() left there, and head->sums the sums over
+	 * all heads of the layer. Threads, scratch and errors are those of score().
+	 */
+	int32_t (*first)(const void *self, const struct kvmod_task *head, uint8_t *marks);
+	/*
+	 * Optional, with KVMOD_PER_SEQUENCE, in place of the competition: how many of its
+	 * scored positions each KV head of a layer keeps, counts[n_layers], 0 at first. A head
+	 * that has fewer keeps all of them. Not called where everything is kept.
+	 */
+	void (*spread)(const void *self, const struct kvmod_layers *layers, uint32_t *counts);
+	/*
+	 * How many numbers score() adds to in head->sums: first() and spread() get their sums
+	 * over the heads of a layer. Not with KVMOD_PER_HEAD and KVMOD_ABOVE_LEVEL, which do
+	 * not wait for a layer's other heads.
+	 */
+	uint32_t n_sums;
+	uint32_t reserved3;
+	/*
+	 * Optional, for a policy that does not cut whenever it is asked: 0 if this request
+	 * is to be left whole.
+	 */
+	int32_t (*cuts)(const void *self, const struct kvmod_request *request);
+	/*
+	 * Optional: finds once what score() needs in all heads, such as the answer of a
+	 * service of the request. Called on the thread of compress(), where services may be
+	 * called, before the first score(), and only if something may be cut. memory is
+	 * head->prepared from then on. After an error everything stays whole.
+	 */
+	int32_t (*prepare)(const void *self, const struct kvmod_request *request, float *memory);
+	/* With prepare(): how many floats its memory has. */
+	size_t (*prepared_floats)(const void *self, const struct kvmod_request *request);
+	/* Optional: completes needs, which have what the members above and decode_every ask for. */
+	int32_t (*needs)(const void *self, struct kvmod_needs *needs);
+	/*
+	 * With keep(), for a rule that obeys the parameter `budget`: how many of a head's n
+	 * positions keep() always keeps. A smaller budget is raised to that, with one warning,
+	 * and keep() raises its own in the same way: kvmod_budget_at_least(). It is not called
+	 * for a layer whose heads are all within their budgets.
+	 */
+	uint32_t (*least)(const void *self, uint32_t n);
 };
 
 /* A constant: 1 if a list of parameters has `window`. */

@@ -58,10 +58,24 @@ struct kvmod_task {
 	struct kvmod_keep *keep;	/* the segment's */
 	float *scratch;			/* the thread's own; 64-byte aligned, content undefined */
 	void *work;			/* the toolkit's own */
+	/*
+	 * In a scorer with a budget: how many positions it buys this head, sinks and window
+	 * included; the mean, if heads share.
+	 */
+	uint64_t budget;
+	float *notes;			/* in a scorer with first(): [m], from score() to it */
+	double *sums;			/* in a scorer with n_sums: [n_sums], 0 before score() */
+	const float *prepared;		/* in a scorer with prepare(): what that left */
 };
 
 /* Returns 0, or the KVMOD_E... code for which the task's segment stays whole; see fail(). */
 typedef int32_t kvmod_task_fn(const void *arg, const struct kvmod_task *task);
+
+/*
+ * Gets one row's attention, that of query head h of the group, to all n positions of the
+ * head; 0 where the row does not see one. `attention` may be overwritten.
+ */
+typedef void kvmod_row_fn(void *arg, uint32_t row, uint32_t h, float *attention);
 
 /*
  * Statistics of rows, for each dimension; an array that is NULL is not computed. The
@@ -262,6 +276,57 @@ struct kvmod_toolkit {
 				    struct kvmod_workspace *need);
 	int32_t (*scorer_compress)(void *self, const struct kvmod_scorer_ops *ops,
 				   const struct kvmod_request *request, struct kvmod_plan *plan);
+
+	/* --- more about attention and values -------------------------------------- */
+
+	/*
+	 * The attention of the newest n_rows rows (all, if there are fewer) one by one: calls
+	 * fn for each of them, the oldest first, and for each query head of the group. For
+	 * statistics over rows; keys are read as often as by mean_attention(), and errors are
+	 * those of other calls about attention.
+	 */
+	int32_t (*each_row)(const struct kvmod_task *task, uint32_t n_rows, kvmod_row_fn *fn,
+			    void *arg);
+	/*
+	 * out[n]: |Wo v|_1 of KV head g of the task's segment, the mean over its query heads, at
+	 * the n positions that the task's head caches; 0 where head g no longer caches one.
+	 * KVMOD_EINVAL, with the reason set as fail() does, if the policy's needs did not ask
+	 * with KVMOD_NEED_WO_NORM. Only within a task.
+	 */
+	int32_t (*wo_norms)(const struct kvmod_task *task, uint32_t g, float *out);
+
+	/* --- arrays of numbers ------------------------------------------------------ */
+
+	double (*total)(const float *x, size_t n);
+	/* The sum of -x ln(x + epsilon). No number is negative; epsilon is at least 1e-37. */
+	double (*entropy)(const float *x, size_t n, float epsilon);
+	/*
+	 * Mean and spread of several arrays of n numbers, element by element: adds x, the
+	 * count-th of them, to mean[n], and to squares[n], the sums of squares about the mean.
+	 * Both are 0 before the first; in the end squares / (count - 1) is the variance.
+	 */
+	void (*moments)(const float *x, size_t n, uint32_t count, float *mean, float *squares);
+	/* --- more about attention: within a task, and with the errors of the calls above ---- */
+
+	/*
+	 * out[m]: the most that any of the newest n_rows rows (all, if there are fewer) and
+	 * query heads of the group pays to each of the first m <= n positions. With weights,
+	 * [n] and not negative, a row's attention is first multiplied by them and divided by
+	 * its new sum, over all that the row sees. With |v|_2 as weights that is each
+	 * position's part in the output of attention. Sink logits have no value, so they then
+	 * take no share. NULL: attention as it is. out and weights must not overlap.
+	 */
+	int32_t (*max_attention)(const struct kvmod_task *task, uint32_t n_rows, const float *weights,
+				 uint32_t m, float *out);
+
+	/* --- more about rows ------------------------------------------------------ */
+
+	/*
+	 * out[i - begin] = x'Mx + v.x, where x is row i: the quadratic form of `matrix`, M,
+	 * which is symmetric, [dim][dim], and `vector`, v, [dim].
+	 */
+	void (*quadratic)(const struct kvmod_view *view, uint32_t dim, uint32_t begin, uint32_t end,
+			  const float *matrix, const float *vector, float *out);
 };
 
 /*
@@ -334,6 +399,27 @@ static inline bool kvmod_same_lengths(const struct kvmod_segment *segment)
 	return true;
 }
 
+/*
+ * Of the layers that the request has of the segment's sequence: how many are there, and,
+ * in *below, how many of them come before the segment's.
+ */
+static inline uint32_t kvmod_layers_of(const struct kvmod_request *request,
+				       const struct kvmod_segment *segment, uint32_t *below)
+{
+	uint32_t n_layers = 0;
+
+	*below = 0;
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(request, i);
+
+		if (s->sequence != segment->sequence)
+			continue;
+		n_layers++;
+		*below += s->layer < segment->layer;
+	}
+	return n_layers;
+}
+
 /* The largest of each over all segments of a request. */
 struct kvmod_extent {
 	uint32_t n, n_kv_heads, head_dim;
@@ -356,6 +442,12 @@ static inline struct kvmod_extent kvmod_extent_of(const struct kvmod_request *re
 	return most;
 }
 
+/* The position, in tokens seen, of the i-th oldest that a head caches. */
+static inline int64_t kvmod_position(const struct kvmod_head *head, uint32_t i)
+{
+	return head->positions ? head->positions[i] : (int64_t)i;
+}
+
 /* How many cached positions row `row` of segment->q sees: always the oldest ones. */
 static inline uint32_t kvmod_row_sees(const struct kvmod_segment *segment,
 				      const struct kvmod_head *head, uint32_t row)
@@ -366,9 +458,8 @@ static inline uint32_t kvmod_row_sees(const struct kvmod_segment *segment,
 
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
-		int64_t position = head->positions ? head->positions[middle] : (int64_t)middle;
 
-		if (position <= at)
+		if (kvmod_position(head, middle) <= at)
 			low = middle + 1;
 		else
 			high = middle;

@@ -137,8 +137,8 @@ struct kvmod_head {
 	 * carry the RoPE phase of positions[i] + turn, in tokens; all other keys and the
 	 * queries carry the phase of their positions. Both are 0 if no gap was closed. Only
 	 * differences of phases matter to RoPE: all phases of a sequence may be shifted
-	 * down by one common number. Keys that no one `turn` describes, because sinks joined
-	 * at several cuts, are not shown: k.data is NULL.
+	 * down by one common number, segment->phase_base. Keys that no one `turn` describes,
+	 * because sinks joined at several cuts, are not shown: k.data is NULL.
 	 */
 	uint32_t n_turned;
 	int32_t turn;
@@ -182,7 +182,7 @@ struct kvmod_segment {
 	struct kvmod_view colsum;
 	struct kvmod_view q_mean, q_cov;
 	struct kvmod_view wo_norm;
-	uint64_t n_q_stat;		/* number of queries in q_mean and q_cov */
+	uint64_t n_q_stat;		/* queries in q_mean and q_cov; 0: both are 0 */
 
 	/*
 	 * Attention sinks: [n_q_heads] on the host, the engine's. One learned logit for
@@ -199,6 +199,8 @@ struct kvmod_segment {
 	 * first copies all segments to one device.
 	 */
 	const char *device;
+	/* What the phases of all keys and queries are shifted down by; 0 as a rule. */
+	uint64_t phase_base;
 };
 
 /* When a request is made. */
@@ -404,7 +406,7 @@ static inline struct kvmod_keep *kvmod_keep_at(const struct kvmod_plan *plan, ui
  */
 #define KVMOD_MODEL_MADE_UP	1u
 
-/* A model as a policy sees it. Strings live as long as the engine. */
+/* A model as a policy sees it. Strings and lists live as long as the engine. */
 struct kvmod_model {
 	uint32_t size;
 	uint32_t n_layers;
@@ -423,6 +425,15 @@ struct kvmod_model {
 	const char *device;		/* "cuda"; NULL: all of the cache is on the host */
 	uint32_t n_window_layers;	/* layers that cache only a window; see kvmod_request */
 	uint32_t flags;			/* KVMOD_MODEL_... */
+	/*
+	 * How RoPE turns, where rope_base does not say it all: pair d of dimensions, which is
+	 * 2d and 2d + 1, or d and d + n_rope_freqs, by rope_freqs[d] radians a position. Other
+	 * dimensions do not turn. NULL: head_dim / 2 pairs, by rope_base^(-2d / head_dim).
+	 */
+	const float *rope_freqs;
+	uint32_t n_rope_freqs;
+	/* What RoPE also multiplies dimensions that turn by, as YaRN does; 0 stands for 1. */
+	float rope_magnitude;
 };
 
 #ifdef __cplusplus

@@ -72,18 +72,7 @@ template <uint32_t TYPE, bool ALIGNED> struct kv_fma {
 
 	static __device__ __forceinline__ void key8(const char *row, uint32_t at, float x[8])
 	{
-		if (TYPE == KVMOD_Q8_0) {
-			const char *block = row + at / 32 * 34;
-			float scale = __half2float(*(const __half *)block);
-
-#pragma unroll
-			for (int i = 0; i < 4; i++) {
-				char2 pair = *(const char2 *)(block + 2 + at % 32 + 2 * i);
-
-				x[2 * i] = scale * (float)(signed char)pair.x;
-				x[2 * i + 1] = scale * (float)(signed char)pair.y;
-			}
-		} else if (TYPE == KVMOD_F32 && ALIGNED) {
+		if (TYPE == KVMOD_F32 && ALIGNED) {
 			*(float4 *)x = __ldg((const float4 *)row + at / 4);
 			*(float4 *)(x + 4) = __ldg((const float4 *)row + at / 4 + 1);
 		} else {

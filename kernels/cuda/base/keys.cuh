@@ -65,12 +65,43 @@ static __device__ __forceinline__ float kv_element(const char *row, uint32_t i)
 	return __bfloat162float(__ushort_as_bfloat16(bits));
 }
 
+/* Elements at ... at + 7 of a row of plain numbers. */
 template <uint32_t TYPE>
 static __device__ __forceinline__ void kv_elements8(const char *row, uint32_t at, float x[8])
 {
 #pragma unroll
 	for (int i = 0; i < 8; i++)
 		x[i] = kv_element<TYPE>(row, at + i);
+}
+
+/* Elements at ... at + 7 of a row of q8_0; at is a multiple of 8. */
+template <> __device__ __forceinline__ void kv_elements8<KVMOD_Q8_0>(const char *row, uint32_t at, float x[8])
+{
+	const char *block = row + at / 32 * 34;
+	float scale = __half2float(*(const __half *)block);
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		char2 pair = *(const char2 *)(block + 2 + at % 32 + 2 * i);
+
+		x[2 * i] = scale * (float)(signed char)pair.x;
+		x[2 * i + 1] = scale * (float)(signed char)pair.y;
+	}
+}
+
+/* The same of q4_0. */
+template <> __device__ __forceinline__ void kv_elements8<KVMOD_Q4_0>(const char *row, uint32_t at, float x[8])
+{
+	const char *block = row + at / 32 * 18;
+	float scale = __half2float(*(const __half *)block);
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		uchar2 pair = *(const uchar2 *)(block + 2 + at % 16 + 2 * i);
+
+		x[2 * i] = scale * (float)((int)(at % 32 < 16 ? pair.x & 15 : pair.x >> 4) - 8);
+		x[2 * i + 1] = scale * (float)((int)(at % 32 < 16 ? pair.y & 15 : pair.y >> 4) - 8);
+	}
 }
 
 /* Elements at ... at + 7 of query `column`. All loads are issued before the first one is used. */

@@ -81,6 +81,25 @@ static __device__ __forceinline__ uint4 kv_load_shared(const uint4 *p)
 	return v;
 }
 
+/* Queues a copy of 16 bytes to shared memory; of zeros, and nothing is read, unless they are there. */
+static __device__ __forceinline__ void kv_copy_to_shared(uint4 *to, const void *from, bool there)
+{
+	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+		     :: "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+
+/* Ends a group of this thread's copies. */
+static __device__ __forceinline__ void kv_end_copies(void)
+{
+	asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Waits for this thread's copies, except those of the newest GROUPS groups. */
+template <int GROUPS> static __device__ __forceinline__ void kv_await_copies(void)
+{
+	asm volatile("cp.async.wait_group %0;" :: "n"(GROUPS) : "memory");
+}
+
 /* Orders this thread's earlier writes before its later ones, as other blocks see them. */
 static __device__ __forceinline__ void kv_fence(void)
 {

@@ -51,6 +51,14 @@ template <> struct kv_pair<__half> {
 	}
 };
 
+/* The power of two that brings the largest element of a row into the range of f16: into 2^13 ... 2^14. */
+static __device__ __forceinline__ float kv_scale_to_f16(float largest)
+{
+	if (!(largest >= 0x1p-100f && largest <= 0x1p100f))
+		return 1;
+	return __uint_as_float((127 + 13 + 127 - (__float_as_uint(largest) >> 23)) << 23);
+}
+
 /*
  * Keys of up to 32 CHUNKS dimensions. Each query element is exactly the sum of three
  * elements of T, so products are exact, and sums are fp32.
@@ -102,7 +110,7 @@ template <class T, int CHUNKS> struct kv_mma {
 			b.low[j] = b.high[j] = make_uint4(0, 0, 0, 0);
 	}
 
-	/* The power of two that brings the largest element of query g into 2^13 ... 2^14. */
+	/* The scale of query g. */
 	static __device__ float scale_down(const struct kv_queries &q)
 	{
 		uint32_t lane = threadIdx.x % 32;
@@ -115,9 +123,7 @@ template <class T, int CHUNKS> struct kv_mma {
 		}
 		largest = fmaxf(largest, __shfl_xor_sync(KV_LANES, largest, 1));
 		largest = fmaxf(largest, __shfl_xor_sync(KV_LANES, largest, 2));
-		if (!(largest >= 0x1p-100f && largest <= 0x1p100f))
-			return 1;
-		return __uint_as_float((127 + 13 + 127 - (__float_as_uint(largest) >> 23)) << 23);
+		return kv_scale_to_f16(largest);
 	}
 
 	/* Only f16 needs a scale: its range is short. */

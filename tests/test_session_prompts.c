@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Prompts of a session that the policy is not asked about, and what it learns of openings. */
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/watch.h"
+
+/* A question after its context: neither it nor what the context left is cut. */
+START_TEST(kept_prompt)
+{
+	struct kvmod_left left = { .size = sizeof(left) };
+	struct kvmod_prompted out;
+	uint64_t n = 0;
+
+	start("watch", NULL, 0);
+	prompt(40);
+	out = prompt_with(sequence, 10, 0, KVMOD_PROMPT_KEEP);
+	ck_assert_str_eq(calls, "bP");
+	ck_assert_int_eq(out.status, 0);
+	ck_assert_uint_eq(out.left_whole, 0);
+	ck_assert_double_eq(out.decision_seconds, 0);
+	ck_assert(isnan(out.replay_loss));
+	ck_assert_double_eq_tol(out.budget, 61.0 / 100.0, 1e-12);
+	ck_assert_uint_eq(out.after.used, out.before.used);
+	ck_assert_uint_eq(cached(0, 0), 30);
+	ck_assert_uint_eq(kvmod_sequence_kept(sequence, 0, 1, &n), 31);
+	ck_assert_uint_eq(n, 50);
+	kvmod_sequence_left(sequence, &left);
+	ck_assert_uint_eq(left.seen, 50);
+	ck_assert_uint_eq(left.bytes.used, out.after.used);
+	decode(2);
+	ck_assert_uint_eq(cached(0, 0), 32);
+	/* The next prompt is one like any other: the policy sees all of it. */
+	prompt(10);
+	ck_assert_str_eq(calls, "bPP");
+	ck_assert_uint_eq(cached(0, 0), 21);
+}
+END_TEST
+
+/* The first prompt too; and a policy that decides while decoding does so afterwards. */
+START_TEST(kept_from_the_start)
+{
+	static const char *const every[] = { "policy watch.every=3" };
+
+	start("watch", every, 1);
+	ck_assert_double_eq(prompt_with(sequence, 40, 0, KVMOD_PROMPT_KEEP).budget, 1);
+	ck_assert_str_eq(calls, "b");
+	decode(2);
+	ck_assert_uint_eq(cached(0, 0), 42);
+	decode(1);
+	ck_assert_str_eq(calls, "bD");
+	ck_assert_uint_eq(cached(0, 0), 21);
+}
+END_TEST
+
+/* How long the chat template's opening is, every request says as the first prompt did. */
+START_TEST(opening_is_told)
+{
+	static const char *const every[] = { "policy watch.every=1" };
+	struct kvmod_sequence *copy;
+
+	start("watch", every, 1);
+	opening = 99;
+	prompt_with(sequence, 40, 7, 0);
+	ck_assert_uint_eq(opening, 7);
+	opening = 99;
+	decode(1);
+	ck_assert_uint_eq(opening, 7);
+	prompt_with(sequence, 10, 3, 0);
+	ck_assert_uint_eq(opening, 7);
+	ck_assert_int_eq(kvmod_sequence_fork(sequence, &copy), 0);
+	opening = 99;
+	prompt_with(copy, 10, 5, 0);
+	ck_assert_uint_eq(opening, 7);
+	kvmod_sequence_close(copy);
+	/* Begun again from nothing, it is another sequence. */
+	ck_assert_int_eq(kvmod_sequence_truncate(sequence, 0), 0);
+	prompt_with(sequence, 10, 4, 0);
+	ck_assert_uint_eq(opening, 4);
+}
+END_TEST
+
+/* A first prompt is all opening at most, and none in a struct that ends before the field. */
+START_TEST(odd_openings)
+{
+	int32_t tokens[8] = { 'a' };
+	struct kvmod_prompt p = {
+		.size = offsetof(struct kvmod_prompt, n_opening), .tokens = tokens, .n_tokens = 8,
+		.n_opening = 5, .flags = KVMOD_PROMPT_KEEP,
+	};
+	struct kvmod_prompted out = { .size = sizeof(out) };
+
+	start("watch", NULL, 0);
+	prompt_with(sequence, 10, 11, 0);
+	ck_assert_uint_eq(opening, 10);
+	ck_assert_int_eq(kvmod_sequence_truncate(sequence, 0), 0);
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), 0);
+	ck_assert_uint_eq(opening, 0);
+	ck_assert_str_eq(calls, "bPP");
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("session prompts");
+	TCase *tc = tcase_create("session prompts");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(tc, NULL, tear_down);
+	tcase_add_test(tc, kept_prompt);
+	tcase_add_test(tc, kept_from_the_start);
+	tcase_add_test(tc, opening_is_told);
+	tcase_add_test(tc, odd_openings);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
