@@ -71,11 +71,11 @@ static int32_t duo_open(void *self_, const struct kvmod_model *model)
 	self->whole = calloc(n, sizeof(*self->whole));
 	if (!scores || !self->whole)
 		code = host->fail(host->ctx, KVMOD_ENOMEM, "no memory for a head table");
-	else if (*self->heads)
-		code = duo_table_read(host, self->heads, made_up ? NULL : model, scores);
+	else if (!*self->heads && !made_up)
+		code = host->fail(host->ctx, KVMOD_ENOENT, "`heads` names no head table: `kvmod heads` "
+				  "makes one for the model");
 	else if (!made_up)
-		code = host->fail(host->ctx, KVMOD_ENOENT, "`heads` names no head table: `kvmod heads "
-				  "--output FILE` makes one for the model");
+		code = duo_table_read(host, self->heads, model, scores);
 	if (!code)
 		choose(self, scores);
 	else
@@ -110,7 +110,7 @@ static uint32_t cut(const struct duo *self, const struct kvmod_segment *segment,
 	int64_t newest = is_whole(self, segment, g) ? 0 : (int64_t)segment->logical - self->recent;
 
 	for (uint32_t i = 0; i < head->n; i++) {
-		int64_t position = head->positions ? head->positions[i] : (int64_t)i;
+		int64_t position = kvmod_position(head, i);
 
 		if (position < self->sinks || position >= newest)
 			indices[n++] = i;

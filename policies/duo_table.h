@@ -12,8 +12,7 @@
 
 /*
  * Reads the scores of the model's KV heads, [n_layers][n_kv_heads], from the table at `path`.
- * model NULL: only checks the table, whatever its model is. KVMOD_OK, or an error with a
- * message.
+ * KVMOD_OK, or an error with a message.
  */
 int32_t duo_table_read(const struct kvmod_host *host, const char *path,
 		       const struct kvmod_model *model, float *scores);

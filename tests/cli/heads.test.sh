@@ -151,7 +151,7 @@ exits 1
 grep -q 'kvmod: policy duo: .*/heads/SmolLM2-135M-Instruct.heads:[0-9]*: `model = .*`: expected model = Echo, as in the model in use (`kvmod heads` makes its table)$' "$tmp/err" ||
 	fail "another message: $(cat "$tmp/err")"
 kvmod run --policy duo -o 'policy duo.heads=' -n 1 hello
-says 1 'kvmod: policy duo: `heads` names no head table: `kvmod heads --output FILE` makes one for the model'
+says 1 'kvmod: policy duo: `heads` names no head table: `kvmod heads` makes one for the model'
 # check tries the policy with a made-up model, whose table it cannot be, and with the engine's.
 kvmod check --policy duo -o "policy duo.heads=$tmp/whole"
 exits 0
