@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * kvmod heads: measures how much a model's predictions lose when a KV head becomes a streaming
- * head, one head after the other, and writes the head table that the policy duo reads.
+ * head, one head after the other, and prints the head table that the policy duo reads.
  */
 #include "core/cli/heads.h"
 
@@ -27,7 +27,6 @@ struct heads {
 	const struct cli_command *self;
 	struct cli_common common;
 	struct cli_strings files;
-	const char *output;
 	uint64_t n_texts, length, rows, seed;
 	bool raw;
 
@@ -84,7 +83,7 @@ static int make_plan(const struct heads *h, const struct text *text)
 static int engine_failed(const struct heads *h, int err)
 {
 	if (cli_interrupted())
-		return cli_error("stopped on request: no table was written");
+		return cli_error("stopped on request: there is no table");
 	return cli_error("engine %s: %s", h->model.ops->name,
 			 *kvmod_error() ? kvmod_error() : kvmod_strerror(err));
 }
@@ -181,54 +180,6 @@ static int measure(struct heads *h)
 
 /* --- texts ----------------------------------------------------------------------------------- */
 
-static int add_passkeys(const struct heads *h, uint64_t seed, uint32_t n_sentences,
-			struct cli_tokens *tokens, size_t *n_answer)
-{
-	struct cli_text text = { 0 }, answer = { 0 };
-	int err = cli_heads_text(seed, n_sentences, &text, &answer);
-
-	if (!err && h->raw)
-		err = cli_text_add(&text, "\n\n", 2) ? cli_error("out of memory") :
-		      cli_add_raw(&h->model, &text, true, tokens);
-	else if (!err)
-		err = cli_add_chat(&h->model, NULL, text.bytes, true, KVMOD_CHAT_WHOLE, tokens);
-	*n_answer = tokens->n;
-	if (!err)
-		err = cli_add_raw(&h->model, &answer, false, tokens);
-	*n_answer = tokens->n - *n_answer;
-	cli_text_free(&text);
-	cli_text_free(&answer);
-	return err;
-}
-
-#define FEW	5
-#define MANY	25
-
-/* As many sentences as `length` tokens have room for; a sample shows how long they are. */
-static int make_passkeys(const struct heads *h, uint64_t seed, struct cli_tokens *tokens,
-			 size_t *n_answer)
-{
-	size_t few, many;
-	uint64_t n = FEW;
-
-	if (add_passkeys(h, seed, FEW, tokens, n_answer))
-		return CLI_FAILED;
-	few = tokens->n;
-	cli_tokens_free(tokens);
-	if (add_passkeys(h, seed, MANY, tokens, n_answer))
-		return CLI_FAILED;
-	many = tokens->n;
-	if (h->length > few && many > few)
-		n += (h->length - few) * (MANY - FEW) / (many - few);
-	for (;; n -= n / 64 + 1) {
-		cli_tokens_free(tokens);
-		if (add_passkeys(h, seed, (uint32_t)n, tokens, n_answer))
-			return CLI_FAILED;
-		if (tokens->n <= h->length || n <= FEW)
-			return CLI_OK;
-	}
-}
-
 static int read_file(const struct heads *h, const char *file, struct cli_tokens *tokens)
 {
 	struct cli_text text = { 0 };
@@ -243,12 +194,15 @@ static int read_file(const struct heads *h, const char *file, struct cli_tokens 
 /* The tokens of text i, and how many of the last ones are to be run again. */
 static int make_tokens(const struct heads *h, uint64_t i, struct cli_tokens *tokens, size_t *n_rows)
 {
+	const struct cli_heads_text text = {
+		.seed = h->seed + i, .length = h->length, .raw = h->raw,
+	};
 	uint64_t least;
 	int err;
 
 	*n_rows = ROWS_OF_FILE;
 	err = h->files.n ? read_file(h, h->files.item[i], tokens) :
-			   make_passkeys(h, h->seed + i, tokens, n_rows);
+			   cli_heads_passkeys(&h->model, &text, tokens, n_rows);
 	if (h->rows)
 		*n_rows = h->rows;
 	least = *n_rows + h->measured.sinks + h->measured.recent;
@@ -283,7 +237,7 @@ static int run_tokens(struct heads *h, struct text *text, uint64_t i, const stru
 	err = kvmod_sequence_prompt(text->sequence, &prompt, &prompted);
 	cli_progress_end(&progress);
 	if (err == KVMOD_ECANCELED)
-		return cli_error("stopped on request: no table was written");
+		return cli_error("stopped on request: there is no table");
 	return err ? cli_error_kvmod() : CLI_OK;
 }
 
@@ -411,23 +365,20 @@ static int measure_all(struct heads *h)
 
 static int run_all(struct heads *h)
 {
-	struct kvmod_ctx *ctx;
-	int err = h->output ? cli_heads_check_output(h->output) : CLI_OK;
+	struct kvmod_ctx *ctx = cli_context(&h->common);
+	int err;
 
-	if (err)
-		return err;
-	ctx = cli_context(&h->common);
 	if (!ctx)
 		return CLI_FAILED;
 	err = open_model(h, ctx);
 	if (!err)
 		err = measure_all(h);
-	if (!err && (h->output || !h->common.json))
-		err = cli_heads_write(&h->measured, h->output);
-	if (!err && h->common.json)
+	if (!err && h->common.json) {
 		err = cli_heads_print_json(&h->measured);
-	else if (!err)
+	} else if (!err) {
+		cli_heads_print(&h->measured);
 		report(h);
+	}
 	close_all(h, ctx);
 	return err;
 }
@@ -460,7 +411,6 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		.measured = { .sinks = 128, .recent = 256 },
 	};
 	const struct cli_option options[] = {
-		{ "output", 0, CLI_STRING, &h.output, "FILE", "write the table to FILE [stdout]" },
 		{ "texts", 0, CLI_NUMBER, &h.n_texts, "N", "measure on N texts [3]" },
 		{ "length", 0, CLI_NUMBER, &h.length, "N", "tokens of a text [2048, or the context if that is less]" },
 		{ "seed", 0, CLI_NUMBER, &h.seed, "N", "seed of the texts: same seed, same texts [0]" },
@@ -482,7 +432,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cli_heads = {
 	.name = "heads",
 	.run = run,
-	.summary = "measure a model's KV heads, and write the head table of the policy duo",
+	.summary = "measure a model's KV heads, and print the head table of the policy duo",
 	.operands = "",
 	.details =
 "A head's score is what the predictions of a text's last tokens lose, in nats a token, if\n"

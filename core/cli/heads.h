@@ -7,13 +7,18 @@
 
 /* --- texts (heads_text.c) ---------------------------------------------------------- */
 
+struct cli_heads_text {
+	uint64_t seed;			/* the same seed gives the same text */
+	uint64_t length;		/* in tokens, at most, unless that is too few for a text */
+	bool raw;			/* without the chat template */
+};
+
 /*
- * A text of so many filler sentences with passkeys between them, which asks for the passkeys,
- * and the answer, which recites them. The same seed gives the same text. CLI_FAILED after the
- * reason was printed.
+ * Filler sentences with passkeys between them, a question for the passkeys, and, as the last
+ * *n_answer tokens, the answer, which recites them. CLI_FAILED after the reason was printed.
  */
-int cli_heads_text(uint64_t seed, uint32_t n_sentences, struct cli_text *text,
-		       struct cli_text *answer);
+int cli_heads_passkeys(const struct cli_model *m, const struct cli_heads_text *how,
+		       struct cli_tokens *tokens, size_t *n_answer);
 
 /* --- the table (heads_table.c) -------------------------------------------------------- */
 
@@ -32,10 +37,8 @@ struct cli_heads_measured {
 	double seconds;
 };
 
-/* Can cli_heads_write() write there? CLI_FAILED after the reason was printed. */
-int cli_heads_check_output(const char *path);
-/* Writes the table to the file, all or nothing; path NULL: to stdout. */
-int cli_heads_write(const struct cli_heads_measured *m, const char *path);
+/* As a head table. */
+void cli_heads_print(const struct cli_heads_measured *m);
 int cli_heads_print_json(const struct cli_heads_measured *m);
 
 #endif

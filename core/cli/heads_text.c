@@ -77,8 +77,9 @@ static int add_key(struct kv_random *r, uint32_t k, struct cli_text *text, struc
 	return add(answer, "%sThe %s passkey is %s.", k ? " " : "", ordinals[k], key);
 }
 
-int cli_heads_text(uint64_t seed, uint32_t n_sentences, struct cli_text *text,
-		       struct cli_text *answer)
+/* The text, and the answer that it asks for. */
+static int write_text(uint64_t seed, uint32_t n_sentences, struct cli_text *text,
+		      struct cli_text *answer)
 {
 	struct kv_random r = { .state = seed };
 	int err = add(text, "Below is a long text with passkeys hidden in it.\n\n");
@@ -100,4 +101,50 @@ int cli_heads_text(uint64_t seed, uint32_t n_sentences, struct cli_text *text,
 		return err;
 	text->n--;			/* the blank after the last sentence */
 	return add(text, "\n\nWhat are the passkeys in the text, in their order?");
+}
+
+static int make(const struct cli_model *m, const struct cli_heads_text *how, uint32_t n_sentences,
+		struct cli_tokens *tokens, size_t *n_answer)
+{
+	struct cli_text text = { 0 }, answer = { 0 };
+	int err = write_text(how->seed, n_sentences, &text, &answer);
+
+	cli_tokens_free(tokens);
+	if (!err && how->raw)
+		err = add(&text, "\n\n") ? CLI_FAILED : cli_add_raw(m, &text, true, tokens);
+	else if (!err)
+		err = cli_add_chat(m, NULL, text.bytes, true, KVMOD_CHAT_WHOLE, tokens);
+	*n_answer = tokens->n;
+	if (!err)
+		err = cli_add_raw(m, &answer, false, tokens);
+	*n_answer = tokens->n - *n_answer;
+	cli_text_free(&text);
+	cli_text_free(&answer);
+	return err;
+}
+
+#define FEW	5
+#define MANY	25
+
+/* As many sentences as there is room for; two samples show how long they are. */
+int cli_heads_passkeys(const struct cli_model *m, const struct cli_heads_text *how,
+		       struct cli_tokens *tokens, size_t *n_answer)
+{
+	uint64_t n = FEW;
+	size_t few, many;
+
+	if (make(m, how, FEW, tokens, n_answer))
+		return CLI_FAILED;
+	few = tokens->n;
+	if (make(m, how, MANY, tokens, n_answer))
+		return CLI_FAILED;
+	many = tokens->n;
+	if (how->length > few && many > few)
+		n += (how->length - few) * (MANY - FEW) / (many - few);
+	for (;; n -= n / 64 + 1) {
+		if (make(m, how, (uint32_t)n, tokens, n_answer))
+			return CLI_FAILED;
+		if (tokens->n <= how->length || n <= FEW)
+			return CLI_OK;
+	}
 }
