@@ -13,7 +13,7 @@
 
 #include "kernels/cpu/columns.h"
 
-const unsigned sides_models[N_MODELS] = { 3, 8, 9, 10 };
+const unsigned sides_models[N_MODELS] = { 3, 8, 9, 10, 11 };
 
 /* --- the device, whose gathers can be made to fail ---------------------------------------- */
 
@@ -130,10 +130,10 @@ const struct gg_gpu *sides_find_gpu(void)
 
 /* --- two engines, side by side ------------------------------------------------------------- */
 
-static struct gg_engine *open_on_gpu(const char *model, int64_t layers)
+static struct gg_engine *open_on_gpu(const char *model, enum ggml_type type, int64_t layers)
 {
 	struct test_engine_params params = {
-		.model = model, .batch = 16, .gpu_layers = layers, .context_override = 1,
+		.model = model, .type = type, .batch = 16, .gpu_layers = layers, .context_override = 1,
 		.gpu = sides_find_gpu(),
 	};
 	struct gg_engine *engine = test_engine_open(&params);
@@ -142,16 +142,17 @@ static struct gg_engine *open_on_gpu(const char *model, int64_t layers)
 	return engine;
 }
 
-void sides_set_up_with(struct setup *s, unsigned model, int64_t layers, enum tiny_fault variant)
+void sides_set_up_as(struct setup *s, unsigned model, int64_t layers, enum tiny_fault variant,
+		     enum ggml_type type)
 {
-	struct test_engine_params params = { .batch = 16 };
+	struct test_engine_params params = { .type = type, .batch = 16 };
 
 	memset(s, 0, sizeof(*s));
 	s->model = tiny_model_write(&tiny_models[sides_models[model]], variant);
 	params.model = s->model;
 	s->cpu.engine = test_engine_open(&params);
 	ck_assert_msg(s->cpu.engine, "%s", test_engine_error());
-	s->gpu.engine = open_on_gpu(s->model, layers);
+	s->gpu.engine = open_on_gpu(s->model, type, layers);
 	s->cpu.seq = test_seq(s->cpu.engine);
 	s->gpu.seq = test_seq(s->gpu.engine);
 	tiny_tokens(s->tokens, N, 3);
@@ -159,7 +160,7 @@ void sides_set_up_with(struct setup *s, unsigned model, int64_t layers, enum tin
 
 void sides_set_up(struct setup *s, unsigned model, int64_t layers)
 {
-	sides_set_up_with(s, model, layers, TINY_GOOD);
+	sides_set_up_as(s, model, layers, TINY_GOOD, GGML_TYPE_F32);
 }
 
 void sides_tear_down(struct setup *s)

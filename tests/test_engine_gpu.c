@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* --- tests: each loops over models, and over how many layers are on the GPU ----------------------- */
@@ -81,7 +83,7 @@ START_TEST(apart)
 	static struct setup s;
 	const struct gg_layer *last;
 
-	sides_set_up_with(&s, MODEL, LAYERS, TINY_F16_VALUES);
+	sides_set_up_as(&s, MODEL, LAYERS, TINY_F16_VALUES, GGML_TYPE_F32);
 	last = &s.gpu.engine->net.layers[TINY_LAYERS - 1];
 	ck_assert_ptr_null(last->qkv);
 	sides_run(&s, 0, 50, false);
@@ -123,6 +125,30 @@ START_TEST(cut_and_decode)
 		sides_cut(&s, kind);
 		sides_run(&s, 80, N, true);
 		sides_check(&s, 0, N);
+		sides_tear_down(&s);
+	}
+}
+END_TEST
+
+/*
+ * Caches of F16 and Q8_0, which CUDA reads as they are. Models of random weights make much of
+ * what Q8_0 rounds: on the CPU itself it is up to 0.18 away from F32.
+ */
+START_TEST(other_types)
+{
+	static const struct { enum ggml_type type; double near; } types[] = {
+		{ GGML_TYPE_F16, NEAR }, { GGML_TYPE_Q8_0, 6 * NEAR },
+	};
+	static struct setup s;
+
+	for (unsigned t = 0; t < 2; t++) {
+		sides_set_up_as(&s, MODEL, LAYERS, TINY_GOOD, types[t].type);
+		sides_run(&s, 0, 50, false);
+		sides_run(&s, 50, 60, true);
+		sides_cut(&s, KVMOD_KEEP_HEADS);
+		sides_run(&s, 60, 80, true);
+		sides_run(&s, 80, N, false);
+		sides_check_near(&s, 0, N, types[t].near);
 		sides_tear_down(&s);
 	}
 }
@@ -363,7 +389,64 @@ START_TEST(gather_fails)
 }
 END_TEST
 
+/* ggml's overlapping kernels are off, unless the user has said otherwise. */
+START_TEST(in_order)
+{
+	static struct setup s;
+
+	if (_i)
+		setenv("GGML_CUDA_PDL", "1", 1);
+	else
+		unsetenv("GGML_CUDA_PDL");
+	sides_set_up(&s, 0, 0);
+	ck_assert_int_eq(!getenv("GGML_CUDA_PDL"), !_i);
+	sides_tear_down(&s);
+	sides_set_up(&s, 0, -1);
+	ck_assert_str_eq(getenv("GGML_CUDA_PDL"), _i ? "1" : "0");
+	sides_tear_down(&s);
+}
+END_TEST
+
 #ifndef FAKE_GPU
+/* Decodes on the GPU alone, and hands out the last logits. */
+static void decode_alone(unsigned model, float *logits)
+{
+	static struct setup s;
+
+	sides_set_up_as(&s, model, -1, TINY_GOOD, GGML_TYPE_F16);
+	sides_run_one(&s, &s.gpu, 0, N, false);
+	for (uint32_t i = 0; i < 500; i++)
+		test_run(s.gpu.seq, s.tokens + i % N, 1, logits, 1);
+	sides_tear_down(&s);
+}
+
+/* Processes that keep one GPU busy answer alike: a kernel reads what the one before has written. */
+START_TEST(busy)
+{
+	enum { PROCESSES = 12 };
+	float (*logits)[TINY_VOCAB] = mmap(NULL, PROCESSES * sizeof(*logits), PROT_READ | PROT_WRITE,
+					   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t children[PROCESSES];
+	int status;
+
+	ck_assert_ptr_ne(logits, MAP_FAILED);
+	for (unsigned i = 0; i < PROCESSES; i++) {
+		children[i] = fork();
+		ck_assert_int_ge(children[i], 0);
+		if (!children[i]) {
+			decode_alone((unsigned)_i, logits[i]);
+			_exit(0);
+		}
+	}
+	for (unsigned i = 0; i < PROCESSES; i++) {
+		ck_assert_int_eq(waitpid(children[i], &status, 0), children[i]);
+		ck_assert_int_eq(status, 0);
+		ck_assert_double_eq(sides_distance(logits[i], logits[0], TINY_VOCAB), 0);
+	}
+	munmap(logits, PROCESSES * sizeof(*logits));
+}
+END_TEST
+
 static uint64_t available(void)
 {
 	uint64_t bytes, total;
@@ -408,13 +491,16 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, apart, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, wrong_shapes, 0, 2);
 	tcase_add_loop_test(tc, cut_and_decode, 0, N_MODELS * N_LAYERS);
+	tcase_add_loop_test(tc, other_types, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, fork_and_truncate, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, long_decode, N_LAYERS, 2 * N_LAYERS);
 	tcase_add_loop_test(tc, replayed, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, requested, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, together, N_LAYERS, 2 * N_LAYERS);
 	tcase_add_loop_test(tc, gather_fails, 0, N_MODELS * N_LAYERS);
+	tcase_add_loop_test(tc, in_order, 0, 2);
 #ifndef FAKE_GPU
+	tcase_add_loop_test(tc, busy, 0, N_MODELS);
 	tcase_add_test(tc, memory_goes_back);
 #endif
 }

@@ -14,7 +14,8 @@
 #include <ggml.h>
 #include <gguf.h>
 
-#define COMMON	.n_layers = TINY_LAYERS, .width = 64, .ffn = 96, .n_vocab = TINY_VOCAB, .context = TINY_CONTEXT
+#define COMMON_BUT_WIDTH .n_layers = TINY_LAYERS, .ffn = 96, .n_vocab = TINY_VOCAB, .context = TINY_CONTEXT
+#define COMMON	COMMON_BUT_WIDTH, .width = 64
 
 const struct tiny_model tiny_models[] = {
 	{ .name = "llama, grouped heads", .architecture = "llama", COMMON,
@@ -40,6 +41,8 @@ const struct tiny_model tiny_models[] = {
 	  .n_q_heads = 4, .n_kv_heads = 2, .head_dim = 128, .qk_norms = true },
 	{ .name = "llama, heads of 64, biases", .architecture = "llama", COMMON,
 	  .n_q_heads = 4, .n_kv_heads = 2, .head_dim = 64, .qkv_biases = true },
+	{ .name = "qwen2, heads of 64", .architecture = "qwen2", COMMON_BUT_WIDTH, .width = 256,
+	  .n_q_heads = 4, .n_kv_heads = 2, .head_dim = 64, .qkv_biases = true, .tied = true },
 };
 const unsigned n_tiny_models = sizeof(tiny_models) / sizeof(tiny_models[0]);
 

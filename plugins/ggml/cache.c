@@ -150,7 +150,7 @@ static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cac
 		      const struct gg_pick *picks, uint32_t room, bool positions)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
-	size_t row = gg_row_bytes(engine);
+	size_t bytes;
 
 	memset(cache, 0, sizeof(*cache));
 	cache->n = calloc(n_heads, sizeof(*cache->n));
@@ -166,8 +166,10 @@ static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cac
 		if (!cache->positions)
 			return false;
 	}
-	return gg_memory_new(engine, &cache->k, side, cache->first[n_heads] * row) &&
-	       gg_memory_new(engine, &cache->v, side, cache->first[n_heads] * row);
+	bytes = cache->first[n_heads] * gg_row_bytes(engine) +
+		(side == GG_GPU ? engine->gpu.padding : 0);
+	return gg_memory_new(engine, &cache->k, side, bytes) &&
+	       gg_memory_new(engine, &cache->v, side, bytes);
 }
 
 uint32_t gg_pick_spans(const struct gg_pick *pick)

@@ -6,6 +6,7 @@
 #include "engine.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum gg_side gg_side_of(const struct gg_engine *engine, uint32_t layer)
@@ -62,6 +63,18 @@ static int32_t ask_host(struct gg_engine *engine, const struct kvmod_device_ops 
 	return host->device(host->ctx, "cuda", ops, self);
 }
 
+/*
+ * From Hopper on, ggml lets a kernel start before the last one has ended, and wait for it
+ * (programmatic dependent launch). nvcc moves loads of attention before that wait (llama.cpp's
+ * pull request 23825): with an F16 cache and NeoX's RoPE, a token then attends to keys that
+ * are not written yet, more often the busier the GPU is. Only the environment turns it off;
+ * ggml reads it at its first kernel.
+ */
+static void launch_in_order(void)
+{
+	setenv("GGML_CUDA_PDL", "0", 0);
+}
+
 int32_t gg_gpu_find(struct gg_engine *engine)
 {
 	const struct kvmod_device_ops *ops;
@@ -69,9 +82,11 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 	int32_t code;
 	void *self;
 
-	/* Tests bring a device of their own. */
-	if (!engine->gpu_layers || engine->gpu.device)
+	if (!engine->gpu_layers)
 		return KVMOD_OK;
+	launch_in_order();
+	if (engine->gpu.device)
+		return KVMOD_OK; /* tests bring a device of their own */
 	device = find_device(&other);
 	if (!device && other)
 		return no_gpu(engine, "kvmod uses ggml's CUDA backend only, and this ggml has ",
@@ -93,8 +108,11 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 
 /* --- starting it --------------------------------------------------------------------- */
 
-/* Can the GPU attend to such a cache? If not, ggml would copy K and V to the CPU and back. */
-static bool attends(const struct gg_engine *engine)
+/*
+ * Can the GPU attend to such a cache? If not, ggml would copy K and V to the CPU and back.
+ * Notes what ggml wants behind the rows of a cache.
+ */
+static bool attends(struct gg_engine *engine)
 {
 	const struct gg_model *model = &engine->net;
 	struct ggml_init_params params = { .mem_size = 8 * ggml_tensor_overhead(), .no_alloc = true };
@@ -106,6 +124,8 @@ static bool attends(const struct gg_engine *engine)
 		return false;
 	q = ggml_new_tensor_3d(context, GGML_TYPE_F32, model->head_dim, 1, model->n_q_heads);
 	kv = ggml_new_tensor_3d(context, engine->type, model->head_dim, GG_PAD, model->n_kv_heads);
+	engine->gpu.padding = ggml_backend_buft_get_alloc_size(
+		ggml_backend_dev_buffer_type(engine->gpu.device), kv) - ggml_nbytes(kv);
 	mask = ggml_new_tensor_2d(context, GGML_TYPE_F16, GG_PAD, 1);
 	yes = ggml_backend_dev_supports_op(engine->gpu.device,
 					   ggml_flash_attn_ext(context, q, kv, kv, mask, 1, 0, 0));

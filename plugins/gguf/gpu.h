@@ -30,6 +30,7 @@ struct gg_gpu {
 	void *self;
 	uint32_t n_layers;		/* on the GPU: the last ones of the model */
 	bool output;			/* the output matrix is on the GPU too */
+	size_t padding;			/* bytes that ggml wants behind the rows of K or V */
 };
 
 /*
