@@ -10,7 +10,6 @@
 
 struct rkv {
 	struct kvmod_scorer scorer;
-	int64_t pool;			/* of the attention alone, not of the scorer's scores */
 	double lambda, similarity;
 	int32_t after_prompts;
 };
@@ -18,8 +17,7 @@ struct rkv {
 #define PARAMS(P, owner) \
 	KVMOD_P_BUDGET(P, owner, "128") \
 	KVMOD_P_PROBES(P, owner, "8") \
-	P(owner, struct rkv, pool, INT, "7", "1..255", \
-	  "width over which the largest attention counts, odd; 1: none") \
+	KVMOD_P_POOL(P, owner, "7") \
 	P(owner, struct rkv, lambda, REAL, "0.07", "0..1", \
 	  "weight of attention; the rest is that of redundancy (the paper: 0.1)") \
 	P(owner, struct rkv, similarity, REAL, "0.5", "0..1", \
@@ -41,7 +39,7 @@ static int32_t open_rkv(void *self_, const struct kvmod_model *model)
 	if (self->scorer.decode_every == 0 && !self->after_prompts)
 		return host->fail(host->ctx, KVMOD_EINVAL, "decode_every = 0 and after_prompts = no: "
 				  "nothing would ever be cut");
-	return kvmod_check_pool(&self->scorer.instance, self->pool);
+	return KVMOD_OK;
 }
 
 static int32_t cuts(const void *self, const struct kvmod_request *request)
@@ -95,6 +93,14 @@ static int32_t attention(const struct rkv *self, const struct kvmod_task *head, 
 
 /* --- redundancy ------------------------------------------------------------------------ */
 
+/* The newest of n products that is above its limit, counted from 1; 0: none is. */
+static uint32_t newest_above(const float *dots, const float *limit, uint32_t n)
+{
+	while (n > 0 && !(dots[n - 1] > limit[n - 1]))
+		n--;
+	return n;
+}
+
 /*
  * Cosines of keys begin .. begin + n - 1 with all keys, from the newest on: in each row the
  * newest near-duplicate does not count, or, where there is none, position 0 (so the
@@ -117,14 +123,12 @@ static void discount(const struct keys *k, uint32_t begin, uint32_t n, float *su
 		left = 0;
 		kit->dots(view, k->dim, first, end, k->unit, n, k->dots, TILE);
 		for (uint32_t r = 0; r < n; r++) {
-			const float *limit = k->limit + first;
 			float *dots = k->dots + r * TILE;
-			uint32_t j = end - first;
+			uint32_t j;
 
 			if (row[r] >= first && row[r] < end)
 				dots[row[r] - first] = 0;
-			while (j > 0 && !(dots[j - 1] > limit[j - 1]))
-				j--;
+			j = newest_above(dots, k->limit + first, end - first);
 			if (j > 0 || first == 0) {
 				j -= j > 0;
 				sums[first + j] -= dots[j] / k->length[first + j];
@@ -194,7 +198,7 @@ static int32_t score(const void *self_, const struct kvmod_task *head, float *ou
 
 	if (error)
 		return error;
-	head->kit->pool(second, head->m, (uint32_t)self->pool, KVMOD_POOL_MAX, out);
+	head->kit->pool(second, head->m, (uint32_t)self->scorer.pool, KVMOD_POOL_MAX, out);
 	error = redundancy(self, &k, second);
 	for (uint32_t i = 0; i < head->m && error == KVMOD_OK; i++)
 		out[i] = (float)(self->lambda * (double)out[i] - (1 - self->lambda) * (double)second[i]);
@@ -204,4 +208,4 @@ static int32_t score(const void *self_, const struct kvmod_task *head, float *ou
 KVMOD_SCORER(rkv, struct rkv, PARAMS, "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "attention less redundancy, while decoding (2505.24133)",
 	     .score = score, .what = KVMOD_NEED_K, .rows = KVMOD_ROWS_OF_WINDOW,
-	     .floats = floats, .open = open_rkv, .cuts = cuts);
+	     .flags = KVMOD_SCORER_POOLS, .floats = floats, .open = open_rkv, .cuts = cuts);

@@ -328,12 +328,14 @@ START_TEST(refusals)
 	wrong = jobs[0]; \
 	wrong.change; \
 	ck_assert_int_eq(kv_columns(NULL, &wrong, 1, sizeof(wrong), 1, scratch), KVMOD_EINVAL); \
+	ck_assert_uint_eq(kv_columns_scratch(&wrong, 1, sizeof(wrong), 1), 0); \
 } while (0)
 	REFUSED(k.type = 99);
 	REFUSED(q.type = KVMOD_F16);
 	REFUSED(head_dim = 33);
 	REFUSED(n = 0);
 	REFUSED(n_rows = 0);
+	REFUSED(group = 0);
 	REFUSED(n_seen = 0);
 	REFUSED(reduce = 2);
 	REFUSED(n_spans = 5);

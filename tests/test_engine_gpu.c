@@ -389,6 +389,91 @@ START_TEST(gather_fails)
 }
 END_TEST
 
+/* --- what a device reduces ----------------------------------------------------------------- */
+
+/* Column sums of all layers, heads and cached rows, one after the other. */
+static size_t fetch_sums(struct kvmod_seq *seq, float *out)
+{
+	struct kvmod_request request = { .size = sizeof(request) };
+	size_t n = 0;
+
+	ck_assert(!gg_request(seq->engine, seq, &request));
+	for (uint32_t i = 0; i < request.n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(&request, i);
+
+		ck_assert_ptr_nonnull(s->colsum.data);
+		for (uint32_t h = 0; h < s->n_q_heads; h++) {
+			uint32_t rows = kvmod_head_at(s, h / (s->n_q_heads / s->n_kv_heads))->n;
+			const char *from = (const char *)s->colsum.data + h * s->colsum.head_stride;
+
+			if (gg_side_of(seq->engine, i) == GG_HOST)
+				memcpy(out + n, from, rows * sizeof(*out));
+			else
+				ck_assert(!sides_device_ops.to_host(sides_device_self, NULL, out + n, from,
+								    rows * sizeof(*out)));
+			n += rows;
+		}
+	}
+	ck_assert(!sides_device_ops.synchronize(sides_device_self, NULL));
+	return n;
+}
+
+static void compare_sums(struct setup *s)
+{
+	static float cpu[TINY_LAYERS * 8 * 512], gpu[TINY_LAYERS * 8 * 512];
+	size_t n = fetch_sums(s->cpu.seq, cpu);
+
+	ck_assert_uint_eq(fetch_sums(s->gpu.seq, gpu), n);
+	ck_assert_double_le(sides_distance(gpu, cpu, n), NEAR);
+}
+
+static void begin_sums(struct side *side, uint64_t n)
+{
+	const struct kvmod_needs needs = { .size = sizeof(needs), .what = KVMOD_NEED_COLSUM };
+
+	ck_assert_msg(!gg_prompt_begin(side->engine, side->seq, n, &needs), "%s", test_engine_error());
+}
+
+/* Sums of a prompt, of decoded tokens, and of what a cut leaves: as on the CPU. */
+START_TEST(column_sums)
+{
+	static struct setup s;
+
+	sides_set_up(&s, MODEL, LAYERS);
+	begin_sums(&s.cpu, 60);
+	begin_sums(&s.gpu, 60);
+	sides_run(&s, 0, 60, false);
+	compare_sums(&s);
+	sides_run(&s, 60, 80, true);
+	compare_sums(&s);
+	sides_cut(&s, KVMOD_KEEP_HEADS);
+	compare_sums(&s);
+	sides_run(&s, 80, N, false);
+	compare_sums(&s);
+	sides_tear_down(&s);
+}
+END_TEST
+
+/* What a run pays to the part that it repeats. */
+START_TEST(read_again)
+{
+	static float cpu[TINY_LAYERS * 8 * N], gpu[TINY_LAYERS * 8 * N];
+	struct kvmod_reread what = { .size = sizeof(what), .sinks = 4, .begin = 10, .end = 55 };
+	struct kvmod_request request = { .size = sizeof(request) };
+	static struct setup s;
+
+	sides_set_up(&s, MODEL, LAYERS);
+	sides_run(&s, 0, 60, false);
+	sides_cut(&s, KVMOD_KEEP_HEADS);
+	ck_assert(!gg_request(s.cpu.engine, s.cpu.seq, &request));
+	ck_assert(!gg_reread_run(&request, &what, s.tokens, 40, cpu));
+	ck_assert(!gg_request(s.gpu.engine, s.gpu.seq, &request));
+	ck_assert_msg(!gg_reread_run(&request, &what, s.tokens, 40, gpu), "%s", test_engine_error());
+	ck_assert_double_le(sides_distance(gpu, cpu, TINY_LAYERS * s.cpu.engine->net.n_kv_heads * 45ul), NEAR);
+	sides_tear_down(&s);
+}
+END_TEST
+
 /* ggml's overlapping kernels are off, unless the user has said otherwise. */
 START_TEST(in_order)
 {
@@ -498,6 +583,8 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, requested, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, together, N_LAYERS, 2 * N_LAYERS);
 	tcase_add_loop_test(tc, gather_fails, 0, N_MODELS * N_LAYERS);
+	tcase_add_loop_test(tc, column_sums, 0, N_MODELS * N_LAYERS);
+	tcase_add_loop_test(tc, read_again, 0, N_MODELS * N_LAYERS);
 	tcase_add_loop_test(tc, in_order, 0, 2);
 #ifndef FAKE_GPU
 	tcase_add_loop_test(tc, busy, 0, N_MODELS);

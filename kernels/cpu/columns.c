@@ -84,26 +84,26 @@ struct work {
 	float *max, *sum;	/* [tiles][lanes]; weights take the place of max */
 };
 
-static float *take(char **at, size_t n)
+/* Whole cache lines; with memory NULL this only counts. */
+static float *take(char *memory, size_t *used, size_t n)
 {
-	float *memory = (float *)(void *)*at;
+	float *floats = memory ? (float *)(void *)(memory + *used) : NULL;
 
-	*at += (n * sizeof(float) + 63) / 64 * 64;
-	return memory;
+	*used += (n * sizeof(float) + 63) / 64 * 64;
+	return floats;
 }
 
 /* Points the arrays into memory; returns the bytes that they take. */
 static size_t lay_out(const struct kvmod_columns *job, struct work *work, char *memory)
 {
-	size_t lanes = lanes_of(job), tiles = n_tiles(job);
-	char *at = memory;
+	size_t lanes = lanes_of(job), tiles = n_tiles(job), used = 0;
 
-	work->q = take(&at, lanes * job->head_dim);
-	work->k = take(&at, (size_t)TILE * job->head_dim);
-	work->x = take(&at, tiles * TILE * lanes);
-	work->max = take(&at, tiles * lanes);
-	work->sum = take(&at, tiles * lanes);
-	return (size_t)(at - memory);
+	work->q = take(memory, &used, lanes * job->head_dim);
+	work->k = take(memory, &used, (size_t)TILE * job->head_dim);
+	work->x = take(memory, &used, tiles * TILE * lanes);
+	work->max = take(memory, &used, tiles * lanes);
+	work->sum = take(memory, &used, tiles * lanes);
+	return used;
 }
 
 /* --- a block of rows -------------------------------------------------------------------- */
@@ -132,8 +132,11 @@ static void load_queries(const struct block *b)
 	}
 }
 
-/* Exponentials of a tile's logits, and of each lane the largest and the sum. */
-static void fill_tile(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile)
+/* What is done with positions begin .. end-1, the block's tile of that number. */
+typedef void tile_fn(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out);
+
+/* Exponentials of the tile's logits, and of each lane the largest logit and the sum. */
+static void fill(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out)
 {
 	const struct kv_cpu_ops *ops = kv_cpu_ops();
 	const struct kvmod_columns *job = b->job;
@@ -141,6 +144,7 @@ static void fill_tile(const struct block *b, uint32_t begin, uint32_t end, uint3
 	uint32_t n = end - begin;
 	bool whole = sees(job, b->row) >= end;
 
+	(void)out;
 	ops->rows(job->k.type, kv_row_at(&job->k, begin), job->k.stride, job->head_dim, n, b->work.k,
 		  job->head_dim);
 	memset(b->work.k + (size_t)n * job->head_dim, 0,
@@ -168,9 +172,7 @@ static void clear_weights(const struct block *b, uint32_t n)
 }
 
 /* Calls fn for each tile that the newest row sees; returns their number. */
-static uint32_t each_tile(const struct block *b, float *out,
-			  void (*fn)(const struct block *b, uint32_t begin, uint32_t n, uint32_t tile,
-				     float *out))
+static uint32_t each_tile(const struct block *b, tile_fn *fn, float *out)
 {
 	uint32_t n = 0;
 
@@ -181,12 +183,6 @@ static uint32_t each_tile(const struct block *b, float *out,
 			fn(b, at, smaller(at + TILE, span.end), n++, out);
 	}
 	return n;
-}
-
-static void fill(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out)
-{
-	(void)out;
-	fill_tile(b, begin, end, tile);
 }
 
 static void reduce(const struct block *b, uint32_t begin, uint32_t end, uint32_t tile, float *out)
@@ -213,10 +209,10 @@ static void run_block(const struct kvmod_columns *job, uint32_t h, uint32_t numb
 	b.lanes = (b.n_rows + KV_PAD - 1) / KV_PAD * KV_PAD;
 	b.sees = sees(job, b.row + b.n_rows - 1);
 	load_queries(&b);
-	n = each_tile(&b, NULL, fill);
+	n = each_tile(&b, fill, NULL);
 	kv_cpu_ops()->lane_weights(b.work.max, b.work.sum, n, b.lanes);
 	clear_weights(&b, n);
-	each_tile(&b, out, reduce);
+	each_tile(&b, reduce, out);
 }
 
 /* --- slices, and threads that take them -------------------------------------------------- */
@@ -225,24 +221,20 @@ static void run_block(const struct kvmod_columns *job, uint32_t h, uint32_t numb
  * Task slice * group + h of a job takes every n_slices-th block of query head h. The first
  * tasks write to `out`, each other one to a piece of its own; pieces are added to `out` in order.
  */
+struct share {
+	uint32_t first_task, first_out;	/* of this job; the next one has the ends */
+	uint32_t n_slices;
+	size_t pieces;			/* where they begin, in bytes */
+};
+
 struct all {
 	const struct kvmod_columns *jobs;
 	uint32_t n_jobs, stride;
-	uint32_t n_heads;		/* query heads of all jobs */
+	struct share *shares;		/* [n_jobs + 1] */
 	char *pieces, *work;
 	size_t work_bytes;		/* of a thread */
 	atomic_uint next;
 };
-
-static uint32_t n_slices(const struct all *all, const struct kvmod_columns *job)
-{
-	return smaller(n_blocks(job), (SLICES + all->n_heads - 1) / all->n_heads);
-}
-
-static uint32_t n_tasks(const struct all *all, const struct kvmod_columns *job)
-{
-	return job->group * n_slices(all, job);
-}
 
 /* Tasks that write to `out`, each to a part of its own: one for each row of it. */
 static uint32_t n_outs(const struct kvmod_columns *job)
@@ -255,98 +247,110 @@ static size_t piece_bytes(const struct kvmod_columns *job)
 	return ((size_t)job->n * sizeof(float) + 63) / 64 * 64;
 }
 
-static size_t pieces_bytes(const struct all *all, const struct kvmod_columns *job)
+/* What the job after this one begins with. */
+static struct share after(const struct share *share, const struct kvmod_columns *job)
 {
-	uint32_t n = n_tasks(all, job);
+	uint32_t n_tasks = job->group * share->n_slices;
 
-	return n ? (n - n_outs(job)) * piece_bytes(job) : 0;
+	return (struct share){
+		.first_task = share->first_task + n_tasks, .first_out = share->first_out + n_outs(job),
+		.pieces = share->pieces + (n_tasks - n_outs(job)) * piece_bytes(job),
+	};
 }
 
-static struct all all_of(const struct kvmod_columns *jobs, uint32_t n_jobs, uint32_t stride, char *memory)
+static size_t shares_bytes(uint32_t n_jobs)
 {
-	struct all all = { .jobs = jobs, .n_jobs = n_jobs, .stride = stride, .pieces = memory };
+	return ((n_jobs + 1) * sizeof(struct share) + 63) / 64 * 64;
+}
+
+/* Divides the jobs and the memory; memory NULL: only counts. *end: what comes after all. */
+static struct all all_of(const struct kvmod_columns *jobs, uint32_t n_jobs, uint32_t stride, char *memory,
+			 struct share *end)
+{
+	struct all all = { .jobs = jobs, .n_jobs = n_jobs, .stride = stride };
+	struct share at = { .first_task = 0 };
+	uint32_t n_heads = 0;
 	struct work unused;
 
+	all.shares = (struct share *)(void *)memory;
+	all.pieces = memory + (memory ? shares_bytes(n_jobs) : 0);
+	for (uint32_t i = 0; i < n_jobs; i++)
+		n_heads += job_at(jobs, stride, i)->group;
 	for (uint32_t i = 0; i < n_jobs; i++) {
 		const struct kvmod_columns *job = job_at(jobs, stride, i);
 		size_t bytes = lay_out(job, &unused, NULL);
 
-		all.n_heads += job->group;
+		at.n_slices = smaller(n_blocks(job), (SLICES + n_heads - 1) / n_heads);
+		if (memory)
+			all.shares[i] = at;
+		at = after(&at, job);
 		all.work_bytes = bytes > all.work_bytes ? bytes : all.work_bytes;
 	}
-	for (uint32_t i = 0; i < n_jobs; i++)
-		memory += pieces_bytes(&all, job_at(jobs, stride, i));
-	all.work = memory;
+	if (memory)
+		all.shares[n_jobs] = at;
+	all.work = all.pieces + (memory ? at.pieces : 0);
+	*end = at;
 	return all;
 }
 
-/* Task `number` of all jobs' tasks, of which each job has count(); *pieces: the job's. */
-static const struct kvmod_columns *find_task(const struct all *all, uint32_t *number, char **pieces,
-					     uint32_t (*count)(const struct all *all,
-							       const struct kvmod_columns *job))
+static float *piece_at(const struct all *all, uint32_t i, uint32_t task)
 {
-	*pieces = all->pieces;
-	for (uint32_t i = 0; i < all->n_jobs; i++) {
-		const struct kvmod_columns *job = job_at(all->jobs, all->stride, i);
+	const struct kvmod_columns *job = job_at(all->jobs, all->stride, i);
+	char *pieces = all->pieces + all->shares[i].pieces;
 
-		if (*number < count(all, job))
-			return job;
-		*number -= count(all, job);
-		*pieces += pieces_bytes(all, job);
-	}
-	return NULL;
+	return (float *)(void *)(pieces + (task - n_outs(job)) * piece_bytes(job));
 }
 
-static void run_task(const struct all *all, uint32_t task, char *memory)
+/* Task `task` of job i. */
+static void run_task(const struct all *all, uint32_t i, uint32_t task, char *memory)
 {
-	char *pieces;
-	const struct kvmod_columns *job = find_task(all, &task, &pieces, n_tasks);
-	uint32_t h = task % job->group, n = n_blocks(job), slices = n_slices(all, job);
-	float *out = job->out + h * (job->reduce == KVMOD_COLUMNS_SUM ? job->out_stride : 0);
+	const struct kvmod_columns *job = job_at(all->jobs, all->stride, i);
+	uint32_t h = task % job->group, n = n_blocks(job);
+	float *out = job->out + (task < n_outs(job) ? h * job->out_stride : 0);
 
 	if (task >= n_outs(job)) {
-		out = (float *)(void *)(pieces + (task - n_outs(job)) * piece_bytes(job));
+		out = piece_at(all, i, task);
 		memset(out, 0, job->n * sizeof(*out));
 	}
-	for (uint32_t i = task / job->group; i < n; i += slices)
-		run_block(job, h, i, memory, out);
+	for (uint32_t block = task / job->group; block < n; block += all->shares[i].n_slices)
+		run_block(job, h, block, memory, out);
 }
 
 static void run_thread(void *arg, uint32_t thread)
 {
 	struct all *all = arg;
-	uint32_t n = 0, task;
+	uint32_t i = 0, task;
 
-	for (uint32_t i = 0; i < all->n_jobs; i++)
-		n += n_tasks(all, job_at(all->jobs, all->stride, i));
-	while ((task = atomic_fetch_add(&all->next, 1)) < n)
-		run_task(all, task, all->work + thread * all->work_bytes);
+	while ((task = atomic_fetch_add(&all->next, 1)) < all->shares[all->n_jobs].first_task) {
+		while (task >= all->shares[i + 1].first_task)
+			i++;
+		run_task(all, i, task - all->shares[i].first_task,
+			 all->work + thread * all->work_bytes);
+	}
 }
 
-static uint32_t outs_of(const struct all *all, const struct kvmod_columns *job)
-{
-	(void)all;
-	return n_outs(job);
-}
-
-/* Adds the pieces of one row of a job's out to it. */
-static void merge(void *arg, uint32_t h)
+/* Adds the pieces of row `row` of all outs to it. */
+static void merge(void *arg, uint32_t row)
 {
 	const struct all *all = arg;
-	char *pieces;
-	const struct kvmod_columns *job = find_task(all, &h, &pieces, outs_of);
-	uint32_t n = n_tasks(all, job);
-	float *out = job->out + (int64_t)h * job->out_stride;
+	const struct kvmod_columns *job;
+	uint32_t i = 0, n;
+	float *out;
 
-	for (uint32_t task = h + n_outs(job); task < n; task += n_outs(job)) {
-		const char *at = pieces + (task - n_outs(job)) * piece_bytes(job);
-		const float *piece = (const float *)(const void *)at;
+	while (row >= all->shares[i + 1].first_out)
+		i++;
+	row -= all->shares[i].first_out;
+	job = job_at(all->jobs, all->stride, i);
+	n = job->group * all->shares[i].n_slices;
+	out = job->out + (int64_t)row * job->out_stride;
+	for (uint32_t task = row + n_outs(job); task < n; task += n_outs(job)) {
+		const float *piece = piece_at(all, i, task);
 
-		for (uint32_t i = 0; i < job->n; i++) {
+		for (uint32_t k = 0; k < job->n; k++) {
 			if (job->reduce == KVMOD_COLUMNS_SUM)
-				out[i] += piece[i];
+				out[k] += piece[k];
 			else
-				out[i] = piece[i] > out[i] ? piece[i] : out[i];
+				out[k] = piece[k] > out[k] ? piece[k] : out[k];
 		}
 	}
 }
@@ -362,22 +366,14 @@ static void parallel(const struct kvmod_host *host, uint32_t n, void (*fn)(void 
 		fn(arg, i);
 }
 
-size_t kv_columns_scratch(const struct kvmod_columns *jobs, uint32_t n_jobs, uint32_t stride,
-			  uint32_t n_threads)
-{
-	struct all all = all_of(jobs, n_jobs, stride, NULL);
-
-	return (size_t)(all.work - all.pieces) + n_threads * all.work_bytes;
-}
-
-static int32_t check(const struct kvmod_columns *job)
+static int32_t check_one(const struct kvmod_columns *job)
 {
 	uint32_t block = kvmod_block_size(job->k.type), end = 0;
 
 	if (job->k.rotation || job->q.rotation)
 		return KVMOD_ENOTSUP;
 	if (!block || job->head_dim % block || job->q.type != KVMOD_F32 || !job->n || !job->n_rows ||
-	    !job->n_seen || job->reduce > KVMOD_COLUMNS_MAX || job->n_spans > 4)
+	    !job->n_seen || !job->group || job->reduce > KVMOD_COLUMNS_MAX || job->n_spans > 4)
 		return KVMOD_EINVAL;
 	for (uint32_t i = 0; i < job->n_spans; end = job->spans[i++].end)
 		if (job->spans[i].begin < end || job->spans[i].end <= job->spans[i].begin ||
@@ -386,21 +382,39 @@ static int32_t check(const struct kvmod_columns *job)
 	return KVMOD_OK;
 }
 
+static int32_t check(const struct kvmod_columns *jobs, uint32_t n_jobs, uint32_t stride)
+{
+	int32_t code = KVMOD_OK;
+
+	for (uint32_t i = 0; i < n_jobs && !code; i++)
+		code = check_one(job_at(jobs, stride, i));
+	return code;
+}
+
+size_t kv_columns_scratch(const struct kvmod_columns *jobs, uint32_t n_jobs, uint32_t stride,
+			  uint32_t n_threads)
+{
+	struct share end;
+	struct all all;
+
+	if (check(jobs, n_jobs, stride))
+		return 0;
+	all = all_of(jobs, n_jobs, stride, NULL, &end);
+	return shares_bytes(n_jobs) + end.pieces + n_threads * all.work_bytes;
+}
+
 int32_t kv_columns(const struct kvmod_host *host, const struct kvmod_columns *jobs, uint32_t n_jobs,
 		   uint32_t stride, uint32_t n_threads, void *scratch)
 {
+	int32_t code = check(jobs, n_jobs, stride);
+	struct share end;
 	struct all all;
-	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < n_jobs; i++) {
-		int32_t code = check(job_at(jobs, stride, i));
-
-		if (code)
-			return code;
-		n += n_outs(job_at(jobs, stride, i));
-	}
-	all = all_of(jobs, n_jobs, stride, scratch);
+	if (code)
+		return code;
+	all = all_of(jobs, n_jobs, stride, scratch, &end);
 	parallel(host, n_threads, run_thread, &all);
-	parallel(host, n, merge, &all);
+	if (end.pieces)
+		parallel(host, end.first_out, merge, &all);
 	return KVMOD_OK;
 }

@@ -13,9 +13,9 @@
 #include <kvmod/device.h>
 
 /*
- * Scratch memory, 64-byte aligned, for these jobs on n_threads threads: for each thread 4 MiB
- * (or 64 bytes a position, if that is more), and 4 bytes a position for each of at most 64
- * slices.
+ * Scratch memory, 64-byte aligned, for these jobs on n_threads threads: for each thread at most
+ * 4 MiB (or 64 bytes a position, if that is more), and 4 bytes a position for each of at most
+ * 64 slices. 0 for jobs that kv_columns() refuses.
  */
 size_t kv_columns_scratch(const struct kvmod_columns *jobs, uint32_t n_jobs, uint32_t stride,
 			  uint32_t n_threads);

@@ -121,95 +121,86 @@ static struct kvmod_columns job_of(const struct kvmod_seq *seq, uint32_t layer, 
 
 /* --- running them ---------------------------------------------------------------------------- */
 
-/* The layers of one side. */
+/* All KV heads of the layers on one side. */
 struct reduction {
-	const struct kvmod_seq *seq;
+	struct gg_engine *engine;
 	enum gg_side side;
 	const struct kvmod_device_attention *device;	/* NULL: the host computes */
-	uint32_t n_threads;
-	uint32_t n;			/* jobs of a layer: one for each KV head */
 	struct kvmod_columns *jobs;
+	uint32_t n;
 };
 
-static void list_jobs(const struct reduction *r, uint32_t layer)
+static void list_jobs(const struct kvmod_seq *seq, struct reduction *r)
 {
-	for (uint32_t g = 0; g < r->n; g++)
-		r->jobs[g] = job_of(r->seq, layer, g);
+	r->n = 0;
+	for (uint32_t i = 0; i < r->engine->net.n_layers; i++) {
+		for (uint32_t g = 0; gg_side_of(r->engine, i) == r->side && g < r->engine->net.n_kv_heads; g++)
+			r->jobs[r->n++] = job_of(seq, i, g);
+	}
 }
 
-/* Memory for the layer that needs the most; it stays for the next time. */
+static uint32_t n_threads(const struct gg_engine *engine)
+{
+	const struct kvmod_host *host = engine->base.host;
+	uint32_t n = host->n_threads(host->ctx), most = (uint32_t)engine->backend.n_threads;
+
+	return n < most ? n : most;
+}
+
+/* Scratch memory stays for the next time. */
 static int32_t take_scratch(const struct reduction *r)
 {
-	struct gg_engine *engine = r->seq->engine;
-	struct gg_memory *scratch = &gg_runtime_of(engine)->scratch[r->side];
-	size_t bytes = 0, layer;
+	struct gg_memory *scratch = &gg_runtime_of(r->engine)->scratch[r->side];
+	size_t bytes;
 
-	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
-		if (gg_side_of(engine, i) != r->side)
-			continue;
-		list_jobs(r, i);
-		if (r->device)
-			layer = r->device->columns_scratch(engine->gpu.self, r->jobs, r->n,
-							   sizeof(*r->jobs));
-		else
-			layer = kv_columns_scratch(r->jobs, r->n, sizeof(*r->jobs), r->n_threads);
-		bytes = layer > bytes ? layer : bytes;
-	}
-	if (bytes <= scratch->bytes)
+	if (r->device)
+		bytes = r->device->columns_scratch(r->engine->gpu.self, r->jobs, r->n, sizeof(*r->jobs));
+	else
+		bytes = kv_columns_scratch(r->jobs, r->n, sizeof(*r->jobs), n_threads(r->engine));
+	if (scratch->bytes && bytes <= scratch->bytes)
 		return KVMOD_OK;
 	gg_memory_free(scratch);
-	if (gg_memory_new(engine, scratch, r->side, bytes))
+	if (gg_memory_new(r->engine, scratch, r->side, bytes + 1))
 		return KVMOD_OK;
 	gg_memory_free(scratch);
 	return KVMOD_ENOMEM;
 }
 
-static int32_t reduce_layer(const struct reduction *r, uint32_t layer)
+static int32_t reduce(const struct reduction *r)
 {
-	struct gg_engine *engine = r->seq->engine;
-	void *scratch = gg_runtime_of(engine)->scratch[r->side].address;
+	const struct gg_gpu *gpu = &r->engine->gpu;
+	void *scratch = gg_runtime_of(r->engine)->scratch[r->side].address;
+	uint32_t threads = n_threads(r->engine);
+	int32_t code;
 
-	list_jobs(r, layer);
-	if (r->device)
-		return r->device->columns(engine->gpu.self, NULL, r->jobs, r->n, sizeof(*r->jobs),
-					  scratch);
-	return kv_columns(r->n_threads > 1 ? engine->base.host : NULL, r->jobs, r->n,
-			  sizeof(*r->jobs), r->n_threads, scratch);
-}
-
-static int32_t reduce_side(const struct reduction *r)
-{
-	const struct gg_engine *engine = r->seq->engine;
-	int32_t code = take_scratch(r);
-
-	for (uint32_t i = 0; !code && i < engine->net.n_layers; i++) {
-		if (gg_side_of(engine, i) == r->side)
-			code = reduce_layer(r, i);
-	}
+	if (!r->device)
+		return kv_columns(threads > 1 ? r->engine->base.host : NULL, r->jobs, r->n,
+				  sizeof(*r->jobs), threads, scratch);
+	code = r->device->columns(gpu->self, NULL, r->jobs, r->n, sizeof(*r->jobs), scratch);
 	/* ggml's streams do not wait for the default stream. */
-	if (r->device && !code)
-		code = engine->gpu.ops->synchronize(engine->gpu.self, NULL);
-	return code;
+	return code ? code : gpu->ops->synchronize(gpu->self, NULL);
 }
 
 static int32_t reduce_sides(const struct kvmod_seq *seq)
 {
-	const struct gg_engine *engine = seq->engine;
-	const struct kvmod_host *host = engine->base.host;
-	uint32_t threads = host->n_threads(host->ctx), most = (uint32_t)engine->backend.n_threads;
-	struct reduction r = { .seq = seq, .side = GG_HOST, .n = engine->net.n_kv_heads,
-			       .n_threads = threads < most ? threads : most };
+	struct gg_engine *engine = seq->engine;
+	const struct gg_model *model = &engine->net;
+	struct reduction r = { .engine = engine };
 	int32_t code = KVMOD_OK;
 
-	r.jobs = calloc(r.n, sizeof(*r.jobs));
+	r.jobs = calloc((size_t)model->n_layers * model->n_kv_heads, sizeof(*r.jobs));
 	if (!r.jobs)
 		return KVMOD_ENOMEM;
-	if (engine->gpu.n_layers < engine->net.n_layers)
-		code = reduce_side(&r);
-	r.side = GG_GPU;
-	r.device = gg_gpu_attention(engine);
-	if (!code && engine->gpu.n_layers)
-		code = reduce_side(&r);
+	for (int side = 0; !code && side < GG_N_SIDES; side++) {
+		r.side = side;
+		r.device = side == GG_GPU ? gg_gpu_attention(engine) : NULL;
+		list_jobs(seq, &r);
+		if (!r.n)
+			continue;
+		code = take_scratch(&r);
+		if (!code)
+			code = reduce(&r);
+	}
 	free(r.jobs);
 	return code;
 }
