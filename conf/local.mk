@@ -14,6 +14,9 @@ dist_template_DATA = \
 	conf/template/spans.c \
 	conf/template/spans.vectors
 
+headsdir = $(pkgdatadir)/heads
+dist_heads_DATA = conf/heads/SmolLM2-135M-Instruct.heads
+
 completion_DATA = conf/completion/kvmod
 EXTRA_DIST += conf/completion/kvmod
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# One module per policy, from one source (refreekv has several) that needs only the
+# One module per policy, from one source (refreekv and duo have several) that needs only the
 # installed headers. Each is also linked statically, its descriptor under another name:
 # tests run every policy both ways.
 POLICIES_BUILT_IN =
@@ -10,6 +10,7 @@ refreekv_sources = \
 	policies/refreekv_params.c \
 	policies/refreekv_params.h \
 	policies/refreekv_position.c
+duo_sources = policies/duo.c policies/duo_table.c policies/duo_table.h
 
 module_LTLIBRARIES += adakv.la
 adakv_la_SOURCES = policies/adakv.c
@@ -19,6 +20,14 @@ check_LTLIBRARIES += libbuiltin_adakv.la
 libbuiltin_adakv_la_SOURCES = policies/adakv.c
 libbuiltin_adakv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_adakv
 POLICIES_BUILT_IN += libbuiltin_adakv.la
+
+module_LTLIBRARIES += duo.la
+duo_la_SOURCES = $(duo_sources)
+duo_la_LDFLAGS = $(MODULE_LINK)
+check_LTLIBRARIES += libbuiltin_duo.la
+libbuiltin_duo_la_SOURCES = $(duo_sources)
+libbuiltin_duo_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_duo
+POLICIES_BUILT_IN += libbuiltin_duo.la
 
 module_LTLIBRARIES += h2o.la
 h2o_la_SOURCES = policies/h2o.c

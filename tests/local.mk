@@ -126,6 +126,12 @@ tests_test_values_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_values_LDFLAGS = $(UNIT_LINK)
 tests_test_values_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
 
+UNIT_TESTS += tests/test_duo
+tests_test_duo_SOURCES = tests/test_duo.c tests/policies.c tests/policies.h
+tests_test_duo_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_duo_LDFLAGS = $(UNIT_LINK)
+tests_test_duo_LDADD = $(POLICIES_BUILT_IN) libvectors.la $(TEST_LIBS)
+
 UNIT_TESTS += tests/test_scores
 tests_test_scores_SOURCES = tests/test_scores.c
 tests_test_scores_CPPFLAGS = $(TEST_CPPFLAGS)

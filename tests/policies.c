@@ -11,6 +11,7 @@
 	P(cake, 9) \
 	P(criticalkv, 8) \
 	P(defensivekv, 8) \
+	P(duo, 0)	/* its sets follow from a table: see test_duo */ \
 	P(h2o, 9) \
 	P(knorm, 7) \
 	P(kvzip, 0)	/* its scores are an engine's */ \

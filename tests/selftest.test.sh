@@ -30,7 +30,7 @@ passed() {
 
 # --- our own --------------------------------------------------------------------------
 
-for policy in adakv cake criticalkv defensivekv h2o knorm pyramidkv random refreekv rkv snapkv \
+for policy in adakv cake criticalkv defensivekv duo h2o knorm pyramidkv random refreekv rkv snapkv \
 	streamingllm topp tova; do
 	run 0 "$policy"
 	passed 0 "$policy"

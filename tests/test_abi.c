@@ -132,7 +132,7 @@ static const struct pin pins[] = {
 	AT(kvmod_model, n_device_layers, 76),
 	AT(kvmod_model, device, 80),
 	AT(kvmod_model, n_window_layers, 88),
-	AT(kvmod_model, reserved, 92),
+	AT(kvmod_model, flags, 92),
 	AT(kvmod_model, rope_freqs, 96),
 	AT(kvmod_model, n_rope_freqs, 104),
 	AT(kvmod_model, rope_magnitude, 108),

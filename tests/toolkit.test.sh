@@ -52,7 +52,7 @@ golden=$srcdir/tests/golden/policies.txt
 for source in "$srcdir"/policies/*.c; do
 	name=$(basename "$source" .c)
 	case $name in
-	refreekv*) continue ;;
+	duo* | refreekv*) continue ;;
 	esac
 	builds "$name" "$name.c"
 	# Not in that file: what random draws is its own affair, and kvzip's scores are an engine's.
@@ -61,6 +61,8 @@ for source in "$srcdir"/policies/*.c; do
 	*) holds "$name" "$golden" ;;
 	esac
 done
+builds duo duo.c duo_table.c duo_table.h
+holds duo
 builds refreekv refreekv.c refreekv_attention.c refreekv_params.c refreekv_position.c \
 	refreekv.h refreekv_params.h
 holds refreekv "$golden"

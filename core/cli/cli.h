@@ -49,7 +49,7 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_list, cli_info, cli_check, cli_selftest, cli_run,
-	cli_bench, cli_new;
+	cli_bench, cli_heads, cli_new;
 extern const struct cli_command cli_bench_decision, cli_bench_engine, cli_bench_gather,
 	cli_bench_load;
 

@@ -49,6 +49,10 @@ kvmod_SOURCES = \
 	core/cli/context_first.c \
 	core/cli/converse.c \
 	core/cli/generate.c \
+	core/cli/heads.c \
+	core/cli/heads.h \
+	core/cli/heads_table.c \
+	core/cli/heads_text.c \
 	core/cli/info.c \
 	core/cli/input.c \
 	core/cli/interrupt.c \

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 static const struct cli_command *const commands[] = {
-	&cli_list, &cli_info, &cli_check, &cli_selftest, &cli_run, &cli_bench, &cli_new,
+	&cli_list, &cli_info, &cli_check, &cli_selftest, &cli_run, &cli_bench, &cli_heads, &cli_new,
 	NULL,
 };
 

@@ -25,6 +25,7 @@ struct kvmod_model kv_model_of_shape(const struct kv_shape *shape, uint64_t cont
 		.architecture = "llama",
 		.scale = scale_of(shape),
 		.rope_base = 10000,
+		.flags = KVMOD_MODEL_MADE_UP,
 	};
 }
 

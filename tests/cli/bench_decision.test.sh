@@ -25,7 +25,7 @@ END
 
 # Every policy that runs here, with all that it needs.
 for policy in fullkv streamingllm random snapkv adakv topp pyramidkv cake criticalkv defensivekv \
-	contribution expected keydiff lagkv h2o knorm rkv tova; do
+	contribution expected keydiff lagkv h2o knorm rkv tova duo; do
 	kvmod bench decision $small --policy $policy --json
 	exits 0
 	json policy:string threads:integer comparisons.0.length:integer \

@@ -24,7 +24,7 @@ completes() {
 }
 
 completes ''
-for command in bench check info list new run selftest; do
+for command in bench check heads info list new run selftest; do
 	grep -qx $command "$tmp/out" || fail "no $command in: $(tr '\n' ' ' <"$tmp/out")"
 done
 completes ru

@@ -8,6 +8,7 @@
  */
 #include "tests/cli/fake_engine.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +38,7 @@ struct kvmod_seq {
 	const struct kvmod_segment *segment_list[LAYERS];	/* of these */
 	const struct kvmod_head *head_list[LAYERS][HEADS];
 	float *q;			/* [LAYERS][n_rows][Q_HEADS][DIM] */
-	const struct fake *fake;
+	struct fake *fake;
 };
 
 #define FAKE_PARAMS(P, owner) \
@@ -47,8 +48,9 @@ struct kvmod_seq {
 	P(owner, struct fake, threads, INT, "0", "0..512", "taken as other engines do; one does it all") \
 	P(owner, struct fake, delay, INT, "0", "0..10000", "milliseconds that a text takes, or a chunk of tokens") \
 	P(owner, struct fake, repeat, INT, "1", "1..1048576", "how many times the byte of a token stands in its text") \
-	P(owner, struct fake, notes, PATH, "", "", "a file that gets a line for each prompt, and for what is read again") \
+	P(owner, struct fake, notes, PATH, "", "", "a file that gets a line for each prompt, and for what is read or run again") \
 	P(owner, struct fake, broken, CHOICE, "nothing", "nothing|request|apply|text|chat", "which call fails") \
+	P(owner, struct fake, replay, CHOICE, "no", "no|yes|fails|nan", "can it run tokens again?") \
 	P(owner, struct fake, device, STRING, "", "", "the device to say that the layers are on")
 KVMOD_PARAMS(engine, fake, FAKE_PARAMS);
 
@@ -413,6 +415,29 @@ static void describe_layer(struct kvmod_seq *seq, uint32_t layer, uint32_t n_row
 	};
 }
 
+/* Each head has a price, 1 to 8 thousandths, for a position that the plan drops. */
+static int32_t replay(const struct kvmod_request *request, const struct kvmod_plan *plan, uint32_t rows,
+		      double *loss)
+{
+	const struct kvmod_seq *seq = request->replay_ctx;
+	struct fake *f = seq->fake;
+	const struct kvmod_host *host = f->instance.host;
+
+	note(f, "replay", seq->length - rows, seq->length);
+	if (f->replay == REPLAY_FAILS || fake_take_time_or_stop(f))
+		return host->fail(host->ctx, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
+	*loss = f->replay == REPLAY_NAN ? (double)NAN : 0;
+	for (uint32_t i = 0; i < request->n_segments; i++) {
+		const struct kvmod_segment *s = kvmod_segment_at(request, i);
+		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
+
+		for (uint32_t g = 0; g < HEADS && keep->kind == KVMOD_KEEP_HEADS; g++)
+			*loss += 1e-3 * ((7 * (s->layer * HEADS + g) + 3) % 8 + 1) *
+				 (kvmod_head_at(s, g)->n - keep->counts[g]);
+	}
+	return KVMOD_OK;
+}
+
 /* Digits are worth repeating. */
 static int32_t reread(const struct kvmod_request *r, const struct kvmod_reread *what, float *out)
 {
@@ -447,6 +472,7 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 		.n_segments = NAMED,
 		.segments = seq->segment_list,
 		.device = "cpu",
+		.replay = seq->fake->replay == REPLAY_NO ? NULL : replay,
 		.reread = reread,
 		.replay_ctx = seq,
 	};

@@ -19,6 +19,7 @@
 /* Tokens above the bytes, one after the other. */
 enum { BOS = 256, END, USER, ASSISTANT, SYSTEM, VOCAB };
 
+enum { REPLAY_NO, REPLAY_YES, REPLAY_FAILS, REPLAY_NAN };
 enum { BROKEN_NOTHING, BROKEN_REQUEST, BROKEN_APPLY, BROKEN_TEXT, BROKEN_CHAT };
 
 struct fake {
@@ -29,7 +30,7 @@ struct fake {
 	int64_t delay;			/* ms a text, and a chunk of a step */
 	int64_t repeat;			/* how many times a token has its byte */
 	const char *notes;		/* a file for what it was asked to run; "": none */
-	int32_t broken;			/* one of these */
+	int32_t broken, replay;		/* one of these each */
 	const char *device;		/* where it says that all layers are; "": the host */
 	atomic_int cancelled;
 	struct kvmod_model about;

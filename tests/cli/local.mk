@@ -36,6 +36,7 @@ CLI_TESTS = \
 	tests/cli/completion.test.sh \
 	tests/cli/context_first.test.sh \
 	tests/cli/fifo.test.sh \
+	tests/cli/heads.test.sh \
 	tests/cli/hints.test.sh \
 	tests/cli/model.test.sh \
 	tests/cli/modules.test.sh \

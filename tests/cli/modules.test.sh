@@ -97,8 +97,9 @@ abi          2.0
   delay            int     0            0..10000         milliseconds that a text takes, or a chunk of tokens
   device           string  -            -                the device to say that the layers are on
   model            path    -            -                a file that must be there, if any is named
-  notes            path    -            -                a file that gets a line for each prompt, and for what is read again
+  notes            path    -            -                a file that gets a line for each prompt, and for what is read or run again
   repeat           int     1            1..1048576       how many times the byte of a token stands in its text
+  replay           choice  no           no|yes|fails|nan can it run tokens again?
   threads          int     0            0..512           taken as other engines do; one does it all
 END
 cd "$tmp/modules" || exit 99

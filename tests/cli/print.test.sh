@@ -62,6 +62,7 @@ device = ; default
 model = TMP/own.conf ; TMP/own.conf:13
 notes = ; default
 repeat = 1 ; default
+replay = no ; default
 threads = 0 ; default
 
 [alias]

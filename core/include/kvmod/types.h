@@ -401,6 +401,12 @@ static inline struct kvmod_keep *kvmod_keep_at(const struct kvmod_plan *plan, ui
 	return plan->keeps[i];
 }
 
+/*
+ * Model flag: there is no such model, it stands for any in a test. A policy that has a file
+ * for one model must work all the same.
+ */
+#define KVMOD_MODEL_MADE_UP	1u
+
 /* A model as a policy sees it. Strings and lists live as long as the engine. */
 struct kvmod_model {
 	uint32_t size;
@@ -419,7 +425,7 @@ struct kvmod_model {
 	uint32_t n_device_layers;	/* layers with their cache on `device`, not on the host */
 	const char *device;		/* "cuda"; NULL: all of the cache is on the host */
 	uint32_t n_window_layers;	/* layers that cache only a window; see kvmod_request */
-	uint32_t reserved;		/* 0 */
+	uint32_t flags;			/* KVMOD_MODEL_... */
 	/*
 	 * How RoPE turns, where rope_base does not say it all: pair d of dimensions, which is
 	 * 2d and 2d + 1, or d and d + n_rope_freqs, by rope_freqs[d] radians a position. Other
