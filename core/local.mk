@@ -43,6 +43,7 @@ libkvmod_la_SOURCES = \
 	core/toolkit/parts.c \
 	core/toolkit/scorer.c \
 	core/toolkit/scorer.h \
+	core/toolkit/level.c \
 	core/toolkit/share.c \
 	core/toolkit/table.c \
 	core/toolkit/toolkit.h \

@@ -84,12 +84,20 @@ libbuiltin_pyramidkv_la_SOURCES = policies/pyramidkv.c
 libbuiltin_pyramidkv_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_pyramidkv
 POLICIES_BUILT_IN += libbuiltin_pyramidkv.la
 module_LTLIBRARIES += contribution.la
-contribution_la_SOURCES = policies/contribution.c
+contribution_la_SOURCES = policies/contribution.c policies/contribution.h
 contribution_la_LDFLAGS = $(MODULE_LINK)
 check_LTLIBRARIES += libbuiltin_contribution.la
-libbuiltin_contribution_la_SOURCES = policies/contribution.c
+libbuiltin_contribution_la_SOURCES = policies/contribution.c policies/contribution.h
 libbuiltin_contribution_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_contribution
 POLICIES_BUILT_IN += libbuiltin_contribution.la
+module_LTLIBRARIES += replay.la
+replay_la_SOURCES = policies/replay.c policies/contribution.h
+replay_la_LDFLAGS = $(MODULE_LINK)
+replay_la_LIBADD = $(LIBM)
+check_LTLIBRARIES += libbuiltin_replay.la
+libbuiltin_replay_la_SOURCES = policies/replay.c policies/contribution.h
+libbuiltin_replay_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_replay
+POLICIES_BUILT_IN += libbuiltin_replay.la
 
 module_LTLIBRARIES += expected.la
 expected_la_SOURCES = policies/expected.c

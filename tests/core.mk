@@ -195,6 +195,11 @@ tests_test_scorer_layers_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_scorer_layers_LDFLAGS = $(UNIT_LINK)
 tests_test_scorer_layers_LDADD = $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_scorer_loss
+tests_test_scorer_loss_SOURCES = tests/test_scorer_loss.c
+tests_test_scorer_loss_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_scorer_loss_LDFLAGS = $(UNIT_LINK)
+tests_test_scorer_loss_LDADD = $(FIXTURE_LIBS)
 UNIT_TESTS += tests/test_kvzip
 tests_test_kvzip_SOURCES = tests/test_kvzip.c
 tests_test_kvzip_CPPFLAGS = $(TEST_CPPFLAGS)

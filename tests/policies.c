@@ -20,6 +20,7 @@
 	P(expected, 10) \
 	P(keydiff, 7) \
 	P(lagkv, 9) \
+	P(replay, 0)	/* what it keeps follows from an engine's answers */ \
 	P(random, 0)	/* what it draws is its own affair */ \
 	P(rkv, 8) \
 	P(snapkv, 9) \

@@ -389,7 +389,7 @@ static const struct pin pins[] = {
 	AT(kvmod_left, bytes, 24),
 
 	/* Authors' instances begin with it. */
-	SIZE(kvmod_scorer, 96),
+	SIZE(kvmod_scorer, 120),
 	AT(kvmod_scorer, instance, 0),
 	AT(kvmod_scorer, budget, 16),
 	AT(kvmod_scorer, sinks, 32),
@@ -400,6 +400,10 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer, whole_layers, 72),
 	AT(kvmod_scorer, pooling, 88),
 	AT(kvmod_scorer, said_raised, 92),
+	AT(kvmod_scorer, loss, 96),
+	AT(kvmod_scorer, replay_rows, 104),
+	AT(kvmod_scorer, store, 112),
+	AT(kvmod_scorer, said_level, 116),
 	SIZE(kvmod_layers, 40),
 	AT(kvmod_layers, size, 0),
 	AT(kvmod_layers, n_layers, 4),
@@ -407,7 +411,7 @@ static const struct pin pins[] = {
 	AT(kvmod_layers, segments, 16),
 	AT(kvmod_layers, n_scored, 24),
 	AT(kvmod_layers, sums, 32),
-	SIZE(kvmod_scorer_ops, 136),
+	SIZE(kvmod_scorer_ops, 152),
 	AT(kvmod_scorer_ops, size, 0),
 	AT(kvmod_scorer_ops, reserved, 4),
 	AT(kvmod_scorer_ops, score, 8),
@@ -429,6 +433,9 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer_ops, prepared_floats, 112),
 	AT(kvmod_scorer_ops, needs, 120),
 	AT(kvmod_scorer_ops, least, 128),
+	AT(kvmod_scorer_ops, level_at, 136),
+	AT(kvmod_scorer_ops, n_levels, 144),
+	AT(kvmod_scorer_ops, reserved4, 148),
 
 	SIZE(kvmod_task, 112),
 	AT(kvmod_task, size, 0),

@@ -54,10 +54,14 @@ for source in "$srcdir"/policies/*.c; do
 	case $name in
 	duo* | refreekv*) continue ;;
 	esac
-	builds "$name" "$name.c"
-	# Not in that file: what random draws is its own affair, and kvzip's scores are an engine's.
 	case $name in
-	random | kvzip) holds "$name" ;;
+	contribution | replay) builds "$name" "$name.c" contribution.h ;;
+	*) builds "$name" "$name.c" ;;
+	esac
+	# Not in that file: what random draws is its own affair, kvzip's scores are an engine's,
+	# and so are the losses of replay.
+	case $name in
+	random | kvzip | replay) holds "$name" ;;
 	*) holds "$name" "$golden" ;;
 	esac
 done

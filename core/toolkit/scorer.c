@@ -29,7 +29,8 @@ static bool layers_share(const struct kvmod_scorer_ops *ops)
 
 static bool has_no_budget(const struct kvmod_scorer_ops *ops)
 {
-	return ops->keep ? !ops->least : ops->select == KVMOD_ABOVE_LEVEL;
+	return ops->keep ? !ops->least :
+			   ops->select == KVMOD_ABOVE_LEVEL || ops->select == KVMOD_BY_LOSS;
 }
 
 /* The parameter that a scorer needs for its choices but does not list; NULL: none is missing. */
@@ -48,8 +49,13 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 		return NULL;
 	if (!ops->score)
 		return "score() or keep()";
-	if (ops->select > KVMOD_ONE_SET)
+	if (ops->select > KVMOD_BY_LOSS)
 		return "a known way to select";
+	if (ops->select == KVMOD_BY_LOSS && (!ops->level_at || !ops->n_levels))
+		return "level_at() and n_levels, which KVMOD_BY_LOSS needs";
+	if (ops->select == KVMOD_BY_LOSS && (!lists(policy, offsetof(struct kvmod_scorer, loss)) ||
+					     !lists(policy, offsetof(struct kvmod_scorer, replay_rows))))
+		return "the parameters `loss` and `replay_rows`";
 	if (ops->share && ops->select != KVMOD_PER_LAYER)
 		return "KVMOD_PER_LAYER, which share() needs";
 	if (ops->spread && ops->select != KVMOD_PER_SEQUENCE)
@@ -58,9 +64,9 @@ static const char *what_is_missing(const struct kvmod_policy_ops *policy,
 		return "a selection for each head, which first() needs";
 	if (ops->n_sums && !shares(ops))
 		return "heads that share, which sums over them need";
-	if (ops->select == KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, level)))
+	if (has_no_budget(ops) && !lists(policy, offsetof(struct kvmod_scorer, level)))
 		return "the parameter `level`";
-	if (ops->select != KVMOD_ABOVE_LEVEL && !lists(policy, offsetof(struct kvmod_scorer, budget)))
+	if (!has_no_budget(ops) && !lists(policy, offsetof(struct kvmod_scorer, budget)))
 		return "the parameter `budget`";
 	return NULL;
 }
@@ -383,7 +389,7 @@ static int32_t put_first_of_shared(const void *job_, const struct kvmod_task *ta
 	return put_first(job, task, job->sinks + n_ranked, scores_of(job, task));
 }
 
-static int32_t keep_shared(const void *job_, const struct kvmod_task *task)
+int32_t kv_keep_shared(const void *job_, const struct kvmod_task *task)
 {
 	const struct kv_scorer_job *job = job_;
 	uint32_t n_ranked = kv_ranked(job, task->n), count = task->keep->counts[task->g];
@@ -512,7 +518,7 @@ static int32_t prepare(const struct kv_scorer_job *job)
 	return job->ops->prepare(job->self, job->request, job->prepared);
 }
 
-static void decide_shared(const struct kv_scorer_job *job, size_t floats)
+static int32_t decide_shared(const struct kv_scorer_job *job, size_t floats)
 {
 	const struct kvmod_instance *instance = &job->self->instance;
 
@@ -521,10 +527,28 @@ static void decide_shared(const struct kv_scorer_job *job, size_t floats)
 	if (job->ops->first)
 		kv_each_head(instance, job->request, job->plan, job->scratch, floats,
 			     put_first_of_shared, job);
+	if (job->ops->select == KVMOD_BY_LOSS)
+		return kv_keep_by_loss(job, floats);
 	if (job->ops->select != KVMOD_ONE_SET)
 		kv_share(job);
 	kv_each_head(instance, job->request, job->plan, job->scratch, floats,
-		     job->ops->select == KVMOD_ONE_SET ? keep_alike : keep_shared, job);
+		     job->ops->select == KVMOD_ONE_SET ? keep_alike : kv_keep_shared, job);
+	return KVMOD_OK;
+}
+
+/* All segments are stored alike, those that stay whole too. */
+static void choose_stores(const struct kv_scorer_job *job)
+{
+	if (job->self->store == KVMOD_STORES_SAME)
+		return;
+	for (uint32_t i = 0; i < job->request->n_segments; i++) {
+		struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
+
+		if (kvmod_segment_at(job->request, i)->head_dim % kvmod_block_size(KVMOD_Q8_0))
+			continue;
+		keep->k_store = KVMOD_Q8_0;
+		keep->v_store = job->self->store == KVMOD_STORES_Q8 ? KVMOD_Q8_0 : KVMOD_Q4_0;
+	}
 }
 
 int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
@@ -538,16 +562,16 @@ int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
 		return KVMOD_OK;
 	lay_out(&job, request->scratch);
 	mark(&job);
+	choose_stores(&job);
 	if (shares(ops))
 		kv_share_lay_out(&job);
 	err = prepare(&job);
 	if (err)
 		return err;
 	if (shares(ops))
-		decide_shared(&job, floats);
-	else
-		kv_each_head(&job.self->instance, request, plan, job.scratch, floats,
-			     ops->keep ? keep_by_hand :
-			     ops->select == KVMOD_ABOVE_LEVEL ? keep_above : keep_own, &job);
+		return decide_shared(&job, floats);
+	kv_each_head(&job.self->instance, request, plan, job.scratch, floats,
+		     ops->keep ? keep_by_hand :
+		     ops->select == KVMOD_ABOVE_LEVEL ? keep_above : keep_own, &job);
 	return KVMOD_OK;
 }

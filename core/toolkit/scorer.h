@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One decision of a scorer, shared by scorer.c and share.c. */
+/* One decision of a scorer, shared by scorer.c, share.c and level.c. */
 #ifndef KV_CORE_TOOLKIT_SCORER_H
 #define KV_CORE_TOOLKIT_SCORER_H
 
@@ -72,5 +72,9 @@ static inline bool kv_is_cut(const struct kvmod_keep *keep)
 void kv_share_lay_out(const struct kv_scorer_job *job);
 /* Sets keep->counts from the scores of all heads: how many scored positions each keeps. */
 void kv_share(const struct kv_scorer_job *job);
+/* Keeps as many of a head's scored positions as keep->counts says: for kv_each_head(). */
+int32_t kv_keep_shared(const void *job, const struct kvmod_task *task);
+/* With KVMOD_BY_LOSS: fills in the plan. */
+int32_t kv_keep_by_loss(const struct kv_scorer_job *job, size_t floats);
 
 #endif

@@ -130,7 +130,7 @@ static bool is_over(const struct kv_scorer_job *job, const struct pot *pot)
 
 static void leave_whole_if_within(const struct kv_scorer_job *job, const struct pot *pot)
 {
-	if (job->ops->select == KVMOD_PER_LAYER || is_over(job, pot))
+	if (job->ops->select == KVMOD_PER_LAYER || job->ops->select == KVMOD_BY_LOSS || is_over(job, pot))
 		return;
 	for (uint32_t k = pot->first; k < pot->end; k++)
 		keep_at(job, k)->kind = KVMOD_KEEP_ALL;

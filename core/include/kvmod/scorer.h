@@ -47,7 +47,17 @@ struct kvmod_scorer {
 	struct kvmod_list whole_layers;	/* layers kept whole */
 	int32_t pooling;		/* KVMOD_POOL_... */
 	uint32_t said_raised;		/* the toolkit's own */
+	double loss;			/* see KVMOD_BY_LOSS */
+	int64_t replay_rows;		/* newest tokens that are run again to measure it */
+	int32_t store;			/* what kept rows are stored as: KVMOD_STORES_... */
+	uint32_t said_level;		/* the toolkit's own */
 };
+
+/* What the parameter `store` says: as the host wants it; K and V of 8 bits; K of 8, V of 4. */
+#define KVMOD_STORES		"same|q8_0|q8_0/q4_0"
+#define KVMOD_STORES_SAME	0
+#define KVMOD_STORES_Q8		1
+#define KVMOD_STORES_Q8_Q4	2
 
 /* The standard parameters; the author chooses each default. */
 #define KVMOD_P_BUDGET(P, owner, def) \
@@ -79,6 +89,15 @@ struct kvmod_scorer {
 #define KVMOD_P_LEVEL(P, owner, def) \
 	P(owner, struct kvmod_scorer, level, REAL, def, "", \
 	  "lowest score that is kept")
+#define KVMOD_P_LOSS(P, owner, def) \
+	P(owner, struct kvmod_scorer, loss, REAL, def, "0..", \
+	  "nats a token that a cut may cost, measured on the newest tokens")
+#define KVMOD_P_REPLAY_ROWS(P, owner, def) \
+	P(owner, struct kvmod_scorer, replay_rows, INT, def, "1..4096", \
+	  "newest tokens that are run again to measure the loss; at most half of all")
+#define KVMOD_P_STORE(P, owner, def) \
+	P(owner, struct kvmod_scorer, store, CHOICE, def, KVMOD_STORES, \
+	  "what kept rows are stored as; same: as [kvmod] store says")
 
 /*
  * How positions are selected: those with the highest scores, as many as the budget C
@@ -99,6 +118,13 @@ struct kvmod_scorer {
  * of the heads' scores. A layer whose heads differ in length fails with KVMOD_ENOTSUP.
  */
 #define KVMOD_ONE_SET		5u
+/*
+ * No budget: every score of at least a level that all heads of the request share. It is the
+ * highest of the author's levels at which the replayed loss of the plan is at most `loss`
+ * (the request's service replay(), which the newest `replay_rows` tokens are run with). Where
+ * the host has no such service, it is `level`, with one note.
+ */
+#define KVMOD_BY_LOSS		6u
 
 /* Flags of a scorer. */
 #define KVMOD_SCORER_POOLS	1u	/* score() pools by itself; the toolkit does not */
@@ -203,6 +229,11 @@ struct kvmod_scorer_ops {
 	 * for a layer whose heads are all within their budgets.
 	 */
 	uint32_t (*least)(const void *self, uint32_t n);
+	/* With KVMOD_BY_LOSS: level k < n_levels of those that are tried, from the highest on.
+	   If the loss is too large at the last one, everything is kept. */
+	double (*level_at)(const void *self, uint32_t k);
+	uint32_t n_levels;
+	uint32_t reserved4;
 };
 
 /* A constant: 1 if a list of parameters has `window`. */
