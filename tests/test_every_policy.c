@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every policy of the build tree on the default model, with caches of each type, on the GPU if
+ * there is one: after a prompt, in a conversation, after a second prompt, and with context
+ * first. A policy that is not in the table fails the test.
+ */
+#include <config.h>
+
+#include <check.h>
+#undef fail			/* host->fail() is meant */
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <kvmod/kvmod.h>
+
+/* What makes a policy cut a short prompt, and what it may then keep of the bytes at most. */
+static const struct known {
+	const char *name, *params[3];
+	double most;
+} known[] = {
+	{ "adakv", { "budget=0.4" }, 0.45 },
+	{ "cake", { "budget=0.4" }, 0.45 },
+	{ "contribution", { "level=0.3", "pool=1", "window=8" }, 0.95 },
+	{ "criticalkv", { "budget=0.4" }, 0.45 },
+	{ "defensivekv", { "budget=0.4" }, 0.45 },
+	{ "duo", { "retrieval=0.25", "sinks=4", "recent=16" }, 0.6 },
+	{ "expected", { "budget=0.4" }, 0.45 },
+	{ "fullkv", { NULL }, 1 },
+	{ "h2o", { "heavy=0.2", "recent=0.2" }, 0.45 },
+	{ "keydiff", { "budget=0.4" }, 0.45 },
+	{ "knorm", { "budget=0.4" }, 0.5 },
+	{ "kvzip", { "budget=0.4" }, 0.45 },
+	{ "lagkv", { "budget=0.4", "lag=16" }, 0.6 },
+	{ "pyramidkv", { "budget=0.4" }, 0.45 },
+	{ "random", { "budget=0.4" }, 0.45 },
+	{ "refreekv", { "threshold=0.3" }, 0.95 },
+	{ "replay", { "loss=20", "shortest=0" }, 0.5 },
+	{ "rkv", { "budget=0.4", "after_prompts=yes" }, 0.45 },
+	{ "snapkv", { "budget=0.4" }, 0.45 },
+	{ "streamingllm", { "budget=0.4" }, 0.45 },
+	{ "topp", { "p=0.5" }, 0.6 },
+	{ "tova", { "budget=0.4" }, 0.45 },
+};
+#define N_KNOWN	((int)(sizeof(known) / sizeof(*known)))
+static const char *const types[] = { "f32", "f16", "q8_0" };
+#define N_TYPES	3
+
+#define CONTEXT_TOKENS	80u
+#define TURN_TOKENS	12u
+#define DECODED		3u
+
+static const char text[] =
+	"The lighthouse at Cape Morrow was built in 1871 of grey stone. Its keeper, a quiet woman "
+	"named Ada Finch, wrote down every ship that passed. In the winter of 1904 the lamp failed "
+	"for one night, and she lit a fire of driftwood on the rocks. Nobody was lost. The harbour "
+	"master sent her a silver watch, which she never wore, and which her niece sold in 1950 to "
+	"a collector from Leeds. He kept it in a drawer with seventeen other watches, all of them "
+	"stopped. When the drawer was opened again, only one of the watches was found to be running.";
+
+static char said[1024];
+
+static void listen(void *arg, uint32_t level, const char *line)
+{
+	(void)arg;
+	if (level <= KVMOD_WARN)
+		snprintf(said, sizeof(said), "%s", line);
+}
+
+#define MUST(call) ck_assert_msg((call) == KVMOD_OK, "%s: %s", name, kvmod_error())
+
+/* --- an engine, for the loop's type ---------------------------------------------------------------- */
+
+static struct kvmod_ctx *ctx;
+static struct kvmod_engine *engine;
+static const struct kvmod_model *model;
+static int32_t tokens[512];
+static float *logits;
+
+/* All parameters of the table at once. */
+static void configure(const char *type)
+{
+	static char values[5 + 3 * N_KNOWN][512], folder[400];
+	const char *overrides[5 + 3 * N_KNOWN], *name = "configuration";
+	unsigned n = 0;
+
+	ck_assert_ptr_nonnull(getcwd(folder, sizeof(folder)));
+	snprintf(values[n++], sizeof(*values), "kvmod.module_path=%s/.libs", folder);
+	snprintf(values[n++], sizeof(*values), "kvmod.leave_below=0");
+	snprintf(values[n++], sizeof(*values), "engine ggml.model=%s", TEST_MODEL);
+	snprintf(values[n++], sizeof(*values), "engine ggml.cache_type=%s", type);
+	snprintf(values[n++], sizeof(*values), "engine ggml.context=1024");
+	for (int k = 0; k < N_KNOWN; k++)
+		for (unsigned i = 0; i < 3 && known[k].params[i]; i++)
+			snprintf(values[n++], sizeof(*values), "policy %s.%s", known[k].name, known[k].params[i]);
+	for (unsigned i = 0; i < n; i++)
+		overrides[i] = values[i];
+	MUST(kvmod_new(&ctx));
+	kvmod_set_log(ctx, listen, NULL);
+	MUST(kvmod_configure(ctx, "/dev/null", overrides, n));
+}
+
+static void tokenize(void)
+{
+	const char *name = "tokens";
+	size_t n = 512;
+
+	MUST(kvmod_engine_tokenize(engine, text, strlen(text), 0, tokens, &n));
+	ck_assert_uint_ge(n, CONTEXT_TOKENS + TURN_TOKENS);
+}
+
+/* --- one policy ----------------------------------------------------------------------------------------- */
+
+static void prompt(struct kvmod_sequence *sequence, const char *name, const int32_t *from, uint32_t n,
+		   uint32_t flags, struct kvmod_prompted *out)
+{
+	struct kvmod_prompt p = {
+		.size = sizeof(p), .tokens = from, .n_tokens = n, .logits = logits, .flags = flags,
+	};
+
+	*out = (struct kvmod_prompted){ .size = sizeof(*out) };
+	MUST(kvmod_sequence_prompt(sequence, &p, out));
+	ck_assert_msg(!out->status, "%s: the cut failed: %s", name, said);
+}
+
+static int32_t likeliest(const char *name)
+{
+	uint32_t best = 0;
+
+	for (uint32_t i = 0; i < model->n_vocab; i++) {
+		ck_assert_msg(isfinite(logits[i]), "%s: a logit is not finite", name);
+		best = logits[i] > logits[best] ? i : best;
+	}
+	return (int32_t)best;
+}
+
+static void decode(struct kvmod_session *session, struct kvmod_sequence *sequence, const char *name)
+{
+	for (uint32_t i = 0; i < DECODED; i++) {
+		int32_t token = likeliest(name);
+
+		MUST(kvmod_session_decode(session, &sequence, &token, &logits, 1));
+	}
+	likeliest(name);
+}
+
+static double share(struct kvmod_sequence *sequence)
+{
+	struct kvmod_bytes bytes = { .size = sizeof(bytes) };
+
+	kvmod_sequence_bytes(sequence, &bytes);
+	return (double)bytes.used / (double)bytes.full;
+}
+
+static void run(struct kvmod_policy *policy, const struct known *k, const char *type)
+{
+	const char *name = k->name;
+	struct kvmod_session *session;
+	struct kvmod_sequence *sequence, *question;
+	struct kvmod_prompted out;
+
+	MUST(kvmod_session_open(engine, policy, &session));
+	MUST(kvmod_sequence_open(session, &sequence));
+	prompt(sequence, name, tokens, CONTEXT_TOKENS, 0, &out);
+	ck_assert_msg(share(sequence) <= k->most, "%s keeps %.3f of a %s cache, expected %.3f at most",
+		      name, share(sequence), type, k->most);
+	ck_assert_msg(!strcmp(name, "fullkv") || share(sequence) < 1, "%s cuts nothing", name);
+	/* Context first: a question on a copy of what was kept, which is not cut. */
+	MUST(kvmod_sequence_fork(sequence, &question));
+	prompt(question, name, tokens + CONTEXT_TOKENS, TURN_TOKENS, KVMOD_PROMPT_KEEP, &out);
+	decode(session, question, name);
+	kvmod_sequence_close(question);
+	/* A conversation: an answer, and a second turn. */
+	prompt(sequence, name, tokens + CONTEXT_TOKENS, TURN_TOKENS, 0, &out);
+	decode(session, sequence, name);
+	prompt(sequence, name, tokens + CONTEXT_TOKENS, TURN_TOKENS, 0, &out);
+	ck_assert_uint_eq(kvmod_sequence_length(sequence), CONTEXT_TOKENS + 2 * TURN_TOKENS + DECODED);
+	decode(session, sequence, name);
+	kvmod_sequence_close(sequence);
+	kvmod_session_close(session);
+	ck_assert_msg(!said[0], "%s with a %s cache says: %s", name, type, said);
+}
+
+START_TEST(every_policy)
+{
+	const char *type = types[_i], *name = type;
+
+	configure(type);
+	MUST(kvmod_engine_open(ctx, "ggml", &engine));
+	model = kvmod_engine_model(engine);
+	logits = calloc(model->n_vocab, sizeof(*logits));
+	ck_assert_ptr_nonnull(logits);
+	tokenize();
+	for (int i = 0; i < N_KNOWN; i++) {
+		struct kvmod_policy *policy;
+
+		name = known[i].name;
+		said[0] = '\0';
+		MUST(kvmod_policy_open(ctx, name, NULL, model, &policy));
+		run(policy, &known[i], type);
+		kvmod_policy_close(policy);
+	}
+	free(logits);
+	kvmod_engine_close(engine);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+/* --- is the table complete? --------------------------------------------------------------------------------- */
+
+static int look_up(void *arg, const char *path, int error, const struct kvmod_modinfo *info)
+{
+	const char *policy;
+
+	(void)arg;
+	ck_assert_msg(!error, "%s: %s", path, kvmod_error());
+	for (unsigned i = 0; (policy = kvmod_modinfo_get(info, "policy", i)); i++) {
+		int k = 0;
+
+		while (k < N_KNOWN && strcmp(known[k].name, policy) != 0)
+			k++;
+		ck_assert_msg(k < N_KNOWN, "the policy %s is not in this test's table", policy);
+	}
+	return 0;
+}
+
+START_TEST(table)
+{
+	configure("f16");
+	ck_assert_int_eq(kvmod_modules_each(ctx, look_up, NULL), 0);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("every policy");
+	TCase *tc = tcase_create("every policy");
+	SRunner *runner;
+	int failed;
+
+	if (!TEST_MODEL[0]) {
+		puts("skipped: built without --with-model");
+		return 77;
+	}
+	/* Threads that spin would be slow on a busy machine; OpenMP comes with the engine, later. */
+	setenv("OMP_WAIT_POLICY", "passive", 0);
+	tcase_set_timeout(tc, 0);
+	tcase_add_test(tc, table);
+	tcase_add_loop_test(tc, every_policy, 0, N_TYPES);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
+}
