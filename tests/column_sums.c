@@ -32,7 +32,7 @@ static void add_row(const struct kvmod_seq *seq, const struct kvmod_segment *s, 
 	double most = -INFINITY, sum = 0;
 
 	for (uint32_t i = 0; i < n; i++) {
-		kv_cpu_to_f32(gg_view_type(seq->engine), keys + i * bytes, s->head_dim, k);
+		kv_cpu_to_f32(gg_view_type(seq->engine->type), keys + i * bytes, s->head_dim, k);
 		a[i] = 0;
 		for (uint32_t d = 0; d < s->head_dim; d++)
 			a[i] += (double)q[d] * (double)k[d];

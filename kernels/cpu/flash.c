@@ -4,6 +4,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdatomic.h>
 
 #include "kernels/cpu/arrays.h"
 #include "kernels/cpu/ops.h"
@@ -108,6 +109,14 @@ static size_t piece_floats(const struct kv_flash *f)
 {
 	return strip_floats(f) * smaller(parts(n_lanes(f), STRIP), STRIPS);
 }
+
+/* What threads count together, at the begin of the scratch. */
+struct counters {
+	atomic_uint next;		/* task */
+	atomic_uint gone;		/* threads that found no more */
+	atomic_uint done[TASKS];	/* pieces of a block, where blocks are divided */
+};
+_Static_assert(sizeof(struct counters) <= KV_FLASH_COUNTERS, "KV_FLASH_COUNTERS is too small");
 
 /* Points the arrays into memory; returns the bytes that they take. */
 static size_t lay_out(const struct kv_flash *f, struct work *work, char *memory)
@@ -345,55 +354,57 @@ static struct kvmod_view from_row(const struct kvmod_view *view, uint32_t row)
 	return head;
 }
 
-/* Stretch i of block b of KV head g, whose first task this thread counts from. */
+/* Stretch i of block b of KV head g, the block's first task being number `first`. */
 static void run_task(const struct kv_flash *f, const struct work *work, uint32_t g, uint32_t b,
-		     uint32_t i, uint32_t length, uint32_t first_piece)
+		     uint32_t i, uint32_t first)
 {
-	uint32_t n = block_sees(f, g, b), n_pieces = parts(n, length);
-	atomic_uint *done = (atomic_uint *)f->scratch + g * n_blocks(f) + b;
+	uint32_t length = stretch(f), n = block_sees(f, g, b), n_pieces = parts(n, length);
+	struct counters *counters = f->scratch;
 	struct task t = {
-		.flash = f, .work = *work, .g = g, .block = b, .piece = work->piece,
+		.flash = f, .work = *work, .g = g, .block = b, .begin = i * length,
 		.k = from_row(&f->k, f->first[g]), .v = from_row(&f->v, f->first[g]),
+		.piece = n_pieces > 1 ? piece_at(f, first + i) : work->piece,
 	};
 
 	if (i >= n_pieces)	/* only newer rows see that far */
 		return;
-	t.begin = i * length;
 	t.end = i + 1 == n_pieces ? n : t.begin + length;
-	if (n_pieces > 1)
-		t.piece = piece_at(f, first_piece + i);
 	if (is_few(f))
 		run_few(&t);
 	else
 		run_many(&t);
 	if (n_pieces > 1) {
+		atomic_uint *done = &counters->done[g * n_blocks(f) + b];
+
 		if (atomic_fetch_add(done, 1) + 1 < n_pieces)
 			return;
 		atomic_store(done, 0);
-		t.piece = piece_at(f, first_piece);
+		t.piece = piece_at(f, first);
 	}
 	finish(&t, n_pieces);
 }
 
-void kv_flash_run(struct kv_flash *f, uint32_t thread)
+void kv_flash_run(const struct kv_flash *f, uint32_t thread)
 {
-	uint32_t length = stretch(f), blocks = n_blocks(f), g = 0, first = 0, task, n;
-	char *memory = (char *)piece_at(f, most_pieces(f));
+	uint32_t length = stretch(f), g = 0, first = 0, task, n, i;
+	struct counters *counters = f->scratch;
 	struct work work;
 
-	if (thread >= f->n_threads)
-		return;
-	memory += thread * lay_out(f, &work, NULL);
-	lay_out(f, &work, memory);
+	lay_out(f, &work, (char *)piece_at(f, most_pieces(f)) + thread * lay_out(f, &work, NULL));
 	while (g < f->n_heads) {
-		task = atomic_fetch_add(&f->next, 1);
-		for (; g < f->n_heads; first += blocks * n, g++) {
+		task = atomic_fetch_add(&counters->next, 1);
+		/* Tasks of a thread are in order: so are their heads. */
+		for (; g < f->n_heads; first += n_blocks(f) * n, g++) {
 			n = parts(f->n[g] + f->n_rows, length);
-			if (task < first + blocks * n)
+			i = (task - first) % n;
+			if (task - first < n_blocks(f) * n) {
+				run_task(f, &work, g, (task - first) / n, i, task - i);
 				break;
+			}
 		}
-		if (g < f->n_heads)
-			run_task(f, &work, g, (task - first) / n, (task - first) % n, length,
-				 task - (task - first) % n);
+	}
+	if (atomic_fetch_add(&counters->gone, 1) + 1 == f->n_threads) {
+		atomic_store(&counters->next, 0);
+		atomic_store(&counters->gone, 0);
 	}
 }

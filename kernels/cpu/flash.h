@@ -10,8 +10,6 @@
 #ifndef KV_KERNELS_CPU_FLASH_H
 #define KV_KERNELS_CPU_FLASH_H
 
-#include <stdatomic.h>
-
 #include <kvmod/types.h>
 
 struct kv_flash {
@@ -32,17 +30,17 @@ struct kv_flash {
 	 */
 	struct kvmod_view k, v;
 	const uint32_t *first, *n;
-	uint32_t n_threads;		/* the most */
-	/* 64-byte aligned. Its counters must be 0 at first, and are 0 at the end. */
-	void *scratch;
-	atomic_uint next;		/* task; 0 at first */
+	uint32_t n_threads;
+	void *scratch;			/* 64-byte aligned */
 };
 
-/* Bytes of scratch, whatever the lengths are. */
+/*
+ * Bytes of scratch, whatever the lengths are; fewer threads need no more. The first
+ * KV_FLASH_COUNTERS of them must be 0, and are 0 again at the end.
+ */
 size_t kv_flash_scratch(const struct kv_flash *flash);
-/* The part of it that counters take, at its begin. */
-#define KV_FLASH_COUNTERS 256u
-/* The share of one thread of 0 .. n_threads - 1: all of those that there are must call this. */
-void kv_flash_run(struct kv_flash *flash, uint32_t thread);
+#define KV_FLASH_COUNTERS 320u
+/* The share of a thread: all of 0 .. n_threads - 1 must call this. [each thread] */
+void kv_flash_run(const struct kv_flash *flash, uint32_t thread);
 
 #endif

@@ -102,7 +102,7 @@ static struct kvmod_columns job_of(const struct kvmod_seq *seq, uint32_t layer, 
 		.size = sizeof(job), .reduce = columns->reduce,
 		.n = cache->n[g], .n_rows = columns->pending, .group = group,
 		.head_dim = model->head_dim, .n_seen = cache->n[g] - columns->pending + 1,
-		.k = { .type = gg_view_type(engine), .stride = (int64_t)row,
+		.k = { .type = gg_view_type(engine->type), .stride = (int64_t)row,
 		       .data = (const char *)cache->k.address + cache->first[g] * row },
 		.q = { .type = KVMOD_F32,
 		       .data = gg_query_row(seq, layer, seq->queries.n - columns->pending) +

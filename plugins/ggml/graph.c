@@ -236,7 +236,10 @@ static struct ggml_tensor *attend(const struct builder *b, uint32_t slot, uint32
 	return parts > 1 ? ggml_reshape_3d(context, x, x->ne[0], n_q, n_tokens) : x;
 }
 
-/* [head_dim, n_q_heads, n_tokens] of one slot: one node, or one a KV head if lengths differ. */
+/*
+ * [head_dim, n_q_heads, n_tokens] of one slot: a node of our own, or one of ggml's, or one of
+ * these a KV head if lengths differ.
+ */
 static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, uint32_t layer,
 				       uint32_t begin, struct ggml_tensor *q,
 				       struct ggml_tensor *const kv[2])
@@ -246,6 +249,11 @@ static struct ggml_tensor *attend_slot(const struct builder *b, uint32_t slot, u
 	uint32_t n_heads = b->model->n_kv_heads, group = b->model->n_q_heads / n_heads;
 	struct ggml_tensor **parts = b->parts + b->n_slots;
 
+	if (gg_attention_own(b->engine, layer)) {
+		q = ggml_view_3d(b->context, q, q->ne[0], q->ne[1], s->n_tokens, q->nb[1], q->nb[2],
+				 begin * q->nb[2]);
+		return gg_attention_node(b->engine, b->graph, slot, layer, cache, q, kv);
+	}
 	if (gg_cache_even(b->engine, cache))
 		return attend(b, slot, begin, q, 0, b->model->n_q_heads, kv, 0, cache->first[1],
 			      n_heads, cache->n[0], gg_attended(b->engine, s, cache, 0));
@@ -422,7 +430,8 @@ static bool graph_new(struct builder *b)
 	graph->topology = topology_of(b->engine, b->slots, b->n_slots);
 	for (uint32_t i = 0; i < b->n_slots; i++)
 		shape_set(b->engine, &graph->shapes[i], &b->slots[i]);
-	return gg_feed_new(b->engine, b->slots, b->n_slots);
+	return gg_attention_new(b->engine, graph, b->slots, b->n_slots) &&
+	       gg_feed_new(b->engine, b->slots, b->n_slots);
 }
 
 /* Drops the graph, but keeps the memory that graphs are built and run in. */
@@ -435,11 +444,13 @@ static void graph_clear(struct gg_graph *graph)
 
 	memcpy(kept.feed.memory, graph->feed.memory, sizeof(kept.feed.memory));
 	kept.feed.sent = graph->feed.sent;
+	kept.attention_scratch = graph->attention_scratch;
 	kept.shared_logits = graph->shared_logits;
 	for (uint32_t i = 0; i < graph->n_slots; i++)
 		free(graph->slots[i].masks);
 	free(graph->shapes);
 	free(graph->slots);
+	free(graph->attention);
 	if (graph->context)
 		ggml_free(graph->context);
 	*graph = kept;
@@ -454,6 +465,7 @@ void gg_graph_free(struct gg_graph *graph)
 	for (int side = 0; side < GG_N_SIDES; side++)
 		gg_memory_free(&graph->feed.memory[side]);
 	gg_memory_free(&graph->shared_logits);
+	gg_memory_free(&graph->attention_scratch);
 	if (graph->feed.sent)
 		ggml_backend_event_free(graph->feed.sent);
 	free(graph->arena);

@@ -86,7 +86,7 @@ int32_t gg_serves(void *self, const struct kvmod_needs *needs)
 	if (missing(engine, needs->what))
 		return gg_fail(engine, KVMOD_ENOTSUP, "the policy needs %s",
 			       missing(engine, needs->what));
-	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(gg_view_type(engine))))
+	if (needs->types && !(needs->types & KVMOD_TYPE_BIT(gg_view_type(engine->type))))
 		return gg_fail(engine, KVMOD_ENOTSUP,
 			       "the policy does not read K and V of cache_type = %s",
 			       ggml_type_name(engine->type));

@@ -7,13 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-uint32_t gg_view_type(const struct gg_engine *engine)
+uint32_t gg_view_type(enum ggml_type type)
 {
-	switch (engine->type) {
+	switch (type) {
 	case GGML_TYPE_F32:
 		return KVMOD_F32;
 	case GGML_TYPE_Q8_0:
 		return KVMOD_Q8_0;
+	case GGML_TYPE_Q4_0:
+		return KVMOD_Q4_0;
 	default:
 		return KVMOD_F16;
 	}
@@ -25,7 +27,7 @@ static struct kvmod_view view_of(const struct gg_engine *engine, const struct gg
 	size_t row = gg_row_bytes(engine);
 
 	return (struct kvmod_view){
-		.type = gg_view_type(engine),
+		.type = gg_view_type(engine->type),
 		.data = (const char *)memory->address + first * row,
 		.stride = (int64_t)row,
 	};

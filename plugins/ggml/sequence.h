@@ -196,8 +196,8 @@ void gg_columns_drop(struct kvmod_seq *seq);
 
 /* --- what a policy sees and decides (request.c, replay.c, reread.c) ------------------------------------------ */
 
-/* The element type of K and V in a request: KVMOD_F16 ... */
-uint32_t gg_view_type(const struct gg_engine *engine);
+/* An element type of cached K or V: KVMOD_F16 ... */
+uint32_t gg_view_type(enum ggml_type type);
 int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out);
 int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *plan);
 /* The rows of a layer that `keep` (NULL: all) keeps: picks[n_kv_heads]. */

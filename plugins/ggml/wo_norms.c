@@ -117,7 +117,7 @@ static uint32_t list_jobs(const struct update *u, uint32_t layer, uint64_t known
 			.size = sizeof(struct kvmod_norms),
 			.n = cache->n[g] - first,
 			.group = group, .head_dim = net->head_dim, .n_out = width,
-			.v = { .type = gg_view_type(u->engine), .stride = (int64_t)row,
+			.v = { .type = gg_view_type(u->engine->type), .stride = (int64_t)row,
 			       .data = (char *)cache->v.address + (cache->first[g] + first) * row },
 			.wo = { .type = KVMOD_F16, .data = (const char *)wo + g * group * head,
 				.stride = (int64_t)(net->n_q_heads * head),
