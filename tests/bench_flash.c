@@ -18,7 +18,7 @@
 #include "core/testkit/random.h"
 #include "kernels/cpu/flash.h"
 
-#define MOST_HEADS	8
+#define MOST_HEADS	32
 #define SCALE		0.125f
 #define MOST_ROUNDS	999
 #define BLOCK		(32 * 4099)	/* numbers that are written over and over */
@@ -29,7 +29,9 @@ static const struct shape {
 	uint32_t layers;	/* more than a near cache holds, so that each round reads them anew */
 } shapes[] = {
 	{ "decode", 32, 8, 128, 1, 2047, 4 },
+	{ "decode", 32, 32, 128, 1, 2047, 2 },
 	{ "decode", 9, 3, 64, 1, 2047, 20 },
+	{ "few", 9, 3, 64, 4, 2044, 20 },
 	{ "prefill", 9, 3, 64, 512, 7680, 1 },
 	{ "prefill", 32, 8, 128, 512, 7680, 1 },
 	{ "prefill", 9, 3, 64, 512, 0, 4 },
@@ -222,7 +224,7 @@ static void run_shape(const struct shape *s, ggml_backend_t backend, uint32_t th
 	for (size_t i = 0; i < N_WAYS; i++)
 		ms[i] = median(runs[i].ms, rounds) / s->layers;
 	for (size_t i = 0; i < N_WAYS; i++) {
-		printf("%-8s %2u on %u, D %3u, %3u rows on %4u  %-5s %4s/%-4s %9.3f", s->name, s->n_q_heads,
+		printf("%-8s %2u on %2u, D %3u, %3u rows on %4u  %-5s %4s/%-4s %9.3f", s->name, s->n_q_heads,
 		       s->n_heads, s->head_dim, s->n_rows, s->n + s->n_rows, i < RIVALS ? "ggml" : "kvmod",
 		       ggml_type_name(ways[i].k), ggml_type_name(ways[i].v), ms[i]);
 		printf(" %9.2f %9.2f\n", ms[i] / ms[0], ms[i] / ms[1]);
@@ -260,7 +262,7 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	backend = start(threads);
-	printf("%d threads, medians of %d rounds\n%-41s %-5s %-9s %9s %9s %9s\n", threads, rounds, "", "",
+	printf("%d threads, medians of %d rounds\n%-42s %-5s %-9s %9s %9s %9s\n", threads, rounds, "", "",
 	       "K/V", "ms", "of F16's", "of F32's");
 	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
 		run_shape(&shapes[i], backend, (uint32_t)threads, (size_t)rounds);

@@ -25,10 +25,10 @@ static float *q, *out;
 
 static void *memory(size_t bytes)
 {
-	void *address = malloc(bytes + 64);
+	void *address = malloc(bytes);
 
 	ck_assert_ptr_nonnull(address);
-	memset(address, 0xff, bytes + 64);	/* NaN */
+	memset(address, 0xff, bytes);	/* NaN */
 	return address;
 }
 
@@ -170,7 +170,7 @@ static void run(uint32_t n_threads)
 	char *scratch;
 
 	flash.n_threads = 4;
-	scratch = memory(kv_flash_scratch(&flash));
+	scratch = memory(kv_flash_scratch(&flash) + 64);
 	flash.scratch = scratch + (64 - (uintptr_t)scratch % 64) % 64;
 	memset(flash.scratch, 0, KV_FLASH_COUNTERS);
 	flash.n_threads = n_threads;

@@ -35,6 +35,8 @@ bool gg_attention_new(struct gg_engine *engine, struct gg_graph *graph, const st
 	struct gg_memory *scratch = &graph->attention_scratch;
 	size_t bytes = 0;
 
+	if (!gg_attention_own(engine, 0))	/* the layers on the host are the first ones */
+		return true;
 	for (uint32_t i = 0; i < n_slots; i++) {
 		struct kv_flash flash = flash_of(engine, slots[i].n_tokens, engine->backend.n_threads);
 		size_t needed = kv_flash_scratch(&flash);
