@@ -12,6 +12,8 @@ libkernels_la_SOURCES = \
 	kernels/cpu/blocks.h \
 	kernels/cpu/columns.c \
 	kernels/cpu/columns.h \
+	kernels/cpu/flash.c \
+	kernels/cpu/flash.h \
 	kernels/cpu/gather.c \
 	kernels/cpu/gather.h \
 	kernels/cpu/hadamard.c \
@@ -27,6 +29,7 @@ libkernels_la_SOURCES = \
 	kernels/cpu/vector_arrays.h \
 	kernels/cpu/vector_blocks.h \
 	kernels/cpu/vector_columns.h \
+	kernels/cpu/vector_flash.h \
 	kernels/cpu/vector_quadratic.h \
 	kernels/cpu/wo_norms.c \
 	kernels/cpu/wo_norms.h

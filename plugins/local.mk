@@ -34,6 +34,7 @@ libgguf_models_la_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 libgguf_models_la_LIBADD = $(GGML_LIBS) $(LIBM)
 
 libengine_ggml_la_SOURCES = \
+	plugins/ggml/attention.c \
 	plugins/ggml/cache.c \
 	plugins/ggml/cache.h \
 	plugins/ggml/columns.c \

@@ -174,6 +174,11 @@ check_PROGRAMS += tests/random_model
 tests_random_model_SOURCES = tests/random_model.c core/testkit/random.c core/testkit/random.h
 tests_random_model_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
 tests_random_model_LDADD = libkvmod.la $(GGML_LIBS) $(LIBM)
+# Measures attention on the host against ggml's.
+check_PROGRAMS += tests/bench_flash
+tests_bench_flash_SOURCES = tests/bench_flash.c core/testkit/random.c core/testkit/random.h
+tests_bench_flash_CPPFLAGS = $(AM_CPPFLAGS) $(GGML_CFLAGS)
+tests_bench_flash_LDADD = libkernels.la $(GGML_LIBS) $(LIBM)
 # Measures what a stream loses in a bounded cache.
 check_PROGRAMS += tests/stream_loss
 tests_stream_loss_SOURCES = tests/stream_loss.c tests/shifted.c tests/shifted.h tests/streaming.c \

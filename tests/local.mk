@@ -83,6 +83,11 @@ tests_test_columns_SOURCES = tests/test_columns.c tests/simd_levels.h core/testk
 tests_test_columns_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_columns_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
 
+UNIT_TESTS += tests/test_flash
+tests_test_flash_SOURCES = tests/test_flash.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
+tests_test_flash_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_flash_LDADD = libkernels.la $(CHECK_LIBS) $(LIBM)
+
 UNIT_TESTS += tests/test_wo_norms
 tests_test_wo_norms_SOURCES = tests/test_wo_norms.c tests/simd_levels.h core/testkit/random.c core/testkit/random.h
 tests_test_wo_norms_CPPFLAGS = $(TEST_CPPFLAGS)

@@ -125,6 +125,7 @@ static inline vf v_sum_each(const vf x[VW])
 #include "kernels/cpu/vector.h"
 #include "kernels/cpu/vector_blocks.h"
 #include "kernels/cpu/vector_columns.h"
+#include "kernels/cpu/vector_flash.h"
 #include "kernels/cpu/vector_arrays.h"
 #include "kernels/cpu/vector_quadratic.h"
 
@@ -149,6 +150,9 @@ const struct kv_cpu_ops kv_cpu_avx512 = {
 	.lane_sum = lane_sum,
 	.lane_max = lane_max,
 	.lane_sizes = lane_sizes,
+	.values = values,
+	.lane_values = lane_values,
+	.lane_join = lane_join,
 	.total = total,
 	.entropy = entropy,
 	.moments = moments,

@@ -61,6 +61,21 @@ struct kv_cpu_ops {
 	void (*lane_max)(const float *x, uint32_t n, uint32_t lanes, const float *weights, float *out);
 	/* out[lane] += the sum over keys of |x| */
 	void (*lane_sizes)(const float *x, uint32_t n, uint32_t lanes, float *out);
+	/* out[j] += the sum over n rows of weights[j * w_stride + row] * row, for n_q queries j */
+	void (*values)(uint32_t type, const char *v, int64_t stride, uint32_t dim, uint32_t n,
+		       const float *weights, size_t w_stride, uint32_t n_q, float *out);
+	/*
+	 * out[d][lane] -> keep[lane] * out + add[lane] * the sum over n rows of v[row][d] *
+	 * x[row][lane]; dim is a multiple of 8.
+	 */
+	void (*lane_values)(const float *v, uint32_t dim, uint32_t n, const float *x, uint32_t lanes,
+			    const float *keep, const float *add, float *out);
+	/*
+	 * Adds a tile's softmax to that of the tiles before: what was made of these is to be
+	 * multiplied by keep[lane], what is made of the tile by add[lane].
+	 */
+	void (*lane_join)(float *max, float *sum, const float *tile_max, const float *tile_sum,
+			  uint32_t lanes, float *keep, float *add);
 	/* as arrays.h has them, of KV_SUM numbers or fewer */
 	float (*total)(const float *x, size_t n);
 	float (*entropy)(const float *x, size_t n, float epsilon);

@@ -275,6 +275,45 @@ static void lane_sizes(const float *x, uint32_t n, uint32_t lanes, float *out)
 	}
 }
 
+/* --- attention's output --- */
+
+static void values(uint32_t type, const char *v, int64_t stride, uint32_t dim, uint32_t n,
+		   const float *weights, size_t w_stride, uint32_t n_q, float *out)
+{
+	for (uint32_t i = 0; i < n; i++, v += stride)
+		for (uint32_t d = 0; d < dim; d++)
+			for (uint32_t j = 0; j < n_q; j++)
+				out[(size_t)j * dim + d] += weights[j * w_stride + i] *
+							    kv_element(type, v, d);
+}
+
+static void lane_values(const float *v, uint32_t dim, uint32_t n, const float *x, uint32_t lanes,
+			const float *keep, const float *add, float *out)
+{
+	for (uint32_t d = 0; d < dim; d++, out += lanes) {
+		for (uint32_t l = 0; l < lanes; l++) {
+			float total = 0;
+
+			for (uint32_t i = 0; i < n; i++)
+				total += v[(size_t)i * dim + d] * x[(size_t)i * lanes + l];
+			out[l] = out[l] * keep[l] + total * add[l];
+		}
+	}
+}
+
+static void lane_join(float *max, float *sum, const float *tile_max, const float *tile_sum,
+		      uint32_t lanes, float *keep, float *add)
+{
+	for (uint32_t l = 0; l < lanes; l++) {
+		float most = tile_max[l] > max[l] ? tile_max[l] : max[l];
+
+		keep[l] = expf(max[l] - most);
+		add[l] = expf(tile_max[l] - most);
+		sum[l] = sum[l] * keep[l] + tile_sum[l] * add[l];
+		max[l] = most;
+	}
+}
+
 /* --- arrays of numbers --- */
 
 static float total(const float *x, size_t n)
@@ -355,6 +394,9 @@ const struct kv_cpu_ops kv_cpu_scalar = {
 	.lane_sum = lane_sum,
 	.lane_max = lane_max,
 	.lane_sizes = lane_sizes,
+	.values = values,
+	.lane_values = lane_values,
+	.lane_join = lane_join,
 	.total = total,
 	.entropy = entropy,
 	.moments = moments,

@@ -8,57 +8,74 @@
 /* Keys of one step against up to three vectors of queries: what fits the registers. */
 #define STEP_KEYS (VW == 16 ? 8 : 4)
 
-/* STEP_KEYS keys, and nq vectors of queries, a constant. */
-ALWAYS_INLINE void step_logits(const float *k, uint32_t dim, const float *q, uint32_t lanes, int nq,
-			       float *out)
+/*
+ * STEP_KEYS rows of a product, and nq vectors of lanes, a constant: row i is the sum over d of
+ * a[i * row + d * column] * x[d]. It is stored; with keep, what is there is multiplied by
+ * keep, and the sum times add is added.
+ */
+ALWAYS_INLINE void step_product(const float *a, size_t row, size_t column, uint32_t n,
+				const float *x, uint32_t lanes, int nq, const float *keep,
+				const float *add, float *out)
 {
-	vf acc[STEP_KEYS * 3], x[3], key;
+	vf acc[STEP_KEYS * 3], b[3], element;
 	uint32_t d;
 	int i, j;
 
 #pragma GCC unroll 32
 	for (i = 0; i < STEP_KEYS * nq; i++)
 		acc[i] = v_set1(0);
-	for (d = 0; d < dim; d++, q += lanes) {
+	for (d = 0; d < n; d++, x += lanes) {
 #pragma GCC unroll 4
 		for (j = 0; j < nq; j++) {
-			x[j] = v_load(q + j * VW);
-			__asm__("" : "+v"(x[j]));
+			b[j] = v_load(x + j * VW);
+			__asm__("" : "+v"(b[j]));
 		}
 #pragma GCC unroll 8
 		for (i = 0; i < STEP_KEYS; i++) {
-			key = v_set1(k[(size_t)i * dim + d]);
+			element = v_set1(a[(size_t)i * row + d * column]);
 #pragma GCC unroll 4
 			for (j = 0; j < nq; j++)
-				acc[i * nq + j] = v_fma(key, x[j], acc[i * nq + j]);
+				acc[i * nq + j] = v_fma(element, b[j], acc[i * nq + j]);
 		}
 	}
 #pragma GCC unroll 32
-	for (i = 0; i < STEP_KEYS * nq; i++)
-		v_store(out + i / nq * lanes + i % nq * VW, acc[i]);
+	for (i = 0; i < STEP_KEYS * nq; i++) {
+		float *to = out + i / nq * lanes + i % nq * VW;
+
+		if (keep)
+			acc[i] = v_fma(v_load(to), v_load(keep + i % nq * VW),
+				       v_mul(acc[i], v_load(add + i % nq * VW)));
+		v_store(to, acc[i]);
+	}
+}
+
+/* The same for all lanes, of as many rows as there are steps for. */
+ALWAYS_INLINE void lane_product(const float *a, size_t row, size_t column, uint32_t n_rows,
+				uint32_t n, const float *x, uint32_t lanes, const float *keep,
+				const float *add, float *out)
+{
+	uint32_t i, at, nq;
+
+	for (i = 0; i < n_rows; i += STEP_KEYS, a += STEP_KEYS * row, out += STEP_KEYS * lanes) {
+		for (at = 0; at < lanes; at += nq * VW) {
+			const float *k = keep ? keep + at : NULL, *w = keep ? add + at : NULL;
+			uint32_t left = (lanes - at) / VW;
+
+			nq = left == 1 ? 1 : left == 2 || left == 4 ? 2 : 3;
+			if (nq == 1)
+				step_product(a, row, column, n, x + at, lanes, 1, k, w, out + at);
+			else if (nq == 2)
+				step_product(a, row, column, n, x + at, lanes, 2, k, w, out + at);
+			else
+				step_product(a, row, column, n, x + at, lanes, 3, k, w, out + at);
+		}
+	}
 }
 
 static void lane_logits(const float *k, uint32_t dim, uint32_t n, const float *q, uint32_t lanes,
 			float *out)
 {
-	uint32_t i, at;
-
-	for (i = 0; i < n; i += STEP_KEYS, k += (size_t)STEP_KEYS * dim, out += STEP_KEYS * lanes) {
-		for (at = 0; at < lanes;) {
-			uint32_t left = (lanes - at) / VW;
-
-			if (left == 1) {
-				step_logits(k, dim, q + at, lanes, 1, out + at);
-				at += VW;
-			} else if (left == 2 || left == 4) {
-				step_logits(k, dim, q + at, lanes, 2, out + at);
-				at += 2 * VW;
-			} else {
-				step_logits(k, dim, q + at, lanes, 3, out + at);
-				at += 3 * VW;
-			}
-		}
-	}
+	lane_product(k, dim, 1, n, dim, q, lanes, NULL, NULL, out);
 }
 
 /* What a lane does not see gets -1e29 or less: its exponential is 0. */

@@ -252,6 +252,11 @@ static struct ggml_tensor *attend_heads(const struct builder *b, uint32_t slot, 
 	uint32_t n_heads = b->model->n_kv_heads, group = b->model->n_q_heads / n_heads;
 	struct ggml_tensor **parts = b->parts + b->n_slots;
 
+	if (gg_attention_own(b->engine, layer)) {
+		q = ggml_view_3d(b->context, q, q->ne[0], q->ne[1], s->n_tokens, q->nb[1], q->nb[2],
+				 begin * q->nb[2]);
+		return gg_attention_node(b->engine, b->graph, slot, layer, cache, q, kv);
+	}
 	if (gg_cache_even(b->engine, cache))
 		return attend(b, slot, begin, q, 0, b->model->n_q_heads, kv, 0, cache->first[1],
 			      n_heads, cache->n[0], gg_attended(b->engine, s, cache, 0));
@@ -441,7 +446,8 @@ static bool graph_new(struct builder *b)
 	graph->topology = topology_of(b->engine, b->slots, b->n_slots);
 	for (uint32_t i = 0; i < b->n_slots; i++)
 		shape_set(b->engine, &graph->shapes[i], &b->slots[i]);
-	return gg_feed_new(b->engine, b->slots, b->n_slots);
+	return gg_attention_new(b->engine, graph, b->slots, b->n_slots) &&
+	       gg_feed_new(b->engine, b->slots, b->n_slots);
 }
 
 /* Drops the graph, but keeps the memory that graphs are built and run in. */
@@ -454,11 +460,13 @@ static void graph_clear(struct gg_graph *graph)
 
 	memcpy(kept.feed.memory, graph->feed.memory, sizeof(kept.feed.memory));
 	kept.feed.sent = graph->feed.sent;
+	kept.attention_scratch = graph->attention_scratch;
 	kept.shared_logits = graph->shared_logits;
 	for (uint32_t i = 0; i < graph->n_slots; i++)
 		free(graph->slots[i].masks);
 	free(graph->shapes);
 	free(graph->slots);
+	free(graph->attention);
 	if (graph->context)
 		ggml_free(graph->context);
 	*graph = kept;
@@ -473,6 +481,7 @@ void gg_graph_free(struct gg_graph *graph)
 	for (int side = 0; side < GG_N_SIDES; side++)
 		gg_memory_free(&graph->feed.memory[side]);
 	gg_memory_free(&graph->shared_logits);
+	gg_memory_free(&graph->attention_scratch);
 	if (graph->feed.sent)
 		ggml_backend_event_free(graph->feed.sent);
 	free(graph->arena);

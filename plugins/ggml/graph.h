@@ -59,6 +59,12 @@ struct gg_slot_inputs {
 	struct gg_decode_masks decode;
 };
 
+/* A node of attention on the host. */
+struct gg_attention {
+	struct gg_engine *engine;
+	const struct gg_cache *cache;
+};
+
 /* What a graph was built for: slots of equal shape can use it again. */
 struct gg_shape {
 	uint64_t version;
@@ -79,6 +85,8 @@ struct gg_graph {
 	uint32_t n_slots;
 	struct gg_shape *shapes;	/* [n_slots] */
 	struct gg_slot_inputs *slots;	/* [n_slots] */
+	struct gg_attention *attention;	/* [n_slots][n_layers] */
+	struct gg_memory attention_scratch;
 	struct gg_feed feed;
 	struct gg_input embeddings, positions, outputs;
 	struct gg_input key_positions;	/* positions, repeated for each KV head */
@@ -103,6 +111,18 @@ bool gg_feed_new(struct gg_engine *engine, const struct gg_slot *slots, uint32_t
 struct ggml_tensor *gg_feed_mask(struct gg_graph *graph, uint32_t i, uint32_t n, uint32_t length,
 				 enum gg_side side);
 void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
+
+/* --- attention on the host (attention.c) --------------------------------------------------- */
+
+/* Does a layer have our own node, instead of ggml's, which needs masks? */
+bool gg_attention_own(const struct gg_engine *engine, uint32_t layer);
+/* Makes room for the nodes of a graph and what they work in. */
+bool gg_attention_new(struct gg_engine *engine, struct gg_graph *graph, const struct gg_slot *slots,
+		      uint32_t n_slots);
+/* Attention of q, [head_dim, n_q_heads, n_tokens], to all heads of a slot's cache. */
+struct ggml_tensor *gg_attention_node(struct gg_engine *engine, struct gg_graph *graph, uint32_t slot,
+				      uint32_t layer, const struct gg_cache *cache,
+				      struct ggml_tensor *q, struct ggml_tensor *const kv[2]);
 
 /* --- statistics of queries (query_stats.c) ---------------------------------------------- */
 

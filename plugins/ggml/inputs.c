@@ -83,6 +83,8 @@ static void note_masks(const struct gg_engine *engine, const struct gg_slot *slo
 	uint32_t n_heads = engine->net.n_kv_heads, longest = 0;
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
+		if (gg_attention_own(engine, i))
+			continue;
 		for (uint32_t g = 0; g < n_heads; g++) {
 			uint32_t n = slot->seq->caches[i].n[g];
 
@@ -95,7 +97,7 @@ static void note_masks(const struct gg_engine *engine, const struct gg_slot *slo
 	for (uint32_t i = 0; slot->n_tokens == 1 && i < engine->net.n_layers; i++) {
 		const struct gg_cache *cache = &slot->seq->caches[i];
 
-		for (uint32_t g = 0; g < n_heads; g++)
+		for (uint32_t g = 0; g < n_heads && !gg_attention_own(engine, i); g++)
 			note_decode_mask(decode, cache->n[g], gg_attended(engine, slot, cache, g));
 	}
 }
@@ -106,7 +108,7 @@ static void declare_masks(struct gg_graph *graph, const struct gg_slot *slot,
 	for (uint32_t i = 0; i < inputs->n_masks; i++)
 		declare(graph, &inputs->masks[i].in, GGML_TYPE_F16,
 			gg_padded((uint64_t)inputs->masks[i].n + slot->n_tokens), slot->n_tokens);
-	if (slot->n_tokens == 1)
+	if (inputs->decode.used)
 		declare(graph, &inputs->decode.in, GGML_TYPE_F16, inputs->decode.length, GG_MASK_ROWS);
 }
 
@@ -370,7 +372,7 @@ void gg_feed_fill(struct gg_engine *engine, const struct gg_slot *slots, uint32_
 			gg_stats_fill(&slots[i], data_of(graph, &inputs->stat_weights));
 		for (uint32_t m = 0; m < inputs->n_masks; m++)
 			fill_mask(graph, &inputs->masks[m], moved, slots[i].n_tokens);
-		if (slots[i].n_tokens == 1)
+		if (inputs->decode.used)
 			fill_decode_masks(engine, &inputs->decode, moved);
 		masks = masks || inputs->n_masks;
 	}

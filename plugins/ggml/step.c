@@ -99,12 +99,14 @@ static int32_t check_item(struct gg_engine *engine, const struct kvmod_batch *ba
 	return KVMOD_OK;
 }
 
-/* Is this the first head, in order, with n positions? */
+/* Is this the first head, of those that need masks, with n positions? */
 static bool is_first_of(const struct kvmod_seq *seq, uint32_t layer, uint32_t head, uint32_t n)
 {
 	uint32_t n_heads = seq->engine->net.n_kv_heads;
 
 	for (uint32_t i = 0; i <= layer; i++) {
+		if (gg_attention_own(seq->engine, i))
+			continue;
 		for (uint32_t g = 0; g < (i == layer ? head : n_heads); g++) {
 			if (seq->caches[i].n[g] == n)
 				return false;
@@ -120,13 +122,15 @@ static uint32_t max_chunk(const struct kvmod_seq *seq)
 	uint64_t bytes = 0, n;
 
 	for (uint32_t i = 0; i < engine->net.n_layers; i++) {
+		if (gg_attention_own(engine, i))
+			continue;
 		for (uint32_t g = 0; g < engine->net.n_kv_heads; g++) {
 			n = seq->caches[i].n[g];
 			if (is_first_of(seq, i, g, (uint32_t)n))
 				bytes += sizeof(ggml_fp16_t) * gg_padded(n + (uint64_t)engine->batch);
 		}
 	}
-	n = MAX_MASK_BYTES / bytes;
+	n = bytes ? MAX_MASK_BYTES / bytes : (uint64_t)engine->batch;
 	n = n < (uint64_t)engine->batch ? (n ? n : 1) : (uint64_t)engine->batch;
 	/* All queries of the pass are collected. */
 	if (seq->columns.on && n > seq->queries.room)
