@@ -227,7 +227,7 @@ START_TEST(batches)
 	}
 	ck_assert_msg(!gg_step(s.gpu.engine, &batch), "%s", test_engine_error());
 	for (uint32_t i = 0; i < N_PAIRS; i++) {
-		ck_assert_double_le(sides_distance(logits[i], alone[i], TINY_VOCAB), 1e-3 + NEAR);
+		ck_assert_double_le(sides_distance(logits[i], alone[i], TINY_VOCAB), 1e-3 + 3 * NEAR);
 		gg_seq_close(s.gpu.engine, items[i].seq);
 	}
 	sides_tear_down(&s);
@@ -250,7 +250,9 @@ START_TEST(replayed)
 		plan = plan_stores(seq, KVMOD_KEEP_ALL, PAIR);
 		ck_assert_msg(!request.replay(&request, plan, 12, &loss[side]), "%s", test_engine_error());
 		kvmod_plan_free(plan);
-		ck_assert_double_gt(loss[side], 0);
+		/* CUDA attends to F16 copies of an F32 cache: for it nothing changes. */
+		if (PAIR->v != KVMOD_F16 || !side)
+			ck_assert_double_gt(loss[side], 0);
 		/* The sequence itself is as it was. */
 		ck_assert_int_eq(seq->caches[0].v.type, GGML_TYPE_F32);
 	}
