@@ -77,6 +77,7 @@ KVMOD_MODULE("by_loss_test", "1.0", "Apache-2.0", "The kvmod authors", "", 0, in
 
 static double unit;			/* of loss, for each position that is dropped */
 static int32_t answer;
+static double by_store;			/* loss of any plan that stores rows as another type */
 static unsigned n_trials;
 static uint32_t rows_asked, stores[2];
 
@@ -98,7 +99,7 @@ static int32_t replay(const struct kvmod_request *r, const struct kvmod_plan *pl
 	rows_asked = rows;
 	stores[0] = kvmod_keep_at(plan, 0)->k_store;
 	stores[1] = kvmod_keep_at(plan, LAYERS - 1)->v_store;
-	*loss = unit * n_dropped(plan);
+	*loss = unit * n_dropped(plan) + (stores[0] ? by_store : 0);
 	return answer;
 }
 
@@ -112,6 +113,7 @@ static void describe(uint32_t head_dim)
 	cache.request.replay = replay;
 	answer = KVMOD_OK;
 	n_trials = 0;
+	by_store = 0;
 }
 
 static struct kvmod_plan *decide(const char *params, int32_t code)
@@ -191,6 +193,22 @@ START_TEST(everything)
 	unit = 0.5 / dropped_at(level_at(NULL, LEVELS - 1)) * 1.01;
 	plan = decide("", KVMOD_OK);
 	ck_assert_double_eq(n_dropped(plan), 0);
+	kvmod_plan_free(plan);
+}
+END_TEST
+
+/* What storing alone may lose is bounded too. */
+START_TEST(stores_lose_too_much)
+{
+	struct kvmod_plan *plan;
+
+	describe(64);
+	unit = 0;
+	by_store = _i ? 0.51 : 0.5;
+	plan = decide("store = q8_0/q4_0", KVMOD_OK);
+	ck_assert_uint_eq(kvmod_keep_at(plan, 0)->k_store, _i ? KVMOD_STORE_SAME : KVMOD_Q8_0);
+	ck_assert_uint_eq(kvmod_keep_at(plan, LAYERS - 1)->v_store, _i ? KVMOD_STORE_SAME : KVMOD_Q4_0);
+	ck_assert_int_eq(n_dropped(plan) > 0, !_i);
 	kvmod_plan_free(plan);
 }
 END_TEST
@@ -288,6 +306,7 @@ int main(void)
 	tcase_add_checked_fixture(tc, fixture_setup, fixture_teardown);
 	tcase_add_loop_test(tc, highest_level, 0, LEVELS);
 	tcase_add_test(tc, everything);
+	tcase_add_loop_test(tc, stores_lose_too_much, 0, 2);
 	tcase_add_test(tc, rows);
 	tcase_add_test(tc, without_the_service);
 	tcase_add_test(tc, the_service_fails);

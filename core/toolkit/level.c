@@ -36,27 +36,42 @@ static uint32_t rows(const struct kv_scorer_job *job)
 	return (uint32_t)(wanted < half ? wanted : half);
 }
 
+/* Plans a level, and measures it. */
+static int32_t try_level(const struct kv_scorer_job *job, size_t floats, uint32_t k, bool *good)
+{
+	double loss = 0;
+	int32_t err;
+
+	keep_above(job, floats, level_at(job, k));
+	err = job->request->replay(job->request, job->plan, rows(job), &loss);
+	*good = loss <= job->self->loss;
+	return err;
+}
+
 /* Bisects: where a lower level keeps more, it loses less. */
 static int32_t find(const struct kv_scorer_job *job, size_t floats, double *level)
 {
 	uint32_t low = 0, high = job->ops->n_levels;
+	bool good = true;
+	int32_t err = KVMOD_OK;
 
-	while (low < high) {
+	while (low < high && err == KVMOD_OK) {
 		uint32_t middle = (low + high) / 2;
-		double loss;
-		int32_t err;
 
-		keep_above(job, floats, level_at(job, middle));
-		err = job->request->replay(job->request, job->plan, rows(job), &loss);
-		if (err)
-			return err;
-		if (loss <= job->self->loss)
+		err = try_level(job, floats, middle, &good);
+		if (good)
 			high = middle;
 		else
 			low = middle + 1;
 	}
+	/* Even everything may lose too much, by what it is stored as. */
+	good = true;
+	if (err == KVMOD_OK && high == job->ops->n_levels)
+		err = try_level(job, floats, high, &good);
+	for (uint32_t i = 0; i < job->request->n_segments && !good; i++)
+		kvmod_keep_at(job->plan, i)->k_store = kvmod_keep_at(job->plan, i)->v_store = KVMOD_STORE_SAME;
 	*level = level_at(job, high);
-	return KVMOD_OK;
+	return err;
 }
 
 int32_t kv_keep_by_loss(const struct kv_scorer_job *job, size_t floats)

@@ -189,7 +189,7 @@ static void cut_layers(struct kvmod_seq *seq, const struct kvmod_plan *plan, str
 		last = code ? code : last;
 	}
 	if (n_whole)
-		gg_log(seq->engine, KVMOD_WARN, "%s cut or convert %u of %u layers: they stay as they were",
+		gg_log(seq->engine, KVMOD_WARN, "%s cut or convert %u of %u layers: what could not be done stays as it was",
 		       last == KVMOD_ENOMEM ? "no memory to" : "the device could not", n_whole,
 		       plan->n_keeps);
 }

@@ -234,6 +234,8 @@ static int32_t copy_as(struct gg_engine *engine, enum gg_side side, const struct
 		code = convert(engine, side, from, to, n_rows);
 	if (code)
 		gg_memory_free(&to->memory);
+	if (code == KVMOD_ENOMEM)
+		return gg_fail(engine, code, "no memory to store rows as another type");
 	return code;
 }
 

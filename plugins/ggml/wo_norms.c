@@ -174,6 +174,16 @@ static int32_t take_wo_on_gpu(struct update *u)
 	return gpu->ops->alloc(gpu->self, wo_bytes(u->engine), &u->wo_on_gpu);
 }
 
+static bool any_new(const struct update *u, uint32_t layer, uint64_t known)
+{
+	const struct gg_cache *cache = &u->seq->caches[layer];
+	uint32_t g = 0;
+
+	while (g < u->engine->net.n_kv_heads && gg_rows_before(cache, g, known) == cache->n[g])
+		g++;
+	return g < u->engine->net.n_kv_heads;
+}
+
 static int32_t update_layer(struct update *u, uint32_t layer)
 {
 	enum gg_side side = gg_side_of(u->engine, layer);
@@ -191,10 +201,13 @@ static int32_t update_layer(struct update *u, uint32_t layer)
 				       side == GG_GPU ? " on the GPU: set a smaller gpu_layers" :
 							"");
 	}
+	if (!any_new(u, layer, known))
+		return KVMOD_OK;
 	if (side == GG_GPU) {
 		code = take_wo_on_gpu(u);
 		wo = u->wo_on_gpu;
 	}
+	/* On a GPU this waits for the norms that still read it. */
 	gg_memory_free(&u->plain.memory);
 	if (!code && values->rotation) {
 		code = gg_store_plain(u->engine, side, values, cache->first[u->engine->net.n_kv_heads],

@@ -230,7 +230,8 @@ struct kvmod_scorer_ops {
 	 */
 	uint32_t (*least)(const void *self, uint32_t n);
 	/* With KVMOD_BY_LOSS: level k < n_levels of those that are tried, from the highest on.
-	   If the loss is too large at the last one, everything is kept. */
+	   If the loss is too large at the last one, everything is kept; if it is too large even
+	   then, rows also stay in their types. */
 	double (*level_at)(const void *self, uint32_t k);
 	uint32_t n_levels;
 	uint32_t reserved4;
