@@ -254,6 +254,29 @@ START_TEST(leaves_no_trace)
 }
 END_TEST
 
+/* Where no position takes part, nothing is paid: no spans are not all positions. */
+START_TEST(nothing_takes_part)
+{
+	const struct gg_columns nothing = { .on = true, .reduce = KVMOD_COLUMNS_MAX, .run = UINT64_MAX };
+
+	set_up(_i, 0);
+	ck_assert(gg_columns_new(seq, &nothing));
+	ck_assert(gg_queries_new(seq, RUN, 0, false));
+	test_run(seq, tokens, RUN, NULL, 0);
+	gg_columns_settle(seq);
+	ck_assert(seq->columns.on);
+	for (uint32_t i = 0; i < TINY_LAYERS; i++) {
+		const struct gg_memory *most = &seq->caches[i].extras[GG_COLUMN_SUMS];
+		const float *numbers = most->address;
+
+		ck_assert_uint_ge(most->bytes, RUN * sizeof(*numbers));
+		for (size_t n = 0; n < most->bytes / sizeof(*numbers); n++)
+			ck_assert_float_eq(numbers[n], 0);
+	}
+	tear_down();
+}
+END_TEST
+
 START_TEST(does_not_fit)
 {
 	struct kvmod_reread what = part(4, 10, 60), wrong = part(4, 10, 101);
@@ -376,6 +399,7 @@ static void add(TCase *tc)
 	tcase_add_loop_test(tc, whole, 0, SETUPS);
 	tcase_add_loop_test(tc, after_cuts, 0, SETUPS);
 	tcase_add_loop_test(tc, leaves_no_trace, 0, SETUPS);
+	tcase_add_loop_test(tc, nothing_takes_part, 0, SETUPS);
 	tcase_add_test(tc, does_not_fit);
 	tcase_add_test(tc, devices);
 	if (!*TEST_MODEL)

@@ -129,12 +129,20 @@ struct reduction {
 	uint32_t n;
 };
 
+/* To a device, maxima over no span would be maxima over all positions. */
+static bool has_positions(const struct kvmod_columns *job)
+{
+	return job->reduce == KVMOD_COLUMNS_SUM || job->n_spans;
+}
+
 static void list_jobs(const struct kvmod_seq *seq, struct reduction *r)
 {
 	r->n = 0;
 	for (uint32_t i = 0; i < r->engine->net.n_layers; i++) {
-		for (uint32_t g = 0; gg_side_of(r->engine, i) == r->side && g < r->engine->net.n_kv_heads; g++)
-			r->jobs[r->n++] = job_of(seq, i, g);
+		for (uint32_t g = 0; gg_side_of(r->engine, i) == r->side && g < r->engine->net.n_kv_heads; g++) {
+			r->jobs[r->n] = job_of(seq, i, g);
+			r->n += has_positions(&r->jobs[r->n]);
+		}
 	}
 }
 
