@@ -165,7 +165,7 @@ START_TEST(caches_of_any_shape)
 	unsigned n_sure = 0, n_cut = 0;
 
 	for (int round = 0; round < ROUNDS; round++) {
-		struct kv_shape shape = draw_shape(&r, KVMOD_F32 + (uint32_t)round % 4);
+		struct kv_shape shape = draw_shape(&r, KVMOD_F32 + (uint32_t)round % 5);
 		struct layers_params p = draw_params(&r, (enum layers_rule)_i);
 		struct kvmod_policy *policy;
 		struct kvmod_plan *plan;

@@ -70,7 +70,7 @@ START_TEST(plans_pass_and_repeat)
 	struct kv_random r = { 10 + (uint64_t)_i };
 
 	for (int round = 0; round < 12; round++) {
-		struct kv_shape shape = draw_shape(&r, KVMOD_F32 + (uint32_t)round % 4);
+		struct kv_shape shape = draw_shape(&r, KVMOD_F32 + (uint32_t)round % 5);
 		struct madeup m = make(&shape, kv_random_range(&r, 1, 200));
 		struct kvmod_plan *a, *b;
 
