@@ -5,33 +5,53 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Each policy, and its cases in the golden vectors. */
-#define POLICIES(P) \
-	P(adakv, 9) \
-	P(cake, 9) \
-	P(criticalkv, 8) \
-	P(defensivekv, 8) \
-	P(duo, 0)	/* its sets follow from a table: see test_duo */ \
-	P(h2o, 9) \
-	P(knorm, 7) \
-	P(kvzip, 0)	/* its scores are an engine's */ \
-	P(pyramidkv, 8) \
-	P(contribution, 11) \
-	P(expected, 10) \
-	P(keydiff, 7) \
-	P(lagkv, 9) \
-	P(replay, 0)	/* what it keeps follows from an engine's answers */ \
-	P(random, 0)	/* what it draws is its own affair */ \
-	P(rkv, 8) \
-	P(snapkv, 9) \
-	P(streamingllm, 8) \
-	P(topp, 8) \
-	P(tova, 7)
+#define BUDGETS "budget=33", "budget=50", "budget=0.5", "budget=1.0"
 
-#define DECLARE(name, n) extern const struct kvmod_module kvmod_module_##name;
+/*
+ * As struct known_policy has them. Without vectors: duo's sets follow from a table, what kvzip
+ * and replay keep from an engine's answers, and random draws what it likes.
+ */
+#define POLICIES(P) \
+	P(adakv, 9, "budget=0.4", 0.45, \
+	  "budget=33 alpha=1", "budget=50 alpha=1", "budget=0.5 alpha=1", "budget=1.0") \
+	P(cake, 9, "budget=0.4", 0.45, BUDGETS) \
+	P(contribution, 11, "level=0.3 pool=1 window=8", 0.95, \
+	  "level=0.9", "level=0.05 pool=1", "level=0.05 pool=9", "level=0") \
+	P(criticalkv, 8, "budget=0.4", 0.45, BUDGETS) \
+	P(defensivekv, 8, "budget=0.4", 0.45, BUDGETS) \
+	P(duo, 0, "retrieval=0.25 sinks=4 recent=16", 0.6, \
+	  "retrieval=0 sinks=4 recent=20", "retrieval=0 sinks=4 recent=60", \
+	  "retrieval=0.5 sinks=4 recent=60", "retrieval=1.0") \
+	P(expected, 10, "budget=0.4", 0.45, BUDGETS) \
+	P(h2o, 9, "heavy=0.2 recent=0.2", 0.45, \
+	  "heavy=0 recent=5", "heavy=40 recent=5", "heavy=40% recent=10%", "heavy=0.5 recent=0.5") \
+	P(keydiff, 7, "budget=0.4", 0.45, BUDGETS) \
+	P(knorm, 7, "budget=0.4 whole_layers=0", 0.45, \
+	  "budget=1 whole_layers=0", "budget=20 whole_layers=0", "budget=0.5 whole_layers=1", \
+	  "budget=1.0") \
+	P(kvzip, 0, "budget=0.4", 0.45, BUDGETS) \
+	P(lagkv, 9, "budget=0.4 lag=16", 0.6, \
+	  "budget=10 lag=16", "budget=50 lag=16", "budget=0.5 lag=16", "budget=1.0") \
+	P(pyramidkv, 8, "budget=0.4", 0.45, BUDGETS) \
+	P(random, 0, "budget=0.4", 0.45, BUDGETS) \
+	P(refreekv, 8, "threshold=0.3 whole_layers=0", 0.95, \
+	  "threshold=0.9 whole_layers=0", "threshold=0.5 whole_layers=0", \
+	  "threshold=0.1 whole_layers=0", "threshold=0") \
+	P(replay, 0, "loss=20 level=0.3 pool=1 window=8 shortest=0", 0.5, \
+	  "level=0.9 shortest=0", "level=0.05 pool=1 shortest=0", "level=0.05 pool=9 shortest=0", \
+	  "loss=0 level=0 shortest=0") \
+	P(rkv, 8, "budget=0.4 after_prompts=yes", 0.45, BUDGETS) \
+	P(snapkv, 9, "budget=0.4", 0.45, BUDGETS) \
+	P(streamingllm, 8, "budget=0.4", 0.45, BUDGETS) \
+	P(topp, 8, "p=0.5 whole_layers=0", 0.6, \
+	  "p=0.1 whole_layers=0", "p=0.5 whole_layers=0", "p=0.9 whole_layers=0", \
+	  "p=1 whole_layers=0") \
+	P(tova, 7, "budget=0.4", 0.45, BUDGETS)
+
+#define DECLARE(name, ...) extern const struct kvmod_module kvmod_module_##name;
 POLICIES(DECLARE)
 
-#define LIST(name, n) { &kvmod_module_##name, n },
+#define LIST(name, n, cuts, most, ...) { &kvmod_module_##name, n, cuts, most, { __VA_ARGS__ } },
 const struct known_policy policies[] = { POLICIES(LIST) };
 const int n_policies = sizeof(policies) / sizeof(*policies);
 
@@ -60,6 +80,16 @@ struct kvmod_ctx *policies_context(bool linked_in)
 }
 
 const char *policies_threads = "kvmod.threads=2";
+
+bool policy_has(const struct kvmod_policy *policy, const char *param)
+{
+	const struct kvmod_policy_ops *ops = kvmod_policy_ops(policy);
+
+	for (uint32_t i = 0; i < ops->n_params; i++)
+		if (strcmp(ops->params[i].name, param) == 0)
+			return true;
+	return false;
+}
 
 struct kvmod_policy *open_policy(struct kvmod_ctx *ctx, const char *name,
 					const char *params, const struct kv_shape *shape)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What tests of the policies with a budget, and topp, share: contexts, plans, made-up caches. */
+/* What tests of policies share: a list of all, contexts, plans, made-up caches. */
 #ifndef KV_TESTS_POLICIES_H
 #define KV_TESTS_POLICIES_H
 
@@ -11,9 +11,13 @@
 #include "core/testkit/random.h"
 #include "core/testkit/vectors.h"
 
+/* Every policy but fullkv, which is built in. */
 extern const struct known_policy {
 	const struct kvmod_module *module;
 	unsigned n_cases;		/* in the golden vectors */
+	const char *cuts;		/* parameters with which it cuts a hundred positions, */
+	double most;			/* and what it then keeps of the bytes at most */
+	const char *rising[4];		/* each keeps what the one before it does; the last all */
 } policies[];
 extern const int n_policies;
 
@@ -28,6 +32,7 @@ struct kvmod_ctx *policies_context(bool linked_in);
 /* params: "key=value key=value" */
 struct kvmod_policy *open_policy(struct kvmod_ctx *ctx, const char *name, const char *params,
 				 const struct kv_shape *shape);
+bool policy_has(const struct kvmod_policy *policy, const char *param);
 struct kvmod_plan *decide(struct kvmod_policy *policy, const struct kvmod_request *request);
 /* Opens, decides once, closes; every segment's plan has passed the core's checks. */
 struct kvmod_plan *decide_once(struct kvmod_ctx *ctx, const char *name, const char *params,
