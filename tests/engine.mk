@@ -154,9 +154,9 @@ tests_test_engine_golden_LDADD = libbuiltin_refreekv.la libbuiltin_snapkv.la \
 tests_test_engine_kvzip_SOURCES = tests/test_engine_kvzip.c $(E2E_MODEL_SOURCES)
 tests_test_engine_kvzip_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
 tests_test_engine_kvzip_LDADD = libbuiltin_kvzip.la libtest_engine.la $(JANSSON_LIBS) $(GGML_LIBS)
-tests_test_every_policy_SOURCES = tests/test_every_policy.c
+tests_test_every_policy_SOURCES = tests/test_every_policy.c tests/policies.c tests/policies.h
 tests_test_every_policy_CPPFLAGS = $(TEST_CPPFLAGS) $(E2E_CPPFLAGS)
-tests_test_every_policy_LDADD = libkvmod.la $(CHECK_LIBS) $(LIBM)
+tests_test_every_policy_LDADD = $(POLICIES_BUILT_IN) libvectors.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 tests_test_streaming_SOURCES = tests/test_streaming.c tests/shifted.c tests/shifted.h \
 	tests/streaming.c tests/streaming.h
 tests_test_streaming_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS)
