@@ -2,6 +2,7 @@
 # Kernels hold no policy logic. Modules, the core and the tests link them whole.
 noinst_LTLIBRARIES += libkernels.la
 libkernels_la_SOURCES = \
+	kernels/cpu/arena.h \
 	kernels/cpu/arrays.c \
 	kernels/cpu/arrays.h \
 	kernels/cpu/attention.c \

@@ -7,27 +7,12 @@
 #include <string.h>
 
 #include "core/testkit/vectors.h"
+#include "kernels/cpu/arena.h"
 #include "core/testkit/random.h"
 
 struct kvmod_model madeup_model(const struct kv_shape *shape)
 {
 	return kv_model_of_shape(shape, 8192);
-}
-
-/* --- memory ---------------------------------------------------------------------- */
-
-/* Hands out m->bytes piece by piece; a first pass without memory only adds up sizes. */
-struct pieces {
-	unsigned char *base;
-	size_t used;
-};
-
-static void *piece(struct pieces *p, size_t bytes)
-{
-	unsigned char *at = p->base ? p->base + p->used : NULL;
-
-	p->used += (bytes + 63) / 64 * 64;
-	return at;
 }
 
 /* --- contents --------------------------------------------------------------------- */
@@ -116,7 +101,7 @@ static void fill_segment(const struct madeup *m, const struct kvmod_segment *s, 
 
 /* --- layout ------------------------------------------------------------------------ */
 
-static void lay_out_segment(struct madeup *m, struct pieces *p, struct kvmod_segment *s,
+static void lay_out_segment(struct madeup *m, struct kv_arena *p, struct kvmod_segment *s,
 			    uint32_t what)
 {
 	size_t f = sizeof(float), dim = s->head_dim, heads = s->n_q_heads;
@@ -126,23 +111,23 @@ static void lay_out_segment(struct madeup *m, struct pieces *p, struct kvmod_seg
 	for (uint32_t g = 0; g < s->n_kv_heads; g++) {
 		struct kvmod_head *head = &m->d.heads[s->layer * s->n_kv_heads + g];
 
-		head->k = kv_view(m->shape.type, piece(p, head->n * row), row, 0);
-		head->v = kv_view(m->shape.type, piece(p, head->n * row), row, 0);
+		head->k = kv_view(m->shape.type, kv_take(p, head->n, row), row, 0);
+		head->v = kv_view(m->shape.type, kv_take(p, head->n, row), row, 0);
 	}
 	if (s->n_rows)
-		kv_describe_queries(s, piece(p, s->n_rows * heads * dim * f), s->n_rows);
+		kv_describe_queries(s, kv_take(p, s->n_rows * heads * dim, f), s->n_rows);
 	if (what & KVMOD_NEED_COLSUM)
-		extras.colsum = piece(p, heads * longest * f);
+		extras.colsum = kv_take(p, heads * longest, f);
 	if (what & KVMOD_NEED_WO_NORM)
-		extras.wo_norm = piece(p, heads * longest * f);
+		extras.wo_norm = kv_take(p, heads * longest, f);
 	if (what & KVMOD_NEED_Q_STATS) {
-		extras.q_mean = piece(p, heads * dim * f);
-		extras.q_cov = piece(p, heads * dim * dim * f);
+		extras.q_mean = kv_take(p, heads * dim, f);
+		extras.q_cov = kv_take(p, heads * dim * dim, f);
 	}
 	kv_describe_extras(s, (uint32_t)longest, &extras);
 }
 
-static void lay_out(struct madeup *m, struct pieces *p, uint32_t what)
+static void lay_out(struct madeup *m, struct kv_arena *p, uint32_t what)
 {
 	for (uint32_t i = 0; i < m->shape.n_segments; i++)
 		lay_out_segment(m, p, &m->d.segments[i], what);
@@ -151,7 +136,7 @@ static void lay_out(struct madeup *m, struct pieces *p, uint32_t what)
 /* Allocates memory for what is described, and fills it; the heads have their n and positions. */
 static int furnish(struct madeup *m, uint32_t rows, uint32_t what)
 {
-	struct pieces p = { 0 };
+	struct kv_arena p = { 0 };
 	float *row = malloc(m->shape.head_dim * sizeof(*row));
 
 	for (uint32_t i = 0; i < m->shape.n_segments; i++)
@@ -165,7 +150,7 @@ static int furnish(struct madeup *m, uint32_t rows, uint32_t what)
 		return KVMOD_ENOMEM;
 	}
 	memset(m->bytes, 0, m->n_bytes);
-	p = (struct pieces){ .base = m->bytes };
+	p = (struct kv_arena){ .base = m->bytes };
 	lay_out(m, &p, what);
 	for (uint32_t i = 0; i < m->shape.n_segments; i++)
 		fill_segment(m, &m->d.segments[i], row);

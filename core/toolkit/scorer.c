@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "kernels/cpu/arena.h"
+
 /* --- open and needs ----------------------------------------------------------------- */
 
 static bool lists(const struct kvmod_policy_ops *ops, size_t offset)
@@ -117,43 +119,29 @@ static size_t thread_floats(const struct kv_scorer_job *job)
 	return (ops->first && !shares(ops) ? 3 : 2) * kv_whole_lines(job->extent.n) + own;
 }
 
-/* Hands out whole cache lines; with base NULL it only counts. */
-struct arena {
-	char *base;
-	size_t used;
-};
-
-static void *take(struct arena *arena, size_t n, size_t size)
-{
-	void *memory = arena->base ? arena->base + arena->used : NULL;
-
-	arena->used += (n * size + 63) / 64 * 64;
-	return memory;
-}
-
 /* Divides the request's scratch, or only counts its bytes; the threads' comes last. */
 static size_t lay_out(struct kv_scorer_job *job, void *memory)
 {
 	const struct kvmod_scorer_ops *ops = job->ops;
 	size_t n = job->request->n_segments, heads = n * job->extent.n_kv_heads;
 	size_t scores = heads * job->extent.n, layers = ops->spread ? n : 0;
-	struct arena arena = { memory, 0 };
+	struct kv_arena arena = { memory, 0 };
 
 	if (shares(ops)) {
-		job->order = take(&arena, n, sizeof(*job->order));
-		job->scores = take(&arena, scores, sizeof(*job->scores));
-		job->notes = take(&arena, ops->first ? scores : 0, sizeof(*job->notes));
-		job->begin = take(&arena, heads, sizeof(*job->begin));
-		job->sums = take(&arena, heads * ops->n_sums, sizeof(*job->sums));
-		job->spread.segments = take(&arena, layers, sizeof(*job->spread.segments));
-		job->spread.n_scored = take(&arena, layers, sizeof(*job->spread.n_scored));
-		job->spread.counts = take(&arena, layers, sizeof(*job->spread.counts));
-		job->spread.sums = take(&arena, layers * ops->n_sums, sizeof(*job->spread.sums));
+		job->order = kv_take(&arena, n, sizeof(*job->order));
+		job->scores = kv_take(&arena, scores, sizeof(*job->scores));
+		job->notes = kv_take(&arena, ops->first ? scores : 0, sizeof(*job->notes));
+		job->begin = kv_take(&arena, heads, sizeof(*job->begin));
+		job->sums = kv_take(&arena, heads * ops->n_sums, sizeof(*job->sums));
+		job->spread.segments = kv_take(&arena, layers, sizeof(*job->spread.segments));
+		job->spread.n_scored = kv_take(&arena, layers, sizeof(*job->spread.n_scored));
+		job->spread.counts = kv_take(&arena, layers, sizeof(*job->spread.counts));
+		job->spread.sums = kv_take(&arena, layers * ops->n_sums, sizeof(*job->spread.sums));
 	}
 	if (ops->prepare)
-		job->prepared = take(&arena, ops->prepared_floats(job->self, job->request),
+		job->prepared = kv_take(&arena, ops->prepared_floats(job->self, job->request),
 				     sizeof(*job->prepared));
-	job->scratch = take(&arena, 0, 1);
+	job->scratch = kv_take(&arena, 0, 1);
 	return arena.used;
 }
 

@@ -5,6 +5,7 @@
 #include <float.h>
 #include <math.h>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/ops.h"
 
 /* A query is one row of one query head. So many have their logits of a tile at a time. */
@@ -29,20 +30,6 @@ struct kv_attention kv_attention_of(const struct kvmod_segment *segment, uint32_
 	};
 }
 
-/* Hands out whole cache lines; with base NULL it only counts. */
-struct arena {
-	char *base;
-	size_t used;
-};
-
-static void *take(struct arena *arena, size_t n, size_t size)
-{
-	void *memory = arena->base ? arena->base + arena->used : NULL;
-
-	arena->used += (n * size + 63) / 64 * 64;
-	return memory;
-}
-
 static uint32_t queries_of(const struct kv_attention *a)
 {
 	return a->n_rows * a->group;
@@ -51,15 +38,15 @@ static uint32_t queries_of(const struct kv_attention *a)
 size_t kv_attention_lay_out(struct kv_attention *a, void *memory)
 {
 	size_t queries = queries_of(a), parts = queries * a->n_parts;
-	struct arena arena = { memory, 0 };
+	struct kv_arena arena = { memory, 0 };
 
-	a->q = take(&arena, queries * a->head_dim, sizeof(*a->q));
-	a->sees = take(&arena, a->n_rows, sizeof(*a->sees));
-	a->max = take(&arena, parts, sizeof(*a->max));
-	a->sum = take(&arena, parts, sizeof(*a->sum));
-	a->squares = take(&arena, parts, sizeof(*a->squares));
-	a->query_max = take(&arena, queries, sizeof(*a->query_max));
-	a->query_weight = take(&arena, queries, sizeof(*a->query_weight));
+	a->q = kv_take(&arena, queries * a->head_dim, sizeof(*a->q));
+	a->sees = kv_take(&arena, a->n_rows, sizeof(*a->sees));
+	a->max = kv_take(&arena, parts, sizeof(*a->max));
+	a->sum = kv_take(&arena, parts, sizeof(*a->sum));
+	a->squares = kv_take(&arena, parts, sizeof(*a->squares));
+	a->query_max = kv_take(&arena, queries, sizeof(*a->query_max));
+	a->query_weight = kv_take(&arena, queries, sizeof(*a->query_weight));
 	return arena.used;
 }
 

@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/ops.h"
 
 #define TILE		64u	/* positions whose logits are made at a time */
@@ -84,26 +85,18 @@ struct work {
 	float *max, *sum;	/* [tiles][lanes]; weights take the place of max */
 };
 
-/* Whole cache lines; with memory NULL this only counts. */
-static float *take(char *memory, size_t *used, size_t n)
-{
-	float *floats = memory ? (float *)(void *)(memory + *used) : NULL;
-
-	*used += (n * sizeof(float) + 63) / 64 * 64;
-	return floats;
-}
-
 /* Points the arrays into memory; returns the bytes that they take. */
 static size_t lay_out(const struct kvmod_columns *job, struct work *work, char *memory)
 {
-	size_t lanes = lanes_of(job), tiles = n_tiles(job), used = 0;
+	size_t lanes = lanes_of(job), tiles = n_tiles(job);
+	struct kv_arena arena = { memory, 0 };
 
-	work->q = take(memory, &used, lanes * job->head_dim);
-	work->k = take(memory, &used, (size_t)TILE * job->head_dim);
-	work->x = take(memory, &used, tiles * TILE * lanes);
-	work->max = take(memory, &used, tiles * lanes);
-	work->sum = take(memory, &used, tiles * lanes);
-	return used;
+	work->q = kv_take(&arena, lanes * job->head_dim, sizeof(float));
+	work->k = kv_take(&arena, (size_t)TILE * job->head_dim, sizeof(float));
+	work->x = kv_take(&arena, tiles * TILE * lanes, sizeof(float));
+	work->max = kv_take(&arena, tiles * lanes, sizeof(float));
+	work->sum = kv_take(&arena, tiles * lanes, sizeof(float));
+	return arena.used;
 }
 
 /* --- a block of rows -------------------------------------------------------------------- */
@@ -244,7 +237,7 @@ static uint32_t n_outs(const struct kvmod_columns *job)
 
 static size_t piece_bytes(const struct kvmod_columns *job)
 {
-	return ((size_t)job->n * sizeof(float) + 63) / 64 * 64;
+	return kv_line_bytes((size_t)job->n * sizeof(float));
 }
 
 /* What the job after this one begins with. */
@@ -260,7 +253,7 @@ static struct share after(const struct share *share, const struct kvmod_columns 
 
 static size_t shares_bytes(uint32_t n_jobs)
 {
-	return ((n_jobs + 1) * sizeof(struct share) + 63) / 64 * 64;
+	return kv_line_bytes((n_jobs + 1) * sizeof(struct share));
 }
 
 /* Divides the jobs and the memory; memory NULL: only counts. *end: what comes after all. */

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdatomic.h>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/arrays.h"
 #include "kernels/cpu/ops.h"
 
@@ -90,15 +91,6 @@ struct work {
 	float *piece;		/* output of a block that no other thread works on */
 };
 
-/* Whole cache lines; with memory NULL this only counts. */
-static float *take(char *memory, size_t *used, size_t n)
-{
-	float *floats = memory ? (float *)(void *)(memory + *used) : NULL;
-
-	*used += (n * sizeof(float) + 63) / 64 * 64;
-	return floats;
-}
-
 /* Floats of a strip's output, maxima and sums. */
 static size_t strip_floats(const struct kv_flash *f)
 {
@@ -121,14 +113,14 @@ _Static_assert(sizeof(struct counters) <= KV_FLASH_COUNTERS, "KV_FLASH_COUNTERS 
 /* Points the arrays into memory; returns the bytes that they take. */
 static size_t lay_out(const struct kv_flash *f, struct work *work, char *memory)
 {
-	size_t used = 0;
+	struct kv_arena arena = { memory, 0 };
 
-	work->q = take(memory, &used, piece_floats(f));
-	work->k = take(memory, &used, is_few(f) ? 0 : TILE * (size_t)f->head_dim);
-	work->v = take(memory, &used, is_few(f) ? 0 : TILE * (size_t)padded_dim(f));
-	work->x = take(memory, &used, is_few(f) ? FEW * FEW_TILE : TILE * STRIP);
-	work->piece = take(memory, &used, piece_floats(f));
-	return used;
+	work->q = kv_take(&arena, piece_floats(f), sizeof(float));
+	work->k = kv_take(&arena, is_few(f) ? 0 : TILE * (size_t)f->head_dim, sizeof(float));
+	work->v = kv_take(&arena, is_few(f) ? 0 : TILE * (size_t)padded_dim(f), sizeof(float));
+	work->x = kv_take(&arena, is_few(f) ? FEW * FEW_TILE : TILE * STRIP, sizeof(float));
+	work->piece = kv_take(&arena, piece_floats(f), sizeof(float));
+	return arena.used;
 }
 
 /* Pieces of blocks that are divided: no more than the tasks that stretch() makes. */

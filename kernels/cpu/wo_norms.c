@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "kernels/cpu/arena.h"
 #include "kernels/cpu/ops.h"
 
 #define LANES	48u	/* positions of a block */
@@ -39,15 +40,13 @@ struct work {
 
 static size_t lay_out(uint32_t dim, struct work *work, char *memory)
 {
-	const size_t sizes[] = { LANES * dim, LANES * dim, TILE * dim, TILE * LANES };
-	float **const arrays[] = { &work->rows, &work->v, &work->w, &work->x };
-	size_t at = 0;
+	struct kv_arena arena = { memory, 0 };
 
-	for (int i = 0; i < 4; i++) {
-		*arrays[i] = (float *)(void *)(memory + at);
-		at += (sizes[i] * sizeof(float) + 63) / 64 * 64;
-	}
-	return at;
+	work->rows = kv_take(&arena, (size_t)LANES * dim, sizeof(float));
+	work->v = kv_take(&arena, (size_t)LANES * dim, sizeof(float));
+	work->w = kv_take(&arena, (size_t)TILE * dim, sizeof(float));
+	work->x = kv_take(&arena, (size_t)TILE * LANES, sizeof(float));
+	return arena.used;
 }
 
 /* Values side by side; lanes without a position are 0. */
