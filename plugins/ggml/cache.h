@@ -105,6 +105,9 @@ uint32_t gg_element_type(enum ggml_type type);
 size_t gg_store_row(const struct gg_engine *engine, const struct gg_store *store);
 /* Its rows from number `row` on, as a segment shows them. */
 struct kvmod_view gg_store_view(const struct gg_engine *engine, const struct gg_store *store, size_t row);
+/* Its first n_rows rows, as a tensor. */
+struct ggml_tensor *gg_store_rows(const struct gg_engine *engine, struct ggml_context *context,
+				  const struct gg_store *store, size_t n_rows);
 /*
  * Overwrites *store: all rows are zero, and stored as the rows of `like`, or as cache_type
  * says if that is NULL. False: not enough memory.

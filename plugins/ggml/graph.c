@@ -148,16 +148,6 @@ static struct ggml_tensor *rotate(const struct builder *b, struct ggml_tensor *x
 			     rope->ext_factor, rope->attn_factor, rope->beta_fast, rope->beta_slow);
 }
 
-/* The whole of a cache's K or V as rows. */
-static struct ggml_tensor *cache_rows(const struct builder *b, const struct gg_store *store,
-				      uint32_t n_rows)
-{
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(b->context, store->type, b->model->head_dim, n_rows);
-
-	ggml_backend_tensor_alloc(store->memory.buffer, tensor, store->memory.address);
-	return tensor;
-}
-
 /*
  * Keys, rotated. CUDA rotates keys and writes them to the cache in one kernel if each cache
  * row has a position of its own: on a GPU each head therefore counts as a token.
@@ -339,8 +329,10 @@ static struct ggml_tensor *attention(const struct builder *b, uint32_t layer, st
 
 		if (cache->v.rotation)
 			values = gg_hadamard(b->engine, b->context, b->side, v, cache->v.rotation);
-		kv[0] = write_rows(b, rows, begin, cache_rows(b, &cache->k, n_rows), k);
-		kv[1] = write_rows(b, rows, begin, cache_rows(b, &cache->v, n_rows), values);
+		kv[0] = gg_store_rows(b->engine, b->context, &cache->k, n_rows);
+		kv[0] = write_rows(b, rows, begin, kv[0], k);
+		kv[1] = gg_store_rows(b->engine, b->context, &cache->v, n_rows);
+		kv[1] = write_rows(b, rows, begin, kv[1], values);
 		collect(b, i, layer, begin, q, output);
 		if (output)
 			b->parts[i] = attend_slot(b, i, layer, begin, q, kv);

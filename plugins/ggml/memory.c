@@ -53,6 +53,15 @@ bool gg_memory_new_shared(struct gg_engine *engine, struct gg_memory *memory, si
 	return type ? take_buffer(memory, type, bytes) : map(memory, bytes);
 }
 
+struct ggml_tensor *gg_memory_rows(struct ggml_context *context, const struct gg_memory *memory,
+				   enum ggml_type type, int64_t width, int64_t n_rows)
+{
+	struct ggml_tensor *tensor = ggml_new_tensor_2d(context, type, width, n_rows);
+
+	ggml_backend_tensor_alloc(memory->buffer, tensor, memory->address);
+	return tensor;
+}
+
 int32_t gg_memory_copy(struct gg_engine *engine, enum gg_side side, const struct gg_memory *to,
 		       const struct gg_memory *from, size_t row)
 {

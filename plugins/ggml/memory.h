@@ -18,6 +18,9 @@ bool gg_memory_new(struct gg_engine *engine, struct gg_memory *memory, enum gg_s
 /* On the host, where the GPU can fetch it by itself. */
 bool gg_memory_new_shared(struct gg_engine *engine, struct gg_memory *memory, size_t bytes);
 void gg_memory_free(struct gg_memory *memory);
+/* Its first n_rows rows of `width` elements, as a tensor. */
+struct ggml_tensor *gg_memory_rows(struct ggml_context *context, const struct gg_memory *memory,
+				   enum ggml_type type, int64_t width, int64_t n_rows);
 /* Copies memory of one side to other memory of that side, in rows of `row` bytes. */
 int32_t gg_memory_copy(struct gg_engine *engine, enum gg_side side, const struct gg_memory *to,
 		       const struct gg_memory *from, size_t row);

@@ -13,16 +13,6 @@
 
 /* --- the graph -------------------------------------------------------------------------- */
 
-static struct ggml_tensor *rows_in(const struct gg_small_graph *t, const struct gg_memory *memory,
-				   enum ggml_type type, uint32_t n_rows)
-{
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(t->context, type,
-							t->engine->net.head_dim, n_rows);
-
-	ggml_backend_tensor_alloc(memory->buffer, tensor, memory->address);
-	return tensor;
-}
-
 static struct ggml_tensor *input(const struct gg_small_graph *t, enum ggml_type type, uint32_t n)
 {
 	struct ggml_tensor *tensor = ggml_new_tensor_1d(t->context, type, n);
@@ -44,10 +34,10 @@ static void add_rotation(const struct gg_small_graph *t, struct gg_rotation *rot
 	struct gg_cache *cache = rotation->cache;
 	struct ggml_tensor *keys, *sinks = NULL, *x;
 
-	keys = rows_in(t, &cache->k.memory, cache->k.type, cache->first[model->n_kv_heads]);
+	keys = gg_store_rows(t->engine, t->context, &cache->k, cache->first[model->n_kv_heads]);
 	if (rotation->kind != GG_ROTATE_REST)
-		sinks = rows_in(t, &cache->sinks.keys, GGML_TYPE_F32,
-			       model->n_kv_heads * cache->sinks.room);
+		sinks = gg_memory_rows(t->context, &cache->sinks.keys, GGML_TYPE_F32,
+				       model->head_dim, model->n_kv_heads * cache->sinks.room);
 	rotation->from = input(t, GGML_TYPE_I32, rotation->n);
 	rotation->to = input(t, GGML_TYPE_I64, rotation->n);
 	rotation->by = input(t, GGML_TYPE_I32, rotation->n);

@@ -8,9 +8,9 @@
  */
 #include "runtime.h"
 
-#include <math.h>
 #include <stdlib.h>
 
+#include "kernels/cpu/hadamard.h"
 #include "small_graph.h"
 
 /* Floats that a conversion takes at a time. */
@@ -58,6 +58,13 @@ struct kvmod_view gg_store_view(const struct gg_engine *engine, const struct gg_
 	};
 }
 
+struct ggml_tensor *gg_store_rows(const struct gg_engine *engine, struct ggml_context *context,
+				  const struct gg_store *store, size_t n_rows)
+{
+	return gg_memory_rows(context, &store->memory, store->type, engine->net.head_dim,
+			      (int64_t)n_rows);
+}
+
 static bool take(struct gg_engine *engine, enum gg_side side, struct gg_store *store, enum ggml_type type,
 		 uint32_t rotation, size_t n_rows)
 {
@@ -85,26 +92,23 @@ static uint32_t power_of_two(uint32_t n)
 static struct ggml_tensor *matrix(struct gg_engine *engine, struct ggml_context *context, enum gg_side side,
 				  uint32_t d)
 {
-	const struct gg_memory *memory = &gg_runtime_of(engine)->hadamard[side];
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(context, GGML_TYPE_F32, d, d);
-
-	ggml_backend_tensor_alloc(memory->buffer, tensor, memory->address);
-	return tensor;
+	return gg_memory_rows(context, &gg_runtime_of(engine)->hadamard[side], GGML_TYPE_F32, d, d);
 }
 
 /* Where ggml has no fast transform, it multiplies by the matrix itself. */
 static bool fill_matrix(struct gg_engine *engine, enum gg_side side, uint32_t d)
 {
-	struct ggml_init_params params = { .mem_size = ggml_tensor_overhead(), .no_alloc = true };
-	struct ggml_context *context = ggml_init(params);
-	float *numbers = malloc((size_t)d * d * sizeof(*numbers)), one = 1 / sqrtf((float)d);
+	struct ggml_context *context = gg_tensors_only(1);
+	float *numbers = calloc((size_t)d * d, sizeof(*numbers));
 	bool made = context && numbers;
 
-	for (uint32_t i = 0; made && i < d * d; i++)
-		numbers[i] = __builtin_parity(i / d & i % d) ? -one : one;
-	if (made)
+	for (uint32_t i = 0; made && i < d; i++)
+		numbers[i * d + i] = 1;
+	if (made) {
+		kv_cpu_hadamard(numbers, (size_t)d * d, d);
 		ggml_backend_tensor_set(matrix(engine, context, side, d), numbers, 0,
 					(size_t)d * d * sizeof(*numbers));
+	}
 	free(numbers);
 	ggml_free(context);
 	return made;
@@ -136,16 +140,6 @@ struct ggml_tensor *gg_hadamard(struct gg_engine *engine, struct ggml_context *c
 
 /* --- converting ----------------------------------------------------------------------------------- */
 
-static struct ggml_tensor *rows_of(const struct gg_small_graph *graph, const struct gg_store *store,
-				   size_t n_rows)
-{
-	struct ggml_tensor *tensor = ggml_new_tensor_2d(graph->context, store->type,
-							graph->engine->net.head_dim, (int64_t)n_rows);
-
-	ggml_backend_tensor_alloc(store->memory.buffer, tensor, store->memory.address);
-	return tensor;
-}
-
 /* Some rows of `from`, as floats on the way, to the same rows of `to`. */
 static void add_block(struct gg_small_graph *graph, struct ggml_tensor *from, struct ggml_tensor *to,
 		      uint32_t rotation, size_t first, size_t n)
@@ -173,7 +167,8 @@ static int32_t convert(struct gg_engine *engine, enum gg_side side, const struct
 	int32_t code = KVMOD_ENOMEM;
 
 	if (gg_small_graph_new(&graph, engine, side, 2 + n_blocks * NODES_PER_BLOCK)) {
-		struct ggml_tensor *source = rows_of(&graph, from, n_rows), *target = rows_of(&graph, to, n_rows);
+		struct ggml_tensor *source = gg_store_rows(engine, graph.context, from, n_rows);
+		struct ggml_tensor *target = gg_store_rows(engine, graph.context, to, n_rows);
 
 		for (size_t i = 0; i < n_rows; i += block)
 			add_block(&graph, source, target, rotation, i,

@@ -152,6 +152,13 @@ void gg_backend_close(struct gg_engine *engine)
 	backend->handle = NULL;
 }
 
+struct ggml_context *gg_tensors_only(size_t n)
+{
+	return ggml_init((struct ggml_init_params){
+		.mem_size = n * ggml_tensor_overhead(), .no_alloc = true,
+	});
+}
+
 int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status)
 {
 	switch (status) {

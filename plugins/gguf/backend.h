@@ -30,6 +30,9 @@ void gg_backend_use_threads(struct gg_backend *backend, int n);
 /* Turns the status of a graph's run into a code and a message; KVMOD_ECANCELED after cancel(). */
 int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status);
 
+/* A context with room for n tensors without data. NULL: not enough memory. */
+struct ggml_context *gg_tensors_only(size_t n);
+
 /* Between begin and end, this thread's log lines of ggml and libllama go to the engine's host. */
 void gg_log_begin(struct gg_engine *engine);
 /* Returns the first error line since gg_log_begin(), or "". */

@@ -108,15 +108,10 @@ int32_t gg_gpu_find(struct gg_engine *engine)
 
 /* --- starting it --------------------------------------------------------------------- */
 
-static struct ggml_context *tensors_only(size_t n)
-{
-	return ggml_init((struct ggml_init_params){ .mem_size = n * ggml_tensor_overhead(), .no_alloc = true });
-}
-
 bool gg_gpu_attends(const struct gg_engine *engine, enum ggml_type k_type, enum ggml_type v_type)
 {
 	const struct gg_model *model = &engine->net;
-	struct ggml_context *context = tensors_only(8);
+	struct ggml_context *context = gg_tensors_only(8);
 	struct ggml_tensor *q, *k, *v, *mask;
 	bool yes;
 
@@ -134,7 +129,7 @@ bool gg_gpu_attends(const struct gg_engine *engine, enum ggml_type k_type, enum 
 
 size_t gg_gpu_padding(const struct gg_engine *engine, enum ggml_type type)
 {
-	struct ggml_context *context = tensors_only(1);
+	struct ggml_context *context = gg_tensors_only(1);
 	struct ggml_tensor *row;
 	size_t padding = 0;
 

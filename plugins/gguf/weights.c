@@ -16,7 +16,6 @@
 static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, enum gg_use use,
 			 ggml_backend_buffer_type_t type)
 {
-	struct ggml_init_params params = { .mem_size = 4 * ggml_tensor_overhead(), .no_alloc = true };
 	ggml_backend_buffer_t buffer = weight->buffer;
 	struct ggml_context *context;
 	struct ggml_tensor *op;
@@ -24,7 +23,7 @@ static bool is_supported(ggml_backend_dev_t device, struct ggml_tensor *weight, 
 
 	if (use != GG_MATRIX)
 		return true;
-	context = ggml_init(params);
+	context = gg_tensors_only(4);
 	if (!context)
 		return false;
 	op = ggml_mul_mat(context, weight,
