@@ -96,6 +96,8 @@ libkvmod_la_SOURCES = \
 	core/run/session.c \
 	core/run/settle.c \
 	core/run/staging.c \
+	core/run/stores.c \
+	core/run/stores.h \
 	core/run/workspace.c \
 	core/check/check.c \
 	core/check/check.h \

@@ -530,6 +530,23 @@ START_TEST(sizes_of_rows)
 }
 END_TEST
 
+/* What `store` stands for, in [kvmod] and in policies. */
+START_TEST(stores)
+{
+	uint32_t k, v;
+
+	kvmod_stores_of(KVMOD_STORES_SAME, &k, &v);
+	ck_assert_uint_eq(k, KVMOD_STORE_SAME);
+	ck_assert_uint_eq(v, KVMOD_STORE_SAME);
+	kvmod_stores_of(KVMOD_STORES_Q8, &k, &v);
+	ck_assert_uint_eq(k, KVMOD_Q8_0);
+	ck_assert_uint_eq(v, KVMOD_Q8_0);
+	kvmod_stores_of(KVMOD_STORES_Q8_Q4, &k, &v);
+	ck_assert_uint_eq(k, KVMOD_Q8_0);
+	ck_assert_uint_eq(v, KVMOD_Q4_0);
+}
+END_TEST
+
 /* Codes and numbers that compiled modules hold. */
 START_TEST(numbers)
 {
@@ -558,6 +575,9 @@ START_TEST(numbers)
 	ck_assert_uint_eq(KVMOD_Q8_0, 4);
 	ck_assert_uint_eq(KVMOD_Q4_0, 5);
 	ck_assert_uint_eq(KVMOD_STORE_SAME, 0);
+	ck_assert_int_eq(KVMOD_STORES_SAME, 0);
+	ck_assert_int_eq(KVMOD_STORES_Q8, 1);
+	ck_assert_int_eq(KVMOD_STORES_Q8_Q4, 2);
 	ck_assert_uint_eq(KVMOD_ENGINE_CLOSES_GAPS, 1);
 	ck_assert_uint_eq(KVMOD_ENGINE_WHOLE, 2);
 	ck_assert_uint_eq(KVMOD_ENGINE_STORES, 4);
@@ -590,6 +610,7 @@ int main(void)
 	tcase_add_test(tcase, layout);
 #endif
 	tcase_add_test(tcase, sizes_of_rows);
+	tcase_add_test(tcase, stores);
 	tcase_add_test(tcase, numbers);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_NORMAL);

@@ -23,13 +23,10 @@ struct kv_entry {
 	unsigned line;
 };
 
-/* What [kvmod] store says of plans that do not choose: in this order. */
-enum kv_store { KV_STORE_SAME, KV_STORE_Q8, KV_STORE_Q8_Q4 };
-
 struct kv_settings {
 	int64_t threads;
 	int64_t leave_below;		/* tokens */
-	int32_t store;			/* KV_STORE_... */
+	int32_t store;			/* KVMOD_STORES_...: of plans that do not choose */
 	int32_t log_level;		/* above KVMOD_ERROR */
 	const char *module_path;
 	const char *policy, *engine;
@@ -113,8 +110,8 @@ bool kv_owner_allowed(const struct kv_config *config, uid_t uid);
 
 /* The value of [kvmod] leave_below. */
 uint64_t kv_leave_below(struct kvmod_ctx *ctx);
-/* That of [kvmod] store, as element types of K and V; its name. */
-const char *kv_store(struct kvmod_ctx *ctx, uint32_t *k, uint32_t *v);
+/* That of [kvmod] store, KVMOD_STORES_... */
+int32_t kv_store(struct kvmod_ctx *ctx);
 
 /* The policy, engine or device that [kvmod] names, or the default; NULL: the device is auto or cpu. */
 const char *kv_in_use(const struct kv_config *config, enum kv_kind kind);

@@ -128,7 +128,7 @@ static const struct kvmod_param settings[] = {
 	SETTING(device, STRING, "auto", ""),
 	SETTING(threads, INT, "0", "0..1024"),
 	SETTING(leave_below, INT, KVMOD_STR(LEAVE_BELOW), "0.."),
-	SETTING(store, CHOICE, "same", "same|q8_0|q8_0/q4_0"),
+	SETTING(store, CHOICE, "same", KVMOD_STORES),
 	SETTING(log_level, CHOICE, "note", "error|warning|note|info|debug"),
 	SETTING(allow_owner, STRING, "", ""),
 };
@@ -281,21 +281,14 @@ uint64_t kv_leave_below(struct kvmod_ctx *ctx)
 	return n;
 }
 
-const char *kv_store(struct kvmod_ctx *ctx, uint32_t *k, uint32_t *v)
+int32_t kv_store(struct kvmod_ctx *ctx)
 {
-	static const struct { const char *name; uint32_t k, v; } stores[] = {
-		[KV_STORE_SAME] = { "same", KVMOD_STORE_SAME, KVMOD_STORE_SAME },
-		[KV_STORE_Q8] = { "q8_0", KVMOD_Q8_0, KVMOD_Q8_0 },
-		[KV_STORE_Q8_Q4] = { "q8_0/q4_0", KVMOD_Q8_0, KVMOD_Q4_0 },
-	};
 	int32_t store;
 
 	pthread_mutex_lock(&ctx->lock);
-	store = ctx->config ? ctx->config->settings.store : KV_STORE_SAME;
+	store = ctx->config ? ctx->config->settings.store : KVMOD_STORES_SAME;
 	pthread_mutex_unlock(&ctx->lock);
-	*k = stores[store].k;
-	*v = stores[store].v;
-	return stores[store].name;
+	return store;
 }
 
 const char *kvmod_config_path(struct kvmod_ctx *ctx)

@@ -7,6 +7,7 @@
 #include "core/run/decide.h"
 #include "core/run/engine.h"
 #include "core/run/request.h"
+#include "core/run/stores.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -20,10 +21,9 @@ struct kvmod_session {
 	const struct kvmod_model *model;
 	struct kvmod_policy *policy;
 	uint64_t leave_below;		/* tokens, as set in [kvmod] */
-	uint32_t k_store, v_store;	/* of plans that do not choose, as set in [kvmod] */
+	struct kv_stores stores;
 	struct kvmod_plan *plan;	/* of the last decision; its memory is reused */
 	uint64_t next_sequence;
-	bool said_stores;		/* warned that the engine leaves rows unchanged */
 };
 
 #define NOT_NAMED UINT32_MAX		/* in `kept`: no request contains this layer */
@@ -55,26 +55,6 @@ static double seconds(void)
 	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* The store that the configuration asks for, if this engine and model can have it. */
-static void choose_store(struct kvmod_session *s)
-{
-	struct kvmod_ctx *ctx = kv_engine_ctx(s->engine);
-	const char *name = kv_store(ctx, &s->k_store, &s->v_store);
-	uint32_t block = kvmod_block_size(s->k_store);
-
-	if (s->k_store == KVMOD_STORE_SAME)
-		return;
-	if (s->ops->flags & KVMOD_ENGINE_STORES && s->model->head_dim % block == 0)
-		return;
-	if (s->ops->flags & KVMOD_ENGINE_STORES)
-		kv_log(ctx, KVMOD_WARN, "[kvmod] store = %s: its blocks of %u do not divide the head dimension "
-		       "of %s, %u: rows stay as they are", name, block, s->model->name, s->model->head_dim);
-	else
-		kv_log(ctx, KVMOD_WARN, "[kvmod] store = %s: engine %s cannot store rows as another type: "
-		       "they stay as they are", name, s->ops->name);
-	s->k_store = s->v_store = KVMOD_STORE_SAME;
-}
-
 int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 		       struct kvmod_session **out)
 {
@@ -92,7 +72,7 @@ int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 	s->model = kvmod_engine_model(engine);
 	s->policy = policy;
 	s->leave_below = kv_leave_below(kv_engine_ctx(engine));
-	choose_store(s);
+	s->stores = kv_stores_of(engine);
 	*out = s;
 	return KVMOD_OK;
 }
@@ -359,27 +339,6 @@ static int first_status(const struct kvmod_plan *plan)
 	return KVMOD_OK;
 }
 
-/* Resets k_store and v_store for an engine that cannot convert rows. */
-static void drop_stores(struct kvmod_session *s, const struct kvmod_plan *plan)
-{
-	bool wanted = false;
-
-	if (s->ops->flags & KVMOD_ENGINE_STORES)
-		return;
-	for (uint32_t i = 0; i < plan->n_keeps; i++) {
-		struct kvmod_keep *keep = kvmod_keep_at(plan, i);
-
-		wanted |= keep->k_store != KVMOD_STORE_SAME || keep->v_store != KVMOD_STORE_SAME;
-		keep->k_store = keep->v_store = KVMOD_STORE_SAME;
-	}
-	if (wanted && !s->said_stores)
-		kv_log(kv_engine_ctx(s->engine), KVMOD_WARN,
-		       "policy %s asks to store rows as another type, but engine %s cannot: "
-		       "the rows stay unchanged",
-		       kvmod_policy_ops(s->policy)->name, s->ops->name);
-	s->said_stores |= wanted;
-}
-
 /* Does it cut anything, or store it as another type? */
 static bool plan_changes(const struct kvmod_request *r, const struct kvmod_plan *plan)
 {
@@ -387,7 +346,7 @@ static bool plan_changes(const struct kvmod_request *r, const struct kvmod_plan 
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 		const struct kvmod_keep *keep = kvmod_keep_at(plan, i);
 
-		if (keep->k_store != KVMOD_STORE_SAME || keep->v_store != KVMOD_STORE_SAME)
+		if (kv_keep_converts(keep))
 			return true;
 		for (uint32_t g = 0; g < s->n_kv_heads; g++)
 			if (kvmod_plan_count(r, plan, i, g) < kvmod_head_at(s, g)->n)
@@ -441,7 +400,7 @@ static int decide_and_apply(struct kvmod_sequence *q, struct kvmod_request *r,
 	if (err != KVMOD_OK)
 		return err;
 	status = first_status(plan);
-	drop_stores(s, plan);
+	kv_stores_drop(&s->stores, s->engine, s->policy, plan);
 	measure_loss(q, r, plan, replay_rows, &out->replay_loss);
 	begin = seconds();
 	err = KV_CALL_ENGINE(s->ops, apply, s->instance, q->seq, plan);
@@ -487,10 +446,7 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 	r.state = q->state;
 	r.leave_below = s->leave_below;
 	r.opening = q->opening;
-	for (uint32_t i = 0; i < s->plan->n_keeps; i++) {
-		kvmod_keep_at(s->plan, i)->k_store = s->k_store;
-		kvmod_keep_at(s->plan, i)->v_store = s->v_store;
-	}
+	kv_stores_offer(&s->stores, s->plan);
 	return decide_and_apply(q, &r, s->plan, replay_rows, out);
 }
 

@@ -524,18 +524,21 @@ static int32_t decide_shared(const struct kv_scorer_job *job, size_t floats)
 	return KVMOD_OK;
 }
 
-/* All segments are stored alike, those that stay whole too. */
+/* All segments are stored alike, those that stay whole too; `same` is what the host wants. */
 static void choose_stores(const struct kv_scorer_job *job)
 {
-	if (job->self->store == KVMOD_STORES_SAME)
+	uint32_t k, v;
+
+	kvmod_stores_of(job->self->store, &k, &v);
+	if (k == KVMOD_STORE_SAME)
 		return;
 	for (uint32_t i = 0; i < job->request->n_segments; i++) {
 		struct kvmod_keep *keep = kvmod_keep_at(job->plan, i);
 
-		if (kvmod_segment_at(job->request, i)->head_dim % kvmod_block_size(KVMOD_Q8_0))
+		if (kvmod_segment_at(job->request, i)->head_dim % kvmod_block_size(k))
 			continue;
-		keep->k_store = KVMOD_Q8_0;
-		keep->v_store = job->self->store == KVMOD_STORES_Q8 ? KVMOD_Q8_0 : KVMOD_Q4_0;
+		keep->k_store = k;
+		keep->v_store = v;
 	}
 }
 

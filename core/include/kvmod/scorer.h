@@ -53,12 +53,6 @@ struct kvmod_scorer {
 	uint32_t said_level;		/* the toolkit's own */
 };
 
-/* What the parameter `store` says: as the host wants it; K and V of 8 bits; K of 8, V of 4. */
-#define KVMOD_STORES		"same|q8_0|q8_0/q4_0"
-#define KVMOD_STORES_SAME	0
-#define KVMOD_STORES_Q8		1
-#define KVMOD_STORES_Q8_Q4	2
-
 /* The standard parameters; the author chooses each default. */
 #define KVMOD_P_BUDGET(P, owner, def) \
 	P(owner, struct kvmod_scorer, budget, AMOUNT, def, "0..", \

@@ -290,6 +290,19 @@ struct kvmod_span {
 /* The type in which kept rows are stored: KVMOD_STORE_SAME, or KVMOD_F32 ... */
 #define KVMOD_STORE_SAME	0u	/* unchanged */
 
+/* The choice that users have, in [kvmod] and in policies: one type for both, or K's/V's. */
+#define KVMOD_STORES		"same|q8_0|q8_0/q4_0"
+#define KVMOD_STORES_SAME	0
+#define KVMOD_STORES_Q8		1
+#define KVMOD_STORES_Q8_Q4	2
+
+/* The types of K and V behind a choice. */
+static inline void kvmod_stores_of(int32_t choice, uint32_t *k, uint32_t *v)
+{
+	*k = choice == KVMOD_STORES_SAME ? KVMOD_STORE_SAME : KVMOD_Q8_0;
+	*v = choice == KVMOD_STORES_Q8_Q4 ? KVMOD_Q4_0 : *k;
+}
+
 /* How a keep names what its segment keeps. */
 #define KVMOD_KEEP_ALL		0u
 #define KVMOD_KEEP_SPANS	1u	/* ascending, disjoint; the same for every KV head */
