@@ -8,6 +8,7 @@
 #include "core/run/engine.h"
 #include "core/run/request.h"
 #include "core/run/stores.h"
+#include "core/toolkit/toolkit.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -355,12 +356,6 @@ static bool plan_changes(const struct kvmod_request *r, const struct kvmod_plan 
 	return false;
 }
 
-/* At most half of the n tokens seen are run again. */
-static uint32_t rows_to_replay(uint64_t n, uint32_t wanted)
-{
-	return wanted < n / 2 ? wanted : (uint32_t)(n / 2);
-}
-
 static int replay(const struct kvmod_sequence *q, const struct kvmod_request *r,
 		  const struct kvmod_plan *plan, uint32_t rows, double *loss)
 {
@@ -379,7 +374,7 @@ static int replay(const struct kvmod_sequence *q, const struct kvmod_request *r,
 static void measure_loss(struct kvmod_sequence *q, const struct kvmod_request *r,
 			 const struct kvmod_plan *plan, uint32_t rows, double *loss)
 {
-	rows = rows_to_replay(kvmod_sequence_length(q), rows);
+	rows = kv_rows_to_replay(kvmod_sequence_length(q), rows);
 	if (rows == 0 || !r->replay)
 		return;
 	*loss = 0;		/* if nothing changes, there is nothing to measure */

@@ -299,7 +299,7 @@ static int32_t keep_own(const void *job_, const struct kvmod_task *task)
 static int32_t keep_above(const void *job_, const struct kvmod_task *task)
 {
 	const struct kv_scorer_job *job = job_;
-	uint32_t n_ranked = kv_ranked(job, task->n), m = job->sinks + n_ranked, count = 0;
+	uint32_t n_ranked = kv_ranked(job, task->n), m = job->sinks + n_ranked, count;
 	float *scores;
 	int32_t err;
 
@@ -312,8 +312,7 @@ static int32_t keep_above(const void *job_, const struct kvmod_task *task)
 		err = put_first(job, task, m, scores);
 	if (err)
 		return err;
-	for (uint32_t i = job->sinks; i < m; i++)
-		count += scores[i] >= job->self->level;
+	count = kv_count_at_least(scores + job->sinks, n_ranked, job->self->level);
 	/* A head keeps one position at least. */
 	if (count == 0 && n_ranked == task->n)
 		count = 1;

@@ -59,6 +59,15 @@ static inline double *kv_sums_of(const struct kv_scorer_job *job, uint32_t i, ui
 	return job->sums + kv_head_number(job, i, g) * job->ops->n_sums;
 }
 
+static inline uint32_t kv_count_at_least(const float *scores, uint32_t n, double level)
+{
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < n; i++)
+		count += (double)scores[i] >= level;
+	return count;
+}
+
 /* Will the segment be cut, as far as is known yet? */
 static inline bool kv_is_cut(const struct kvmod_keep *keep)
 {

@@ -140,4 +140,10 @@ int32_t kv_scorer_workspace(void *self, const struct kvmod_scorer_ops *ops,
 int32_t kv_scorer_compress(void *self, const struct kvmod_scorer_ops *ops,
 			   const struct kvmod_request *request, struct kvmod_plan *plan);
 
+/* The newest tokens that are run again to measure a loss: at most half of those seen. */
+static inline uint32_t kv_rows_to_replay(uint64_t seen, uint64_t wanted)
+{
+	return (uint32_t)(wanted < seen / 2 ? wanted : seen / 2);
+}
+
 #endif
