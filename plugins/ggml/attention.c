@@ -50,13 +50,6 @@ bool gg_attention_new(struct gg_engine *engine, struct gg_graph *graph, const st
 	return gg_memory_new(engine, scratch, GG_HOST, bytes);
 }
 
-static struct kvmod_view view_of(const struct ggml_tensor *rows)
-{
-	return (struct kvmod_view){
-		.type = gg_element_type(rows->type), .data = rows->data, .stride = (int64_t)rows->nb[1],
-	};
-}
-
 /*
  * Lengths are those that the cache has now: a graph serves several passes. A scheduler may
  * choose a backend that has more threads than ours; there is no scratch memory for those.
@@ -76,8 +69,8 @@ static void run(struct ggml_tensor *out, int thread, int n_threads, void *arg)
 	flash.out = out->data;
 	flash.out_row = out->nb[2] / sizeof(float);
 	flash.out_head = out->nb[1] / sizeof(float);
-	flash.k = view_of(out->src[1]);
-	flash.v = view_of(out->src[2]);
+	flash.k = gg_store_view(attention->engine, &attention->cache->k, 0);
+	flash.v = gg_store_view(attention->engine, &attention->cache->v, 0);
 	flash.first = attention->cache->first;
 	flash.n = attention->cache->n;
 	flash.scratch = gg_runtime_of(attention->engine)->graph.attention_scratch.address;

@@ -184,43 +184,53 @@ static bool any_new(const struct update *u, uint32_t layer, uint64_t known)
 	return g < u->engine->net.n_kv_heads;
 }
 
+/* Makes room for norms, unless the cache has them: then positions before *known have theirs. */
+static int32_t need_norms(struct update *u, enum gg_side side, struct gg_cache *cache,
+			  uint64_t *known)
+{
+	if (gg_extra_kept(cache, GG_WO_NORMS))
+		return KVMOD_OK;
+	*known = 0;
+	if (gg_extra_new(u->engine, side, cache, GG_WO_NORMS))
+		return KVMOD_OK;
+	return gg_fail(u->engine, KVMOD_ENOMEM, "no memory for norms of Wo v%s",
+		       side == GG_GPU ? " on the GPU: set a smaller gpu_layers" : "");
+}
+
+/* Values that are not rotated: the cache's, or a copy. */
+static int32_t plain_values(struct update *u, enum gg_side side, const struct gg_cache *cache,
+			    const struct gg_store **values)
+{
+	/* On a GPU this waits for the norms that still read it. */
+	gg_memory_free(&u->plain.memory);
+	*values = cache->v.rotation ? &u->plain : &cache->v;
+	if (!cache->v.rotation)
+		return KVMOD_OK;
+	return gg_store_plain(u->engine, side, &cache->v, cache->first[u->engine->net.n_kv_heads],
+			      &u->plain);
+}
+
 static int32_t update_layer(struct update *u, uint32_t layer)
 {
 	enum gg_side side = gg_side_of(u->engine, layer);
 	struct gg_cache *cache = &u->seq->caches[layer];
-	const struct gg_store *values = &cache->v;
 	uint64_t known = u->seq->norms.known;
-	const void *wo = u->wo;
-	int32_t code = KVMOD_OK;
-	uint32_t n;
+	const struct gg_store *values;
+	int32_t code = need_norms(u, side, cache, &known);
 
-	if (!gg_extra_kept(cache, GG_WO_NORMS)) {
-		known = 0;
-		if (!gg_extra_new(u->engine, side, cache, GG_WO_NORMS))
-			return gg_fail(u->engine, KVMOD_ENOMEM, "no memory for norms of Wo v%s",
-				       side == GG_GPU ? " on the GPU: set a smaller gpu_layers" :
-							"");
-	}
-	if (!any_new(u, layer, known))
-		return KVMOD_OK;
-	if (side == GG_GPU) {
-		code = take_wo_on_gpu(u);
-		wo = u->wo_on_gpu;
-	}
-	/* On a GPU this waits for the norms that still read it. */
-	gg_memory_free(&u->plain.memory);
-	if (!code && values->rotation) {
-		code = gg_store_plain(u->engine, side, values, cache->first[u->engine->net.n_kv_heads],
-				      &u->plain);
-		values = &u->plain;
-	}
-	n = code ? 0 : list_jobs(u, layer, known, wo, values);
-	if (!n)
+	if (code || !any_new(u, layer, known))
 		return code;
-	code = load_wo(u, layer);
+	if (side == GG_GPU)
+		code = take_wo_on_gpu(u);
+	if (!code)
+		code = plain_values(u, side, cache, &values);
+	if (!code)
+		code = load_wo(u, layer);
 	if (code)
 		return code;
-	return side == GG_GPU ? run_on_gpu(u, n) : run_on_host(u, n);
+	if (side == GG_GPU)
+		return run_on_gpu(u, list_jobs(u, layer, known, u->wo_on_gpu, values));
+	return run_on_host(u, list_jobs(u, layer, known, u->wo, values));
 }
 
 /* --- all layers ------------------------------------------------------------------------------ */
