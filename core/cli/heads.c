@@ -307,13 +307,8 @@ static int open_model(struct heads *h, struct kvmod_ctx *ctx)
 {
 	struct cli_model *m = &h->model;
 
-	m->ctx = ctx;
-	if (kvmod_engine_open(ctx, NULL, &m->engine) ||
-	    kvmod_session_open(m->engine, NULL, &m->session))
-		return cli_error_kvmod();
-	m->ops = kvmod_engine_ops(m->engine);
-	m->instance = kvmod_engine_instance(m->engine);
-	m->about = kvmod_engine_model(m->engine);
+	if (cli_model_open_whole(m, ctx))
+		return CLI_FAILED;
 	h->measured.model = m->about;
 	h->n_heads = (size_t)m->about->n_layers * m->about->n_kv_heads;
 	if (!h->length)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-int cli_model_open(struct cli_model *m, struct kvmod_ctx *ctx)
+static int open_model(struct cli_model *m, struct kvmod_ctx *ctx, bool with_policy)
 {
 	*m = (struct cli_model){ .ctx = ctx };
 	if (kvmod_engine_open(ctx, NULL, &m->engine))
@@ -13,13 +13,23 @@ int cli_model_open(struct cli_model *m, struct kvmod_ctx *ctx)
 	m->ops = kvmod_engine_ops(m->engine);
 	m->instance = kvmod_engine_instance(m->engine);
 	m->about = kvmod_engine_model(m->engine);
-	if (kvmod_policy_open(ctx, NULL, NULL, m->about, &m->policy) ||
+	if ((with_policy && kvmod_policy_open(ctx, NULL, NULL, m->about, &m->policy)) ||
 	    kvmod_session_open(m->engine, m->policy, &m->session)) {
 		cli_error_kvmod();
 		cli_model_close(m);
 		return CLI_FAILED;
 	}
 	return CLI_OK;
+}
+
+int cli_model_open(struct cli_model *m, struct kvmod_ctx *ctx)
+{
+	return open_model(m, ctx, true);
+}
+
+int cli_model_open_whole(struct cli_model *m, struct kvmod_ctx *ctx)
+{
+	return open_model(m, ctx, false);
 }
 
 void cli_model_close(struct cli_model *m)

@@ -21,6 +21,8 @@ struct cli_model {
 
 /* With the configured engine and policy. CLI_FAILED after the reason was printed. */
 int cli_model_open(struct cli_model *m, struct kvmod_ctx *ctx);
+/* The same without a policy. */
+int cli_model_open_whole(struct cli_model *m, struct kvmod_ctx *ctx);
 void cli_model_close(struct cli_model *m);
 
 struct cli_tokens {
