@@ -163,6 +163,35 @@ int fixture_open(struct kvmod_ctx *ctx, const char *policy, struct kvmod_policy 
 	return kvmod_policy_open(ctx, policy, "cpu", &fixture_model, out);
 }
 
+int fixture_open_with(struct kvmod_ctx *ctx, const struct kvmod_module *module, const char *policy,
+		      const char *params, const struct kvmod_model *model,
+		      struct kvmod_policy **out)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "[policy %s]\n%s\n", policy, params);
+	assert_ok(kvmod_add_builtin(ctx, module));
+	assert_ok(fixture_configure(ctx, text));
+	fixture_log[0] = '\0';
+	return kvmod_policy_open(ctx, policy, "cpu", model, out);
+}
+
+struct kvmod_plan *fixture_decide(const struct kvmod_module *module, const char *policy,
+				  const char *params, const struct kvmod_model *model,
+				  const struct kvmod_request *request, int32_t code)
+{
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *opened;
+	struct kvmod_plan *plan;
+
+	assert_ok(fixture_open_with(ctx, module, policy, params, model, &opened));
+	assert_ok(kvmod_plan_new(request, &plan));
+	ck_assert_int_eq(kvmod_decide(opened, request, plan), code);
+	kvmod_policy_close(opened);
+	kvmod_unref(ctx);
+	return plan;
+}
+
 const char *fixture_error(void)
 {
 	static char text[1024];

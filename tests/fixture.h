@@ -29,6 +29,14 @@ struct kvmod_ctx *fixture_context(void);
 /* The same with an INI file of this text: kvmod_configure()'s result. */
 int fixture_configure(struct kvmod_ctx *ctx, const char *text);
 int fixture_open(struct kvmod_ctx *ctx, const char *policy, struct kvmod_policy **out);
+/* The same of a built-in module and for any model, with parameters: "budget = 9\nsinks = 2". */
+int fixture_open_with(struct kvmod_ctx *ctx, const struct kvmod_module *module, const char *policy,
+		      const char *params, const struct kvmod_model *model,
+		      struct kvmod_policy **out);
+/* One decision of a policy that is opened for it, with this result; fixture_log is of both. */
+struct kvmod_plan *fixture_decide(const struct kvmod_module *module, const char *policy,
+				  const char *params, const struct kvmod_model *model,
+				  const struct kvmod_request *request, int32_t code);
 
 /* The error's text, after "DIR/" was taken out of it. */
 const char *fixture_error(void);

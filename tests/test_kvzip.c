@@ -4,7 +4,6 @@
 
 #include <math.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/run/describe.h"
@@ -57,21 +56,8 @@ static void setup(void)
 static struct kvmod_plan *decide_with(const char *params, int32_t code)
 {
 	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
-	struct kvmod_ctx *ctx = fixture_context();
-	struct kvmod_policy *policy;
-	struct kvmod_plan *plan;
-	char text[256];
 
-	snprintf(text, sizeof(text), "[policy kvzip]\n%s\n", params);
-	assert_ok(kvmod_add_builtin(ctx, &kvmod_module_kvzip));
-	assert_ok(fixture_configure(ctx, text));
-	fixture_log[0] = '\0';
-	assert_ok(kvmod_policy_open(ctx, "kvzip", "cpu", &model, &policy));
-	assert_ok(kvmod_plan_new(&cache.request, &plan));
-	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), code);
-	kvmod_policy_close(policy);
-	kvmod_unref(ctx);
-	return plan;
+	return fixture_decide(&kvmod_module_kvzip, "kvzip", params, &model, &cache.request, code);
 }
 
 static struct kvmod_plan *decide(const char *params)
@@ -317,9 +303,7 @@ START_TEST(needs)
 	struct kvmod_ctx *ctx = fixture_context();
 	struct kvmod_policy *policy;
 
-	assert_ok(kvmod_add_builtin(ctx, &kvmod_module_kvzip));
-	assert_ok(fixture_configure(ctx, ""));
-	assert_ok(kvmod_policy_open(ctx, "kvzip", "cpu", &model, &policy));
+	assert_ok(fixture_open_with(ctx, &kvmod_module_kvzip, "kvzip", "", &model, &policy));
 	ck_assert_uint_eq(kvmod_policy_needs(policy)->what, KVMOD_NEED_ALL_LAYERS);
 	ck_assert_double_eq(kvmod_policy_needs(policy)->rows.value, 0);
 	ck_assert_str_eq(kvmod_policy_ops(policy)->devices, "*");

@@ -7,7 +7,6 @@
 #include "tests/fixture.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <kvmod/scorer.h>
@@ -324,27 +323,16 @@ static int open_policy(struct kvmod_ctx *ctx, const char *name, const char *para
 		       struct kvmod_policy **policy)
 {
 	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
-	char text[256];
 
-	snprintf(text, sizeof(text), "[policy %s]\n%s\n", name, params);
-	assert_ok(kvmod_add_builtin(ctx, &scorers_module));
-	assert_ok(fixture_configure(ctx, text));
-	return kvmod_policy_open(ctx, name, "cpu", &model, policy);
+	return fixture_open_with(ctx, &scorers_module, name, params, &model, policy);
 }
 
 /* One decision of a policy that was opened for it. */
 static struct kvmod_plan *decide_with(const char *name, const char *params, int32_t code)
 {
-	struct kvmod_ctx *ctx = fixture_context();
-	struct kvmod_policy *policy;
-	struct kvmod_plan *plan;
+	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
 
-	assert_ok(open_policy(ctx, name, params, &policy));
-	assert_ok(kvmod_plan_new(&cache.request, &plan));
-	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), code);
-	kvmod_policy_close(policy);
-	kvmod_unref(ctx);
-	return plan;
+	return fixture_decide(&scorers_module, name, params, &model, &cache.request, code);
 }
 
 static struct kvmod_plan *decide(const char *name, const char *params)
@@ -455,7 +443,6 @@ START_TEST(raised_once)
 
 	setup(some);
 	assert_kept("by_layer", "budget = 1", (const char *[]){ "067", "067", "067", "067" });
-	fixture_log[0] = '\0';
 	assert_ok(open_policy(ctx, "by_head", "budget = 1", &policy));
 	assert_ok(kvmod_plan_new(&cache.request, &plan));
 	for (int i = 0; i < 3; i++)
@@ -521,7 +508,6 @@ START_TEST(prepared_first)
 	assert_kept("prepared_alone", "whole_layers = 2", (const char *[]){ "whole", "whole", "whole", "whole" });
 	ck_assert_uint_eq(n_prepared, 2);
 	answer = KVMOD_EBUSY;
-	fixture_log[0] = '\0';
 	plan = decide_with("prepared", "", KVMOD_EBUSY);
 	ck_assert_str_eq(kept(plan, 0, 0), "whole");
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, KVMOD_EBUSY);
@@ -534,7 +520,6 @@ START_TEST(kept_by_hand_within_a_budget)
 {
 	setup(some);
 	assert_kept("by_half", "", (const char *[]){ "024567", "014567", "014567", "014567" });
-	fixture_log[0] = '\0';
 	assert_kept("by_half", "budget = 25%", (const char *[]){ "04567", "04567", "04567", "04567" });
 	ck_assert_msg(strstr(fixture_log, "a budget of 2 of 8 positions is below what is always kept: "
 			     "raised to 5"), "%s", fixture_log);
@@ -544,10 +529,8 @@ END_TEST
 
 static void assert_failed(const char *name, int32_t code, const char *words)
 {
-	struct kvmod_plan *plan;
+	struct kvmod_plan *plan = decide(name, "");
 
-	fixture_log[0] = '\0';
-	plan = decide(name, "");
 	ck_assert_int_eq(kvmod_keep_at(plan, 1)->status, code);
 	ck_assert_str_eq(kept(plan, 1, 0), "whole");
 	ck_assert_msg(strstr(fixture_log, words), "%s: expected `%s`, got: %s", name, words, fixture_log);

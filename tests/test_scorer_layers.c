@@ -7,7 +7,6 @@
 #include "tests/fixture.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <kvmod/scorer.h>
@@ -234,27 +233,15 @@ static int open_policy(struct kvmod_ctx *ctx, const char *name, const char *para
 		       struct kvmod_policy **policy)
 {
 	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
-	char text[256];
 
-	snprintf(text, sizeof(text), "[policy %s]\n%s\n", name, params);
-	assert_ok(kvmod_add_builtin(ctx, &scorers_module));
-	assert_ok(fixture_configure(ctx, text));
-	return kvmod_policy_open(ctx, name, "cpu", &model, policy);
+	return fixture_open_with(ctx, &scorers_module, name, params, &model, policy);
 }
 
 static struct kvmod_plan *decide(const char *name, const char *params)
 {
-	struct kvmod_ctx *ctx = fixture_context();
-	struct kvmod_policy *policy;
-	struct kvmod_plan *plan;
+	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
 
-	fixture_log[0] = '\0';
-	assert_ok(open_policy(ctx, name, params, &policy));
-	assert_ok(kvmod_plan_new(&cache.request, &plan));
-	assert_ok(kvmod_decide(policy, &cache.request, plan));
-	kvmod_policy_close(policy);
-	kvmod_unref(ctx);
-	return plan;
+	return fixture_decide(&scorers_module, name, params, &model, &cache.request, KVMOD_OK);
 }
 
 /* What a head keeps: "0267"; "whole" if its segment is. */

@@ -5,7 +5,6 @@
 
 #include <math.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <string.h>
 
 #include <kvmod/scorer.h>
@@ -119,22 +118,8 @@ static void describe(uint32_t head_dim)
 static struct kvmod_plan *decide(const char *params, int32_t code)
 {
 	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
-	struct kvmod_ctx *ctx = fixture_context();
-	struct kvmod_policy *policy;
-	struct kvmod_plan *plan;
-	char text[256];
 
-	snprintf(text, sizeof(text), "[policy by_loss]\n%s\n", params);
-	assert_ok(kvmod_add_builtin(ctx, &by_loss_module));
-	assert_ok(fixture_configure(ctx, text));
-	fixture_log[0] = '\0';
-	assert_ok(kvmod_policy_open(ctx, "by_loss", "cpu", &model, &policy));
-	ck_assert_uint_eq(kvmod_policy_needs(policy)->what, KVMOD_NEED_ALL_LAYERS);
-	assert_ok(kvmod_plan_new(&cache.request, &plan));
-	ck_assert_int_eq(kvmod_decide(policy, &cache.request, plan), code);
-	kvmod_policy_close(policy);
-	kvmod_unref(ctx);
-	return plan;
+	return fixture_decide(&by_loss_module, "by_loss", params, &model, &cache.request, code);
 }
 
 static bool keeps(const struct kvmod_plan *plan, uint32_t l, uint32_t g, uint32_t at)
@@ -289,9 +274,21 @@ START_TEST(what_authors_may_forget)
 	struct kvmod_ctx *ctx = fixture_context();
 	struct kvmod_policy *policy;
 
-	assert_ok(kvmod_add_builtin(ctx, &by_loss_module));
-	assert_ok(fixture_configure(ctx, ""));
-	assert_fails(kvmod_policy_open(ctx, cases[_i][0], "cpu", &model, &policy), KVMOD_EINVAL, cases[_i][1]);
+	assert_fails(fixture_open_with(ctx, &by_loss_module, cases[_i][0], "", &model, &policy),
+		     KVMOD_EINVAL, cases[_i][1]);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(needs)
+{
+	struct kvmod_model model = kv_model_of_shape(&shape, 1024);
+	struct kvmod_ctx *ctx = fixture_context();
+	struct kvmod_policy *policy;
+
+	assert_ok(fixture_open_with(ctx, &by_loss_module, "by_loss", "", &model, &policy));
+	ck_assert_uint_eq(kvmod_policy_needs(policy)->what, KVMOD_NEED_ALL_LAYERS);
+	kvmod_policy_close(policy);
 	kvmod_unref(ctx);
 }
 END_TEST
@@ -312,6 +309,7 @@ int main(void)
 	tcase_add_test(tc, the_service_fails);
 	tcase_add_loop_test(tc, stored, 0, 6);
 	tcase_add_loop_test(tc, what_authors_may_forget, 0, 2);
+	tcase_add_test(tc, needs);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);
