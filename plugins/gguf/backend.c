@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ggml's CPU backend: the device, its threads, cancellation, and the log. */
+/* ggml's CPU backend: the device, its threads, cancellation, and the log; tensors without data. */
 #include <config.h>
 
 #include "engine.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ggml's CPU backend for one engine: its threads, cancellation, and log. */
+/* ggml's CPU backend for one engine: its threads, cancellation, and log; tensors without data. */
 #ifndef KV_PLUGINS_GGUF_BACKEND_H
 #define KV_PLUGINS_GGUF_BACKEND_H
 
@@ -30,7 +30,10 @@ void gg_backend_use_threads(struct gg_backend *backend, int n);
 /* Turns the status of a graph's run into a code and a message; KVMOD_ECANCELED after cancel(). */
 int32_t gg_backend_status(struct gg_engine *engine, enum ggml_status status);
 
-/* A context with room for n tensors without data. NULL: not enough memory. */
+/*
+ * A context with room for n tensors without data, which ggml can be asked about, or which a
+ * caller places in memory of its own. NULL: not enough memory.
+ */
 struct ggml_context *gg_tensors_only(size_t n);
 
 /* Between begin and end, this thread's log lines of ggml and libllama go to the engine's host. */
