@@ -56,7 +56,7 @@ static int run_context(struct cli_run *r, const struct cli_text *text,
 	else
 		err = cli_add_chat(&r->model, r->system, text->bytes, true, KVMOD_CHAT_CONTEXT, &tokens);
 	if (!err)
-		err = cli_run_prompt(r, &tokens, "context", 0, &context->turn);
+		err = cli_run_prompt(r, &tokens, "context", KVMOD_PROMPT_CONTEXT, &context->turn);
 	if (!err && r->compare)
 		err = run_rival(r, &tokens);
 	cli_tokens_free(&tokens);

@@ -156,15 +156,15 @@ static uint64_t fewest_tokens(const struct kvmod_request *r)
 }
 
 /* Attention weights must be finite and not negative. */
-static int check_weights(const struct kvmod_request *r, uint64_t n, const float *out)
+static int check_weights(const struct kvmod_request *r, const char *service, uint64_t n, const float *out)
 {
 	for (uint32_t i = 0; i < r->n_segments; i++) {
 		const struct kvmod_segment *s = kvmod_segment_at(r, i);
 
 		for (uint64_t k = 0; k < s->n_kv_heads * n; k++)
 			if (!(out[k] >= 0) || isinf(out[k]))
-				return kv_fail(KVMOD_ENUMERIC, "reread: layer %u: the engine's answer for "
-					       "KV head %llu is %g, expected 0 or more", s->layer,
+				return kv_fail(KVMOD_ENUMERIC, "%s: layer %u: the engine's answer for "
+					       "KV head %llu is %g, expected 0 or more", service, s->layer,
 					       (unsigned long long)(k / n), (double)out[k]);
 		out += s->n_kv_heads * n;
 	}
@@ -202,7 +202,36 @@ static int32_t relay_reread(const struct kvmod_request *handed, const struct kvm
 		return kv_fail(KVMOD_EINVAL, "reread: out is NULL, expected room for the answer");
 	err = KV_CALL(relay->request, reread, relay->request, &what, out);
 	if (err == KVMOD_OK)
-		err = check_weights(relay->request, what.end - what.begin, out);
+		err = check_weights(relay->request, "reread", what.end - what.begin, out);
+	if (err == KVMOD_OK)
+		kv_error_restore(&before);
+	return err;
+}
+
+/* --- ask ---------------------------------------------------------------------------- */
+
+static int32_t relay_ask(const struct kvmod_request *handed, const struct kvmod_ask *asked, float *out)
+{
+	const struct kv_relay *relay;
+	int err = find_relay(&relay, "ask");
+	struct kvmod_ask what;
+	struct kv_error before;
+
+	(void)handed;
+	if (err != KVMOD_OK)
+		return err;
+	if (!KVMOD_HAS(relay->request, ask) || !relay->request->ask)
+		return kv_fail(KVMOD_ENOTSUP, "ask: this engine has none");
+	kv_error_save(&before);
+	if (!asked || !KVMOD_HAS(asked, question) || !asked->question)
+		return kv_fail(KVMOD_EINVAL, "ask: the question is NULL");
+	if (!out)
+		return kv_fail(KVMOD_EINVAL, "ask: out is NULL, expected room for the answer");
+	what = *asked;
+	what.size = sizeof(what);
+	err = KV_CALL(relay->request, ask, relay->request, &what, out);
+	if (err == KVMOD_OK)
+		err = check_weights(relay->request, "ask", fewest_tokens(relay->request), out);
 	if (err == KVMOD_OK)
 		kv_error_restore(&before);
 	return err;
@@ -214,5 +243,7 @@ void kv_relay_offer(struct kvmod_request *handed)
 		handed->replay = relay_replay;
 	if (handed->reread)
 		handed->reread = relay_reread;
+	if (handed->ask)
+		handed->ask = relay_ask;
 	handed->replay_ctx = NULL;
 }

@@ -37,6 +37,7 @@ struct kvmod_sequence {
 	int status;			/* not 0: begin() failed, so the policy is not asked */
 	uint64_t decoded;		/* tokens since the last prompt */
 	uint64_t opening;		/* of the first prompt: the chat template's tokens */
+	bool is_context;		/* the last prompt: what is asked about it comes later */
 	struct kvmod_left left;		/* by the last cut */
 	uint32_t *kept;			/* by the last cut, [n_layers][n_kv_heads]; or NOT_NAMED */
 };
@@ -441,6 +442,7 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 	r.state = q->state;
 	r.leave_below = s->leave_below;
 	r.opening = q->opening;
+	r.question_later = q->is_context && phase == KVMOD_PREFILL;
 	kv_stores_offer(&s->stores, s->plan);
 	return decide_and_apply(q, &r, s->plan, replay_rows, out);
 }
@@ -482,9 +484,9 @@ static int check_prompt(const struct kvmod_prompt *prompt)
 	if (prompt->n_tokens > UINT32_MAX)
 		return kv_fail(KVMOD_ERANGE, "a prompt of %llu tokens",
 			       (unsigned long long)prompt->n_tokens);
-	if (flags_of(prompt) & ~KVMOD_PROMPT_KEEP)
-		return kv_fail(KVMOD_EINVAL, "the prompt's flags are 0x%x, expected KVMOD_PROMPT_KEEP or 0",
-			       flags_of(prompt));
+	if (flags_of(prompt) & ~(KVMOD_PROMPT_KEEP | KVMOD_PROMPT_CONTEXT))
+		return kv_fail(KVMOD_EINVAL, "the prompt's flags are 0x%x, expected KVMOD_PROMPT_KEEP, "
+			       "KVMOD_PROMPT_CONTEXT or 0", flags_of(prompt));
 	return KVMOD_OK;
 }
 
@@ -510,6 +512,7 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	out.prefill_seconds = seconds() - begin;
 	if (first)
 		q->opening = opening_of(prompt);
+	q->is_context = flags_of(prompt) & KVMOD_PROMPT_CONTEXT;
 	q->decoded = 0;
 	out.before.size = out.after.size = sizeof(out.before);
 	kvmod_sequence_bytes(q, &out.before);

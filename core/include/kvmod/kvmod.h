@@ -335,6 +335,11 @@ struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *sequence);
  * earlier cuts left stays as it is, too: a question after a context that was cut.
  */
 #define KVMOD_PROMPT_KEEP	1u
+/*
+ * The prompt is a context, and what is asked about it comes later: policies see
+ * kvmod_request.question_later.
+ */
+#define KVMOD_PROMPT_CONTEXT	2u
 
 struct kvmod_prompt {
 	uint32_t size;

@@ -216,6 +216,13 @@ struct kvmod_reread {
 	uint64_t begin, end;		/* positions begin .. end-1, counted in tokens seen */
 };
 
+/* What kvmod_request.ask is asked for. */
+struct kvmod_ask {
+	uint32_t size;
+	uint32_t n_answer;		/* the longest answer that the model may give, in tokens */
+	const char *question;		/* about everything cached: "What is this about?" */
+};
+
 /*
  * Segments to decide together: all layers of one or more sequences, except layers that
  * cache only a window. segments[i] need not be layer i: use segments[i]->layer.
@@ -243,7 +250,7 @@ struct kvmod_request {
 	 * distributions, in nats. Tokens that an earlier cut evicted are run again too; if
 	 * the context has no room for all of them, only the last ones that fit are run. The
 	 * cache stays bit-identical. NULL: this engine cannot.
-	 * A policy calls replay() and reread() inside compress(), on its thread. The core
+	 * A policy calls replay(), reread() and ask() inside compress(), on its thread. The core
 	 * checks the plan, which may be one that the policy made itself, and the result.
 	 */
 	int32_t (*replay)(const struct kvmod_request *request,
@@ -262,7 +269,7 @@ struct kvmod_request {
 	 */
 	int32_t (*reread)(const struct kvmod_request *request, const struct kvmod_reread *what,
 			  float *out);
-	void *replay_ctx;		/* the engine's own, for replay() and reread() */
+	void *replay_ctx;		/* the engine's own, for its services */
 
 	/* Scratch from the core, as large as the policy's workspace() asked for. */
 	void *scratch;			/* on the host, 64-byte aligned; see host_alloc() of a device */
@@ -280,6 +287,23 @@ struct kvmod_request {
 	 * first message that a user wrote. 0: none, or not known.
 	 */
 	uint64_t opening;
+	/*
+	 * 1: the tokens seen end with a context about which something will be asked later, so
+	 * the newest tokens do not say what will be needed. See ask().
+	 */
+	uint32_t question_later;
+	uint32_t reserved2;
+	/*
+	 * Asks the context something, in place of the question that comes later: the engine runs
+	 * the question over the cache as it is, on a scratch copy, and lets the model answer, by
+	 * its likeliest token each time. For each position seen `out`, the caller's host memory,
+	 * gets the largest weight that any query of that run pays to it, in a softmax over
+	 * everything: [n_segments][n_kv_heads][tokens seen], as reread() does. From then on
+	 * replay() runs the last rows of this question and answer in place of the prompt's, in
+	 * this request. The cache stays bit-identical. NULL: this engine cannot.
+	 */
+	int32_t (*ask)(const struct kvmod_request *request, const struct kvmod_ask *what,
+		       float *out);
 };
 
 /* Indices begin .. end-1 of the cached positions of a segment. */
