@@ -16,13 +16,16 @@ static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *k
 {
 	struct gg_engine *engine = seq->engine;
 	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
-	uint64_t before = seq->logical - rows;
+	const struct gg_asked *asked = &seq->asked;
+	uint64_t before = asked->n ? seq->logical : seq->logical - rows;
+	uint32_t n = asked->n ? asked->n : rows;
 	struct kvmod_seq *copy;
-	int32_t code = gg_seq_copy(seq, keeps, flags, before, rows, &copy);
+	int32_t code = gg_seq_copy(seq, keeps, flags, before, n, &copy);
 
 	if (code)
 		return code;
-	code = gg_run_tokens(engine, copy, seq->tokens + before, rows, log_probs, rows);
+	code = gg_run_tokens(engine, copy, asked->n ? asked->tokens : seq->tokens + before, n, log_probs,
+			     rows);
 	gg_seq_close(engine, copy);
 	for (uint32_t r = 0; !code && r < rows; r++) {
 		float *row = log_probs + r * n_vocab, max = row[0];
@@ -90,26 +93,36 @@ static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *ke
 	return KVMOD_OK;
 }
 
+/* How many of the rows asked for can be run: no more than a question and its answer have. */
+static int32_t rows_to_run(const struct kvmod_seq *seq, uint32_t *rows)
+{
+	struct gg_engine *engine = seq->engine;
+	uint64_t room = seq->asked.n ? seq->asked.n : gg_replay_room(seq);
+
+	if (!*rows || (!seq->asked.n && *rows >= seq->logical))
+		return gg_fail(engine, KVMOD_ERANGE,
+			       "cannot replay %u of %llu tokens: at least one token must precede them",
+			       *rows, (unsigned long long)seq->logical);
+	if (!room)
+		return gg_fail(engine, KVMOD_ERANGE,
+			       "cannot replay %u of %llu tokens: the cached tokens fill the context of %llu",
+			       *rows, (unsigned long long)seq->logical, (unsigned long long)engine->limit);
+	if (*rows > room)
+		*rows = (uint32_t)room;
+	return KVMOD_OK;
+}
+
 int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *plan, uint32_t rows,
 		  double *loss)
 {
 	struct kvmod_seq *seq = request->replay_ctx;
 	struct gg_engine *engine = seq->engine;
 	const struct kvmod_keep **keeps;
-	uint64_t room;
 	int32_t code;
 
-	if (!rows || rows >= seq->logical)
-		return gg_fail(engine, KVMOD_ERANGE,
-			       "cannot replay %u of %llu tokens: at least one token must precede them",
-			       rows, (unsigned long long)seq->logical);
-	room = gg_replay_room(seq);
-	if (!room)
-		return gg_fail(engine, KVMOD_ERANGE,
-			       "cannot replay %u of %llu tokens: the cached tokens fill the context of %llu",
-			       rows, (unsigned long long)seq->logical, (unsigned long long)engine->limit);
-	if (rows > room)
-		rows = (uint32_t)room;
+	code = rows_to_run(seq, &rows);
+	if (code)
+		return code;
 	keeps = calloc(engine->net.n_layers, sizeof(*keeps));
 	if (!keeps)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);

@@ -122,6 +122,7 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 	out->stream = NULL;
 	out->replay = gg_replay;
 	out->reread = gg_columns_served(engine) ? gg_reread : NULL;
+	out->ask = gg_columns_served(engine) ? gg_ask : NULL;
 	out->replay_ctx = seq;
 	return KVMOD_OK;
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Measures how much a context attends to itself when it is repeated: on a scratch copy, tokens
- * that ask for a part of the context and repeat it are run after everything cached, and the
- * largest attention that they pay to each position of that part is handed out.
+ * Measures what is read of a context when it is repeated, or when something is asked about it:
+ * on a scratch copy, tokens that ask for a part of the context and repeat it, or a question and
+ * the model's answer, are run after everything cached, and the largest attention that they pay
+ * to each position is handed out.
  */
 #include "runtime.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,9 +103,9 @@ int32_t gg_reread_tokens(struct kvmod_seq *seq, const struct kvmod_reread *what,
 
 /* --- the run -------------------------------------------------------------------------- */
 
-/* A copy of seq after which the tokens have been run, with what they pay in GG_COLUMN_SUMS. */
-static int32_t run_after(struct kvmod_seq *seq, const struct kvmod_reread *what, const int32_t *tokens,
-			 uint32_t n, struct kvmod_seq **out)
+/* A copy of seq with room for n tokens, and for what they pay in GG_COLUMN_SUMS. */
+static int32_t copy_to_run(struct kvmod_seq *seq, const struct kvmod_reread *what, uint32_t n,
+			   struct kvmod_seq **out)
 {
 	const struct gg_columns maxima = {
 		.on = true, .reduce = KVMOD_COLUMNS_MAX, .sinks = what->sinks,
@@ -115,21 +117,23 @@ static int32_t run_after(struct kvmod_seq *seq, const struct kvmod_reread *what,
 
 	if (code)
 		return code;
-	if (!gg_columns_new(copy, &maxima) || !gg_queries_new(copy, n, 0, false))
-		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for the queries of %u tokens", n);
-	if (!code)
-		code = gg_run_tokens(engine, copy, tokens, n, NULL, 0);
-	if (!code)
-		gg_columns_settle(copy);
-	if (!code && !copy->columns.on)
-		code = gg_fail(engine, copy->columns.lost, "%s the attention that the repeated context pays",
-			       copy->columns.lost == KVMOD_ENOMEM ? "no memory to compute" :
-								    "the device could not compute");
-	if (code)
+	if (!gg_columns_new(copy, &maxima) || !gg_queries_new(copy, n, 0, false)) {
 		gg_seq_close(engine, copy);
-	else
-		*out = copy;
-	return code;
+		return gg_fail(engine, KVMOD_ENOMEM, "no memory for the queries of %u tokens", n);
+	}
+	*out = copy;
+	return KVMOD_OK;
+}
+
+/* The last rows that were run are added to the maxima. */
+static int32_t settle(struct kvmod_seq *copy)
+{
+	gg_columns_settle(copy);
+	if (copy->columns.on)
+		return KVMOD_OK;
+	return gg_fail(copy->engine, copy->columns.lost, "%s the attention that the tokens pay",
+		       copy->columns.lost == KVMOD_ENOMEM ? "no memory to compute" :
+							    "the device could not compute");
 }
 
 /* The maxima of one layer, [n_kv_heads][room], from the GPU if they are there. */
@@ -209,10 +213,14 @@ int32_t gg_reread_run(const struct kvmod_request *request, const struct kvmod_re
 			       "the context of %llu",
 			       (unsigned long long)what->begin, (unsigned long long)what->end - 1, n,
 			       (unsigned long long)gg_seq_extent(seq), (unsigned long long)engine->limit);
-	code = run_after(seq, what, tokens, n, &copy);
+	code = copy_to_run(seq, what, n, &copy);
 	if (code)
 		return code;
-	code = hand_out(copy, request, what, out);
+	code = gg_run_tokens(engine, copy, tokens, n, NULL, 0);
+	if (!code)
+		code = settle(copy);
+	if (!code)
+		code = hand_out(copy, request, what, out);
 	gg_seq_close(engine, copy);
 	return code;
 }
@@ -235,4 +243,98 @@ int32_t gg_reread(const struct kvmod_request *request, const struct kvmod_reread
 	code = gg_reread_run(request, what, tokens, n, out);
 	free(tokens);
 	return code;
+}
+
+/* --- a question ------------------------------------------------------------------------ */
+
+/* NaN is nobody's likeliest token: the policy is told, and nothing is cut. */
+static int32_t likeliest(const struct gg_engine *engine, const float *logits, int32_t *token)
+{
+	uint32_t n = (uint32_t)engine->net.dims[GG_VOCAB], best = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (isnan(logits[i]))
+			return gg_fail(engine, KVMOD_ENUMERIC, "the logits are not finite");
+		best = logits[i] > logits[best] ? i : best;
+	}
+	*token = (int32_t)best;
+	return KVMOD_OK;
+}
+
+static bool ends(const struct gg_engine *engine, int32_t token)
+{
+	for (uint32_t i = 0; i < engine->text.n_end_tokens; i++)
+		if (engine->text.end_tokens[i] == token)
+			return true;
+	return false;
+}
+
+/* Runs the question, and then the answer as the model gives it, whose tokens are added to run. */
+static int32_t run_and_answer(struct run *run, struct kvmod_seq *copy, uint32_t n_answer)
+{
+	struct gg_engine *engine = run->engine;
+	float *logits = malloc((size_t)engine->net.dims[GG_VOCAB] * sizeof(*logits));
+	size_t done = 0;
+	int32_t code = logits ? KVMOD_OK : no_memory(run);
+
+	for (uint32_t i = 0; !code; i++) {
+		uint32_t n = (uint32_t)(run->n - done);
+		int32_t token = 0;
+
+		code = gg_run_tokens(engine, copy, run->tokens + done, n, logits, 1);
+		done = run->n;
+		if (code || i == n_answer)
+			break;
+		code = likeliest(engine, logits, &token);
+		if (code || ends(engine, token))
+			break;
+		code = add_tokens(run, &token, 1);
+	}
+	free(logits);
+	return code;
+}
+
+static int32_t ask(struct run *run, const struct kvmod_request *request, const struct kvmod_ask *what, float *out)
+{
+	struct kvmod_seq *seq = request->replay_ctx, *copy;
+	const struct kvmod_reread everything = { .size = sizeof(everything), .end = seq->logical };
+	uint64_t room = gg_seq_room(run->engine, seq);
+	int32_t code;
+
+	if (run->n + what->n_answer > room)
+		return gg_fail(run->engine, KVMOD_ERANGE,
+			       "cannot ask: a question of %zu tokens, an answer of %u and %llu cached tokens "
+			       "exceed the context of %llu", run->n, what->n_answer,
+			       (unsigned long long)gg_seq_extent(seq), (unsigned long long)run->engine->limit);
+	code = copy_to_run(seq, &everything, (uint32_t)run->n + what->n_answer, &copy);
+	if (code)
+		return code;
+	code = run_and_answer(run, copy, what->n_answer);
+	if (!code)
+		code = settle(copy);
+	if (!code)
+		code = hand_out(copy, request, &everything, out);
+	gg_seq_close(run->engine, copy);
+	return code;
+}
+
+int32_t gg_ask(const struct kvmod_request *request, const struct kvmod_ask *what, float *out)
+{
+	struct kvmod_seq *seq = request->replay_ctx;
+	struct run run = { .engine = seq->engine };
+	int32_t code = add_text(&run, what->question);
+
+	if (!code)
+		code = add_closing(&run);
+	if (!code && !run.n)
+		code = gg_fail(run.engine, KVMOD_EINVAL, "cannot ask: the question has no tokens");
+	if (!code)
+		code = ask(&run, request, what, out);
+	if (code) {
+		free(run.tokens);
+		return code;
+	}
+	gg_seq_touch(seq);
+	seq->asked = (struct gg_asked){ .tokens = run.tokens, .n = (uint32_t)run.n };
+	return KVMOD_OK;
 }

@@ -8,7 +8,9 @@
 void gg_seq_touch(struct kvmod_seq *seq)
 {
 	free(seq->whole.log_probs);
+	free(seq->asked.tokens);
 	memset(&seq->whole, 0, sizeof(seq->whole));
+	memset(&seq->asked, 0, sizeof(seq->asked));
 }
 
 void gg_seq_moved(struct kvmod_seq *seq)

@@ -61,6 +61,12 @@ struct gg_whole {
 	uint32_t rows;			/* 0: not computed yet */
 };
 
+/* A question of a policy and the model's answer; replay runs their last tokens again, if there are any. */
+struct gg_asked {
+	int32_t *tokens;
+	uint32_t n;
+};
+
 struct kvmod_seq {
 	struct gg_engine *engine;
 	uint64_t id;
@@ -74,6 +80,7 @@ struct kvmod_seq {
 	struct gg_query_stats stats;
 	struct gg_wo_norms norms;
 	struct gg_columns columns;
+	struct gg_asked asked;
 	struct gg_whole whole;
 	struct kvmod_segment *segments;	/* [n_layers], as request() hands them out */
 	struct kvmod_head *heads;	/* [n_layers * n_kv_heads] */
@@ -212,5 +219,6 @@ int32_t gg_reread_tokens(struct kvmod_seq *seq, const struct kvmod_reread *what,
 /* and what these tokens pay. */
 int32_t gg_reread_run(const struct kvmod_request *request, const struct kvmod_reread *what,
 		      const int32_t *tokens, uint32_t n, float *out);
+int32_t gg_ask(const struct kvmod_request *request, const struct kvmod_ask *what, float *out);
 
 #endif
