@@ -7,4 +7,4 @@
 
 KVMOD_SCORER(contribution, struct contribution, CONTRIBUTION_PARAMS, "0.2.0", "Apache-2.0",
 	     "The kvmod authors", "what holds a share of the output of attention for some recent row",
-	     CONTRIBUTION_SCORE, .select = KVMOD_ABOVE_LEVEL);
+	     CONTRIBUTION_NEEDS, .score = contribution_score, .select = KVMOD_ABOVE_LEVEL);

@@ -59,8 +59,8 @@ static int32_t contribution_score(const void *self_, const struct kvmod_task *he
 	return KVMOD_OK;
 }
 
-#define CONTRIBUTION_SCORE \
-	.score = contribution_score, .what = KVMOD_NEED_K | KVMOD_NEED_V, \
+#define CONTRIBUTION_NEEDS \
+	.what = KVMOD_NEED_K | KVMOD_NEED_V, \
 	.floats = contribution_floats, .open = contribution_check, .needs = contribution_rows
 
 #endif

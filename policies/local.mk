@@ -45,10 +45,10 @@ libbuiltin_knorm_la_SOURCES = policies/knorm.c
 libbuiltin_knorm_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_knorm
 POLICIES_BUILT_IN += libbuiltin_knorm.la
 module_LTLIBRARIES += kvzip.la
-kvzip_la_SOURCES = policies/kvzip.c
+kvzip_la_SOURCES = policies/kvzip.c policies/repeat.h
 kvzip_la_LDFLAGS = $(MODULE_LINK)
 check_LTLIBRARIES += libbuiltin_kvzip.la
-libbuiltin_kvzip_la_SOURCES = policies/kvzip.c
+libbuiltin_kvzip_la_SOURCES = policies/kvzip.c policies/repeat.h
 libbuiltin_kvzip_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_kvzip
 POLICIES_BUILT_IN += libbuiltin_kvzip.la
 module_LTLIBRARIES += cake.la
@@ -91,11 +91,11 @@ libbuiltin_contribution_la_SOURCES = policies/contribution.c policies/contributi
 libbuiltin_contribution_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_contribution
 POLICIES_BUILT_IN += libbuiltin_contribution.la
 module_LTLIBRARIES += replay.la
-replay_la_SOURCES = policies/replay.c policies/contribution.h
+replay_la_SOURCES = policies/replay.c policies/contribution.h policies/repeat.h
 replay_la_LDFLAGS = $(MODULE_LINK)
 replay_la_LIBADD = $(LIBM)
 check_LTLIBRARIES += libbuiltin_replay.la
-libbuiltin_replay_la_SOURCES = policies/replay.c policies/contribution.h
+libbuiltin_replay_la_SOURCES = policies/replay.c policies/contribution.h policies/repeat.h
 libbuiltin_replay_la_CPPFLAGS = $(AM_CPPFLAGS) -DKVMOD_MODULE_SYMBOL=kvmod_module_replay
 POLICIES_BUILT_IN += libbuiltin_replay.la
 

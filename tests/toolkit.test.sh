@@ -55,7 +55,9 @@ for source in "$srcdir"/policies/*.c; do
 	duo* | refreekv*) continue ;;
 	esac
 	case $name in
-	contribution | replay) builds "$name" "$name.c" contribution.h ;;
+	contribution) builds "$name" "$name.c" contribution.h ;;
+	kvzip) builds "$name" "$name.c" repeat.h ;;
+	replay) builds "$name" "$name.c" contribution.h repeat.h ;;
 	*) builds "$name" "$name.c" ;;
 	esac
 	# Not in that file: what random draws is its own affair, kvzip's scores are an engine's,
