@@ -17,7 +17,7 @@
 struct replay {
 	struct contribution contribution;
 	int64_t shortest, chunk;
-	double answer;
+	double answer_weight;
 };
 
 #define PARAMS(P, owner) \
@@ -29,8 +29,8 @@ struct replay {
 	  "a sequence of so few tokens stays whole") \
 	P(owner, struct replay, chunk, INT, "2048", "16..1048576", \
 	  "positions that the engine repeats at a time, if the question comes later") \
-	P(owner, struct replay, answer, REAL, "3", "0..1000", \
-	  "what attention of the question and the answer counts for beside the repetition's")
+	P(owner, struct replay, answer_weight, REAL, "3", "0..1000", \
+	  "what attention of an answer counts for beside the repetition's, likewise")
 
 /* Of several questions tried, the one whose loss was nearest to that of real ones. */
 static const char question[] =
@@ -96,7 +96,7 @@ static int32_t score(const void *self_, const struct kvmod_task *head, float *ou
 		  (count_heads(head->request, head->i) + head->g) * context.end;
 	for (uint32_t i = 0; i < head->m; i++) {
 		float repeated = repeat_score(&context, head, i, head->prepared);
-		float answered = (float)self->answer * answer[kvmod_position(head->head, i)];
+		float answered = (float)self->answer_weight * answer[kvmod_position(head->head, i)];
 
 		out[i] = answered > repeated ? answered : repeated;
 	}

@@ -72,7 +72,7 @@ static const struct pin pins[] = {
 	AT(kvmod_request, n_layers, 8),
 	AT(kvmod_request, n_window_layers, 12),
 	AT(kvmod_request, n_segments, 16),
-	AT(kvmod_request, reserved, 20),
+	AT(kvmod_request, question_later, 20),
 	AT(kvmod_request, segments, 24),
 	AT(kvmod_request, device, 32),
 	AT(kvmod_request, stream, 40),

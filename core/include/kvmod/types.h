@@ -237,7 +237,11 @@ struct kvmod_request {
 	 */
 	uint32_t n_window_layers;
 	uint32_t n_segments;
-	uint32_t reserved;		/* 0 */
+	/*
+	 * 1: the tokens seen end with a context about which something will be asked later, so
+	 * the newest tokens do not say what will be needed. See ask().
+	 */
+	uint32_t question_later;
 	const struct kvmod_segment *const *segments;	/* [n_segments], the engine's */
 	const char *device;		/* that has K, V and Q: "cpu" (or NULL), "cuda" */
 	void *stream;			/* of that device, for all work; NULL: the default stream */
@@ -287,12 +291,6 @@ struct kvmod_request {
 	 * first message that a user wrote. 0: none, or not known.
 	 */
 	uint64_t opening;
-	/*
-	 * 1: the tokens seen end with a context about which something will be asked later, so
-	 * the newest tokens do not say what will be needed. See ask().
-	 */
-	uint32_t question_later;
-	uint32_t reserved2;
 	/*
 	 * Asks the context something, in place of the question that comes later: the engine runs
 	 * the question over the cache as it is, on a scratch copy, and lets the model answer, by
