@@ -124,18 +124,42 @@ static const char *fetch_logits(struct gg_engine *engine, struct gg_graph *graph
 	return shared->address;
 }
 
+/* Copies the logits of a slot, from row `first` of the graph's on, to memory beside them. */
+static bool keep_logits(struct gg_engine *engine, const struct gg_slot *slot, uint32_t first)
+{
+	struct ggml_tensor *all = gg_runtime_of(engine)->graph.logits, *from, *to;
+	struct ggml_context *context = gg_tensors_only(2);
+
+	if (!context)
+		return false;
+	from = ggml_view_2d(context, all, all->ne[0], slot->n_logits, all->nb[1], first * all->nb[1]);
+	to = ggml_new_tensor_2d(context, all->type, all->ne[0], slot->n_logits);
+	ggml_backend_view_init(from);
+	ggml_backend_tensor_alloc(slot->kept->buffer, to, slot->logits);
+	gg_gpu_wait(engine);
+	ggml_backend_tensor_copy(from, to);
+	ggml_free(context);
+	return true;
+}
+
 int32_t gg_graph_logits(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots)
 {
 	size_t row = (size_t)engine->net.dims[GG_VOCAB] * sizeof(float);
 	const char *logits = NULL;
+	bool enough = true;
 
-	for (uint32_t i = 0; i < n_slots; i++) {
+	for (uint32_t i = 0, first = 0; enough && i < n_slots; first += slots[i++].n_logits) {
 		if (!slots[i].n_logits)
 			continue;
-		if (!logits && !(logits = fetch_logits(engine, &gg_runtime_of(engine)->graph)))
-			return gg_fail(engine, KVMOD_ENOMEM, "no memory for the logits");
-		memcpy(slots[i].logits, logits, slots[i].n_logits * row);
-		logits += slots[i].n_logits * row;
+		if (slots[i].kept) {
+			enough = keep_logits(engine, &slots[i], first);
+			continue;
+		}
+		if (!logits)
+			logits = fetch_logits(engine, &gg_runtime_of(engine)->graph);
+		enough = logits;
+		if (enough)
+			memcpy(slots[i].logits, logits + first * row, slots[i].n_logits * row);
 	}
-	return KVMOD_OK;
+	return enough ? KVMOD_OK : gg_fail(engine, KVMOD_ENOMEM, "no memory for the logits");
 }

@@ -13,7 +13,8 @@ struct gg_slot {
 	uint32_t n_logits;		/* wanted, of the last tokens */
 	uint32_t n_queries;		/* collected, of the last tokens */
 	uint32_t first_stat, n_stats;	/* tokens whose queries are in the statistics */
-	float *logits;
+	float *logits;			/* where these go: in the host's own memory, */
+	const struct gg_memory *kept;	/* or in this one, on the side of the output */
 };
 
 /* An input of the graph: filled on the host, and copied to the GPU if layers run there. */
@@ -141,11 +142,14 @@ void gg_stats_nodes(struct gg_graph *graph, const struct gg_slot *slot,
 bool gg_graph_plan(struct gg_engine *engine, struct gg_graph *graph);
 /* Starts the graph; a GPU may still work on it on return. */
 int32_t gg_graph_compute(struct gg_engine *engine, struct gg_graph *graph);
-/* Waits for the logits, and hands them out. */
+/* Hands out the logits; those that the host wants are there on return. */
 int32_t gg_graph_logits(struct gg_engine *engine, const struct gg_slot *slots, uint32_t n_slots);
 int32_t gg_step(void *self, const struct kvmod_batch *batch);
 /* Runs n tokens of a sequence; logits of the last n_logits go to logits. */
 int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
 		      uint32_t n, float *logits, uint32_t n_logits);
+/* Runs n tokens; all of their logits go to memory on the side of the output. */
+int32_t gg_run_tokens_there(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
+			    uint32_t n, const struct gg_memory *logits);
 
 #endif

@@ -64,7 +64,8 @@ static int32_t run(struct gg_engine *engine, const struct gg_slot *slots, uint32
 struct work {
 	struct gg_engine *engine;
 	const struct kvmod_batch *batch;
-	uint32_t *done; /* tokens of each item */
+	const struct gg_memory *kept;	/* memory that logits go to; NULL: the host's own */
+	uint32_t *done;			/* tokens of each item */
 	struct gg_slot *slots;
 };
 
@@ -139,9 +140,10 @@ static uint32_t max_chunk(const struct kvmod_seq *seq)
 }
 
 /* The slot that the next pass takes of an item, and its tokens; 0: nothing is left, or no room. */
-static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_t room,
-		     struct gg_slot *slot)
+static uint32_t take(const struct work *work, uint32_t index, uint32_t room, struct gg_slot *slot)
 {
+	const struct kvmod_batch_item *item = item_at(work->batch, index);
+	uint32_t done = work->done[index];
 	uint32_t n = item->n_tokens - done, first_logit = item->n_tokens - item->n_logits, chunk, at;
 
 	if (n > 1) {
@@ -156,6 +158,7 @@ static uint32_t take(const struct kvmod_batch_item *item, uint32_t done, uint32_
 		.n_tokens = n,
 		.n_logits = done + n > at ? done + n - at : 0,
 		.n_queries = n ? gg_queries_due(item->seq, n) : 0,
+		.kept = work->kept,
 	};
 	slot->n_stats = gg_stats_due(item->seq, n, &slot->first_stat);
 	if (slot->n_logits)
@@ -171,8 +174,7 @@ static int32_t next_pass(struct work *work, uint64_t *n_done)
 	int32_t code;
 
 	for (uint32_t i = 0; i < work->batch->n_items && n < room; i++) {
-		uint32_t taken = take(item_at(work->batch, i), work->done[i], room - n,
-				      &work->slots[n_slots]);
+		uint32_t taken = take(work, i, room - n, &work->slots[n_slots]);
 
 		n += taken;
 		n_slots += taken > 0;
@@ -227,10 +229,10 @@ static int32_t prepare_item(struct gg_engine *engine, const struct kvmod_batch_i
 	return code;
 }
 
-int32_t gg_step(void *self, const struct kvmod_batch *batch)
+static int32_t run_batch(struct gg_engine *engine, const struct kvmod_batch *batch,
+			 const struct gg_memory *kept)
 {
-	struct gg_engine *engine = self;
-	struct work work = { .engine = engine, .batch = batch };
+	struct work work = { .engine = engine, .batch = batch, .kept = kept };
 	int32_t code = KVMOD_OK;
 
 	atomic_store(&engine->backend.cancelled, false);
@@ -251,8 +253,13 @@ int32_t gg_step(void *self, const struct kvmod_batch *batch)
 	return code;
 }
 
-int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
-		      uint32_t n, float *logits, uint32_t n_logits)
+int32_t gg_step(void *self, const struct kvmod_batch *batch)
+{
+	return run_batch(self, batch, NULL);
+}
+
+static int32_t run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
+			  uint32_t n, float *logits, uint32_t n_logits, const struct gg_memory *kept)
 {
 	struct kvmod_batch_item item = {
 		.size = sizeof(item),
@@ -269,5 +276,17 @@ int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int
 		.items = &item,
 	};
 
-	return gg_step(engine, &batch);
+	return run_batch(engine, &batch, kept);
+}
+
+int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
+		      uint32_t n, float *logits, uint32_t n_logits)
+{
+	return run_tokens(engine, seq, tokens, n, logits, n_logits, NULL);
+}
+
+int32_t gg_run_tokens_there(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
+			    uint32_t n, const struct gg_memory *logits)
+{
+	return run_tokens(engine, seq, tokens, n, logits->address, n, logits);
 }
