@@ -7,8 +7,8 @@
 
 void gg_seq_touch(struct kvmod_seq *seq)
 {
-	free(seq->whole.log_probs);
-	memset(&seq->whole, 0, sizeof(seq->whole));
+	gg_divergence_free(&seq->whole.divergence);
+	seq->whole.rows = 0;
 }
 
 void gg_seq_moved(struct kvmod_seq *seq)

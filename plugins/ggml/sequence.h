@@ -4,6 +4,7 @@
 #define KV_PLUGINS_GGML_SEQUENCE_H
 
 #include "cache.h"
+#include "divergence.h"
 
 /* Queries after RoPE of the newest tokens, [layer of that side][room][q_heads * head_dim]. */
 struct gg_queries {
@@ -57,7 +58,7 @@ struct gg_columns {
 
 /* The answer of the whole cache, which replay compares trials with. */
 struct gg_whole {
-	float *log_probs;		/* [rows][n_vocab] */
+	struct gg_divergence divergence;
 	uint32_t rows;			/* 0: not computed yet */
 };
 
