@@ -14,13 +14,16 @@ static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *k
 {
 	struct gg_engine *engine = seq->engine;
 	uint64_t before = seq->logical - rows;
-	struct kvmod_seq *copy;
-	int32_t code = gg_seq_copy(seq, keeps, flags, before, rows, &copy);
+	struct gg_whole *whole = &seq->whole;
+	int32_t code = whole->copy ? gg_seq_copy_again(whole->copy, seq, keeps, flags, before, rows) :
+				     gg_seq_copy(seq, keeps, flags, before, rows, &whole->copy);
 
-	if (code)
-		return code;
-	code = gg_run_tokens_there(engine, copy, seq->tokens + before, rows, logits);
-	gg_seq_close(engine, copy);
+	if (!code)
+		code = gg_run_tokens_there(engine, whole->copy, seq->tokens + before, rows, logits);
+	if (code) {
+		gg_seq_close(engine, whole->copy);
+		whole->copy = NULL;
+	}
 	return code;
 }
 

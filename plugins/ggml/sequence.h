@@ -59,6 +59,7 @@ struct gg_columns {
 /* The answer of the whole cache, which replay compares trials with. */
 struct gg_whole {
 	struct gg_divergence divergence;
+	struct kvmod_seq *copy;		/* what ran last, whose memory the next trial takes */
 	uint32_t rows;			/* 0: not computed yet */
 };
 
@@ -96,6 +97,11 @@ void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
  */
 int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
 		    uint64_t logical, uint64_t n, struct kvmod_seq **copy);
+/* The same in the place of an earlier copy, in its memory as far as that fits. If this fails,
+   the copy is only good for gg_seq_close(). */
+int32_t gg_seq_copy_again(struct kvmod_seq *copy, struct kvmod_seq *seq,
+			  const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical,
+			  uint64_t n);
 /* Makes room for n more tokens in every cache. */
 int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n);
 /* The caches have moved or changed length: no graph built before fits. */
