@@ -39,6 +39,8 @@ libengine_ggml_la_SOURCES = \
 	plugins/ggml/cache.h \
 	plugins/ggml/columns.c \
 	plugins/ggml/compute.c \
+	plugins/ggml/divergence.c \
+	plugins/ggml/divergence.h \
 	plugins/ggml/engine.c \
 	plugins/ggml/extras.c \
 	plugins/ggml/graph.c \

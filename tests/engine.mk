@@ -17,6 +17,8 @@ ENGINE_TESTS = tests/test_engine \
 	tests/test_engine_chat_parts \
 	tests/test_engine_check \
 	tests/test_engine_columns \
+	tests/test_engine_divergence \
+	tests/test_engine_divergence_gpu \
 	tests/test_engine_extras \
 	tests/test_engine_files \
 	tests/test_engine_fuzz \
@@ -109,6 +111,12 @@ tests_test_engine_stats_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_replay_SOURCES = tests/test_engine_replay.c
 tests_test_engine_replay_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_replay_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_divergence_SOURCES = tests/test_engine_divergence.c tests/sides.c tests/sides.h
+tests_test_engine_divergence_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) -DFAKE_GPU
+tests_test_engine_divergence_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
+tests_test_engine_divergence_gpu_SOURCES = tests/test_engine_divergence.c tests/sides.c tests/sides.h
+tests_test_engine_divergence_gpu_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
+tests_test_engine_divergence_gpu_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_reread_SOURCES = tests/test_engine_reread.c tests/column_sums.c tests/column_sums.h \
 	tests/sides.c tests/sides.h tests/e2e.c tests/e2e.h
 tests_test_engine_reread_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS) -DFAKE_GPU

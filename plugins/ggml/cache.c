@@ -141,9 +141,27 @@ static bool needs_positions(const struct gg_cache *from, const struct gg_pick *p
 
 /* --- caches ---------------------------------------------------------------------------------- */
 
+/*
+ * A store like another one, in the memory of `old` if it fits. What is left there of other rows
+ * does no harm: they are masked, and they are numbers.
+ */
+static bool take_store(struct gg_engine *engine, enum gg_side side, struct gg_store *store,
+		       const struct gg_store *like, size_t n_rows, struct gg_store *old)
+{
+	bool fits = like && old->memory.bytes && gg_store_fits(engine, side, old, like, n_rows);
+
+	if (!fits) {
+		gg_memory_free(&old->memory);
+		return gg_store_new(engine, side, store, like, n_rows);
+	}
+	*store = *old;
+	memset(old, 0, sizeof(*old));
+	return true;
+}
+
 static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cache *cache,
 		      const struct gg_cache *like, const struct gg_pick *picks, uint32_t room,
-		      bool positions)
+		      bool positions, struct gg_cache *old)
 {
 	uint32_t n_heads = engine->net.n_kv_heads;
 
@@ -161,8 +179,8 @@ static bool cache_new(struct gg_engine *engine, enum gg_side side, struct gg_cac
 		if (!cache->positions)
 			return false;
 	}
-	return gg_store_new(engine, side, &cache->k, like ? &like->k : NULL, cache->first[n_heads]) &&
-	       gg_store_new(engine, side, &cache->v, like ? &like->v : NULL, cache->first[n_heads]);
+	return take_store(engine, side, &cache->k, like ? &like->k : NULL, cache->first[n_heads], &old->k) &&
+	       take_store(engine, side, &cache->v, like ? &like->v : NULL, cache->first[n_heads], &old->v);
 }
 
 uint32_t gg_pick_spans(const struct gg_pick *pick)
@@ -294,19 +312,21 @@ static bool sinks_like(struct gg_engine *engine, enum gg_side side, struct gg_ca
 	return true;
 }
 
-int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
-		      const struct gg_cache *from, const struct gg_pick *picks, uint64_t logical,
-		      uint32_t room)
+int32_t gg_cache_copy_again(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+			    const struct gg_cache *from, const struct gg_pick *picks, uint64_t logical,
+			    uint32_t room)
 {
+	struct gg_cache old = *to;
 	bool positions = from && needs_positions(from, picks, engine->net.n_kv_heads, logical);
 	int32_t code = KVMOD_OK;
 
-	if (!cache_new(engine, side, to, from, picks, room, positions) ||
+	if (!cache_new(engine, side, to, from, picks, room, positions, &old) ||
 	    (from && !sinks_like(engine, side, to, from)))
 		code = gg_fail(engine, KVMOD_ENOMEM, "no memory for a cache%s",
 			       side == GG_GPU ? " on the GPU: set a smaller gpu_layers" : "");
 	else if (from)
 		code = copy_rows(engine, side, to, from, picks);
+	gg_cache_free(&old);
 	if (code) {
 		gg_cache_free(to);
 		return code;
@@ -314,4 +334,12 @@ int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cac
 	for (uint32_t g = 0; positions && !from->positions && g < engine->net.n_kv_heads; g++)
 		number_rows(&picks[g], to->positions + to->first[g]);
 	return KVMOD_OK;
+}
+
+int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+		      const struct gg_cache *from, const struct gg_pick *picks, uint64_t logical,
+		      uint32_t room)
+{
+	memset(to, 0, sizeof(*to));
+	return gg_cache_copy_again(engine, side, to, from, picks, logical, room);
 }

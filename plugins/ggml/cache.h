@@ -90,6 +90,13 @@ struct kvmod_gather gg_move(const struct kvmod_gather *picked, void *to, size_t 
 int32_t gg_cache_copy(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
 		      const struct gg_cache *from, const struct gg_pick *picks,
 		      uint64_t logical, uint32_t room);
+/*
+ * The same in the place of an earlier copy, whose memory is used again for rows that fit it.
+ * *to may be all zero, and is then if this fails.
+ */
+int32_t gg_cache_copy_again(struct gg_engine *engine, enum gg_side side, struct gg_cache *to,
+			    const struct gg_cache *from, const struct gg_pick *picks,
+			    uint64_t logical, uint32_t room);
 void gg_cache_free(struct gg_cache *cache);
 /* How many rows of a head have a position below the limit; these rows come first. */
 uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit);
@@ -114,6 +121,9 @@ struct ggml_tensor *gg_store_rows(const struct gg_engine *engine, struct ggml_co
  */
 bool gg_store_new(struct gg_engine *engine, enum gg_side side, struct gg_store *store,
 		  const struct gg_store *like, size_t n_rows);
+/* Has it room for n_rows rows that are stored like those of another one? */
+bool gg_store_fits(const struct gg_engine *engine, enum gg_side side, const struct gg_store *store,
+		   const struct gg_store *like, size_t n_rows);
 /*
  * Stores the rows of a cache as a plan's keep says. What the side cannot store stays as it
  * was, and the log says so once. On failure the cache stays as it was.

@@ -148,8 +148,8 @@ int32_t gg_step(void *self, const struct kvmod_batch *batch);
 /* Runs n tokens of a sequence; logits of the last n_logits go to logits. */
 int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
 		      uint32_t n, float *logits, uint32_t n_logits);
-/* Runs n tokens; all of their logits go to memory on the side of the output. */
+/* Runs n tokens; logits of the last n_logits go to memory on the side of the output. */
 int32_t gg_run_tokens_there(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
-			    uint32_t n, const struct gg_memory *logits);
+			    uint32_t n, uint32_t n_logits, const struct gg_memory *logits);
 
 #endif

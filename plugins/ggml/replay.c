@@ -6,37 +6,26 @@
  */
 #include "graph.h"
 
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-/* Log-probabilities of the last `rows` tokens over the positions that `keeps` keep. */
+/* Logits of the last `rows` tokens over the positions that `keeps` keep. */
 static int32_t run_over(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
-			uint32_t rows, float *log_probs)
+			uint32_t rows, const struct gg_memory *logits)
 {
 	struct gg_engine *engine = seq->engine;
-	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
 	const struct gg_asked *asked = &seq->asked;
 	uint64_t before = asked->n ? seq->logical : seq->logical - rows;
+	const int32_t *tokens = asked->n ? asked->tokens : seq->tokens + before;
 	uint32_t n = asked->n ? asked->n : rows;
-	struct kvmod_seq *copy;
-	int32_t code = gg_seq_copy(seq, keeps, flags, before, n, &copy);
+	struct gg_whole *whole = &seq->whole;
+	int32_t code = whole->copy ? gg_seq_copy_again(whole->copy, seq, keeps, flags, before, n) :
+				     gg_seq_copy(seq, keeps, flags, before, n, &whole->copy);
 
-	if (code)
-		return code;
-	code = gg_run_tokens(engine, copy, asked->n ? asked->tokens : seq->tokens + before, n, log_probs,
-			     rows);
-	gg_seq_close(engine, copy);
-	for (uint32_t r = 0; !code && r < rows; r++) {
-		float *row = log_probs + r * n_vocab, max = row[0];
-		double sum = 0;
-
-		for (size_t i = 1; i < n_vocab; i++)
-			max = row[i] > max ? row[i] : max;
-		for (size_t i = 0; i < n_vocab; i++)
-			sum += (double)expf(row[i] - max);
-		for (size_t i = 0; i < n_vocab; i++)
-			row[i] = (float)((double)(row[i] - max) - log(sum));
+	if (!code)
+		code = gg_run_tokens_there(engine, whole->copy, tokens, n, rows, logits);
+	if (code) {
+		gg_seq_close(engine, whole->copy);
+		whole->copy = NULL;
 	}
 	return code;
 }
@@ -48,49 +37,24 @@ static int32_t run_whole(struct kvmod_seq *seq, uint32_t rows)
 
 	if (seq->whole.rows == rows)
 		return KVMOD_OK;
-	gg_seq_touch(seq);
-	seq->whole.log_probs = malloc((size_t)rows * (size_t)engine->net.dims[GG_VOCAB] * sizeof(float));
-	if (!seq->whole.log_probs)
+	gg_whole_free(seq);
+	if (!gg_divergence_new(&seq->whole.divergence, engine, rows))
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
-	code = run_over(seq, NULL, 0, rows, seq->whole.log_probs);
+	code = run_over(seq, NULL, 0, rows, &seq->whole.divergence.whole);
 	if (code)
-		gg_seq_touch(seq);
+		gg_whole_free(seq);
 	else
 		seq->whole.rows = rows;
 	return code;
 }
 
-/* KL(whole || cut) of one row, in nats. */
-static double divergence(const float *whole, const float *cut, size_t n)
-{
-	double sum = 0;
-
-	for (size_t i = 0; i < n; i++)
-		sum += exp((double)whole[i]) * ((double)whole[i] - (double)cut[i]);
-	return sum;
-}
-
 static int32_t run_cut(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
 		       uint32_t rows, double *loss)
 {
-	struct gg_engine *engine = seq->engine;
-	size_t n_vocab = (size_t)engine->net.dims[GG_VOCAB];
-	float *cut = malloc(rows * n_vocab * sizeof(*cut));
-	double sum = 0;
-	int32_t code;
+	struct gg_divergence *divergence = &seq->whole.divergence;
+	int32_t code = run_over(seq, keeps, flags, rows, &divergence->cut);
 
-	if (!cut)
-		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
-	code = run_over(seq, keeps, flags, rows, cut);
-	for (uint32_t r = 0; !code && r < rows; r++)
-		sum += divergence(seq->whole.log_probs + r * n_vocab, cut + r * n_vocab, n_vocab);
-	free(cut);
-	if (code)
-		return code;
-	if (!isfinite(sum))
-		return gg_fail(engine, KVMOD_ENUMERIC, "the replayed distributions are not finite");
-	*loss = sum / rows;
-	return KVMOD_OK;
+	return code ? code : gg_divergence_run(divergence, loss);
 }
 
 /* How many of the rows asked for can be run: no more than a question and its answer have. */
@@ -118,9 +82,8 @@ int32_t gg_replay(const struct kvmod_request *request, const struct kvmod_plan *
 	struct kvmod_seq *seq = request->replay_ctx;
 	struct gg_engine *engine = seq->engine;
 	const struct kvmod_keep **keeps;
-	int32_t code;
+	int32_t code = rows_to_run(seq, &rows);
 
-	code = rows_to_run(seq, &rows);
 	if (code)
 		return code;
 	keeps = calloc(engine->net.n_layers, sizeof(*keeps));

@@ -242,13 +242,13 @@ int32_t gg_apply(void *self, struct kvmod_seq *seq, const struct kvmod_plan *pla
 	if (!picks)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to apply a plan");
 	gg_gpu_wait(engine);
+	gg_seq_touch(seq); /* before a cut takes memory */
 	cut_layers(seq, plan, picks);
 	free(picks);
 	if (plan->flags & KVMOD_PLAN_CLOSES_GAPS)
 		close_gaps(seq, plan);
 	gg_queries_shrink(seq);
 	gg_seq_moved(seq);
-	gg_seq_touch(seq);
 	/* A prompt's graph takes much memory, and decoding needs little. */
 	gg_graph_free(&gg_runtime_of(engine)->graph);
 	for (int side = 0; side < GG_N_SIDES; side++)

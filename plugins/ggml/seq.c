@@ -5,11 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+void gg_whole_free(struct kvmod_seq *seq)
+{
+	gg_divergence_free(&seq->whole.divergence);
+	gg_seq_close(seq->engine, seq->whole.copy);
+	seq->whole.copy = NULL;
+	seq->whole.rows = 0;
+}
+
 void gg_seq_touch(struct kvmod_seq *seq)
 {
-	free(seq->whole.log_probs);
+	gg_whole_free(seq);
 	free(seq->asked.tokens);
-	memset(&seq->whole, 0, sizeof(seq->whole));
 	memset(&seq->asked, 0, sizeof(seq->asked));
 }
 
@@ -270,9 +277,9 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 		gg_keep_picks(seq, keep, i, picks);
 		for (uint32_t g = 0; g < n_heads; g++)
 			gg_pick_before(&picks[g], gg_rows_before(&seq->caches[i], g, logical));
-		code = gg_cache_copy(engine, gg_side_of(engine, i), &copy->caches[i],
-				     &seq->caches[i], picks, logical,
-				     (uint32_t)(n > ahead ? n : ahead));
+		code = gg_cache_copy_again(engine, gg_side_of(engine, i), &copy->caches[i],
+					   &seq->caches[i], picks, logical,
+					   (uint32_t)(n > ahead ? n : ahead));
 		if (code)
 			break;
 		if (keep && !keep->status)
@@ -288,6 +295,24 @@ static int32_t copy_caches(struct kvmod_seq *copy, struct kvmod_seq *seq,
 	return code;
 }
 
+int32_t gg_seq_copy_again(struct kvmod_seq *copy, struct kvmod_seq *seq,
+			  const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical,
+			  uint64_t n)
+{
+	int32_t code = reserve_tokens(copy, logical);
+
+	gg_seq_moved(copy);
+	if (!code)
+		code = copy_caches(copy, seq, keeps, flags, logical, n);
+	if (code)
+		return code;
+	if (logical)
+		memcpy(copy->tokens, seq->tokens, logical * sizeof(*copy->tokens));
+	copy->logical = logical;
+	copy->base = seq->base;
+	return KVMOD_OK;
+}
+
 int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
 		    uint64_t logical, uint64_t n, struct kvmod_seq **out)
 {
@@ -297,19 +322,12 @@ int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps
 
 	if (!copy)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory for a sequence");
-	code = reserve_tokens(copy, logical);
-	if (!code)
-		code = copy_caches(copy, seq, keeps, flags, logical, n);
-	if (code) {
+	code = gg_seq_copy_again(copy, seq, keeps, flags, logical, n);
+	if (code)
 		gg_seq_close(engine, copy);
-		return code;
-	}
-	if (logical)
-		memcpy(copy->tokens, seq->tokens, logical * sizeof(*copy->tokens));
-	copy->logical = logical;
-	copy->base = seq->base;
-	*out = copy;
-	return KVMOD_OK;
+	else
+		*out = copy;
+	return code;
 }
 
 int32_t gg_seq_fork(void *self, struct kvmod_seq *seq, struct kvmod_seq **copy)

@@ -4,6 +4,7 @@
 #define KV_PLUGINS_GGML_SEQUENCE_H
 
 #include "cache.h"
+#include "divergence.h"
 
 /* Queries after RoPE of the newest tokens, [layer of that side][room][q_heads * head_dim]. */
 struct gg_queries {
@@ -57,7 +58,8 @@ struct gg_columns {
 
 /* The answer of the whole cache, which replay compares trials with. */
 struct gg_whole {
-	float *log_probs;		/* [rows][n_vocab] */
+	struct gg_divergence divergence;
+	struct kvmod_seq *copy;		/* what ran last, whose memory the next trial takes */
 	uint32_t rows;			/* 0: not computed yet */
 };
 
@@ -102,6 +104,11 @@ void gg_seq_bytes(void *self, struct kvmod_seq *seq, struct kvmod_bytes *out);
  */
 int32_t gg_seq_copy(struct kvmod_seq *seq, const struct kvmod_keep *const *keeps, uint32_t flags,
 		    uint64_t logical, uint64_t n, struct kvmod_seq **copy);
+/* The same in the place of an earlier copy, in its memory as far as that fits. If this fails,
+   the copy is only good for gg_seq_close(). */
+int32_t gg_seq_copy_again(struct kvmod_seq *copy, struct kvmod_seq *seq,
+			  const struct kvmod_keep *const *keeps, uint32_t flags, uint64_t logical,
+			  uint64_t n);
 /* Makes room for n more tokens in every cache. */
 int32_t gg_seq_reserve(struct kvmod_seq *seq, uint64_t n);
 /* The caches have moved or changed length: no graph built before fits. */
@@ -112,6 +119,8 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical);
 uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit);
 /* The sequence has changed: what was derived from it is void. */
 void gg_seq_touch(struct kvmod_seq *seq);
+/* Only the run over the whole cache, which replay() then makes again. */
+void gg_whole_free(struct kvmod_seq *seq);
 /*
  * After gg_cache_copy(): the copy of a layer of seq gets the extras of the same picks. If that
  * fails, the sequence loses all of its extras, the log says so, and the answer is false.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Small graphs: no scheduler, no second side, memory for one run. */
+/* Small graphs: no scheduler, no second side. */
 #include "small_graph.h"
 
 static ggml_backend_t backend_of(const struct gg_small_graph *graph)

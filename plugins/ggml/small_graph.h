@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A graph of a few nodes on one side, which is built, run once and freed. */
+/* A graph of a few nodes on one side: built, run, perhaps again, and freed. */
 #ifndef KV_PLUGINS_GGML_SMALL_GRAPH_H
 #define KV_PLUGINS_GGML_SMALL_GRAPH_H
 

@@ -286,7 +286,7 @@ int32_t gg_run_tokens(struct gg_engine *engine, struct kvmod_seq *seq, const int
 }
 
 int32_t gg_run_tokens_there(struct gg_engine *engine, struct kvmod_seq *seq, const int32_t *tokens,
-			    uint32_t n, const struct gg_memory *logits)
+			    uint32_t n, uint32_t n_logits, const struct gg_memory *logits)
 {
-	return run_tokens(engine, seq, tokens, n, logits->address, n, logits);
+	return run_tokens(engine, seq, tokens, n, logits->address, n_logits, logits);
 }

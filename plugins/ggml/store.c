@@ -65,13 +65,25 @@ struct ggml_tensor *gg_store_rows(const struct gg_engine *engine, struct ggml_co
 			      (int64_t)n_rows);
 }
 
+static size_t bytes_for(const struct gg_engine *engine, enum gg_side side, const struct gg_store *store,
+			size_t n_rows)
+{
+	return n_rows * gg_store_row(engine, store) +
+	       (side == GG_GPU ? gg_gpu_padding(engine, store->type) : 0);
+}
+
 static bool take(struct gg_engine *engine, enum gg_side side, struct gg_store *store, enum ggml_type type,
 		 uint32_t rotation, size_t n_rows)
 {
 	*store = (struct gg_store){ .type = type, .rotation = rotation };
-	return gg_memory_new(engine, &store->memory, side,
-			     n_rows * gg_store_row(engine, store) +
-				     (side == GG_GPU ? gg_gpu_padding(engine, type) : 0));
+	return gg_memory_new(engine, &store->memory, side, bytes_for(engine, side, store, n_rows));
+}
+
+bool gg_store_fits(const struct gg_engine *engine, enum gg_side side, const struct gg_store *store,
+		   const struct gg_store *like, size_t n_rows)
+{
+	return store->type == like->type && store->rotation == like->rotation &&
+	       store->memory.bytes >= bytes_for(engine, side, like, n_rows);
 }
 
 bool gg_store_new(struct gg_engine *engine, enum gg_side side, struct gg_store *store,
