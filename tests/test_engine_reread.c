@@ -308,7 +308,7 @@ START_TEST(devices)
 	sides_attention_fails = KVMOD_EDEVICE;
 	ck_assert_int_eq(gg_reread_run(&request, &what, tokens, 30, out), KVMOD_EDEVICE);
 	ck_assert_str_eq(test_engine_error(),
-			 "the device could not compute the attention that the repeated context pays");
+			 "the device could not compute the attention that the tokens pay");
 	sides_attention_fails = 0;
 	ck_assert_int_eq(gg_reread_run(&request, &what, tokens, 30, out), KVMOD_OK);
 	sides_no_attention = true;
