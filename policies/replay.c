@@ -17,7 +17,7 @@
 struct replay {
 	struct contribution contribution;
 	int64_t shortest, chunk;
-	double answer_weight;
+	double later_loss, answer_weight;
 };
 
 #define PARAMS(P, owner) \
@@ -29,6 +29,8 @@ struct replay {
 	  "a sequence of so few tokens stays whole") \
 	P(owner, struct replay, chunk, INT, "2048", "16..1048576", \
 	  "positions that the engine repeats at a time, if the question comes later") \
+	P(owner, struct replay, later_loss, REAL, "0.025", "0..", \
+	  "loss, if the question comes later: an answer says less than the question does") \
 	P(owner, struct replay, answer_weight, REAL, "3", "0..1000", \
 	  "what attention of an answer counts for beside the repetition's, likewise")
 
@@ -55,6 +57,13 @@ static double level_at(const void *self, uint32_t k)
 static int asks(const struct kvmod_request *request)
 {
 	return request->question_later && request->reread && request->ask && request->replay;
+}
+
+static double loss(const void *self_, const struct kvmod_request *request)
+{
+	const struct replay *self = self_;
+
+	return asks(request) ? self->later_loss : self->contribution.scorer.loss;
 }
 
 /* What repeating needs, and behind it what the answer does: [n_heads][tokens seen]. */
@@ -106,4 +115,5 @@ static int32_t score(const void *self_, const struct kvmod_task *head, float *ou
 KVMOD_SCORER(replay, struct replay, PARAMS, "0.2.0", "Apache-2.0", "The kvmod authors",
 	     "what the newest tokens need, measured by running them again",
 	     CONTRIBUTION_NEEDS, .score = score, .select = KVMOD_BY_LOSS, .cuts = cuts,
-	     .prepare = prepare, .prepared_floats = floats, .level_at = level_at, .n_levels = 21);
+	     .prepare = prepare, .prepared_floats = floats, .level_at = level_at, .n_levels = 21,
+	     .loss = loss);

@@ -411,7 +411,7 @@ static const struct pin pins[] = {
 	AT(kvmod_layers, segments, 16),
 	AT(kvmod_layers, n_scored, 24),
 	AT(kvmod_layers, sums, 32),
-	SIZE(kvmod_scorer_ops, 152),
+	SIZE(kvmod_scorer_ops, 160),
 	AT(kvmod_scorer_ops, size, 0),
 	AT(kvmod_scorer_ops, reserved, 4),
 	AT(kvmod_scorer_ops, score, 8),
@@ -436,6 +436,7 @@ static const struct pin pins[] = {
 	AT(kvmod_scorer_ops, level_at, 136),
 	AT(kvmod_scorer_ops, n_levels, 144),
 	AT(kvmod_scorer_ops, reserved4, 148),
+	AT(kvmod_scorer_ops, loss, 152),
 
 	SIZE(kvmod_task, 112),
 	AT(kvmod_task, size, 0),

@@ -31,6 +31,14 @@ static uint32_t rows(const struct kv_scorer_job *job)
 				 (uint64_t)job->self->replay_rows);
 }
 
+/* The loss that a cut may cost. */
+static double most(const struct kv_scorer_job *job)
+{
+	if (KVMOD_HAS(job->ops, loss) && job->ops->loss)
+		return job->ops->loss(job->self, job->request);
+	return job->self->loss;
+}
+
 /* Plans a level, and measures it. */
 static int32_t try_level(const struct kv_scorer_job *job, size_t floats, uint32_t k, bool *good)
 {
@@ -39,7 +47,7 @@ static int32_t try_level(const struct kv_scorer_job *job, size_t floats, uint32_
 
 	keep_above(job, floats, level_at(job, k));
 	err = job->request->replay(job->request, job->plan, rows(job), &loss);
-	*good = loss <= job->self->loss;
+	*good = loss <= most(job);
 	return err;
 }
 

@@ -229,6 +229,8 @@ struct kvmod_scorer_ops {
 	double (*level_at)(const void *self, uint32_t k);
 	uint32_t n_levels;
 	uint32_t reserved4;
+	/* Optional, with KVMOD_BY_LOSS: the loss for this request, in place of the parameter. */
+	double (*loss)(const void *self, const struct kvmod_request *request);
 };
 
 /* A constant: 1 if a list of parameters has `window`. */
