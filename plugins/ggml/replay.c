@@ -48,13 +48,13 @@ static int32_t run_whole(struct kvmod_seq *seq, uint32_t rows)
 
 	if (seq->whole.rows == rows)
 		return KVMOD_OK;
-	gg_seq_touch(seq);
+	gg_whole_free(&seq->whole);
 	seq->whole.log_probs = malloc((size_t)rows * (size_t)engine->net.dims[GG_VOCAB] * sizeof(float));
 	if (!seq->whole.log_probs)
 		return gg_fail(engine, KVMOD_ENOMEM, "no memory to replay %u tokens", rows);
 	code = run_over(seq, NULL, 0, rows, seq->whole.log_probs);
 	if (code)
-		gg_seq_touch(seq);
+		gg_whole_free(&seq->whole);
 	else
 		seq->whole.rows = rows;
 	return code;

@@ -5,11 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+void gg_whole_free(struct gg_whole *whole)
+{
+	free(whole->log_probs);
+	memset(whole, 0, sizeof(*whole));
+}
+
 void gg_seq_touch(struct kvmod_seq *seq)
 {
-	free(seq->whole.log_probs);
+	gg_whole_free(&seq->whole);
 	free(seq->asked.tokens);
-	memset(&seq->whole, 0, sizeof(seq->whole));
 	memset(&seq->asked, 0, sizeof(seq->asked));
 }
 

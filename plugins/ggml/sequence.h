@@ -112,6 +112,7 @@ void gg_seq_forget(struct kvmod_seq *seq, uint64_t logical);
 uint32_t gg_rows_before(const struct gg_cache *cache, uint32_t head, uint64_t limit);
 /* The sequence has changed: what was derived from it is void. */
 void gg_seq_touch(struct kvmod_seq *seq);
+void gg_whole_free(struct gg_whole *whole);
 /*
  * After gg_cache_copy(): the copy of a layer of seq gets the extras of the same picks. If that
  * fails, the sequence loses all of its extras, the log says so, and the answer is false.
