@@ -53,8 +53,9 @@ static size_t repeat_floats(const struct repeat *context, const struct kvmod_req
 static int32_t repeat_run(const struct repeat *context, const struct kvmod_request *request,
 			  int64_t sinks, float *out)
 {
+	uint64_t n_sinks = (uint64_t)sinks < context->end ? (uint64_t)sinks : context->end;
 	struct kvmod_reread what = {
-		.size = sizeof(what), .sinks = (uint32_t)sinks, .begin = context->begin,
+		.size = sizeof(what), .sinks = (uint32_t)n_sinks, .begin = context->begin,
 	};
 	int32_t err = 0;
 

@@ -206,6 +206,12 @@ tests_test_kvzip_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_kvzip_LDFLAGS = $(UNIT_LINK)
 tests_test_kvzip_LDADD = libbuiltin_kvzip.la $(FIXTURE_LIBS)
 
+UNIT_TESTS += tests/test_replay
+tests_test_replay_SOURCES = tests/test_replay.c core/testkit/random.c core/testkit/random.h
+tests_test_replay_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_replay_LDFLAGS = $(UNIT_LINK)
+tests_test_replay_LDADD = libbuiltin_contribution.la libbuiltin_replay.la $(FIXTURE_LIBS) $(LIBM)
+
 KIT_SOURCES = tests/kit.c tests/kit.h tests/simd_levels.h
 UNIT_TESTS += tests/test_toolkit
 tests_test_toolkit_SOURCES = tests/test_toolkit.c $(KIT_SOURCES)

@@ -11,6 +11,7 @@ libtest_engine_la_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 libtest_engine_la_LIBADD = libengine_ggml.la libengine_llama.la libgguf_models.la libkvmod.la $(CHECK_LIBS) $(LIBM)
 
 ENGINE_TESTS = tests/test_engine \
+	tests/test_engine_ask \
 	tests/test_engine_bounded \
 	tests/test_engine_cache \
 	tests/test_engine_chat \
@@ -49,6 +50,9 @@ ENGINE_TESTS = tests/test_engine \
 tests_test_engine_SOURCES = tests/test_engine.c
 tests_test_engine_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)
 tests_test_engine_LDADD = libtest_engine.la $(GGML_LIBS)
+tests_test_engine_ask_SOURCES = tests/test_engine_ask.c tests/sides.c tests/sides.h
+tests_test_engine_ask_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS) $(E2E_CPPFLAGS) -DFAKE_GPU
+tests_test_engine_ask_LDADD = libtest_engine.la $(GGML_LIBS) $(LIBM)
 tests_test_engine_bounded_SOURCES = tests/test_engine_bounded.c core/testkit/random.c \
 	core/testkit/random.h tests/tiny_model.c tests/tiny_model.h
 tests_test_engine_bounded_CPPFLAGS = $(TEST_CPPFLAGS) $(GGML_CFLAGS)

@@ -189,6 +189,38 @@ void test_apply(struct kvmod_seq *seq, struct kvmod_plan *plan)
 	kvmod_plan_free(plan);
 }
 
+static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		hash = (hash ^ ((const unsigned char *)bytes)[i]) * 1099511628211u;
+	return hash;
+}
+
+static uint64_t hash_memory(uint64_t hash, const struct gg_memory *memory)
+{
+	return hash_bytes(hash, memory->address, memory->bytes);
+}
+
+uint64_t test_fingerprint(const struct kvmod_seq *seq)
+{
+	const struct gg_model *model = &seq->engine->net;
+	uint64_t hash = hash_bytes(1469598103934665603u, &seq->logical, sizeof(seq->logical));
+
+	hash = hash_bytes(hash, seq->tokens, seq->logical * sizeof(*seq->tokens));
+	for (uint32_t i = 0; i < model->n_layers; i++) {
+		const struct gg_cache *cache = &seq->caches[i];
+
+		hash = hash_memory(hash, &cache->k.memory);
+		hash = hash_memory(hash, &cache->v.memory);
+		for (int extra = 0; extra < GG_N_EXTRAS; extra++)
+			hash = hash_memory(hash, &cache->extras[extra]);
+		hash = hash_bytes(hash, cache->n, model->n_kv_heads * sizeof(*cache->n));
+	}
+	for (int side = 0; side < GG_N_SIDES; side++)
+		hash = hash_memory(hash, &seq->queries.memory[side]);
+	return hash;
+}
+
 void test_near(const float *a, const float *b, size_t n, double relative)
 {
 	double largest = 0;

@@ -48,6 +48,8 @@ struct kvmod_plan *test_plan(struct kvmod_seq *seq, struct kvmod_request *reques
 /* One that keeps the ends of every layer that has more, and closes the gap. */
 struct kvmod_plan *test_plan_ends(struct kvmod_seq *seq, uint32_t sinks, uint32_t newest);
 void test_apply(struct kvmod_seq *seq, struct kvmod_plan *plan);
+/* All that the sequence holds, as one number: rows, queries, what policies need beside them. */
+uint64_t test_fingerprint(const struct kvmod_seq *seq);
 /* Are n numbers equal to within `relative` of the largest of them? */
 void test_near(const float *a, const float *b, size_t n, double relative);
 

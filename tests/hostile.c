@@ -119,6 +119,14 @@ static int32_t engine_reread(const struct kvmod_request *r, const struct kvmod_r
 	return KVMOD_OK;
 }
 
+static int32_t engine_ask(const struct kvmod_request *r, const struct kvmod_ask *what, float *out)
+{
+	const struct kvmod_reread everything = { .end = N };
+
+	engine.asked = *what;
+	return engine.code ? engine.code : engine_reread(r, &everything, out);
+}
+
 static void make_request(void)
 {
 	static const struct kv_shape shape = {
@@ -139,6 +147,7 @@ static void make_request(void)
 		kv_describe_queries(&cache.segments[l], queries, 1);
 	cache.request.replay = engine_replay;
 	cache.request.reread = engine_reread;
+	cache.request.ask = engine_ask;
 	cache.request.replay_ctx = &cache;
 }
 

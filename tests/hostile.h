@@ -35,7 +35,8 @@ extern struct hostile {
 extern struct hostile_engine {
 	double loss;			/* what replay() answers, */
 	int32_t code;			/* and returns */
-	float weight;			/* the last that reread() answers */
+	float weight;			/* the last that reread() and ask() answer */
+	struct kvmod_ask asked;		/* what ask() got */
 	unsigned n_served;		/* calls that reached the engine */
 } engine;
 

@@ -66,7 +66,12 @@ static const struct pin pins[] = {
 	AT(kvmod_reread, begin, 8),
 	AT(kvmod_reread, end, 16),
 
-	SIZE(kvmod_request, 128),
+	SIZE(kvmod_ask, 16),
+	AT(kvmod_ask, size, 0),
+	AT(kvmod_ask, n_answer, 4),
+	AT(kvmod_ask, question, 8),
+
+	SIZE(kvmod_request, 136),
 	AT(kvmod_request, size, 0),
 	AT(kvmod_request, phase, 4),
 	AT(kvmod_request, n_layers, 8),
@@ -86,6 +91,7 @@ static const struct pin pins[] = {
 	AT(kvmod_request, device_scratch_size, 104),
 	AT(kvmod_request, leave_below, 112),
 	AT(kvmod_request, opening, 120),
+	AT(kvmod_request, ask, 128),
 
 	SIZE(kvmod_span, 8),
 	AT(kvmod_span, begin, 0),
@@ -583,6 +589,7 @@ START_TEST(numbers)
 	ck_assert_uint_eq(KVMOD_ENGINE_WHOLE, 2);
 	ck_assert_uint_eq(KVMOD_ENGINE_STORES, 4);
 	ck_assert_uint_eq(KVMOD_PROMPT_KEEP, 1);
+	ck_assert_uint_eq(KVMOD_PROMPT_CONTEXT, 2);
 	ck_assert_uint_eq(KVMOD_CHAT_WHOLE, 0);
 	ck_assert_uint_eq(KVMOD_CHAT_CONTEXT, 1);
 	ck_assert_uint_eq(KVMOD_CHAT_QUESTION, 2);

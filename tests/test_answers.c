@@ -98,6 +98,14 @@ static int32_t engine_reread(const struct kvmod_request *r, const struct kvmod_r
 	return KVMOD_OK;
 }
 
+static int32_t engine_ask(const struct kvmod_request *r, const struct kvmod_ask *what, float *out)
+{
+	const struct kvmod_reread everything = { .end = N };
+
+	(void)what;
+	return engine_reread(r, &everything, out);
+}
+
 static void make_request(void)
 {
 	for (uint32_t g = 0; g < HEADS; g++)
@@ -115,7 +123,7 @@ static void make_request(void)
 	request = (struct kvmod_request){
 		.size = sizeof(request), .phase = KVMOD_PREFILL, .n_layers = LAYERS,
 		.n_segments = LAYERS, .segments = segment_list,
-		.replay = engine_replay, .reread = engine_reread,
+		.replay = engine_replay, .reread = engine_reread, .ask = engine_ask,
 	};
 }
 
@@ -201,14 +209,17 @@ END_TEST
 /* --- services ---------------------------------------------------------------------------------- */
 
 static const struct kvmod_reread one_position = { .size = sizeof(one_position), .end = 1 };
+static const struct kvmod_ask a_question = { .size = sizeof(a_question), .question = "What?" };
 static int32_t (*kept_replay)(const struct kvmod_request *, const struct kvmod_plan *, uint32_t, double *);
 static int32_t (*kept_reread)(const struct kvmod_request *, const struct kvmod_reread *, float *);
+static int32_t (*kept_ask)(const struct kvmod_request *, const struct kvmod_ask *, float *);
 
 static void keep_services(const struct kvmod_request *r, struct kvmod_plan *p)
 {
 	(void)p;
 	kept_replay = r->replay;
 	kept_reread = r->reread;
+	kept_ask = r->ask;
 }
 
 static void use_kept_replay(const struct kvmod_request *r, struct kvmod_plan *p)
@@ -231,6 +242,16 @@ static void use_kept_reread(const struct kvmod_request *r, struct kvmod_plan *p)
 	snprintf(said, sizeof(said), "%s", kvmod_error());
 }
 
+static void use_kept_ask(const struct kvmod_request *r, struct kvmod_plan *p)
+{
+	float out[LAYERS * HEADS * N];
+
+	(void)p;
+	ck_assert_ptr_null(r->ask);
+	answer = kept_ask(r, &a_question, out);
+	snprintf(said, sizeof(said), "%s", kvmod_error());
+}
+
 /* A call that one request offered is not there in the next, whose engine has none. */
 START_TEST(services_of_another_request)
 {
@@ -243,6 +264,11 @@ START_TEST(services_of_another_request)
 	assert_ok(decide(use_kept_reread));
 	ck_assert_int_eq(answer, KVMOD_ENOTSUP);
 	ck_assert_str_eq(said, "reread: this engine has none");
+	/* The host's struct ends before the call, as one of an older kvmod does. */
+	request.size = offsetof(struct kvmod_request, ask);
+	assert_ok(decide(use_kept_ask));
+	ck_assert_int_eq(answer, KVMOD_ENOTSUP);
+	ck_assert_str_eq(said, "ask: this engine has none");
 	ck_assert_uint_eq(n_served, 0);
 }
 END_TEST
@@ -291,7 +317,7 @@ END_TEST
 /* The policy gives layer 2 up, and goes on asking. */
 static void ask_after_failing(const struct kvmod_request *r, struct kvmod_plan *p)
 {
-	float out[LAYERS * HEADS];
+	float out[LAYERS * HEADS * N];
 	double loss;
 
 	kvmod_keep_at(p, 2)->status = host->fail(host->ctx, KVMOD_ENUMERIC, "a key is odd");
@@ -299,7 +325,9 @@ static void ask_after_failing(const struct kvmod_request *r, struct kvmod_plan *
 	ck_assert_str_eq(kvmod_error(), "a key is odd");
 	ck_assert_int_eq(r->reread(r, &one_position, out), 0);
 	ck_assert_str_eq(kvmod_error(), "a key is odd");
-	ck_assert_uint_eq(n_served, 2);
+	ck_assert_int_eq(r->ask(r, &a_question, out), 0);
+	ck_assert_str_eq(kvmod_error(), "a key is odd");
+	ck_assert_uint_eq(n_served, 3);
 }
 
 START_TEST(services_keep_the_reason)

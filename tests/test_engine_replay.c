@@ -88,26 +88,6 @@ static double mean_divergence(const float *whole, const float *cut)
 	return total / ROWS;
 }
 
-/* Everything that the cache holds, as one number. */
-static uint64_t fingerprint(const struct kvmod_seq *seq)
-{
-	uint64_t hash = 1469598103934665603u;
-
-	for (uint32_t i = 0; i < TINY_LAYERS; i++) {
-		const struct gg_memory *memories[2] = { &seq->caches[i].k.memory, &seq->caches[i].v.memory };
-
-		for (int m = 0; m < 2; m++) {
-			const unsigned char *bytes = memories[m]->address;
-
-			for (size_t j = 0; j < memories[m]->bytes; j++)
-				hash = (hash ^ bytes[j]) * 1099511628211u;
-		}
-		for (uint32_t g = 0; g < seq->engine->net.n_kv_heads; g++)
-			hash = (hash ^ seq->caches[i].n[g]) * 1099511628211u;
-	}
-	return hash;
-}
-
 START_TEST(loss_of_a_plan)
 {
 	static float whole[N * TINY_VOCAB], cut[N * TINY_VOCAB];
@@ -122,13 +102,13 @@ START_TEST(loss_of_a_plan)
 	fill(&s, oracle);
 	oracle_run(oracle, s.model, s.tokens, cut);
 	expected = mean_divergence(whole, cut);
-	before = fingerprint(s.seq);
+	before = test_fingerprint(s.seq);
 	ck_assert_msg(!s.request.replay(&s.request, s.plan, ROWS, &loss), "%s", test_engine_error());
 	ck_assert_double_eq_tol(loss, expected, 1e-3 * expected);
 	ck_assert_double_gt(loss, 0.01);
 	ck_assert(!s.request.replay(&s.request, s.plan, ROWS, &again));
 	ck_assert_double_eq(loss, again);
-	ck_assert_uint_eq(fingerprint(s.seq), before);
+	ck_assert_uint_eq(test_fingerprint(s.seq), before);
 	ck_assert_uint_eq(gg_seq_length(s.engine, s.seq), N);
 	oracle_free(oracle);
 	tear_down(&s);

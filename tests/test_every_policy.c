@@ -133,23 +133,45 @@ static double share(struct kvmod_sequence *sequence)
 	return (double)bytes.used / (double)bytes.full;
 }
 
-static void run(struct kvmod_policy *policy, const char *name, double most, const char *type)
+/* A prompt, of which the policy keeps no more than that. */
+static void prompt_and_cut(struct kvmod_sequence *sequence, const char *name, uint32_t flags, double most,
+			   const char *type)
 {
-	struct kvmod_session *session;
-	struct kvmod_sequence *sequence, *question;
 	struct kvmod_prompted out;
 
-	MUST(kvmod_session_open(engine, policy, &session));
-	MUST(kvmod_sequence_open(session, &sequence));
-	prompt(sequence, name, tokens, CONTEXT_TOKENS, 0, &out);
+	prompt(sequence, name, tokens, CONTEXT_TOKENS, flags, &out);
 	ck_assert_msg(share(sequence) <= most, "%s keeps %.3f of a %s cache, expected %.3f at most", name,
 		      share(sequence), type, most);
 	ck_assert_msg(!strcmp(name, "fullkv") || share(sequence) < 1, "%s cuts nothing", name);
-	/* Context first: a question on a copy of what was kept, which is not cut. */
-	MUST(kvmod_sequence_fork(sequence, &question));
-	prompt(question, name, tokens + CONTEXT_TOKENS, TURN_TOKENS, KVMOD_PROMPT_KEEP, &out);
-	decode(session, question, name);
-	kvmod_sequence_close(question);
+}
+
+/* Context first: questions on copies of what was kept, which is not cut again. */
+static void run_context_first(struct kvmod_session *session, const char *name, double most, const char *type)
+{
+	struct kvmod_sequence *context, *question;
+	struct kvmod_prompted out;
+
+	MUST(kvmod_sequence_open(session, &context));
+	prompt_and_cut(context, name, KVMOD_PROMPT_CONTEXT, most, type);
+	for (int i = 0; i < 2; i++) {
+		MUST(kvmod_sequence_fork(context, &question));
+		prompt(question, name, tokens + CONTEXT_TOKENS, TURN_TOKENS, KVMOD_PROMPT_KEEP, &out);
+		decode(session, question, name);
+		kvmod_sequence_close(question);
+	}
+	kvmod_sequence_close(context);
+}
+
+static void run(struct kvmod_policy *policy, const char *name, double most, const char *type)
+{
+	struct kvmod_session *session;
+	struct kvmod_sequence *sequence;
+	struct kvmod_prompted out;
+
+	MUST(kvmod_session_open(engine, policy, &session));
+	run_context_first(session, name, most, type);
+	MUST(kvmod_sequence_open(session, &sequence));
+	prompt_and_cut(sequence, name, 0, most, type);
 	/* A conversation: an answer, and a second turn. */
 	prompt(sequence, name, tokens + CONTEXT_TOKENS, TURN_TOKENS, 0, &out);
 	decode(session, sequence, name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a hostile policy asks an engine for: replays of plans that it forged, and rereads;
+ * What a hostile policy asks an engine for: replays of plans that it forged, rereads, questions;
  * and answers of the engine that are no answers.
  */
 #include <math.h>
@@ -9,7 +9,7 @@
 
 #include "tests/hostile.h"
 
-static int32_t answer;			/* of replay() or reread() */
+static int32_t answer;			/* of a service */
 static char said[256];
 
 /* --- forged plans for a replay ------------------------------------------------------------ */
@@ -204,11 +204,103 @@ START_TEST(rereads_are_checked)
 }
 END_TEST
 
+/* --- ask -------------------------------------------------------------------------------------- */
+
+static const char question[] = "What is it about?";
+static struct {
+	struct kvmod_ask what;
+	uint8_t after[16];		/* of a struct that has grown */
+} question_asked;
+static bool scribbles;
+
+static void ask(struct kvmod_request *r, struct kvmod_plan *p)
+{
+	int32_t (*of_core)(const struct kvmod_request *, const struct kvmod_ask *, float *) = r->ask;
+
+	(void)p;
+	if (scribbles)
+		scribble(r);
+	answer = of_core(r, question_asked.what.size ? &question_asked.what : NULL, room);
+	snprintf(said, sizeof(said), "%s", kvmod_error());
+}
+
+START_TEST(questions_are_checked)
+{
+	static const struct {
+		const char *question;
+		uint32_t n_answer, size;
+		bool no_room;
+		float weight;
+		int32_t code;
+		int err;
+		const char *why;
+	} cases[] = {
+		{ question, 7, sizeof(struct kvmod_ask), false, 1, 0, KVMOD_OK, "" },
+		{ question, 0, sizeof(question_asked), false, 0, 0, KVMOD_OK, "" },
+		{ "", UINT32_MAX, sizeof(struct kvmod_ask), false, 1, 0, KVMOD_OK, "" },
+		{ NULL, 7, sizeof(struct kvmod_ask), false, 1, 0, KVMOD_EINVAL, "ask: the question is NULL" },
+		{ question, 7, 0, false, 1, 0, KVMOD_EINVAL, "ask: the question is NULL" },
+		{ WILD, 7, sizeof(struct kvmod_ask) - 1, false, 1, 0, KVMOD_EINVAL, "ask: the question is NULL" },
+		{ question, 7, sizeof(struct kvmod_ask), true, 1, 0, KVMOD_EINVAL,
+		  "ask: out is NULL, expected room for the answer" },
+		{ question, 7, sizeof(struct kvmod_ask), false, NAN, 0, KVMOD_ENUMERIC,
+		  "ask: layer 2: the engine's answer for KV head 1 is nan, expected 0 or more" },
+		{ question, 7, sizeof(struct kvmod_ask), false, -0.5f, 0, KVMOD_ENUMERIC,
+		  "ask: layer 2: the engine's answer for KV head 1 is -0.5, expected 0 or more" },
+		{ question, 7, sizeof(struct kvmod_ask), false, INFINITY, 0, KVMOD_ENUMERIC,
+		  "ask: layer 2: the engine's answer for KV head 1 is inf, expected 0 or more" },
+		{ question, 7, sizeof(struct kvmod_ask), false, 1, KVMOD_ERANGE, KVMOD_ERANGE,
+		  "ask() failed: KVMOD_ERANGE" },
+	};
+
+	scribbles = _i;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		bool reached = cases[i].err != KVMOD_EINVAL;
+
+		question_asked.what = (struct kvmod_ask){ cases[i].size, cases[i].n_answer, cases[i].question };
+		room = cases[i].no_room ? NULL : weights;
+		engine.weight = cases[i].weight;
+		engine.code = cases[i].code;
+		engine.asked = (struct kvmod_ask){ 0 };
+		assert_ok(decide(ask));
+		ck_assert_int_eq(answer, cases[i].err);
+		ck_assert_str_eq(said, cases[i].why);
+		ck_assert_uint_eq(engine.asked.size, reached ? sizeof(engine.asked) : 0);
+		ck_assert_uint_eq(engine.asked.n_answer, reached ? cases[i].n_answer : 0);
+		ck_assert_ptr_eq(engine.asked.question, reached ? cases[i].question : NULL);
+	}
+	ck_assert_float_eq(weights[0], 0.5f);
+	is_cut(2);
+}
+END_TEST
+
+static int32_t (*kept_ask)(const struct kvmod_request *, const struct kvmod_ask *, float *);
+
+static void keep_ask(struct kvmod_request *r, struct kvmod_plan *p)
+{
+	(void)p;
+	kept_ask = r->ask;
+}
+
+/* Nobody is asked after compress(). */
+START_TEST(question_too_late)
+{
+	const struct kvmod_ask late = { .size = sizeof(late), .question = question };
+
+	assert_ok(decide(keep_ask));
+	ck_assert_int_eq(kept_ask(&cache.request, &late, weights), KVMOD_EINVAL);
+	ck_assert_str_eq(kvmod_error(), "ask: called outside compress(), or on another thread");
+	ck_assert_uint_eq(engine.n_served, 0);
+}
+END_TEST
+
 static void add(TCase *tc)
 {
 	tcase_add_loop_test(tc, forged_replays, 0, sizeof(forgeries) / sizeof(*forgeries));
 	tcase_add_test(tc, answers_of_the_engine);
 	tcase_add_test(tc, rereads_are_checked);
+	tcase_add_loop_test(tc, questions_are_checked, 0, 2);
+	tcase_add_test(tc, question_too_late);
 }
 
 int main(void)

@@ -371,9 +371,10 @@ START_TEST(what_is_refused)
 	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_ERANGE);
 	ck_assert_str_eq(kvmod_error(), "65 new and 0 cached tokens exceed the context of 64");
 	p.n_tokens = 8;
-	p.flags = 6 | KVMOD_PROMPT_KEEP;
+	p.flags = 12 | KVMOD_PROMPT_KEEP | KVMOD_PROMPT_CONTEXT;
 	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), KVMOD_EINVAL);
-	ck_assert_str_eq(kvmod_error(), "the prompt's flags are 0x7, expected KVMOD_PROMPT_KEEP or 0");
+	ck_assert_str_eq(kvmod_error(), "the prompt's flags are 0xf, expected KVMOD_PROMPT_KEEP, "
+			 "KVMOD_PROMPT_CONTEXT or 0");
 	ck_assert_uint_eq(kvmod_sequence_length(sequence), 0);
 	prompt(64);
 	ck_assert_str_eq(calls, "bP");

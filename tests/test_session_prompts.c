@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Prompts of a session that the policy is not asked about, and what it learns of openings. */
+/*
+ * Prompts of a session that the policy is not asked about, and what it learns of openings and of
+ * questions that come later.
+ */
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
@@ -102,6 +105,92 @@ START_TEST(odd_openings)
 }
 END_TEST
 
+/* What the request of the newest decision says. */
+static uint32_t told(void)
+{
+	uint32_t is = question_later;
+
+	question_later = 99;
+	return is;
+}
+
+/* Of a prompt that says so, and no other; while decoding the question is there. */
+START_TEST(question_is_told)
+{
+	static const char *const every[] = { "policy watch.every=1" };
+	struct kvmod_sequence *other;
+
+	start("watch", every, 1);
+	prompt_with(sequence, 40, 0, KVMOD_PROMPT_CONTEXT);
+	ck_assert_uint_eq(told(), 1);
+	decode(1);
+	ck_assert_uint_eq(told(), 0);
+	prompt_with(sequence, 10, 0, 0);
+	ck_assert_uint_eq(told(), 0);
+	prompt_with(sequence, 10, 0, KVMOD_PROMPT_CONTEXT);
+	ck_assert_uint_eq(told(), 1);
+	/* Another sequence's prompt is its own affair, in both orders. */
+	ck_assert_int_eq(kvmod_sequence_open(session, &other), 0);
+	prompt_with(other, 10, 0, 0);
+	ck_assert_uint_eq(told(), 0);
+	prompt_with(sequence, 10, 0, KVMOD_PROMPT_CONTEXT);
+	ck_assert_uint_eq(told(), 1);
+	prompt_with(other, 10, 0, 0);
+	ck_assert_uint_eq(told(), 0);
+	kvmod_sequence_close(other);
+	ck_assert_str_eq(calls, "bPDPPbPPPe");
+}
+END_TEST
+
+/* A fork is asked the question: its prompts say for themselves what they are, as the original's do. */
+START_TEST(question_of_a_fork)
+{
+	static const char *const every[] = { "policy watch.every=1" };
+	struct kvmod_sequence *copy, *original;
+
+	start("watch", every, 1);
+	prompt_with(sequence, 40, 0, KVMOD_PROMPT_CONTEXT);
+	ck_assert_int_eq(kvmod_sequence_fork(sequence, &copy), 0);
+	told();
+	original = sequence;
+	sequence = copy;
+	decode(1);
+	ck_assert_uint_eq(told(), 0);
+	prompt_with(copy, 10, 0, 0);
+	ck_assert_uint_eq(told(), 0);
+	prompt_with(original, 10, 0, KVMOD_PROMPT_CONTEXT);
+	ck_assert_uint_eq(told(), 1);
+	prompt_with(copy, 10, 0, KVMOD_PROMPT_CONTEXT);
+	ck_assert_uint_eq(told(), 1);
+	sequence = original;
+	kvmod_sequence_close(copy);
+}
+END_TEST
+
+/* Nobody decides about a context that is to be kept; a struct that ends before the flags has none. */
+START_TEST(odd_contexts)
+{
+	int32_t tokens[8] = { 'a' };
+	struct kvmod_prompt p = {
+		.size = offsetof(struct kvmod_prompt, flags), .tokens = tokens, .n_tokens = 8,
+		.flags = KVMOD_PROMPT_CONTEXT,
+	};
+	struct kvmod_prompted out = { .size = sizeof(out) };
+
+	start("watch", NULL, 0);
+	prompt_with(sequence, 40, 0, KVMOD_PROMPT_CONTEXT | KVMOD_PROMPT_KEEP);
+	ck_assert_str_eq(calls, "b");
+	ck_assert_uint_eq(cached(0, 0), 40);
+	told();
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), 0);
+	ck_assert_uint_eq(told(), 0);
+	p.size = sizeof(p);
+	ck_assert_int_eq(kvmod_sequence_prompt(sequence, &p, &out), 0);
+	ck_assert_uint_eq(told(), 1);
+	ck_assert_str_eq(calls, "bPP");
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("session prompts");
@@ -114,6 +203,9 @@ int main(void)
 	tcase_add_test(tc, kept_from_the_start);
 	tcase_add_test(tc, opening_is_told);
 	tcase_add_test(tc, odd_openings);
+	tcase_add_test(tc, question_is_told);
+	tcase_add_test(tc, question_of_a_fork);
+	tcase_add_test(tc, odd_contexts);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

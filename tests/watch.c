@@ -23,6 +23,7 @@ KVMOD_PARAMS(policy, watch, WATCH_PARAMS);
 char calls[256];
 int states[4], n_begun;
 uint64_t opening;
+uint32_t question_later;
 
 static int32_t watch_needs(void *self, struct kvmod_needs *needs)
 {
@@ -58,6 +59,7 @@ static int32_t watch_compress(void *self_, const struct kvmod_request *r, struct
 	strcat(calls, r->phase == KVMOD_PREFILL ? "P" : "D");
 	++*(int *)r->state;
 	opening = r->opening;
+	question_later = r->question_later;
 	if (self->fails)
 		return self->base.host->fail(self->base.host->ctx, KVMOD_ENUMERIC, "on request");
 	for (uint32_t i = 0; i < plan->n_keeps; i++) {

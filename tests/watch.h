@@ -16,6 +16,7 @@ extern const struct kvmod_module kvmod_module_fake, kvmod_module_h2o, kvmod_modu
 extern char calls[256];
 extern int states[4], n_begun;
 extern uint64_t opening;
+extern uint32_t question_later;
 
 extern struct kvmod_ctx *ctx;
 extern struct kvmod_engine *engine;

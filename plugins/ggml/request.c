@@ -116,6 +116,8 @@ int32_t gg_request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 			seq->segments[i].colsum = gg_extra_view(engine, &seq->caches[i], GG_COLUMN_SUMS);
 	}
 	note_lost_statistics(seq);
+	if (seq->asked.n)	/* in another request */
+		gg_seq_touch(seq);
 	out->n_layers = out->n_segments = model->n_layers;
 	out->segments = seq->segment_list;
 	out->device = engine->gpu.n_layers ? engine->gpu.ops->name : "cpu";
