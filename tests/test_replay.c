@@ -25,7 +25,8 @@ extern const struct kvmod_module kvmod_module_replay, kvmod_module_contribution;
 #define WINDOW 3u
 #define LEVELS 21u
 
-#define PARAMS "sinks = 2\nwindow = 3\nrows = 8\npool = 1\nreplay_rows = 16\nloss = 0.5\n"
+#define PARAMS "sinks = 2\nwindow = 3\nrows = 8\npool = 1\nreplay_rows = 16\nloss = 0.5\n" \
+	"later_loss = 0.25\n"
 
 static const struct kv_shape shape = {
 	.n_layers = LAYERS, .n_segments = LAYERS, .n_q_heads = GROUP * HEADS, .n_kv_heads = HEADS,
@@ -238,7 +239,7 @@ START_TEST(largest_of_both)
 
 			if (k && n == dropped_at(weights[w].weight, level_at(k - 1)))
 				continue;	/* a higher level does as well */
-			unit = n ? 0.5 / n : 1;
+			unit = n ? 0.25 / n : 1;
 			check(decide(weights[w].params, KVMOD_OK), weights[w].weight, level_at(k));
 			ck_assert_int_eq(strncmp(calls, "rap", 3), 0);
 			ck_assert_uint_eq(strspn(calls + 2, "p"), strlen(calls) - 2);
@@ -252,7 +253,7 @@ START_TEST(what_is_asked)
 {
 	setup();
 	cache.request.opening = 7;
-	unit = 0.5 / dropped_at(3, level_at(5));
+	unit = 0.25 / dropped_at(3, level_at(5));
 	check(decide("chunk = 16", KVMOD_OK), 3, level_at(5));
 	ck_assert_int_eq(strncmp(calls, "rrrap", 5), 0);
 	check_part(0, 7, 23);
@@ -262,7 +263,7 @@ START_TEST(what_is_asked)
 	ck_assert_ptr_nonnull(strstr(question, "the text above?"));
 	/* All of it is the opening: nothing is repeated, and an answer counts. */
 	cache.request.opening = N + 3;
-	unit = 0.5 / dropped_at(3, level_at(9));
+	unit = 0.25 / dropped_at(3, level_at(9));
 	check(decide("", KVMOD_OK), 3, level_at(9));
 	ck_assert_int_eq(strncmp(calls, "ap", 2), 0);
 }
@@ -283,7 +284,7 @@ START_TEST(second_turn)
 				positions[h][head->n++] = (int32_t)i;
 		head->positions = positions[h];
 	}
-	unit = 0.5 / dropped_at(3, level_at(4));
+	unit = 0.25 / dropped_at(3, level_at(4));
 	check(decide("chunk = 20", KVMOD_OK), 3, level_at(4));
 	ck_assert_int_eq(strncmp(calls, "rrrap", 5), 0);
 }
