@@ -180,6 +180,11 @@ tests_test_eval_metric_SOURCES = tests/test_eval_metric.c
 tests_test_eval_metric_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_test_eval_metric_LDADD = $(EVAL_LIBS)
 
+UNIT_TESTS += tests/test_eval_summary
+tests_test_eval_summary_SOURCES = tests/test_eval_summary.c
+tests_test_eval_summary_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_eval_summary_LDADD = $(EVAL_LIBS)
+
 include $(srcdir)/tests/core.mk
 include $(srcdir)/tests/engine.mk
 

@@ -6,6 +6,8 @@ libeval_la_SOURCES = \
 	core/eval/metric.c \
 	core/eval/metric.h \
 	core/eval/number.c \
+	core/eval/summary.c \
+	core/eval/summary.h \
 	core/eval/words.c \
 	core/eval/words.h
 libeval_la_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
