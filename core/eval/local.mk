@@ -3,6 +3,8 @@
 # what links with it needs libkvmodcli.la too.
 noinst_LTLIBRARIES += libeval.la
 libeval_la_SOURCES = \
+	core/eval/data.c \
+	core/eval/data.h \
 	core/eval/metric.c \
 	core/eval/metric.h \
 	core/eval/number.c \
