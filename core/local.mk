@@ -129,3 +129,4 @@ $(includes_dirs): core/dirs.h
 
 include $(srcdir)/core/testkit/local.mk
 include $(srcdir)/core/cli/local.mk
+include $(srcdir)/core/eval/local.mk

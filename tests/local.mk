@@ -174,6 +174,22 @@ tests_test_cli_SOURCES = tests/test_cli.c
 tests_test_cli_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_test_cli_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
 
+EVAL_LIBS = libeval.la libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
+UNIT_TESTS += tests/test_eval_data
+tests_test_eval_data_SOURCES = tests/test_eval_data.c
+tests_test_eval_data_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_eval_data_LDADD = $(EVAL_LIBS)
+
+UNIT_TESTS += tests/test_eval_metric
+tests_test_eval_metric_SOURCES = tests/test_eval_metric.c
+tests_test_eval_metric_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_eval_metric_LDADD = $(EVAL_LIBS)
+
+UNIT_TESTS += tests/test_eval_summary
+tests_test_eval_summary_SOURCES = tests/test_eval_summary.c
+tests_test_eval_summary_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_eval_summary_LDADD = $(EVAL_LIBS)
+
 include $(srcdir)/tests/core.mk
 include $(srcdir)/tests/engine.mk
 
