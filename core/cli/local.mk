@@ -60,6 +60,7 @@ kvmod_SOURCES = \
 	core/cli/main.c \
 	core/cli/model.c \
 	core/cli/new.c \
+	core/cli/positions.c \
 	core/cli/report.c \
 	core/cli/run.c \
 	core/cli/run.h \
