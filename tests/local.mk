@@ -174,6 +174,12 @@ tests_test_cli_SOURCES = tests/test_cli.c
 tests_test_cli_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_test_cli_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
 
+UNIT_TESTS += tests/test_plot
+tests_test_plot_SOURCES = tests/test_plot.c core/plot/escape.c core/plot/page.c core/plot/page.h \
+	core/plot/plot.h core/plot/width.c
+tests_test_plot_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_plot_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
+
 include $(srcdir)/tests/core.mk
 include $(srcdir)/tests/engine.mk
 

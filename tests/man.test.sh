@@ -191,9 +191,9 @@ section 'Options that several commands have' "$man/kvmod.1" >"$tmp/common"
 commands '' >"$tmp/commands"
 [ -s "$tmp/commands" ] || fail "'kvmod --help' lists no commands"
 for command in $(cat "$tmp/commands"); do
-	if [ "$command" = bench ]; then
-		for bench in $(commands bench); do
-			check_command "bench $bench"
+	if [ "$command" = bench ] || [ "$command" = plot ]; then
+		for kind in $(commands "$command"); do
+			check_command "$command $kind"
 		done
 	else
 		check_command "$command"

@@ -10,7 +10,10 @@
 static const char *const colours[] = {
 	"#0072b2", "#d55e00", "#009e73", "#aa3377", "#222222", "#b58900", "#56a0d0", "#7a4f2a",
 };
-/* gnuplot's numbers: filled and hollow circle, square, triangle up, triangle down, diamond, pentagon; cross, x, star. */
+/*
+ * gnuplot's numbers: circle, square, triangles, diamond and pentagon, filled, then hollow;
+ * at last cross, x and star.
+ */
 static const int markers[] = { 7, 5, 9, 11, 13, 15, 6, 4, 8, 10, 12, 14, 1, 2, 3 };
 #define N_FILLED 6
 /* Lengths of lines and gaps; the first is a whole line. */
@@ -24,7 +27,8 @@ static const char *const dashes[] = {
 #define LEGEND_ROW	21
 #define LEGEND_MOST	40		/* columns of a name */
 
-void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t height, const char *title)
+void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t height,
+		const char *title)
 {
 	plot_add(script, "set encoding utf8\n"
 		 "set terminal svg size %llu,%llu font 'sans-serif,13' noenhanced linewidth 1 "
@@ -171,8 +175,9 @@ static void add_style(struct cli_text *script, const struct plot_chart *chart,
 		marker = markers[style % N_FILLED] - series->rival;
 		dash = series->rival ? "(7,4)" : "solid";
 	}
-	plot_add(script, "linewidth 1.7 pointsize 0.75 linecolor '%s' pointtype %d dashtype %s",
-		 colours[style % CLI_COUNT(colours)], marker, dash);
+	/* After the last marker they begin again, larger. */
+	plot_add(script, "linewidth 1.7 pointsize %g linecolor '%s' pointtype %d dashtype %s",
+		 style < CLI_COUNT(markers) ? 0.75 : 1.15, colours[style % CLI_COUNT(colours)], marker, dash);
 }
 
 void plot_begin_chart(struct cli_text *script, const struct plot_chart *chart)

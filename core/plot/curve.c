@@ -123,6 +123,7 @@ static int read_file(struct curve *c, const char *name)
 	struct plot_file f;
 	int err = plot_open(&f, name);
 
+	f.one_a_line = true;
 	if (!err) {
 		drop_part(&f);
 		err = read_results(c, &f);

@@ -50,6 +50,12 @@ size_t plot_step(size_t n, size_t most)
 
 /* --- gnuplot -------------------------------------------------------------------------- */
 
+/* U+FFFE and U+FFFF, which no XML may have, not even as a reference. */
+static bool is_nothing(const char *s, size_t n)
+{
+	return n >= 3 && (!memcmp(s, "\xef\xbf\xbe", 3) || !memcmp(s, "\xef\xbf\xbf", 3));
+}
+
 /*
  * Letters, digits and a few signs stay as they are. Every other byte is written in octal, so
  * that nothing in the string can end it or mean something to gnuplot: no quote (gnuplot 5.4
@@ -58,13 +64,21 @@ size_t plot_step(size_t n, size_t most)
  */
 static void add_in_quotes(struct cli_text *script, const char *shown, size_t n)
 {
-	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .,:;=+-_/()";
+	static const char plain[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 .,:;=+-_/()";
 
 	for (size_t i = 0; i < n; i++) {
-		if (strchr(plain, shown[i]))
+		if (is_nothing(shown + i, n - i)) {
+			plot_add(script, "\\357\\277\\275");	/* U+FFFD */
+			i += 2;
+		} else if (i >= 2 && !memcmp(shown + i - 2, "]]>", 3)) {
+			/* gnuplot leaves this as it is, and XML must not have it: U+FF1E. */
+			plot_add(script, "\\357\\274\\236");
+		} else if (strchr(plain, shown[i])) {
 			plot_add_bytes(script, shown + i, 1);
-		else
+		} else {
 			plot_add(script, "\\%03o", (unsigned char)shown[i]);
+		}
 	}
 }
 
@@ -116,8 +130,7 @@ static const char *entity(const char *s, int length)
 	case '\r':
 		return " ";
 	}
-	/* No XML may have these, not even as a reference. */
-	if (c < 0x20 || (length == 3 && (!memcmp(s, "\xef\xbf\xbe", 3) || !memcmp(s, "\xef\xbf\xbf", 3))))
+	if (c < 0x20 || is_nothing(s, (size_t)length))
 		return "\uFFFD";
 	return NULL;
 }

@@ -126,11 +126,14 @@ static int draw(const struct map *m)
 		 m->seen, 100 * m->budget);
 	height = m->options.height ? m->options.height : height < 2000 ? height : 2000;
 	plot_begin(&script, &m->options, height, title.bytes);
-	plot_add(&script, "unset grid\nset border 0\nset tics scale 0\nunset key\n%s", palette);
-	plot_add(&script, "set xrange [-0.5:%zu.5]\nset yrange [%zu.5:-0.5]\n", m->n_layers - 1, m->n_heads - 1);
-	plot_add(&script, "set xtics 0,%zu\nset ytics 0,%zu\n", plot_step(m->n_layers, m->n_layers > 100 ? 16 : 32), plot_step(m->n_heads, 32));
-	plot_add(&script, "set xlabel 'layer'\nset ylabel 'KV head'\nset cbrange [0:%g]\nset format cb '%%g%%%%'\n"
-		 "set cbtics %g\n", round_share(m->most), round_share(m->most) / 4);
+	plot_add(&script, "unset grid\nset border 0\nset format xy '%%g'\nset tics scale 0\nunset key\n%s",
+		 palette);
+	plot_add(&script, "set xrange [-0.5:%zu.5]\nset yrange [%zu.5:-0.5]\n",
+		 m->n_layers - 1, m->n_heads - 1);
+	plot_add(&script, "set xtics 0,%zu\nset ytics 0,%zu\n",
+		 plot_step(m->n_layers, m->n_layers > 100 ? 16 : 32), plot_step(m->n_heads, 32));
+	plot_add(&script, "set xlabel 'layer'\nset ylabel 'KV head'\nset cbrange [0:%g]\n"
+		 "set format cb '%%g%%%%'\nset cbtics %g\n", round_share(m->most), round_share(m->most) / 4);
 	add_counts(&script, m);
 	add_boxes(&script, m);
 	err = plot_draw(&m->options, &script);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* kvmod plot latency: times against lengths, ours and the rival's, as `kvmod bench` measured them. */
+/* kvmod plot latency: times that `kvmod bench` measured, against lengths. */
 #include "core/plot/plot.h"
 
 #include <math.h>
@@ -48,20 +48,23 @@ static bool same_shape(const json_t *a, const json_t *b)
 static int read_decision(struct latency *l, const struct plot_file *f, const json_t *object,
 			 const json_t *rows)
 {
+	static const char what[] = "a number above 0";
+	const json_t *first = json_array_get(rows, 0), *row;
 	const char *policy, *rival, *device;
 	struct cli_text ours = { 0 };
-	const json_t *row;
-	double length;
+	double length, n_layers, n_sequences;
 	size_t i;
 	int err = CLI_OK;
 
-	if (plot_text(f, object, "policy", EXPECTED, &policy) ||
+	if (plot_real(f, first, "layers", 1, HUGE_VAL, what, &n_layers) ||
+	    plot_real(f, first, "sequences", 1, HUGE_VAL, what, &n_sequences) ||
+	    plot_text(f, object, "policy", EXPECTED, &policy) ||
 	    plot_text(f, object, "rival", EXPECTED, &rival) ||
 	    plot_text(f, object, "device", EXPECTED, &device))
 		return CLI_FAILED;
 	plot_add(&ours, "decision of %s", policy);
 	json_array_foreach(rows, i, row) {
-		if (err || !same_shape(row, json_array_get(rows, 0)))
+		if (err || !same_shape(row, first))
 			continue;
 		err = plot_real(f, row, "length", 1, HUGE_VAL, "a number of positions", &length) ||
 		      add_times(&l->chart, f, json_object_get(row, "decision_ms"), length, 1, ours.bytes, 0, false) ||
@@ -71,8 +74,9 @@ static int read_decision(struct latency *l, const struct plot_file *f, const jso
 	}
 	cli_text_free(&ours);
 	l->chart.x_label = "cached positions";
-	plot_add(&l->title, "Time of a decision on %s, %.0f layers", device,
-		 json_number_value(json_object_get(json_array_get(rows, 0), "layers")));
+	plot_add(&l->title, "Time of a decision on %s, %.0f layers", device, n_layers);
+	if (n_sequences > 1)
+		plot_add(&l->title, " of %.0f sequences", n_sequences);
 	return err ? CLI_FAILED : CLI_OK;
 }
 

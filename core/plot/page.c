@@ -31,9 +31,11 @@ static void add_shade(struct cli_text *to, double share)
 	plot_add(to, "#%02x%02x%02x", c[0], c[1], c[2]);
 }
 
-static void add_rectangle(struct page *page, double x, double y, double width, double height, double share)
+static void add_rectangle(struct page *page, double x, double y, double width, double height,
+			  double share)
 {
-	plot_add(&page->back, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"", x, y, width, height);
+	plot_add(&page->back, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"",
+		 x, y, width, height);
 	add_shade(&page->back, share);
 	plot_add(&page->back, "\"/>\n");
 }
@@ -113,7 +115,8 @@ static void add_bracket(struct page *page, double from, double to)
 {
 	double y = page->y + STRIP + 3;
 
-	plot_add(&page->front, "<path d=\"M%.1f %.1fv4H%.1fv-4\" fill=\"none\" stroke=\"" INK "\"/>\n", from, y, to);
+	plot_add(&page->front, "<path d=\"M%.1f %.1fv4H%.1fv-4\" fill=\"none\" stroke=\"" INK "\"/>\n",
+		 from, y, to);
 }
 
 void page_add_strip(struct page *page, const struct page_token *tokens, size_t n, size_t from,
@@ -222,7 +225,8 @@ static void begin_line(struct page *page, size_t token)
 		return;
 	page->begun = true;
 	snprintf(text, sizeof(text), "%zu", token);
-	add_label(page, MARGIN + GUTTER - 10, page->y + 13, END, "font-size=\"10\" fill=\"" MARK_INK "\"", text);
+	add_label(page, MARGIN + GUTTER - 10, page->y + 13, END,
+		  "font-size=\"10\" fill=\"" MARK_INK "\"", text);
 }
 
 /* A run of characters of one token on one line, which are drawn alike. */

@@ -64,6 +64,7 @@ struct plot_file {
 	struct cli_text text;
 	size_t at, line_at;		/* up to where it was read; where `line` was counted */
 	unsigned line;			/* of the newest value, from 1 */
+	bool one_a_line;		/* a value does not reach into the next line */
 };
 
 /* "-" is standard input. CLI_FAILED after a message; close it in any case. */
@@ -108,7 +109,7 @@ struct plot_chart {
 	const char *title, *x_label, *y_label;
 	struct plot_series *series;
 	size_t n;
-	bool rivals;			/* styles tell apart pairs: ours, and the rival's in the same colour */
+	bool rivals;			/* a style is that of a pair: ours and the rival's */
 	bool bars;
 };
 
@@ -119,7 +120,8 @@ void plot_chart_free(struct plot_chart *chart);
 #define PLOT_WIDTH_USUAL	860
 #define PLOT_HEIGHT_USUAL	480
 /* The terminal, title and labels. */
-void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t height, const char *title);
+void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t height,
+		const char *title);
 /*
  * A logarithmic axis for values from low to high, which are above 0. With `zero` there is one
  * more tic below, where zeros are drawn: returned, else 0.

@@ -49,11 +49,14 @@ static bool find_next(struct plot_file *f)
 int plot_next(struct plot_file *f, const char *expected, json_t **value)
 {
 	json_error_t error;
+	const char *from, *end;
 
 	*value = NULL;
 	if (!find_next(f))
 		return CLI_OK;
-	*value = json_loadb(f->text.bytes + f->at, f->text.n - f->at,
+	from = f->text.bytes + f->at;
+	end = f->one_a_line ? memchr(from, '\n', f->text.n - f->at) : NULL;
+	*value = json_loadb(from, end ? (size_t)(end - from) : f->text.n - f->at,
 			    JSON_DISABLE_EOF_CHECK | JSON_ALLOW_NUL | JSON_DECODE_ANY, &error);
 	if (!*value) {
 		f->line += error.line > 1 ? (unsigned)error.line - 1 : 0;
