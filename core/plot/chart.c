@@ -25,7 +25,16 @@ static const char *const dashes[] = {
 #define LEGEND_SAMPLE	62
 #define LEGEND_COLUMN	7.6
 #define LEGEND_ROW	21
+#define LEGEND_GAP	14
+#define LEFT_MARGIN	88.0		/* of a chart: its tics and the label beside them */
 #define LEGEND_MOST	40		/* columns of a name */
+
+#define TITLE_COLUMN	8.8
+
+double plot_width(const struct plot_options *o)
+{
+	return o->width ? (double)o->width : PLOT_WIDTH_USUAL;
+}
 
 void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t height,
 		const char *title)
@@ -33,14 +42,16 @@ void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t 
 	plot_add(script, "set encoding utf8\n"
 		 "set terminal svg size %llu,%llu font 'sans-serif,13' noenhanced linewidth 1 "
 		 "background '#ffffff'\n",
-		 (unsigned long long)(o->width ? o->width : PLOT_WIDTH_USUAL), (unsigned long long)height);
+		 (unsigned long long)plot_width(o), (unsigned long long)height);
 	plot_add(script, "set border 3 linecolor '#444444'\nset tics nomirror textcolor '#222222'\n"
 		 "set grid linetype 1 linecolor '#dddddd' linewidth 0.7\n");
 	title = o->title ? o->title : title;
+	plot_add(script, "set tmargin at screen %.4f\n", 1 - (*title ? 46.0 : 20.0) / (double)height);
 	if (*title) {
-		plot_add(script, "set title ");
-		plot_add_quoted(script, title);
-		plot_add(script, " font 'sans-serif,15'\n");
+		plot_add(script, "set label ");
+		plot_add_name(script, title, (size_t)((plot_width(o) - 30) / TITLE_COLUMN));
+		plot_add(script, " at screen %.4f, screen %.4f left font 'sans-serif,15'\n",
+			 14 / plot_width(o), 1 - 22.0 / (double)height);
 	}
 }
 
@@ -188,32 +199,49 @@ void plot_begin_chart(struct cli_text *script, const struct plot_chart *chart)
 	plot_begin(script, chart->options, height > legend ? height : legend, chart->title);
 }
 
-/*
- * gnuplot guesses widths too low for many fonts, and puts the legend in columns or over the
- * chart if it has no room; so the room is ours: up to half of the picture.
- */
-static size_t add_legend(struct cli_text *script, const struct plot_chart *chart)
+/* The legend may have almost half of the picture. */
+static size_t most_columns(const struct plot_chart *chart)
 {
-	double width = chart->options->width ? (double)chart->options->width : PLOT_WIDTH_USUAL, left;
-	size_t most = (size_t)((width / 2 - LEGEND_SAMPLE) / LEGEND_COLUMN), longest = 0;
+	double columns = (0.45 * plot_width(chart->options) - LEGEND_SAMPLE) / LEGEND_COLUMN;
 
-	most = most < LEGEND_MOST ? most : LEGEND_MOST;
+	return columns < LEGEND_MOST ? (size_t)columns : LEGEND_MOST;
+}
+
+/* Where the legend begins. */
+static double legend_left(const struct plot_chart *chart)
+{
+	size_t longest = 0;
+
 	for (size_t i = 0; i < chart->n; i++) {
-		size_t bytes, n = plot_columns(cli_show(chart->series[i].name), most, &bytes);
+		size_t bytes, n = plot_columns(cli_show(chart->series[i].name), most_columns(chart), &bytes);
 
 		longest = n > longest ? n : longest;
 	}
-	left = width - LEGEND_SAMPLE - LEGEND_COLUMN * (double)longest;
-	plot_add(script, "set rmargin at screen %.4f\n", (left - 12) / width);
+	return plot_width(chart->options) - LEGEND_SAMPLE - LEGEND_COLUMN * (double)longest;
+}
+
+double plot_chart_width(const struct plot_chart *chart)
+{
+	return legend_left(chart) - LEGEND_GAP - LEFT_MARGIN;
+}
+
+/*
+ * gnuplot guesses widths too low for many fonts, and puts the legend in columns or over the
+ * chart if it has no room; so the room is ours.
+ */
+static void add_legend(struct cli_text *script, const struct plot_chart *chart)
+{
+	double width = plot_width(chart->options), left = legend_left(chart);
+
+	plot_add(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", LEFT_MARGIN / width,
+		 (left - LEGEND_GAP) / width);
 	plot_add(script, "set bars 0.6\nset key at screen %.4f, graph 1 left top vertical Left reverse samplen 3 "
 		 "spacing 1 maxrows %zu textcolor '#222222'\n", left / width, chart->n);
-	return most;
 }
 
 void plot_add_series(struct cli_text *script, const struct plot_chart *chart)
 {
-	size_t most = add_legend(script, chart);
-
+	add_legend(script, chart);
 	plot_add(script, "set xlabel '%s'\nset ylabel '%s'\n", chart->x_label, chart->y_label);
 	for (size_t i = 0; i < chart->n; i++)
 		add_data(script, &chart->series[i], i);
@@ -227,7 +255,7 @@ void plot_add_series(struct cli_text *script, const struct plot_chart *chart)
 		plot_add(script, "$series%zu using 1:2 with linespoints ", i);
 		add_style(script, chart, &chart->series[i]);
 		plot_add(script, " title ");
-		plot_add_name(script, chart->series[i].name, most);
+		plot_add_name(script, chart->series[i].name, most_columns(chart));
 	}
 	plot_add(script, "\n");
 }

@@ -48,9 +48,9 @@ static int add_ok(struct curve *c, const struct plot_file *f, const json_t *resu
 
 	if (plot_text(f, result, "case", "the name of a case", &name) ||
 	    plot_text(f, result, "policy", "the name of a policy", &policy) ||
-	    plot_real(f, result, "cache_bytes", 1, HUGE_VAL, "a number of bytes above 0", &bytes) ||
-	    plot_real(f, result, "cache_bytes_full", 1, HUGE_VAL, "a number of bytes above 0", &full) ||
-	    plot_real(f, result, "kl_mean", -1e-3, HUGE_VAL, "a number of nats, 0 or more", &kl))
+	    plot_real(f, result, "cache_bytes", 1, PLOT_MOST, "a number of bytes above 0", &bytes) ||
+	    plot_real(f, result, "cache_bytes_full", 1, PLOT_MOST, "a number of bytes above 0", &full) ||
+	    plot_real(f, result, "kl_mean", -1e-3, PLOT_MOST, "a number of nats, 0 or more", &kl))
 		return CLI_FAILED;
 	kase = case_named(c, name, policy);
 	kase->share += bytes / full;
@@ -144,13 +144,27 @@ static int nothing_to_draw(const struct curve *c, const char *file)
 
 /* --- drawing -------------------------------------------------------------------------------- */
 
+/* From 0 to the tic after the largest share. */
+static void add_share_axis(struct cli_text *script, const struct plot_chart *chart)
+{
+	double most = 1;
+	size_t step;
+
+	for (size_t i = 0; i < chart->n; i++)
+		for (size_t p = 0; p < chart->series[i].n; p++)
+			most = fmax(most, chart->series[i].points[p].x);
+	step = plot_step((size_t)ceil(most), (size_t)(plot_chart_width(chart) / 60));
+	plot_add(script, "set xrange [0:%.0f]\nset xtics 0,%zu\nset format x '%%g%%%%'\n",
+		 ceil(most / (double)step) * (double)step, step);
+}
+
 /* Zeros have no place on a logarithmic axis: they get the value of a tic of their own. */
 static int draw(const struct curve *c)
 {
 	struct plot_chart chart = {
 		.options = &c->options,
-		.x_label = "bytes of the cache, share of the full cache",
-		.y_label = "mean KL divergence from the full cache, nats",
+		.x_label = "bytes, share of the full cache",
+		.y_label = "mean KL divergence, nats",
 	};
 	struct cli_text script = { 0 }, title = { 0 };
 	double low = HUGE_VAL, high = 0, floor_value;
@@ -176,7 +190,7 @@ static int draw(const struct curve *c)
 		for (size_t p = 0; p < chart.series[i].n; p++)
 			if (chart.series[i].points[p].y == 0)
 				chart.series[i].points[p].y = floor_value;
-	plot_add(&script, "set xrange [0:*]\nset format x '%%g%%%%'\n");
+	add_share_axis(&script, &chart);
 	plot_add_series(&script, &chart);
 	err = plot_draw(&c->options, &script);
 	plot_chart_free(&chart);

@@ -64,7 +64,7 @@ static int read_run(struct map *m, const struct plot_file *f, const json_t *obje
 	if (!m->kept)
 		return plot_error(f, "no `kept`: expected " EXPECTED);
 	if (plot_text(f, object, "policy", EXPECTED, &m->policy) ||
-	    plot_real(f, object, "seen", 1, HUGE_VAL, "a number of tokens, in " EXPECTED, &m->seen) ||
+	    plot_real(f, object, "seen", 1, PLOT_MOST, "a number of tokens, in " EXPECTED, &m->seen) ||
 	    plot_real(f, object, "budget", 0, 1, "a number from 0 to 1, in " EXPECTED, &m->budget))
 		return CLI_FAILED;
 	return check_kept(m, f);

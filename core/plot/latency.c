@@ -24,9 +24,9 @@ static int add_times(struct plot_chart *chart, const struct plot_file *f, const 
 	struct plot_point p = { .x = length };
 	struct plot_series *series;
 
-	if (plot_real(f, times, "median", 1e-12, HUGE_VAL, what, &p.y) ||
-	    plot_real(f, times, "low", 1e-12, HUGE_VAL, what, &p.low) ||
-	    plot_real(f, times, "high", 1e-12, HUGE_VAL, what, &p.high))
+	if (plot_real(f, times, "median", 1e-12, PLOT_MOST, what, &p.y) ||
+	    plot_real(f, times, "low", 1e-12, PLOT_MOST, what, &p.low) ||
+	    plot_real(f, times, "high", 1e-12, PLOT_MOST, what, &p.high))
 		return CLI_FAILED;
 	p.y *= scale;
 	p.low *= scale;
@@ -56,8 +56,8 @@ static int read_decision(struct latency *l, const struct plot_file *f, const jso
 	size_t i;
 	int err = CLI_OK;
 
-	if (plot_real(f, first, "layers", 1, HUGE_VAL, what, &n_layers) ||
-	    plot_real(f, first, "sequences", 1, HUGE_VAL, what, &n_sequences) ||
+	if (plot_real(f, first, "layers", 1, PLOT_MOST, what, &n_layers) ||
+	    plot_real(f, first, "sequences", 1, PLOT_MOST, what, &n_sequences) ||
 	    plot_text(f, object, "policy", EXPECTED, &policy) ||
 	    plot_text(f, object, "rival", EXPECTED, &rival) ||
 	    plot_text(f, object, "device", EXPECTED, &device))
@@ -66,7 +66,7 @@ static int read_decision(struct latency *l, const struct plot_file *f, const jso
 	json_array_foreach(rows, i, row) {
 		if (err || !same_shape(row, first))
 			continue;
-		err = plot_real(f, row, "length", 1, HUGE_VAL, "a number of positions", &length) ||
+		err = plot_real(f, row, "length", 1, PLOT_MOST, "a number of positions", &length) ||
 		      add_times(&l->chart, f, json_object_get(row, "decision_ms"), length, 1, ours.bytes, 0, false) ||
 		      add_times(&l->chart, f, json_object_get(row, "rival_ms"), length, 1,
 				!strcmp(rival, "product") ? "product of the queries with K" :
@@ -74,6 +74,7 @@ static int read_decision(struct latency *l, const struct plot_file *f, const jso
 	}
 	cli_text_free(&ours);
 	l->chart.x_label = "cached positions";
+	l->chart.y_label = "time, ms";
 	plot_add(&l->title, "Time of a decision on %s, %.0f layers", device, n_layers);
 	if (n_sequences > 1)
 		plot_add(&l->title, " of %.0f sequences", n_sequences);
@@ -124,13 +125,14 @@ static int read_engine(struct latency *l, const struct plot_file *f, const json_
 	    plot_text(f, object, "engine", EXPECTED, &engine))
 		return CLI_FAILED;
 	json_array_foreach(rows, i, row) {
-		if (plot_real(f, row, "tokens", 1, HUGE_VAL, "a number of tokens", &length))
+		if (plot_real(f, row, "tokens", 1, PLOT_MOST, "a number of tokens", &length))
 			return CLI_FAILED;
 		for (size_t k = 0; k < CLI_COUNT(measures); k++)
 			if (add_measure(l, f, row, &measures[k], rival, length))
 				return CLI_FAILED;
 	}
-	l->chart.x_label = "tokens of the prompt (decoding: time of a token after it)";
+	l->chart.x_label = "tokens of the prompt";
+	l->chart.y_label = "time, ms (decoding: of a token)";
 	plot_add(&l->title, "Engine %s with policy %s, against %s", engine, policy, rival);
 	return CLI_OK;
 }
@@ -175,9 +177,11 @@ static int by_value(const void *a, const void *b)
 }
 
 /* A tic for each length that was measured, unless it would touch the one before it. */
-static void add_length_axis(struct cli_text *script, const struct plot_series *series, struct range x)
+static void add_length_axis(struct cli_text *script, const struct plot_chart *chart, struct range x)
 {
+	const struct plot_series *series = &chart->series[0];
 	double *lengths = cli_alloc(series->n * sizeof(*lengths)), last = 0, beside;
+	double apart = log(x.high / x.low) * 45 / plot_chart_width(chart);
 	const char *comma = "";
 
 	if (x.low == x.high)
@@ -189,7 +193,7 @@ static void add_length_axis(struct cli_text *script, const struct plot_series *s
 	plot_add(script, "set logscale x 2\nset xrange [%.9g:%.9g]\nset xtics (", x.low / beside,
 		 x.high * beside);
 	for (size_t i = 0; i < series->n; i++) {
-		if (last > 0 && log(lengths[i] / last) < log(x.high / x.low) / 11)
+		if (last > 0 && log(lengths[i] / last) < apart)
 			continue;
 		plot_add(script, "%s", comma);
 		add_length(script, lengths[i]);
@@ -215,11 +219,10 @@ static int draw(struct latency *l)
 			widen(&y, point->low);
 			widen(&y, point->high);
 		}
-	l->chart.y_label = "time, ms";
 	l->chart.rivals = l->chart.bars = true;
 	l->chart.title = l->title.bytes;
 	plot_begin_chart(&script, &l->chart);
-	add_length_axis(&script, &l->chart.series[0], x);
+	add_length_axis(&script, &l->chart, x);
 	plot_log_axis(&script, 'y', y.low, y.high, false);
 	plot_add_series(&script, &l->chart);
 	err = plot_draw(&l->options, &script);

@@ -62,6 +62,7 @@ void page_begin(struct page *page, unsigned width, const char *title)
 	page->columns = (unsigned)((width - 2 * MARGIN - GUTTER) / COLUMN) - 1;
 	if (!*title)
 		return;
+	/* Only the user's own title may be too long; its end is cut off by the picture's edge. */
 	add_label(page, MARGIN, page->y + 14, START, "font-size=\"15\" fill=\"" INK "\"", title);
 	page->y += 28;
 }

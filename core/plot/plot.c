@@ -4,24 +4,25 @@
 
 #include <string.h>
 
-#define LEAST_PIXELS	300
+#define LEAST_WIDTH	480
+#define LEAST_HEIGHT	200
 #define MOST_PIXELS	10000
 
 static const struct cli_command *const kinds[] = {
 	&cli_plot_curve, &cli_plot_heads, &cli_plot_latency, &cli_plot_text, NULL,
 };
 
-static void check_pixels(const struct cli_command *self, const char *option, uint64_t n)
+static void check_pixels(const struct cli_command *self, const char *option, uint64_t n, int least)
 {
-	if (n && (n < LEAST_PIXELS || n > MOST_PIXELS))
+	if (n && (n < (uint64_t)least || n > MOST_PIXELS))
 		cli_usage_error(self, "--%s=%llu: expected %d to %d", option, (unsigned long long)n,
-				LEAST_PIXELS, MOST_PIXELS);
+				least, MOST_PIXELS);
 }
 
 void plot_check_options(const struct cli_command *self, const struct plot_options *o)
 {
-	check_pixels(self, "width", o->width);
-	check_pixels(self, "height", o->height);
+	check_pixels(self, "width", o->width, LEAST_WIDTH);
+	check_pixels(self, "height", o->height, LEAST_HEIGHT);
 	if (o->output && !*o->output)
 		cli_usage_error(self, "--output=: expected the name of a file");
 	if (o->title && cli_utf8_bad(o->title, strlen(o->title)) != strlen(o->title))

@@ -77,6 +77,8 @@ int plot_only(struct plot_file *f, uint64_t line, const char *expected, json_t *
 /* "FILE:LINE: ..."; returns CLI_FAILED. */
 int plot_error(const struct plot_file *f, const char *format, ...) CLI_PRINTF(2, 3);
 
+/* More than anything measured; a double's own limits are too much for an axis. */
+#define PLOT_MOST 1e18
 /*
  * A member that is a number from low to high, or a text. what: "a number above 0". A message
  * and CLI_FAILED for any other value.
@@ -119,6 +121,7 @@ void plot_add_point(struct plot_series *series, struct plot_point point);
 void plot_chart_free(struct plot_chart *chart);
 #define PLOT_WIDTH_USUAL	860
 #define PLOT_HEIGHT_USUAL	480
+double plot_width(const struct plot_options *o);
 /* The terminal, title and labels. */
 void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t height,
 		const char *title);
@@ -129,6 +132,8 @@ void plot_begin(struct cli_text *script, const struct plot_options *o, uint64_t 
 double plot_log_axis(struct cli_text *script, char axis, double low, double high, bool zero);
 /* The series, and a legend at their right. */
 void plot_add_series(struct cli_text *script, const struct plot_chart *chart);
+/* The pixels that are left for the chart itself. */
+double plot_chart_width(const struct plot_chart *chart);
 /* plot_begin() for a chart, which is at least as high as its legend. */
 void plot_begin_chart(struct cli_text *script, const struct plot_chart *chart);
 

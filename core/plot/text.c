@@ -91,7 +91,7 @@ static int draw(struct picture *p)
 	if (err)
 		return err;
 	plot_add(&title, "%s keeps %.3g%% of %zu tokens", cli_show(p->policy), 100 * mean_share(p), p->n);
-	page_begin(&page, p->options.width ? (unsigned)p->options.width : PLOT_WIDTH_USUAL,
+	page_begin(&page, (unsigned)plot_width(&p->options),
 		   p->options.title ? cli_show(p->options.title) : title.bytes);
 	page_add_legend(&page, "The share of KV heads, over all layers, that keep a token");
 	if (p->to - p->from < p->n)

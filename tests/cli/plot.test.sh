@@ -93,7 +93,7 @@ grep -q snapkv zero.svg && fail 'the old picture'
 kvmod plot curve many -o many.svg
 drawn many.svg 1-a-policy-with-a-name-of-more-than-for… 30-a-policy-with-a-name-of-more-than-fo…
 [ "$(grep -c a-policy-with many.svg)" -ge 30 ] || fail 'a legend without all policies'
-kvmod plot curve many -o small.svg --width 300 --height 300
+kvmod plot curve many -o small.svg --width 480 --height 300
 drawn small.svg
 [ "$(grep -c '…' small.svg)" -ge 30 ] || fail 'a small legend without all policies'
 

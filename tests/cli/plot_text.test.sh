@@ -64,7 +64,7 @@ END
 # Ten tokens are kept whole, and the legend has their shade once.
 [ "$(grep -c 'fill="#6aaede"' text.svg)" -eq 11 ] || fail "another number of shades: $(cat text.svg)"
 # A part of it, and a strip of the whole in which the part is marked.
-kvmod plot text run.json --from 2 --to 5 --title '<&>' --width 400 -o part.svg
+kvmod plot text run.json --from 2 --to 5 --title '<&>' --width 480 -o part.svg
 drawn part.svg
 texts part.svg | sed -n '1p;9,$p' >"$tmp/out"
 out <<'END'
@@ -242,9 +242,9 @@ says 2 'kvmod: expected one FILE, not 0 (see `kvmod plot text --help`)'
 kvmod plot heads a b
 says 2 'kvmod: expected one FILE, not 2 (see `kvmod plot heads --help`)'
 kvmod plot text run.json --width 20
-says 2 'kvmod: --width=20: expected 300 to 10000 (see `kvmod plot text --help`)'
+says 2 'kvmod: --width=20: expected 480 to 10000 (see `kvmod plot text --help`)'
 kvmod plot heads run.json --height 20000
-says 2 'kvmod: --height=20000: expected 300 to 10000 (see `kvmod plot heads --help`)'
+says 2 'kvmod: --height=20000: expected 200 to 10000 (see `kvmod plot heads --help`)'
 kvmod plot text run.json --from 5 --to 5
 says 2 'kvmod: --to=5: expected more than --from, 5 (see `kvmod plot text --help`)'
 kvmod plot text run.json -o ''
