@@ -235,8 +235,8 @@ static void add_legend(struct cli_text *script, const struct plot_chart *chart)
 
 	plot_add(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", LEFT_MARGIN / width,
 		 (left - LEGEND_GAP) / width);
-	plot_add(script, "set bars 0.6\nset key at screen %.4f, graph 1 left top vertical Left reverse samplen 3 "
-		 "spacing 1 maxrows %zu textcolor '#222222'\n", left / width, chart->n);
+	plot_add(script, "set bars 0.6\nset key at screen %.4f, graph 1 left top vertical Left reverse "
+		 "samplen 3 spacing 1 maxrows %zu textcolor '#222222'\n", left / width, chart->n);
 }
 
 void plot_add_series(struct cli_text *script, const struct plot_chart *chart)

@@ -182,7 +182,9 @@ static int draw(const struct curve *c)
 		plot_add_point(plot_series_named(&chart, k->policy),
 			       (struct plot_point){ .x = 100 * k->share / (double)k->n, .y = kl });
 	}
-	plot_add(&title, "Size of the cache, and what it costs%s%s", c->task ? ": " : "", c->task ? c->task : "");
+	plot_add(&title, "Size of the cache, and what it costs");
+	if (c->task)
+		plot_add(&title, ": %s", c->task);
 	chart.title = title.bytes;
 	plot_begin_chart(&script, &chart);
 	floor_value = plot_log_axis(&script, 'y', high > 0 ? low : 1e-3, high > 0 ? high : 1e-1, zero);

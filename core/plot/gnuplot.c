@@ -87,7 +87,8 @@ static int start(const struct streams *s, pid_t *pid)
 	posix_spawnattr_destroy(&attributes);
 	posix_spawn_file_actions_destroy(&actions);
 	if (err == ENOENT)
-		return cli_error("gnuplot draws this picture, and was not found: install the package gnuplot-nox");
+		return cli_error("gnuplot draws this picture, and was not found: install the package "
+				 "gnuplot-nox");
 	return err ? cli_error("gnuplot: %s", strerror(err)) : CLI_OK;
 }
 

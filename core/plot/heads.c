@@ -29,8 +29,8 @@ static int check_count(struct map *m, const struct plot_file *f, const json_t *c
 	if (json_is_null(count))
 		return CLI_OK;
 	if (!json_is_integer(count) || n < 0 || n > m->seen)
-		return plot_error(f, "`kept` of layer %zu has %s: expected counts from 0 to %.0f, the tokens seen",
-				  layer, plot_shown(count, text), m->seen);
+		return plot_error(f, "`kept` of layer %zu has %s: expected counts from 0 to %.0f, the "
+				  "tokens seen", layer, plot_shown(count, text), m->seen);
 	m->most = fmax(m->most, n / m->seen);
 	++*n_counts;
 	return CLI_OK;
@@ -101,7 +101,8 @@ static void add_counts(struct cli_text *script, const struct map *m)
 	json_array_foreach(m->kept, l, heads)
 		json_array_foreach(heads, g, count)
 			if (!json_is_null(count))
-				plot_add(script, "%zu %zu %.6g\n", l, g, 100 * json_number_value(count) / m->seen);
+				plot_add(script, "%zu %zu %.6g\n", l, g,
+					 100 * json_number_value(count) / m->seen);
 	plot_add(script, "EOD\n");
 }
 
@@ -148,7 +149,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct map m = { .line = 0 };
 	const struct cli_option options[] = {
 		PLOT_OUTPUT(&m.options),
-		{ "line", 0, CLI_NUMBER, &m.line, "N", "draw the object on line N of several" },
+		PLOT_LINE(&m.line),
 		PLOT_WIDTH(&m.options),
 		PLOT_HEIGHT(&m.options, "by the number of KV heads"),
 		{ 0 }

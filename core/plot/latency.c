@@ -10,6 +10,7 @@
 
 struct latency {
 	struct plot_options options;
+	uint64_t line;
 	struct plot_chart chart;	/* of these options */
 	struct cli_text title;
 };
@@ -67,7 +68,8 @@ static int read_decision(struct latency *l, const struct plot_file *f, const jso
 		if (err || !same_shape(row, first))
 			continue;
 		err = plot_real(f, row, "length", 1, PLOT_MOST, "a number of positions", &length) ||
-		      add_times(&l->chart, f, json_object_get(row, "decision_ms"), length, 1, ours.bytes, 0, false) ||
+		      add_times(&l->chart, f, json_object_get(row, "decision_ms"), length, 1,
+				ours.bytes, 0, false) ||
 		      add_times(&l->chart, f, json_object_get(row, "rival_ms"), length, 1,
 				!strcmp(rival, "product") ? "product of the queries with K" :
 							    "one read of K", 0, true);
@@ -101,7 +103,8 @@ static int add_measure(struct latency *l, const struct plot_file *f, const json_
 	struct cli_text name = { 0 };
 	int err;
 
-	if (add_times(&l->chart, f, json_object_get(comparison, "ours_s"), length, 1e3, m->ours, style, false))
+	if (add_times(&l->chart, f, json_object_get(comparison, "ours_s"), length, 1e3, m->ours,
+		      style, false))
 		return CLI_FAILED;
 	if (!m->rivals)
 		return CLI_OK;
@@ -236,6 +239,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	struct latency l = { .chart.options = &l.options };
 	const struct cli_option options[] = {
 		PLOT_OUTPUT(&l.options),
+		PLOT_LINE(&l.line),
 		PLOT_WIDTH(&l.options),
 		PLOT_HEIGHT(&l.options, "480"),
 		{ 0 }
@@ -247,7 +251,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 	plot_check_options(self, &l.options);
 	err = plot_open(&f, plot_operand(self, argc, argv, first));
 	if (!err)
-		err = plot_only(&f, 0, EXPECTED, &object);
+		err = plot_only(&f, l.line, EXPECTED, &object);
 	if (!err)
 		err = read_bench(&l, &f, object);
 	if (!err)

@@ -9,7 +9,7 @@
 #define MARGIN		16
 #define GUTTER		58		/* before a line: the number of its first token */
 #define FONT_SIZE	13
-#define COLUMN		7.8		/* 0.6 of the font's size: the width of most monospace fonts */
+#define COLUMN		7.8		/* 0.6 of the size, as in most monospace fonts */
 #define LINE		19
 #define TAB		4
 #define STRIP		30
@@ -48,8 +48,8 @@ static void add_label(struct page *page, double x, double y, enum anchor anchor,
 {
 	static const char *const anchors[] = { "start", "middle", "end" };
 
-	plot_add(&page->front, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" font-family=\"sans-serif\" %s>",
-		 x, y, anchors[anchor], style);
+	plot_add(&page->front, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" "
+		 "font-family=\"sans-serif\" %s>", x, y, anchors[anchor], style);
 	plot_add_xml(&page->front, text, strlen(text));
 	plot_add(&page->front, "</text>\n");
 }
@@ -82,7 +82,8 @@ void page_add_legend(struct page *page, const char *what)
 
 		snprintf(text, sizeof(text), "%.0f%%", 100 * share);
 		add_rectangle(page, x, page->y, width, 14, share);
-		add_label(page, x + width / 2, page->y + 11, MIDDLE, "font-size=\"11\" fill=\"" INK "\"", text);
+		add_label(page, x + width / 2, page->y + 11, MIDDLE,
+			  "font-size=\"11\" fill=\"" INK "\"", text);
 	}
 	plot_add(&page->front, "<rect x=\"%d\" y=\"%.1f\" width=\"%.1f\" height=\"14\" fill=\"none\" stroke=\""
 		 MARK_INK "\" stroke-width=\"0.6\"/>\n", MARGIN, page->y, N_SHADES * width);

@@ -22,6 +22,8 @@ struct plot_options {
 #define PLOT_OUTPUT(o) \
 	{ "output", 'o', CLI_STRING, &(o)->output, "FILE", "write the picture to FILE [standard output]" }, \
 	{ "title", 0, CLI_STRING, &(o)->title, "TEXT", "the title of the picture; '' is none" }
+#define PLOT_LINE(line) \
+	{ "line", 0, CLI_NUMBER, line, "N", "draw the object on line N of several" }
 #define PLOT_WIDTH(o) \
 	{ "width", 0, CLI_NUMBER, &(o)->width, "N", "pixels of the picture's width [860]" }
 #define PLOT_HEIGHT(o, usual) \

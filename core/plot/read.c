@@ -109,7 +109,8 @@ int plot_only(struct plot_file *f, uint64_t line, const char *expected, json_t *
 		return err;
 	err = plot_next(f, expected, &more);
 	if (!err && more)
-		err = plot_error(f, "a second object: expected one, or --line=N, the line of the one to draw");
+		err = plot_error(f, "a second object: expected one, or --line=N, the line of the one "
+				 "to draw");
 	json_decref(more);
 	if (err) {
 		json_decref(*object);

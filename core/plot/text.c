@@ -84,7 +84,7 @@ static double mean_share(const struct picture *p)
 
 static int draw(struct picture *p)
 {
-	struct cli_text title = { 0 }, what = { 0 }, svg = { 0 };
+	struct cli_text title = { 0 }, svg = { 0 };
 	struct page page;
 	int err = check_range(p);
 
@@ -100,7 +100,6 @@ static int draw(struct picture *p)
 	page_end(&page, &svg);
 	err = plot_write(&p->options, &svg);
 	cli_text_free(&title);
-	cli_text_free(&what);
 	cli_text_free(&svg);
 	return err;
 }
@@ -113,7 +112,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		PLOT_OUTPUT(&p.options),
 		{ "from", 0, CLI_NUMBER, &p.from, "N", "the first token whose text is shown [0]" },
 		{ "to", 0, CLI_NUMBER, &p.to, "N", "the token after the last one [600 after the first]" },
-		{ "line", 0, CLI_NUMBER, &p.line, "N", "draw the object on line N of several" },
+		PLOT_LINE(&p.line),
 		PLOT_WIDTH(&p.options),
 		{ 0 }
 	};
