@@ -26,7 +26,7 @@ static const char *const dashes[] = {
 #define LEGEND_COLUMN	7.6
 #define LEGEND_ROW	21
 #define LEGEND_GAP	14
-#define LEFT_MARGIN	88.0		/* of a chart: its tics and the label beside them */
+#define LEFT_MARGIN	98.0		/* of a chart: its tics and the label beside them */
 #define LEGEND_MOST	40		/* columns of a name */
 
 #define TITLE_COLUMN	8.8
