@@ -95,6 +95,8 @@ libkvmod_la_SOURCES = \
 	core/run/rotation.c \
 	core/run/session.c \
 	core/run/settle.c \
+	core/run/shares.c \
+	core/run/shares.h \
 	core/run/staging.c \
 	core/run/stores.c \
 	core/run/stores.h \

@@ -67,7 +67,8 @@ bootstrap: no apt-get here, and these are missing:
   command TMP/bin/python3
   module pip of TMP/bin/python3
 LINES
-grep -q '^  library check >= ' "$tmp/tidy" && grep -q '^  command mandoc$' "$tmp/tidy" || {
+grep -q '^  library check >= ' "$tmp/tidy" && grep -q '^  command mandoc$' "$tmp/tidy" &&
+	grep -q '^  command gnuplot$' "$tmp/tidy" || {
 	echo "FAIL: check needs more than run"
 	status=1
 }
@@ -114,7 +115,7 @@ fake sudo 'echo "sudo: you may not" >&2; exit 1'
 fake pkg-config '[ "$2" != "inih >= 53" ]'
 bootstrap --with-ggml="$tmp" --with-model="$tmp/model.gguf"
 fails "sudo refuses" <<'LINES'
-Debian packages: installing gcc make autoconf automake libtool pkgconf libinih-dev libelf-dev libjansson-dev with sudo
+Debian packages: installing gcc make autoconf automake libtool pkgconf libinih-dev libelf-dev libjansson-dev gnuplot-nox with sudo
 sudo: you may not
 bootstrap: sudo refuses, and these are missing:
   library inih >= 53, with headers and pkg-config file

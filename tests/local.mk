@@ -190,6 +190,12 @@ tests_test_eval_summary_SOURCES = tests/test_eval_summary.c
 tests_test_eval_summary_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_test_eval_summary_LDADD = $(EVAL_LIBS)
 
+UNIT_TESTS += tests/test_plot
+tests_test_plot_SOURCES = tests/test_plot.c core/plot/escape.c core/plot/page.c core/plot/page.h \
+	core/plot/plot.h core/plot/width.c
+tests_test_plot_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_plot_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
+
 include $(srcdir)/tests/core.mk
 include $(srcdir)/tests/engine.mk
 

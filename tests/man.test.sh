@@ -191,9 +191,9 @@ section 'Options that several commands have' "$man/kvmod.1" >"$tmp/common"
 commands '' >"$tmp/commands"
 [ -s "$tmp/commands" ] || fail "'kvmod --help' lists no commands"
 for command in $(cat "$tmp/commands"); do
-	if [ "$command" = bench ]; then
-		for bench in $(commands bench); do
-			check_command "bench $bench"
+	if [ "$command" = bench ] || [ "$command" = plot ]; then
+		for kind in $(commands "$command"); do
+			check_command "$command $kind"
 		done
 	else
 		check_command "$command"
@@ -224,10 +224,10 @@ json check check
 json selftest selftest topp
 json 'bench decision' bench decision --policy snapkv --layers 4 --lengths 64 --rounds 9
 json 'bench load' bench load --policy topp --rounds 9
-# With --context the object has all members that it has without, and more.
+# With these options the object has all members that it has without, and more.
 echo 'one two three' >"$tmp/context"
 json run run -o "kvmod.module_path=$PWD/tests/cli/.libs:" -o kvmod.engine=fake \
-	--policy streamingllm --compare --context "$tmp/context" 'four'
+	--policy streamingllm --compare --positions --context "$tmp/context" 'four'
 same members "'kvmod run --json'" kvmod.1 "$tmp/members" "$tmp/named"
 
 # --- every parameter, with its default: kvmod-policies(7), kvmod.conf(5), conf/ ------------

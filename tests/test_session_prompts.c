@@ -191,6 +191,60 @@ START_TEST(odd_contexts)
 }
 END_TEST
 
+/* --- which positions are cached --------------------------------------------------------- */
+
+static void check_shares(uint64_t n, uint64_t n_dropped, uint64_t half)
+{
+	double shares[64];
+
+	for (int i = 0; i < 64; i++)
+		shares[i] = -1;
+	ck_assert_int_eq(kvmod_sequence_positions(sequence, shares, 64), 0);
+	for (uint64_t i = 0; i < 64; i++)
+		ck_assert_double_eq(shares[i], i < n_dropped || i >= n ? 0 : i == half ? 0.5 : 1);
+}
+
+/* Of 40 tokens one head keeps the newest 20, and the other the newest 21. */
+START_TEST(shares_of_positions)
+{
+	double first[20], none = -1;
+
+	start("watch", NULL, 0);
+	check_shares(0, 0, 64);
+	prompt(40);
+	check_shares(40, 19, 19);
+	decode(3);
+	check_shares(43, 19, 19);
+	ck_assert_int_eq(kvmod_sequence_positions(sequence, first, 20), 0);
+	ck_assert_double_eq(first[18], 0);
+	ck_assert_double_eq(first[19], 0.5);
+	ck_assert_int_eq(kvmod_sequence_positions(sequence, &none, 0), 0);
+	ck_assert_double_eq(none, -1);
+}
+END_TEST
+
+START_TEST(all_positions_without_a_policy)
+{
+	start(NULL, NULL, 0);
+	check_shares(0, 0, 64);
+	prompt(40);
+	check_shares(40, 0, 64);
+}
+END_TEST
+
+START_TEST(an_engine_that_cannot_tell)
+{
+	static const char *const broken[] = { "engine fake.broken=request" };
+	double share = -1;
+
+	start("watch", broken, 1);
+	prompt(40);
+	ck_assert_int_ne(kvmod_sequence_positions(sequence, &share, 1), 0);
+	ck_assert_str_ne(kvmod_error(), "");
+	ck_assert_double_eq(share, -1);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("session prompts");
@@ -206,6 +260,9 @@ int main(void)
 	tcase_add_test(tc, question_is_told);
 	tcase_add_test(tc, question_of_a_fork);
 	tcase_add_test(tc, odd_contexts);
+	tcase_add_test(tc, shares_of_positions);
+	tcase_add_test(tc, all_positions_without_a_policy);
+	tcase_add_test(tc, an_engine_that_cannot_tell);
 	suite_add_tcase(suite, tc);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_NORMAL);

@@ -147,6 +147,7 @@ START_TEST(layers_that_are_named_are_cut)
 	struct kvmod_prompted out;
 	struct kvmod_request r;
 	uint64_t seen = 99;
+	double shares[41];
 
 	start("policy half.k_store=0", "policy half.v_store=0");
 	out = prompt(40);
@@ -165,6 +166,10 @@ START_TEST(layers_that_are_named_are_cut)
 		ck_assert_uint_eq(kvmod_sequence_kept(sequence, l, 1, &seen), 20);
 		ck_assert_uint_eq(seen, 40);
 	}
+	/* The newest half, in all layers that count. */
+	ck_assert_int_eq(kvmod_sequence_positions(sequence, shares, 41), 0);
+	for (int i = 0; i < 41; i++)
+		ck_assert_double_eq(shares[i], i >= 20 && i < 40);
 	ck_assert_str_eq(logged, "");
 }
 END_TEST

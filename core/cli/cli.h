@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the subcommands of kvmod share. Each subcommand is one file with one
- * `struct cli_command`, listed in main.c (those of `kvmod bench` in bench.c). A
+ * `struct cli_command`, listed in main.c (those of `kvmod bench` in bench.c, of `kvmod
+ * plot` in plot.c). A
  * subcommand reads its options with cli_parse(), gets a context from
  * cli_context(), writes its answer to stdout with stdio or cli_print_json(),
  * and returns CLI_OK or CLI_FAILED; main() reports errors of stdout.
@@ -49,12 +50,13 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_list, cli_info, cli_check, cli_selftest, cli_run,
-	cli_bench, cli_heads, cli_new;
+	cli_bench, cli_heads, cli_plot, cli_new;
 extern const struct cli_command cli_bench_decision, cli_bench_engine, cli_bench_gather,
 	cli_bench_load;
+extern const struct cli_command cli_plot_curve, cli_plot_heads, cli_plot_latency, cli_plot_text;
 
 /*
- * Runs the command of the table that argv[1] names; prefix is "" or "bench ".
+ * Runs the command of the table that argv[1] names; prefix is "", "bench " or "plot ".
  * An unknown name is a usage error that suggests the nearest command.
  */
 int cli_dispatch(const struct cli_command *const *table, const char *prefix,

@@ -76,6 +76,7 @@ static int run_context(struct cli_run *r, const struct cli_text *text,
 static int ask(struct cli_run *r, const struct cli_text *question)
 {
 	struct kvmod_sequence *copy;
+	size_t n_seen = r->seen.n;
 	int err;
 
 	if (kvmod_sequence_fork(r->context->sequence, &copy))
@@ -87,6 +88,7 @@ static int ask(struct cli_run *r, const struct cli_text *question)
 	err = cli_take_turn(r, question);
 	kvmod_sequence_close(copy);
 	r->sequence = r->context->sequence;
+	r->seen.n = n_seen;
 	return err;
 }
 
@@ -141,9 +143,10 @@ int cli_ask_about(struct cli_run *r, const struct cli_about *about)
 
 	cli_catch_interrupt(&r->model);
 	err = run_context(r, &about->context, &context);
-	if (err)
-		return err;
-	if (r->interactive)
-		return converse(r, about);
-	return about->n_questions ? ask_all(r, about) : ask_lines(r);
+	if (!err && r->interactive)
+		err = converse(r, about);
+	else if (!err)
+		err = about->n_questions ? ask_all(r, about) : ask_lines(r);
+	free(context.turn.shares);
+	return err;
 }

@@ -74,13 +74,16 @@ static int open_prompt(const char *file, FILE **f, bool *is_pipe)
 	return cli_error("%s: %s", file, strerror(errno));
 }
 
-static int read_file(struct cli_text *text, const char *file)
+int cli_read_file(struct cli_text *text, const char *file)
 {
 	size_t before = text->n;
 	bool is_pipe = false;
 	FILE *f = NULL;
-	int err = open_prompt(file, &f, &is_pipe);
+	int err;
 
+	if (cli_is_stdin(file))
+		return read_all(text, stdin, "stdin");
+	err = open_prompt(file, &f, &is_pipe);
 	if (err)
 		return err;
 	err = read_all(text, f, file);
@@ -144,7 +147,7 @@ static int read_text(struct cli_text *text, const char *file, bool raw, const ch
 
 	if (from_stdin && isatty(STDIN_FILENO))
 		fprintf(stderr, "Type the %s, then Ctrl-D:\n", what);
-	err = from_stdin ? read_all(text, stdin, name) : read_file(text, file);
+	err = cli_read_file(text, file);
 	if (err)
 		return err;
 	cli_clean_line(text, raw);

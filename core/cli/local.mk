@@ -60,10 +60,25 @@ kvmod_SOURCES = \
 	core/cli/main.c \
 	core/cli/model.c \
 	core/cli/new.c \
+	core/cli/positions.c \
 	core/cli/report.c \
 	core/cli/run.c \
 	core/cli/run.h \
 	core/cli/turn.c \
+	core/plot/chart.c \
+	core/plot/curve.c \
+	core/plot/escape.c \
+	core/plot/gnuplot.c \
+	core/plot/heads.c \
+	core/plot/latency.c \
+	core/plot/output.c \
+	core/plot/page.c \
+	core/plot/page.h \
+	core/plot/plot.c \
+	core/plot/plot.h \
+	core/plot/read.c \
+	core/plot/text.c \
+	core/plot/width.c \
 	core/selftest/module.c \
 	core/selftest/plans.c \
 	core/selftest/policy.c \

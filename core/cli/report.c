@@ -263,7 +263,7 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 
 	kvmod_sequence_left(sequence, &left);
 	object = json_pack(
-		"{s:s, s:s, s:s, s:I, s:I, s:s%, s:o, s:f, s:I, s:I, s:I, s:f, s:f, s:f}",
+		"{s:s, s:s, s:s, s:I, s:I, s:s%, s:o, s:I, s:f, s:I, s:I, s:I, s:f, s:f, s:f}",
 		"model", m->about->name,
 		"policy", kvmod_policy_ops(m->policy)->name,
 		"device", kvmod_policy_device(m->policy),
@@ -271,6 +271,7 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 		"generated_tokens", (json_int_t)a->n_tokens,
 		"text", a->text.n ? a->text.bytes : "", a->text.n,
 		"kept", kept_json(m, sequence),
+		"seen", (json_int_t)left.seen,
 		"budget", left.budget,
 		"cache_bytes_full", (json_int_t)left.bytes.full,
 		"cache_bytes", (json_int_t)left.bytes.used,
@@ -280,7 +281,8 @@ int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequ
 		"decode_tok_s", per_second(a->n_decoded, a->seconds));
 
 	if (object && ((context && add_question(object, m, context, question)) ||
-		       (turn->compared && add_comparison(object, &turn->comparison)))) {
+		       (turn->compared && add_comparison(object, &turn->comparison)) ||
+		       (turn->shares && cli_add_positions(object, m, turn)))) {
 		json_decref(object);
 		object = NULL;
 	}

@@ -36,6 +36,7 @@ static void close_all(struct cli_run *r)
 	if (r->sequence)
 		kvmod_sequence_close(r->sequence);
 	free(r->logits);
+	cli_tokens_free(&r->seen);
 	cli_sampler_free(r->sampler);
 	cli_model_close(&r->model);
 	if (ctx)
@@ -100,6 +101,8 @@ static void check_options(const struct cli_run *r, int n_operands)
 		cli_usage_error(r->self, "--system cannot be combined with --raw, which runs the text as it is");
 	if (r->interactive && (r->common.json || r->compare))
 		cli_usage_error(r->self, "-i cannot be combined with --json or --compare");
+	if (r->positions && !r->common.json)
+		cli_usage_error(r->self, "--positions needs --json, to whose object it adds");
 	if (r->interactive && r->file && cli_is_stdin(r->file))
 		cli_usage_error(r->self, "-i cannot be combined with -f -: both read stdin");
 	if (r->context_file && r->file)
@@ -126,6 +129,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 		{ "system", 0, CLI_STRING, &r.system, "TEXT", "use this system message instead of the model's own" },
 		{ "raw", 0, CLI_FLAG, &r.raw, NULL, "run the text as it is, without the chat template" },
 		{ "compare", 0, CLI_FLAG, &r.compare, NULL, "compare with the full cache after each token" },
+		{ "positions", 0, CLI_FLAG, &r.positions, NULL, "with --json: each token's text, and the share of KV heads that keep it" },
 		{ "temperature", 0, CLI_REAL, &r.sampling.temperature, "T", "sample at temperature T [0: take the likeliest token]" },
 		{ "top-k", 0, CLI_NUMBER, &r.sampling.top_k, "K", "sample from the K likeliest tokens [0: all]" },
 		{ "top-p", 0, CLI_REAL, &r.sampling.top_p, "P", "sample from the fewest tokens that sum to P [1: all]" },

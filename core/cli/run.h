@@ -122,6 +122,8 @@ struct cli_turn {
 	struct cli_comparison comparison;
 	bool compared;
 	uint64_t resident_before, resident_after;	/* the process, around the cut */
+	const struct cli_tokens *seen;	/* with --positions: of the sequence, up to the answer */
+	double *shares;			/* of KV heads that cached each of them after the cut */
 };
 
 /* A context that was read before its questions, as the cut left it. */
@@ -138,6 +140,8 @@ void cli_report_context(const struct cli_model *m, const struct cli_context_firs
 int cli_report_json(const struct cli_model *m, const struct kvmod_sequence *sequence,
 		    const struct cli_turn *turn, const struct cli_context_first *context,
 		    const struct cli_text *question);
+/* "tokens" and "position_shares" (positions.c); not 0: memory ran out, or a message came. */
+int cli_add_positions(json_t *object, const struct cli_model *m, const struct cli_turn *turn);
 /* Bytes of this process that are in memory now; 0 if unknown. */
 uint64_t cli_resident(void);
 
@@ -173,7 +177,7 @@ struct cli_run {
 	struct cli_common common;
 	const char *file, *context_file, *system;
 	struct cli_text system_text;	/* what `system` points to from then on */
-	bool interactive, raw, compare;
+	bool interactive, raw, compare, positions;
 	bool said_full;			/* that the context is full, with advice */
 	uint64_t limit;			/* -n; UINT64_MAX: not given */
 	struct cli_sampling sampling;
@@ -184,6 +188,7 @@ struct cli_run {
 	struct cli_rival rival;		/* with --compare */
 	float *logits;
 	int32_t pending;		/* last token of the answer, if not cached yet; or -1 */
+	struct cli_tokens seen;		/* with --positions: what was run as prompts */
 
 	const struct cli_context_first *context;	/* NULL: none comes first */
 	bool is_open;			/* the context's message waits for its question */
@@ -197,6 +202,8 @@ struct cli_run {
  */
 int cli_run_prompt(struct cli_run *r, const struct cli_tokens *tokens, const char *what,
 		   uint32_t flags, struct cli_turn *turn);
+/* Notes for the report which of the sequence's tokens, the last of them these, are cached. */
+int cli_note_positions(struct cli_run *r, const struct cli_tokens *tokens, struct cli_turn *turn);
 /* A prompt or a question, its answer, and the report. */
 int cli_take_turn(struct cli_run *r, const struct cli_text *text);
 

@@ -15,6 +15,12 @@ struct cli_text {
 int cli_text_add(struct cli_text *text, const char *bytes, size_t n);
 void cli_text_free(struct cli_text *text);
 
+/*
+ * Adds all of a regular file, a pipe or a terminal; "-" is stdin. CLI_FAILED after the
+ * reason was printed (input.c).
+ */
+int cli_read_file(struct cli_text *text, const char *file);
+
 /* Drops a UTF-8 byte order mark (BOM) at `from`, if there is one. */
 void cli_text_drop_bom(struct cli_text *text, size_t from);
 /*

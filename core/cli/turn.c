@@ -163,7 +163,7 @@ int cli_run_prompt(struct cli_run *r, const struct cli_tokens *tokens, const cha
 	turn->prompt_tokens = tokens->n;
 	r->pending = -1;
 	r->is_open = false;
-	return CLI_OK;
+	return r->positions ? cli_note_positions(r, tokens, turn) : CLI_OK;
 }
 
 static int answer(struct cli_run *r, const struct limits *limits, struct cli_turn *turn)
@@ -258,6 +258,7 @@ int cli_take_turn(struct cli_run *r, const struct cli_text *text)
 		err = cli_error("stopped on request");
 	cli_text_free(&turn.answer.text);
 	cli_text_free(&turn.comparison.text);
+	free(turn.shares);
 	cli_tokens_free(&tokens);
 	return err;
 }

@@ -7,6 +7,7 @@
 #include "core/run/decide.h"
 #include "core/run/engine.h"
 #include "core/run/request.h"
+#include "core/run/shares.h"
 #include "core/run/stores.h"
 #include "core/toolkit/toolkit.h"
 
@@ -331,6 +332,22 @@ static void note_left(struct kvmod_sequence *q)
 	q->left.budget = budget_of(q);
 	q->left.bytes.size = sizeof(q->left.bytes);
 	kvmod_sequence_bytes(q, &q->left.bytes);
+}
+
+int kvmod_sequence_positions(struct kvmod_sequence *q, double *shares, uint64_t n)
+{
+	uint64_t length = kvmod_sequence_length(q);
+	struct kvmod_request r;
+	int err;
+
+	if (!is_shown(q->session) || length == 0) {
+		kv_shares_whole(length, shares, n);
+		return KVMOD_OK;
+	}
+	err = ask_engine(q, &r);
+	if (err == KVMOD_OK)
+		kv_shares_cached(&r, shares, n);
+	return err;
 }
 
 static int first_status(const struct kvmod_plan *plan)

@@ -24,7 +24,7 @@ completes() {
 }
 
 completes ''
-for command in bench check heads info list new run selftest; do
+for command in bench check heads info list new plot run selftest; do
 	grep -qx $command "$tmp/out" || fail "no $command in: $(tr '\n' ' ' <"$tmp/out")"
 done
 completes ru
@@ -67,6 +67,14 @@ for option in -f --context; do
 	completes run $option "$tmp/files/pro"
 	echo TMP/files/prompt.txt | out
 done
+completes plot cur
+echo curve | out
+completes plot text --fr
+echo --from= | out
+completes plot text "$tmp/files/pro"
+echo TMP/files/prompt.txt | out
+completes plot text -o "$tmp/files/pro"
+echo TMP/files/prompt.txt | out
 completes run --cont
 echo --context= | out
 finish

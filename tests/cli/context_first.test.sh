@@ -183,11 +183,21 @@ exits 0
 : | err
 json --only model=Echo policy=streamingllm device=cpu question=one prompt_tokens=4 \
 	generated_tokens=29 "text=$(printf 'tw..............ers long\n\none')" \
-	kept.0.0=18 kept.3.1=18 budget=0.5625 cache_bytes_full=65536 cache_bytes=36864 \
+	kept.0.0=18 kept.3.1=18 seen=32 budget=0.5625 cache_bytes_full=65536 cache_bytes=36864 \
 	decode_cuts=0 prefill_tok_s:real decision_ms=0 decode_tok_s:real \
 	context.tokens=28 context.kept.0.0=14 context.kept.3.1=14 context.budget=0.5 \
 	context.cache_bytes_full=57344 context.cache_bytes=28672 context.prefill_tok_s:real \
 	context.decision_ms:real
+# Positions from the start of the context on, for each question anew.
+printf 'a c' >"$tmp/short"
+kvmod run --policy streamingllm -o "$half" -o 'policy streamingllm.sinks=1' --context "$tmp/short" \
+	--json --positions -n 1 one two
+exits 0
+sed 's/.*\("tokens": .*\)/{\1/' "$tmp/out" >"$tmp/words" && mv "$tmp/words" "$tmp/out"
+out <<'END'
+{"tokens": ["", "", "a", " ", "c", "\n", "\n", "o", "n", "e", ""], "position_shares": [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]}
+{"tokens": ["", "", "a", " ", "c", "\n", "\n", "t", "w", "o", ""], "position_shares": [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]}
+END
 # 14 of the 29 tokens that follow a token of the answer are gone, as in run.test.sh.
 cut --compare --json one two
 exits 0

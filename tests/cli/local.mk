@@ -43,6 +43,8 @@ CLI_TESTS = \
 	tests/cli/new.test.sh \
 	tests/cli/oom.test.sh \
 	tests/cli/output.test.sh \
+	tests/cli/plot.test.sh \
+	tests/cli/plot_text.test.sh \
 	tests/cli/print.test.sh \
 	tests/cli/run.test.sh \
 	tests/cli/terminal.test.sh \

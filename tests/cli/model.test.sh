@@ -22,7 +22,7 @@ kvmod run --json -n 12 "$question"
 exits 0
 : | err
 json --only model:string policy=refreekv device=cpu prompt_tokens:integer \
-	generated_tokens:integer text:string kept.0.0:integer kept.29.2:integer budget:real \
+	generated_tokens:integer text:string kept.0.0:integer kept.29.2:integer seen:integer budget:real \
 	cache_bytes_full:integer cache_bytes:integer decode_cuts=0 prefill_tok_s:real \
 	decision_ms:real decode_tok_s:real
 
@@ -117,7 +117,7 @@ kvmod run --raw --json -n 1 --policy fullkv '<|im_start|>user'
 json prompt_tokens=2
 kvmod run --json -n 1 --policy fullkv '<|im_start|>'
 json --only prompt_tokens:integer model:string policy:string device:string generated_tokens=1 \
-	text:string kept:array budget:real cache_bytes_full:integer cache_bytes:integer \
+	text:string kept:array seen:integer budget:real cache_bytes_full:integer cache_bytes:integer \
 	decode_cuts=0 prefill_tok_s:real decision_ms:real decode_tok_s:real
 
 printf 'My name is Ada.\nWhat is my name?\n' | {

@@ -58,6 +58,8 @@ judge() {
 
 step=1
 each_fails info snapkv
+echo '{"policy": "p", "budget": 0.5, "tokens": ["a", "b"], "position_shares": [1, 0]}' >"$tmp/run.json"
+each_fails plot text "$tmp/run.json"
 # A few of each, to save time: these steps reach all kinds of calls.
 step=3
 each_fails list --json

@@ -91,7 +91,7 @@ kvmod run --policy streamingllm -o "$half" --compare --json 'twenty-four letters
 exits 0
 : | err
 json --only model=Echo policy=streamingllm device=cpu prompt_tokens=27 generated_tokens=24 \
-	text:string kept.0.0=13 kept.3.1=13 budget:real cache_bytes_full=55296 cache_bytes=26624 \
+	text:string kept.0.0=13 kept.3.1=13 seen=27 budget:real cache_bytes_full=55296 cache_bytes=26624 \
 	decode_cuts=0 prefill_tok_s:real decision_ms:real decode_tok_s:real \
 	kl_mean=9.33306 kl_max=15.9995 agree=0.416667 full_decode_tok_s:real \
 	'full_text=twenty-four letters long'
@@ -102,12 +102,25 @@ grep -qx 'answer   with the full cache: twenty-four letters long' "$tmp/err" ||
 	fail 'no answer of the full cache'
 kvmod run --json 'keep it'
 json --only model=Echo policy=fullkv device=cpu prompt_tokens=10 generated_tokens=7 \
-	'text=keep it' kept.0.0=10 kept.3.1=10 budget=1 cache_bytes_full=20480 cache_bytes=20480 \
+	'text=keep it' kept.0.0=10 kept.3.1=10 seen=10 budget=1 cache_bytes_full=20480 cache_bytes=20480 \
 	decode_cuts=0 prefill_tok_s:real decision_ms:real decode_tok_s:real
 kvmod run --compare --json 'keep it'
 json kl_mean=0 kl_max=0 agree=1 'full_text=keep it'
 kvmod run --compare 'keep it'
 grep -qx 'answer   the same with the full cache' "$tmp/err" || fail 'not said to be the same'
+# The text of each token, control tokens without any, and a character with its last byte.
+kvmod run --policy streamingllm -o 'policy streamingllm.budget=50%' -o 'policy streamingllm.sinks=1' \
+	--json --positions -n 1 "$(printf 'a "b"\n\303\251')"
+exits 0
+sed 's/.*\("tokens": .*\)/{\1/' "$tmp/out" >"$tmp/words" && mv "$tmp/words" "$tmp/out"
+out <<'END'
+{"tokens": ["", "", "a", " ", "\"", "b", "\"", "\n", "", "é", ""], "position_shares": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]}
+END
+kvmod run -o 'engine fake.broken=request' --policy streamingllm --json --positions -n 1 hello
+exits 1
+: | out
+kvmod run --positions hello
+says 2 'kvmod: --positions needs --json, to whose object it adds (see `kvmod run --help`)'
 # An answer that fills the context: its last token needs no room there.
 kvmod run -o 'engine fake.context=20' --compare 'fits itself'
 exits 0

@@ -43,7 +43,8 @@ kvmod --version
 exits 0
 has 'kvmod '
 for command in list info check selftest run bench new \
-	'bench decision' 'bench engine' 'bench gather' 'bench load'; do
+	'bench decision' 'bench engine' 'bench gather' 'bench load' \
+	plot 'plot curve' 'plot heads' 'plot latency' 'plot text'; do
 	kvmod $command --help
 	exits 0
 	has "Usage: kvmod $command"

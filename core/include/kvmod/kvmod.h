@@ -401,6 +401,12 @@ void kvmod_sequence_left(const struct kvmod_sequence *sequence, struct kvmod_lef
  */
 uint64_t kvmod_sequence_kept(const struct kvmod_sequence *sequence, uint32_t layer,
 			     uint32_t head, uint64_t *seen);
+/*
+ * Which of the first n positions are cached at present: shares[i] becomes the share of KV
+ * heads, over the layers that requests contain, which cache position i. 0 beyond the end of
+ * the sequence. Asks the engine, so its code may fail.
+ */
+int kvmod_sequence_positions(struct kvmod_sequence *sequence, double *shares, uint64_t n);
 
 /*
  * Runs one token for each of n sequences, in one batch; logits[i] gets [n_vocab] values.
