@@ -90,6 +90,7 @@ libkvmod_la_SOURCES = \
 	core/run/policy.h \
 	core/run/relay.c \
 	core/run/relay.h \
+	core/run/needs.c \
 	core/run/request.c \
 	core/run/request.h \
 	core/run/rotation.c \

@@ -13,7 +13,6 @@
 #define MAX_LAYERS	(1u << 16)
 #define MAX_HEADS	(1u << 16)
 #define MAX_HEAD_DIM	(1u << 16)
-#define MAX_POSITIONS	((uint32_t)INT32_MAX)	/* positions are int32_t */
 #define MAX_BYTES	((uint64_t)1 << 47)	/* of an array: the size of an address space */
 
 /* The size of a struct that ends with that field. */
@@ -499,42 +498,6 @@ int kv_request_serves(const struct kvmod_request *r, const struct kvmod_needs *n
 			err = serves_extras(needs, s);
 	}
 	return err;
-}
-
-/* --- needs ------------------------------------------------------------------------ */
-
-#define ALL_NEEDS (KVMOD_NEED_K | KVMOD_NEED_V | KVMOD_NEED_COLSUM | KVMOD_NEED_Q_STATS | \
-		   KVMOD_NEED_WO_NORM | KVMOD_NEED_ALL_LAYERS)
-
-static uint32_t known_types(void)
-{
-	uint32_t types = 0;
-
-	for (uint32_t type = 1; type < 32; type++)
-		if (kvmod_row_bytes(type, 32) > 0)
-			types |= KVMOD_TYPE_BIT(type);
-	return types;
-}
-
-int kv_needs_check(const struct kvmod_needs *needs)
-{
-	double most = needs->rows.is_count ? MAX_POSITIONS : 1;
-
-	/* NaN fails this test too. */
-	if (!(needs->rows.value >= 0 && needs->rows.value <= most))
-		return kv_fail(KVMOD_EINVAL, "needs() asks for %s of %g, expected 0 to %.0f",
-			       needs->rows.is_count ? "a number of rows" : "a fraction of rows",
-			       needs->rows.value, most);
-	if (needs->min_rows > MAX_POSITIONS)
-		return kv_fail(KVMOD_EINVAL, "needs() asks for min_rows of %u, expected at most %u",
-			       needs->min_rows, MAX_POSITIONS);
-	if (needs->what & ~ALL_NEEDS)
-		return kv_fail(KVMOD_ENOTSUP, "needs() asks for 0x%x, of which this kvmod does not "
-			       "know 0x%x", needs->what, needs->what & ~ALL_NEEDS);
-	if (needs->types && !(needs->types & known_types()))
-		return kv_fail(KVMOD_ENOTSUP, "needs() names no element type that this kvmod knows: 0x%x",
-			       needs->types);
-	return KVMOD_OK;
 }
 
 /* --- models ----------------------------------------------------------------------- */

@@ -22,6 +22,7 @@ struct kvmod_session {
 	void *instance;			/* the engine's */
 	const struct kvmod_model *model;
 	struct kvmod_policy *policy;
+	struct kvmod_needs collects;	/* without a policy; size 0: nothing */
 	uint64_t leave_below;		/* tokens, as set in [kvmod] */
 	struct kv_stores stores;
 	struct kvmod_plan *plan;	/* of the last decision; its memory is reused */
@@ -36,7 +37,8 @@ struct kvmod_sequence {
 	uint64_t id;
 	void *state;			/* the policy's */
 	int status;			/* not 0: begin() failed, so the policy is not asked */
-	uint64_t decoded;		/* tokens since the last prompt */
+	uint64_t n_prompt;		/* tokens of the last prompt */
+	uint64_t decoded;		/* tokens since then */
 	uint64_t opening;		/* of the first prompt: the chat template's tokens */
 	bool is_context;		/* the last prompt: what is asked about it comes later */
 	struct kvmod_left left;		/* by the last cut */
@@ -85,6 +87,32 @@ void kvmod_session_close(struct kvmod_session *s)
 	if (s)
 		kvmod_plan_free(s->plan);
 	free(s);
+}
+
+static bool can_narrow(const struct kvmod_session *s)
+{
+	return KVMOD_HAS(s->ops, seq_narrow) && s->ops->seq_narrow;
+}
+
+int kvmod_session_collect(struct kvmod_session *s, const struct kvmod_policy *policy)
+{
+	const struct kvmod_needs *needs = kvmod_policy_needs(policy);
+	struct kvmod_needs all = s->collects;
+	int err = KVMOD_OK;
+
+	if (s->policy)
+		return kv_fail(KVMOD_EINVAL, "a session with a policy collects for that one only");
+	if (!can_narrow(s))
+		return kv_fail(KVMOD_ENOTSUP, "engine %s cannot collect for several policies at once",
+			       s->ops->name);
+	if (KVMOD_HAS(s->ops, serves) && s->ops->serves)
+		err = KV_CALL_ENGINE(s->ops, serves, s->instance, needs);
+	all.size = sizeof(all);
+	if (err == KVMOD_OK)
+		err = kv_needs_add(&all, needs);
+	if (err == KVMOD_OK)
+		s->collects = all;
+	return err;
 }
 
 /* --- sequences ------------------------------------------------------------------ */
@@ -152,9 +180,8 @@ int kvmod_sequence_open(struct kvmod_session *s, struct kvmod_sequence **out)
 	return KVMOD_OK;
 }
 
-int kvmod_sequence_fork(struct kvmod_sequence *from, struct kvmod_sequence **out)
+static int fork_to(const struct kvmod_sequence *from, struct kvmod_session *s, struct kvmod_sequence **out)
 {
-	struct kvmod_session *s = from->session;
 	size_t n = (size_t)s->model->n_layers * s->model->n_kv_heads;
 	struct kvmod_sequence *q;
 	int err = new_sequence(s, &q);
@@ -168,12 +195,19 @@ int kvmod_sequence_fork(struct kvmod_sequence *from, struct kvmod_sequence **out
 		end_sequence(q);
 		return err;
 	}
+	q->n_prompt = from->n_prompt;
 	q->decoded = from->decoded;
 	q->opening = from->opening;
+	q->is_context = from->is_context;
 	q->left = from->left;
 	memcpy(q->kept, from->kept, n * sizeof(*q->kept));
 	*out = q;
 	return KVMOD_OK;
+}
+
+int kvmod_sequence_fork(struct kvmod_sequence *from, struct kvmod_sequence **out)
+{
+	return fork_to(from, from->session, out);
 }
 
 void kvmod_sequence_close(struct kvmod_sequence *q)
@@ -464,6 +498,14 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 	return decide_and_apply(q, &r, s->plan, replay_rows, out);
 }
 
+/* What the engine collects while prompts run. */
+static const struct kvmod_needs *needs_of(const struct kvmod_session *s)
+{
+	if (s->policy)
+		return kvmod_policy_needs(s->policy);
+	return s->collects.size ? &s->collects : NULL;
+}
+
 static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt)
 {
 	struct kvmod_session *s = q->session;
@@ -483,7 +525,7 @@ static int run_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *promp
 		.progress = prompt->progress,
 		.progress_arg = prompt->progress_arg,
 	};
-	const struct kvmod_needs *needs = s->policy ? kvmod_policy_needs(s->policy) : NULL;
+	const struct kvmod_needs *needs = needs_of(s);
 	int err = KV_CALL_ENGINE(s->ops, prompt_begin, s->instance, q->seq, prompt->n_tokens, needs);
 
 	return err == KVMOD_OK ? KV_CALL_ENGINE(s->ops, step, s->instance, &batch) : err;
@@ -514,6 +556,20 @@ static uint64_t opening_of(const struct kvmod_prompt *prompt)
 	return opening < prompt->n_tokens ? opening : prompt->n_tokens;
 }
 
+/* Asks the policy, if there is one, and records what the cut left. */
+static void after_prompt(struct kvmod_sequence *q, bool asks, uint32_t replay_rows,
+			 struct kvmod_prompted *out)
+{
+	out->before.size = out->after.size = sizeof(out->before);
+	kvmod_sequence_bytes(q, &out->before);
+	if (q->session->policy && asks)
+		out->status = compress(q, KVMOD_PREFILL, replay_rows, out);
+	q->left.decode_cuts = 0;
+	note_left(q);
+	out->budget = q->left.budget;
+	out->after = q->left.bytes;
+}
+
 int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *result)
 {
@@ -530,16 +586,39 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	if (first)
 		q->opening = opening_of(prompt);
 	q->is_context = flags_of(prompt) & KVMOD_PROMPT_CONTEXT;
+	q->n_prompt = prompt->n_tokens;
 	q->decoded = 0;
-	out.before.size = out.after.size = sizeof(out.before);
-	kvmod_sequence_bytes(q, &out.before);
-	if (q->session->policy && !(flags_of(prompt) & KVMOD_PROMPT_KEEP))
-		out.status = compress(q, KVMOD_PREFILL, prompt->replay_rows, &out);
-	q->left.decode_cuts = 0;
-	note_left(q);
-	out.budget = q->left.budget;
-	out.after = q->left.bytes;
+	after_prompt(q, !(flags_of(prompt) & KVMOD_PROMPT_KEEP), prompt->replay_rows, &out);
 	copy_out(result, result->size, &out, sizeof(out));
+	return KVMOD_OK;
+}
+
+int kvmod_sequence_fork_to(struct kvmod_sequence *from, struct kvmod_session *s, uint32_t replay_rows,
+			   struct kvmod_sequence **copy, struct kvmod_prompted *result)
+{
+	struct kvmod_prompted out = { .size = sizeof(out), .replay_loss = NAN };
+	struct kvmod_sequence *q;
+	int err;
+
+	if (s->engine != from->session->engine)
+		return kv_fail(KVMOD_EINVAL, "the two sessions have different engines");
+	if (from->session->policy || from->decoded)
+		return kv_fail(KVMOD_EINVAL, "expected a sequence of a session without a policy, right after "
+			       "a prompt");
+	if (!can_narrow(s))
+		return kv_fail(KVMOD_ENOTSUP, "engine %s cannot collect for several policies at once",
+			       s->ops->name);
+	err = fork_to(from, s, &q);
+	if (err != KVMOD_OK)
+		return err;
+	err = KV_CALL_ENGINE(s->ops, seq_narrow, s->instance, q->seq, q->n_prompt, needs_of(s));
+	if (err != KVMOD_OK) {
+		kvmod_sequence_close(q);
+		return err;
+	}
+	after_prompt(q, true, replay_rows, &out);
+	copy_out(result, result->size, &out, sizeof(out));
+	*copy = q;
 	return KVMOD_OK;
 }
 

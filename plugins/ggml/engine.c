@@ -142,4 +142,5 @@ const struct kvmod_engine_ops gg_engine_ops = {
 	.check = gg_check,
 	.serves = gg_serves,
 	.chat_part = gg_chat_part,
+	.seq_narrow = gg_seq_narrow,
 };

@@ -206,6 +206,26 @@ int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 	return KVMOD_OK;
 }
 
+int32_t gg_seq_narrow(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
+		      const struct kvmod_needs *needs)
+{
+	struct gg_queries *rows = &seq->queries;
+
+	gg_gpu_wait(self);
+	gg_columns_settle(seq);
+	gg_columns_begin(seq, needs);
+	gg_stats_begin(seq, 0, needs);	/* the prompt is over */
+	gg_norms_begin(seq, needs);
+	rows->wanted = needs ? kvmod_needs_rows(needs, n_tokens) : 0;
+	rows->decode = needs && needs->decode_every;
+	if (rows->wanted || seq->columns.on)	/* column sums are made of rows as they come */
+		gg_queries_shrink(seq);
+	else
+		gg_queries_free(rows);
+	gg_seq_moved(seq);
+	return KVMOD_OK;
+}
+
 uint32_t gg_queries_due(const struct kvmod_seq *seq, uint32_t n)
 {
 	const struct gg_queries *rows = &seq->queries;

@@ -143,6 +143,8 @@ int32_t gg_seq_settle(struct kvmod_seq *seq, uint64_t n);
 
 int32_t gg_prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
 			const struct kvmod_needs *needs);
+int32_t gg_seq_narrow(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
+		      const struct kvmod_needs *needs);
 int32_t gg_serves(void *self, const struct kvmod_needs *needs);
 /*
  * Makes room for the queries of a prompt of n tokens, of which the newest `wanted` are to be

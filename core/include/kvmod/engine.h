@@ -182,6 +182,14 @@ struct kvmod_engine_ops {
 	int32_t (*chat_part)(void *self, const struct kvmod_message *messages, size_t n_messages,
 			     uint32_t first, uint32_t part, int32_t *tokens, size_t *n_tokens,
 			     size_t *n_opening);
+	/*
+	 * Optional: the newest prompt of seq, of n_tokens tokens, was run with more than these
+	 * needs. From now on the sequence is one that was run with them: request() shows no
+	 * more, and no more is collected or held in memory. NULL: nothing. They ask for nothing
+	 * that the prompt was not run with.
+	 */
+	int32_t (*seq_narrow)(void *self, struct kvmod_seq *seq, uint64_t n_tokens,
+			      const struct kvmod_needs *needs);
 };
 
 #ifdef __cplusplus

@@ -313,6 +313,13 @@ int kvmod_engine_chat_part(struct kvmod_engine *engine, const struct kvmod_messa
 int kvmod_session_open(struct kvmod_engine *engine, struct kvmod_policy *policy,
 		       struct kvmod_session **session);
 void kvmod_session_close(struct kvmod_session *session);
+/*
+ * For comparing policies on prompts that are run once: while prompts of this session, which
+ * has no policy, run, what this policy needs is collected, too. See kvmod_sequence_fork_to().
+ * KVMOD_ENOTSUP if the engine cannot serve these needs, or cannot tell them apart from what
+ * other policies need: statistics of queries that begin elsewhere take another session.
+ */
+int kvmod_session_collect(struct kvmod_session *session, const struct kvmod_policy *policy);
 
 int kvmod_sequence_open(struct kvmod_session *session, struct kvmod_sequence **sequence);
 void kvmod_sequence_close(struct kvmod_sequence *sequence);
@@ -383,6 +390,16 @@ struct kvmod_prompted {
  */
 int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_prompt *prompt,
 			  struct kvmod_prompted *out);
+
+/*
+ * kvmod_sequence_fork() into another session of the same engine. Its policy then decides about the copy, and
+ * sees what it would see if the newest prompt had been run in its own session: that one has
+ * collected what it needs. `out` is that of kvmod_sequence_prompt(), without prefill_seconds;
+ * with replay_rows the loss is measured.
+ */
+int kvmod_sequence_fork_to(struct kvmod_sequence *sequence, struct kvmod_session *session,
+			   uint32_t replay_rows, struct kvmod_sequence **copy,
+			   struct kvmod_prompted *out);
 
 /* A sequence as its last cut left it; the cut came after a prompt or while decoding. */
 struct kvmod_left {
