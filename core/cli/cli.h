@@ -50,7 +50,7 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_list, cli_info, cli_check, cli_selftest, cli_run,
-	cli_bench, cli_heads, cli_plot, cli_new;
+	cli_bench, cli_eval, cli_heads, cli_plot, cli_new;
 extern const struct cli_command cli_bench_decision, cli_bench_engine, cli_bench_gather,
 	cli_bench_load;
 extern const struct cli_command cli_plot_curve, cli_plot_heads, cli_plot_latency, cli_plot_text;

@@ -24,7 +24,7 @@ static double log_sum(const float *logits, uint32_t n)
 	return greatest + log(sum);
 }
 
-static double kl(const float *p, const float *q, uint32_t n)
+double cli_kl(const float *p, const float *q, uint32_t n)
 {
 	double log_p = log_sum(p, n), log_q = log_sum(q, n), sum = 0;
 
@@ -76,7 +76,7 @@ static int follow(struct pair *pair, uint64_t limit, uint64_t room, struct cli_c
 			break;
 		if (feed(pair, token, out))
 			return CLI_FAILED;
-		d = kl(pair->full_logits, pair->cut_logits, n_vocab);
+		d = cli_kl(pair->full_logits, pair->cut_logits, n_vocab);
 		sum += d;
 		out->kl_max = d > out->kl_max ? d : out->kl_max;
 		token = cli_likeliest(pair->full_logits, n_vocab);

@@ -39,6 +39,15 @@ kvmod_SOURCES = \
 	core/bench/load.c \
 	core/bench/options.c \
 	core/bench/options.h \
+	core/eval/cases.c \
+	core/eval/cases.h \
+	core/eval/eval.c \
+	core/eval/measure.c \
+	core/eval/measure.h \
+	core/eval/results.c \
+	core/eval/results.h \
+	core/eval/table.c \
+	core/eval/table.h \
 	core/bench/pieces.c \
 	core/bench/place.c \
 	core/bench/product.c \
@@ -87,7 +96,7 @@ kvmod_SOURCES = \
 kvmod_CPPFLAGS = $(AM_CPPFLAGS) $(JANSSON_CFLAGS)
 kvmod_LDFLAGS = $(AM_LDFLAGS) $(COMMAND_RPATH)
 EXTRA_kvmod_DEPENDENCIES = config.status
-kvmod_LDADD = libkvmodcli.la libvectors.la libkernels.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
+kvmod_LDADD = libeval.la libkvmodcli.la libvectors.la libkernels.la libkvmod.la $(JANSSON_LIBS) $(LIBM)
 
 # Not a module: the file that `kvmod bench load` opens for comparison.
 pkglib_LTLIBRARIES = libkvmod-empty.la

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 static const struct cli_command *const commands[] = {
-	&cli_list, &cli_info, &cli_check, &cli_selftest, &cli_run, &cli_bench, &cli_heads, &cli_plot,
-	&cli_new, NULL,
+	&cli_list, &cli_info, &cli_check, &cli_selftest, &cli_run, &cli_bench, &cli_eval, &cli_heads,
+	&cli_plot, &cli_new, NULL,
 };
 
 static const char about[] =

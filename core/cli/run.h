@@ -94,6 +94,9 @@ struct cli_comparison {
 	struct cli_text text;		/* the full cache's answer */
 };
 
+/* KL(p || q) in nats of the distributions of two rows of n logits. */
+double cli_kl(const float *p, const float *q, uint32_t n);
+
 /* The full cache: a session without a policy, and what all prompts to compare begin with. */
 struct cli_rival {
 	struct kvmod_session *session;
