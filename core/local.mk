@@ -94,7 +94,9 @@ libkvmod_la_SOURCES = \
 	core/run/request.c \
 	core/run/request.h \
 	core/run/rotation.c \
+	core/run/left.c \
 	core/run/session.c \
+	core/run/session.h \
 	core/run/settle.c \
 	core/run/shares.c \
 	core/run/shares.h \

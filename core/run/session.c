@@ -5,52 +5,14 @@
  */
 #include "core/modules/call.h"
 #include "core/run/decide.h"
-#include "core/run/engine.h"
 #include "core/run/request.h"
-#include "core/run/shares.h"
-#include "core/run/stores.h"
+#include "core/run/session.h"
 #include "core/toolkit/toolkit.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-struct kvmod_session {
-	struct kvmod_engine *engine;
-	const struct kvmod_engine_ops *ops;
-	void *instance;			/* the engine's */
-	const struct kvmod_model *model;
-	struct kvmod_policy *policy;
-	struct kvmod_needs collects;	/* without a policy; size 0: nothing */
-	uint64_t leave_below;		/* tokens, as set in [kvmod] */
-	struct kv_stores stores;
-	struct kvmod_plan *plan;	/* of the last decision; its memory is reused */
-	uint64_t next_sequence;
-};
-
-#define NOT_NAMED UINT32_MAX		/* in `kept`: no request contains this layer */
-
-struct kvmod_sequence {
-	struct kvmod_session *session;
-	struct kvmod_seq *seq;		/* the engine's */
-	uint64_t id;
-	void *state;			/* the policy's */
-	int status;			/* not 0: begin() failed, so the policy is not asked */
-	uint64_t n_prompt;		/* tokens of the last prompt */
-	uint64_t decoded;		/* tokens since then */
-	uint64_t opening;		/* of the first prompt: the chat template's tokens */
-	bool is_context;		/* the last prompt: what is asked about it comes later */
-	struct kvmod_left left;		/* by the last cut */
-	uint32_t *kept;			/* by the last cut, [n_layers][n_kv_heads]; or NOT_NAMED */
-};
-
-/* The caller may know fewer fields. */
-static void copy_out(void *to, uint32_t room, void *from, uint32_t size)
-{
-	*(uint32_t *)from = room < size ? room : size;
-	memcpy(to, from, room < size ? room : size);
-}
 
 static double seconds(void)
 {
@@ -248,7 +210,7 @@ void kvmod_sequence_bytes(struct kvmod_sequence *q, struct kvmod_bytes *out)
 
 	KV_CALL_VOID(q->session->ops->bytes(q->session->instance, q->seq, &bytes));
 	bytes.size = sizeof(bytes);
-	copy_out(out, out->size, &bytes, sizeof(bytes));
+	kv_copy_out(out, out->size, &bytes, sizeof(bytes));
 }
 
 struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *q)
@@ -256,133 +218,7 @@ struct kvmod_seq *kvmod_sequence_engine_seq(struct kvmod_sequence *q)
 	return q->seq;
 }
 
-uint64_t kvmod_sequence_kept(const struct kvmod_sequence *q, uint32_t layer,
-			     uint32_t head, uint64_t *seen)
-{
-	const struct kvmod_model *m = q->session->model;
-	size_t i = (size_t)layer * m->n_kv_heads + head;
-
-	if (layer >= m->n_layers || head >= m->n_kv_heads)
-		return 0;
-	if (seen)
-		*seen = q->kept[i] == NOT_NAMED ? 0 : q->left.seen;
-	return q->kept[i] == NOT_NAMED ? 0 : q->kept[i];
-}
-
-void kvmod_sequence_left(const struct kvmod_sequence *q, struct kvmod_left *out)
-{
-	struct kvmod_left left = q->left;
-
-	copy_out(out, out->size, &left, sizeof(left));
-}
-
 /* --- asking and cutting ------------------------------------------------------------ */
-
-/* Records what each KV head caches. ask_engine() has checked that layers are in range. */
-static void note_cached(struct kvmod_sequence *q, const struct kvmod_request *r)
-{
-	const struct kvmod_model *m = q->session->model;
-	uint32_t n_heads = m->n_kv_heads;
-
-	memset(q->kept, 0xff, (size_t)m->n_layers * n_heads * sizeof(*q->kept));
-	for (uint32_t i = 0; i < r->n_segments; i++) {
-		const struct kvmod_segment *s = kvmod_segment_at(r, i);
-
-		for (uint32_t g = 0; g < s->n_kv_heads && g < n_heads; g++)
-			q->kept[(size_t)s->layer * n_heads + g] = kvmod_head_at(s, g)->n;
-	}
-}
-
-/* Records that every head caches every token. */
-static void note_whole(struct kvmod_sequence *q)
-{
-	const struct kvmod_model *m = q->session->model;
-
-	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++)
-		q->kept[i] = (uint32_t)q->left.seen;
-}
-
-static int ask_engine(struct kvmod_sequence *q, struct kvmod_request *r)
-{
-	struct kvmod_session *s = q->session;
-	int err;
-
-	*r = (struct kvmod_request){ .size = sizeof(*r) };
-	err = KV_CALL_ENGINE(s->ops, request, s->instance, q->seq, r);
-	if (err != KVMOD_OK)
-		return err;
-	r->size = sizeof(*r);
-	err = kv_request_check(r);
-	if (err == KVMOD_OK && r->n_layers != s->model->n_layers)
-		err = kv_fail(KVMOD_EINVAL, "the request's model has %u layers, but the engine's has %u",
-			      r->n_layers, s->model->n_layers);
-	return err == KVMOD_OK ? err : kv_fail_in(err, "engine %s", s->ops->name);
-}
-
-static double budget_of(const struct kvmod_sequence *q)
-{
-	const struct kvmod_model *m = q->session->model;
-	size_t n_heads = 0;
-	double kept = 0;
-
-	for (size_t i = 0; i < (size_t)m->n_layers * m->n_kv_heads; i++) {
-		if (q->kept[i] == NOT_NAMED)
-			continue;
-		kept += q->kept[i];
-		n_heads++;
-	}
-	return q->left.seen && n_heads ? kept / ((double)q->left.seen * (double)n_heads) : 1;
-}
-
-/*
- * Without a policy nothing was cut, but which layers cache a window alone only the
- * engine's request tells.
- */
-static bool is_shown(const struct kvmod_session *s)
-{
-	return s->policy || (KVMOD_HAS(s->model, n_window_layers) && s->model->n_window_layers > 0);
-}
-
-/*
- * Records what the engine holds now, whatever was planned. An engine that cannot show
- * its cache is assumed to hold all of it.
- */
-static void note_left(struct kvmod_sequence *q)
-{
-	bool shown = is_shown(q->session);
-	int err = KVMOD_OK;
-	struct kvmod_request r;
-
-	q->left.seen = kvmod_sequence_length(q);
-	if (shown)
-		err = ask_engine(q, &r);
-	if (shown && err == KVMOD_OK)
-		note_cached(q, &r);
-	else
-		note_whole(q);
-	if (err != KVMOD_OK)
-		kv_log(kv_engine_ctx(q->session->engine), KVMOD_ERROR, "cannot count the kept positions: %s",
-		       kvmod_error());
-	q->left.budget = budget_of(q);
-	q->left.bytes.size = sizeof(q->left.bytes);
-	kvmod_sequence_bytes(q, &q->left.bytes);
-}
-
-int kvmod_sequence_positions(struct kvmod_sequence *q, double *shares, uint64_t n)
-{
-	uint64_t length = kvmod_sequence_length(q);
-	struct kvmod_request r;
-	int err;
-
-	if (!is_shown(q->session) || length == 0) {
-		kv_shares_whole(length, shares, n);
-		return KVMOD_OK;
-	}
-	err = ask_engine(q, &r);
-	if (err == KVMOD_OK)
-		kv_shares_cached(&r, shares, n);
-	return err;
-}
 
 static int first_status(const struct kvmod_plan *plan)
 {
@@ -482,7 +318,7 @@ static int compress(struct kvmod_sequence *q, uint32_t phase, uint32_t replay_ro
 		out->left_whole = 1;
 		return KVMOD_OK;
 	}
-	err = ask_engine(q, &r);
+	err = kv_ask_engine(q, &r);
 	if (err == KVMOD_OK)
 		err = kvmod_plan_renew(&r, &s->plan);
 	if (err != KVMOD_OK) {
@@ -565,7 +401,7 @@ static void after_prompt(struct kvmod_sequence *q, bool asks, uint32_t replay_ro
 	if (q->session->policy && asks)
 		out->status = compress(q, KVMOD_PREFILL, replay_rows, out);
 	q->left.decode_cuts = 0;
-	note_left(q);
+	kv_note_left(q);
 	out->budget = q->left.budget;
 	out->after = q->left.bytes;
 }
@@ -589,7 +425,7 @@ int kvmod_sequence_prompt(struct kvmod_sequence *q, const struct kvmod_prompt *p
 	q->n_prompt = prompt->n_tokens;
 	q->decoded = 0;
 	after_prompt(q, !(flags_of(prompt) & KVMOD_PROMPT_KEEP), prompt->replay_rows, &out);
-	copy_out(result, result->size, &out, sizeof(out));
+	kv_copy_out(result, result->size, &out, sizeof(out));
 	return KVMOD_OK;
 }
 
@@ -617,7 +453,7 @@ int kvmod_sequence_fork_to(struct kvmod_sequence *from, struct kvmod_session *s,
 		return err;
 	}
 	after_prompt(q, true, replay_rows, &out);
-	copy_out(result, result->size, &out, sizeof(out));
+	kv_copy_out(result, result->size, &out, sizeof(out));
 	*copy = q;
 	return KVMOD_OK;
 }
@@ -640,7 +476,7 @@ static void after_decode(struct kvmod_sequence *q)
 	if (after.used >= before.used)
 		return;
 	q->left.decode_cuts++;
-	note_left(q);
+	kv_note_left(q);
 }
 
 int kvmod_session_decode(struct kvmod_session *s, struct kvmod_sequence *const *sequences,
