@@ -178,14 +178,20 @@ static json_t *row_of(const struct eval *e, const struct eval_prompt *p, const s
 	return row;
 }
 
+/* collect_ratio: NaN if it was not measured with this prompt. */
 static int measure_case(struct eval *e, const struct eval_prompt *p, size_t which,
-			const struct eval_tokens *tokens, struct eval_full *full)
+			const struct eval_tokens *tokens, struct eval_full *full, double collect_ratio)
 {
 	struct eval_measured m;
 	int err = eval_case_run(&e->bench, &e->cases, which, tokens, full, &m);
+	json_t *row;
 
-	if (!err)
-		err = eval_results_add(&e->results, row_of(e, p, &e->cases.item[which], tokens, full, &m));
+	if (!err) {
+		row = row_of(e, p, &e->cases.item[which], tokens, full, &m);
+		if (!isnan(collect_ratio))
+			json_object_set_new(row, "collect_ratio", json_real(collect_ratio));
+		err = eval_results_add(&e->results, row);
+	}
 	e->n_failed += !err && m.status;
 	e->n_new += !err;
 	cli_text_free(&m.text);
@@ -222,21 +228,39 @@ static void show_progress(struct eval *e, struct progress *p)
 	cli_progress_to(&p->bar, p->done);
 }
 
+/* What collecting costs is measured with the first prompt of each task. */
+static bool is_first_of_task(const struct eval *e, const struct eval_prompt *p)
+{
+	const struct eval_prompt *other = e->prompts.prompts;
+
+	while (strcmp(other->task, p->task) != 0)
+		other++;
+	return other == p;
+}
+
 static int run_cases(struct eval *e, const struct eval_prompt *p, struct progress *progress,
 		     const bool *done, const struct eval_tokens *tokens)
 {
 	bool fitting = fits(e, tokens);
+	double *ratios = cli_alloc(e->cases.n * sizeof(*ratios));
 	struct eval_full full = { 0 };
-	int err = fitting ? eval_full_run(&e->bench, tokens, &full) : CLI_OK;
+	int err = CLI_OK;
 
+	for (size_t i = 0; i < e->cases.n; i++)
+		ratios[i] = NAN;
+	if (fitting && is_first_of_task(e, p))
+		err = eval_collect_ratios(&e->bench, &e->cases, tokens, ratios);
+	if (fitting && !err)
+		err = eval_full_run(&e->bench, tokens, &full);
 	for (size_t i = 0; i < e->cases.n && !err; i++) {
 		if (done[i])
 			continue;
-		err = fitting ? measure_case(e, p, i, tokens, &full) : skip(e, p, i, tokens);
+		err = fitting ? measure_case(e, p, i, tokens, &full, ratios[i]) : skip(e, p, i, tokens);
 		progress->done++;
 		show_progress(e, progress);
 	}
 	eval_full_free(&e->bench, &full);
+	free(ratios);
 	return err;
 }
 
@@ -429,7 +453,7 @@ const struct cli_command cli_eval = {
 	.run = run,
 	.summary = "measure what policies keep and what that costs, on your prompts",
 	.operands = "[POLICY[:KEY=VALUE,...]]...",
-	.details = "\nEach prompt is run once with the full cache; each policy gets a copy, cuts it, and has\n"
+	.details = "Each prompt is run once with the full cache; each policy gets a copy, cuts it, and has\n"
 		   "the full cache's own answer fed to it, token by token. KL is the divergence from the full\n"
 		   "cache's predictions, in nats a token. A VALUE of several separated by | makes a policy\n"
 		   "of each: snapkv:budget=10%|20%. A KEY with a dot is that of another section:\n"

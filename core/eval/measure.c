@@ -232,6 +232,86 @@ void eval_full_free(struct eval_bench *bench, struct eval_full *full)
 	*full = (struct eval_full){ 0 };
 }
 
+/* --- what collecting costs ------------------------------------------------------------------ */
+
+/* Short prompts are noisy: the shortest time of a few runs. */
+#define ENOUGH_SECONDS 1.0
+#define MOST_RUNS 5
+
+/* policy NULL: nothing is collected. */
+static int time_prefill(struct eval_bench *bench, const struct kvmod_policy *policy,
+			const struct eval_tokens *tokens, double *seconds)
+{
+	struct kvmod_session *session;
+	double spent = 0;
+	int err = CLI_OK;
+
+	*seconds = INFINITY;
+	if (kvmod_session_open(bench->model.engine, NULL, &session))
+		return cli_error_kvmod();
+	if (policy && kvmod_session_collect(session, policy))
+		err = cli_error_kvmod();
+	for (int i = 0; i < MOST_RUNS && spent < ENOUGH_SECONDS && !err; i++) {
+		struct kvmod_sequence *sequence = NULL;
+		struct kvmod_prompted out;
+
+		err = kvmod_sequence_open(session, &sequence) ? failed() :
+								run(sequence, &tokens->prompt, 0, NULL, &out);
+		kvmod_sequence_close(sequence);
+		if (err)
+			break;
+		spent += out.prefill_seconds;
+		*seconds = out.prefill_seconds < *seconds ? out.prefill_seconds : *seconds;
+	}
+	kvmod_session_close(session);
+	return err;
+}
+
+static bool collects(const struct kvmod_needs *needs)
+{
+	const uint32_t rows = KVMOD_NEED_K | KVMOD_NEED_V | KVMOD_NEED_ALL_LAYERS;
+
+	return needs->what & ~rows || kvmod_needs_rows(needs, UINT32_MAX);
+}
+
+static bool same_needs(const struct kvmod_needs *a, const struct kvmod_needs *b)
+{
+	return a->what == b->what && a->rows.value == b->rows.value && a->rows.is_count == b->rows.is_count &&
+	       a->min_rows == b->min_rows && a->q_stats_skip == b->q_stats_skip;
+}
+
+/* The first case with the same needs: they share a measurement. */
+static size_t first_alike(const struct eval_cases *cases, size_t which)
+{
+	size_t i = 0;
+
+	while (!same_needs(kvmod_policy_needs(cases->item[i].handle),
+			   kvmod_policy_needs(cases->item[which].handle)))
+		i++;
+	return i;
+}
+
+/* Runs without and with take turns, for whatever else the machine does meanwhile. */
+int eval_collect_ratios(struct eval_bench *bench, const struct eval_cases *cases,
+			const struct eval_tokens *tokens, double *ratios)
+{
+	double least = INFINITY, plain;
+	int err = CLI_OK;
+
+	for (size_t i = 0; i < cases->n && !err; i++) {
+		if (!collects(kvmod_policy_needs(cases->item[i].handle)) || first_alike(cases, i) < i)
+			continue;
+		err = time_prefill(bench, NULL, tokens, &plain);
+		if (!err)
+			err = time_prefill(bench, cases->item[i].handle, tokens, &ratios[i]);
+		least = plain < least ? plain : least;
+	}
+	for (size_t i = cases->n; i-- > 0 && !err;)
+		ratios[i] = collects(kvmod_policy_needs(cases->item[i].handle)) ?
+				    ratios[first_alike(cases, i)] / least : 1;
+	return err;
+}
+
 /* --- a case ------------------------------------------------------------------------------- */
 
 struct trial {

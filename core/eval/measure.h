@@ -47,6 +47,13 @@ struct eval_full {
 int eval_full_run(struct eval_bench *bench, const struct eval_tokens *tokens, struct eval_full *full);
 void eval_full_free(struct eval_bench *bench, struct eval_full *full);
 
+/*
+ * How much longer the prompt takes while what each case needs is collected: ratios[cases], 1 for
+ * a case that needs nothing. CLI_FAILED after the reason was printed; after Ctrl-C without one.
+ */
+int eval_collect_ratios(struct eval_bench *bench, const struct eval_cases *cases,
+			const struct eval_tokens *tokens, double *ratios);
+
 struct eval_measured {
 	int status;			/* of the decision; not 0: the cache stayed whole */
 	double budget;			/* kept positions / tokens seen, as the cut left it */
