@@ -233,6 +233,24 @@ void test_near(const float *a, const float *b, size_t n, double relative)
 			      (double)b[i], largest);
 }
 
+static double log_sum(const float *logits, size_t n)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += exp((double)logits[i]);
+	return log(sum);
+}
+
+double test_divergence(const float *a, const float *b, size_t n)
+{
+	double a_sum = log_sum(a, n), b_sum = log_sum(b, n), total = 0;
+
+	for (size_t i = 0; i < n; i++)
+		total += exp((double)a[i] - a_sum) * ((double)a[i] - a_sum - (double)b[i] + b_sum);
+	return total;
+}
+
 int test_main(const char *name, void (*add)(TCase *tc))
 {
 	Suite *suite = suite_create(name);

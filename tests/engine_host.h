@@ -52,6 +52,8 @@ void test_apply(struct kvmod_seq *seq, struct kvmod_plan *plan);
 uint64_t test_fingerprint(const struct kvmod_seq *seq);
 /* Are n numbers equal to within `relative` of the largest of them? */
 void test_near(const float *a, const float *b, size_t n, double relative);
+/* KL(a || b) of the distributions that n logits each stand for, in nats. */
+double test_divergence(const float *a, const float *b, size_t n);
 
 /* Runs the tests of a suite and ends the program. */
 int test_main(const char *name, void (*add)(TCase *tc));

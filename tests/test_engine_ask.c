@@ -194,9 +194,9 @@ START_TEST(ends)
 }
 END_TEST
 
-/* --- the weights --------------------------------------------------------------------------------- */
+/* --- the weights ------------------------------------------------------------------------------ */
 
-/* Cached rows of F16 and Q8_0 are rounded: from one token or from many, that may differ by a step. */
+/* Rows of F16 and Q8_0 are rounded: of one token or of many, that may differ by a step. */
 static double tolerance(void)
 {
 	return engine->type == GGML_TYPE_F32 ? 2e-5 : 2e-3;
@@ -264,27 +264,9 @@ START_TEST(evicted)
 }
 END_TEST
 
-/* --- replay of it ---------------------------------------------------------------------------------- */
+/* --- replay of it ----------------------------------------------------------------------------- */
 
-static double log_sum(const float *logits)
-{
-	double sum = 0;
-
-	for (uint32_t i = 0; i < TINY_VOCAB; i++)
-		sum += exp((double)logits[i]);
-	return log(sum);
-}
-
-static double divergence(const float *a, const float *b)
-{
-	double a_sum = log_sum(a), b_sum = log_sum(b), total = 0;
-
-	for (uint32_t i = 0; i < TINY_VOCAB; i++)
-		total += exp((double)a[i] - a_sum) * ((double)a[i] - a_sum - (double)b[i] + b_sum);
-	return total;
-}
-
-/* KL(whole || cut) over the last rows of the asked tokens, each run after a fork of the sequence. */
+/* KL(whole || cut) over the last rows of the asked tokens, run on two forks of the sequence. */
 static double expected_loss(const struct kvmod_plan *plan, uint32_t rows)
 {
 	static float whole[ASKED * TINY_VOCAB], cut[ASKED * TINY_VOCAB];
@@ -297,7 +279,7 @@ static double expected_loss(const struct kvmod_plan *plan, uint32_t rows)
 	test_run(a, seq->asked.tokens, n, whole, n);
 	test_run(b, seq->asked.tokens, n, cut, n);
 	for (uint32_t t = n - rows; t < n; t++)
-		total += divergence(whole + t * TINY_VOCAB, cut + t * TINY_VOCAB);
+		total += test_divergence(whole + t * TINY_VOCAB, cut + t * TINY_VOCAB, TINY_VOCAB);
 	gg_seq_close(engine, a);
 	gg_seq_close(engine, b);
 	return total / rows;
@@ -315,15 +297,17 @@ START_TEST(replays)
 {
 	static const uint32_t rows[] = { 1, ANSWER, ANSWER + 5 };
 	struct kvmod_plan *plan;
+	double relative;
 
 	set_up(_i / SHAPES, _i % SHAPES);
+	relative = engine->type == GGML_TYPE_F32 ? 1e-3 : 1e-2;
 	plan = sides_plan(seq, KVMOD_KEEP_HEADS, &request);
 	must_ask(ANSWER);
 	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
 		double is = loss_of(plan, rows[i]), must_be = expected_loss(plan, rows[i]);
 
 		ck_assert_double_gt(must_be, 0.01);
-		ck_assert_double_eq_tol(is, must_be, must_be * (engine->type == GGML_TYPE_F32 ? 1e-3 : 1e-2));
+		ck_assert_double_eq_tol(is, must_be, must_be * relative);
 		/* Again, with the run over the whole cache that was kept. */
 		ck_assert_double_eq(loss_of(plan, rows[i]), is);
 	}
@@ -337,7 +321,7 @@ START_TEST(replays)
 }
 END_TEST
 
-/* There are no more rows than the question and its answer have; those of the prompt do not count. */
+/* There are no more rows than the question and its answer have; the prompt's do not count. */
 START_TEST(rows)
 {
 	static const uint32_t too_many[] = { 1, LONG, UINT32_MAX };
@@ -358,10 +342,9 @@ START_TEST(rows)
 	kvmod_plan_free(plan);
 	/* Of a context with fewer tokens than these. */
 	ck_assert(!gg_seq_truncate(engine, seq, 4));
-	look();
-	must_ask(ANSWER);
 	plan = test_plan_ends(seq, 1, 2);
 	plan->flags = 0;
+	look();
 	must_ask(ANSWER);
 	all = loss_of(plan, ANSWER);
 	ck_assert_double_eq_tol(all, expected_loss(plan, ANSWER), 1e-3 * all);
@@ -370,7 +353,7 @@ START_TEST(rows)
 }
 END_TEST
 
-/* After new tokens, a change, a failed question or another request, the prompt's rows are run. */
+/* After new tokens, a change, another request or a failure, the prompt's rows are run. */
 START_TEST(forgotten)
 {
 	struct kvmod_plan *plan;
@@ -427,7 +410,7 @@ START_TEST(forks)
 }
 END_TEST
 
-/* --- no trace ------------------------------------------------------------------------------------------ */
+/* --- no trace --------------------------------------------------------------------------------- */
 
 /* All that the sequence holds is the same after questions and replays; so is what it says then. */
 START_TEST(leaves_no_trace)
@@ -454,7 +437,7 @@ START_TEST(leaves_no_trace)
 }
 END_TEST
 
-/* --- what cannot be -------------------------------------------------------------------------------------- */
+/* --- what cannot be --------------------------------------------------------------------------- */
 
 /* Question and answer have to fit after what is cached; an answer that would never end does not. */
 START_TEST(does_not_fit)
@@ -540,7 +523,7 @@ START_TEST(devices)
 }
 END_TEST
 
-/* --- on the default model ------------------------------------------------------------------------------------ */
+/* --- on the default model --------------------------------------------------------------------- */
 
 static uint32_t tokenize(const char *text, uint32_t flags, int32_t *to)
 {

@@ -145,7 +145,7 @@ static void setup(void)
 	}
 }
 
-/* --- a decision ----------------------------------------------------------------------------------- */
+/* --- a decision ------------------------------------------------------------------------------- */
 
 static struct kvmod_plan *decide_as(const struct kvmod_module *module, const char *params, int32_t code)
 {
@@ -223,7 +223,7 @@ static void check_part(uint32_t i, uint64_t begin, uint64_t end)
 	ck_assert_uint_eq(reread_parts[i].sinks, SINKS);
 }
 
-/* --- where the question comes later ----------------------------------------------------------------- */
+/* --- where the question comes later ----------------------------------------------------------- */
 
 /* The highest level that loses little enough, whichever that is, for each weight of an answer. */
 START_TEST(largest_of_both)
@@ -319,7 +319,7 @@ START_TEST(all_sinks)
 }
 END_TEST
 
-/* --- where it does not, or the engine lacks a service ------------------------------------------------------ */
+/* --- where it does not, or the engine lacks a service ----------------------------------------- */
 
 static void check_same(const struct kvmod_plan *a, const struct kvmod_plan *b)
 {
@@ -391,7 +391,7 @@ START_TEST(without_replay)
 }
 END_TEST
 
-/* --- failures ------------------------------------------------------------------------------------------------ */
+/* --- failures --------------------------------------------------------------------------------- */
 
 static void stays_whole(int32_t code, const char *after, const char *line)
 {

@@ -142,7 +142,7 @@ START_TEST(question_is_told)
 }
 END_TEST
 
-/* A fork is asked the question: its prompts say for themselves what they are, as the original's do. */
+/* A fork's prompts say for themselves what they are, as those of the original do. */
 START_TEST(question_of_a_fork)
 {
 	static const char *const every[] = { "policy watch.every=1" };
@@ -167,7 +167,7 @@ START_TEST(question_of_a_fork)
 }
 END_TEST
 
-/* Nobody decides about a context that is to be kept; a struct that ends before the flags has none. */
+/* Nobody decides about a context that is to be kept; a struct may end before the flags. */
 START_TEST(odd_contexts)
 {
 	int32_t tokens[8] = { 'a' };

@@ -246,6 +246,44 @@ kvmod run --raw --policy kvzip -o "$zip" -o "$notes" -f "$tmp/digits"
 exits 0
 [ "$(xargs <"$tmp/notes")" = 'prompt 0-22 reread 0-22' ] || fail "run were $(xargs <"$tmp/notes")"
 
+# replay reads a context again, and asks it; an answer needs capitals, in this engine. What both
+# need is kept, and the loss is that of 10 positions of each head, of 36 thousandths for all heads.
+printf 'a1Bb2Cc3Dd4Ee5Ff6Gg7Hh8Ii9J\n' >"$tmp/mixed"
+# later ARGUMENT... - with replay, which may lose much.
+later() {
+	: >"$tmp/notes"
+	kvmod run --policy replay -o 'policy replay.shortest=0' -o 'policy replay.sinks=2' \
+		-o 'policy replay.window=1' -o 'policy replay.store=same' -o 'policy replay.loss=5' \
+		-o 'policy replay.replay_rows=9' -o 'engine fake.replay=yes' -o "$notes" "$@"
+}
+later --context "$tmp/mixed" one
+exits 0
+printf '.1B.2C.3D.4E.5F.6G.7H.8I.9J.\none\n' | out
+err <<'END'
+policy   replay on cpu: budget 0.6774
+kept     layers  0..: 21 21 21 21
+cache    62.00 KiB before, 42.00 KiB after the cut; resident memory ...
+context  31 tokens, N tok/s; decision N ms; replayed loss 0.3600 nats a token
+question 4 tokens, N tok/s; cache 50.00 KiB of 70.00 KiB
+decode   32 tokens, N tok/s
+END
+[ "$(uniq "$tmp/notes" | head -n 4 | xargs)" = 'prompt 0-31 reread 2-31 ask 31-40 replay 22-31' ] ||
+	fail "run were $(xargs <"$tmp/notes")"
+# The question that comes then is neither asked for again nor cut.
+later --json --context "$tmp/mixed" one two
+exits 0
+[ "$(grep -c -e ask -e reread "$tmp/notes")" -eq 2 ] || fail "run were $(xargs <"$tmp/notes")"
+head -n 1 "$tmp/out" >"$tmp/first"
+mv "$tmp/first" "$tmp/out"
+json policy=replay question=one "text=$(printf '.1B.2C.3D.4E.5F.6G.7H.8I.9J.\none')" \
+	kept.0.0=25 context.kept.0.0=21 context.kept.3.1=21 context.budget:real
+later -o 'policy replay.answer_weight=0' --context "$tmp/mixed" one
+printf '.1..2..3..4..5..6..7..8..9..\none\n' | out
+# Where the question is there, it says what is needed.
+later -f "$tmp/mixed" one
+exits 0
+[ "$(sed 's/ .*//' "$tmp/notes" | uniq | xargs)" = 'prompt replay' ] || fail "run were $(xargs <"$tmp/notes")"
+
 # A policy that cuts while decoding does so in each answer.
 kvmod run --policy streamingllm -o 'policy streamingllm.budget=8' -o 'policy streamingllm.decode_every=4' \
 	--json --context "$tmp/text" one

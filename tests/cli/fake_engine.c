@@ -451,6 +451,19 @@ static int32_t reread(const struct kvmod_request *r, const struct kvmod_reread *
 	return KVMOD_OK;
 }
 
+/* Capital letters are what an answer needs. */
+static int32_t ask(const struct kvmod_request *r, const struct kvmod_ask *what, float *out)
+{
+	const struct kvmod_seq *seq = r->replay_ctx;
+
+	note(seq->fake, "ask", seq->length, seq->length + what->n_answer);
+	for (uint32_t i = 0; i < r->n_segments * HEADS; i++)
+		for (uint64_t at = 0; at < seq->length; at++)
+			*out++ = is_cached(&seq->cache[FAKE_WINDOW_LAYERS + i / HEADS][i % HEADS], at) &&
+				 seq->tokens[at] >= 'A' && seq->tokens[at] <= 'Z';
+	return KVMOD_OK;
+}
+
 static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *out)
 {
 	uint32_t n_rows = seq->n_rows;
@@ -474,6 +487,7 @@ static int32_t request(void *self, struct kvmod_seq *seq, struct kvmod_request *
 		.device = "cpu",
 		.replay = seq->fake->replay == REPLAY_NO ? NULL : replay,
 		.reread = reread,
+		.ask = ask,
 		.replay_ctx = seq,
 	};
 	return KVMOD_OK;
