@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 dist_man_MANS += \
 	man/kvmod.1 \
+	man/kvmod-data.7 \
 	man/kvmod-module.7 \
 	man/kvmod-policies.7 \
 	man/kvmod.conf.5 \

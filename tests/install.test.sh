@@ -165,7 +165,7 @@ fi
 
 [ -s "$doc/LICENSE" ] || fail "$doc/LICENSE: not installed"
 for page in man1/kvmod.1 man3/libkvmod.3 man5/kvmod.conf.5 man7/kvmod-module.7 \
-	man7/kvmod-policies.7; do
+	man7/kvmod-policies.7 man7/kvmod-data.7; do
 	[ -s "$mandir/$page" ] || fail "$mandir/$page: not installed"
 done
 # Each function of the library has a page, which declares the function.
