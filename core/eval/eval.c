@@ -28,6 +28,7 @@ struct eval {
 
 	size_t n_new;			/* results of this run */
 	size_t n_failed, n_left;	/* policies that failed; results that could not be had */
+	bool is_over;			/* the results file cannot be used any more */
 	double begin;
 };
 
@@ -178,6 +179,14 @@ static json_t *row_of(const struct eval *e, const struct eval_prompt *p, const s
 	return row;
 }
 
+static int add_row(struct eval *e, json_t *row)
+{
+	int err = eval_results_add(&e->results, row);
+
+	e->is_over = err;
+	return err;
+}
+
 /* collect_ratio: NaN if it was not measured with this prompt. */
 static int measure_case(struct eval *e, const struct eval_prompt *p, size_t which,
 			const struct eval_tokens *tokens, struct eval_full *full, double collect_ratio)
@@ -190,7 +199,7 @@ static int measure_case(struct eval *e, const struct eval_prompt *p, size_t whic
 		row = row_of(e, p, &e->cases.item[which], tokens, full, &m);
 		if (!isnan(collect_ratio))
 			json_object_set_new(row, "collect_ratio", json_real(collect_ratio));
-		err = eval_results_add(&e->results, row);
+		err = add_row(e, row);
 	}
 	e->n_failed += !err && m.status;
 	e->n_new += !err;
@@ -207,7 +216,7 @@ static bool fits(const struct eval *e, const struct eval_tokens *tokens)
 
 static int skip(struct eval *e, const struct eval_prompt *p, size_t which, const struct eval_tokens *tokens)
 {
-	return eval_results_add(&e->results, new_row(p, &e->cases.item[which], "skipped", tokens));
+	return add_row(e, new_row(p, &e->cases.item[which], "skipped", tokens));
 }
 
 struct progress {
@@ -256,7 +265,7 @@ static int run_cases(struct eval *e, const struct eval_prompt *p, struct progres
 		if (done[i])
 			continue;
 		err = fitting ? measure_case(e, p, i, tokens, &full, ratios[i]) : skip(e, p, i, tokens);
-		progress->done++;
+		progress->done += !err;
 		show_progress(e, progress);
 	}
 	eval_full_free(&e->bench, &full);
@@ -275,6 +284,7 @@ static int run_prompt(struct eval *e, const struct eval_prompt *p, struct progre
 		done[i] = eval_results_find(&e->results, p->id, e->cases.item[i].name, digest_of(p).text, &err);
 		n_done += done[i];
 	}
+	e->is_over = err;
 	progress->done += n_done;
 	progress->skipped += n_done;
 	if (!err && n_done < e->cases.n)
@@ -294,8 +304,9 @@ static int run_all(struct eval *e)
 
 	e->begin = cli_now();
 	cli_progress_begin(&progress.bar, progress.label, progress.total);
-	for (size_t i = 0; i < e->prompts.n && !err && !cli_interrupted(); i++)
-		err = run_prompt(e, &e->prompts.prompts[i], &progress);
+	for (size_t i = 0; i < e->prompts.n && !e->is_over && !cli_interrupted(); i++)
+		if (run_prompt(e, &e->prompts.prompts[i], &progress))
+			err = CLI_FAILED;
 	cli_progress_end(&progress.bar);
 	e->n_left = progress.total - progress.done;
 	return err;
@@ -406,6 +417,8 @@ static int evaluate(struct eval *e, char **operands, int n_operands)
 	if (cli_interrupted())
 		return cli_error("stopped on request: %zu results are missing%s", e->n_left,
 				 e->results_path ? "; the same command goes on with them" : "");
+	if (e->n_left)
+		err = cli_error("%zu results are missing", e->n_left);
 	if (e->n_failed)
 		err = cli_error("policies failed on %zu prompts: they are not in the table's numbers", e->n_failed);
 	if (e->prompts.n_broken)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HEADER "kvmod_eval"
@@ -139,7 +140,7 @@ static bool write_all(int file, const char *text, size_t n)
 			n -= (size_t)done;
 		}
 	}
-	return fdatasync(file) == 0 || errno == EINVAL;	/* a pipe has nothing to sync */
+	return fdatasync(file) == 0;
 }
 
 /* A line that could not be written whole is taken back. */
@@ -167,12 +168,15 @@ static int append(struct eval_results *r, json_t *line)
 static int open_file(struct eval_results *r, json_t *settings)
 {
 	bool is_new = false;
+	struct stat about;
 	json_t *header;
 	int err;
 
 	r->file = fopen(r->path, "a+e");
 	if (!r->file)
 		return cli_error("%s: %s", cli_show(r->path), strerror(errno));
+	if (fstat(fileno(r->file), &about) || !S_ISREG(about.st_mode))
+		return cli_error("%s: expected a regular file, to go on from", cli_show(r->path));
 	if (flock(fileno(r->file), LOCK_EX | LOCK_NB))
 		return cli_error("%s: another `kvmod eval` writes to it", cli_show(r->path));
 	rewind(r->file);
