@@ -234,17 +234,24 @@ void eval_full_free(struct eval_bench *bench, struct eval_full *full)
 
 /* --- what collecting costs ------------------------------------------------------------------ */
 
-/* Short prompts are noisy: the shortest time of a few runs. */
+/* Short prompts are noisy: the shortest time of a few runs. Long ones would take long. */
 #define ENOUGH_SECONDS 1.0
 #define MOST_RUNS 5
+#define ENOUGH_TOKENS 2048
 
 /* policy NULL: nothing is collected. */
 static int time_prefill(struct eval_bench *bench, const struct kvmod_policy *policy,
 			const struct eval_tokens *tokens, double *seconds)
 {
+	struct cli_tokens first = tokens->prompt;
 	struct kvmod_session *session;
 	double spent = 0;
 	int err = CLI_OK;
+
+	if (first.n > ENOUGH_TOKENS)
+		first.n = ENOUGH_TOKENS;
+	if (first.n_opening > first.n)
+		first.n_opening = first.n;
 
 	*seconds = INFINITY;
 	if (kvmod_session_open(bench->model.engine, NULL, &session))
@@ -256,7 +263,7 @@ static int time_prefill(struct eval_bench *bench, const struct kvmod_policy *pol
 		struct kvmod_prompted out;
 
 		err = kvmod_sequence_open(session, &sequence) ? failed() :
-								run(sequence, &tokens->prompt, 0, NULL, &out);
+								run(sequence, &first, 0, NULL, &out);
 		kvmod_sequence_close(sequence);
 		if (err)
 			break;

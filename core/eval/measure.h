@@ -48,7 +48,7 @@ int eval_full_run(struct eval_bench *bench, const struct eval_tokens *tokens, st
 void eval_full_free(struct eval_bench *bench, struct eval_full *full);
 
 /*
- * How much longer the prompt takes while what each case needs is collected: ratios[cases], 1 for
+ * How much longer the prompt, its first 2048 tokens at most, takes while what each case needs is collected: ratios[cases], 1 for
  * a case that needs nothing. CLI_FAILED after the reason was printed; after Ctrl-C without one.
  */
 int eval_collect_ratios(struct eval_bench *bench, const struct eval_cases *cases,
