@@ -54,6 +54,11 @@ tests_test_session_prompts_SOURCES = tests/test_session_prompts.c $(SESSION_SOUR
 tests_test_session_prompts_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_prompts_LDFLAGS = $(UNIT_LINK)
 tests_test_session_prompts_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_session_collect
+tests_test_session_collect_SOURCES = tests/test_session_collect.c $(SESSION_SOURCES)
+tests_test_session_collect_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_session_collect_LDFLAGS = $(UNIT_LINK)
+tests_test_session_collect_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_rotation
 tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \
