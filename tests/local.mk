@@ -180,6 +180,11 @@ tests_test_cli_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_test_cli_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
 
 EVAL_LIBS = libeval.la libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
+UNIT_TESTS += tests/test_eval_cases
+tests_test_eval_cases_SOURCES = tests/test_eval_cases.c core/eval/cases.c core/eval/cases.h
+tests_test_eval_cases_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_eval_cases_LDADD = $(EVAL_LIBS)
+
 UNIT_TESTS += tests/test_eval_data
 tests_test_eval_data_SOURCES = tests/test_eval_data.c
 tests_test_eval_data_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
