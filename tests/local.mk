@@ -54,6 +54,11 @@ tests_test_session_prompts_SOURCES = tests/test_session_prompts.c $(SESSION_SOUR
 tests_test_session_prompts_CPPFLAGS = $(TEST_CPPFLAGS)
 tests_test_session_prompts_LDFLAGS = $(UNIT_LINK)
 tests_test_session_prompts_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
+UNIT_TESTS += tests/test_session_collect
+tests_test_session_collect_SOURCES = tests/test_session_collect.c $(SESSION_SOURCES)
+tests_test_session_collect_CPPFLAGS = $(TEST_CPPFLAGS)
+tests_test_session_collect_LDFLAGS = $(UNIT_LINK)
+tests_test_session_collect_LDADD = libbuiltin_fake.la libbuiltin_h2o.la libbuiltin_streamingllm.la $(TEST_LIBS)
 
 UNIT_TESTS += tests/test_rotation
 tests_test_rotation_SOURCES = tests/test_rotation.c tests/madeup_gpu.c tests/madeup_gpu.h \
@@ -175,6 +180,11 @@ tests_test_cli_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
 tests_test_cli_LDADD = libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
 
 EVAL_LIBS = libeval.la libkvmodcli.la libkvmod.la $(JANSSON_LIBS) $(CHECK_LIBS) $(LIBM)
+UNIT_TESTS += tests/test_eval_cases
+tests_test_eval_cases_SOURCES = tests/test_eval_cases.c core/eval/cases.c core/eval/cases.h
+tests_test_eval_cases_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)
+tests_test_eval_cases_LDADD = $(EVAL_LIBS)
+
 UNIT_TESTS += tests/test_eval_data
 tests_test_eval_data_SOURCES = tests/test_eval_data.c
 tests_test_eval_data_CPPFLAGS = $(TEST_CPPFLAGS) $(JANSSON_CFLAGS)

@@ -257,7 +257,7 @@ static const struct pin pins[] = {
 	AT(kvmod_bytes, held, 16),
 	AT(kvmod_bytes, full, 24),
 
-	SIZE(kvmod_engine_ops, 208),
+	SIZE(kvmod_engine_ops, 216),
 	AT(kvmod_engine_ops, size, 0),
 	AT(kvmod_engine_ops, flags, 4),
 	AT(kvmod_engine_ops, name, 8),
@@ -286,6 +286,7 @@ static const struct pin pins[] = {
 	AT(kvmod_engine_ops, check, 184),
 	AT(kvmod_engine_ops, serves, 192),
 	AT(kvmod_engine_ops, chat_part, 200),
+	AT(kvmod_engine_ops, seq_narrow, 208),
 
 	SIZE(kvmod_gather, 80),
 	AT(kvmod_gather, size, 0),

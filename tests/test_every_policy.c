@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Every policy of the build tree on the default model, with caches of each type, on the GPU if
- * there is one: after a prompt, in a conversation, after a second prompt, and with context
- * first.
+ * there is one: after a prompt, in a conversation, after a second prompt, with context first,
+ * and on a copy of a prompt that was run for several policies.
  */
 #include <config.h>
 
 #include "tests/policies.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,8 @@ static const char *const types[] = { "f32", "f16", "q8_0" };
 #define CONTEXT_TOKENS	80u
 #define TURN_TOKENS	8u
 #define DECODED		2u
+#define COPY_DECODED	3u
+#define MAX_POLICIES	64
 
 static const char text[] =
 	"The lighthouse at Cape Morrow was built in 1871 of grey stone. Its keeper, a quiet woman "
@@ -52,8 +55,8 @@ static const struct kvmod_model *model;
 static int32_t tokens[512];
 static float *logits;
 
-/* The parameters with which each policy cuts, all at once. */
-static void configure(const char *type)
+/* The parameters with which each policy cuts, all at once; more: one that comes last, or NULL. */
+static void configure_with(const char *type, const char *more)
 {
 	static char values[128][512], folder[400];
 	const char *overrides[128], *name = "configuration";
@@ -76,9 +79,18 @@ static void configure(const char *type)
 	}
 	for (unsigned i = 0; i < n; i++)
 		overrides[i] = values[i];
+	if (more)
+		overrides[n++] = more;
+	MUST(kvmod_configure(ctx, "/dev/null", overrides, n));
+}
+
+static void configure(const char *type)
+{
+	const char *name = type;
+
 	MUST(kvmod_new(&ctx));
 	kvmod_set_log(ctx, listen, NULL);
-	MUST(kvmod_configure(ctx, "/dev/null", overrides, n));
+	configure_with(type, NULL);
 }
 
 static void tokenize(void)
@@ -183,9 +195,82 @@ static void run(struct kvmod_policy *policy, const char *name, double most, cons
 	ck_assert_msg(!said[0], "%s with a %s cache says: %s", name, type, said);
 }
 
-START_TEST(every_policy)
+/* --- copies of a prompt that was run once ------------------------------------------------------------ */
+
+/* A turn that is not cut, and the prompt; cut decides about that one. */
+static void two_prompts(struct kvmod_session *session, struct kvmod_sequence **sequence, const char *name,
+			uint32_t flags, bool cut)
 {
-	const char *type = types[_i], *name = type;
+	struct kvmod_prompted out;
+
+	MUST(kvmod_sequence_open(session, sequence));
+	prompt(*sequence, name, tokens + CONTEXT_TOKENS, TURN_TOKENS, KVMOD_PROMPT_KEEP, &out);
+	prompt(*sequence, name, tokens, CONTEXT_TOKENS, flags | (cut ? 0 : KVMOD_PROMPT_KEEP), &out);
+}
+
+static void same_counts(struct kvmod_sequence *a, struct kvmod_sequence *b, const char *name, const char *when)
+{
+	struct kvmod_bytes x = { .size = sizeof(x) }, y = { .size = sizeof(y) };
+
+	for (uint32_t l = 0; l < model->n_layers; l++)
+		for (uint32_t g = 0; g < model->n_kv_heads; g++)
+			ck_assert_msg(kvmod_sequence_kept(a, l, g, NULL) == kvmod_sequence_kept(b, l, g, NULL),
+				      "%s %s: layer %u, head %u keeps %llu on a copy, expected %llu", name, when, l, g,
+				      (unsigned long long)kvmod_sequence_kept(b, l, g, NULL),
+				      (unsigned long long)kvmod_sequence_kept(a, l, g, NULL));
+	kvmod_sequence_bytes(a, &x);
+	kvmod_sequence_bytes(b, &y);
+	ck_assert_msg(x.used == y.used && x.full == y.full && x.held == y.held,
+		      "%s %s: %llu bytes used and %llu held on a copy, expected %llu and %llu", name, when,
+		      (unsigned long long)y.used, (unsigned long long)y.held, (unsigned long long)x.used,
+		      (unsigned long long)x.held);
+}
+
+/* Bit for bit the same predictions, past a cut while decoding. */
+static void same_answers(struct kvmod_session *session, struct kvmod_sequence *own,
+			 struct kvmod_session *other, struct kvmod_sequence *copy, const char *name)
+{
+	float *theirs = malloc(model->n_vocab * sizeof(*theirs));
+
+	ck_assert_ptr_nonnull(theirs);
+	for (uint32_t i = 0; i < COPY_DECODED; i++) {
+		int32_t token = tokens[i];
+
+		MUST(kvmod_session_decode(session, &own, &token, &logits, 1));
+		MUST(kvmod_session_decode(other, &copy, &token, &theirs, 1));
+		ck_assert_msg(!memcmp(logits, theirs, model->n_vocab * sizeof(*theirs)),
+			      "%s: a copy predicts something else after token %u", name, i);
+	}
+	free(theirs);
+	same_counts(own, copy, name, "after decoding");
+}
+
+static void run_copy(struct kvmod_sequence *all, struct kvmod_policy *policy, const char *name, uint32_t flags)
+{
+	struct kvmod_session *session, *other;
+	struct kvmod_sequence *own, *copy;
+	struct kvmod_prompted out = { .size = sizeof(out) };
+
+	MUST(kvmod_session_open(engine, policy, &session));
+	MUST(kvmod_session_open(engine, policy, &other));
+	two_prompts(session, &own, name, flags, true);
+	MUST(kvmod_sequence_fork_to(all, other, 0, &copy, &out));
+	ck_assert_msg(!out.status, "%s: the cut of a copy failed: %s", name, said);
+	same_counts(own, copy, name, "after the cut");
+	if (strcmp(name, "random") != 0)	/* draws anew for each sequence */
+		same_answers(session, own, other, copy, name);
+	kvmod_sequence_close(copy);
+	kvmod_sequence_close(own);
+	kvmod_session_close(other);
+	kvmod_session_close(session);
+	ck_assert_msg(!said[0], "%s says on a copy: %s", name, said);
+}
+
+/* --- all of them -------------------------------------------------------------------------------------- */
+
+static void open_engine(const char *type)
+{
+	const char *name = type;
 
 	configure(type);
 	MUST(kvmod_engine_open(ctx, "ggml", &engine));
@@ -193,12 +278,67 @@ START_TEST(every_policy)
 	logits = calloc(model->n_vocab, sizeof(*logits));
 	ck_assert_ptr_nonnull(logits);
 	tokenize();
-	for (int i = 0; i <= n_policies; i++) {
-		struct kvmod_policy *policy;
+}
 
+static struct kvmod_policy *open_policy_of(int i, const char **name)
+{
+	struct kvmod_policy *policy;
+	int err;
+
+	*name = i < n_policies ? policies[i].module->name : "fullkv";
+	said[0] = '\0';
+	err = kvmod_policy_open(ctx, *name, NULL, model, &policy);
+	ck_assert_msg(err == KVMOD_OK, "%s: %s", *name, kvmod_error());
+	return policy;
+}
+
+/*
+ * The prompt is run once for all, and for a policy that needs more rows than any of them: column
+ * sums, statistics of queries, norms of Wo v and rows are there, and each sees only its own.
+ */
+START_TEST(every_policy_on_a_copy)
+{
+	const char *type = types[_i], *name = type;
+	struct kvmod_policy *opened[MAX_POLICIES], *rows;
+	struct kvmod_sequence *all[2];
+	struct kvmod_session *base;
+
+	open_engine(type);
+	ck_assert_int_lt(n_policies, MAX_POLICIES);
+	MUST(kvmod_session_open(engine, NULL, &base));
+	configure_with(type, "policy snapkv.window=64");
+	MUST(kvmod_policy_open(ctx, "snapkv", NULL, model, &rows));
+	MUST(kvmod_session_collect(base, rows));
+	configure_with(type, NULL);
+	for (int i = 0; i <= n_policies; i++) {
+		opened[i] = open_policy_of(i, &name);
+		MUST(kvmod_session_collect(base, opened[i]));
+	}
+	two_prompts(base, &all[0], "all", 0, false);
+	two_prompts(base, &all[1], "all", KVMOD_PROMPT_CONTEXT, false);
+	for (int i = 0; i <= n_policies; i++) {
 		name = i < n_policies ? policies[i].module->name : "fullkv";
-		said[0] = '\0';
-		MUST(kvmod_policy_open(ctx, name, NULL, model, &policy));
+		run_copy(all[i % 2], opened[i], name, i % 2 ? KVMOD_PROMPT_CONTEXT : 0);
+		kvmod_policy_close(opened[i]);
+	}
+	kvmod_sequence_close(all[1]);
+	kvmod_sequence_close(all[0]);
+	kvmod_session_close(base);
+	kvmod_policy_close(rows);
+	free(logits);
+	kvmod_engine_close(engine);
+	kvmod_unref(ctx);
+}
+END_TEST
+
+START_TEST(every_policy)
+{
+	const char *type = types[_i], *name = type;
+
+	open_engine(type);
+	for (int i = 0; i <= n_policies; i++) {
+		struct kvmod_policy *policy = open_policy_of(i, &name);
+
 		run(policy, name, i < n_policies ? policies[i].most : 1, type);
 		kvmod_policy_close(policy);
 	}
@@ -211,6 +351,7 @@ END_TEST
 static void add(TCase *tcase)
 {
 	tcase_set_timeout(tcase, 0);
+	tcase_add_loop_test(tcase, every_policy_on_a_copy, 0, 1);
 	tcase_add_loop_test(tcase, every_policy, 0, N_TYPES);
 }
 

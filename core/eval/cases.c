@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reads operands such as snapkv:budget=10%|20%, and opens what they name. */
 #include "core/eval/cases.h"
+#include "core/cli/text.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -43,11 +44,27 @@ static const char *end_of_values(const char *at)
 	return at;
 }
 
+/* Is the newest setting one that came before? */
+static bool is_again(const struct operand *o)
+{
+	const struct setting *s = &o->settings[o->n];
+
+	for (size_t i = 0; i < o->n; i++)
+		if (o->settings[i].key_length == s->key_length &&
+		    !memcmp(o->settings[i].key, s->key, s->key_length))
+			return true;
+	return false;
+}
+
 static int split(const char *text, struct operand *o)
 {
 	const char *at = text + strcspn(text, ":");
+	size_t n = strlen(text), bad = cli_utf8_bad(text, n);
 
 	*o = (struct operand){ .text = text, .policy = text, .policy_length = (size_t)(at - text) };
+	if (bad < n)	/* results are JSON, and found again by a case's name */
+		return cli_error("%s: byte 0x%02x at offset %zu: expected UTF-8 text", cli_show(text),
+				 (unsigned char)text[bad], bad);
 	if (o->policy_length == 0)
 		return cli_error("%s: no policy, expected POLICY[:KEY=VALUE,...]", cli_show(text));
 	while (*at++) {
@@ -61,6 +78,8 @@ static int split(const char *text, struct operand *o)
 		s->key_length = (size_t)(at - s->key);
 		if (s->key_length == 0 || *at != '=')
 			return cli_error("%s: expected KEY=VALUE at `%s`", cli_show(text), cli_show(s->key));
+		if (is_again(o))
+			return cli_error("%s: %.*s is given twice", cli_show(text), (int)s->key_length, s->key);
 		s->values = at + 1;
 		at = end_of_values(s->values);
 		s->length = (size_t)(at - s->values);

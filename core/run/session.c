@@ -438,7 +438,7 @@ int kvmod_sequence_fork_to(struct kvmod_sequence *from, struct kvmod_session *s,
 
 	if (s->engine != from->session->engine)
 		return kv_fail(KVMOD_EINVAL, "the two sessions have different engines");
-	if (from->session->policy || from->decoded)
+	if (from->session->policy || !from->n_prompt || from->decoded)
 		return kv_fail(KVMOD_EINVAL, "expected a sequence of a session without a policy, right after "
 			       "a prompt");
 	if (!can_narrow(s))
