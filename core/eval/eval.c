@@ -365,8 +365,6 @@ static int evaluate(struct eval *e, char **operands, int n_operands)
 {
 	int err = read_data(e);
 
-	if (!err && e->common.json)
-		err = cli_json_alone();
 	if (!err && e->system) {
 		err = cli_read_system(&e->system_text, e->system);
 		e->system = e->system_text.bytes;
