@@ -233,6 +233,7 @@ int eval_cases_open(struct eval_cases *cases, struct kvmod_ctx *ctx, struct kvmo
 		err = open_case(&cases->item[i], ctx, engine, common);
 	again = cli_configure(ctx, common, true, &all);
 	cli_overrides_free(&all);
+	kvmod_set_log(ctx, NULL, NULL);		/* what is wrong was said already; policies may fail later */
 	if (err || again >= 0)
 		return err ? err : again;
 	return cli_error_kvmod();
