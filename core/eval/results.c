@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HEADER "kvmod_eval"
@@ -100,6 +101,14 @@ static int take_line(struct eval_results *r, const char *text, size_t n, unsigne
 	return err;
 }
 
+/* Is a line without its end the beginning of a first line of ours? */
+static bool is_half_header(const char *line, size_t n)
+{
+	static const char begin[] = "{\"" HEADER "\":";
+
+	return !memcmp(line, begin, n < sizeof(begin) - 1 ? n : sizeof(begin) - 1);
+}
+
 /* Where the last whole line ends is where results are appended. */
 static int read_all(struct eval_results *r, json_t *settings, bool *is_new)
 {
@@ -114,6 +123,8 @@ static int read_all(struct eval_results *r, json_t *settings, bool *is_new)
 		err = take_line(r, line, (size_t)n - 1, ++number, settings);
 		end += n;
 	}
+	if (!err && n > 0 && number == 0 && !is_half_header(line, (size_t)n))
+		err = cli_error("%s:1: expected results of `kvmod eval`", cli_show(r->path));
 	free(line);
 	if (err)
 		return err;
@@ -167,12 +178,15 @@ static int append(struct eval_results *r, json_t *line)
 static int open_file(struct eval_results *r, json_t *settings)
 {
 	bool is_new = false;
+	struct stat about;
 	json_t *header;
 	int err;
 
 	r->file = fopen(r->path, "a+e");
 	if (!r->file)
 		return cli_error("%s: %s", cli_show(r->path), strerror(errno));
+	if (!fstat(fileno(r->file), &about) && !S_ISREG(about.st_mode))
+		return cli_error("%s: expected a regular file", cli_show(r->path));
 	if (flock(fileno(r->file), LOCK_EX | LOCK_NB))
 		return cli_error("%s: another `kvmod eval` writes to it", cli_show(r->path));
 	rewind(r->file);
