@@ -26,7 +26,6 @@ struct eval {
 	struct eval_bench bench;
 	struct eval_results results;
 
-	size_t n_new;			/* results of this run */
 	size_t n_failed, n_left;	/* policies that failed; results that could not be had */
 	double begin;
 };
@@ -186,8 +185,6 @@ static int measure_case(struct eval *e, const struct eval_prompt *p, size_t whic
 
 	if (!err)
 		err = eval_results_add(&e->results, row_of(e, p, &e->cases.item[which], tokens, full, &m));
-	e->n_failed += !err && m.status;
-	e->n_new += !err;
 	cli_text_free(&m.text);
 	return err;
 }
@@ -247,18 +244,30 @@ static int run_prompt(struct eval *e, const struct eval_prompt *p, struct progre
 	size_t n_done = 0;
 	int err = CLI_OK;
 
-	for (size_t i = 0; i < e->cases.n && !err; i++) {
-		done[i] = eval_results_find(&e->results, p->id, e->cases.item[i].name, digest_of(p).text, &err);
+	for (size_t i = 0; i < e->cases.n; i++) {
+		done[i] = eval_results_find(&e->results, p->id, e->cases.item[i].name);
 		n_done += done[i];
 	}
 	progress->done += n_done;
 	progress->skipped += n_done;
-	if (!err && n_done < e->cases.n)
+	if (n_done < e->cases.n)
 		err = tokens_of(e, p, &tokens);
 	if (!err && n_done < e->cases.n)
 		err = run_cases(e, p, progress, done, &tokens);
 	free_tokens(&tokens);
 	free(done);
+	return err;
+}
+
+/* Before anything is run: are results that are there those of these prompts? */
+static int check_results(const struct eval *e)
+{
+	int err = CLI_OK;
+
+	for (size_t i = 0; i < e->prompts.n && !err; i++)
+		for (size_t c = 0; c < e->cases.n && !err; c++)
+			err = eval_results_check(&e->results, e->prompts.prompts[i].id, e->cases.item[c].name,
+						 digest_of(&e->prompts.prompts[i]).text);
 	return err;
 }
 
@@ -279,6 +288,13 @@ static int run_all(struct eval *e)
 
 /* --- the answer ----------------------------------------------------------------------------- */
 
+static bool is_failed(json_t *row)
+{
+	const char *status = json_string_value(json_object_get(row, "status"));
+
+	return status && !strcmp(status, "failed");
+}
+
 static int print(struct eval *e)
 {
 	size_t n = e->prompts.n;
@@ -291,10 +307,12 @@ static int print(struct eval *e)
 
 	for (size_t i = 0; i < n; i++) {
 		tasks[i] = e->prompts.prompts[i].task;
-		for (size_t c = 0; c < e->cases.n; c++)
-			rows[i * e->cases.n + c] = eval_results_find(&e->results, e->prompts.prompts[i].id,
-								     e->cases.item[c].name,
-								     digest_of(&e->prompts.prompts[i]).text, &err);
+		for (size_t c = 0; c < e->cases.n; c++) {
+			json_t *row = eval_results_find(&e->results, e->prompts.prompts[i].id, e->cases.item[c].name);
+
+			rows[i * e->cases.n + c] = row;
+			e->n_failed += row && is_failed(row);
+		}
 	}
 	if (e->common.json)
 		err = cli_print_json(json_pack("{s:o, s:o}", "settings", settings_of(e), "results",
@@ -371,6 +389,9 @@ static int evaluate(struct eval *e, char **operands, int n_operands)
 	}
 	if (!err)
 		err = open_all(e, operands, n_operands);
+	if (err)
+		return err;
+	err = check_results(e);
 	if (err)
 		return err;
 	cli_catch_interrupt(&e->bench.model);

@@ -221,20 +221,24 @@ void eval_results_close(struct eval_results *r)
 	*r = (struct eval_results){ 0 };
 }
 
-json_t *eval_results_find(const struct eval_results *r, const char *id, const char *name, const char *digest,
-			  int *err)
+json_t *eval_results_find(const struct eval_results *r, const char *id, const char *name)
 {
 	char *key = key_of(id, name);
 	json_t *row = json_object_get(r->rows, key);
-	const char *theirs = row ? json_string_value(json_object_get(row, "digest")) : NULL;
 
 	free(key);
-	if (row && (!theirs || strcmp(theirs, digest) != 0)) {
-		*err = cli_error("%s: has a result of another prompt %s: expected the data that it began with",
-				 cli_show(r->path), cli_show(id));
-		return NULL;
-	}
 	return row;
+}
+
+int eval_results_check(const struct eval_results *r, const char *id, const char *name, const char *digest)
+{
+	json_t *row = eval_results_find(r, id, name);
+	const char *theirs = row ? json_string_value(json_object_get(row, "digest")) : NULL;
+
+	if (!row || (theirs && !strcmp(theirs, digest)))
+		return CLI_OK;
+	return cli_error("%s: has a result of another prompt %s: expected the data that it began with",
+			 cli_show(r->path), cli_show(id));
 }
 
 int eval_results_add(struct eval_results *r, json_t *row)
