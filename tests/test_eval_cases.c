@@ -136,6 +136,9 @@ static const char *const wrong[][2] = {
 	{ "a:b=\xff", "kvmod: a:b=\\xff: byte 0xff at offset 4: expected UTF-8 text\n" },
 	{ "\xc3(", "kvmod: \\xc3(: byte 0xc3 at offset 0: expected UTF-8 text\n" },
 	{ "a:b=1,b=2", "kvmod: a:b=1,b=2: b is given twice\n" },
+	{ "a:engine b.c=1", "kvmod: a:engine b.c=1: engine b.c is the same for all: expected it in -o\n" },
+	{ "a:kvmod.engine=b", "kvmod: a:kvmod.engine=b: kvmod.engine is the same for all: expected it in -o\n" },
+	{ "a:kvmod.policy=b", "kvmod: a:kvmod.policy=b: kvmod.policy is the same for all: expected it in -o\n" },
 };
 
 START_TEST(refused)

@@ -56,6 +56,17 @@ static bool is_again(const struct operand *o)
 	return false;
 }
 
+/* What all cases share was opened before them: a value of their own would do nothing. */
+static bool is_shared(const struct setting *s)
+{
+	static const char *const whole[] = { "kvmod.engine", "kvmod.policy" };
+
+	for (size_t i = 0; i < CLI_COUNT(whole); i++)
+		if (s->key_length == strlen(whole[i]) && !memcmp(s->key, whole[i], s->key_length))
+			return true;
+	return s->key_length > 7 && !memcmp(s->key, "engine ", 7);
+}
+
 static int split(const char *text, struct operand *o)
 {
 	const char *at = text + strcspn(text, ":");
@@ -80,6 +91,9 @@ static int split(const char *text, struct operand *o)
 			return cli_error("%s: expected KEY=VALUE at `%s`", cli_show(text), cli_show(s->key));
 		if (is_again(o))
 			return cli_error("%s: %.*s is given twice", cli_show(text), (int)s->key_length, s->key);
+		if (is_shared(s))
+			return cli_error("%s: %.*s is the same for all: expected it in -o", cli_show(text),
+					 (int)s->key_length, s->key);
 		s->values = at + 1;
 		at = end_of_values(s->values);
 		s->length = (size_t)(at - s->values);
@@ -233,6 +247,7 @@ int eval_cases_open(struct eval_cases *cases, struct kvmod_ctx *ctx, struct kvmo
 		err = open_case(&cases->item[i], ctx, engine, common);
 	again = cli_configure(ctx, common, true, &all);
 	cli_overrides_free(&all);
+	kvmod_set_log(ctx, NULL, NULL);		/* what is wrong was said already; policies may fail later */
 	if (err || again >= 0)
 		return err ? err : again;
 	return cli_error_kvmod();

@@ -26,7 +26,6 @@ struct eval {
 	struct eval_bench bench;
 	struct eval_results results;
 
-	size_t n_new;			/* results of this run */
 	size_t n_failed, n_left;	/* policies that failed; results that could not be had */
 	bool is_over;			/* the results file cannot be used any more */
 	double begin;
@@ -58,15 +57,31 @@ static int note_setting(void *arg, const struct kvmod_setting *setting)
 	return 0;
 }
 
-static uint64_t model_bytes(const struct eval *e)
-{
+struct model_file {
 	char section[80];
-	const char *path;
+	uint64_t bytes;			/* 0: not known */
+};
+
+static int note_model(void *arg, const struct kvmod_setting *setting)
+{
+	struct model_file *model = arg;
 	struct stat file;
 
-	snprintf(section, sizeof(section), "engine %s", e->bench.model.ops->name);
-	path = kvmod_config_get(e->ctx, section, "model");
-	return path && !stat(path, &file) ? (uint64_t)file.st_size : 0;
+	if (strcmp(setting->section, model->section) != 0 || strcmp(setting->key, "model") != 0)
+		return 0;
+	if (!stat(setting->value, &file))
+		model->bytes = (uint64_t)file.st_size;
+	return 1;
+}
+
+/* Files of the same model differ in their types. */
+static uint64_t model_bytes(const struct eval *e)
+{
+	struct model_file model = { .bytes = 0 };
+
+	snprintf(model.section, sizeof(model.section), "engine %s", e->bench.model.ops->name);
+	kvmod_settings_each(e->ctx, note_model, &model);
+	return model.bytes;
 }
 
 static json_t *settings_of(const struct eval *e)
@@ -201,8 +216,6 @@ static int measure_case(struct eval *e, const struct eval_prompt *p, size_t whic
 			json_object_set_new(row, "collect_ratio", json_real(collect_ratio));
 		err = add_row(e, row);
 	}
-	e->n_failed += !err && m.status;
-	e->n_new += !err;
 	cli_text_free(&m.text);
 	return err;
 }
@@ -280,19 +293,30 @@ static int run_prompt(struct eval *e, const struct eval_prompt *p, struct progre
 	size_t n_done = 0;
 	int err = CLI_OK;
 
-	for (size_t i = 0; i < e->cases.n && !err; i++) {
-		done[i] = eval_results_find(&e->results, p->id, e->cases.item[i].name, digest_of(p).text, &err);
+	for (size_t i = 0; i < e->cases.n; i++) {
+		done[i] = eval_results_find(&e->results, p->id, e->cases.item[i].name);
 		n_done += done[i];
 	}
-	e->is_over = err;
 	progress->done += n_done;
 	progress->skipped += n_done;
-	if (!err && n_done < e->cases.n)
+	if (n_done < e->cases.n)
 		err = tokens_of(e, p, &tokens);
 	if (!err && n_done < e->cases.n)
 		err = run_cases(e, p, progress, done, &tokens);
 	free_tokens(&tokens);
 	free(done);
+	return err;
+}
+
+/* Before anything is run: are results that are there those of these prompts? */
+static int check_results(const struct eval *e)
+{
+	int err = CLI_OK;
+
+	for (size_t i = 0; i < e->prompts.n && !err; i++)
+		for (size_t c = 0; c < e->cases.n && !err; c++)
+			err = eval_results_check(&e->results, e->prompts.prompts[i].id, e->cases.item[c].name,
+						 digest_of(&e->prompts.prompts[i]).text);
 	return err;
 }
 
@@ -314,6 +338,13 @@ static int run_all(struct eval *e)
 
 /* --- the answer ----------------------------------------------------------------------------- */
 
+static bool is_failed(json_t *row)
+{
+	const char *status = json_string_value(json_object_get(row, "status"));
+
+	return status && !strcmp(status, "failed");
+}
+
 static int print(struct eval *e)
 {
 	size_t n = e->prompts.n;
@@ -326,10 +357,12 @@ static int print(struct eval *e)
 
 	for (size_t i = 0; i < n; i++) {
 		tasks[i] = e->prompts.prompts[i].task;
-		for (size_t c = 0; c < e->cases.n; c++)
-			rows[i * e->cases.n + c] = eval_results_find(&e->results, e->prompts.prompts[i].id,
-								     e->cases.item[c].name,
-								     digest_of(&e->prompts.prompts[i]).text, &err);
+		for (size_t c = 0; c < e->cases.n; c++) {
+			json_t *row = eval_results_find(&e->results, e->prompts.prompts[i].id, e->cases.item[c].name);
+
+			rows[i * e->cases.n + c] = row;
+			e->n_failed += row && is_failed(row);
+		}
 	}
 	if (e->common.json)
 		err = cli_print_json(json_pack("{s:o, s:o}", "settings", settings_of(e), "results",
@@ -400,14 +433,15 @@ static int evaluate(struct eval *e, char **operands, int n_operands)
 {
 	int err = read_data(e);
 
-	if (!err && e->common.json)
-		err = cli_json_alone();
 	if (!err && e->system) {
 		err = cli_read_system(&e->system_text, e->system);
 		e->system = e->system_text.bytes;
 	}
 	if (!err)
 		err = open_all(e, operands, n_operands);
+	if (err)
+		return err;
+	err = check_results(e);
 	if (err)
 		return err;
 	cli_catch_interrupt(&e->bench.model);
@@ -417,7 +451,7 @@ static int evaluate(struct eval *e, char **operands, int n_operands)
 	if (cli_interrupted())
 		return cli_error("stopped on request: %zu results are missing%s", e->n_left,
 				 e->results_path ? "; the same command goes on with them" : "");
-	if (e->n_left)
+	if (e->n_left && !e->is_over)
 		err = cli_error("%zu results are missing", e->n_left);
 	if (e->n_failed)
 		err = cli_error("policies failed on %zu prompts: they are not in the table's numbers", e->n_failed);

@@ -101,6 +101,14 @@ static int take_line(struct eval_results *r, const char *text, size_t n, unsigne
 	return err;
 }
 
+/* Is a line without its end the beginning of a first line of ours? */
+static bool is_half_header(const char *line, size_t n)
+{
+	static const char begin[] = "{\"" HEADER "\":";
+
+	return !memcmp(line, begin, n < sizeof(begin) - 1 ? n : sizeof(begin) - 1);
+}
+
 /* Where the last whole line ends is where results are appended. */
 static int read_all(struct eval_results *r, json_t *settings, bool *is_new)
 {
@@ -115,6 +123,8 @@ static int read_all(struct eval_results *r, json_t *settings, bool *is_new)
 		err = take_line(r, line, (size_t)n - 1, ++number, settings);
 		end += n;
 	}
+	if (!err && n > 0 && number == 0 && !is_half_header(line, (size_t)n))
+		err = cli_error("%s:1: expected results of `kvmod eval`", cli_show(r->path));
 	free(line);
 	if (err)
 		return err;
@@ -175,8 +185,8 @@ static int open_file(struct eval_results *r, json_t *settings)
 	r->file = fopen(r->path, "a+e");
 	if (!r->file)
 		return cli_error("%s: %s", cli_show(r->path), strerror(errno));
-	if (fstat(fileno(r->file), &about) || !S_ISREG(about.st_mode))
-		return cli_error("%s: expected a regular file, to go on from", cli_show(r->path));
+	if (!fstat(fileno(r->file), &about) && !S_ISREG(about.st_mode))
+		return cli_error("%s: expected a regular file", cli_show(r->path));
 	if (flock(fileno(r->file), LOCK_EX | LOCK_NB))
 		return cli_error("%s: another `kvmod eval` writes to it", cli_show(r->path));
 	rewind(r->file);
@@ -211,20 +221,24 @@ void eval_results_close(struct eval_results *r)
 	*r = (struct eval_results){ 0 };
 }
 
-json_t *eval_results_find(const struct eval_results *r, const char *id, const char *name, const char *digest,
-			  int *err)
+json_t *eval_results_find(const struct eval_results *r, const char *id, const char *name)
 {
 	char *key = key_of(id, name);
 	json_t *row = json_object_get(r->rows, key);
-	const char *theirs = row ? json_string_value(json_object_get(row, "digest")) : NULL;
 
 	free(key);
-	if (row && (!theirs || strcmp(theirs, digest) != 0)) {
-		*err = cli_error("%s: has a result of another prompt %s: expected the data that it began with",
-				 cli_show(r->path), cli_show(id));
-		return NULL;
-	}
 	return row;
+}
+
+int eval_results_check(const struct eval_results *r, const char *id, const char *name, const char *digest)
+{
+	json_t *row = eval_results_find(r, id, name);
+	const char *theirs = row ? json_string_value(json_object_get(row, "digest")) : NULL;
+
+	if (!row || (theirs && !strcmp(theirs, digest)))
+		return CLI_OK;
+	return cli_error("%s: has a result of another prompt %s: expected the data that it began with",
+			 cli_show(r->path), cli_show(id));
 }
 
 int eval_results_add(struct eval_results *r, json_t *row)

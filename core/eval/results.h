@@ -21,12 +21,11 @@ struct eval_results {
 int eval_results_open(struct eval_results *results, const char *path, json_t *settings);
 void eval_results_close(struct eval_results *results);
 
-/*
- * The row of a prompt and a case, or NULL. Borrowed. A row of a prompt with another digest is an
- * error: CLI_FAILED in *err after the reason was printed.
- */
-json_t *eval_results_find(const struct eval_results *results, const char *id, const char *name,
-			  const char *digest, int *err);
+/* The row of a prompt and a case, or NULL. Borrowed. */
+json_t *eval_results_find(const struct eval_results *results, const char *id, const char *name);
+/* Is that row one of a prompt with this digest? CLI_FAILED after the reason was printed. */
+int eval_results_check(const struct eval_results *results, const char *id, const char *name,
+		       const char *digest);
 /*
  * Appends a row, whose "id" and "case" name it; its reference is taken. On disk when it returns
  * CLI_OK. CLI_FAILED after the reason was printed; what the file had before is intact.

@@ -24,7 +24,7 @@ completes() {
 }
 
 completes ''
-for command in bench check heads info list new plot run selftest; do
+for command in bench check eval heads info list new plot run selftest; do
 	grep -qx $command "$tmp/out" || fail "no $command in: $(tr '\n' ' ' <"$tmp/out")"
 done
 completes ru
@@ -67,6 +67,18 @@ for option in -f --context; do
 	completes run $option "$tmp/files/pro"
 	echo TMP/files/prompt.txt | out
 done
+for option in -d --data --results; do
+	completes eval $option "$tmp/files/pro"
+	echo TMP/files/prompt.txt | out
+done
+completes new -d "$tmp/fil"
+echo TMP/files | out
+completes new -d "$tmp/files/pro"
+echo | out
+completes eval --context
+echo --context-first | out
+completes eval --data= "$tmp/files/prompt.txt" streaming
+echo streamingllm | out
 completes plot cur
 echo curve | out
 completes plot text --fr

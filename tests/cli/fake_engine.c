@@ -301,6 +301,14 @@ static int32_t prompt_begin(void *self, struct kvmod_seq *seq, uint64_t n,
 	return KVMOD_OK;
 }
 
+/* Only the number of rows depends on needs, and the rows are made anew for each request. */
+static int32_t seq_narrow(void *self, struct kvmod_seq *seq, uint64_t n, const struct kvmod_needs *needs)
+{
+	(void)self;
+	seq->n_rows = needs ? kvmod_needs_rows(needs, n) : 0;
+	return KVMOD_OK;
+}
+
 /* A prompt that begins no text continues the one before: a question after its context. */
 static void note_text(struct kvmod_seq *seq)
 {
@@ -574,6 +582,7 @@ static const struct kvmod_engine_ops ops = {
 	.apply = apply,
 	.bytes = bytes,
 	.chat_part = fake_chat_part,
+	.seq_narrow = seq_narrow,
 };
 
 static int32_t init(const struct kvmod_host *host)

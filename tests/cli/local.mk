@@ -35,6 +35,7 @@ CLI_TESTS = \
 	tests/cli/check_model.test.sh \
 	tests/cli/completion.test.sh \
 	tests/cli/context_first.test.sh \
+	tests/cli/eval.test.sh \
 	tests/cli/fifo.test.sh \
 	tests/cli/heads.test.sh \
 	tests/cli/hints.test.sh \

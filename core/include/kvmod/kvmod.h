@@ -392,8 +392,9 @@ int kvmod_sequence_prompt(struct kvmod_sequence *sequence, const struct kvmod_pr
 			  struct kvmod_prompted *out);
 
 /*
- * kvmod_sequence_fork() into another session of the same engine. Its policy then decides about the copy, and
- * sees what it would see if the newest prompt had been run in its own session: that one has
+ * kvmod_sequence_fork() into another session of the same engine, right after a prompt of a
+ * session without a policy. The other session's policy then decides about the copy, and sees
+ * what it would see if the newest prompt had been run in its own session: this one has
  * collected what it needs. `out` is that of kvmod_sequence_prompt(), without prefill_seconds;
  * with replay_rows the loss is measured.
  */
