@@ -253,7 +253,7 @@ printf 'a1Bb2Cc3Dd4Ee5Ff6Gg7Hh8Ii9J\n' >"$tmp/mixed"
 later() {
 	: >"$tmp/notes"
 	kvmod run --policy replay -o 'policy replay.shortest=0' -o 'policy replay.sinks=2' \
-		-o 'policy replay.window=1' -o 'policy replay.store=same' -o 'policy replay.loss=5' \
+		-o 'policy replay.window=1' -o 'policy replay.store=same' -o 'policy replay.later_loss=5' \
 		-o 'policy replay.replay_rows=9' -o 'engine fake.replay=yes' -o "$notes" "$@"
 }
 later --context "$tmp/mixed" one
