@@ -39,8 +39,7 @@ static int32_t score(const void *self, const struct kvmod_task *head, float *out
 {
 	struct repeat context = repeat_of(head->request, ((const struct kvzip *)self)->chunk);
 
-	for (uint32_t i = 0; i < head->m; i++)
-		out[i] = repeat_score(&context, head, i, head->prepared);
+	repeat_scores(&context, head, head->prepared, out);
 	return 0;
 }
 

@@ -67,19 +67,24 @@ static int32_t repeat_run(const struct repeat *context, const struct kvmod_reque
 	return err;
 }
 
-/* Of a head's position i, from what repeat_run() found. */
-static float repeat_score(const struct repeat *context, const struct kvmod_task *head, uint32_t i,
-			  const float *found)
+/* Of a head's first m positions, from what repeat_run() found. */
+static void repeat_scores(const struct repeat *context, const struct kvmod_task *head,
+			  const float *found, float *out)
 {
 	uint64_t n_heads = count_heads(head->request, head->request->n_segments);
 	uint64_t number = count_heads(head->request, head->i) + head->g;
-	uint64_t at = (uint64_t)kvmod_position(head->head, i), chunk;
 
-	if (at < context->begin)
-		return 0;
-	at -= context->begin;
-	chunk = at - at % context->chunk;	/* where its chunk begins */
-	return found[chunk * n_heads + at - chunk + number * repeat_length(context, context->begin + chunk)];
+	for (uint32_t i = 0; i < head->m; i++) {
+		uint64_t at = (uint64_t)kvmod_position(head->head, i), chunk;
+
+		out[i] = 0;
+		if (at < context->begin)
+			continue;
+		at -= context->begin;
+		chunk = at - at % context->chunk;	/* where its chunk begins */
+		out[i] = found[chunk * n_heads + at - chunk +
+			       number * repeat_length(context, context->begin + chunk)];
+	}
 }
 
 #endif

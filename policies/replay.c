@@ -103,11 +103,11 @@ static int32_t score(const void *self_, const struct kvmod_task *head, float *ou
 		return contribution_score(self_, head, out);
 	answer += repeat_floats(&context, head->request) +
 		  (count_heads(head->request, head->i) + head->g) * context.end;
+	repeat_scores(&context, head, head->prepared, out);
 	for (uint32_t i = 0; i < head->m; i++) {
-		float repeated = repeat_score(&context, head, i, head->prepared);
 		float answered = (float)self->answer_weight * answer[kvmod_position(head->head, i)];
 
-		out[i] = answered > repeated ? answered : repeated;
+		out[i] = answered > out[i] ? answered : out[i];
 	}
 	return 0;
 }
