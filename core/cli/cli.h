@@ -214,6 +214,8 @@ json_t *cli_json_text(const char *text);
  * (memory ran out while the value was built) is an error. Returns CLI_OK or CLI_FAILED.
  */
 int cli_print_json(json_t *value);
+/* Writes all n bytes; false, and errno, after an error. */
+bool cli_write_all(int fd, const char *bytes, size_t n);
 /* Flushes stdout. On an error prints the reason and returns CLI_FAILED. */
 int cli_flush(void);
 /* Did writing to stdout fail? Then long work can stop. */

@@ -37,12 +37,6 @@ double cli_kl(const float *p, const float *q, uint32_t n)
 	return sum > 0 ? sum : 0;
 }
 
-/* After Ctrl-C it prints nothing: the caller reports the interrupted answer. */
-static int failed(void)
-{
-	return cli_interrupted() ? CLI_FAILED : cli_error_kvmod();
-}
-
 static int feed(struct pair *pair, int32_t token, struct cli_comparison *out)
 {
 	double begin = cli_now();
@@ -50,10 +44,10 @@ static int feed(struct pair *pair, int32_t token, struct cli_comparison *out)
 	if (cli_interrupted())
 		return CLI_FAILED;
 	if (kvmod_session_decode(pair->rival->session, &pair->full, &token, &pair->full_logits, 1))
-		return failed();
+		return cli_error_unless_stopped();
 	out->full_seconds += cli_now() - begin;
 	if (kvmod_session_decode(pair->model->session, &pair->cut, &token, &pair->cut_logits, 1))
-		return failed();
+		return cli_error_unless_stopped();
 	out->n++;
 	return CLI_OK;
 }
@@ -128,7 +122,7 @@ static int prefill(struct kvmod_sequence *full, const struct cli_tokens *tokens,
 	cli_progress_begin(&progress, "full cache", tokens->n);
 	err = kvmod_sequence_prompt(full, &prompt, prompted);
 	cli_progress_end(&progress);
-	return err ? failed() : CLI_OK;
+	return err ? cli_error_unless_stopped() : CLI_OK;
 }
 
 int cli_rival_context(struct cli_rival *rival, const struct cli_tokens *context)

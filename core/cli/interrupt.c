@@ -42,3 +42,8 @@ bool cli_interrupted(void)
 {
 	return interrupted;
 }
+
+int cli_error_unless_stopped(void)
+{
+	return interrupted ? CLI_FAILED : cli_error_kvmod();
+}

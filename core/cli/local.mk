@@ -39,15 +39,6 @@ kvmod_SOURCES = \
 	core/bench/load.c \
 	core/bench/options.c \
 	core/bench/options.h \
-	core/eval/cases.c \
-	core/eval/cases.h \
-	core/eval/eval.c \
-	core/eval/measure.c \
-	core/eval/measure.h \
-	core/eval/results.c \
-	core/eval/results.h \
-	core/eval/table.c \
-	core/eval/table.h \
 	core/bench/pieces.c \
 	core/bench/place.c \
 	core/bench/product.c \
@@ -74,6 +65,15 @@ kvmod_SOURCES = \
 	core/cli/run.c \
 	core/cli/run.h \
 	core/cli/turn.c \
+	core/eval/cases.c \
+	core/eval/cases.h \
+	core/eval/eval.c \
+	core/eval/measure.c \
+	core/eval/measure.h \
+	core/eval/results.c \
+	core/eval/results.h \
+	core/eval/table.c \
+	core/eval/table.h \
 	core/plot/chart.c \
 	core/plot/curve.c \
 	core/plot/escape.c \

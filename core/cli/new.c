@@ -119,17 +119,13 @@ static int read_template(struct kvmod_ctx *ctx, const char *name, struct cli_tex
 	return err;
 }
 
-static int write_all(const char *path, const struct cli_text *text)
+static int write_new(const char *path, const struct cli_text *text)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-	size_t done = 0;
-	ssize_t n = 0;
 
 	if (fd < 0)
 		return cli_error("%s: %s", path, strerror(errno));
-	while (done < text->n && (n = write(fd, text->bytes + done, text->n - done)) > 0)
-		done += (size_t)n;
-	if (done == text->n && !close(fd))
+	if (cli_write_all(fd, text->bytes, text->n) && !close(fd))
 		return CLI_OK;
 	cli_error("%s: %s", path, strerror(errno));
 	unlink(path);
@@ -146,7 +142,7 @@ static int write_file(struct kvmod_ctx *ctx, struct job *job, size_t i)
 	if (!err)
 		err = expand(job, template.bytes, &text);
 	if (!err)
-		err = write_all(job->paths[i].bytes, &text);
+		err = write_new(job->paths[i].bytes, &text);
 	cli_text_free(&from);
 	cli_text_free(&template);
 	cli_text_free(&text);

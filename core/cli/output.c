@@ -64,6 +64,21 @@ static FILE *answer_file(void)
 	return json_file ? json_file : stdout;
 }
 
+bool cli_write_all(int fd, const char *bytes, size_t n)
+{
+	while (n > 0) {
+		ssize_t done = write(fd, bytes, n);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			return false;
+		bytes += done;
+		n -= (size_t)done;
+	}
+	return true;
+}
+
 int cli_flush(void)
 {
 	static bool said;

@@ -48,6 +48,8 @@ void cli_catch_interrupt(const struct cli_model *m);
 /* Before the engine goes. */
 void cli_release_interrupt(void);
 bool cli_interrupted(void);
+/* After a libkvmod call failed: its reason, or after Ctrl-C, which the caller reports, nothing. */
+int cli_error_unless_stopped(void);
 /*
  * The progress callback of a prompt: cli_progress_to(), which also cancels again,
  * because a step forgets a Ctrl-C that came before it.

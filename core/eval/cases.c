@@ -132,11 +132,11 @@ static size_t count_values(const struct setting *s)
 
 /* --- cases ------------------------------------------------------------------------------ */
 
-static char *printed(int n, char *text)
+/* The answer of asprintf(). */
+static void check_printed(int n)
 {
 	if (n < 0)
 		cli_no_memory();
-	return text;
 }
 
 /* Adds ",key=value" to the name, and the override. */
@@ -145,12 +145,12 @@ static void add_setting(struct eval_case *c, const struct setting *s, const char
 	char *name, *override;
 	bool other = memchr(s->key, '.', s->key_length);
 
-	printed(asprintf(&name, "%s%c%.*s=%.*s", c->name, c->overrides.n ? ',' : ':', (int)s->key_length,
-			 s->key, (int)length, value), NULL);
+	check_printed(asprintf(&name, "%s%c%.*s=%.*s", c->name, c->overrides.n ? ',' : ':', (int)s->key_length,
+			 s->key, (int)length, value));
 	free(c->name);
 	c->name = name;
-	printed(asprintf(&override, "%s%s%s%.*s=%.*s", other ? "" : "policy ", other ? "" : c->policy,
-			 other ? "" : ".", (int)s->key_length, s->key, (int)length, value), NULL);
+	check_printed(asprintf(&override, "%s%s%s%.*s=%.*s", other ? "" : "policy ", other ? "" : c->policy,
+			 other ? "" : ".", (int)s->key_length, s->key, (int)length, value));
 	c->overrides.item[c->overrides.n++] = override;
 }
 
@@ -172,7 +172,7 @@ static int add_combination(struct eval_cases *cases, const struct operand *o, si
 	struct eval_case c = { .name = NULL }, *grown;
 	size_t below = 1;
 
-	printed(asprintf(&c.policy, "%.*s", (int)o->policy_length, o->policy), NULL);
+	check_printed(asprintf(&c.policy, "%.*s", (int)o->policy_length, o->policy));
 	c.name = cli_strdup(c.policy);
 	for (size_t i = 0; i < o->n; i++)
 		below *= count_values(&o->settings[i]);

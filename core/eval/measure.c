@@ -63,19 +63,13 @@ void eval_bench_close(struct eval_bench *bench)
 
 /* --- steps ------------------------------------------------------------------------------- */
 
-/* After Ctrl-C it prints nothing. */
-static int failed(void)
-{
-	return cli_interrupted() ? CLI_FAILED : cli_error_kvmod();
-}
-
 static int decode(struct kvmod_session *session, struct kvmod_sequence *sequence, int32_t token,
 		  float *logits, double *spent, uint64_t *n)
 {
 	double begin = cli_now();
 
 	if (cli_interrupted() || kvmod_session_decode(session, &sequence, &token, &logits, 1))
-		return failed();
+		return cli_error_unless_stopped();
 	*spent += cli_now() - begin;
 	++*n;
 	return CLI_OK;
@@ -91,7 +85,7 @@ static int run(struct kvmod_sequence *sequence, const struct cli_tokens *tokens,
 
 	*out = (struct kvmod_prompted){ .size = sizeof(*out) };
 	if (cli_interrupted() || kvmod_sequence_prompt(sequence, &prompt, out))
-		return failed();
+		return cli_error_unless_stopped();
 	return CLI_OK;
 }
 
@@ -159,7 +153,7 @@ static int copy_for(struct eval_bench *bench, struct kvmod_session *session,
 		return err;
 	*out = (struct kvmod_prompted){ .size = sizeof(*out) };
 	if (kvmod_sequence_fork_to(full->bases[base], session, 0, copy, out))
-		return failed();
+		return cli_error_unless_stopped();
 	if (tokens->question.n)
 		return run(*copy, &tokens->question, KVMOD_PROMPT_KEEP, logits, &question);
 	memcpy(logits, full->base_logits[base], logits_bytes(bench));
@@ -262,7 +256,7 @@ static int time_prefill(struct eval_bench *bench, const struct kvmod_policy *pol
 		struct kvmod_sequence *sequence = NULL;
 		struct kvmod_prompted out;
 
-		err = kvmod_sequence_open(session, &sequence) ? failed() :
+		err = kvmod_sequence_open(session, &sequence) ? cli_error_unless_stopped() :
 								run(sequence, &first, 0, NULL, &out);
 		kvmod_sequence_close(sequence);
 		if (err)
@@ -384,7 +378,7 @@ static int answer(struct trial *t)
 		if (add_text(t->bench, &stream, t->full->tokens[i], &t->out->text))
 			return CLI_FAILED;
 	if (!t->fresh && kvmod_sequence_truncate(sequence, t->before + n))
-		return failed();
+		return cli_error_unless_stopped();
 	while (n < limit && !is_end(t->bench, token)) {
 		if (add_text(t->bench, &stream, token, &t->out->text))
 			return CLI_FAILED;
@@ -403,7 +397,7 @@ static int measure(struct trial *t, bool cuts_again)
 
 	t->before = kvmod_sequence_length(t->sequence);
 	if (!err && cuts_again && kvmod_sequence_fork(t->sequence, &t->fresh))
-		err = failed();
+		err = cli_error_unless_stopped();
 	if (!err)
 		err = force(t);
 	if (!err && t->bench->n_answer)

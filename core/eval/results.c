@@ -138,21 +138,6 @@ static int read_all(struct eval_results *r, json_t *settings, bool *is_new)
 
 /* --- writing -------------------------------------------------------------------------- */
 
-static bool write_all(int file, const char *text, size_t n)
-{
-	while (n > 0) {
-		ssize_t done = write(file, text, n);
-
-		if (done < 0 && errno != EINTR)
-			return false;
-		if (done > 0) {
-			text += done;
-			n -= (size_t)done;
-		}
-	}
-	return fdatasync(file) == 0;
-}
-
 /* A line that could not be written whole is taken back. */
 static int append(struct eval_results *r, json_t *line)
 {
@@ -164,7 +149,7 @@ static int append(struct eval_results *r, json_t *line)
 	n = text ? asprintf(&whole, "%s\n", text) : -1;
 	if (n < 0)
 		cli_no_memory();
-	done = write_all(file, whole, (size_t)n);
+	done = cli_write_all(file, whole, (size_t)n) && !fdatasync(file);
 	reason = errno;
 	free(whole);
 	free(text);

@@ -34,21 +34,14 @@ static void close_streams(struct streams *s)
 
 static int open_streams(struct streams *s, const struct cli_text *script)
 {
-	size_t done = 0;
-
 	s->script = memfd_create("script", MFD_CLOEXEC);
 	s->picture = memfd_create("picture", MFD_CLOEXEC);
 	s->words = memfd_create("words", MFD_CLOEXEC);
 	if (s->script < 0 || s->picture < 0 || s->words < 0)
 		return failed("a file in memory");
-	while (done < script->n) {
-		ssize_t n = write(s->script, script->bytes + done, script->n - done);
-
-		if (n <= 0)
-			return failed("gnuplot's script");
-		done += (size_t)n;
-	}
-	return lseek(s->script, 0, SEEK_SET) ? failed("gnuplot's script") : CLI_OK;
+	if (!cli_write_all(s->script, script->bytes, script->n) || lseek(s->script, 0, SEEK_SET))
+		return failed("gnuplot's script");
+	return CLI_OK;
 }
 
 static int read_back(int fd, struct cli_text *text)

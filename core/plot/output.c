@@ -15,22 +15,6 @@ static int failed(const char *path)
 	return cli_error("%s: %s", path, strerror(errno));
 }
 
-static bool write_all(int fd, const struct cli_text *svg)
-{
-	size_t done = 0;
-
-	while (done < svg->n) {
-		ssize_t n = write(fd, svg->bytes + done, svg->n - done);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return false;
-		done += (size_t)n;
-	}
-	return true;
-}
-
 /* A device or a pipe has no other name to write to. */
 static int write_in_place(const char *path, const struct cli_text *svg)
 {
@@ -38,7 +22,7 @@ static int write_in_place(const char *path, const struct cli_text *svg)
 
 	if (fd < 0)
 		return failed(path);
-	if (!write_all(fd, svg))
+	if (!cli_write_all(fd, svg->bytes, svg->n))
 		err = failed(path);
 	if (close(fd) && !err)
 		err = failed(path);
@@ -67,7 +51,7 @@ static int replace(const char *path, const char *to, mode_t mode, const struct c
 		free(name);
 		return err;
 	}
-	if (!write_all(fd, svg) || fchmod(fd, mode))
+	if (!cli_write_all(fd, svg->bytes, svg->n) || fchmod(fd, mode))
 		err = failed(path);
 	if (close(fd) && !err)
 		err = failed(path);

@@ -140,7 +140,7 @@ static size_t lay_out(struct kv_scorer_job *job, void *memory)
 	}
 	if (ops->prepare)
 		job->prepared = kv_take(&arena, ops->prepared_floats(job->self, job->request),
-				     sizeof(*job->prepared));
+					sizeof(*job->prepared));
 	job->scratch = kv_take(&arena, 0, 1);
 	return arena.used;
 }
