@@ -192,6 +192,22 @@ struct kvmod_plan *fixture_decide(const struct kvmod_module *module, const char 
 	return plan;
 }
 
+bool fixture_still_caches(uint32_t head, uint32_t position)
+{
+	return position < 4 || position % (head + 1) == 0 || position >= 40;
+}
+
+void fixture_first_cut(struct kvmod_head *heads, uint32_t n_heads, uint32_t n, int32_t *positions)
+{
+	for (uint32_t h = 0; h < n_heads; h++, positions += n) {
+		heads[h].n = 0;
+		for (uint32_t i = 0; i < n; i++)
+			if (fixture_still_caches(h, i))
+				positions[heads[h].n++] = (int32_t)i;
+		heads[h].positions = positions;
+	}
+}
+
 const char *fixture_error(void)
 {
 	static char text[1024];

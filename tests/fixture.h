@@ -5,6 +5,8 @@
 
 #include <check.h>
 #undef fail	/* host->fail() is meant */
+#include <stdbool.h>
+
 #include <kvmod/kvmod.h>
 
 /* Before and after each test: a new folder, and no lines logged. */
@@ -37,6 +39,11 @@ int fixture_open_with(struct kvmod_ctx *ctx, const struct kvmod_module *module, 
 struct kvmod_plan *fixture_decide(const struct kvmod_module *module, const char *policy,
 				  const char *params, const struct kvmod_model *model,
 				  const struct kvmod_request *request, int32_t code);
+
+/* A first cut, after which heads differ: does this one still cache the position? */
+bool fixture_still_caches(uint32_t head, uint32_t position);
+/* Makes what it leaves of n positions of each head; positions[n_heads][n] is theirs from then on. */
+void fixture_first_cut(struct kvmod_head *heads, uint32_t n_heads, uint32_t n, int32_t *positions);
 
 /* The error's text, after "DIR/" was taken out of it. */
 const char *fixture_error(void);

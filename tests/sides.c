@@ -14,6 +14,10 @@
 #include "kernels/cpu/columns.h"
 
 const unsigned sides_models[N_MODELS] = { 3, 8, 9, 10, 11 };
+const struct sides_setup sides_setups[SIDES_SETUPS] = {
+	{ 0, GGML_TYPE_F32, 16, 0 }, { 1, GGML_TYPE_F16, 512, 0 }, { 2, GGML_TYPE_Q8_0, 7, 0 },
+	{ 3, GGML_TYPE_F32, 16, -1 }, { 8, GGML_TYPE_F16, 7, 1 }, { 9, GGML_TYPE_Q8_0, 512, 2 },
+};
 
 /* --- the device, whose gathers can be made to fail ---------------------------------------- */
 

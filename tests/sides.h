@@ -23,6 +23,13 @@
 #endif
 
 extern const unsigned sides_models[N_MODELS];	/* of the tiny ones */
+/* Tiny models with caches of each type: on the CPU, and with some or all layers on the GPU. */
+#define SIDES_SETUPS 6
+extern const struct sides_setup {
+	unsigned model;
+	enum ggml_type type;
+	int64_t batch, layers;
+} sides_setups[SIDES_SETUPS];
 
 /* The GPU's memory, once there is an engine on it; its gathers can be made to fail, after some
    good ones. */

@@ -28,22 +28,12 @@ static struct kvmod_request request;
 static int32_t tokens[LONG];
 static float out[TINY_LAYERS * HEADS * LONG], expected[TINY_LAYERS * HEADS * LONG];
 
-static const struct {
-	unsigned model;
-	enum ggml_type type;
-	int64_t batch, layers;
-} setups[] = {
-	{ 0, GGML_TYPE_F32, 16, 0 }, { 1, GGML_TYPE_F16, 512, 0 }, { 2, GGML_TYPE_Q8_0, 7, 0 },
-	{ 3, GGML_TYPE_F32, 16, -1 }, { 8, GGML_TYPE_F16, 7, 1 }, { 9, GGML_TYPE_Q8_0, 512, 2 },
-};
-#define SETUPS ((int)(sizeof(setups) / sizeof(setups[0])))
-
 /* The model has a vocabulary of bytes; the norm of its output can be NaN. */
 static void write_model(int i, bool is_nan)
 {
 	struct edit e;
 
-	model = tiny_model_write(&tiny_models[setups[i].model], TINY_GOOD);
+	model = tiny_model_write(&tiny_models[sides_setups[i].model], TINY_GOOD);
 	edit_open(&e, model);
 	edit_spm(&e, TINY_VOCAB);
 	if (is_nan)
@@ -55,8 +45,8 @@ static void write_model(int i, bool is_nan)
 static void open_model(int i, int64_t context)
 {
 	struct test_engine_params params = {
-		.model = model, .type = setups[i].type, .batch = setups[i].batch, .context = context,
-		.gpu_layers = setups[i].layers, .gpu = setups[i].layers ? sides_find_gpu() : NULL,
+		.model = model, .type = sides_setups[i].type, .batch = sides_setups[i].batch, .context = context,
+		.gpu_layers = sides_setups[i].layers, .gpu = sides_setups[i].layers ? sides_find_gpu() : NULL,
 	};
 
 	engine = test_engine_open(&params);
@@ -573,15 +563,15 @@ END_TEST
 
 static void add(TCase *tc)
 {
-	tcase_add_loop_test(tc, greedy_answer, 0, SETUPS * SHAPES);
-	tcase_add_loop_test(tc, ends, 0, SETUPS);
-	tcase_add_loop_test(tc, weights, 0, SETUPS * SHAPES);
-	tcase_add_loop_test(tc, evicted, 0, SETUPS);
-	tcase_add_loop_test(tc, replays, 0, SETUPS * SHAPES);
+	tcase_add_loop_test(tc, greedy_answer, 0, SIDES_SETUPS * SHAPES);
+	tcase_add_loop_test(tc, ends, 0, SIDES_SETUPS);
+	tcase_add_loop_test(tc, weights, 0, SIDES_SETUPS * SHAPES);
+	tcase_add_loop_test(tc, evicted, 0, SIDES_SETUPS);
+	tcase_add_loop_test(tc, replays, 0, SIDES_SETUPS * SHAPES);
 	tcase_add_test(tc, rows);
 	tcase_add_loop_test(tc, forgotten, 0, 4);
 	tcase_add_test(tc, forks);
-	tcase_add_loop_test(tc, leaves_no_trace, 0, SETUPS * SHAPES);
+	tcase_add_loop_test(tc, leaves_no_trace, 0, SIDES_SETUPS * SHAPES);
 	tcase_add_test(tc, does_not_fit);
 	tcase_add_test(tc, no_question);
 	tcase_add_test(tc, no_vocabulary);

@@ -24,24 +24,14 @@ static struct kvmod_seq *seq;
 static int32_t tokens[LONG + RUN];
 static float out[TINY_LAYERS * SUMS_HEADS * LONG];
 
-static const struct {
-	unsigned model;
-	enum ggml_type type;
-	int64_t batch, layers;
-} setups[] = {
-	{ 0, GGML_TYPE_F32, 16, 0 }, { 1, GGML_TYPE_F16, 512, 0 }, { 2, GGML_TYPE_Q8_0, 7, 0 },
-	{ 3, GGML_TYPE_F32, 16, -1 }, { 8, GGML_TYPE_F16, 7, 1 }, { 9, GGML_TYPE_Q8_0, 512, 2 },
-};
-#define SETUPS ((int)(sizeof(setups) / sizeof(setups[0])))
-
 static void set_up(int i, int64_t context)
 {
 	struct test_engine_params params = {
-		.type = setups[i].type, .batch = setups[i].batch, .context = context,
-		.gpu_layers = setups[i].layers, .gpu = setups[i].layers ? sides_find_gpu() : NULL,
+		.type = sides_setups[i].type, .batch = sides_setups[i].batch, .context = context,
+		.gpu_layers = sides_setups[i].layers, .gpu = sides_setups[i].layers ? sides_find_gpu() : NULL,
 	};
 
-	model = tiny_model_write(&tiny_models[setups[i].model], TINY_GOOD);
+	model = tiny_model_write(&tiny_models[sides_setups[i].model], TINY_GOOD);
 	params.model = model;
 	engine = test_engine_open(&params);
 	ck_assert_msg(engine, "%s", test_engine_error());
@@ -366,10 +356,10 @@ END_TEST
 
 static void add(TCase *tc)
 {
-	tcase_add_loop_test(tc, whole, 0, SETUPS);
-	tcase_add_loop_test(tc, after_cuts, 0, SETUPS);
-	tcase_add_loop_test(tc, leaves_no_trace, 0, SETUPS);
-	tcase_add_loop_test(tc, nothing_takes_part, 0, SETUPS);
+	tcase_add_loop_test(tc, whole, 0, SIDES_SETUPS);
+	tcase_add_loop_test(tc, after_cuts, 0, SIDES_SETUPS);
+	tcase_add_loop_test(tc, leaves_no_trace, 0, SIDES_SETUPS);
+	tcase_add_loop_test(tc, nothing_takes_part, 0, SIDES_SETUPS);
 	tcase_add_test(tc, does_not_fit);
 	tcase_add_test(tc, devices);
 	if (!*TEST_MODEL)

@@ -216,17 +216,11 @@ START_TEST(second_turn)
 	static int32_t positions[LAYERS * HEADS][N];
 
 	setup();
-	for (uint32_t h = 0; h < LAYERS * HEADS; h++) {
-		struct kvmod_head *head = &cache.heads[h];
-
-		head->n = 0;
+	fixture_first_cut(cache.heads, LAYERS * HEADS, N, positions[0]);
+	for (uint32_t h = 0; h < LAYERS * HEADS; h++)
 		for (uint32_t i = 0; i < N; i++)
-			if (i < 4 || i % (h + 1) == 0 || i >= 40)
-				positions[h][head->n++] = (int32_t)i;
-			else
+			if (!fixture_still_caches(h, i))
 				weights[h / HEADS][h % HEADS][i] = 0;
-		head->positions = positions[h];
-	}
 	check(decide("chunk = 16"), 90, 4);
 	ck_assert_uint_eq(n_asked, 4);
 	check_asked(3, 48, N, 4);

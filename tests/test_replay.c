@@ -275,15 +275,7 @@ START_TEST(second_turn)
 	static int32_t positions[LAYERS * HEADS][N];
 
 	setup();
-	for (uint32_t h = 0; h < LAYERS * HEADS; h++) {
-		struct kvmod_head *head = &cache.heads[h];
-
-		head->n = 0;
-		for (uint32_t i = 0; i < N; i++)
-			if (i < 4 || i % (h + 1) == 0 || i >= 40)
-				positions[h][head->n++] = (int32_t)i;
-		head->positions = positions[h];
-	}
+	fixture_first_cut(cache.heads, LAYERS * HEADS, N, positions[0]);
 	unit = 0.25 / dropped_at(3, level_at(4));
 	check(decide("chunk = 20", KVMOD_OK), 3, level_at(4));
 	ck_assert_int_eq(strncmp(calls, "rrrap", 5), 0);
